@@ -1,0 +1,171 @@
+"""A bundle: an engine for one device with its proof. What an export makes and a runtime loads."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from mpft_deploy.detector_folder import GOLDEN, Golden
+from mpft_deploy.errors import InputError
+from mpft_deploy.files import canonical_json, display, read_sealed, staged_folder, write_seal
+from mpft_deploy.spec import DetectorSpec, Record, convert_record
+
+KIND, VERSION, MANIFEST = "bundle", 1, "bundle.json"
+CERTIFICATE, LATENCY = "certificate.json", "latency.json"
+
+
+class Device(Record):
+    """What an engine was built on: enough to tell another device, nothing that names a person."""
+
+    machine: str
+    system: str
+    processor: str
+
+    @classmethod
+    def here(cls) -> Device:
+        """This device."""
+        return cls(machine=platform.machine(), system=platform.system(), processor=_processor())
+
+
+class Flip(Record):
+    """An image whose decision the engine changed."""
+
+    image: str
+    reference_logit: float
+    engine_logit: float
+    decisive: bool
+
+
+class Comparison(Record):
+    """Engine against reference on one set of images.
+
+    Attributes:
+        reference: what made the reference logits.
+        images: how many; `images_sha256` is over their decoded views, in order.
+        flips, flip_share, flip_interval: changed decisions: number, share, and the 95 % Wilson
+            interval of the share.
+        decisive_flips: from one side of the unsure band to the other.
+        logit_difference: absolute, by quantile: "p50", "p90", "p99", "max"; and "mean".
+        auc_change, balanced_accuracy_change: engine minus reference, where labels are known.
+        flipped: every flipped image, the largest logit difference first.
+    """
+
+    reference: str
+    images: int
+    images_sha256: str
+    flips: int
+    flip_share: float
+    flip_interval: tuple[float, float]
+    decisive_flips: int
+    logit_difference: dict[str, float]
+    auc_change: float | None
+    balanced_accuracy_change: float | None
+    flipped: list[Flip]
+
+
+class Certificate(Record):
+    """Proof that an engine gives the trained model's verdicts, and the budget it was judged by."""
+
+    threshold: float
+    unsure: tuple[float, float]
+    golden: Comparison
+    images: Comparison | None
+    budget: str
+    passed: bool
+    reasons: list[str]
+
+
+class Latency(Record):
+    """Milliseconds of one view on the device of the export, after warm-up."""
+
+    samples: int
+    threads: int
+    patchify_ms: dict[str, float]
+    engine_ms: dict[str, float]
+    total_ms: dict[str, float]
+
+
+class BundleInfo(Record):
+    """The manifest of a bundle, without hashes and seal."""
+
+    kind: Literal["bundle"]
+    version: Literal[1]
+    spec: DetectorSpec
+    backend: str
+    precision: str
+    engine: str
+    device: Device
+    versions: dict[str, str]
+    sources: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle as read and verified; `engine` holds the checked bytes."""
+
+    path: Path
+    info: BundleInfo
+    engine: bytes
+    golden: Golden
+    certificate: Certificate
+    latency: Latency
+
+    @property
+    def spec(self) -> DetectorSpec:
+        """The detector's spec."""
+        return self.info.spec
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read a bundle and verify every byte of it before anything is deserialised by a backend."""
+    payload, content = read_sealed(path, MANIFEST, version=VERSION, kind=KIND)
+    info: BundleInfo = convert_record(payload, BundleInfo, display(path / MANIFEST))
+    for name in (info.engine, GOLDEN, CERTIFICATE, LATENCY):
+        if name not in content:
+            raise InputError(f"{display(path)} is incomplete: its manifest does not list {name}")
+
+    def record(name: str, kind: type[Any]) -> Any:
+        return convert_record(msgspec.json.decode(content[name]), kind, display(path / name))
+
+    return Bundle(
+        path,
+        info,
+        content[info.engine],
+        Golden.from_bytes(content[GOLDEN], info.spec, display(path / GOLDEN)),
+        record(CERTIFICATE, Certificate),
+        record(LATENCY, Latency),
+    )
+
+
+def write_bundle(
+    path: Path,
+    info: BundleInfo,
+    engine: bytes,
+    golden: Golden,
+    certificate: Certificate,
+    latency: Latency,
+    *,
+    replace: bool = False,
+) -> None:
+    """Write a bundle, whole or not at all."""
+    with staged_folder(path, replace=replace) as staging:
+        (staging / info.engine).write_bytes(engine)
+        (staging / GOLDEN).write_bytes(golden.to_bytes())
+        (staging / CERTIFICATE).write_bytes(canonical_json(msgspec.to_builtins(certificate)))
+        (staging / LATENCY).write_bytes(canonical_json(msgspec.to_builtins(latency)))
+        write_seal(staging, MANIFEST, msgspec.to_builtins(info))
+
+
+def _processor() -> str:
+    """The processor's model name, as far as the system tells."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.lower().startswith(("model name", "hardware")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"

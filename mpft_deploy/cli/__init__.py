@@ -1,0 +1,1 @@
+"""Commands: one thin file each. Heavy packages are imported inside the commands."""

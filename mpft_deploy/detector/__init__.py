@@ -1,0 +1,1 @@
+"""PyTorch side: model, masking, data, training, evaluation. Needs the extra `train`."""

@@ -1,0 +1,121 @@
+"""A detector on disk: spec, weights, golden crops and model card, sealed; free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+
+from mpft_deploy.errors import InputError
+from mpft_deploy.files import display, read_manifest, read_sealed, staged_folder, write_seal
+from mpft_deploy.spec import DetectorSpec, convert_record
+from mpft_deploy.weights import F32, decode, dequantise, quantise
+
+KIND, VERSION, MANIFEST = "detector", 1, "detector.json"
+WEIGHTS, GOLDEN, CARD = "weights.safetensors", "golden.safetensors", "MODEL_CARD.md"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Crops with the logits of the trained model, by which any machine proves its engine.
+
+    crops: u8 [G, S, S, 3].
+    logits: f32 [G]; PyTorch, float32, at the inference keep rule of the spec.
+    """
+
+    crops: npt.NDArray[np.uint8]
+    logits: F32
+
+    def to_bytes(self) -> bytes:
+        """As safetensors."""
+        data: bytes = safetensors.numpy.save({"crops": self.crops, "logits": self.logits})
+        return data
+
+    @classmethod
+    def from_bytes(cls, data: bytes, spec: DetectorSpec, where: str) -> Golden:
+        """Parse and check against the spec's crop size."""
+        tensors = decode(data, where)
+        crops, logits = tensors.get("crops"), tensors.get("logits")
+        size = spec.crop.size
+        if (
+            crops is None
+            or logits is None
+            or crops.dtype != np.uint8
+            or logits.dtype != np.float32
+            or crops.shape != (len(logits), size, size, 3)
+        ):
+            raise InputError(f"{where} must hold crops u8 [G, {size}, {size}, 3] and logits f32 [G]")
+        return cls(crops.astype(np.uint8, copy=False), logits.astype(np.float32, copy=False))
+
+
+@dataclass(frozen=True)
+class DetectorFolder:
+    """What a detector folder holds.
+
+    weights: float32, dequantised where they are stored as int8; open_clip's names of a visual
+        tower, blocks 0 to depth − 1 alone, and `head.weight` [1, E], `head.bias` [1].
+    """
+
+    path: Path
+    spec: DetectorSpec
+    weights: dict[str, F32]
+    golden: Golden
+    card: str
+    seal: str
+
+
+def read_detector(path: Path) -> DetectorFolder:
+    """Read and verify a detector folder; an InputError if anything is missing, extra or altered."""
+    seal = str(read_manifest(path, MANIFEST, version=VERSION, kind=KIND).get("seal"))
+    payload, content = read_sealed(path, MANIFEST, version=VERSION, kind=KIND)
+    spec: DetectorSpec = convert_record(
+        payload.get("spec"), DetectorSpec, f"the spec in {display(path / MANIFEST)}"
+    )
+    for name in (WEIGHTS, GOLDEN, CARD):
+        if name not in content:
+            raise InputError(f"{display(path)} is incomplete: its manifest does not list {name}")
+    return DetectorFolder(
+        path,
+        spec,
+        dequantise(decode(content[WEIGHTS], display(path / WEIGHTS))),
+        Golden.from_bytes(content[GOLDEN], spec, display(path / GOLDEN)),
+        content[CARD].decode("utf-8", "replace"),
+        seal,
+    )
+
+
+def write_detector(
+    path: Path,
+    spec: DetectorSpec,
+    weights: Mapping[str, F32],
+    golden: Golden,
+    card: str,
+    *,
+    int8: bool = False,
+    replace: bool = False,
+) -> None:
+    """Write a detector folder, whole or not at all.
+
+    Args:
+        int8: store matrices as int8 with one scale a row. The golden logits must then come from the
+            weights as they read back.
+    """
+    stored = quantise(weights) if int8 else {k: np.ascontiguousarray(v) for k, v in weights.items()}
+    with staged_folder(path, replace=replace) as staging:
+        (staging / WEIGHTS).write_bytes(safetensors.numpy.save(stored))
+        (staging / GOLDEN).write_bytes(golden.to_bytes())
+        (staging / CARD).write_text(card, encoding="utf-8")
+        payload = {"kind": KIND, "version": VERSION, "spec": msgspec.to_builtins(spec)}
+        write_seal(staging, MANIFEST, payload)
+
+
+def reseal_detector(path: Path) -> None:
+    """Accept the files as they are now, after an edit made on purpose, such as of the card."""
+    payload = read_manifest(path, MANIFEST, version=VERSION, kind=KIND)
+    convert_record(payload.get("spec"), DetectorSpec, f"the spec in {display(path / MANIFEST)}")
+    write_seal(path, MANIFEST, {key: payload[key] for key in ("kind", "version", "spec")})

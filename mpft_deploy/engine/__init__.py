@@ -1,0 +1,1 @@
+"""Run a bundle: one file a backend, behind one registry."""

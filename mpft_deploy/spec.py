@@ -1,0 +1,200 @@
+"""The detector spec: the one description that training, export and every runtime read.
+
+Stored as JSON (see `mpft_deploy.detector_folder`). Unknown fields, wrong types and versions from the
+future are errors that say what to do, never guesses.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from mpft_deploy.errors import InputError, UsageError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+KeepKind = Literal["smooth", "textured", "random", "all"]
+Decision = Literal["real", "generated"]
+Verdict = Literal["real", "generated", "unsure"]
+
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class KeepRule:
+    """Which cells of an image the encoder sees.
+
+    `smooth` keeps the `count` cells of lowest texture, `textured` those of highest, `random` draws
+    them from a seed and the image itself, `all` keeps every cell (`count` is None).
+    Written `"textured:96"` or `"all"`.
+    """
+
+    kind: KeepKind
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.kind == "all") != (self.count is None) or (
+            self.count is not None and self.count < 1
+        ):
+            raise UsageError(f"keep rule {str(self)!r}: write 'all', or KIND:K with K of 1 or more")
+
+    def __str__(self) -> str:
+        return self.kind if self.count is None else f"{self.kind}:{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> KeepRule:
+        """Read `"smooth:K"`, `"textured:K"`, `"random:K"` or `"all"`; else a UsageError."""
+        kind, colon, count = text.strip().partition(":")
+        if kind == "all" and not colon:
+            return cls("all")
+        if kind in ("smooth", "textured", "random") and count.isascii() and count.isdecimal():
+            return cls(kind, int(count))  # type: ignore[arg-type]  # narrowed by the test above
+        raise UsageError(
+            f"keep rule {text!r} is not understood: write smooth:K, textured:K, random:K or all, "
+            "for example textured:96"
+        )
+
+    def resolve(self, cells: int) -> int:
+        """The number of cells K kept out of `cells`; a UsageError if there are fewer than K."""
+        if self.count is None:
+            return cells
+        if self.count > cells:
+            raise UsageError(
+                f"keep rule {self}: an image has only {cells} cells; choose K from 1 to {cells}"
+            )
+        return self.count
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of everything that is stored as JSON: immutable, strict about its fields."""
+
+
+class Architecture(Record):
+    """Geometry of the vision transformer, in open_clip's terms."""
+
+    name: str
+    width: Positive
+    layers: Positive
+    heads: Positive
+    hidden: Positive
+    output_dim: Positive
+    activation: Literal["gelu", "quick_gelu"]
+
+
+class Crop(Record):
+    """How views are cut from a frame. No policy ever resizes.
+
+    `small` says what happens to frames below `size`: they are tiled by repetition.
+    """
+
+    size: Positive
+    policy: Literal["centre"] = "centre"
+    small: Literal["tile"] = "tile"
+
+
+class Calibration(Record):
+    """From logit to probability of "generated": sigmoid(scale · (logit + shift)).
+
+    Belongs to the inference keep rule of its spec. Probabilities strictly inside `unsure` are
+    called unsure.
+    """
+
+    shift: float = 0.0
+    scale: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    threshold: Probability = 0.5
+    unsure: tuple[Probability, Probability] = (0.35, 0.65)
+
+    def __post_init__(self) -> None:
+        low, high = self.unsure
+        if not low <= self.threshold <= high:
+            raise ValueError(f"threshold {self.threshold} must lie within unsure [{low}, {high}]")
+        if not (math.isfinite(self.shift) and math.isfinite(self.scale)):
+            raise ValueError("shift and scale must be finite")
+
+    def probability(self, logit: float) -> float:
+        """Probability in [0, 1] that the image is generated."""
+        z = self.scale * (logit + self.shift)
+        # Both branches keep the exponent negative, so that no logit overflows.
+        return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
+
+    def decide(self, probability: float) -> Decision:
+        """Which side of the threshold: the decision that a certificate counts flips of."""
+        return "generated" if probability >= self.threshold else "real"
+
+    def verdict(self, probability: float) -> Verdict:
+        """The decision, or "unsure" strictly inside the band."""
+        low, high = self.unsure
+        return "unsure" if low < probability < high else self.decide(probability)
+
+
+class DetectorSpec(Record):
+    """Everything that decides a verdict, besides the weights.
+
+    Attributes:
+        architecture: the backbone.
+        depth: how many of its first blocks are run, 1 to `architecture.layers`.
+        patch: side of a cell in pixels.
+        crop: size and policy of the views.
+        train_keep, fill: the masking rule of fine-tuning (`drop` the other cells or `zero` their
+            pixels); information only.
+        keep: the rule of inference, which `calibration` belongs to.
+        keep_seed: seed of a `random` inference rule.
+        mean, std: normalisation of RGB in 0..1, folded into the first matmul by the export.
+        decoder: how image files become pixels.
+        training: provenance, free of form.
+    """
+
+    architecture: Architecture
+    depth: Positive
+    patch: Annotated[int, msgspec.Meta(ge=4, le=64)]
+    crop: Crop
+    train_keep: str
+    fill: Literal["drop", "zero"]
+    keep: str
+    keep_seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    decoder: Literal["libjpeg-exact"] = "libjpeg-exact"
+    calibration: Calibration = Calibration()
+    training: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        if self.depth > self.architecture.layers:
+            raise ValueError(f"depth {self.depth} exceeds the {self.architecture.layers} blocks")
+        if self.crop.size % self.patch:
+            raise ValueError(f"crop size {self.crop.size} is no multiple of patch {self.patch}")
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        for rule in (self.keep, self.train_keep):
+            KeepRule.parse(rule).resolve(self.cells)
+
+    @property
+    def cells(self) -> int:
+        """Cells N of a view: (size / patch)²."""
+        return (self.crop.size // self.patch) ** 2
+
+    @property
+    def keep_rule(self) -> KeepRule:
+        """The inference rule, parsed."""
+        return KeepRule.parse(self.keep)
+
+    @property
+    def tokens(self) -> int:
+        """Cells K that the encoder sees of a view at inference."""
+        return self.keep_rule.resolve(self.cells)
+
+
+def convert_record(payload: object, kind: type[Any], where: str) -> Any:
+    """Turn parsed JSON into a Record of type `kind`; an InputError that names `where` otherwise."""
+    try:
+        return msgspec.convert(payload, kind)
+    except (msgspec.ValidationError, UsageError) as error:
+        raise InputError(
+            f"{where} is not valid: {error}. It may come from another version of mpft-deploy; "
+            "write it again with this one."
+        ) from None
