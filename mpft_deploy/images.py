@@ -1,4 +1,4 @@
-"""Image files to pixels, and pixels to views. Every crop in the project is cut here; none resizes."""
+"""Image files to pixels, and pixels to views. Every crop is cut here; none resizes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ MAX_PIXELS = 128 * 2**20
 """The largest image that is decoded: 384 MiB of RGB."""
 
 IMAGE_SUFFIXES = frozenset(
-    ".avif .bmp .gif .jfif .jpe .jpeg .jpg .png .ppm .tif .tiff .webp".split()
+    {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".ppm", ".tif"}
+    | {".tiff", ".webp"}
 )
 
 
@@ -42,7 +43,7 @@ def decode_image(path: Path) -> U8:
         with warnings.catch_warnings(), path.open("rb") as file:
             # Pillow's own size warning would come first; ours is an error.
             warnings.simplefilter("ignore")
-            image = Image.open(file)
+            image: Image.Image = Image.open(file)
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise InputError(
@@ -109,7 +110,7 @@ def views(frame: U8, size: int, policy: ViewPolicy = "centre") -> U8:
 
 
 def find_images(folder: Path) -> Iterator[Path]:
-    """Image files under a folder, by suffix, in the order of their names; hidden ones are skipped."""
+    """Image files under a folder, by suffix, in the order of their names; hidden ones are not."""
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
