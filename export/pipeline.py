@@ -151,11 +151,13 @@ def _compare_images(
     folders: Sequence[Path],
     say: Callable[[str], None],
 ) -> Comparison:
-    paths = []
+    paths, names = [], []
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"--images {display(folder)} is not a folder")
-        paths += list(find_images(folder))
+        found = list(find_images(folder))
+        paths += found
+        names += [display(path.relative_to(folder.parent)) for path in found]
     if not paths:
         raise InputError(f"no image under {', '.join(map(display, folders))}")
     crops, before, after = [], [], []
@@ -171,7 +173,7 @@ def _compare_images(
         np.concatenate(before),
         np.concatenate(after),
         spec.calibration,
-        names=[display(path) for path in paths],
+        names=names,
         views=np.concatenate(crops),
         reference_name="float32 graph on ONNX Runtime",
     )
