@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from mpft_deploy import __version__
 from mpft_deploy.bundle import (
@@ -21,8 +22,7 @@ from mpft_deploy.bundle import (
 )
 from mpft_deploy.detector_folder import DetectorFolder, read_detector
 from mpft_deploy.engine import Engine, get_backend
-from mpft_deploy.errors import GateError, InputError
-from mpft_deploy.export.certificate import (
+from mpft_deploy.engine.certificate import (
     Budget,
     compare,
     compare_golden,
@@ -30,12 +30,14 @@ from mpft_deploy.export.certificate import (
     judge,
     run_views,
 )
+from mpft_deploy.errors import GateError, InputError
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.precision import apply_precision
 from mpft_deploy.export.smoothing import smooth
 from mpft_deploy.files import check_free, display
 from mpft_deploy.images import U8, find_images, load_views
 from mpft_deploy.profile.latency import measure
+from mpft_deploy.signing import load_signer
 from mpft_deploy.spec import DetectorSpec
 from mpft_deploy.weights import F32
 
@@ -46,7 +48,11 @@ CALIBRATION_IMAGES = 128
 
 @dataclass(frozen=True)
 class Request:
-    """What to export, how, and by which budget; `budget` None takes the precision's default."""
+    """What to export, how, and by which budget.
+
+    budget: None takes the precision's default.
+    sign: a private key to sign the bundle with; see `mpft_deploy.signing`.
+    """
 
     detector: Path
     out: Path
@@ -59,6 +65,7 @@ class Request:
     threads: int = 0
     overwrite: bool = False
     allow_over_budget: bool = False
+    sign: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -72,17 +79,35 @@ class Result:
     engine_bytes: int
 
 
-def export(request: Request, say: Callable[[str], None] = lambda text: None) -> Result:
-    """Build an engine, prove it, measure it, and write the bundle.
+Say = Callable[[str], None]
+
+
+def silent(text: str) -> None:
+    """Tell nobody which step begins."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine within its budget (or allowed over it), in memory; `graph` is what it runs."""
+
+    detector: DetectorFolder
+    precision: str
+    graph: onnx.ModelProto
+    engine_bytes: bytes
+    engine: Engine
+    certificate: Certificate
+
+
+def build(request: Request, say: Say = silent) -> Built:
+    """Build an engine and prove it.
 
     Args:
         say: told each step as it begins, for progress.
 
     Raises:
-        GateError: the engine missed its budget and `allow_over_budget` is off; nothing is written.
+        GateError: the engine missed its budget and `allow_over_budget` is off.
         InputError, UsageError, EnvironmentLacksError: as their messages say.
     """
-    check_free(request.out, replace=request.overwrite)
     backend = get_backend(request.backend)
     detector = read_detector(request.detector)
     spec = detector.spec
@@ -92,8 +117,8 @@ def export(request: Request, say: Callable[[str], None] = lambda text: None) -> 
     weights: Mapping[str, F32] = detector.weights
     if request.precision == "int8":
         weights = smooth(spec, weights, _calibration_views(request, detector))
-    graph = build_graph(spec, weights)
-    engine_bytes = serialise(apply_precision(graph, request.precision, request.float_layers))
+    graph = apply_precision(build_graph(spec, weights), request.precision, request.float_layers)
+    engine_bytes = serialise(graph)
     engine = backend.load(engine_bytes, threads=request.threads)
 
     say(f"comparing with the trained model on {len(detector.golden.logits)} golden crops")
@@ -106,17 +131,27 @@ def export(request: Request, say: Callable[[str], None] = lambda text: None) -> 
     certificate = judge(golden, images, budget, spec.calibration)
     if not certificate.passed and not request.allow_over_budget:
         raise GateError(refusal(certificate))
+    return Built(detector, _precision_name(request), graph, engine_bytes, engine, certificate)
+
+
+def export(request: Request, say: Say = silent) -> Result:
+    """Build an engine, prove it, measure it, and write the bundle; errors as of `build`."""
+    check_free(request.out, replace=request.overwrite)
+    signer = load_signer(request.sign) if request.sign else None
+    built = build(request, say)
+    detector, spec = built.detector, built.detector.spec
+    backend = get_backend(request.backend)
 
     say("measuring latency")
     latency = measure(
-        engine, spec, detector.golden.crops, samples=LATENCY_SAMPLES, threads=request.threads
+        built.engine, spec, detector.golden.crops, samples=LATENCY_SAMPLES, threads=request.threads
     )
     info = BundleInfo(
         kind=KIND,
         version=VERSION,
         spec=spec,
         backend=request.backend,
-        precision=_precision_name(request),
+        precision=built.precision,
         engine="engine.onnx",
         device=Device.here(),
         versions={"mpft-deploy": __version__, "numpy": np.__version__, **backend.versions()},
@@ -125,13 +160,14 @@ def export(request: Request, say: Callable[[str], None] = lambda text: None) -> 
     write_bundle(
         request.out,
         info,
-        engine_bytes,
+        built.engine_bytes,
         detector.golden,
-        certificate,
+        built.certificate,
         latency,
+        sign=signer,
         replace=request.overwrite,
     )
-    return Result(request.out, info, certificate, latency, len(engine_bytes))
+    return Result(request.out, info, built.certificate, latency, len(built.engine_bytes))
 
 
 def refusal(certificate: Certificate, worst: int = 8) -> str:
@@ -157,7 +193,7 @@ def _compare_images(
     reference: Engine,
     spec: DetectorSpec,
     folders: Sequence[Path],
-    say: Callable[[str], None],
+    say: Say,
 ) -> Comparison:
     paths, names = _list_images("--images", folders)
     crops, before, after = [], [], []

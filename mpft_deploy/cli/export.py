@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from mpft_deploy.bundle import Certificate
+    from mpft_deploy.export.pipeline import Request
 
 FOLDER = click.Path(path_type=Path)
 
@@ -45,6 +50,24 @@ FOLDER = click.Path(path_type=Path)
     help="Images, of no label, that int8 is fitted to; not those of --images.  "
     "[default: the golden crops]",
 )
+@click.option(
+    "--standalone",
+    is_flag=True,
+    help="Write one ONNX file, OUT, that takes whole frames, for any runtime.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["bundle", "triton"]),
+    default="bundle",
+    show_default=True,
+    help="triton: add a model to the Triton Inference Server repository OUT.",
+)
+@click.option(
+    "--sign",
+    type=FOLDER,
+    metavar="PRIVATE_KEY",
+    help="Sign the bundle with this key (see `mpft keygen`).",
+)
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: all cores.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--allow-over-budget", is_flag=True, help="Write an engine that misses its budget.")
@@ -58,6 +81,9 @@ def command(
     budget: str | None,
     images: tuple[Path, ...],
     calibrate: tuple[Path, ...],
+    standalone: bool,
+    layout: str,
+    sign: Path | None,
     threads: int,
     overwrite: bool,
     allow_over_budget: bool,
@@ -69,8 +95,9 @@ def command(
     with --images, with the float32 graph on real images. One that misses its budget is refused
     (exit code 1), with the images that it changed most.
     """
-    from mpft_deploy.cli.console import comparison_rows, emit_json, latency_row, steps, table
-    from mpft_deploy.export.certificate import Budget
+    from mpft_deploy.cli.console import emit_json, latency_row, steps, table
+    from mpft_deploy.engine.certificate import Budget
+    from mpft_deploy.errors import UsageError
     from mpft_deploy.export.pipeline import Request, export
     from mpft_deploy.files import display
 
@@ -86,7 +113,15 @@ def command(
         threads=threads,
         overwrite=overwrite,
         allow_over_budget=allow_over_budget,
+        sign=sign,
     )
+    if standalone or layout == "triton":
+        if standalone and layout == "triton":
+            raise UsageError("--standalone writes a file, --layout triton a folder: choose one")
+        if sign:
+            raise UsageError("--sign is for bundles; a standalone graph has no manifest to sign")
+        _export_standalone(request, triton=not standalone, as_json=as_json)
+        return
     with steps() as say:
         result = export(request, say)
     if as_json:
@@ -101,13 +136,44 @@ def command(
             }
         )
         return
-    certificate = result.certificate
-    rows = comparison_rows("golden", certificate.golden)
-    if certificate.images is not None:
-        rows += comparison_rows("images", certificate.images)
+    rows = _certificate_rows(result.certificate)
     rows += [
-        ["budget", f"{certificate.budget}: {'PASSED' if certificate.passed else 'FAILED'}"],
         ["latency of a view", latency_row(result.latency.total_ms)],
         ["engine", f"{result.engine_bytes / 1e6:.1f} MB"],
     ]
     table(f"{display(out)}: {backend}, {result.info.precision}", ["", ""], rows)
+
+
+def _export_standalone(request: Request, *, triton: bool, as_json: bool) -> None:
+    from mpft_deploy.cli.console import emit_json, steps, table
+    from mpft_deploy.export.layouts import export_triton
+    from mpft_deploy.export.standalone import export_standalone
+    from mpft_deploy.files import display
+
+    with steps() as say:
+        if triton:
+            written, made = export_triton(request, say)
+        else:
+            written, made = request.out, export_standalone(request, say)
+    if as_json:
+        emit_json(
+            {
+                "standalone": display(written),
+                "precision": made.precision,
+                "model_bytes": len(made.model),
+                "certificate": made.certificate,
+            }
+        )
+        return
+    rows = [*_certificate_rows(made.certificate), ["model", f"{len(made.model) / 1e6:.1f} MB"]]
+    table(f"{display(written)}: standalone, {made.precision}", ["", ""], rows)
+
+
+def _certificate_rows(certificate: Certificate) -> list[list[str]]:
+    from mpft_deploy.cli.console import comparison_rows
+
+    rows = comparison_rows("golden", certificate.golden)
+    if certificate.images is not None:
+        rows += comparison_rows("images", certificate.images)
+    rows.append(["budget", f"{certificate.budget}: {'PASSED' if certificate.passed else 'FAILED'}"])
+    return rows

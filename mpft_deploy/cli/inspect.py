@@ -72,9 +72,17 @@ def _detector(detector: Any) -> tuple[dict[str, Any], list[list[str]]]:
 
 def _bundle(bundle: Any) -> tuple[dict[str, Any], list[list[str]]]:
     from mpft_deploy.cli.console import comparison_rows, latency_row
+    from mpft_deploy.signing import signer_name
 
     info, certificate = bundle.info, bundle.certificate
-    record = {"info": info, "certificate": certificate, "latency": bundle.latency}
+    record = {
+        "info": info,
+        "certificate": certificate,
+        "latency": bundle.latency,
+        "seal": bundle.seal,
+        "signature": bundle.signature,
+    }
+    signer = signer_name(bundle.signature) if bundle.signature is not None else None
     rows = [
         ["kind", "bundle"],
         ["engine", f"{info.backend}, {info.precision}, {len(bundle.engine) / 1e6:.1f} MB"],
@@ -85,6 +93,8 @@ def _bundle(bundle: Any) -> tuple[dict[str, Any], list[list[str]]]:
         *(comparison_rows("images", certificate.images) if certificate.images else []),
         ["budget", f"{certificate.budget}: {'PASSED' if certificate.passed else 'FAILED'}"],
         ["latency of a view", latency_row(bundle.latency.total_ms)],
+        ["signature", f"by {signer} (verify checks it)" if signer else "none"],
+        ["seal", bundle.seal],
     ]
     return record, rows
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpft_deploy.engine.certificate import METRICS, Budget, compare, default_budget, judge
 from mpft_deploy.errors import UsageError
-from mpft_deploy.export.certificate import METRICS, Budget, compare, default_budget, judge
 from mpft_deploy.spec import Calibration
 
 CALIBRATION = Calibration(threshold=0.5, unsure=(0.4, 0.6))
