@@ -88,9 +88,10 @@ def load_signer(path: Path) -> Callable[[bytes], Signature]:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+    data = _read_key(path)
     key: Any
     try:
-        key = load_pem_private_key(_read_key(path), password=None)
+        key = load_pem_private_key(data, password=None)
     except TypeError:
         raise InputError(
             f"{display(path)} is encrypted; decrypt it with `openssl pkey -in KEY -out PLAIN`"
@@ -119,9 +120,10 @@ def load_verifier(path: Path) -> Callable[[str, bytes, object], None]:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+    data = _read_key(path)
     key: Any
     try:
-        key = load_pem_public_key(_read_key(path))
+        key = load_pem_public_key(data)
     except Exception:  # the library raises many kinds for a file that is no key
         raise InputError(
             f"{display(path)} is not a public key in PEM; give the .pub file of `mpft keygen`"

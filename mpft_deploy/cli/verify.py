@@ -51,7 +51,7 @@ def command(bundle: Path, require_signature: Path | None, threads: int, as_json:
     else:
         rows = [["files", "all as they were written"]]
         if signed_by:
-            rows.append(["signature", f"by {signed_by}, as required"])
+            rows.append(["signature", f"as required, by {signed_by}"])
         rows.append(["device", difference or "the one that it was certified on"])
         rows += comparison_rows("golden", comparison)
         rows.append(["result", "PASSED" if not reasons else "FAILED: " + "; ".join(reasons)])
