@@ -1,4 +1,4 @@
-"""`mpft export` with --standalone, --layout triton and --sign, and `mpft keygen`, as a person does."""
+"""`mpft export --standalone`, `--layout triton` and `--sign`, and `mpft keygen`, as used."""
 
 from __future__ import annotations
 
