@@ -1,0 +1,176 @@
+"""Sources: from paths to items, and from an item to its frames. Nothing here judges."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from mpft_deploy.errors import InputError
+from mpft_deploy.files import display
+from mpft_deploy.images import (
+    IMAGE_SUFFIXES,
+    U8,
+    check_pixels,
+    check_readable,
+    find_files,
+    read_picture,
+)
+
+if TYPE_CHECKING:
+    import av
+
+VIDEO_SUFFIXES = frozenset(".avi .mkv .mov .mp4 .webm".split())
+
+# Containers that hold their own data. FFmpeg knows others, playlists among them, which would have
+# it open further files and network addresses that a stranger chose.
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
+_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+
+# Rounding of time stamps to a container's clock, in seconds; far below a frame's length.
+_CLOCK = 2e-3
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file to screen."""
+
+    path: Path
+    kind: Literal["image", "video"]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A path that leads to nothing to screen, and why."""
+
+    path: Path
+    reason: InputError
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of an item.
+
+    pixels: u8 [H, W, 3] RGB.
+    time: seconds from the start of a video; 0 for an image.
+    note: what a reader of the verdict should know; mostly empty.
+    """
+
+    pixels: U8
+    time: float = 0.0
+    note: str = ""
+
+
+def find_items(paths: Iterable[Path]) -> Iterator[Item | Missing]:
+    """Files to screen under some paths, each once, found as they are asked for.
+
+    A folder gives its images and videos by suffix, without hidden ones and without following links
+    to folders. A file that is named itself is taken whatever its suffix: as a video if the suffix
+    says so, else as an image.
+    """
+    given = {Path(os.path.abspath(path)): path for path in paths}
+    for path in given.values():
+        if not path.is_dir():
+            yield Item(path, _kind(path))
+            continue
+        failures: list[Missing] = []
+
+        def failed(error: InputError, path: Path = path, to: list[Missing] = failures) -> None:
+            to.append(Missing(path, error))
+
+        found = False
+        # What is named itself, a file or a folder within this one, has its own turn.
+        for file in find_files(
+            path, IMAGE_SUFFIXES | VIDEO_SUFFIXES, skip=given.keys(), on_error=failed
+        ):
+            found = True
+            yield Item(file, _kind(file))
+        yield from failures
+        if not found and not failures:
+            yield Missing(path, InputError(f"{display(path)}: no images or videos in this folder"))
+
+
+def read_frames(item: Item, fps: float = 1.0) -> Iterator[Frame]:
+    """The frames of an item that are to be screened, decoded as they are asked for.
+
+    Args:
+        fps: of a video, how many frames a second of media time; the first frame always comes.
+
+    Raises:
+        InputError: cannot be read. A damaged video may give frames before it raises.
+    """
+    if item.kind == "video":
+        yield from _video_frames(item.path, fps)
+    else:
+        picture = read_picture(item.path)
+        yield Frame(picture.pixels, note=picture.note)
+
+
+def _kind(path: Path) -> Literal["image", "video"]:
+    return "video" if path.suffix.lower() in VIDEO_SUFFIXES else "image"
+
+
+def _video_frames(path: Path, fps: float) -> Iterator[Frame]:
+    import av
+
+    check_readable(path)
+    name = display(path)
+    try:
+        # FFmpeg is handed an open file, never a name that it might take for an address.
+        with path.open("rb") as file, av.open(file, options=_OPTIONS) as container:
+            if not container.streams.video:
+                raise InputError(f"{name} holds no video")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            check_pixels(stream.width, stream.height, name)
+            yield from _sample(container, stream, fps, name)
+    except av.error.InvalidDataError:
+        raise InputError(f"{name}: damaged, or not a video that can be read") from None
+    except (av.error.FFmpegError, OSError) as error:
+        raise InputError(f"{name}: {error.strerror or error}") from None
+
+
+def _sample(
+    container: av.container.InputContainer, stream: av.VideoStream, fps: float, name: str
+) -> Iterator[Frame]:
+    """Frames at `fps` of media time; an InputError at the end if the stream stops short."""
+    interval = 1 / fps
+    first = last = taken = None
+    for index, frame in enumerate(container.decode(stream)):
+        last = frame.time if frame.time is not None else index / float(stream.average_rate or 25)
+        first = last if first is None else first
+        # A clock that jumps back, as joined recordings have it, starts a new interval.
+        if taken is None or last - taken >= interval - _CLOCK or last < taken:
+            taken = last
+            check_pixels(frame.width, frame.height, name)
+            yield Frame(_upright(frame), time=last - first)
+    if first is None or last is None:
+        raise InputError(f"{name}: damaged: no frame of it can be decoded")
+    promised = _duration(container, stream)
+    if promised is not None and promised - (last - first) > max(1.0, 0.1 * promised):
+        raise InputError(
+            f"{name}: cut short: its header promises {promised:.1f} s, "
+            f"only {last - first:.1f} s can be read"
+        )
+
+
+def _duration(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> float | None:
+    """Seconds of video that the header promises, where it does; longer sound does not count."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    if len(container.streams) == 1 and container.duration is not None:
+        return float(container.duration) / 1e6
+    return None
+
+
+def _upright(frame: av.VideoFrame) -> U8:
+    """u8 [H, W, 3] RGB, turned as the container says a player should turn it."""
+    pixels: U8 = frame.to_ndarray(format="rgb24")
+    quarter_turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
