@@ -14,11 +14,13 @@ from mpft_deploy.errors import InputError
 from mpft_deploy.files import canonical_json, display, read_sealed, staged_folder, write_seal
 from mpft_deploy.spec import DetectorSpec, Record, convert_record
 
-KIND, VERSION, MANIFEST = "bundle", 1, "bundle.json"
+KIND: Literal["bundle"] = "bundle"
+VERSION: Literal[1] = 1
+MANIFEST = "bundle.json"
 CERTIFICATE, LATENCY = "certificate.json", "latency.json"
 
 
-class Device(Record):
+class Device(Record, frozen=True):
     """What an engine was built on: enough to tell another device, nothing that names a person."""
 
     machine: str
@@ -31,7 +33,7 @@ class Device(Record):
         return cls(machine=platform.machine(), system=platform.system(), processor=_processor())
 
 
-class Flip(Record):
+class Flip(Record, frozen=True):
     """An image whose decision the engine changed."""
 
     image: str
@@ -40,7 +42,7 @@ class Flip(Record):
     decisive: bool
 
 
-class Comparison(Record):
+class Comparison(Record, frozen=True):
     """Engine against reference on one set of images.
 
     Attributes:
@@ -67,7 +69,7 @@ class Comparison(Record):
     flipped: list[Flip]
 
 
-class Certificate(Record):
+class Certificate(Record, frozen=True):
     """Proof that an engine gives the trained model's verdicts, and the budget it was judged by."""
 
     threshold: float
@@ -79,7 +81,7 @@ class Certificate(Record):
     reasons: list[str]
 
 
-class Latency(Record):
+class Latency(Record, frozen=True):
     """Milliseconds of one view on the device of the export, after warm-up."""
 
     samples: int
@@ -89,7 +91,7 @@ class Latency(Record):
     total_ms: dict[str, float]
 
 
-class BundleInfo(Record):
+class BundleInfo(Record, frozen=True):
     """The manifest of a bundle, without hashes and seal."""
 
     kind: Literal["bundle"]

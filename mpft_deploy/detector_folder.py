@@ -49,7 +49,9 @@ class Golden:
             or logits.dtype != np.float32
             or crops.shape != (len(logits), size, size, 3)
         ):
-            raise InputError(f"{where} must hold crops u8 [G, {size}, {size}, 3] and logits f32 [G]")
+            raise InputError(
+                f"{where} must hold crops u8 [G, {size}, {size}, 3] and logits f32 [G]"
+            )
         return cls(crops.astype(np.uint8, copy=False), logits.astype(np.float32, copy=False))
 
 

@@ -82,7 +82,9 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     check_free(target, replace=replace)
     with explain_full_disk(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        staging = Path(
+            tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        )
         try:
             yield staging
             staging.chmod(0o755)
@@ -108,7 +110,7 @@ def check_free(target: Path, *, replace: bool) -> None:
 
 
 def canonical_json(payload: Mapping[str, Any]) -> bytes:
-    """The one serialisation of `payload`: indented, in the given key order, ASCII, final newline."""
+    """The one serialisation of `payload`: indented, keys as given, ASCII, final newline."""
     return (json.dumps(payload, indent=2, allow_nan=False) + "\n").encode()
 
 
@@ -137,7 +139,9 @@ def read_manifest(folder: Path, manifest: str, *, version: int, kind: str) -> di
     except OSError as error:
         raise InputError(f"{where} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
-        raise InputError(f"{where} is damaged: it is not JSON. Restore it from its source.") from None
+        raise InputError(
+            f"{where} is damaged: it is not JSON. Restore it from its source."
+        ) from None
     if not isinstance(payload, dict) or payload.get("kind") != kind:
         raise InputError(f"{where} does not describe a {kind}")
     found = payload.get("version")
@@ -166,9 +170,7 @@ def read_sealed(
     raw = (folder / manifest).read_bytes()
     seal = payload.pop("seal", None)
     if sha256(canonical_json(payload)) != seal or canonical_json({**payload, "seal": seal}) != raw:
-        raise InputError(
-            f"{display(folder / manifest)} was altered after it was written. {remedy}"
-        )
+        raise InputError(f"{display(folder / manifest)} was altered after it was written. {remedy}")
     listed: dict[str, str] = payload.pop("files")
     present = {path.name for path in folder.iterdir()} - {manifest}
     if missing := sorted(listed.keys() - present):

@@ -1,4 +1,4 @@
-"""Image files to pixels, and pixels to views. Every crop in the project is cut here; none resizes."""
+"""Image files to pixels, and pixels to views. Every crop is cut here; none resizes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ MAX_PIXELS = 128 * 2**20
 """The largest image that is decoded: 384 MiB of RGB."""
 
 IMAGE_SUFFIXES = frozenset(
-    ".avif .bmp .gif .jfif .jpe .jpeg .jpg .png .ppm .tif .tiff .webp".split()
+    {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".ppm", ".tif"}
+    | {".tiff", ".webp"}
 )
 
 # The formats that are tried, whatever a file is called. Pillow knows more, and some of those start

@@ -1,7 +1,7 @@
 """The detector spec: the one description that training, export and every runtime read.
 
-Stored as JSON (see `mpft_deploy.detector_folder`). Unknown fields, wrong types and versions from the
-future are errors that say what to do, never guesses.
+Stored as JSON (see `mpft_deploy.detector_folder`). Unknown fields, wrong types and versions from
+the future are errors that say what to do, never guesses.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of everything that is stored as JSON: immutable, strict about its fields."""
 
 
-class Architecture(Record):
+class Architecture(Record, frozen=True):
     """Geometry of the vision transformer, in open_clip's terms."""
 
     name: str
@@ -86,7 +86,7 @@ class Architecture(Record):
     activation: Literal["gelu", "quick_gelu"]
 
 
-class Crop(Record):
+class Crop(Record, frozen=True):
     """How views are cut from a frame. No policy ever resizes.
 
     `small` says what happens to frames below `size`: they are tiled by repetition.
@@ -97,7 +97,7 @@ class Crop(Record):
     small: Literal["tile"] = "tile"
 
 
-class Calibration(Record):
+class Calibration(Record, frozen=True):
     """From logit to probability of "generated": sigmoid(scale · (logit + shift)).
 
     Belongs to the inference keep rule of its spec. Probabilities strictly inside `unsure` are
@@ -132,7 +132,7 @@ class Calibration(Record):
         return "unsure" if low < probability < high else self.decide(probability)
 
 
-class DetectorSpec(Record):
+class DetectorSpec(Record, frozen=True):
     """Everything that decides a verdict, besides the weights.
 
     Attributes:

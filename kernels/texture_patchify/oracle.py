@@ -47,7 +47,7 @@ def texture_scores(images: U8, patch: int) -> I32:
     """
     x = _cells(images, patch).astype(np.int16)
     right, down = x[:, :, :, 1:], x[:, :, 1:, :]
-    total = np.abs(x[:, :, :, :-1] - right).sum((2, 3, 4), dtype=np.int32)
+    total: I32 = np.abs(x[:, :, :, :-1] - right).sum((2, 3, 4), dtype=np.int32)
     total += np.abs(x[:, :, :-1, :] - down).sum((2, 3, 4), dtype=np.int32)
     total += np.abs(x[:, :, :-1, :-1] - x[:, :, 1:, 1:]).sum((2, 3, 4), dtype=np.int32)
     total += np.abs(right[:, :, :-1] - down[:, :, :, :-1]).sum((2, 3, 4), dtype=np.int32)
@@ -70,6 +70,7 @@ def select_positions(scores: I32, keep: KeepRule, seed: int = 0) -> I32:
     """
     cells = scores.shape[1]
     count = keep.resolve(cells)
+    order_by: npt.NDArray[np.int64] | U64
     if keep.kind == "smooth":
         order_by = scores.astype(np.int64)
     elif keep.kind == "textured":
@@ -80,7 +81,8 @@ def select_positions(scores: I32, keep: KeepRule, seed: int = 0) -> I32:
         return np.broadcast_to(np.arange(cells, dtype=np.int32), scores.shape).copy()
     # A stable sort keeps equal keys in the order of their index.
     kept = np.argsort(order_by, axis=1, kind="stable")[:, :count]
-    return np.sort(kept, axis=1).astype(np.int32)
+    positions: I32 = np.sort(kept, axis=1).astype(np.int32)
+    return positions
 
 
 def texture_patchify(images: U8, patch: int, keep: KeepRule, seed: int = 0) -> Patches:
@@ -100,7 +102,7 @@ def texture_patchify(images: U8, patch: int, keep: KeepRule, seed: int = 0) -> P
     """
     scores = texture_scores(images, patch)
     positions = select_positions(scores, keep, seed)
-    batch, count = positions.shape
+    batch, _count = positions.shape
     flat = _cells(images, patch).reshape(batch, scores.shape[1], -1)
     patches = np.take_along_axis(flat, positions[:, :, None], axis=1)
     return Patches(np.ascontiguousarray(patches), positions, scores)
@@ -125,7 +127,8 @@ def _cells(images: U8, patch: int) -> U8:
         )
     batch, grid = shape[0], shape[1] // patch
     split = images.reshape(batch, grid, patch, grid, patch, 3)
-    return split.transpose(0, 1, 3, 2, 4, 5).reshape(batch, grid * grid, patch, patch, 3)
+    cells: U8 = split.transpose(0, 1, 3, 2, 4, 5).reshape(batch, grid * grid, patch, patch, 3)
+    return cells
 
 
 def _random_keys(scores: I32, seed: int) -> U64:
@@ -145,4 +148,5 @@ def _mix(x: U64) -> U64:
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    mixed: U64 = x ^ (x >> np.uint64(31))
+    return mixed

@@ -66,7 +66,7 @@ def run(command: click.Command, name: str, arguments: list[str]) -> int:
         return _fail("interrupted; nothing half-written was left behind", 130, arguments)
     except BrokenPipeError:
         # The reader of our output has left; give the interpreter nothing to flush into it.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 0
 
 

@@ -1,1 +1,61 @@
 """Run a bundle: one file a backend, behind one registry."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mpft_deploy.bundle import Bundle
+from mpft_deploy.errors import EnvironmentLacksError, UsageError
+
+BACKENDS = {"onnxruntime": "mpft_deploy.engine.ort"}
+"""Backend name → module with `why_not()` and `load()`. A new backend is one file and one line."""
+
+
+class Engine(Protocol):
+    """A loaded engine."""
+
+    def run(
+        self, patches: npt.NDArray[np.uint8], positions: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.float32]:
+        """patches u8 [B, K, 3·p·p] and positions i32 [B, K] → logits f32 [B]."""
+        ...
+
+
+class Backend(Protocol):
+    """What a backend's module offers."""
+
+    def why_not(self) -> str | None:
+        """Why it cannot be used here and what to do, or None if it can."""
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """Versions of what it runs on."""
+        ...
+
+    def load(self, engine: bytes, *, threads: int) -> Engine:
+        """Deserialise an engine; `threads` 0 leaves the number to the backend."""
+        ...
+
+
+def get_backend(name: str) -> Backend:
+    """The backend of that name; fails loudly when it is unknown or cannot be used here."""
+    if name not in BACKENDS:
+        raise UsageError(f"backend {name!r} is unknown: choose {', '.join(BACKENDS)}")
+    backend: Backend = importlib.import_module(BACKENDS[name])
+    if reason := backend.why_not():
+        raise EnvironmentLacksError(f"backend {name} cannot be used here: {reason}")
+    return backend
+
+
+def load_engine(bundle: Bundle, *, threads: int = 0) -> Engine:
+    """Load a verified bundle's engine.
+
+    Args:
+        bundle: as `read_bundle` gives it.
+        threads: CPU threads; 0 takes as many as this process may use.
+    """
+    return get_backend(bundle.info.backend).load(bundle.engine, threads=threads)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mpft_deploy.engine import Engine
 
 
-class Judgement(Record):
+class Judgement(Record, frozen=True):
     """What the detector says of an image.
 
     Attributes:
@@ -107,12 +107,12 @@ class Screener:
         views: ViewPolicy = "centre",
         threshold: float | None = None,
         batch: int = 1,
-        threads: int | None = None,
+        threads: int = 0,
     ) -> Screener:
         """Read and verify a bundle, load its engine, and make a screener of it.
 
         Args:
-            threads: of the engine; None leaves the choice to the backend.
+            threads: CPU threads of the engine; 0 takes all cores.
         """
         from mpft_deploy.bundle import read_bundle
         from mpft_deploy.engine import load_engine

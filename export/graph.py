@@ -1,0 +1,315 @@
+"""The encoder as an ONNX graph, written straight from the weights; no tracing, no torch.
+
+Inputs `patches` u8 [B, K, 3·p·p] and `positions` i32 [B, K], output `logit` f32 [B]. K is fixed,
+B is free. Mean and standard deviation are folded into the first matmul, the attention scale into
+the query weights, projection and head into one vector. Of the last block only the class token is
+computed, since nothing else of it reaches the logit. Shape operands are constants; no int64 tensor
+is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from mpft_deploy.errors import InputError
+from mpft_deploy.spec import DetectorSpec
+from mpft_deploy.weights import F32
+
+OPSET = 20  # the first with Gelu
+IR_VERSION = 10
+LAYER_NORM_EPSILON = 1e-5  # of PyTorch's LayerNorm, which CLIP uses unchanged
+
+
+class GraphBuilder:
+    """Collects nodes and constants; a node's name is also that of its first output."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+
+    def constant(self, name: str, value: npt.ArrayLike) -> str:
+        """Store a constant once and return its name."""
+        if name not in self.constants:
+            array = np.ascontiguousarray(value).reshape(np.shape(value))
+            self.constants[name] = numpy_helper.from_array(array, name)
+        return name
+
+    def node(self, op: str, name: str, *inputs: str, **attributes: Any) -> str:
+        """Append a node with one output and return that output's name."""
+        self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def linear(self, name: str, x: str, weight: F32, bias: F32) -> str:
+        """x [..., I] · weight [O, I]ᵀ + bias [O]; nodes `NAME.matmul` and `NAME`."""
+        product = self.node(
+            "MatMul", f"{name}.matmul", x, self.constant(f"{name}.weight", weight.T)
+        )
+        return self.node("Add", name, product, self.constant(f"{name}.bias", bias))
+
+    def layer_norm(self, name: str, x: str, weight: F32, bias: F32) -> str:
+        """LayerNorm over the last axis."""
+        return self.node(
+            "LayerNormalization",
+            name,
+            x,
+            self.constant(f"{name}.weight", weight),
+            self.constant(f"{name}.bias", bias),
+            axis=-1,
+            epsilon=LAYER_NORM_EPSILON,
+        )
+
+
+def build_graph(
+    spec: DetectorSpec, weights: Mapping[str, F32], tokens: int | None = None
+) -> onnx.ModelProto:
+    """Write the float32 encoder graph.
+
+    Args:
+        spec: the detector's spec.
+        weights: float32, by open_clip's names; see `DetectorFolder`.
+        tokens: K; None takes the spec's.
+
+    Returns:
+        A model with the same bytes for the same input.
+
+    Raises:
+        InputError: a weight is missing, extra or of the wrong shape.
+    """
+    count = spec.tokens if tokens is None else tokens
+    _check_weights(spec, weights)
+    builder = GraphBuilder()
+    x = _embed(builder, spec, weights)
+    for block in range(spec.depth):
+        x = _block(builder, spec, weights, block, class_only=block == spec.depth - 1)
+    _head(builder, weights, x)
+    columns = 3 * spec.patch**2
+    graph = helper.make_graph(
+        builder.nodes,
+        "mpft_encoder",
+        [
+            helper.make_tensor_value_info("patches", TensorProto.UINT8, ["batch", count, columns]),
+            helper.make_tensor_value_info("positions", TensorProto.INT32, ["batch", count]),
+        ],
+        [helper.make_tensor_value_info("logit", TensorProto.FLOAT, ["batch"])],
+        list(builder.constants.values()),
+    )
+    return helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="mpft-deploy",
+    )
+
+
+def serialise(model: onnx.ModelProto) -> bytes:
+    """The model's bytes, the same for the same model."""
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def expected_shapes(spec: DetectorSpec) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight that a detector of this spec has."""
+    arch, p = spec.architecture, spec.patch
+    d, h, e = arch.width, arch.hidden, arch.output_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "conv1.weight": (d, 3, p, p),
+        "class_embedding": (d,),
+        "positional_embedding": (spec.cells + 1, d),
+        "proj": (d, e),
+        "head.weight": (1, e),
+        "head.bias": (1,),
+    }
+    for norm in ("ln_pre", "ln_post"):
+        shapes[f"{norm}.weight"] = shapes[f"{norm}.bias"] = (d,)
+    for block in range(spec.depth):
+        prefix = f"transformer.resblocks.{block}"
+        for norm in ("ln_1", "ln_2"):
+            shapes[f"{prefix}.{norm}.weight"] = shapes[f"{prefix}.{norm}.bias"] = (d,)
+        for name, rows, columns in (
+            ("attn.in_proj_", 3 * d, d),
+            ("attn.out_proj.", d, d),
+            ("mlp.c_fc.", h, d),
+            ("mlp.c_proj.", d, h),
+        ):
+            shapes[f"{prefix}.{name}weight"] = (rows, columns)
+            shapes[f"{prefix}.{name}bias"] = (rows,)
+    return shapes
+
+
+def _check_weights(spec: DetectorSpec, weights: Mapping[str, F32]) -> None:
+    expected = expected_shapes(spec)
+    wrong = {
+        "missing": sorted(expected.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - expected.keys()),
+        "of another shape": [
+            f"{name} {list(weights[name].shape)} (expected {list(shape)})"
+            for name, shape in expected.items()
+            if name in weights and weights[name].shape != shape
+        ],
+    }
+    if any(wrong.values()):
+        raise InputError(
+            f"the weights do not fit {spec.architecture.name} at depth {spec.depth}: "
+            + "; ".join(f"{kind}: {', '.join(names)}" for kind, names in wrong.items() if names)
+        )
+
+
+def _embed(builder: GraphBuilder, spec: DetectorSpec, weights: Mapping[str, F32]) -> str:
+    """Patches and positions → tokens f32 [B, K + 1, D], class token first."""
+    kernel = weights["conv1.weight"].astype(np.float64)  # [D, 3, p, p]
+    std = 255 * np.asarray(spec.std)
+    shift = np.asarray(spec.mean) / np.asarray(spec.std)
+    # Σ w · (x / 255 − mean) / std = Σ (w / 255 std) · x − Σ w · mean / std
+    folded = (kernel / std[None, :, None, None]).transpose(0, 2, 3, 1).reshape(len(kernel), -1)
+    bias = -(kernel.sum((2, 3)) * shift).sum(1)
+
+    pixels = builder.node("Cast", "patches.float", "patches", to=TensorProto.FLOAT)
+    embedded = builder.linear(
+        "patch_embedding", pixels, folded.astype(np.float32), bias.astype(np.float32)
+    )
+    table = weights["positional_embedding"]
+    where = builder.node(
+        "Gather",
+        "position_embedding",
+        builder.constant("position_embedding.table", table[1:]),
+        "positions",
+        axis=0,
+    )
+    cells = builder.node("Add", "cell_tokens", embedded, where)
+    # The class token is the same for each image: looked up by a position multiplied by zero, so
+    # that it takes the batch size without any arithmetic on shapes.
+    first = builder.constant("first", np.array([0], np.int32))
+    one = builder.node("Gather", "class_token.position", "positions", first, axis=1)
+    zero = builder.node(
+        "Mul", "class_token.zero", one, builder.constant("zero", np.array(0, np.int32))
+    )
+    row = builder.constant(
+        "class_token.table", (weights["class_embedding"] + table[0]).astype(np.float32)[None]
+    )
+    class_token = builder.node("Gather", "class_token", row, zero, axis=0)
+    tokens = builder.node("Concat", "tokens", class_token, cells, axis=1)
+    return builder.layer_norm("ln_pre", tokens, weights["ln_pre.weight"], weights["ln_pre.bias"])
+
+
+def _block(
+    builder: GraphBuilder,
+    spec: DetectorSpec,
+    weights: Mapping[str, F32],
+    index: int,
+    *,
+    class_only: bool,
+) -> str:
+    """One pre-norm residual block; with `class_only`, its output for the class token alone."""
+    own = {
+        key.removeprefix(prefix): value
+        for key, value in weights.items()
+        if key.startswith(prefix := f"transformer.resblocks.{index}.")
+    }
+    name = f"block{index}"
+    x = "ln_pre" if index == 0 else f"block{index - 1}"
+    normal = builder.layer_norm(f"{name}.ln_1", x, own["ln_1.weight"], own["ln_1.bias"])
+    attended = _attention(builder, spec, own, f"{name}.attention", normal, class_only=class_only)
+    if class_only:
+        x = builder.node("Gather", f"{name}.class_token", x, "first", axis=1)
+    x = builder.node("Add", f"{name}.attended", x, attended)
+    normal = builder.layer_norm(f"{name}.ln_2", x, own["ln_2.weight"], own["ln_2.bias"])
+    hidden = builder.linear(
+        f"{name}.mlp.c_fc", normal, own["mlp.c_fc.weight"], own["mlp.c_fc.bias"]
+    )
+    active = _activation(builder, spec, f"{name}.mlp.activation", hidden)
+    out = builder.linear(
+        f"{name}.mlp.c_proj", active, own["mlp.c_proj.weight"], own["mlp.c_proj.bias"]
+    )
+    return builder.node("Add", name, x, out)
+
+
+def _attention(
+    builder: GraphBuilder,
+    spec: DetectorSpec,
+    own: Mapping[str, F32],
+    name: str,
+    x: str,
+    *,
+    class_only: bool,
+) -> str:
+    """Multi-head self-attention; with `class_only`, for the query of the class token alone."""
+    width, heads = spec.architecture.width, spec.architecture.heads
+    weight, bias = own["attn.in_proj_weight"].copy(), own["attn.in_proj_bias"].copy()
+    scale = np.float32((width // heads) ** -0.5)
+    weight[:width] *= scale
+    bias[:width] *= scale
+    if class_only:
+        first = builder.node("Gather", f"{name}.class_token", x, "first", axis=1)
+        query = builder.linear(f"{name}.q", first, weight[:width], bias[:width])
+        both = builder.linear(f"{name}.kv", x, weight[width:], bias[width:])
+        parts = [query, *_split(builder, f"{name}.kv", both, ("k", "v"))]
+    else:
+        qkv = builder.linear(f"{name}.qkv", x, weight, bias)
+        parts = _split(builder, f"{name}.qkv", qkv, ("q", "k", "v"))
+    shape = builder.constant(f"heads{heads}.shape", np.array([0, 0, heads, width // heads]))
+    q, k, v = (
+        builder.node(
+            "Transpose",
+            f"{name}.{part}.heads",
+            builder.node("Reshape", f"{name}.{part}.split", value, shape),
+            perm=perm,
+        )
+        for part, value, perm in zip(
+            "qkv", parts, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True
+        )
+    )
+    share = builder.node(
+        "Softmax", f"{name}.softmax", builder.node("MatMul", f"{name}.scores", q, k), axis=-1
+    )
+    mixed = builder.node("MatMul", f"{name}.mix", share, v)
+    rows = builder.node("Transpose", f"{name}.rows", mixed, perm=[0, 2, 1, 3])
+    merged = builder.node(
+        "Reshape", f"{name}.merged", rows, builder.constant("width.shape", np.array([0, 0, width]))
+    )
+    return builder.linear(
+        f"{name}.out_proj", merged, own["attn.out_proj.weight"], own["attn.out_proj.bias"]
+    )
+
+
+def _split(builder: GraphBuilder, name: str, x: str, parts: tuple[str, ...]) -> list[str]:
+    """Equal parts of the last axis."""
+    outputs = [f"{name}.{part}" for part in parts]
+    builder.nodes.append(
+        helper.make_node(
+            "Split", [x], outputs, name=f"{name}.split", axis=-1, num_outputs=len(parts)
+        )
+    )
+    return outputs
+
+
+def _activation(builder: GraphBuilder, spec: DetectorSpec, name: str, x: str) -> str:
+    if spec.architecture.activation == "gelu":
+        return builder.node("Gelu", name, x)
+    # OpenAI's QuickGELU: x · sigmoid(1.702 x).
+    factor = builder.constant("quick_gelu.factor", np.array(1.702, np.float32))
+    steep = builder.node("Mul", f"{name}.steep", x, factor)
+    gate = builder.node("Sigmoid", f"{name}.gate", steep)
+    return builder.node("Mul", name, x, gate)
+
+
+def _head(builder: GraphBuilder, weights: Mapping[str, F32], x: str) -> str:
+    """Class token f32 [B, 1, D] → logit f32 [B]."""
+    only = builder.node(
+        "Gather", "features", x, builder.constant("only", np.array(0, np.int32)), axis=1
+    )
+    normal = builder.layer_norm("ln_post", only, weights["ln_post.weight"], weights["ln_post.bias"])
+    vector = weights["proj"].astype(np.float64) @ weights["head.weight"][0].astype(np.float64)
+    product = builder.node(
+        "MatMul",
+        "head.matmul",
+        normal,
+        builder.constant("head.weight", vector.astype(np.float32)),
+    )
+    bias = builder.constant("head.bias", np.array(weights["head.bias"][0], np.float32))
+    return builder.node("Add", "logit", product, bias)

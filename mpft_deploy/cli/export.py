@@ -1,0 +1,104 @@
+"""`mpft export`, also installed as `mpft-export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("detector", type=FOLDER)
+@click.argument("out", type=FOLDER)
+@click.option("--backend", default="onnxruntime", show_default=True, help="What runs the engine.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="int8: weights per channel, activations as the engine runs.",
+)
+@click.option(
+    "--float-layers",
+    multiple=True,
+    metavar="PATTERN",
+    help="Layers that int8 leaves in float32, such as '*.mlp.c_proj'. May be repeated.",
+)
+@click.option(
+    "--budget",
+    metavar="TERMS",
+    help="What the engine may change, such as 'flips<=1%,decisive<=0,logit<=0.5'.  "
+    "[default: flips<=1% for int8; flips<=0%,logit<=0.001 for fp32]",
+)
+@click.option(
+    "--images",
+    type=FOLDER,
+    multiple=True,
+    help="Certify on the images of this folder too, against float32. May be repeated.",
+)
+@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: all cores.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--allow-over-budget", is_flag=True, help="Write an engine that misses its budget.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    detector: Path,
+    out: Path,
+    backend: str,
+    precision: str,
+    float_layers: tuple[str, ...],
+    budget: str | None,
+    images: tuple[Path, ...],
+    threads: int,
+    overwrite: bool,
+    allow_over_budget: bool,
+    as_json: bool,
+) -> None:
+    """Build an engine of DETECTOR for this device and write it to OUT with its proof.
+
+    The engine is compared with the trained model's own logits on the detector's golden crops and,
+    with --images, with the float32 graph on real images. One that misses its budget is refused
+    (exit code 1), with the images that it changed most.
+    """
+    from mpft_deploy.cli.console import comparison_rows, emit_json, latency_row, steps, table
+    from mpft_deploy.export.certificate import Budget
+    from mpft_deploy.export.pipeline import Request, export
+    from mpft_deploy.files import display
+
+    request = Request(
+        detector=detector,
+        out=out,
+        backend=backend,
+        precision=precision,
+        float_layers=float_layers,
+        budget=Budget.parse(budget) if budget else None,
+        images=images,
+        threads=threads,
+        overwrite=overwrite,
+        allow_over_budget=allow_over_budget,
+    )
+    with steps() as say:
+        result = export(request, say)
+    if as_json:
+        emit_json(
+            {
+                "bundle": display(out),
+                "backend": result.info.backend,
+                "precision": result.info.precision,
+                "engine_bytes": result.engine_bytes,
+                "certificate": result.certificate,
+                "latency": result.latency,
+            }
+        )
+        return
+    certificate = result.certificate
+    rows = comparison_rows("golden", certificate.golden)
+    if certificate.images is not None:
+        rows += comparison_rows("images", certificate.images)
+    rows += [
+        ["budget", f"{certificate.budget}: {'PASSED' if certificate.passed else 'FAILED'}"],
+        ["latency of a view", latency_row(result.latency.total_ms)],
+        ["engine", f"{result.engine_bytes / 1e6:.1f} MB"],
+    ]
+    table(f"{display(out)}: {backend}, {result.info.precision}", ["", ""], rows)

@@ -1,0 +1,96 @@
+"""`mpft inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--reseal", is_flag=True, help="Accept a detector's files as they are now, edited.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def command(folder: Path, reseal: bool, as_json: bool) -> None:
+    """Show what a detector or a bundle holds, after verifying its files.
+
+    After editing a detector's model card on purpose, --reseal writes its hashes again.
+    """
+    from mpft_deploy import bundle, detector_folder
+    from mpft_deploy.cli.console import emit_json
+    from mpft_deploy.errors import UsageError
+
+    if (folder / bundle.MANIFEST).exists():
+        if reseal:
+            raise UsageError("--reseal is for detectors; export a bundle again instead")
+        record, rows = _bundle(bundle.read_bundle(folder))
+    else:
+        if reseal:
+            detector_folder.reseal_detector(folder)
+        record, rows = _detector(detector_folder.read_detector(folder))
+    if as_json:
+        emit_json(record)
+    else:
+        _print(folder, rows)
+
+
+def _spec_rows(spec: Any) -> list[list[str]]:
+    calibration = spec.calibration
+    return [
+        ["backbone", f"{spec.architecture.name}, blocks 0 to {spec.depth - 1}"],
+        ["input", f"{spec.crop.policy} crop of {spec.crop.size}, cells of {spec.patch}"],
+        ["trained on", f"{spec.train_keep} ({spec.fill})"],
+        ["looks at", f"{spec.keep}: {spec.tokens} of {spec.cells} cells"],
+        [
+            "calibration",
+            f"shift {calibration.shift:.4g}, scale {calibration.scale:.4g}, "
+            f"threshold {calibration.threshold:g}, unsure {calibration.unsure[0]:g} to "
+            f"{calibration.unsure[1]:g}",
+        ],
+    ]
+
+
+def _detector(detector: Any) -> tuple[dict[str, Any], list[list[str]]]:
+    parameters = sum(value.size for value in detector.weights.values())
+    record = {
+        "kind": "detector",
+        "spec": detector.spec,
+        "parameters": parameters,
+        "golden": len(detector.golden.logits),
+        "seal": detector.seal,
+    }
+    rows = [
+        ["kind", "detector"],
+        *_spec_rows(detector.spec),
+        ["parameters", f"{parameters / 1e6:.1f} million"],
+        ["golden crops", str(len(detector.golden.logits))],
+        ["seal", detector.seal],
+    ]
+    return record, rows
+
+
+def _bundle(bundle: Any) -> tuple[dict[str, Any], list[list[str]]]:
+    from mpft_deploy.cli.console import comparison_rows, latency_row
+
+    info, certificate = bundle.info, bundle.certificate
+    record = {"info": info, "certificate": certificate, "latency": bundle.latency}
+    rows = [
+        ["kind", "bundle"],
+        ["engine", f"{info.backend}, {info.precision}, {len(bundle.engine) / 1e6:.1f} MB"],
+        ["built on", f"{info.device.processor} ({info.device.machine}, {info.device.system})"],
+        ["versions", " ".join(f"{name} {version}" for name, version in info.versions.items())],
+        *_spec_rows(info.spec),
+        *comparison_rows("golden", certificate.golden),
+        *(comparison_rows("images", certificate.images) if certificate.images else []),
+        ["budget", f"{certificate.budget}: {'PASSED' if certificate.passed else 'FAILED'}"],
+        ["latency of a view", latency_row(bundle.latency.total_ms)],
+    ]
+    return record, rows
+
+
+def _print(folder: Path, rows: list[list[str]]) -> None:
+    from mpft_deploy.cli.console import table
+    from mpft_deploy.files import display
+
+    table(display(folder), ["", ""], rows)

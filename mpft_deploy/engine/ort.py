@@ -1,0 +1,61 @@
+"""The default backend: ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mpft_deploy.cores import available_cores
+from mpft_deploy.errors import EnvironmentLacksError, InputError
+
+PROVIDER = "CPUExecutionProvider"
+
+
+def why_not() -> str | None:
+    """Why ONNX Runtime cannot be used here, or None."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "the package onnxruntime is not installed; run `pip install onnxruntime`"
+    return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of what an engine of this backend runs on."""
+    import onnxruntime
+
+    return {"onnxruntime": onnxruntime.__version__}
+
+
+def load(engine: bytes, *, threads: int) -> OnnxRuntimeEngine:
+    """Deserialise an ONNX file's bytes; `threads` 0 takes as many as this process may use."""
+    return OnnxRuntimeEngine(engine, threads)
+
+
+class OnnxRuntimeEngine:
+    """An ONNX Runtime session; see `mpft_deploy.engine.Engine`."""
+
+    def __init__(self, engine: bytes, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or available_cores()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session: Any = onnxruntime.InferenceSession(engine, options, providers=[PROVIDER])
+        except Exception as error:  # ONNX Runtime's errors have no common base but this
+            raise InputError(f"ONNX Runtime cannot load this engine: {error}") from None
+        if self._session.get_providers() != [PROVIDER]:
+            raise EnvironmentLacksError(
+                f"ONNX Runtime chose {self._session.get_providers()} instead of {PROVIDER}"
+            )
+
+    def run(
+        self, patches: npt.NDArray[np.uint8], positions: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.float32]:
+        """patches u8 [B, K, 3·p·p] and positions i32 [B, K] → logits f32 [B]."""
+        feeds = {"patches": patches, "positions": positions}
+        logits: npt.NDArray[np.float32] = self._session.run(["logit"], feeds)[0]
+        return logits

@@ -1,0 +1,62 @@
+"""Shared parts: tiny detectors and bundles, the development images where they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+
+from mpft_deploy.detector_folder import Golden, write_detector
+from mpft_deploy.export.pipeline import Request, export
+from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.spec import DetectorSpec
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of development images and backbones; skips where it is absent."""
+    folder = Path(os.environ.get("MPFT_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data" / "manifest.csv").exists():
+        pytest.skip("the development images are not here; set MPFT_SHARED to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_detector() -> Callable[..., DetectorSpec]:
+    """Write a tiny random detector, golden logits by the independent reference."""
+
+    def make(path: Path, seed: int = 0, **changes: object) -> DetectorSpec:
+        spec = reference.tiny_spec(**changes)
+        weights = reference.random_weights(spec, seed)
+        size = spec.crop.size
+        crops = np.random.default_rng(seed).integers(0, 256, (12, size, size, 3), np.uint8)
+        cut = texture_patchify(crops, spec.patch, spec.keep_rule, spec.keep_seed)
+        golden = Golden(crops, reference.logits(spec, weights, cut))
+        write_detector(path, spec, weights, golden, "# tiny\n", replace=True)
+        return spec
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def detector(
+    tmp_path_factory: pytest.TempPathFactory, make_detector: Callable[..., object]
+) -> Path:
+    """A tiny detector folder; not to be changed."""
+    path = tmp_path_factory.mktemp("detector") / "tiny"
+    make_detector(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory, detector: Path) -> Path:
+    """A tiny float32 bundle; not to be changed."""
+    path = tmp_path_factory.mktemp("bundle") / "tiny"
+    export(Request(detector, path))
+    return path
