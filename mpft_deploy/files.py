@@ -34,6 +34,11 @@ def display(path: os.PathLike[str] | str) -> str:
     return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
+def absolute(path: Path) -> Path:
+    """Absolute and without `..`, but with links unfollowed: a loop of links has a name too."""
+    return Path(os.path.abspath(path))  # noqa: PTH100, Path.resolve() fails on such a loop
+
+
 def printable(text: str) -> str:
     """Text in one line, whose control and invisible characters are written as escapes."""
     return "".join(

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpft_deploy.errors import InputError, UsageError
-from mpft_deploy.files import display
+from mpft_deploy.files import absolute, display
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -194,7 +194,7 @@ def find_files(
 
     Args:
         suffixes: in lower case, with the dot.
-        skip: absolute paths of files and folders to pass over.
+        skip: paths, as `absolute` gives them, of files and folders to pass over.
         on_error: called for each folder that cannot be read; without it, that is raised.
     """
 
@@ -204,7 +204,7 @@ def find_files(
             raise failure
         on_error(failure)
 
-    base = Path(os.path.abspath(folder))
+    base = absolute(folder)
     for root, folders, names in os.walk(folder, onerror=unreadable):
         here = base / Path(root).relative_to(folder)
         folders[:] = sorted(n for n in folders if not n.startswith(".") and here / n not in skip)

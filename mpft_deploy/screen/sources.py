@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from mpft_deploy.errors import InputError
-from mpft_deploy.files import display
+from mpft_deploy.files import absolute, display
 from mpft_deploy.images import (
     IMAGE_SUFFIXES,
     U8,
@@ -24,7 +23,7 @@ from mpft_deploy.images import (
 if TYPE_CHECKING:
     import av
 
-VIDEO_SUFFIXES = frozenset(".avi .mkv .mov .mp4 .webm".split())
+VIDEO_SUFFIXES = frozenset({".avi", ".mkv", ".mov", ".mp4", ".webm"})
 
 # Containers that hold their own data. FFmpeg knows others, playlists among them, which would have
 # it open further files and network addresses that a stranger chose.
@@ -72,7 +71,7 @@ def find_items(paths: Iterable[Path]) -> Iterator[Item | Missing]:
     to folders. A file that is named itself is taken whatever its suffix: as a video if the suffix
     says so, else as an image.
     """
-    given = {Path(os.path.abspath(path)): path for path in paths}
+    given = {absolute(path): path for path in paths}
     for path in given.values():
         if not path.is_dir():
             yield Item(path, _kind(path))
@@ -158,9 +157,7 @@ def _sample(
         )
 
 
-def _duration(
-    container: av.container.InputContainer, stream: av.VideoStream
-) -> float | None:
+def _duration(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
     """Seconds of video that the header promises, where it does; longer sound does not count."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
