@@ -64,10 +64,11 @@ def run(command: click.Command, name: str, arguments: list[str]) -> int:
         return _fail(str(error), error.exit_code, arguments)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted; nothing half-written was left behind", 130, arguments)
-    except BrokenPipeError:
-        # The reader of our output has left; give the interpreter nothing to flush into it.
-        sys.stdout = None
-        return 0
+    except SystemExit as stop:
+        # So Click and Rich end when the reader of our output has left: no failure of ours.
+        if stop.code == 1:
+            return 0
+        raise
 
 
 def _fail(

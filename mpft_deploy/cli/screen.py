@@ -23,6 +23,9 @@ STYLES = {"generated": "bold red", "unsure": "yellow", "real": "green"}
 PROGRESS_SECONDS = 5.0
 """Between two lines of progress where there is no terminal."""
 
+PLAIN_WIDTH = 200
+"""Columns that a table may take where there is no terminal to tell its width."""
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
@@ -248,7 +251,10 @@ def _print_table(judged: list[Result]) -> None:
             Text(f"{result.logit:+.2f}"),
         ]
         grid.add_row(*row, *([Text(_note(result))] if noted else []))
-    Console().print(grid)
+    console = Console()
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    console.print(grid)
 
 
 def _note(result: Result) -> str:

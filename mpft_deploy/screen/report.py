@@ -59,7 +59,7 @@ def render(items: Sequence[Screened], bundle: Bundle, screener: Screener) -> str
         lstrip_blocks=True,
     )
     environment.filters["data_uri"] = _data_uri
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f}\u00a0%"
     environment.filters["printable"] = printable
     judged = [item for item in items if item.result.verdict is not None]
     return environment.get_template("report.html").render(
