@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from mpft_deploy.screen.pipeline import Screened
     from mpft_deploy.screen.results import Result
 
-PATH = click.Path(path_type=Path)
+# Whether a path can be read is found out, and told, where it is read.
+PATH = click.Path(path_type=Path, readable=False)
 STYLES = {"generated": "bold red", "unsure": "yellow", "real": "green"}
 
 PROGRESS_SECONDS = 5.0

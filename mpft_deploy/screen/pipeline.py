@@ -220,7 +220,7 @@ def _result(end: _End, gathered: _Gathered, screener: Screener, source: str) -> 
         height=first.shape[0],
         screened=count if video else None,
         seconds=round(gathered.last_time, 3) if video else None,
-        frames=gathered.frames.kept if video else [],
+        frames=tuple(gathered.frames.kept) if video else (),
         note="; ".join(filter(None, [first.note, tiled])),
         source=source,
         error=end.error,

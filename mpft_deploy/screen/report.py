@@ -23,9 +23,7 @@ MAX_PICTURES = 500
 VERDICTS = ("generated", "unsure", "real")
 
 
-def write_report(
-    path: Path, items: Sequence[Screened], bundle: Bundle, screener: Screener
-) -> None:
+def write_report(path: Path, items: Sequence[Screened], bundle: Bundle, screener: Screener) -> None:
     """Write the report of some results, whole or not at all.
 
     Args:
@@ -122,6 +120,5 @@ def _timeline(result: Result) -> list[tuple[float, float, str]]:
         return []
     length = frames[-1].time or 1.0
     return [
-        (300 * frame.time / length, 40 * (1 - frame.probability), frame.verdict)
-        for frame in frames
+        (300 * frame.time / length, 40 * (1 - frame.probability), frame.verdict) for frame in frames
     ]

@@ -49,7 +49,7 @@ class Result(Record, frozen=True, omit_defaults=True):
     height: int | None = None
     screened: int | None = None
     seconds: float | None = None
-    frames: list[FrameResult] = []
+    frames: tuple[FrameResult, ...] = ()
     note: str = ""
     source: str = ""
     error: str = ""

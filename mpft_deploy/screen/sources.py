@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from mpft_deploy.errors import InputError
+from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import absolute, display
 from mpft_deploy.images import (
     IMAGE_SUFFIXES,
@@ -101,7 +101,10 @@ def read_frames(item: Item, fps: float = 1.0) -> Iterator[Frame]:
 
     Raises:
         InputError: cannot be read. A damaged video may give frames before it raises.
+        UsageError: fps is not more than 0.
     """
+    if not fps > 0:
+        raise UsageError(f"fps must be more than 0, got {fps}")
     if item.kind == "video":
         yield from _video_frames(item.path, fps)
     else:
@@ -121,39 +124,59 @@ def _video_frames(path: Path, fps: float) -> Iterator[Frame]:
     try:
         # FFmpeg is handed an open file, never a name that it might take for an address.
         with path.open("rb") as file, av.open(file, options=_OPTIONS) as container:
+            if not container.streams:
+                raise InputError(
+                    f"{name}: damaged: it has no index, as when a recording was cut off"
+                )
             if not container.streams.video:
                 raise InputError(f"{name} holds no video")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             check_pixels(stream.width, stream.height, name)
             yield from _sample(container, stream, fps, name)
-    except av.error.InvalidDataError:
-        raise InputError(f"{name}: damaged, or not a video that can be read") from None
-    except (av.error.FFmpegError, OSError) as error:
-        raise InputError(f"{name}: {error.strerror or error}") from None
+    except av.error.FFmpegError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"{name}: damaged, or not a video that can be read ({reason})") from None
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror}") from None
 
 
 def _sample(
     container: av.container.InputContainer, stream: av.VideoStream, fps: float, name: str
 ) -> Iterator[Frame]:
     """Frames at `fps` of media time; an InputError at the end if the stream stops short."""
+    import av
+
     interval = 1 / fps
     first = last = taken = None
-    for index, frame in enumerate(container.decode(stream)):
-        last = frame.time if frame.time is not None else index / float(stream.average_rate or 25)
-        first = last if first is None else first
-        # A clock that jumps back, as joined recordings have it, starts a new interval.
-        if taken is None or last - taken >= interval - _CLOCK or last < taken:
-            taken = last
-            check_pixels(frame.width, frame.height, name)
-            yield Frame(_upright(frame), time=last - first)
+    count = damaged = 0
+    for packet in container.demux(stream):
+        try:
+            decoded = packet.decode()
+        except av.error.InvalidDataError:
+            # One bad packet is no reason to leave the rest of a recording unseen.
+            damaged += 1
+            continue
+        for frame in decoded:
+            last = frame.time if frame.time is not None else count / (stream.average_rate or 25)
+            count += 1
+            first = last if first is None else first
+            # A clock that jumps back, as joined recordings have it, starts a new interval.
+            if taken is None or last - taken >= interval - _CLOCK or last < taken:
+                taken = last
+                check_pixels(frame.width, frame.height, name)
+                yield Frame(_upright(frame), time=float(last - first))
     if first is None or last is None:
         raise InputError(f"{name}: damaged: no frame of it can be decoded")
-    promised = _duration(container, stream)
-    if promised is not None and promised - (last - first) > max(1.0, 0.1 * promised):
+    promised, read = _duration(container, stream), float(last - first)
+    if promised is not None and promised - read > max(1.0, 0.1 * promised):
         raise InputError(
-            f"{name}: cut short: its header promises {promised:.1f} s, "
-            f"only {last - first:.1f} s can be read"
+            f"{name}: cut short: it should last {promised:.1f} s, only {read:.1f} s can be read "
+            "and was judged"
+        )
+    if damaged:
+        raise InputError(
+            f"{name}: damaged: {damaged} of its packets were left out, the rest judged"
         )
 
 

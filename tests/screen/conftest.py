@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
-
-MPFT = [sys.executable, "-c", "from mpft_deploy.cli.main import main; main()"]
-
-
-class Run(NamedTuple):
-    """What a finished command left."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def lines(self) -> list[dict[str, Any]]:
-        """Its JSON lines."""
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-Screen = Callable[..., Run]
+from command import MPFT, Run, Screen
 
 
 @pytest.fixture

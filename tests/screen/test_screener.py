@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,7 @@ def test_kept_frames_are_evenly_spread(count: int) -> None:
     assert spread.seen == count
     assert times[0] == 0
     assert min(count, KEPT_FRAMES // 2) <= len(times) <= KEPT_FRAMES
-    assert len({b - a for a, b in zip(times, times[1:], strict=False)}) <= 1
+    assert len({b - a for a, b in itertools.pairwise(times)}) <= 1
     assert count - 1 - times[-1] < (times[1] - times[0] if len(times) > 1 else 1)
 
 
