@@ -41,7 +41,7 @@ class Budget:
         """Read `METRIC<=LIMIT[%]`, separated by commas; a UsageError otherwise."""
         terms = []
         for part in text.split(","):
-            match = re.fullmatch(r"\s*([a-z]+)\s*<=\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*", part)
+            match = re.fullmatch(r"\s*([a-z]+)\s*<=\s*(\d+(?:\.\d*)?(?:e-?\d+)?)\s*(%?)\s*", part)
             if not match or match[1] not in METRICS:
                 raise UsageError(
                     f"budget {text!r} is not understood at {part.strip()!r}: write METRIC<=LIMIT "

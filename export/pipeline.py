@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from mpft_deploy.bundle import (
     Latency,
     write_bundle,
 )
-from mpft_deploy.detector_folder import read_detector
+from mpft_deploy.detector_folder import DetectorFolder, read_detector
 from mpft_deploy.engine import Engine, get_backend
 from mpft_deploy.errors import GateError, InputError
 from mpft_deploy.export.certificate import (
@@ -32,13 +32,16 @@ from mpft_deploy.export.certificate import (
 )
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.precision import apply_precision
+from mpft_deploy.export.smoothing import smooth
 from mpft_deploy.files import check_free, display
-from mpft_deploy.images import decode_image, find_images, views
+from mpft_deploy.images import U8, find_images, load_views
 from mpft_deploy.profile.latency import measure
 from mpft_deploy.spec import DetectorSpec
+from mpft_deploy.weights import F32
 
 LATENCY_SAMPLES = 100
 BATCH = 16
+CALIBRATION_IMAGES = 128
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Request:
     float_layers: tuple[str, ...] = ()
     budget: Budget | None = None
     images: tuple[Path, ...] = ()
+    calibrate: tuple[Path, ...] = ()
     threads: int = 0
     overwrite: bool = False
     allow_over_budget: bool = False
@@ -85,7 +89,10 @@ def export(request: Request, say: Callable[[str], None] = lambda text: None) -> 
     budget = request.budget or default_budget(request.precision)
 
     say("writing the encoder graph")
-    graph = build_graph(spec, detector.weights)
+    weights: Mapping[str, F32] = detector.weights
+    if request.precision == "int8":
+        weights = smooth(spec, weights, _calibration_views(request, detector))
+    graph = build_graph(spec, weights)
     engine_bytes = serialise(apply_precision(graph, request.precision, request.float_layers))
     engine = backend.load(engine_bytes, threads=request.threads)
 
@@ -93,7 +100,8 @@ def export(request: Request, say: Callable[[str], None] = lambda text: None) -> 
     golden = compare_golden(engine, spec, detector.golden)
     images = None
     if request.images:
-        reference = backend.load(serialise(graph), threads=request.threads)
+        exact = serialise(build_graph(spec, detector.weights))
+        reference = backend.load(exact, threads=request.threads)
         images = _compare_images(engine, reference, spec, request.images, say)
     certificate = judge(golden, images, budget, spec.calibration)
     if not certificate.passed and not request.allow_over_budget:
@@ -151,19 +159,11 @@ def _compare_images(
     folders: Sequence[Path],
     say: Callable[[str], None],
 ) -> Comparison:
-    paths = []
-    for folder in folders:
-        if not folder.is_dir():
-            raise InputError(f"--images {display(folder)} is not a folder")
-        paths += list(find_images(folder))
-    if not paths:
-        raise InputError(f"no image under {', '.join(map(display, folders))}")
+    paths, names = _list_images("--images", folders)
     crops, before, after = [], [], []
     for start in range(0, len(paths), BATCH):
         say(f"comparing with the float32 graph: image {start + 1} of {len(paths)}")
-        batch = np.concatenate(
-            [views(decode_image(path), spec.crop.size) for path in paths[start : start + BATCH]]
-        )
+        batch = load_views(paths[start : start + BATCH], spec.crop.size)
         crops.append(batch)
         before.append(run_views(reference, spec, batch))
         after.append(run_views(engine, spec, batch))
@@ -171,10 +171,33 @@ def _compare_images(
         np.concatenate(before),
         np.concatenate(after),
         spec.calibration,
-        names=[display(path) for path in paths],
+        names=names,
         views=np.concatenate(crops),
         reference_name="float32 graph on ONNX Runtime",
     )
+
+
+def _calibration_views(request: Request, detector: DetectorFolder) -> U8:
+    """Views to smooth on: of the folders that were named, else the golden crops."""
+    if not request.calibrate:
+        return detector.golden.crops
+    paths, _ = _list_images("--calibrate", request.calibrate)
+    step = max(1, len(paths) // CALIBRATION_IMAGES)
+    return load_views(paths[::step][:CALIBRATION_IMAGES], detector.spec.crop.size)
+
+
+def _list_images(option: str, folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Images under the folders, and their names from each folder on; at least one."""
+    paths, names = [], []
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{option} {display(folder)} is not a folder")
+        found = list(find_images(folder))
+        paths += found
+        names += [display(path.relative_to(folder.parent)) for path in found]
+    if not paths:
+        raise InputError(f"{option}: no image under {', '.join(map(display, folders))}")
+    return paths, names
 
 
 def _precision_name(request: Request) -> str:

@@ -1,7 +1,7 @@
 """Precision is carried by the graph: this pass rewrites matmuls, and nothing else decides it.
 
 int8 is dynamic: weights int8, symmetric, one scale an output channel; activations uint8, one scale
-and zero point a tensor, taken as the engine runs.
+and zero point a tensor, taken as the engine runs. See `smoothing` for what is done before.
 """
 
 from __future__ import annotations

@@ -9,11 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
+from hypothesis import settings
 
 from mpft_deploy.detector_folder import Golden, write_detector
 from mpft_deploy.export.pipeline import Request, export
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.spec import DetectorSpec
+
+# Timing is asserted in benchmarks alone: a busy machine must not fail a property.
+settings.register_profile("mpft", deadline=None)
+settings.load_profile("mpft")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -78,7 +78,8 @@ def select_positions(scores: I32, keep: KeepRule, seed: int = 0) -> I32:
     elif keep.kind == "random":
         order_by = _random_keys(scores, seed)
     else:
-        return np.broadcast_to(np.arange(cells, dtype=np.int32), scores.shape).copy()
+        every: I32 = np.tile(np.arange(cells, dtype=np.int32), (len(scores), 1))
+        return every
     # A stable sort keeps equal keys in the order of their index.
     kept = np.argsort(order_by, axis=1, kind="stable")[:, :count]
     positions: I32 = np.sort(kept, axis=1).astype(np.int32)

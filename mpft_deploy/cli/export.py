@@ -38,6 +38,13 @@ FOLDER = click.Path(path_type=Path)
     multiple=True,
     help="Certify on the images of this folder too, against float32. May be repeated.",
 )
+@click.option(
+    "--calibrate",
+    type=FOLDER,
+    multiple=True,
+    help="Images, of no label, that int8 is fitted to; not those of --images.  "
+    "[default: the golden crops]",
+)
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: all cores.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--allow-over-budget", is_flag=True, help="Write an engine that misses its budget.")
@@ -50,6 +57,7 @@ def command(
     float_layers: tuple[str, ...],
     budget: str | None,
     images: tuple[Path, ...],
+    calibrate: tuple[Path, ...],
     threads: int,
     overwrite: bool,
     allow_over_budget: bool,
@@ -74,6 +82,7 @@ def command(
         float_layers=float_layers,
         budget=Budget.parse(budget) if budget else None,
         images=images,
+        calibrate=calibrate,
         threads=threads,
         overwrite=overwrite,
         allow_over_budget=allow_over_budget,

@@ -33,24 +33,35 @@ def load(engine: bytes, *, threads: int) -> OnnxRuntimeEngine:
     return OnnxRuntimeEngine(engine, threads)
 
 
+def make_session(model: bytes, *, threads: int) -> Any:
+    """An InferenceSession on exactly PROVIDER; `threads` 0 takes all available cores.
+
+    Raises:
+        InputError: ONNX Runtime cannot load the model.
+        EnvironmentLacksError: it chose another provider, as it does silently.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or available_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=[PROVIDER])
+    except Exception as error:  # ONNX Runtime's errors have no common base but this
+        raise InputError(f"ONNX Runtime cannot load this engine: {error}") from None
+    if session.get_providers() != [PROVIDER]:
+        raise EnvironmentLacksError(
+            f"ONNX Runtime chose {session.get_providers()} instead of {PROVIDER}"
+        )
+    return session
+
+
 class OnnxRuntimeEngine:
     """An ONNX Runtime session; see `mpft_deploy.engine.Engine`."""
 
     def __init__(self, engine: bytes, threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or available_cores()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self._session: Any = onnxruntime.InferenceSession(engine, options, providers=[PROVIDER])
-        except Exception as error:  # ONNX Runtime's errors have no common base but this
-            raise InputError(f"ONNX Runtime cannot load this engine: {error}") from None
-        if self._session.get_providers() != [PROVIDER]:
-            raise EnvironmentLacksError(
-                f"ONNX Runtime chose {self._session.get_providers()} instead of {PROVIDER}"
-            )
+        self._session = make_session(engine, threads=threads)
 
     def run(
         self, patches: npt.NDArray[np.uint8], positions: npt.NDArray[np.int32]

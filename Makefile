@@ -1,0 +1,53 @@
+# `make demo` shows the product; `make test` is what CI runs. Both need Python with venv, a C++
+# compiler and the package index, and nothing else.
+
+PYTHON ?= python3
+NATIVE := $(shell find kernels CMakeLists.txt -name '*.cpp' -o -name '*.hpp' -o -name 'CMakeLists.txt')
+
+.PHONY: help demo test format lint types unit clean
+
+help:
+	@echo "make demo    export, certify, profile and screen with the shipped detector; no torch"
+	@echo "make test    format check, lint, types and tests"
+	@echo "make format  format and fix the sources"
+	@echo "make clean   remove environments and everything that was built"
+
+demo: .venv/installed
+	.venv/bin/python examples/demo.py
+
+test: lint types unit
+
+# One environment runs, without torch; the other tests, with it.
+.venv/installed: pyproject.toml $(NATIVE)
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --upgrade pip
+	.venv/bin/python -m pip install --quiet --editable .
+	.venv/bin/python -m pip install --quiet --no-deps scikit-image # its photographs, not its code
+	@touch $@
+
+.venv-test/installed: pyproject.toml $(NATIVE)
+	$(PYTHON) -m venv .venv-test
+	.venv-test/bin/python -m pip install --quiet --upgrade pip
+	.venv-test/bin/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+lint: .venv-test/installed
+	.venv-test/bin/ruff format --check .
+	.venv-test/bin/ruff check .
+
+# The checker sees the layout that an installation has: top-level folders mapped into the package.
+types: .venv-test/installed
+	@mkdir -p build/types/mpft_deploy
+	@for part in mpft_deploy/* export kernels; do \
+		ln -sfn "$(CURDIR)/$$part" "build/types/mpft_deploy/$$(basename $$part)"; done
+	MYPYPATH=build/types .venv-test/bin/mypy --cache-dir build/mypy -p mpft_deploy
+
+unit: .venv-test/installed
+	.venv-test/bin/python -m pytest
+
+format: .venv-test/installed
+	.venv-test/bin/ruff check --fix --quiet .
+	.venv-test/bin/ruff format .
+
+clean:
+	rm -rf .venv .venv-test build demo

@@ -1,0 +1,269 @@
+"""Export, verify, inspect and profile as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mpft_deploy.cli.main import cli, run
+
+MPFT = [sys.executable, "-c", "from mpft_deploy.cli.main import main; main()"]
+
+
+@pytest.fixture
+def mpft(capfd):
+    """Run `mpft ARGS…`; the exit code, standard output and standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = run(cli, "mpft", [str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of images."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+    for index in range(20):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_export_then_verify(mpft, detector, pictures, tmp_path, precision):
+    out = tmp_path / "bundle"
+    arguments = ["--precision", precision, "--images", pictures, "--budget", "flips<=20%"]
+    code, text, _ = mpft("export", detector, out, *arguments, "--json")
+    assert code == 0
+    result = json.loads(text)
+    assert result["certificate"]["passed"]
+    assert result["certificate"]["images"]["images"] == 20
+    assert {path.name for path in out.iterdir()} == {
+        "bundle.json",
+        "engine.onnx",
+        "certificate.json",
+        "golden.safetensors",
+        "latency.json",
+    }
+    code, text, _ = mpft("verify", out, "--json")
+    assert code == 0
+    assert json.loads(text)["passed"]
+    for command in ("verify", "inspect"):
+        code, text, _ = mpft(command, out)
+        assert code == 0
+        assert "golden: flips" in text
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_engine_over_budget_is_refused_and_not_written(mpft, detector, tmp_path):
+    out = tmp_path / "bundle"
+    budget = ["--precision", "int8", "--budget", "logit<=0.000001"]
+    code, _, errors = mpft("export", detector, out, *budget)
+    assert code == 1
+    assert "misses its budget" in errors
+    assert "--allow-over-budget" in errors
+    assert list(tmp_path.iterdir()) == []
+    code, _, _ = mpft("export", detector, out, *budget, "--allow-over-budget")
+    assert code == 0
+    code, text, _ = mpft("verify", out)
+    assert code == 1
+    assert "over its budget" in text
+
+
+def test_altered_golden_logits_fail_the_export(mpft, make_detector, tmp_path):
+    """A detector whose weights are not those that the golden logits came from."""
+    from mpft_deploy.detector_folder import read_detector, write_detector
+
+    make_detector(tmp_path / "one")
+    make_detector(tmp_path / "two", seed=5)
+    one, two = read_detector(tmp_path / "one"), read_detector(tmp_path / "two")
+    write_detector(tmp_path / "mixed", one.spec, one.weights, two.golden, "")
+    code, _, errors = mpft("export", tmp_path / "mixed", tmp_path / "out")
+    assert code == 1
+    assert "misses its budget" in errors
+
+
+def test_existing_output_is_kept_unless_told(mpft, detector, tmp_path):
+    out = tmp_path / "bundle"
+    out.mkdir()
+    (out / "mine").touch()
+    code, _, errors = mpft("export", detector, out)
+    assert code == 2
+    assert "--overwrite" in errors
+    assert (out / "mine").exists()
+    assert mpft("export", detector, out, "--overwrite")[0] == 0
+    assert not (out / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["export", "absent", "OUT"], 1, "not a folder"),
+        (["export", "DETECTOR", "OUT", "--backend", "abacus"], 2, "abacus"),
+        (["export", "DETECTOR", "OUT", "--precision", "int2"], 2, "int2"),
+        (["export", "DETECTOR", "OUT", "--budget", "flips"], 2, "budget"),
+        (["export", "DETECTOR", "OUT", "--float-layers", "*.mlp.*"], 2, "goes with int8"),
+        (
+            ["export", "DETECTOR", "OUT", "--precision", "int8", "--float-layers", "nothing"],
+            2,
+            "no layer matches",
+        ),
+        (["export", "DETECTOR", "OUT", "--images", "absent"], 1, "not a folder"),
+        (["export", "DETECTOR", "OUT", "--images", "EMPTY"], 1, "no image under"),
+        (["export", "DETECTOR"], 2, "OUT"),
+        (["verify", "DETECTOR"], 1, "it has no bundle.json"),
+        (["profile", "absent"], 1, "not a folder"),
+        (["inspect", "absent"], 1, "not a folder"),
+        (["inspect", "BUNDLE", "--reseal"], 2, "for detectors"),
+        (["conquer"], 2, "conquer"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_wrong_use(mpft, detector, bundle, tmp_path, arguments, code, message, as_json):
+    (tmp_path / "empty").mkdir()
+    places = {
+        "DETECTOR": detector,
+        "BUNDLE": bundle,
+        "OUT": tmp_path / "out",
+        "EMPTY": tmp_path / "empty",
+    }
+    filled = [str(places.get(argument, argument)) for argument in arguments]
+    if as_json:
+        filled.append("--json")
+    actual, text, errors = mpft(*filled)
+    assert actual == code
+    if as_json:
+        assert message in json.loads(text)["error"]
+    else:
+        assert message in errors
+        assert "Traceback" not in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_undecodable_image_fails_the_certificate(mpft, detector, pictures, tmp_path):
+    (pictures / "broken.png").write_bytes(b"no image")
+    code, _, errors = mpft("export", detector, tmp_path / "out", "--images", pictures)
+    assert code == 1
+    assert "broken.png: not an image" in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_profile(mpft, bundle):
+    code, text, _ = mpft("profile", bundle, "--samples", 20, "--json")
+    assert code == 0
+    latency = json.loads(text)["latency"]
+    assert latency["samples"] == 20
+    assert latency["total_ms"]["p50"] >= latency["engine_ms"]["p50"] > 0
+    code, text, _ = mpft("profile", bundle, "--samples", 20)
+    assert code == 0
+    assert "p99" in text
+
+
+def test_inspect_detector(mpft, detector):
+    code, text, _ = mpft("inspect", detector, "--json")
+    assert code == 0
+    assert json.loads(text)["spec"]["keep"] == "textured:6"
+    code, text, _ = mpft("inspect", detector)
+    assert code == 0
+    assert "textured:6: 6 of 16 cells" in text
+
+
+def test_full_disk_while_exporting(detector, tmp_path):
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)], capture_output=True
+    ).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        ended = subprocess.run(
+            [*MPFT, "export", str(detector), str(mount / "out")], capture_output=True, text=True
+        )
+        assert ended.returncode == 3
+        assert "the disk is full" in ended.stderr
+        assert "Traceback" not in ended.stderr
+        assert list(mount.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_interrupted_export_leaves_nothing(detector, pictures, tmp_path):
+    for index in range(3000):  # enough to be interrupted in
+        os.link(pictures / "0.png", pictures / f"copy{index}.png")
+    out = tmp_path / "out" / "bundle"
+    arguments = [*MPFT, "export", str(detector), str(out), "--images", str(pictures)]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "image" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(30) == 130
+    assert "interrupted" in rest
+    assert "Traceback" not in rest
+    assert not out.parent.exists() or list(out.parent.iterdir()) == []
+
+
+def test_killed_export_leaves_no_bundle_that_reads(detector, tmp_path):
+    """SIGKILL at any moment leaves either no bundle or a whole one."""
+    from mpft_deploy.bundle import read_bundle
+
+    for delay in (0.3, 0.6, 1.2):
+        out = tmp_path / f"out{delay}"
+        process = subprocess.Popen(
+            [*MPFT, "export", str(detector), str(out)], stderr=subprocess.DEVNULL
+        )
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+        if out.exists():
+            read_bundle(out)
+
+
+def test_commands_run_without_torch(detector, tmp_path):
+    """Blocks torch, so that this means something where torch is installed."""
+    block = "import sys; sys.modules['torch'] = None; from mpft_deploy.cli.main import main; main()"
+    for arguments in (
+        ["export", detector, tmp_path / "out"],
+        ["verify", tmp_path / "out"],
+        ["inspect", tmp_path / "out"],
+        ["profile", tmp_path / "out", "--samples", "10"],
+    ):
+        subprocess.run([sys.executable, "-c", block, *map(str, arguments)], check=True)
+
+
+def test_copied_bundle_still_reads(bundle, tmp_path, mpft):
+    shutil.copytree(bundle, tmp_path / "elsewhere")
+    assert mpft("verify", tmp_path / "elsewhere")[0] == 0
+
+
+def test_help_is_quick():
+    """Nothing heavy is imported for help: a fact, where a stopwatch would be a mood."""
+    script = (
+        "import sys; from mpft_deploy.cli.main import COMMANDS, cli, run; "
+        "[run(cli, 'mpft', [*words, '--help']) for words in ([], *([name] for name in COMMANDS))];"
+        "heavy = {'numpy', 'onnx', 'onnxruntime', 'torch', 'PIL', 'av', 'rich', 'msgspec'}; "
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_paths_of_this_machine_stay_out_of_bundles(bundle):
+    text = b"".join(Path(bundle, name).read_bytes() for name in ("bundle.json", "certificate.json"))
+    assert str(Path(bundle).parent).encode() not in text
