@@ -15,9 +15,7 @@ BUNDLE, SAMPLES, REPORT = DEMO / "bundle", DEMO / "samples", DEMO / "report.html
 
 def run(*arguments: str | Path) -> int:
     """Show a command, run it, and return its exit code."""
-    words = [
-        str(word.relative_to(ROOT)) if isinstance(word, Path) else word for word in arguments
-    ]
+    words = [str(word.relative_to(ROOT)) if isinstance(word, Path) else word for word in arguments]
     print(f"\n$ {shlex.join(words)}", flush=True)
     program = Path(sys.executable).parent / words[0]
     return subprocess.run([program, *words[1:]], cwd=ROOT).returncode

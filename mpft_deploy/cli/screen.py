@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -236,7 +237,9 @@ def _print_table(judged: list[Result]) -> None:
     from rich.text import Text
 
     noted = any(_note(result) for result in judged)
-    grid = Table()
+    folder = _common_folder(judged)
+    title = Text(f"in {_printable(folder)}") if folder else None
+    grid = Table(title=title, title_justify="left")
     grid.add_column("file", overflow="fold")
     grid.add_column("verdict", no_wrap=True)
     grid.add_column("probability", justify="right", no_wrap=True)
@@ -246,7 +249,7 @@ def _print_table(judged: list[Result]) -> None:
     for result in judged:
         verdict = str(result.verdict)
         row = [
-            Text(_printable(result.file)),
+            Text(_printable(os.path.relpath(result.file, folder) if folder else result.file)),
             Text(verdict, style=STYLES[verdict]),
             Text(f"{result.probability:.3f}"),
             Text(f"{result.logit:+.2f}"),
@@ -256,6 +259,15 @@ def _print_table(judged: list[Result]) -> None:
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
     console.print(grid)
+
+
+def _common_folder(results: list[Result]) -> str:
+    """The folder that all of several items lie in, "" if there is none to speak of."""
+    folders = {str(Path(result.file).parent) for result in results}
+    try:
+        return os.path.commonpath(folders) if len(results) > 1 else ""
+    except ValueError:  # absolute and relative paths
+        return ""
 
 
 def _note(result: Result) -> str:

@@ -73,7 +73,7 @@ def find_items(paths: Iterable[Path]) -> Iterator[Item | Missing]:
     """
     given = {absolute(path): path for path in paths}
     for path in given.values():
-        if not path.is_dir():
+        if not _is_folder(path):
             yield Item(path, _kind(path))
             continue
         failures: list[Missing] = []
@@ -110,6 +110,14 @@ def read_frames(item: Item, fps: float = 1.0) -> Iterator[Frame]:
     else:
         picture = read_picture(item.path)
         yield Frame(picture.pixels, note=picture.note)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is one, as far as this user may know; reading it tells the reason if not."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _kind(path: Path) -> Literal["image", "video"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,7 +125,7 @@ def test_unreadable_inputs_are_listed_and_the_others_judged(
 
 def test_files_that_may_not_be_read(screen: Screen, tmp_path: Path, bundle: Path) -> None:
     if os.geteuid() == 0:
-        if subprocess.run(["setpriv", "--version"], capture_output=True).returncode:
+        if shutil.which("setpriv") is None:
             pytest.skip(
                 "runs as root, who may read everything, and has no setpriv to become another"
             )
@@ -138,17 +139,34 @@ def test_files_that_may_not_be_read(screen: Screen, tmp_path: Path, bundle: Path
     (tmp_path / "locked.png").chmod(0)
     (tmp_path / "folder" / "shut").chmod(0)
     done = subprocess.run(
-        [*prefix, *MPFT, "screen", "locked.png", "folder", "--json", "--bundle", str(bundle)],
+        [
+            *prefix,
+            *MPFT,
+            "screen",
+            "locked.png",
+            "folder",
+            "folder/shut/x.png",
+            "--json",
+            "--bundle",
+            str(bundle),
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 1, done.stderr
-    locked, judged, shut = map(json.loads, done.stdout.splitlines())
+    locked, judged, shut, inside = map(json.loads, done.stdout.splitlines())
     assert locked["error"] == "locked.png: Permission denied"
     assert judged["file"] == "folder/open.png"
     assert shut["error"] == "folder/shut: Permission denied"
+    assert inside["error"] == "folder/shut/x.png: Permission denied"
+    for options in (["--bundle", "folder/shut/b"], ["--report", "folder/shut/r.html"]):
+        run = [*prefix, *MPFT, "screen", "x.png", "--bundle", str(bundle), *options]
+        done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: folder/shut/")
+        assert done.stderr.endswith(": Permission denied\n")
 
 
 def test_names_that_are_not_utf8(screen: Screen, tmp_path: Path) -> None:
