@@ -41,6 +41,7 @@ def write_video(
     import av
 
     with av.open(path, "w") as container:
+        container.metadata["title"] = "Le cafe"
         if pictures:
             video = container.add_stream(codec, rate=rate)
             video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"

@@ -131,22 +131,33 @@ def _video_frames(path: Path, fps: float) -> Iterator[Frame]:
     name = display(path)
     try:
         # FFmpeg is handed an open file, never a name that it might take for an address.
-        with path.open("rb") as file, av.open(file, options=_OPTIONS) as container:
+        # Its titles may be in any encoding.
+        with (
+            path.open("rb") as file,
+            av.open(file, options=_OPTIONS, metadata_errors="replace") as container,
+        ):
             if not container.streams:
                 raise InputError(
                     f"{name}: damaged: it has no index, as when a recording was cut off"
                 )
             if not container.streams.video:
-                raise InputError(f"{name} holds no video")
+                raise InputError(f"{name}: holds no video")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise InputError(f"{name}: damaged, or coded in a way that cannot be read")
             stream.thread_type = "AUTO"
             check_pixels(stream.width, stream.height, name)
             yield from _sample(container, stream, fps, name)
+    except InputError:
+        raise
     except av.error.FFmpegError as error:
         reason = error.strerror or type(error).__name__
         raise InputError(f"{name}: damaged, or not a video that can be read ({reason})") from None
     except OSError as error:
         raise InputError(f"{name}: {error.strerror}") from None
+    except Exception as error:
+        # PyAV lets others through when the data is damaged; the next file must still be read.
+        raise InputError(f"{name}: damaged video ({error or type(error).__name__})") from None
 
 
 def _sample(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from media import write_video
 
 from mpft_deploy.errors import InputError, UsageError
@@ -116,6 +118,38 @@ def test_a_damaged_packet_leaves_the_rest(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="packets were left out"):
         read.extend(read_frames(Item(path, "video")))
     assert read[-1].time == pytest.approx(5, abs=0.2)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_titles_may_be_in_any_encoding(tmp_path: Path, suffix: str) -> None:
+    whole = write_video(tmp_path / f"plain{suffix}").read_bytes()
+    assert b"Le cafe" in whole
+    path = tmp_path / f"latin{suffix}"
+    path.write_bytes(whole.replace(b"Le cafe", b"Le caf\xe9"))
+    assert len(frames(path)) == 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    suffix=st.sampled_from([".mp4", ".mkv", ".avi"]),
+    changes=st.lists(st.tuples(st.integers(0, 20_000), st.integers(0, 255)), max_size=40),
+)
+def test_damage_never_escapes_as_anything_but_an_input_error(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, changes: list[tuple[int, int]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"fuzzed{suffix}"
+    data = bytearray(write_video(path, seconds=1, sound=True).read_bytes())
+    for place, value in changes:
+        data[place % len(data)] = value
+    path.write_bytes(data)
+    message = ""
+    try:
+        read = frames(path)
+    except InputError as error:
+        message = str(error)
+    else:
+        assert {frame.pixels.ndim for frame in read} == {3}
+    assert "\n" not in message
 
 
 def test_sound_alone_is_no_video_and_longer_sound_is_no_damage(tmp_path: Path) -> None:
