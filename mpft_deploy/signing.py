@@ -51,7 +51,7 @@ def generate_keys(path: Path) -> tuple[Path, str]:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    public_path = path.with_name(path.name + ".pub")
+    public_path = path.parent / f"{path.name}.pub"
     for target in (path, public_path):
         if target.exists() or target.is_symlink():
             raise UsageError(f"{display(target)} exists already; keys are never overwritten")

@@ -99,6 +99,7 @@ def test_sign_and_require(mpft, detector, bundle, tmp_path):
         (["verify", "BUNDLE", "--require-signature", "absent"], 1, "cannot be read"),
         (["verify", "BUNDLE", "--require-signature", "DETECTOR/detector.json"], 1, "public key"),
         (["keygen", "absent/key"], 2, "make it first"),
+        (["keygen", "."], 2, "exists already"),
         (["keygen"], 2, "KEY"),
     ],
 )
