@@ -1,8 +1,9 @@
 // Runs the CPU kernel without Python.
 //
 //   driver check    every version against the scalar one, in many shapes and layouts, in buffers
-//                   that end where an over-read is caught, from several threads, counting
-//                   allocations; prints what it did and exits with 1 at the first difference
+//                   that end where an over-read is caught, counting allocations
+//   driver threads  every version from four threads at once
+//                   Both print what they did and exit with 1 at the first difference.
 //   driver apply VERSION BATCH SIZE PATCH KEEP COUNT SEED
 //                   images from stdin; patches, positions and scores to stdout
 #include <sys/mman.h>
@@ -157,28 +158,31 @@ int check() {
       cases += check_layouts(grid * patch, {patch, keep, count, tp::mix(cells)}, patch + cells);
     }
   }
+  std::printf("\n%ld cases: all equal, nothing allocated\n", cases);
+  return 0;
+}
+
+int check_threads() {
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([i] {
       const std::int64_t size = 224, row = size * tp::kChannels;
       std::vector<std::uint8_t> image(size * row);
       fill(image.data(), image.size(), i);
+      const tp::Frames frames{image.data(), 1, size, size * row, row};
       const tp::Options options{16, tp::Keep::random, 96, 7};
+      Results expected(1, 196, options), found(1, 196, options);
+      tp::run(scalar(), frames, options, expected.output());
       for (const tp::Version& version : tp::versions()) {
-        Results expected(1, 196, options), found(1, 196, options);
-        if (version.why_not != nullptr) continue;
-        tp::run(scalar(), {image.data(), 1, size, 0, row}, options, expected.output());
-        for (int turn = 0; turn < 20; ++turn) {
-          tp::run(version, {image.data(), 1, size, 0, row}, options, found.output());
-          if (!(found == expected)) {
-            fail("differs in a thread", version, {image.data(), 1, size, 0, row}, options);
-          }
+        for (int turn = 0; version.why_not == nullptr && turn < 20; ++turn) {
+          tp::run(version, frames, options, found.output());
+          if (!(found == expected)) fail("differs in a thread", version, frames, options);
         }
       }
     });
   }
   for (std::thread& thread : threads) thread.join();
-  std::printf("\n%ld cases and 4 threads: all equal, nothing allocated\n", cases);
+  std::printf("4 threads: all equal\n");
   return 0;
 }
 
@@ -208,7 +212,10 @@ int apply(char** arguments) {
 
 int main(int count, char** arguments) {
   if (count == 2 && std::string_view(arguments[1]) == "check") return check();
+  if (count == 2 && std::string_view(arguments[1]) == "threads") return check_threads();
   if (count == 9 && std::string_view(arguments[1]) == "apply") return apply(arguments + 2);
-  std::fprintf(stderr, "usage: driver check | driver apply VERSION BATCH SIZE PATCH KEEP COUNT SEED\n");
+  std::fprintf(stderr,
+               "usage: driver check | driver threads | "
+               "driver apply VERSION BATCH SIZE PATCH KEEP COUNT SEED\n");
   return 2;
 }
