@@ -88,7 +88,11 @@ def outputs(images: U8, patch: int, count: int, out: Patches | None) -> Patches:
     batch, cells = images.shape[0], (images.shape[1] // patch) ** 2
     shapes = ((batch, count, 3 * patch * patch), (batch, count), (batch, cells))
     if out is None:
-        return Patches(*map(np.empty, shapes, _OUT_DTYPES))
+        return Patches(
+            np.empty(shapes[0], np.uint8),
+            np.empty(shapes[1], np.int32),
+            np.empty(shapes[2], np.int32),
+        )
     for name, array, shape, dtype in zip(Patches._fields, out, shapes, _OUT_DTYPES, strict=True):
         if (
             not isinstance(array, np.ndarray)

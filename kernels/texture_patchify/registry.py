@@ -69,17 +69,13 @@ def _run_native(
     return out
 
 
-def _run_numpy(
-    images: Any, patch: int, keep: KeepRule, seed: int, out: Patches | None
-) -> Patches:
+def _run_numpy(images: Any, patch: int, keep: KeepRule, seed: int, out: Patches | None) -> Patches:
     array = as_numpy(images)
     result = oracle.texture_patchify(array, patch, keep, seed)
     if out is None:
         return result
-    for target, source in zip(
-        outputs(array, patch, result.positions.shape[1], out), result, strict=True
-    ):
-        target[...] = source
+    out = outputs(array, patch, result.positions.shape[1], out)
+    out.patches[...], out.positions[...], out.scores[...] = result
     return out
 
 

@@ -1,4 +1,4 @@
-"""What a version of texture_patchify is judged by: images, layouts, and the suite against the oracle."""
+"""What versions of texture_patchify are judged by: images, layouts, the suite of comparisons."""
 
 from __future__ import annotations
 
@@ -52,9 +52,7 @@ def lay_out(images: U8, layout: str) -> U8:
         return view
 
     if layout == "crop":
-        return inside(
-            (batch, size + 5, size + 9, 3), lambda x: x[:, 2 : 2 + size, 7 : 7 + size]
-        )
+        return inside((batch, size + 5, size + 9, 3), lambda x: x[:, 2 : 2 + size, 7 : 7 + size])
     if layout == "crop from the end":
         return inside((batch, size + 5, size + 9, 3), lambda x: x[:, -size:, -size:])
     if layout == "upside down":

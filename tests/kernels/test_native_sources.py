@@ -10,10 +10,11 @@ import native_library
 import numpy as np
 import pytest
 from equality import assert_equal, assert_equals_oracle, picture
+from native_library import KERNEL, Library, build
+
 from mpft_deploy.kernels.texture_patchify import oracle
 from mpft_deploy.kernels.texture_patchify.oracle import Patches
 from mpft_deploy.spec import KeepRule
-from native_library import KERNEL, Library, build
 
 pytestmark = pytest.mark.skipif(
     native_library.why_not() is not None, reason=str(native_library.why_not())
@@ -31,7 +32,12 @@ MUTANTS = {
         "direction < kPairs - 1;",
     ),
     "scalar repeats a direction": ({"scalar"}, "rule.hpp", "{0, 1, 1, 0}", "{0, 0, 1, 1}"),
-    "no horizontal pairs": (SIMD, "simd.hpp", "sums, below_left, below_right", "sums, below, below"),
+    "no horizontal pairs": (
+        SIMD,
+        "simd.hpp",
+        "sums, below_left, below_right",
+        "sums, below, below",
+    ),
     "no vertical pairs": (SIMD, "simd.hpp", "sums, above, below", "sums, below, below"),
     "no diagonal pairs": (SIMD, "simd.hpp", "sums, above_left, below_right", "sums, below, below"),
     "no anti-diagonal pairs": (
@@ -40,7 +46,12 @@ MUTANTS = {
         "sums, above_right, below_left",
         "sums, below, below",
     ),
-    "pairs across cells": (SIMD, "simd.hpp", "cell_end - kChannels, 0,", "cell_end - kChannels, 1,"),
+    "pairs across cells": (
+        SIMD,
+        "simd.hpp",
+        "cell_end - kChannels, 0,",
+        "cell_end - kChannels, 1,",
+    ),
     "last row left out": (SIMD, "simd.hpp", "row < rows;", "row < rows - 1;"),
     "ties to the higher index": (EVERY, "rule.hpp", "<< 32 | cell;", "<< 32 | (~0u - cell);"),
     "seed ignored": (EVERY, "rule.hpp", "digest ^ mix(seed)", "digest"),
@@ -113,7 +124,7 @@ def test_suite_finds_the_mutant(mutable: Path, tmp_path: Path, mutant: str) -> N
     finally:
         source.write_text(original)
     for name in runnable(native, names):
-        with pytest.raises(AssertionError, match="scores|positions|patches"):
+        with pytest.raises(AssertionError, match=r"scores|positions|patches"):
             assert_equals_oracle(lambda *request, name=name: native.run(name, *request))
 
 
@@ -188,9 +199,7 @@ def apply(emulator: list[str], program: Path, name: str, patch: int, rule: str) 
     expected = oracle.texture_patchify(images, patch, keep, 9)
     code = native_library.KEEP_CODES[keep.kind]
     numbers = (2, 5 * patch, patch, code, expected.positions.shape[1], 9)
-    done = driver(
-        *emulator, program, "apply", name, *map(str, numbers), images=images.tobytes()
-    )
+    done = driver(*emulator, program, "apply", name, *map(str, numbers), images=images.tobytes())
     assert done.returncode == 0, done.stderr.decode()
     parts = np.split(
         np.frombuffer(done.stdout, np.uint8),
@@ -225,5 +234,5 @@ def test_processor_without_avx(plain: Path) -> None:
         pytest.skip("needs qemu-x86_64 (package qemu-user)")
     emulator = ["qemu-x86_64", "-cpu", "Westmere"]
     apply(emulator, plain / "driver", "scalar", 16, "textured:9")
-    done = driver(*emulator, plain / "driver", "apply", "avx2", *"1 4 4 3 1 0".split())
+    done = driver(*emulator, plain / "driver", "apply", "avx2", *map(str, (1, 4, 4, 3, 1, 0)))
     assert done.returncode == 1

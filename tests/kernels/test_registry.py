@@ -132,7 +132,9 @@ def test_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(cli, "mpft", ["kernels"]) == 0
     lines = capsys.readouterr().out.splitlines()
     chosen = next(one.name for one in implementations() if one.chosen)
-    assert [line.split()[1] for line in lines if line.startswith("* ") and "cpu" in line] == [chosen]
+    assert [line.split()[1] for line in lines if line.startswith("* ") and "cpu" in line] == [
+        chosen
+    ]
     assert run(cli, "mpft", ["kernels", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [one["name"] for one in listed] == [one.name for one in registry.IMPLEMENTATIONS]

@@ -1,4 +1,4 @@
-"""Every CPU version of texture_patchify equals the oracle byte for byte; the oracle, a plain loop."""
+"""CPU versions of texture_patchify equal the oracle byte for byte, and the oracle a plain loop."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from equality import LAYOUTS, PICTURES, assert_equal, assert_equals_oracle, lay_out, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equality import LAYOUTS, PICTURES, assert_equal, assert_equals_oracle, lay_out, picture
 from mpft_deploy.kernels.texture_patchify import oracle, registry
 from mpft_deploy.kernels.texture_patchify.oracle import U8, Patches
 from mpft_deploy.spec import KeepRule
@@ -130,9 +130,7 @@ def test_version_equals_oracle(name: str) -> None:
 @pytest.mark.parametrize("name", VERSIONS)
 @given(request_=requests())
 @settings(max_examples=150, deadline=None)
-def test_version_equals_oracle_anywhere(
-    name: str, request_: tuple[U8, int, KeepRule, int]
-) -> None:
+def test_version_equals_oracle_anywhere(name: str, request_: tuple[U8, int, KeepRule, int]) -> None:
     one = version(name)
     expected = oracle.texture_patchify(*request_)
     assert_equal(one.run(*request_, None), expected)
