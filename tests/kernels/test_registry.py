@@ -123,6 +123,12 @@ def test_a_seed_out_of_range_matters_to_random_alone() -> None:
             texture_patchify(IMAGES, 8, KeepRule.parse("random:3"), seed)
 
 
+def test_integers_of_numpy_count_as_integers() -> None:
+    expected = oracle.texture_patchify(IMAGES, 8, KeepRule.parse("random:3"), 2**63)
+    found = texture_patchify(IMAGES, np.uint8(8), KeepRule.parse("random:3"), np.uint64(2**63))
+    assert all(map(np.array_equal, found, expected))
+
+
 def test_more_cells_than_there_are() -> None:
     with pytest.raises(UsageError, match="only 16 cells"):
         texture_patchify(IMAGES, 8, KeepRule.parse("smooth:17"))
