@@ -98,11 +98,10 @@ def outputs(images: U8, patch: int, count: int, out: Patches | None) -> Patches:
             not isinstance(array, np.ndarray)
             or array.dtype != dtype
             or array.shape != shape
-            or not (flags := array.flags).c_contiguous
-            or not flags.writeable
+            or not array.flags.carray
         ):
             raise UsageError(
-                f"out.{name} must be a writable, C-contiguous NumPy array {dtype} {list(shape)}, "
+                f"out.{name} must be a writable, aligned, C-contiguous NumPy array {dtype} {list(shape)}, "
                 f"got {_described(array)}"
             )
         if np.may_share_memory(array, images):
@@ -117,5 +116,6 @@ def _described(array: Any) -> str:
         text += f" {array.dtype} {list(array.shape)}"
     if isinstance(array, np.ndarray):
         text += "" if array.flags.c_contiguous else ", not C-contiguous"
+        text += "" if array.flags.aligned else ", not aligned"
         text += "" if array.flags.writeable else ", read-only"
     return text
