@@ -101,8 +101,8 @@ def outputs(images: U8, patch: int, count: int, out: Patches | None) -> Patches:
             or not array.flags.carray
         ):
             raise UsageError(
-                f"out.{name} must be a writable, aligned, C-contiguous NumPy array {dtype} {list(shape)}, "
-                f"got {_described(array)}"
+                f"out.{name} must be a writable, aligned, C-contiguous NumPy array "
+                f"{dtype} {list(shape)}, got {_described(array)}"
             )
         if np.may_share_memory(array, images):
             raise UsageError(f"out.{name} overlaps the images; give it memory of its own")
