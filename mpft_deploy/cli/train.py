@@ -48,9 +48,9 @@ PLAIN_SECONDS = 15.0
 @click.option("--epochs", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--batch", type=click.IntRange(2), default=32, show_default=True)
 @click.option("--backbone-lr", type=click.FloatRange(0), default=2e-5, show_default=True)
-@click.option("--head-lr", type=click.FloatRange(0, min_open=True), default=1e-2, show_default=True)
+@click.option("--head-lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True)
 @click.option(
-    "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.5, show_default=True
+    "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2, show_default=True
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option(

@@ -116,7 +116,8 @@ def read_weights(path: Path) -> Weights:
         except (safetensors.SafetensorError, OSError) as error:
             raise InputError(f"{where} is not a valid safetensors file: {error}") from None
     elif _is_torchscript(path):
-        tensors = torch.jit.load(path, map_location="cpu").state_dict()
+        archive = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+        tensors = archive.state_dict()
     else:
         tensors = _read_pickle(path)
     return _unpack_int8(_image_tower(tensors))

@@ -7,7 +7,7 @@ it would have had, however many threads load them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -94,7 +94,7 @@ def training_batches(
     first: int,
     stop: int,
     workers: int = 2,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches of the steps `first` to `stop` − 1, prepared ahead in threads.
 
     Raises:

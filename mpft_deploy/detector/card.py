@@ -45,6 +45,7 @@ def model_card(
         f"| {name} | {value} |" for name, value in training["settings"].items()
     )
     version_text = ", ".join(f"{name} {text}" for name, text in training["versions"].items())
+    masked = "were dropped" if spec.fill == "drop" else "had their pixels set to zero"
     return f"""# Detector of generated images: {arch.name}, {spec.depth} of {arch.layers} blocks
 
 Tells images made by generative models from real ones. Input: a {spec.crop.size} × {spec.crop.size}
@@ -54,15 +55,14 @@ sigmoid({calibration.scale:.4f} · (logit {calibration.shift:+.4f})), "unsure" b
 
 ## Method
 CLIP's image tower, fine-tuned on `{spec.train_keep}` of the {spec.cells} cells of each crop (the
-others {"were dropped" if spec.fill == "drop" else "had their pixels set to zero"}), run on
-`{spec.keep}`. The idea, hiding textured areas while fine-tuning, is that of "Detecting AI-Generated
-Images via Distributional Deviations from Real Images" (arXiv 2601.03586), of which only the abstract
-could be read: texture measure, cells, selection, depth, head and settings are our reconstruction,
-and the paper's figures are not this detector's.
+others {masked}) and run on `{spec.keep}`. Hiding textured areas while fine-tuning is the
+idea of "Detecting AI-Generated Images via Distributional Deviations from Real Images" (arXiv
+2601.03586), of which only the abstract could be read: texture measure, cells, selection, depth,
+head and settings are our reconstruction, and the paper's figures are not this detector's.
 
 ## Validation
-At the inference rule and threshold {calibration.threshold:g}, on weights as stored
-({training["stored_weights"]}). The calibration was fitted on these images, and they come from the
+At the inference rule and threshold {calibration.threshold:g}, on the weights as stored,
+{training["stored_weights"]}. The calibration was fitted on these images, and they come from the
 sources that the detector learnt from: expect less on other generators and cameras.
 
 | set | real | generated | AUC | balanced accuracy | real called real |

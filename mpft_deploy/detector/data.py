@@ -94,7 +94,7 @@ def require_disjoint(train: Sequence[Sample], val: Sequence[Sample]) -> None:
     if shared:
         raise UsageError(
             f"{len(shared)} images are in both the training and the validation data, such as "
-            f"{display(min(shared))}; keep them apart"
+            f"{display(min(shared))}; name other images to validate on with --val"
         )
 
 
@@ -132,7 +132,7 @@ def drop_unreadable(
 
 
 def fingerprint(samples: Iterable[Sample]) -> str:
-    """SHA-256 over names, sizes and labels: changes when images are added, removed or relabelled."""
+    """SHA-256 over names, sizes and labels: another when images come, go or change their label."""
     digest = hashlib.sha256()
     for sample in samples:
         line = f"{display(sample.path.name)}\0{sample.path.stat().st_size}\0{sample.label}\n"

@@ -22,7 +22,7 @@ I64 = npt.NDArray[np.int64]
 BATCH = 32
 
 
-class Score(Record):
+class Score(Record, frozen=True):
     """How a set of images was told apart.
 
     auc: area under the ROC curve; None where a class is missing.
@@ -102,7 +102,7 @@ def image_logits(
 
 
 def score(labels: npt.ArrayLike, logits: npt.ArrayLike, threshold: float = 0.0) -> Score:
-    """Score logits against labels (0 real, 1 generated); logits ≥ threshold are called generated."""
+    """Score logits against labels, 0 real and 1 generated; from `threshold` on called generated."""
     truth, values = np.asarray(labels, np.int64), np.asarray(logits, np.float64)
     called = values >= threshold
     real, generated = truth == 0, truth == 1

@@ -61,7 +61,8 @@ def _colours(rng: np.random.Generator, count: int) -> F64:
 def _mix(share: F64, rng: np.random.Generator) -> F64:
     """Blend two colours by a share in 0..1, [size, size]."""
     low, high = _colours(rng, 2)
-    return low + share[..., None] * (high - low)
+    blend: F64 = low + share[..., None] * (high - low)
+    return blend
 
 
 def _noise(size: int, rng: np.random.Generator) -> F64:
@@ -75,7 +76,8 @@ def _noise(size: int, rng: np.random.Generator) -> F64:
     spectrum = np.fft.rfft2(white, axes=(0, 1)) / radius[..., None] ** power
     spectrum[0, 0] = 0
     field = np.fft.irfft2(spectrum, s=(size, size), axes=(0, 1))
-    return rng.uniform(60, 200, 3) + field / field.std() * rng.uniform(10, 60)
+    picture: F64 = rng.uniform(60, 200, 3) + field / field.std() * rng.uniform(10, 60)
+    return picture
 
 
 def _gradient(size: int, rng: np.random.Generator) -> F64:

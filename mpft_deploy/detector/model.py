@@ -27,18 +27,22 @@ class Detector(nn.Module):
     """Logit of "generated" from the kept cells of a view.
 
     Cells are embedded one by one, so those that are left out cost nothing in any block. `visual` is
-    open_clip's own tower, so weights go by open_clip's names.
+    open_clip's own tower, so weights go by open_clip's names. While fine-tuning, the head acts on
+    (feature − `centre`) / `spread`; `weights` folds both into the head, so they are 0 and 1 in
+    whatever was stored.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
+    centre: torch.Tensor
+    spread: torch.Tensor
 
     def __init__(
         self,
         tower: Geometry,
         depth: int,
         *,
-        dropout: float = 0.5,
+        dropout: float = 0.0,
         mean: tuple[float, float, float] = CLIP_MEAN,
         std: tuple[float, float, float] = CLIP_STD,
     ) -> None:
@@ -47,7 +51,7 @@ class Detector(nn.Module):
         Args:
             tower: geometry of the backbone.
             depth: how many of its first blocks are run, 1 to `architecture.layers`.
-            dropout: share of the embedding that is zeroed while training (ForgeLens, ICCV 2025).
+            dropout: share of the standardised feature that is zeroed while training.
             mean, std: normalisation of RGB in 0..1.
         """
         super().__init__()
@@ -68,9 +72,11 @@ class Detector(nn.Module):
         self.head = nn.Linear(arch.output_dim, 1)
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.register_buffer("centre", torch.zeros(arch.output_dim))
+        self.register_buffer("spread", torch.ones(arch.output_dim))
 
     @classmethod
-    def from_backbone(cls, backbone: Backbone, depth: int, *, dropout: float = 0.5) -> Detector:
+    def from_backbone(cls, backbone: Backbone, depth: int, *, dropout: float = 0.0) -> Detector:
         """A detector with a backbone's first `depth` blocks and a head of zeros."""
         detector = cls(backbone.geometry, depth, dropout=dropout)
         kept = {name: backbone.weights[name] for name in shapes(backbone.geometry, depth)}
@@ -95,10 +101,11 @@ class Detector(nn.Module):
 
     def weights(self) -> dict[str, F32]:
         """float32 copies of all weights, by the names of a detector folder."""
-        return {
-            name.removeprefix("visual."): value.detach().float().cpu().numpy().copy()
-            for name, value in self.state_dict().items()
-        }
+        with torch.no_grad():
+            weight = self.head.weight / self.spread
+            bias = self.head.bias - weight @ self.centre
+        tensors = {**self.visual.state_dict(), HEAD_WEIGHT: weight, HEAD_BIAS: bias}
+        return {name: value.float().cpu().numpy().copy() for name, value in tensors.items()}
 
     def set_weights(self, weights: Mapping[str, F32], where: str) -> None:
         """Take weights by the names of a detector folder; an InputError if they do not fit."""
@@ -107,22 +114,30 @@ class Detector(nn.Module):
         expected[HEAD_BIAS] = (1,)
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
         checked = check_weights(tensors, expected, where)
-        self.load_state_dict(
-            {k if k.startswith("head.") else f"visual.{k}": v for k, v in checked.items()}
-        )
+        head = {name: checked.pop(f"head.{name}") for name in ("weight", "bias")}
+        self.visual.load_state_dict(checked)
+        self.head.load_state_dict(head)
+        self.centre.zero_()
+        self.spread.fill_(1)
 
     def forward(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Logits of some views.
+        """Logits f32 [B] of some views; arguments as for `features`."""
+        feature = (self.features(patches, positions) - self.centre) / self.spread
+        with torch.autocast(feature.device.type, enabled=False):
+            return cast(torch.Tensor, self.head(self.dropout(feature))[:, 0])
+
+    def features(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """The class token's embedding after the last block.
 
         Args:
             patches: u8 [B, K, 3·p·p], pixels in the order row, column, channel.
             positions: i32 or i64 [B, K], index of each cell in raster order.
 
         Returns:
-            f32 [B].
+            f32 [B, E].
         """
         visual = self.visual
-        pixels = patches.unflatten(-1, (-1, 3)).float() / 255
+        pixels = patches.reshape(*patches.shape[:2], -1, 3).float() / 255
         inputs = ((pixels - self.mean) / self.std).flatten(-2)
         kernel = visual.conv1.weight.permute(0, 2, 3, 1).flatten(1)
         places = functional.embedding(positions.long() + 1, visual.positional_embedding)
@@ -138,8 +153,9 @@ class Detector(nn.Module):
         x = x[:, 0] + last.attention(keys[:, :1], keys, keys)[:, 0]
         x = x + last.mlp(last.ln_2(x))
 
-        feature = self.dropout(visual.ln_post(x) @ visual.proj)
-        return cast(torch.Tensor, self.head(feature)[:, 0].float())
+        # The feature differs little between images beside its own size: keep it in full precision.
+        with torch.autocast(x.device.type, enabled=False):
+            return cast(torch.Tensor, visual.ln_post(x.float()) @ visual.proj)
 
 
 def encode(

@@ -25,7 +25,7 @@ CHECKPOINT, LOG, CURVE = "checkpoint.safetensors", "log.jsonl", "curve.png"
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 
 
-class EpochReport(Record):
+class EpochReport(Record, frozen=True):
     """An epoch's end.
 
     loss: mean training loss of the epoch. validation: under the inference rule, logits cut at 0.
@@ -39,14 +39,14 @@ class EpochReport(Record):
     all_cells_auc: float
 
 
-class Progress(Record):
+class Progress(Record, frozen=True):
     """How far a run has come: steps done, epochs reported, seconds spent in steps."""
 
     settings: TrainSettings
     data: dict[str, str]
     step: int = 0
     seconds: float = 0.0
-    epochs: list[EpochReport] = []
+    epochs: tuple[EpochReport, ...] = ()
 
 
 class RunFolder:

@@ -16,7 +16,7 @@ Precision = Literal["bf16", "f32"]
 GoldenSource = Literal["validation", "synthetic"]
 
 
-class TrainSettings(Record):
+class TrainSettings(Record, frozen=True):
     """Settings of a run. The paper's abstract fixes none of them: the defaults are ours.
 
     Attributes:
@@ -27,7 +27,7 @@ class TrainSettings(Record):
         depth: how many of the backbone's blocks are used; None for all.
         epochs, batch: passes over the training images, images a step.
         backbone_lr, head_lr: highest learning rates of the one-cycle schedule.
-        dropout: share of the embedding that is zeroed before the head while training.
+        dropout: share of the standardised feature that is zeroed before the head while training.
         seed: decides order, crops, flips, random cells and dropout; 0 to 2³² − 1.
         precision: `bf16` computes matmuls in bfloat16 while fine-tuning; weights stay float32.
     """
@@ -40,8 +40,8 @@ class TrainSettings(Record):
     epochs: int = 2
     batch: int = 32
     backbone_lr: float = 2e-5
-    head_lr: float = 1e-2
-    dropout: float = 0.5
+    head_lr: float = 1e-3
+    dropout: float = 0.2
     seed: int = 0
     precision: Precision = "bf16"
 

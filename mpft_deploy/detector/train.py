@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -32,6 +32,7 @@ from mpft_deploy.detector.data import (
 )
 from mpft_deploy.detector.evaluate import Score, image_logits, score
 from mpft_deploy.detector.model import Detector
+from mpft_deploy.detector.probe import fit_head
 from mpft_deploy.detector.publish import publish
 from mpft_deploy.detector.run_folder import CHECKPOINT, EpochReport, Progress, RunFolder, Tensors
 from mpft_deploy.detector.settings import GoldenSource, TrainSettings
@@ -48,7 +49,7 @@ CHECKPOINT_SECONDS = 600.0
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class Interrupted(MpftError):
+class InterruptedRunError(MpftError):
     """The run was stopped by a signal after its checkpoint was written."""
 
     exit_code = 130
@@ -75,7 +76,7 @@ class Trained:
     path: Path
     validation: Score
     calibration: Calibration
-    epochs: list[EpochReport]
+    epochs: tuple[EpochReport, ...]
     step_seconds: float
 
 
@@ -111,11 +112,12 @@ def train(
         UsageError: settings that do not fit, or differ from those of the run that is resumed.
         InputError: data or backbone cannot be used.
         GateError: training diverged, or its logits rank no better than chance.
-        Interrupted: SIGINT or SIGTERM came; the checkpoint is written.
+        InterruptedRunError: SIGINT or SIGTERM came; the checkpoint is written.
     """
     check_free(out, replace=overwrite)
     tower = geometry(settings.backbone.partition("@")[0])
     depth = settings.blocks(tower)
+    target = _device(device)
     run = RunFolder(out)
     images = _load_images(data, val, reporter)
     hashes = {"train": fingerprint(images.train), "val": fingerprint(images.val)}
@@ -128,10 +130,12 @@ def train(
         model = Detector.from_backbone(backbone, depth, dropout=settings.dropout)
         progress, tensors = Progress(settings=settings, data=hashes), None
         run.start(overwrite=overwrite)
-    loop = _Loop(model.to(_device(device)), images, run, progress, reporter)
+    loop = _Loop(model.to(target), images, run, progress, reporter)
     if tensors is not None:
         loop.restore(tensors)
         reporter.line(f"resumed at step {progress.step} of {loop.total}")
+    else:
+        loop.fit_head()
     loop.save()  # shows at once whether the folder can be written and has room
     with _stop_signals() as check:
         try:
@@ -143,7 +147,7 @@ def train(
             )  # fmt: skip
         except _StopRequestedError:
             loop.save()
-            raise Interrupted(
+            raise InterruptedRunError(
                 f"interrupted at step {loop.progress.step} of {loop.total}; the checkpoint is in "
                 f"{display(run.path)}. Go on with the same command and --resume."
             ) from None
@@ -189,6 +193,13 @@ class _Loop:
         self.total = settings.epochs * self.epoch_steps
         self.optimiser = _optimiser(model, settings)
         self.device = next(model.parameters()).device
+        self.bf16 = settings.precision == "bf16"
+        self.masking = Masking(
+            KeepRule.parse(settings.train_keep),
+            settings.fill == "zero",
+            model.tower.patch,
+            model.tower.size,
+        )
         self._saved_at = time.monotonic()
 
     def run(self, check: Callable[[], None]) -> None:
@@ -196,12 +207,7 @@ class _Loop:
         for epoch in range(len(self.progress.epochs), self.settings.epochs):
             batches = training_batches(
                 self.images.train,
-                Masking(
-                    KeepRule.parse(self.settings.train_keep),
-                    self.settings.fill == "zero",
-                    self.model.tower.patch,
-                    self.model.tower.size,
-                ),
+                self.masking,
                 batch=self.settings.batch,
                 seed=self.settings.seed,
                 first=self.progress.step,
@@ -216,32 +222,42 @@ class _Loop:
             self._end_epoch(epoch, check)
             self.save()
 
+    def fit_head(self) -> None:
+        """Start the head from a linear probe."""
+        self.reporter.line("fitting the head on the frozen backbone")
+        fit_head(
+            self.model, self.images.train, self.masking, seed=self.settings.seed, bf16=self.bf16
+        )
+
     def save(self) -> None:
         """Write the checkpoint."""
         tensors: dict[str, npt.NDArray[np.float32]] = {}
+        for name, value in self.model.state_dict().items():
+            tensors[f"model/{name}"] = value.cpu().numpy()
         for name, parameter in self.model.named_parameters():
-            tensors[f"model/{name}"] = parameter.detach().cpu().numpy()
-            for moment in MOMENTS:
-                if parameter in self.optimiser.state:
-                    value = self.optimiser.state[parameter][moment]
-                    tensors[f"{moment}/{name}"] = value.cpu().numpy()
+            for moment in MOMENTS if parameter in self.optimiser.state else ():
+                value = self.optimiser.state[parameter][moment]
+                tensors[f"{moment}/{name}"] = value.cpu().numpy()
         self.run_folder.save(self.progress, tensors)
         self._saved_at = time.monotonic()
 
     def restore(self, tensors: Tensors) -> None:
         """Take model and optimiser from a checkpoint."""
         try:
-            for name, parameter in self.model.named_parameters():
-                with torch.no_grad():
-                    parameter.copy_(torch.from_numpy(tensors[f"model/{name}"]))
-                if self.progress.step:
-                    self.optimiser.state[parameter] = {
-                        "step": torch.tensor(float(self.progress.step), device=self.device),
-                        **{
-                            moment: torch.from_numpy(tensors[f"{moment}/{name}"]).to(self.device)
-                            for moment in MOMENTS
-                        },
-                    }
+            self.model.load_state_dict(
+                {
+                    name: torch.from_numpy(tensors[f"model/{name}"])
+                    for name in self.model.state_dict()
+                }
+            )
+            for name, parameter in self.model.named_parameters() if self.progress.step else ():
+                self.optimiser.state[parameter] = {
+                    "step": torch.tensor(float(self.progress.step), device=self.device),
+                    **{
+                        moment: torch.from_numpy(tensors[f"{moment}/{name}"]).to(self.device)
+                        for moment in MOMENTS
+                    },
+                }
         except KeyError as error:
             path = display(self.run_folder.path / CHECKPOINT)
             raise InputError(f"{path} lacks {error}; begin anew with --overwrite") from None
@@ -254,8 +270,7 @@ class _Loop:
         for group in self.optimiser.param_groups:
             group["lr"] = group["highest_lr"] * factor
         self.model.train()
-        bf16 = self.settings.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.model(batch.patches.to(self.device), batch.positions.to(self.device))
         loss = functional.binary_cross_entropy_with_logits(logits, batch.labels.to(self.device))
         loss.backward()  # type: ignore[no-untyped-call]
@@ -284,8 +299,8 @@ class _Loop:
             self.model,
             self.images.val,
             rules,
-            zero_fill=[False, settings.fill == "zero", False],
-            bf16=settings.precision == "bf16",
+            zero_fill=[False, self.masking.zero_fill, False],
+            bf16=self.bf16,
             after_batch=check,
         )
         labels = [sample.label for sample in self.images.val]
@@ -303,7 +318,7 @@ class _Loop:
             all_cells_auc=at_all.auc or 0.0,
         )
         self.progress = msgspec.structs.replace(
-            self.progress, epochs=[*self.progress.epochs, report]
+            self.progress, epochs=(*self.progress.epochs, report)
         )
         self.run_folder.log(
             "epoch",
@@ -317,8 +332,8 @@ class _Loop:
         )
         self.run_folder.draw()
         self.reporter.line(
-            f"epoch {report.epoch} of {settings.epochs}: loss {report.loss:.3f}; validation "
-            f"AUC {at_inference.auc:.4f} and balanced accuracy {at_inference.balanced_accuracy:.3f} "
+            f"epoch {report.epoch} of {settings.epochs}: loss {report.loss:.3f}; validation AUC "
+            f"{at_inference.auc:.4f} and balanced accuracy {at_inference.balanced_accuracy:.3f} "
             f"with {settings.keep}, AUC {report.train_rule_auc:.4f} with {settings.train_keep}, "
             f"{report.all_cells_auc:.4f} with all cells"
         )
@@ -377,7 +392,7 @@ def _device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[Callable[[], None]]:
+def _stop_signals() -> Generator[Callable[[], None], None, None]:
     """Turn SIGINT and SIGTERM into a _StopRequestedError at the next call of what is yielded.
 
     A second signal acts at once, as it would without this.
