@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from mpft_deploy.detector.batches import Masking
 from mpft_deploy.detector.data import Sample
 from mpft_deploy.detector.evaluate import centre_crops
-from mpft_deploy.detector.model import Detector, encode
+from mpft_deploy.detector.model import NORM_EPS, Detector, encode
 
 MOST = 4096
 """Images that the probe is fitted on; more change it little."""
@@ -27,12 +27,10 @@ def fit_head(
     bf16: bool,
     after_batch: Callable[[], None] = lambda: None,
 ) -> None:
-    """Set a model's head, `centre` and `spread` from its features of training images.
+    """Set a model's head and the statistics before it from its features of training images.
 
     Starting from the probe spares the backbone the gradients of a random head (Kumar et al.,
-    arXiv 2202.10054). The features of early blocks are nearly constant (at depth 6 of CLIP B/16
-    they have norm 9.9 and a standard deviation of 0.09), so dropout and AdamW only work well once
-    they are standardised.
+    arXiv 2202.10054).
 
     Args:
         samples: both classes; at most MOST of them are used, drawn by `seed`.
@@ -53,13 +51,16 @@ def fit_head(
             parts.append(model.features(patches.to(device), positions.to(device)).cpu().numpy())
         after_batch()
     features = np.concatenate(parts)
-    centre, spread = features.mean(0), features.std(0) + 1e-6
+    centre, variance = features.mean(0), features.var(0)
     probe = LogisticRegression(C=INVERSE_PENALTY, class_weight="balanced", max_iter=1000)
-    probe.fit((features - centre) / spread, [sample.label for sample in chosen])
+    probe.fit(
+        (features - centre) / np.sqrt(variance + NORM_EPS), [sample.label for sample in chosen]
+    )
+    running_mean, running_variance = model.norm_statistics()
     with torch.no_grad():
         for target, value in (
-            (model.centre, centre),
-            (model.spread, spread),
+            (running_mean, centre),
+            (running_variance, variance),
             (model.head.weight, probe.coef_),
             (model.head.bias, probe.intercept_),
         ):

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from mpft_deploy import __version__
-from mpft_deploy.detector.calibrate import fit_calibration
+from mpft_deploy.detector.calibrate import fit_calibration, logit_threshold
 from mpft_deploy.detector.card import model_card
 from mpft_deploy.detector.data import Sample
 from mpft_deploy.detector.evaluate import Score, crop_logits, image_logits, score, score_by_set
@@ -70,8 +70,9 @@ def publish(
     [logits] = image_logits(stored, val, [spec.keep_rule], seed=spec.keep_seed, after_batch=check)
     labels = [sample.label for sample in val]
     calibration = fit_calibration(labels, logits)
-    validation = score(labels, logits, -calibration.shift)
-    by_set = score_by_set(val, logits, -calibration.shift)
+    threshold = logit_threshold(calibration)
+    validation = score(labels, logits, threshold)
+    by_set = score_by_set(val, logits, threshold)
     spec = msgspec.structs.replace(
         spec,
         calibration=calibration,

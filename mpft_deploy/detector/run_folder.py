@@ -22,7 +22,7 @@ from mpft_deploy.spec import Record, convert_record
 
 CHECKPOINT, LOG, CURVE = "checkpoint.safetensors", "log.jsonl", "curve.png"
 
-Tensors = Mapping[str, npt.NDArray[np.float32]]
+Tensors = Mapping[str, npt.NDArray[np.generic]]
 
 
 class EpochReport(Record, frozen=True):
@@ -74,7 +74,7 @@ class RunFolder:
         metadata = {"progress": msgspec.json.encode(progress).decode()}
         write_atomic(self.path / CHECKPOINT, safetensors.numpy.save(dict(tensors), metadata))
 
-    def load(self) -> tuple[Progress, dict[str, npt.NDArray[np.float32]]]:
+    def load(self) -> tuple[Progress, Tensors]:
         """Read the checkpoint, and the log up to it.
 
         Raises:

@@ -27,7 +27,7 @@ class TrainSettings(Record, frozen=True):
         depth: how many of the backbone's blocks are used; None for all.
         epochs, batch: passes over the training images, images a step.
         backbone_lr, head_lr: highest learning rates of the one-cycle schedule.
-        dropout: share of the standardised feature that is zeroed before the head while training.
+        dropout: share of the normalised feature that is zeroed before the head while training.
         seed: decides order, crops, flips, random cells and dropout; 0 to 2³² − 1.
         precision: `bf16` computes matmuls in bfloat16 while fine-tuning; weights stay float32.
     """

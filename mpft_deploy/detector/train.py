@@ -231,7 +231,7 @@ class _Loop:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        tensors: dict[str, npt.NDArray[np.float32]] = {}
+        tensors: dict[str, npt.NDArray[np.generic]] = {}
         for name, value in self.model.state_dict().items():
             tensors[f"model/{name}"] = value.cpu().numpy()
         for name, parameter in self.model.named_parameters():

@@ -8,16 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
-
-pytest.importorskip("torch")
-pytest.importorskip("open_clip")
-
 import open_clip
+import pytest
 import safetensors.torch
 import torch
-from mpft_deploy.detector.backbone import Geometry, geometry, shapes
 from PIL import Image
+
+from mpft_deploy.detector.backbone import Geometry, geometry, shapes
 
 TINY = "mpft-tiny"
 TINY_CONFIG = {

@@ -11,14 +11,15 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
+from open_clip.model import _build_vision_tower
+from torch import nn
+
 from mpft_deploy.detector.backbone import Geometry, geometry, load_backbone, shapes
 from mpft_deploy.detector.data import find_samples
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.images import load_views
 from mpft_deploy.spec import CLIP_MEAN, CLIP_STD
 from mpft_deploy.weights import quantise
-from open_clip.model import _build_vision_tower
-from torch import nn
 
 TINY = "mpft-tiny"
 Weights = dict[str, torch.Tensor]

@@ -12,12 +12,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from open_clip.model import _build_vision_tower
+
 from mpft_deploy.detector.backbone import Backbone, Geometry, geometry, shapes
 from mpft_deploy.detector.model import Detector, encode
 from mpft_deploy.errors import InputError
 from mpft_deploy.kernels.texture_patchify import texture_patchify
 from mpft_deploy.spec import CLIP_MEAN, CLIP_STD, KeepRule
-from open_clip.model import _build_vision_tower
 
 Make = Callable[..., dict[str, torch.Tensor]]
 
