@@ -41,15 +41,17 @@ def fit_calibration(labels: npt.ArrayLike, logits: npt.ArrayLike) -> Calibration
     target = smoothed[truth]
     weight = len(truth) / (2.0 * counts[truth])
     # A soft target t is the same sample twice: as generated with weight t, as real with 1 − t.
-    spread = float(values.std())
-    twice = np.concatenate([values, values])[:, None] / spread
+    centre, spread = float(values.mean()), float(values.std())
+    standard = (values - centre) / spread
     outcome = np.repeat([1, 0], len(values))
     weights = np.concatenate([weight * target, weight * (1 - target)])
-    fit = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(twice, outcome, weights)
-    scale = float(fit.coef_[0, 0]) / spread
-    if scale <= 0:
+    fit = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000)
+    fit.fit(np.concatenate([standard, standard])[:, None], outcome, weights)
+    slope, intercept = float(fit.coef_[0, 0]), float(fit.intercept_[0])
+    if slope <= 0:
         raise GateError("the higher the logit, the less often a validation image is generated")
-    return Calibration(shift=float(fit.intercept_[0]) / scale, scale=scale)
+    scale = slope / spread
+    return Calibration(shift=intercept / scale - centre, scale=scale)
 
 
 def logit_threshold(calibration: Calibration) -> float:
