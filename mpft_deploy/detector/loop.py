@@ -28,6 +28,8 @@ from mpft_deploy.files import display
 from mpft_deploy.spec import KeepRule
 
 WEIGHT_DECAY = 0.01
+BETAS = (0.9, 0.98)
+"""Of AdamW, as CLIP's transformers were trained (arXiv 2103.00020, table 19)."""
 CLIP_NORM = 1.0
 WARM_UP = 0.3
 """Share of the steps in which the learning rate rises."""
@@ -236,4 +238,4 @@ def _optimiser(model: Detector, settings: TrainSettings) -> torch.optim.AdamW:
             chosen = [p for p in module.parameters() if (p.ndim >= 2) == decays]
             decay = WEIGHT_DECAY if decays else 0.0
             groups.append({"params": chosen, "highest_lr": rate, "weight_decay": decay})
-    return torch.optim.AdamW(groups, fused=True)
+    return torch.optim.AdamW(groups, betas=BETAS, fused=True)
