@@ -29,7 +29,7 @@ from mpft_deploy.spec import KeepRule
 
 WEIGHT_DECAY = 0.01
 BETAS = (0.9, 0.98)
-"""Of AdamW, as CLIP's transformers were trained (arXiv 2103.00020, table 19)."""
+"""Of AdamW, as CLIP's transformers were trained (arXiv 2103.00020)."""
 CLIP_NORM = 1.0
 WARM_UP = 0.3
 """Share of the steps in which the learning rate rises."""
