@@ -54,7 +54,8 @@ class RunFolder:
 
     def __init__(self, out: Path) -> None:
         """Args: out, where the detector shall stand."""
-        self.path = out.with_name(out.name + ".run")
+        whole = out.absolute()  # "." has no name of its own
+        self.path = whole.with_name(whole.name + ".run")
         self.events: list[dict[str, Any]] = []
 
     def start(self, *, overwrite: bool) -> None:

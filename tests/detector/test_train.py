@@ -110,7 +110,7 @@ def test_run_gives_a_detector_that_proves_itself(
     assert "our reconstruction" in card
     assert "| train | colours | 12 | 12 |" in card
     stored = (out / "detector.json").read_text() + card
-    assert str(tmp_path.parent) not in stored
+    assert str(tmp_path.parent) not in stored  # no folder of this machine
     assert ((out / WEIGHTS).stat().st_size < 200_000) == int8
     run_folder = tmp_path / "detector.run"
     assert (run_folder / "curve.png").read_bytes().startswith(b"\x89PNG")
