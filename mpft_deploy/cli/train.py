@@ -47,7 +47,7 @@ PLAIN_SECONDS = 15.0
 @click.option("--depth", type=click.IntRange(1), help="Use the first D blocks. Default: all.")
 @click.option("--epochs", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--batch", type=click.IntRange(2), default=32, show_default=True)
-@click.option("--backbone-lr", type=click.FloatRange(0), default=2e-5, show_default=True)
+@click.option("--backbone-lr", type=click.FloatRange(0), default=8e-6, show_default=True)
 @click.option("--head-lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True)
 @click.option(
     "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2, show_default=True
