@@ -20,6 +20,7 @@ COMMANDS = {
     "inspect": ("inspect", "Show what a detector or a bundle holds."),
     "screen": ("screen", "Tell generated images from real ones."),
     "profile": ("profile", "Measure a bundle's latency."),
+    "kernels": ("kernels", "List the versions of the patch kernel and the one chosen here."),
 }
 
 
