@@ -9,10 +9,17 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import sys
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.kernels.texture_patchify.oracle import (
+    MAX_PATCH,
+    MIN_PATCH,
+    Patches,
+    check_seed,
+)
 from mpft_deploy.spec import KeepRule
 
 LIBRARY = "libmpft_cuda.so"
@@ -66,6 +73,24 @@ def why_not() -> str | None:
         f"CUDA does not work here: {_message(library, status)}. Install the NVIDIA driver, and "
         "check with nvidia-smi that it sees a device."
     )
+
+
+def run(images: Any, patch: int, keep: KeepRule, seed: int, out: Patches | None) -> Patches:
+    """One call on the current stream of the arrays' library, as the registry wants it.
+
+    Args:
+        images, patch, keep, seed: as in `launch`.
+        out: arrays on the device, written and returned. Without it new ones are allocated, which
+            torch tensors and CuPy arrays can do and others cannot.
+
+    Raises:
+        UsageError, EnvironmentLacksError: as `launch`.
+    """
+    library = type(images).__module__.partition(".")[0]
+    if out is None:
+        out = _allocate(library, images, patch, keep)
+    launch(images, *out, patch=patch, keep=keep, seed=seed, stream=_stream(library, images))
+    return out
 
 
 def launch(
@@ -145,12 +170,15 @@ def prepare(
             "frames must be uint8 [B, S, S, 3] with the pixels of a row adjacent, "
             f"got {frames.dtype} {list(shape)} with strides {list(strides)}"
         )
-    if not (4 <= patch <= 64 and shape[1] and shape[1] % patch == 0):
+    if not (MIN_PATCH <= patch <= MAX_PATCH and shape[1] and shape[1] % patch == 0):
         raise UsageError(
-            f"patch must be 4 to 64 and divide the side of the frames, got {patch} for {shape[1]}"
+            f"patch must be {MIN_PATCH} to {MAX_PATCH} and divide the side of the frames, "
+            f"got {patch} for {shape[1]}"
         )
-    if not 0 <= seed < 2**64:
-        raise UsageError(f"seed must be 0 to 2**64 - 1, got {seed}")
+    if keep.kind == "random":
+        check_seed(seed)
+    else:
+        seed = 0
     if schedule not in SCHEDULE_CODES:
         raise UsageError(f"schedule must be one of {', '.join(SCHEDULE_CODES)}, got {schedule!r}")
     batch, cells = shape[0], (shape[1] // patch) ** 2
@@ -174,6 +202,35 @@ def prepare(
         keep=KEEP_CODES[keep.kind],
         schedule=SCHEDULE_CODES[schedule],
     )
+
+
+def _allocate(library: str, images: Any, patch: int, keep: KeepRule) -> Patches:
+    """Outputs by the library that the images come from."""
+    batch, cells = images.shape[0], (images.shape[1] // patch) ** 2 if patch > 0 else 0
+    count = keep.resolve(cells)
+    shapes = ((batch, count, 3 * patch * patch), (batch, count), (batch, cells))
+    if library == "torch":
+        torch = sys.modules["torch"]
+        types = (torch.uint8, torch.int32, torch.int32)
+        return Patches(
+            *(images.new_empty(s, dtype=t) for s, t in zip(shapes, types, strict=True))
+        )
+    if library == "cupy":
+        empty = sys.modules["cupy"].empty
+        return Patches(*(empty(s, t) for s, t in zip(shapes, ("u1", "i4", "i4"), strict=True)))
+    raise UsageError(
+        f"texture_patchify on CUDA cannot allocate {library} arrays: pass out=Patches(patches, "
+        f"positions, scores), uint8 {list(shapes[0])}, int32 {list(shapes[1])} and {list(shapes[2])}"
+    )
+
+
+def _stream(library: str, images: Any) -> int:
+    """The stream that the library works on now, as a cudaStream_t; else the default stream."""
+    if library == "torch":
+        return int(sys.modules["torch"].cuda.current_stream(images.device).cuda_stream)
+    if library == "cupy":
+        return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
+    return 0
 
 
 def device_array(name: str, array: Any) -> DeviceArray:
