@@ -157,7 +157,9 @@ def prepare(
     schedule: Schedule = "auto",
 ) -> Arguments:
     """Check the arrays of a call and turn them into the library's arguments; see `launch`."""
-    shape, strides = frames.shape, frames.strides
+    shape = frames.shape
+    # Strides of an empty batch mean nothing, and libraries differ in them.
+    strides = _contiguous(shape, 1) if 0 in shape else frames.strides
     if (
         frames.dtype != "u1"
         or len(shape) != 4

@@ -1,7 +1,8 @@
 // Runs CUDA device code on the host, one block at a time: a fiber per thread, real barriers.
 //
-// Threads run until they meet a barrier or a warp operation, in ascending or descending order, so
-// that a missing barrier shows as a difference between the two. Shared memory begins poisoned.
+// Each warp in turn runs as far as it can, to the next barrier, in ascending or descending order:
+// the most unequal progress that barriers allow, so that a missing one shows. Shared memory begins
+// poisoned.
 // A barrier that part of a block never reaches, or a warp operation without its whole warp, fails.
 #pragma once
 
@@ -70,30 +71,32 @@ inline void fiber_main() {
   wait(State::done);
 }
 
-inline bool all_in(std::size_t first, std::size_t last, State state) {
+inline bool all_in(int first, int last, State state) {
   return std::all_of(block.fibers.begin() + first, block.fibers.begin() + last,
                      [state](const Fiber& fiber) { return fiber.state == state; });
 }
 
-// Let warps and the block pass what all of their threads have reached. False if nothing moved.
-inline bool release() {
-  bool moved = false;
-  const std::size_t threads = block.fibers.size();
-  for (std::size_t first = 0; first < threads; first += kWarp) {
-    if (!all_in(first, first + kWarp, State::at_warp_operation)) continue;
-    for (int lane = 0; lane < kWarp; ++lane) {
-      for (int other = 0; other < kWarp; ++other) {
-        block.fibers[first + lane].received[other] = block.fibers[first + other].offered;
-      }
+// Complete the warp operation that all lanes of the warp wait at. False if they do not.
+inline bool release_warp(int first) {
+  if (!all_in(first, first + kWarp, State::at_warp_operation)) return false;
+  for (int lane = 0; lane < kWarp; ++lane) {
+    Fiber& fiber = block.fibers[first + lane];
+    for (int other = 0; other < kWarp; ++other) {
+      fiber.received[other] = block.fibers[first + other].offered;
     }
-    for (int lane = 0; lane < kWarp; ++lane) block.fibers[first + lane].state = State::ready;
-    moved = true;
+    fiber.state = State::ready;
   }
-  if (all_in(0, threads, State::at_barrier)) {
-    for (Fiber& fiber : block.fibers) fiber.state = State::ready;
-    moved = true;
-  }
-  return moved;
+  return true;
+}
+
+// Run a warp until each of its threads is done or waits for other warps.
+inline void run_warp(int first, bool descending) {
+  do {
+    for (int i = 0; i < kWarp; ++i) {
+      threadIdx.x = first + (descending ? kWarp - 1 - i : i);
+      if (self().state == State::ready) swapcontext(&block.scheduler, &self().context);
+    }
+  } while (release_warp(first));
 }
 
 inline void prepare(int threads) {
@@ -126,14 +129,15 @@ inline void run(int blocks, int threads, std::uint32_t shared_bytes, bool descen
     blockIdx.x = number;
     block.shared.assign(shared_bytes, 0xA5);
     prepare(threads);
-    while (!all_in(0, threads, State::done)) {
-      for (int i = 0; i < threads; ++i) {
-        threadIdx.x = descending ? threads - 1 - i : i;
-        if (self().state == State::ready) swapcontext(&block.scheduler, &self().context);
+    for (;;) {
+      for (int i = 0; i < threads; i += kWarp) {
+        run_warp(descending ? threads - kWarp - i : i, descending);
       }
-      if (!release() && !all_in(0, threads, State::done)) {
+      if (all_in(0, threads, State::done)) break;
+      if (!all_in(0, threads, State::at_barrier)) {
         throw std::runtime_error("a barrier or warp operation was not reached by all");
       }
+      for (Fiber& fiber : block.fibers) fiber.state = State::ready;
     }
   }
 }
