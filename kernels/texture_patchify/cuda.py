@@ -25,6 +25,7 @@ from mpft_deploy.spec import KeepRule
 LIBRARY = "libmpft_cuda.so"
 KEEP_CODES = {"smooth": 0, "textured": 1, "random": 2, "all": 3}
 Schedule = Literal["auto", "bands", "frames"]
+PATCH_TYPE_CODES = {"u1": 0, "f2": 1, "f4": 2}
 SCHEDULE_CODES: dict[Schedule, int] = {"auto": 0, "bands": 1, "frames": 2}
 
 _CUDA_DEVICES = (2, 13)  # DLPack: kDLCUDA, kDLCUDAManaged
@@ -47,6 +48,7 @@ class Arguments(ctypes.Structure):
         ("patch", ctypes.c_int32),
         ("count", ctypes.c_int32),
         ("keep", ctypes.c_int32),
+        ("patch_type", ctypes.c_int32),
         ("schedule", ctypes.c_int32),
     )
 
@@ -113,7 +115,7 @@ def launch(
     Args:
         frames: u8 [B, S, S, 3] on the current device; the pixels of a row adjacent, rows and
             frames at any distance (a crop of a pitched frame needs no copy).
-        patches: written; u8 [B, K, 3·p·p], contiguous.
+        patches: written; u8 [B, K, 3·p·p], contiguous. Or f16 or f32: the same values, exactly.
         positions: written; i32 [B, K], contiguous.
         scores: written; i32 [B, N], contiguous.
         patch: side p of a cell in pixels, 4 to 64; S is a multiple of it.
@@ -185,7 +187,8 @@ def prepare(
         raise UsageError(f"schedule must be one of {', '.join(SCHEDULE_CODES)}, got {schedule!r}")
     batch, cells = shape[0], (shape[1] // patch) ** 2
     count = keep.resolve(cells)
-    _check_output("patches", patches, "u1", (batch, count, 3 * patch * patch))
+    patch_type = patches.dtype if patches.dtype in PATCH_TYPE_CODES else "u1"
+    _check_output("patches", patches, patch_type, (batch, count, 3 * patch * patch))
     _check_output("positions", positions, "i4", (batch, count))
     _check_output("scores", scores, "i4", (batch, cells))
     return Arguments(
@@ -202,6 +205,7 @@ def prepare(
         patch=patch,
         count=count,
         keep=KEEP_CODES[keep.kind],
+        patch_type=PATCH_TYPE_CODES[patch_type],
         schedule=SCHEDULE_CODES[schedule],
     )
 

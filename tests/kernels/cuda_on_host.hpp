@@ -161,6 +161,8 @@ inline std::uint64_t __shfl_down_sync(unsigned, std::uint64_t value, int distanc
   return lane + distance < cuda_on_host::kWarp ? values[lane + distance] : value;
 }
 
+inline int __clz(std::uint32_t bits) { return bits ? __builtin_clz(bits) : 32; }
+
 inline int __popc(std::uint32_t bits) { return __builtin_popcount(bits); }
 
 inline std::uint32_t __funnelshift_r(std::uint32_t low, std::uint32_t high, int shift) {

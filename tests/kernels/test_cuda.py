@@ -78,15 +78,16 @@ class Call:
         seed: int = 0,
         schedule: cuda.Schedule = "auto",
         patches_offset: int = 0,
+        patches_dtype: str = "u1",
     ) -> Call:
         batch, size = frames.shape[:2]
         cells = (size // patch) ** 2
         count = keep.resolve(cells)
         shapes = ((batch, count, 3 * patch * patch), (batch, count), (batch, cells))
-        dtypes = (np.uint8, np.int32, np.int32)
+        dtypes = (np.dtype(patches_dtype), np.dtype(np.int32), np.dtype(np.int32))
         buffers, outputs = [], []
         for shape, dtype, offset in zip(shapes, dtypes, (patches_offset, 0, 0), strict=True):
-            size_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            size_bytes = int(np.prod(shape)) * dtype.itemsize
             buffer = np.full(2 * GUARD + offset + size_bytes, FILL, np.uint8)
             start = GUARD + offset
             outputs.append(buffer[start : start + size_bytes].view(dtype).reshape(shape))
@@ -181,6 +182,7 @@ def calls(draw: st.DrawFn) -> dict[str, Any]:
         "row_pad": draw(st.sampled_from([0, 0, 1, 2, 4, 16])),
         "frame_pad": draw(st.sampled_from([0, 0, 1, 2, 4, 16])),
         "patches_offset": draw(st.sampled_from([0, 0, 1, 4])),
+        "patches_dtype": draw(st.sampled_from(["u1", "u1", "f2", "f4"])),
         "seed": draw(st.integers(0, 2**64 - 1)),
         "schedule": draw(st.sampled_from(["auto", "bands", "frames"])),
         "multiprocessors": draw(st.sampled_from([1, 8, 132])),
@@ -203,7 +205,9 @@ def test_device_code_equals_the_oracle(host: Library, case: dict[str, Any]) -> N
         case["keep"],
         seed=case["seed"],
         schedule=case["schedule"],
-        patches_offset=case["patches_offset"],
+        # Floats must be aligned; bytes may lie anywhere.
+        patches_offset=case["patches_offset"] if case["patches_dtype"] == "u1" else 0,
+        patches_dtype=case["patches_dtype"],
     )
     status = run_host(
         host, call, multiprocessors=case["multiprocessors"], descending=case["descending"]
@@ -292,6 +296,7 @@ def _set(**fields: Any) -> Callable[[cuda.Arguments], None]:
         (_set(row_pitch=95), 7, "row_pitch"),
         (_set(batch_stride=96 * 31 + 95), 7, "batch_stride"),
         (_set(schedule=3), 9, "schedule"),
+        (_set(patch_type=3), 11, "patch_type"),
         (_set(size=4 * 257, row_pitch=2**13, batch_stride=2**24), 10, "65536"),
         (_set(size=4 * 65, row_pitch=780, batch_stride=2**18, schedule=2), 10, "4096"),
         (_set(batch=2**31 - 1), 10, "2^31"),
@@ -307,9 +312,12 @@ def test_bad_arguments_have_a_status_with_a_message(
     assert (call.buffers[0] == FILL).all()
 
 
-def test_misaligned_scores_have_a_status(host: Library) -> None:
+def test_misaligned_outputs_have_a_status(host: Library) -> None:
     call = Call.make(pictures(1, 32, "noise", 0), 4, KeepRule("smooth", 5))
     call.arguments.scores += 2
+    assert run_host(host, call) == 8
+    call.arguments.scores -= 2
+    call.arguments.patches, call.arguments.patch_type = call.arguments.patches + 1, 1
     assert run_host(host, call) == 8
     assert "aligned" in host.message(8).decode()
 
@@ -384,7 +392,7 @@ def test_arguments_match_the_header() -> None:
     header = (KERNELS / "cuda" / "texture_patchify.h").read_text()
     struct = header.partition("typedef struct mpft_texture_patchify_args {")[2].partition("}")[0]
     fields = re.findall(r"^\s+(?:const )?(\w+)(\*?) (\w+);", struct, re.MULTILINE)
-    sizes = {"uint64_t": 8, "int32_t": 4}
+    sizes = {"uint64_t": 8, "int32_t": 4}  # pointers: 8
     in_header = [(name, 8 if star else sizes[kind]) for kind, star, name in fields]
     in_python = [(name, ctypes.sizeof(kind)) for name, kind in cuda.Arguments._fields_]
     assert in_header == in_python

@@ -258,6 +258,29 @@ __device__ void copy_cells(const Problem& problem, const std::uint8_t* pixels,
   }
 }
 
+// The bits of a byte's value as an IEEE half: integers up to 2048 are exact in it.
+__device__ inline std::uint16_t half_bits(std::uint32_t value) {
+  if (value == 0) return 0;
+  const int exponent = 31 - __clz(value);
+  const std::uint32_t fraction = value << (10 - exponent) & 0x3FF;
+  return static_cast<std::uint16_t>((exponent + 15) << 10 | fraction);
+}
+
+// Pixels converted to Item, one by one: as coalesced as bytes can be, and no cast afterwards.
+template <int Patch, typename Item, typename Convert>
+__device__ void convert_cells(const Problem& problem, const std::uint8_t* pixels,
+                              const std::int32_t* kept, int slots, Item* patches,
+                              Convert convert) {
+  const int patch = Patch ? Patch : problem.patch;
+  const int row_items = kChannels * patch;
+  const int patch_items = row_items * patch;
+  for (int item = threadIdx.x; item < slots * patch_items; item += blockDim.x) {
+    const std::uint8_t* cell = cell_of<Patch>(problem, pixels, kept[item / patch_items]);
+    const int offset = item % patch_items;
+    patches[item] = convert(cell[offset / row_items * problem.row_pitch + offset % row_items]);
+  }
+}
+
 // Phase 3: copy the pixels of the kept cells of slots first … last − 1.
 template <int Patch, int Count>
 __device__ void pack_cells(const Problem& problem, int frame, const std::int32_t* kept, int first,
@@ -266,15 +289,24 @@ __device__ void pack_cells(const Problem& problem, int frame, const std::int32_t
   const int count = Count ? Count : problem.count;
   const std::uint8_t* pixels = frame_of(problem, frame);
   const std::int64_t slot = static_cast<std::int64_t>(frame) * count + first;
-  std::uint8_t* patches = problem.patches + slot * (kChannels * patch * patch);
+  const std::int64_t start = slot * (kChannels * patch * patch);
   const int slots = last - first;
-  switch (problem.copy_unit) {
-    case CopyUnit::quad_word:
-      return copy_cells<Patch, QuadWord, QuadWord>(problem, pixels, kept, slots, patches);
-    case CopyUnit::half_word:
-      return copy_cells<Patch, std::uint32_t, std::uint16_t>(problem, pixels, kept, slots, patches);
+  auto* bytes = static_cast<std::uint8_t*>(problem.patches) + start;
+  switch (problem.packing) {
+    case Packing::quad_words:
+      return copy_cells<Patch, QuadWord, QuadWord>(problem, pixels, kept, slots, bytes);
+    case Packing::half_words:
+      return copy_cells<Patch, std::uint32_t, std::uint16_t>(problem, pixels, kept, slots, bytes);
+    case Packing::to_f16:
+      return convert_cells<Patch>(problem, pixels, kept, slots,
+                                  static_cast<std::uint16_t*>(problem.patches) + start,
+                                  [](std::uint8_t pixel) { return half_bits(pixel); });
+    case Packing::to_f32:
+      return convert_cells<Patch>(problem, pixels, kept, slots,
+                                  static_cast<float*>(problem.patches) + start,
+                                  [](std::uint8_t pixel) { return static_cast<float>(pixel); });
     default:
-      return copy_cells<Patch, std::uint8_t, std::uint8_t>(problem, pixels, kept, slots, patches);
+      return copy_cells<Patch, std::uint8_t, std::uint8_t>(problem, pixels, kept, slots, bytes);
   }
 }
 

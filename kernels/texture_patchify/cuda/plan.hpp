@@ -14,15 +14,15 @@ inline constexpr int kCachedCells = 4096;  // scores held in shared memory up to
 inline constexpr int kMaxBlockSlots = 1024;
 inline constexpr int kMinBlockSlots = 8;
 
-// Bytes that one load or store of the packing phase moves.
-enum class CopyUnit : int { byte = 1, half_word = 2, quad_word = 16 };
+// How the packing phase moves pixels: bytes copied in loads of 1, 2 or 16, or converted one by one.
+enum class Packing : int { bytes, half_words, quad_words, to_f16, to_f32 };
 
 // What the kernels read; passed by value.
 struct Problem {
   const std::uint8_t* frames;
   std::uint64_t row_pitch;
   std::uint64_t batch_stride;
-  std::uint8_t* patches;
+  void* patches;
   std::int32_t* positions;
   std::int32_t* scores;
   std::uint64_t seed;
@@ -33,7 +33,7 @@ struct Problem {
   int count;  // K
   Keep keep;
   bool word_loads;  // every row starts and ends on a multiple of four bytes
-  CopyUnit copy_unit;
+  Packing packing;
   int blocks_per_frame;  // of the kernel that selects and packs
   int slots_per_block;
 };
@@ -81,6 +81,11 @@ inline std::uintptr_t address(const void* pointer) {
   return reinterpret_cast<std::uintptr_t>(pointer);
 }
 
+// Bytes of one element of the patches.
+constexpr int patch_item_bytes(int patch_type) {
+  return patch_type == MPFT_PATCH_F32 ? 4 : patch_type == MPFT_PATCH_F16 ? 2 : 1;
+}
+
 inline int check(const mpft_texture_patchify_args& args) {
   if (args.batch < 0) return MPFT_BAD_BATCH;
   if (args.patch < kMinPatch || args.patch > kMaxPatch) return MPFT_BAD_PATCH;
@@ -98,20 +103,26 @@ inline int check(const mpft_texture_patchify_args& args) {
   if (args.schedule < MPFT_SCHEDULE_AUTO || args.schedule > MPFT_SCHEDULE_FRAMES) {
     return MPFT_BAD_SCHEDULE;
   }
+  if (args.patch_type < MPFT_PATCH_U8 || args.patch_type > MPFT_PATCH_F32) {
+    return MPFT_BAD_PATCH_TYPE;
+  }
   if (args.batch == 0) return MPFT_OK;
   if (!args.frames || !args.patches || !args.positions || !args.scores) return MPFT_NULL_POINTER;
   if ((address(args.positions) | address(args.scores)) % 4) return MPFT_BAD_ALIGNMENT;
+  if (address(args.patches) % patch_item_bytes(args.patch_type)) return MPFT_BAD_ALIGNMENT;
   return MPFT_OK;
 }
 
-// The widest unit in which rows of a cell can be copied from where they lie to where they go.
-inline CopyUnit copy_unit(const mpft_texture_patchify_args& args) {
+// Bytes are copied in the widest unit that the rows of a cell allow where they lie and where they go.
+inline Packing choose_packing(const mpft_texture_patchify_args& args) {
+  if (args.patch_type == MPFT_PATCH_F16) return Packing::to_f16;
+  if (args.patch_type == MPFT_PATCH_F32) return Packing::to_f32;
   const auto source = address(args.frames) | args.row_pitch | args.batch_stride;
   const auto target = address(args.patches);
   const int row_bytes = kChannels * args.patch;
-  if (row_bytes % 16 == 0 && (source | target) % 16 == 0) return CopyUnit::quad_word;
-  if (row_bytes % 2 == 0 && source % 2 == 0 && target % 4 == 0) return CopyUnit::half_word;
-  return CopyUnit::byte;
+  if (row_bytes % 16 == 0 && (source | target) % 16 == 0) return Packing::quad_words;
+  if (row_bytes % 2 == 0 && source % 2 == 0 && target % 4 == 0) return Packing::half_words;
+  return Packing::bytes;
 }
 
 // Plan a call for a device with that many multiprocessors. Returns an mpft_status.
@@ -140,7 +151,7 @@ inline int make_plan(const mpft_texture_patchify_args& args, int multiprocessors
       args.patch,     grid,            cells,
       args.count,     keep,
       (source | static_cast<std::uintptr_t>(kChannels * args.size)) % 4 == 0,
-      copy_unit(args),
+      choose_packing(args),
       divide_up(args.count, slots), slots,
   };
   const std::int64_t blocks = std::int64_t{plan.problem.blocks_per_frame} * args.batch;
@@ -159,7 +170,8 @@ inline const char* message(int status) {
     case MPFT_BAD_KEEP: return "keep must be 0 (smooth), 1 (textured), 2 (random) or 3 (all)";
     case MPFT_BAD_PITCH:
       return "row_pitch must be at least 3 * size bytes and batch_stride at least size rows";
-    case MPFT_BAD_ALIGNMENT: return "positions and scores must be aligned to 4 bytes";
+    case MPFT_BAD_ALIGNMENT: return "outputs must be aligned to the size of their elements";
+    case MPFT_BAD_PATCH_TYPE: return "patch_type must be 0 (u8), 1 (f16) or 2 (f32)";
     case MPFT_BAD_SCHEDULE: return "schedule must be 0 (auto), 1 (bands) or 2 (frames)";
     case MPFT_TOO_LARGE:
       return "too many cells: at most 65536 a frame (4096 for the schedule 'frames'), and fewer "
