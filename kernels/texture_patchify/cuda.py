@@ -28,6 +28,7 @@ Schedule = Literal["auto", "bands", "frames"]
 PATCH_TYPE_CODES = {"u1": 0, "f2": 1, "f4": 2}
 SCHEDULE_CODES: dict[Schedule, int] = {"auto": 0, "bands": 1, "frames": 2}
 
+_CUDA_ERROR = 1000  # MPFT_CUDA_ERROR: statuses from here on are CUDA's
 _CUDA_DEVICES = (2, 13)  # DLPack: kDLCUDA, kDLCUDAManaged
 _DLPACK_KINDS = {0: "i", 1: "u", 2: "f"}
 
@@ -141,9 +142,15 @@ def launch(
     library = _library()
     for name in ("frames", "patches", "positions", "scores"):
         _check_device(library, name, getattr(arguments, name))
+    launch_arguments(arguments, stream)
+
+
+def launch_arguments(arguments: Arguments, stream: int) -> None:
+    """Enqueue a call that is prepared already; errors and the rest as in `launch`."""
+    library = _library()
     status = library.mpft_texture_patchify_launch(ctypes.byref(arguments), stream)
     if status:
-        kind = UsageError if status < 1000 else EnvironmentLacksError
+        kind = UsageError if status < _CUDA_ERROR else EnvironmentLacksError
         raise kind(f"texture_patchify on CUDA: {_message(library, status)}")
 
 
