@@ -158,7 +158,9 @@ def main() -> None:
             print("nvcc is not on PATH: install the CUDA toolkit", file=sys.stderr)
             sys.exit(3)
         with ThreadPoolExecutor(2) as pool:
-            results["cuda"] = [row for rows in pool.map(cuda_rows, CUDA_ARCHITECTURES) for row in rows]
+            results["cuda"] = [
+                row for rows in pool.map(cuda_rows, CUDA_ARCHITECTURES) for row in rows
+            ]
     if options.only != "cuda":
         results["triton"] = triton_rows()
     if options.json:

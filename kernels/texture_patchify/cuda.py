@@ -225,9 +225,7 @@ def _allocate(library: str, images: Any, patch: int, keep: KeepRule) -> Patches:
     if library == "torch":
         torch = sys.modules["torch"]
         types = (torch.uint8, torch.int32, torch.int32)
-        return Patches(
-            *(images.new_empty(s, dtype=t) for s, t in zip(shapes, types, strict=True))
-        )
+        return Patches(*(images.new_empty(s, dtype=t) for s, t in zip(shapes, types, strict=True)))
     if library == "cupy":
         empty = sys.modules["cupy"].empty
         return Patches(*(empty(s, t) for s, t in zip(shapes, ("u1", "i4", "i4"), strict=True)))

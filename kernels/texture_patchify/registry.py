@@ -69,9 +69,7 @@ def _run_native(
     return out
 
 
-def _run_numpy(
-    images: Any, patch: int, keep: KeepRule, seed: int, out: Patches | None
-) -> Patches:
+def _run_numpy(images: Any, patch: int, keep: KeepRule, seed: int, out: Patches | None) -> Patches:
     array = as_numpy(images)
     result = oracle.texture_patchify(array, patch, keep, seed)
     if out is None:

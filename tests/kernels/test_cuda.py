@@ -5,12 +5,10 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import itertools
-import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -340,7 +338,11 @@ MUTATIONS = {
         "byte_mask(left - kChannels)",
         "byte_mask(left)",
     ),
-    "one cell too few": ("cuda/kernels.cuh", "key_of(cell) <= threshold", "key_of(cell) < threshold"),
+    "one cell too few": (
+        "cuda/kernels.cuh",
+        "key_of(cell) <= threshold",
+        "key_of(cell) < threshold",
+    ),
     "a barrier is missing": (
         "cuda/kernels.cuh",
         "    __syncthreads();\n    int digit = 0;",
@@ -352,7 +354,11 @@ MUTATIONS = {
         "row_bytes * (3ull * problem.grid * patch)",
     ),
     "totals share one buffer": ("cuda/kernels.cuh", "warp_totals[tile % 2]", "warp_totals[0]"),
-    "the digest is not cleared": ("cuda/kernels.cuh", "scratch.digest = 0;", "scratch.digest += 0;"),
+    "the digest is not cleared": (
+        "cuda/kernels.cuh",
+        "scratch.digest = 0;",
+        "scratch.digest += 0;",
+    ),
     "the last band is left out": (
         "cuda/dispatch.cuh",
         "plan.batch * problem.grid,",
@@ -462,18 +468,11 @@ def test_a_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
 
 
-@pytest.fixture(scope="session")
-def resources() -> dict[str, Any]:
-    """What benchmarks/cuda_resources.py measures: compiles everything for every architecture."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "cuda_resources.py"), "--json"]
-    run = subprocess.run(command, check=True, capture_output=True, text=True)
-    result: dict[str, Any] = json.loads(run.stdout)
-    return result
-
-
 @needs_nvcc
-def test_every_architecture_compiles_without_spills(resources: dict[str, Any]) -> None:
-    rows = resources["cuda"]
+def test_every_architecture_compiles_without_spills(
+    gpu_resources: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    rows = gpu_resources("cuda")
     assert {row["architecture"] for row in rows} == {
         "sm_80", "sm_87", "sm_89", "sm_90", "sm_110", "sm_120",
     }  # fmt: skip

@@ -56,9 +56,7 @@ class Attributes:
             raise UsageError(f"these are no attributes of the TensorRT plugin {NAME}: {self}")
 
     @classmethod
-    def of(
-        cls, patch: int, keep: KeepRule, seed: int = 0, *, patch_type: int = F16
-    ) -> Attributes:
+    def of(cls, patch: int, keep: KeepRule, seed: int = 0, *, patch_type: int = F16) -> Attributes:
         """From a patch size, a rule and its seed (0 to 2⁶⁴ − 1)."""
         signed = seed - 2**64 if seed >= 2**63 else seed
         return cls(patch, cuda.KEEP_CODES[keep.kind], keep.count or 0, patch_type, signed)
@@ -190,9 +188,7 @@ def _plugin_class(trt: ModuleType) -> Any:
             batch, size = inputs[0][0], inputs[0][1]
             patch = self.attributes.patch
             operation = trt.DimensionOperation
-            grid = expr_builder.operation(
-                operation.FLOOR_DIV, size, expr_builder.constant(patch)
-            )
+            grid = expr_builder.operation(operation.FLOOR_DIV, size, expr_builder.constant(patch))
             cells = expr_builder.operation(operation.PROD, grid, grid)
             count = self.attributes.count
             kept = expr_builder.constant(count) if count else cells

@@ -1,0 +1,28 @@
+"""Shared by the tests of kernels."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cuda_resources.py"
+
+
+@pytest.fixture(scope="session")
+def gpu_resources() -> Callable[[str], list[dict[str, Any]]]:
+    """Compile "cuda" or "triton" kernels for every architecture: what cuda_resources.py prints."""
+
+    def measure(which: str) -> list[dict[str, Any]]:
+        command = [sys.executable, str(SCRIPT), "--json", "--only", which]
+        run = subprocess.run(command, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        rows: list[dict[str, Any]] = json.loads(run.stdout)[which]
+        return rows
+
+    return measure
