@@ -230,8 +230,8 @@ def _allocate(library: str, images: Any, patch: int, keep: KeepRule) -> Patches:
         empty = sys.modules["cupy"].empty
         return Patches(*(empty(s, t) for s, t in zip(shapes, ("u1", "i4", "i4"), strict=True)))
     raise UsageError(
-        f"texture_patchify on CUDA cannot allocate {library} arrays: pass out=Patches(patches, "
-        f"positions, scores), uint8 {list(shapes[0])}, int32 {list(shapes[1])} and {list(shapes[2])}"
+        f"texture_patchify on CUDA cannot allocate {library} arrays: pass out=Patches(...) with "
+        f"uint8 {list(shapes[0])}, int32 {list(shapes[1])} and int32 {list(shapes[2])}"
     )
 
 

@@ -15,6 +15,8 @@ Device = Literal["cpu", "cuda"]
 # Device types of DLPack: where a processor can read, and where a CUDA device must.
 _DLPACK_CPU, _DLPACK_CUDA, _DLPACK_CUDA_HOST, _DLPACK_CUDA_MANAGED = 1, 2, 3, 13
 
+_OUT_DTYPES = (np.dtype(np.uint8), np.dtype(np.int32), np.dtype(np.int32))
+
 
 def device_of(images: Any) -> Device:
     """Where the pixels are; a UsageError for a device that is neither."""
@@ -91,18 +93,17 @@ def outputs(images: U8, patch: int, count: int, out: Patches | None) -> Patches:
             np.empty(shapes[1], np.int32),
             np.empty(shapes[2], np.int32),
         )
-    dtypes = (np.uint8, np.int32, np.int32)
-    for name, array, shape, dtype in zip(Patches._fields, out, shapes, dtypes, strict=True):
+    for name, array, shape, dtype in zip(Patches._fields, out, shapes, _OUT_DTYPES, strict=True):
         if (
             not isinstance(array, np.ndarray)
             or array.dtype != dtype
             or array.shape != shape
-            or not array.flags.c_contiguous
-            or not array.flags.writeable
+            or not (flags := array.flags).c_contiguous
+            or not flags.writeable
         ):
             raise UsageError(
-                f"out.{name} must be a writable, C-contiguous NumPy array {np.dtype(dtype)} "
-                f"{list(shape)}, got {_described(array)}"
+                f"out.{name} must be a writable, C-contiguous NumPy array {dtype} {list(shape)}, "
+                f"got {_described(array)}"
             )
         if np.may_share_memory(array, images):
             raise UsageError(f"out.{name} overlaps the images; give it memory of its own")

@@ -4,7 +4,9 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <initializer_list>
 #include <string>
+#include <string_view>
 
 #include "cpu.hpp"
 
@@ -37,6 +39,14 @@ void require(bool condition) {
   if (!condition) throw nb::value_error("arrays do not fit together");
 }
 
+template <class Array>
+void require_shape(const Array& array, std::initializer_list<std::int64_t> shape) {
+  std::size_t axis = 0;
+  for (const std::int64_t side : shape) {
+    require(static_cast<std::int64_t>(array.shape(axis++)) == side);
+  }
+}
+
 void run(const char* name, const Images& images, int patch, const char* keep, std::uint64_t seed,
          const Bytes& patches, const Ints& positions, const Ints& scores) {
   const tp::Version& version = find_version(name);
@@ -48,23 +58,16 @@ void run(const char* name, const Images& images, int patch, const char* keep, st
                             seed};
   require(patch >= tp::kMinPatch && patch <= tp::kMaxPatch && frames.size > 0 &&
           frames.size % patch == 0 && images.shape(2) == images.shape(1) &&
-          images.shape(3) == tp::kChannels && images.stride(2) == tp::kChannels &&
-          images.stride(3) == 1);
+          images.shape(3) == tp::kChannels);
+  // The strides of an empty batch mean nothing.
+  require(frames.batch == 0 || (images.stride(2) == tp::kChannels && images.stride(3) == 1));
   const std::int64_t grid = frames.size / patch;
   require(options.count >= 1 && options.count <= grid * grid &&
           (options.keep != tp::Keep::all || options.count == grid * grid));
-  const auto has_shape = [](const auto& array, std::initializer_list<std::int64_t> shape) {
-    std::size_t axis = 0;
-    bool same = true;
-    for (const std::int64_t side : shape) {
-      same = same && static_cast<std::int64_t>(array.shape(axis++)) == side;
-    }
-    return same;
-  };
-  require(has_shape(patches, {frames.batch, options.count,
-                              std::int64_t{tp::kChannels} * patch * patch}) &&
-          has_shape(positions, {frames.batch, options.count}) &&
-          has_shape(scores, {frames.batch, grid * grid}));
+  require_shape(patches,
+                {frames.batch, options.count, std::int64_t{tp::kChannels} * patch * patch});
+  require_shape(positions, {frames.batch, options.count});
+  require_shape(scores, {frames.batch, grid * grid});
   const tp::Output output{patches.data(), positions.data(), scores.data()};
   nb::gil_scoped_release release;
   tp::run(version, frames, options, output);

@@ -47,7 +47,7 @@ def texture_scores(images: U8, patch: int) -> I32:
     """
     x = _cells(images, patch).astype(np.int16)
     right, down = x[:, :, :, 1:], x[:, :, 1:, :]
-    total = np.abs(x[:, :, :, :-1] - right).sum((2, 3, 4), dtype=np.int32)
+    total: I32 = np.abs(x[:, :, :, :-1] - right).sum((2, 3, 4), dtype=np.int32)
     total += np.abs(x[:, :, :-1, :] - down).sum((2, 3, 4), dtype=np.int32)
     total += np.abs(x[:, :, :-1, :-1] - x[:, :, 1:, 1:]).sum((2, 3, 4), dtype=np.int32)
     total += np.abs(right[:, :, :-1] - down[:, :, :, :-1]).sum((2, 3, 4), dtype=np.int32)
@@ -68,8 +68,8 @@ def select_positions(scores: I32, keep: KeepRule, seed: int = 0) -> I32:
     Returns:
         i32 [B, K].
     """
-    cells = scores.shape[1]
-    count = keep.resolve(cells)
+    count = keep.resolve(scores.shape[1])
+    order_by: npt.NDArray[np.int64] | U64
     if keep.kind == "smooth":
         order_by = scores.astype(np.int64)
     elif keep.kind == "textured":
@@ -77,10 +77,11 @@ def select_positions(scores: I32, keep: KeepRule, seed: int = 0) -> I32:
     elif keep.kind == "random":
         order_by = _random_keys(scores, seed)
     else:
-        return np.broadcast_to(np.arange(cells, dtype=np.int32), scores.shape).copy()
+        order_by = np.zeros(scores.shape, np.int64)
     # A stable sort keeps equal keys in the order of their index.
     kept = np.argsort(order_by, axis=1, kind="stable")[:, :count]
-    return np.sort(kept, axis=1).astype(np.int32)
+    positions: I32 = np.sort(kept, axis=1).astype(np.int32)
+    return positions
 
 
 def texture_patchify(images: U8, patch: int, keep: KeepRule, seed: int = 0) -> Patches:
@@ -100,7 +101,7 @@ def texture_patchify(images: U8, patch: int, keep: KeepRule, seed: int = 0) -> P
     """
     scores = texture_scores(images, patch)
     positions = select_positions(scores, keep, seed)
-    batch, count = positions.shape
+    batch = images.shape[0]
     flat = _cells(images, patch).reshape(batch, scores.shape[1], 3 * patch * patch)
     patches = np.take_along_axis(flat, positions[:, :, None], axis=1)
     return Patches(np.ascontiguousarray(patches), positions, scores)
@@ -145,14 +146,15 @@ def _cells(images: U8, patch: int) -> U8:
     check_images(images, patch)
     batch, grid = images.shape[0], images.shape[1] // patch
     split = images.reshape(batch, grid, patch, grid, patch, 3)
-    return split.transpose(0, 1, 3, 2, 4, 5).reshape(batch, grid * grid, patch, patch, 3)
+    cells: U8 = split.transpose(0, 1, 3, 2, 4, 5).reshape(batch, grid * grid, patch, patch, 3)
+    return cells
 
 
 def _random_keys(scores: I32, seed: int) -> U64:
     """u64 [B, N] of sort keys; arithmetic is modulo 2⁶⁴."""
     check_seed(seed)
     index = np.arange(scores.shape[1], dtype=np.uint64)
-    digest = _mix((index << np.uint64(32)) | scores.astype(np.uint64)).sum(
+    digest: U64 = _mix((index << np.uint64(32)) | scores.astype(np.uint64)).sum(
         1, dtype=np.uint64, keepdims=True
     )
     start = _mix(digest ^ _mix(np.array([[seed]], np.uint64)))
@@ -164,4 +166,5 @@ def _mix(x: U64) -> U64:
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    mixed: U64 = x ^ (x >> np.uint64(31))
+    return mixed

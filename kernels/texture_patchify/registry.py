@@ -74,10 +74,8 @@ def _run_numpy(images: Any, patch: int, keep: KeepRule, seed: int, out: Patches 
     result = oracle.texture_patchify(array, patch, keep, seed)
     if out is None:
         return result
-    for target, source in zip(
-        outputs(array, patch, result.positions.shape[1], out), result, strict=True
-    ):
-        target[...] = source
+    out = outputs(array, patch, result.positions.shape[1], out)
+    out.patches[...], out.positions[...], out.scores[...] = result
     return out
 
 

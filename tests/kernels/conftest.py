@@ -1,4 +1,4 @@
-"""Shared by the tests of kernels."""
+"""Shared by the tests of this folder; makes its helper modules importable by them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cuda_resources.py"
 

@@ -1,4 +1,4 @@
-"""The TensorRT plugin: the C++ glue over a simulated device, and both versions in a real registry."""
+"""The TensorRT plugin: the C++ glue over a simulated device, both languages in a real registry."""
 
 from __future__ import annotations
 

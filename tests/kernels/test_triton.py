@@ -1,4 +1,4 @@
-"""The Triton version: interpreted against the oracle, compiled for every GPU, selection on the CPU."""
+"""The Triton version: interpreted against the oracle, and compiled for every GPU."""
 
 from __future__ import annotations
 

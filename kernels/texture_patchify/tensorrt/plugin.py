@@ -1,7 +1,7 @@
 """The TensorRT plugin of texture_patchify in Python: same name, fields and results as plugin.cpp.
 
 For Python programs that build or run engines without the compiled plugin. It calls the same CUDA
-library. `TensorRT` is given as a module, so that `tensorrt` and its lean and dispatch variants work.
+library. TensorRT is given as a module, so that `tensorrt` and its lean and dispatch variants work.
 """
 
 from __future__ import annotations
