@@ -17,8 +17,9 @@ import sys
 import tempfile
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 SOURCE = Path(__file__).parents[1] / "kernels" / "texture_patchify" / "cuda" / "launch.cu"
 CUDA_ARCHITECTURES = (80, 87, 89, 90, 110, 120)
@@ -26,7 +27,8 @@ TRITON_ARCHITECTURES = (80, 87, 89, 90)
 TRITON_PATCHES = (14, 16)
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     """One kernel, as compiled for one architecture; shared memory is the static part."""
 
     kernel: str
@@ -164,7 +166,7 @@ def main() -> None:
     if options.only != "cuda":
         results["triton"] = triton_rows()
     if options.json:
-        print(json.dumps({name: [row._asdict() for row in rows] for name, rows in results.items()}))
+        print(json.dumps({name: [asdict(row) for row in rows] for name, rows in results.items()}))
         return
     for name, rows in results.items():
         print(f"\n{name}\n\n{table(rows)}")

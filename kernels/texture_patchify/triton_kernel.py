@@ -48,10 +48,11 @@ def run(images: Any, patch: int, keep: KeepRule, seed: int, out: Patches | None)
     """One call as the registry wants it: torch tensors, results copied into `out` if given."""
     if type(images).__module__.partition(".")[0] != "torch":
         raise UsageError(f"the Triton version takes torch tensors, got {type(images).__name__}")
-    result = texture_patchify(images, patch, keep, seed)
+    result: Any = Patches(*texture_patchify(images, patch, keep, seed))  # type: ignore[arg-type]
     if out is None:
-        return Patches(*result)
-    for name, target, source in zip(Patches._fields, out, result, strict=True):
+        return result  # type: ignore[no-any-return]
+    targets: Any = out
+    for name, target, source in zip(Patches._fields, targets, result, strict=True):
         if (target.dtype, target.shape) != (source.dtype, source.shape):
             raise UsageError(
                 f"out.{name} must be {source.dtype} {list(source.shape)}, "
@@ -87,9 +88,11 @@ def texture_patchify(
 
 def texture_scores(images: torch.Tensor, patch: int) -> torch.Tensor:
     """Texture of each cell: u8 [B, S, S, 3] → i32 [B, N]; see `oracle.texture_scores`."""
+    import torch
+
     images = _in_rows(images, patch)
     batch, grid = images.shape[0], images.shape[1] // patch
-    scores = images.new_empty((batch, grid * grid), dtype=_torch().int32)
+    scores = images.new_empty((batch, grid * grid), dtype=torch.int32)
     if batch:
         kernels().score_cells[(batch * grid * grid,)](
             images, scores, *images.stride()[:2], grid, **block(patch)
@@ -99,7 +102,8 @@ def texture_scores(images: torch.Tensor, patch: int) -> torch.Tensor:
 
 def select_positions(scores: torch.Tensor, keep: KeepRule, seed: int = 0) -> torch.Tensor:
     """Positions of the kept cells, ascending: i32 [B, N] → i32 [B, K]; see the oracle's."""
-    torch = _torch()
+    import torch
+
     batch, cells = scores.shape
     count = keep.resolve(cells)
     index = torch.arange(cells, device=scores.device)
@@ -148,16 +152,14 @@ def kernels() -> ModuleType:
     return importlib.import_module("mpft_deploy.kernels.texture_patchify.triton_device")
 
 
-def _torch() -> Any:
-    return importlib.import_module("torch")
-
-
 def _in_rows(images: torch.Tensor, patch: int) -> torch.Tensor:
+    import torch
+
     shape = images.shape
     if not MIN_PATCH <= patch <= MAX_PATCH:
         raise UsageError(f"patch must be {MIN_PATCH} to {MAX_PATCH} pixels, got {patch}")
     if (
-        images.dtype != _torch().uint8
+        images.dtype != torch.uint8
         or len(shape) != 4
         or shape[1] != shape[2]
         or shape[3] != 3
@@ -190,7 +192,8 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
 
 def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
     """A logical shift: torch's is arithmetic."""
-    return (x >> bits) & (2 ** (64 - bits) - 1)
+    shifted: torch.Tensor = x >> bits
+    return shifted & (2 ** (64 - bits) - 1)
 
 
 def _signed(value: int) -> int:

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -501,6 +502,15 @@ def test_the_library_loads_without_a_driver_and_says_so() -> None:
     out = Patches(*(OnDevice(array, "cuda") for array in call.outputs))  # type: ignore[arg-type]
     with pytest.raises(EnvironmentLacksError, match="texture_patchify on CUDA"):
         cuda.run(frames, 16, KeepRule("all"), 0, out)
+
+
+def test_the_gpu_suite_without_a_gpu_says_so() -> None:
+    if cuda.why_not() is None:
+        pytest.skip("there is a CUDA device here")
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu_suite.py")]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 3
+    assert run.stderr == f"gpu-suite: {cuda.why_not()}\n"
 
 
 @pytest.mark.gpu
