@@ -192,8 +192,8 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
 
 def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
     """A logical shift: torch's is arithmetic."""
-    shifted: torch.Tensor = x >> bits
-    return shifted & (2 ** (64 - bits) - 1)
+    shifted: torch.Tensor = (x >> bits) & (2 ** (64 - bits) - 1)
+    return shifted
 
 
 def _signed(value: int) -> int:

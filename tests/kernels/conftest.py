@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -28,3 +29,11 @@ def gpu_resources() -> Callable[[str], list[dict[str, Any]]]:
         return rows
 
     return measure
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The CUDA device code, compiled for the host."""
+    from cuda_calls import build_host_library
+
+    return build_host_library(tmp_path_factory.mktemp("cuda_on_host"))
