@@ -19,7 +19,7 @@
 #define MPFT_CUDA_ON_HOST
 #define __device__
 #define __global__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(threads, blocks)
 
 struct Index {
   unsigned x;

@@ -161,8 +161,8 @@ def test_every_architecture_compiles_without_spills(
     assert {row["kernel"] for row in rows} == {"score_bands", "select_and_pack", "patchify_frames"}
     for row in rows:
         assert row["spill_bytes"] == 0, row
-        # Two blocks of 512 threads and more fit a multiprocessor's 65,536 registers.
-        assert row["registers"] <= 48, row
+        # 1,024 threads and more fit a multiprocessor's 65,536 registers.
+        assert row["registers"] <= 64, row
 
 
 @needs_nvcc

@@ -27,33 +27,51 @@ struct Columns {
   std::uint32_t words[2];
 };
 
-// One thread's column of a cell: four bytes wide, all rows high.
-class ColumnReader {
+// One thread's column of a cell, four bytes wide and all rows high, read in aligned words that are
+// shifted into place. Rows must lie a multiple of four bytes apart, so that all are shifted alike.
+// No branch depends on the row: loads of many rows are under way at once. Only words that hold a
+// byte of the cell are touched.
+class WordReader {
  public:
-  // `row` points at the column in the first row; `left` bytes of the cell remain from there on.
-  __device__ ColumnReader(const std::uint8_t* row, std::uint64_t pitch, int left, bool word_loads)
-      : row_(row), pitch_(pitch), left_(left), word_loads_(word_loads) {}
+  static constexpr bool kAhead = true;
 
-  __device__ Columns read(int row) const {
-    const std::uint8_t* bytes = row_ + row * pitch_;
-    return word_loads_ ? read_words(bytes) : read_bytes(bytes);
+  // `first` points at the column in the first row; `left` bytes of the cell remain from there on.
+  __device__ WordReader(const std::uint8_t* first, std::uint64_t pitch, int left) : pitch_(pitch) {
+    const int offset = static_cast<int>(reinterpret_cast<std::uintptr_t>(first) % 4);
+    first_ = first - offset;
+    shift_ = 8 * offset;
+    has_middle_ = left + offset > 4;
+    has_high_ = left + offset > 8;
   }
 
- private:
-  // Aligned words, shifted into place. Only words that hold a byte of the cell are touched.
-  __device__ Columns read_words(const std::uint8_t* bytes) const {
-    const int offset = static_cast<int>(reinterpret_cast<std::uintptr_t>(bytes) % 4);
-    const auto* words = reinterpret_cast<const std::uint32_t*>(bytes - offset);
-    const int used = left_ + offset;
+  __device__ Columns read(int row) const {
+    const auto* words = reinterpret_cast<const std::uint32_t*>(first_ + row * pitch_);
     const std::uint32_t low = words[0];
-    const std::uint32_t middle = used > 4 ? words[1] : 0;
-    const std::uint32_t high = used > 8 ? words[2] : 0;
-    const std::uint32_t here = __funnelshift_r(low, middle, 8 * offset);
-    const std::uint32_t next = __funnelshift_r(middle, high, 8 * offset);
+    const std::uint32_t middle = has_middle_ ? words[1] : 0;
+    const std::uint32_t high = has_high_ ? words[2] : 0;
+    const std::uint32_t here = __funnelshift_r(low, middle, shift_);
+    const std::uint32_t next = __funnelshift_r(middle, high, shift_);
     return {{here, __funnelshift_r(here, next, 8 * kChannels)}};
   }
 
-  __device__ Columns read_bytes(const std::uint8_t* bytes) const {
+ private:
+  const std::uint8_t* first_;
+  std::uint64_t pitch_;
+  int shift_;
+  bool has_middle_;
+  bool has_high_;
+};
+
+// The same in single bytes, for frames and pitches of any alignment.
+class ByteReader {
+ public:
+  static constexpr bool kAhead = false;
+
+  __device__ ByteReader(const std::uint8_t* first, std::uint64_t pitch, int left)
+      : first_(first), pitch_(pitch), left_(left) {}
+
+  __device__ Columns read(int row) const {
+    const std::uint8_t* bytes = first_ + row * pitch_;
     Columns columns{};
     for (int i = 0; i < 4; ++i) {
       if (i < left_) columns.words[0] |= static_cast<std::uint32_t>(bytes[i]) << (8 * i);
@@ -64,10 +82,10 @@ class ColumnReader {
     return columns;
   }
 
-  const std::uint8_t* row_;
+ private:
+  const std::uint8_t* first_;
   std::uint64_t pitch_;
   int left_;
-  bool word_loads_;
 };
 
 // Ones in the low `bytes` bytes, for -3 and more.
@@ -75,31 +93,49 @@ __device__ inline std::uint32_t byte_mask(int bytes) {
   return bytes >= 4 ? ~0u : bytes <= 0 ? 0u : (1u << (8 * bytes)) - 1u;
 }
 
+// The pairs that begin in one row of a column: those within it, and those with the row below.
+__device__ inline std::uint32_t pair_differences(const Columns (&rows)[2], bool below,
+                                                 const std::uint32_t (&masks)[2]) {
+  std::uint32_t total = 0;
+#pragma unroll
+  for (int direction = 0; direction < kPairs; ++direction) {
+    const Pair ends = pair(direction);
+    if (!below && (ends.row_a | ends.row_b)) continue;
+    const std::uint32_t mask = masks[ends.column_a | ends.column_b];
+    total += __vsadu4(rows[ends.row_a].words[ends.column_a] & mask,
+                      rows[ends.row_b].words[ends.column_b] & mask);
+  }
+  return total;
+}
+
 // The share of a cell's texture that begins in four adjacent bytes of each of its rows.
-template <int Patch>
+template <int Patch, typename Reader>
 __device__ std::int32_t column_texture(const Problem& problem, const std::uint8_t* cell, int word) {
   const int patch = Patch ? Patch : problem.patch;
   const int left = kChannels * patch - 4 * word;
-  const ColumnReader reader(cell + 4 * word, problem.row_pitch, left, problem.word_loads);
+  const Reader reader(cell + 4 * word, problem.row_pitch, left);
   // A pair that reaches one pixel to the right exists for all but the last pixel of a row.
   const std::uint32_t masks[2] = {byte_mask(left), byte_mask(left - kChannels)};
-  Columns rows[2] = {reader.read(0), {}};
+  // Half of the rows are read before any is used: the loads, not the sums, take the time.
+  constexpr int ahead = !Reader::kAhead ? 1 : Patch ? (Patch + 1) / 2 : 4;
   std::uint32_t total = 0;
-#pragma unroll(Patch ? Patch : 4)
-  for (int row = 0; row < patch; ++row) {
-    const bool last = row + 1 == patch;
-    if (!last) rows[1] = reader.read(row + 1);
+  Columns rows[2] = {reader.read(0), {}};
+#pragma unroll(Reader::kAhead && Patch ? 2 : 1)
+  for (int first = 1; first < patch; first += ahead) {
+    Columns next[ahead];
 #pragma unroll
-    for (int direction = 0; direction < kPairs; ++direction) {
-      const Pair ends = pair(direction);
-      if (last && (ends.row_a | ends.row_b)) continue;
-      const std::uint32_t mask = masks[ends.column_a | ends.column_b];
-      total += __vsadu4(rows[ends.row_a].words[ends.column_a] & mask,
-                        rows[ends.row_b].words[ends.column_b] & mask);
+    for (int i = 0; i < ahead; ++i) {
+      if (first + i < patch) next[i] = reader.read(first + i);
     }
-    rows[0] = rows[1];
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) {
+      if (first + i >= patch) continue;
+      rows[1] = next[i];
+      total += pair_differences(rows, true, masks);
+      rows[0] = rows[1];
+    }
   }
-  return static_cast<std::int32_t>(total);
+  return static_cast<std::int32_t>(total + pair_differences(rows, false, masks));
 }
 
 __device__ inline const std::uint8_t* frame_of(const Problem& problem, int frame) {
@@ -119,22 +155,33 @@ __device__ const std::uint8_t* cell_of(const Problem& problem, const std::uint8_
   return frame + row * problem.row_pitch + kChannels * column;
 }
 
-// Phase 1: the texture of cells first … first + cells − 1 of a frame, into `sums` (shared) and
-// into the scores. Ends with a barrier.
+// Add the texture of cells first … first + cells − 1 of a frame to `sums` (shared).
+template <int Patch, typename Reader>
+__device__ void sum_textures(const Problem& problem, int frame, int first, int cells,
+                             std::int32_t* sums) {
+  const int patch = Patch ? Patch : problem.patch;
+  const int words = (kChannels * patch + 3) / 4;
+  const std::uint8_t* pixels = frame_of(problem, frame);
+  for (int item = threadIdx.x; item < cells * words; item += blockDim.x) {
+    const int cell = item / words;
+    const std::uint8_t* origin = cell_of<Patch>(problem, pixels, first + cell);
+    atomicAdd(&sums[cell], column_texture<Patch, Reader>(problem, origin, item % words));
+  }
+}
+
+// Phase 1: the texture of cells first … first + cells − 1 of a frame, in `sums` (shared), which
+// the block may read afterwards, and in the scores.
 template <int Patch>
 __device__ void score_cells(const Problem& problem, int frame, int first, int cells,
                             std::int32_t* sums) {
-  const int patch = Patch ? Patch : problem.patch;
-  const int words = (kChannels * patch + 3) / 4;
   const int thread = threadIdx.x;
   const int threads = blockDim.x;
   for (int cell = thread; cell < cells; cell += threads) sums[cell] = 0;
   __syncthreads();
-  const std::uint8_t* pixels = frame_of(problem, frame);
-  for (int item = thread; item < cells * words; item += threads) {
-    const int cell = item / words;
-    const std::uint8_t* origin = cell_of<Patch>(problem, pixels, first + cell);
-    atomicAdd(&sums[cell], column_texture<Patch>(problem, origin, item % words));
+  if (problem.word_loads) {
+    sum_textures<Patch, WordReader>(problem, frame, first, cells, sums);
+  } else {
+    sum_textures<Patch, ByteReader>(problem, frame, first, cells, sums);
   }
   __syncthreads();
   std::int32_t* scores = scores_of(problem, frame) + first;
@@ -312,7 +359,7 @@ __device__ void pack_cells(const Problem& problem, int frame, const std::int32_t
 
 // A block scores one row of cells of one frame.
 template <int Patch>
-__global__ void __launch_bounds__(kScoreThreads) score_bands(const Problem problem) {
+__global__ void __launch_bounds__(kScoreThreads, 4) score_bands(const Problem problem) {
   const int frame = blockIdx.x / problem.grid;
   const int band = blockIdx.x % problem.grid;
   auto* sums = reinterpret_cast<std::int32_t*>(shared_memory());
@@ -321,7 +368,7 @@ __global__ void __launch_bounds__(kScoreThreads) score_bands(const Problem probl
 
 // A block selects the kept cells of one frame and packs its share of them.
 template <int Patch, int Count>
-__global__ void __launch_bounds__(kSelectThreads) select_and_pack(const Problem problem) {
+__global__ void __launch_bounds__(kSelectThreads, 4) select_and_pack(const Problem problem) {
   const int count = Count ? Count : problem.count;
   const int frame = blockIdx.x / problem.blocks_per_frame;
   const int first = blockIdx.x % problem.blocks_per_frame * problem.slots_per_block;
@@ -339,7 +386,7 @@ __global__ void __launch_bounds__(kSelectThreads) select_and_pack(const Problem 
 
 // A block does one whole frame; the scores stay in shared memory.
 template <int Patch, int Count>
-__global__ void __launch_bounds__(kFrameThreads) patchify_frames(const Problem problem) {
+__global__ void __launch_bounds__(kFrameThreads, 2) patchify_frames(const Problem problem) {
   const int count = Count ? Count : problem.count;
   const int frame = blockIdx.x;
   auto& scratch = *reinterpret_cast<Scratch*>(shared_memory());
