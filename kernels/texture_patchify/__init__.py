@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from mpft_deploy.kernels.texture_patchify.interop import device_of
@@ -36,4 +37,6 @@ def texture_patchify(
             what came.
         EnvironmentLacksError: `MPFT_KERNEL` names a version that does not run here.
     """
+    # Python's integers from here on: NumPy's small ones would overflow in products of `patch`.
+    patch, seed = operator.index(patch), operator.index(seed)
     return chosen(device_of(images)).run(images, patch, keep, seed, out)

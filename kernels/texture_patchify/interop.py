@@ -98,12 +98,11 @@ def outputs(images: U8, patch: int, count: int, out: Patches | None) -> Patches:
             not isinstance(array, np.ndarray)
             or array.dtype != dtype
             or array.shape != shape
-            or not (flags := array.flags).c_contiguous
-            or not flags.writeable
+            or not array.flags.carray
         ):
             raise UsageError(
-                f"out.{name} must be a writable, C-contiguous NumPy array {dtype} {list(shape)}, "
-                f"got {_described(array)}"
+                f"out.{name} must be a writable, aligned, C-contiguous NumPy array "
+                f"{dtype} {list(shape)}, got {_described(array)}"
             )
         if np.may_share_memory(array, images):
             raise UsageError(f"out.{name} overlaps the images; give it memory of its own")
@@ -117,5 +116,6 @@ def _described(array: Any) -> str:
         text += f" {array.dtype} {list(array.shape)}"
     if isinstance(array, np.ndarray):
         text += "" if array.flags.c_contiguous else ", not C-contiguous"
+        text += "" if array.flags.aligned else ", not aligned"
         text += "" if array.flags.writeable else ", read-only"
     return text

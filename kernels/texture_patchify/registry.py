@@ -6,6 +6,7 @@ here is taken. Both are settled once, at the first use.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import warnings
@@ -47,7 +48,13 @@ class Implementation:
 
 @dataclass(frozen=True)
 class Status:
-    """An implementation as this machine sees it; `why_not` is None if it is available."""
+    """An implementation as this machine sees it.
+
+    Attributes:
+        name, device: of the implementation.
+        why_not: the reason that it does not run here; None if it is available.
+        chosen: whether images on its device are given to it.
+    """
 
     name: str
     device: Device
@@ -140,9 +147,12 @@ def find(name: str) -> Implementation:
 
 def implementations() -> list[Status]:
     """Every version in order of preference; raises as `chosen` does on a bad `MPFT_KERNEL`."""
-    choice = chosen("cpu")
+    choices = [chosen("cpu")]
+    with contextlib.suppress(EnvironmentLacksError):
+        choices.append(chosen("cuda"))
     return [
-        Status(one.name, one.device, one.why_not(), chosen=one is choice) for one in IMPLEMENTATIONS
+        Status(one.name, one.device, one.why_not(), chosen=one in choices)
+        for one in IMPLEMENTATIONS
     ]
 
 

@@ -33,9 +33,10 @@ MPFT_HD constexpr Pair pair(int direction) {
   return pairs[direction];
 }
 
-// |a − b| of two bytes.
+// |a − b| of two bytes, in the form that compilers know as an absolute value.
 MPFT_HD constexpr std::int32_t difference(std::uint8_t a, std::uint8_t b) {
-  return a < b ? b - a : a - b;
+  const std::int32_t signed_difference = a - b;
+  return signed_difference < 0 ? -signed_difference : signed_difference;
 }
 
 // The finaliser of SplitMix64 (Steele, Lea, Flood 2014), with its increment. A bijection.

@@ -155,6 +155,7 @@ def read_only(array: np.ndarray) -> np.ndarray:
         ("positions", EXPECTED.positions.astype(np.int64), "int32 .* got numpy.ndarray int64"),
         ("positions", np.asfortranarray(EXPECTED.positions), "not C-contiguous"),
         ("scores", read_only(EXPECTED.scores), "read-only"),
+        ("scores", np.zeros(129, np.uint8)[1:].view(np.int32).reshape(2, 16), "not aligned"),
         ("scores", EXPECTED.scores.tolist(), "got list"),
     ],
 )
@@ -199,7 +200,7 @@ def test_native_module_refuses_arrays_that_do_not_fit() -> None:
 def test_the_gil_is_released() -> None:
     """While one thread is in a long call, another goes on running Python."""
     one = registry.find("scalar")
-    images = np.broadcast_to(np.zeros((224, 224, 3), np.uint8), (1500, 224, 224, 3))
+    images = np.broadcast_to(np.zeros((224, 224, 3), np.uint8), (6000, 224, 224, 3))
     keep = KeepRule.parse("smooth:1")
     span: list[float] = []
 

@@ -45,7 +45,7 @@ def test_the_fastest_available_is_chosen(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("MPFT_KERNEL", raising=False)
     states = implementations()
     assert [one.name for one in states] == [one.name for one in registry.IMPLEMENTATIONS]
-    (choice,) = (one for one in states if one.chosen)
+    (choice,) = (one for one in states if one.chosen and one.device == "cpu")
     assert choice.name == next(
         one.name for one in states if one.why_not is None and one.device == "cpu"
     )
@@ -121,6 +121,12 @@ def test_a_seed_out_of_range_matters_to_random_alone() -> None:
     for seed in (-1, 2**64):
         with pytest.raises(UsageError, match=r"seed must be 0 to 2\*\*64 - 1"):
             texture_patchify(IMAGES, 8, KeepRule.parse("random:3"), seed)
+
+
+def test_integers_of_numpy_count_as_integers() -> None:
+    expected = oracle.texture_patchify(IMAGES, 8, KeepRule.parse("random:3"), 2**63)
+    found = texture_patchify(IMAGES, np.uint8(8), KeepRule.parse("random:3"), np.uint64(2**63))
+    assert all(map(np.array_equal, found, expected))
 
 
 def test_more_cells_than_there_are() -> None:
