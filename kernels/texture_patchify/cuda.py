@@ -82,7 +82,8 @@ def run(images: Any, patch: int, keep: KeepRule, seed: int, out: Patches | None)
     """One call on the current stream of the arrays' library, as the registry wants it.
 
     Args:
-        images, patch, keep, seed: as in `launch`.
+        images: as in `launch`; torch tensors and CuPy arrays of other layouts are copied once.
+        patch, keep, seed: as in `launch`.
         out: arrays on the device, written and returned. Without it new ones are allocated, which
             torch tensors and CuPy arrays can do and others cannot.
 
@@ -90,6 +91,7 @@ def run(images: Any, patch: int, keep: KeepRule, seed: int, out: Patches | None)
         UsageError, EnvironmentLacksError: as `launch`.
     """
     library = type(images).__module__.partition(".")[0]
+    images = _in_rows(library, images)
     if out is None:
         out = _allocate(library, images, patch, keep)
     launch(images, *out, patch=patch, keep=keep, seed=seed, stream=_stream(library, images))
@@ -215,6 +217,18 @@ def prepare(
         patch_type=PATCH_TYPE_CODES[patch_type],
         schedule=SCHEDULE_CODES[schedule],
     )
+
+
+def _in_rows(library: str, images: Any) -> Any:
+    """The images, or a contiguous copy where pixels or rows of a frame are not in order."""
+    array = device_array("images", images)
+    size = array.shape[1] if len(array.shape) == 4 else 0
+    low_strides = (3 * size * size, 3 * size) if array.shape[0] > 1 else (0, 3 * size)
+    if array.strides[2:] == (3, 1) and all(map(int.__ge__, array.strides, low_strides)):
+        return images
+    if library == "torch":
+        return images.contiguous()
+    return sys.modules["cupy"].ascontiguousarray(images) if library == "cupy" else images
 
 
 def _allocate(library: str, images: Any, patch: int, keep: KeepRule) -> Patches:

@@ -138,6 +138,37 @@ def test_outputs_that_do_not_fit_are_refused() -> None:
         cuda.run(frames, 16, keep, 0, None)
 
 
+def test_outputs_are_allocated_by_the_library_of_the_images() -> None:
+    torch = pytest.importorskip("torch")
+    images = torch.zeros((2, 32, 32, 3), dtype=torch.uint8)  # on the CPU: allocation is alike
+    want = oracle.texture_patchify(images.numpy(), 16, KeepRule("smooth", 3))
+    got: Any = cuda._allocate("torch", images, 16, KeepRule("smooth", 3))
+    for a, b in zip(got, want, strict=True):
+        assert (tuple(a.shape), a.numpy().dtype) == (b.shape, b.dtype)
+
+
+@pytest.mark.parametrize(
+    ("frames", "copied"),
+    [
+        (np.zeros((2, 8, 8, 3), np.uint8), False),
+        (np.zeros((2, 9, 11, 3), np.uint8)[:, 1:, 2:10], False),
+        (np.zeros((1, 8, 8, 3), np.uint8), False),
+        (np.zeros((2, 3, 8, 8), np.uint8).transpose(0, 2, 3, 1), True),
+        (np.zeros((2, 8, 8, 3), np.uint8)[:, ::-1], True),
+        (np.broadcast_to(np.zeros((1, 8, 8, 3), np.uint8), (2, 8, 8, 3)), True),
+    ],
+)
+def test_only_other_layouts_are_copied(frames: np.ndarray[Any, Any], copied: bool) -> None:
+    class Tensor(OnDevice):
+        def contiguous(self) -> Tensor:
+            return Tensor(np.ascontiguousarray(self.array), "cuda")
+
+    tensor = Tensor(frames, "cuda")
+    result = cuda._in_rows("torch", tensor)
+    assert (result is not tensor) == copied
+    assert result.array.flags.c_contiguous or not copied
+
+
 def test_a_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "LIBRARY", "libnot_built.so")
     cuda._library.cache_clear()

@@ -250,7 +250,7 @@ def test_enqueue_without_a_device_is_an_error_that_says_so() -> None:
     if plugin.cuda.why_not() is None:
         pytest.skip("there is a CUDA device here")
     with pytest.raises(EnvironmentLacksError, match="CUDA"):
-        made.enqueue([desc], [], [1], [1, 16, 16], 0, 0)
+        made.enqueue([desc], [], [16], [16, 16, 16], 0, 0)
     desc.dims = trt.Dims([1, 32, 48, 3])
     with pytest.raises(UsageError, match=r"\[B, S, S, 3\], got \[1, 32, 48, 3\]"):
         made.on_shape_change([desc], [])
