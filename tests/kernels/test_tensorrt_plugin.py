@@ -240,6 +240,36 @@ def test_the_real_registry_takes_it(language: str, library_path: Path) -> None:
     assert ("registered already" in run.stdout) == (language == "python")
 
 
+@pytest.mark.skipif(
+    shutil.which("nvcc") is None or shutil.which("cmake") is None, reason="no nvcc or no cmake"
+)
+def test_cmake_builds_it_where_tensorrt_is(tmp_path: Path) -> None:
+    """With the re-declared header in place of an installation, and one architecture."""
+    pytest.importorskip("tensorrt_lean_bindings", reason="pip install 'mpft-deploy[lean]'")
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.20)\n"
+        "project(plugin LANGUAGES CXX)\n"
+        f"add_subdirectory({KERNELS / 'cuda'} cuda)\n"
+        f"add_subdirectory({KERNELS / 'tensorrt'} tensorrt)\n"
+    )
+    header = ROOT / "tests" / "kernels" / "nvinfer"
+    build, prefix = tmp_path / "build", tmp_path / "installed"
+    configure = ["cmake", "-S", str(tmp_path), "-B", str(build), f"-DTENSORRT_ROOT={header}"]
+    configure += ["-DMPFT_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90-real"]
+    for command in (
+        [*configure, f"-DTENSORRT_INCLUDE_DIR={header}", f"-DCMAKE_INSTALL_PREFIX={prefix}"],
+        ["cmake", "--build", str(build)],
+        ["cmake", "--install", str(build)],
+    ):
+        run = subprocess.run(command, capture_output=True, text=True)
+        assert run.returncode == 0, run.stdout + run.stderr
+    library = prefix / "mpft_deploy" / "kernels" / "texture_patchify" / "libmpft_tensorrt.so"
+    run = subprocess.run(
+        [sys.executable, "-c", REGISTRY_CHECK, str(library)], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
 def test_enqueue_without_a_device_is_an_error_that_says_so() -> None:
     trt = pytest.importorskip("tensorrt_lean_bindings", reason="pip install 'mpft-deploy[lean]'")
     made: Any = plugin.creator(trt).create_plugin(
