@@ -63,8 +63,8 @@ def evaluate(
     detector: Path, data: tuple[Path, ...], keeps: tuple[str, ...], split: str | None
 ) -> dict[str, dict[str, dict[str, float | None]]]:
     """Scores by keep rule and set."""
+    from mpft_deploy.dataset import drop_unreadable, find_samples
     from mpft_deploy.detector.calibrate import logit_threshold
-    from mpft_deploy.detector.data import drop_unreadable, find_samples
     from mpft_deploy.detector.evaluate import image_logits, score_by_set
     from mpft_deploy.detector.model import Detector
 

@@ -18,7 +18,7 @@ import torch
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.files import display
 from mpft_deploy.spec import Architecture
-from mpft_deploy.weights import SCALE, dequantise
+from mpft_deploy.weights import SCALE, dequantise, tower_shapes
 
 PLAIN = frozenset(("image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"))
 """What open_clip's configuration of a plain CLIP vision transformer may hold."""
@@ -126,29 +126,8 @@ def read_weights(path: Path) -> Weights:
 def shapes(tower: Geometry, depth: int | None = None) -> dict[str, tuple[int, ...]]:
     """Shape of every weight of the tower's first `depth` blocks (all of them by default)."""
     arch = tower.architecture
-    width, hidden = arch.width, arch.hidden
-    out: dict[str, tuple[int, ...]] = {
-        "class_embedding": (width,),
-        "positional_embedding": (tower.cells + 1, width),
-        "proj": (width, arch.output_dim),
-        "conv1.weight": (width, 3, tower.patch, tower.patch),
-    }
-    for norm in ("ln_pre", "ln_post"):
-        out[f"{norm}.weight"] = out[f"{norm}.bias"] = (width,)
-    for index in range(arch.layers if depth is None else depth):
-        block = f"transformer.resblocks.{index}"
-        for norm in ("ln_1", "ln_2"):
-            out[f"{block}.{norm}.weight"] = out[f"{block}.{norm}.bias"] = (width,)
-        out[f"{block}.attn.in_proj_weight"] = (3 * width, width)
-        out[f"{block}.attn.in_proj_bias"] = (3 * width,)
-        for linear, outs, ins in (
-            ("attn.out_proj", width, width),
-            ("mlp.c_fc", hidden, width),
-            ("mlp.c_proj", width, hidden),
-        ):
-            out[f"{block}.{linear}.weight"] = (outs, ins)
-            out[f"{block}.{linear}.bias"] = (outs,)
-    return out
+    blocks = arch.layers if depth is None else depth
+    return tower_shapes(arch, patch=tower.patch, cells=tower.cells, depth=blocks)
 
 
 def check_weights(

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mpft_deploy.detector.data import Sample
+from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.model import encode
 from mpft_deploy.images import at_least, decode_image
 from mpft_deploy.spec import KeepRule

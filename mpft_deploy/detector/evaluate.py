@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from sklearn.metrics import roc_auc_score
 
-from mpft_deploy.detector.data import Sample
+from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.model import Detector, encode
 from mpft_deploy.images import decode_image, views
 from mpft_deploy.spec import KeepRule, Record

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.batches import Batch, Masking, training_batches
-from mpft_deploy.detector.data import Sample
 from mpft_deploy.detector.evaluate import image_logits, score
 from mpft_deploy.detector.model import Detector
 from mpft_deploy.detector.probe import fit_head

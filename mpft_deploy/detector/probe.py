@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.batches import Masking
-from mpft_deploy.detector.data import Sample
 from mpft_deploy.detector.evaluate import centre_crops
 from mpft_deploy.detector.model import NORM_EPS, Detector, encode
 

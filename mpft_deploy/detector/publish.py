@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 
 from mpft_deploy import __version__
+from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.calibrate import fit_calibration, logit_threshold
 from mpft_deploy.detector.card import model_card
-from mpft_deploy.detector.data import Sample
 from mpft_deploy.detector.evaluate import Score, crop_logits, image_logits, score, score_by_set
 from mpft_deploy.detector.golden import choose, spread, synthetic_crops
 from mpft_deploy.detector.model import Detector

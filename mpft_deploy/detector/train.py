@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from mpft_deploy.detector.backbone import geometry, load_backbone
-from mpft_deploy.detector.data import (
+from mpft_deploy.dataset import (
     drop_unreadable,
     find_samples,
     fingerprint,
     require_both_classes,
     require_disjoint,
 )
+from mpft_deploy.detector.backbone import geometry, load_backbone
 from mpft_deploy.detector.evaluate import Score
 from mpft_deploy.detector.interrupt import StopRequestedError, stop_signals
 from mpft_deploy.detector.loop import Images, Loop, Reporter

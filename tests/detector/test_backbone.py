@@ -14,8 +14,8 @@ import torch
 from open_clip.model import _build_vision_tower
 from torch import nn
 
+from mpft_deploy.dataset import find_samples
 from mpft_deploy.detector.backbone import Geometry, geometry, load_backbone, shapes
-from mpft_deploy.detector.data import find_samples
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.images import load_views
 from mpft_deploy.spec import CLIP_MEAN, CLIP_STD

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.calibrate import fit_calibration, logit_threshold
-from mpft_deploy.detector.data import Sample
 from mpft_deploy.detector.evaluate import score, score_by_set
 from mpft_deploy.detector.golden import spread, synthetic_crops
 from mpft_deploy.errors import GateError

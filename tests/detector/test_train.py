@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from mpft_deploy.cli.main import cli, run
-from mpft_deploy.detector.data import find_samples
+from mpft_deploy.dataset import find_samples
 from mpft_deploy.detector.evaluate import crop_logits, image_logits, score
 from mpft_deploy.detector.loop import one_cycle
 from mpft_deploy.detector.model import Detector

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mpft_deploy.detector.batches import BalancedOrder, Masking, random_crop, training_batches
-from mpft_deploy.detector.data import (
+from mpft_deploy.dataset import (
     Sample,
     drop_unreadable,
     find_samples,
@@ -20,6 +19,7 @@ from mpft_deploy.detector.data import (
     require_both_classes,
     require_disjoint,
 )
+from mpft_deploy.detector.batches import BalancedOrder, Masking, random_crop, training_batches
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.spec import KeepRule
 
