@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mpft_deploy.cli.options import PATH
+
 if TYPE_CHECKING:
     from mpft_deploy.bundle import Certificate
     from mpft_deploy.export.pipeline import Request
 
-FOLDER = click.Path(path_type=Path)
-
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("detector", type=FOLDER)
-@click.argument("out", type=FOLDER)
+@click.argument("detector", type=PATH)
+@click.argument("out", type=PATH)
 @click.option("--backend", default="onnxruntime", show_default=True, help="What runs the engine.")
 @click.option(
     "--precision",
@@ -39,13 +39,13 @@ FOLDER = click.Path(path_type=Path)
 )
 @click.option(
     "--images",
-    type=FOLDER,
+    type=PATH,
     multiple=True,
     help="Certify on the images of this folder too, against float32. May be repeated.",
 )
 @click.option(
     "--calibrate",
-    type=FOLDER,
+    type=PATH,
     multiple=True,
     help="Images, of no label, that int8 is fitted to; not those of --images.  "
     "[default: the golden crops]",
@@ -64,7 +64,7 @@ FOLDER = click.Path(path_type=Path)
 )
 @click.option(
     "--sign",
-    type=FOLDER,
+    type=PATH,
     metavar="PRIVATE_KEY",
     help="Sign the bundle with this key (see `mpft keygen`).",
 )

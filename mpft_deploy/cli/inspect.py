@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
+from mpft_deploy.cli.options import PATH
+
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PATH)
 @click.option("--reseal", is_flag=True, help="Accept a detector's files as they are now, edited.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(folder: Path, reseal: bool, as_json: bool) -> None:

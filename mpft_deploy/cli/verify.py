@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from mpft_deploy.cli.options import PATH
+
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.option(
     "--require-signature",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="PUBLIC_KEY",
     help="Refuse a bundle that is not signed by this key (see `mpft keygen`).",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,9 @@ import numpy.typing as npt
 
 from mpft_deploy.bundle import Bundle
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.files import display
+
+logger = logging.getLogger(__name__)
 
 BACKENDS = {"onnxruntime": "mpft_deploy.engine.ort"}
 """Backend name → module with `why_not()` and `load()`. A new backend is one file and one line."""
@@ -63,6 +67,9 @@ def load_engine(bundle: Bundle, *, threads: int = 0, self_test: bool = True) -> 
     Raises:
         GateError: the self-test failed.
     """
+    if not bundle.certificate.passed:
+        reasons = "; ".join(bundle.certificate.reasons)
+        logger.warning("%s was written over its budget: %s", display(bundle.path), reasons)
     engine = get_backend(bundle.info.backend).load(bundle.engine, threads=threads)
     if self_test:
         from mpft_deploy.engine.selftest import ensure_tested
