@@ -185,8 +185,22 @@ def judge(
     )
 
 
+def unproven(budget: Budget, calibration: Calibration, reason: str) -> Certificate:
+    """Of an engine that cannot run where it was built; `mpft verify` judges it where it can."""
+    return Certificate(
+        threshold=calibration.threshold,
+        unsure=calibration.unsure,
+        golden=None,
+        images=None,
+        budget=str(budget),
+        passed=False,
+        reasons=["it has not run yet"],
+        not_run=reason,
+    )
+
+
 def reverify(engine: Engine, bundle: Bundle) -> tuple[Comparison, list[str]]:
-    """Run a bundle's golden crops on this device; the comparison and why it fails, if it does.
+    """Run a proven bundle's golden crops here; the comparison and why it fails, if it does.
 
     It holds if the certified budget holds on the golden crops, or if they do no worse than where
     the engine was certified (a budget judged on many images may hold although one golden crop in a
@@ -196,6 +210,7 @@ def reverify(engine: Engine, bundle: Bundle) -> tuple[Comparison, list[str]]:
     certificate = bundle.certificate
     reasons = [] if certificate.passed else ["the engine was written over its budget"]
     certified = certificate.golden
+    assert certified is not None
     if now.flips > certified.flips or now.decisive_flips > certified.decisive_flips:
         reasons += Budget.parse(certificate.budget).misses(now)
     elif certificate.images is None:

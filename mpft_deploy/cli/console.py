@@ -61,6 +61,23 @@ def comparison_rows(name: str, comparison: Any) -> list[list[str]]:
     ]
 
 
+def proof_rows(certificate: Any, latency: Any) -> list[list[str]]:
+    """Rows of a whole `Certificate` and of its engine's latency, for `table`."""
+    if certificate.not_run is not None:
+        return [
+            ["proof", f"none yet: {certificate.not_run}"],
+            ["to prove it", "run `mpft verify` on the device"],
+        ]
+    rows = comparison_rows("golden", certificate.golden)
+    if certificate.images is not None:
+        rows += comparison_rows("images", certificate.images)
+    return [
+        *rows,
+        ["budget", f"{certificate.budget}: {'PASSED' if certificate.passed else 'FAILED'}"],
+        ["latency of a view", latency_row(latency.total_ms)],
+    ]
+
+
 def latency_row(quantiles: dict[str, float]) -> str:
     """Milliseconds at p50, p90 and p99."""
     return " ".join(f"{key} {quantiles[key]:.2f}" for key in ("p50", "p90", "p99")) + " ms"

@@ -15,22 +15,25 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--backend", default="onnxruntime", show_default=True, help="What runs the engine.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "int8"]),
+    type=click.Choice(
+        ["fp32", "fp16", "bf16", "int8", "int8-static", "int8-static+fp16", "fp8", "fp8+fp16"]
+    ),
     default="fp32",
     show_default=True,
-    help="int8: weights per channel, activations as the engine runs.",
+    help="Of matmuls. int8: activations scaled as the engine runs; int8-static, fp8: by ranges "
+    "seen in calibration; +fp16: where they do not apply.",
 )
 @click.option(
     "--float-layers",
     multiple=True,
     metavar="PATTERN",
-    help="Layers that int8 leaves in float32, such as '*.mlp.c_proj'. May be repeated.",
+    help="Layers to leave in float, such as '*.mlp.c_proj'. May be repeated.",
 )
 @click.option(
     "--budget",
     metavar="TERMS",
     help="What the engine may change, such as 'flips<=1%,decisive<=0,logit<=0.5'.  "
-    "[default: flips<=1% for int8; flips<=0%,logit<=0.001 for fp32]",
+    "[default: flips<=0%,logit<=0.001 for fp32; flips<=1% for others]",
 )
 @click.option(
     "--images",
@@ -42,9 +45,35 @@ FOLDER = click.Path(path_type=Path)
     "--calibrate",
     type=FOLDER,
     multiple=True,
-    help="Images, of no label, that int8 is fitted to; not those of --images.  "
+    help="Images, of no label, that int8 and fp8 are fitted to; not those of --images.  "
     "[default: the golden crops]",
 )
+@click.option(
+    "--sm",
+    multiple=True,
+    metavar="CAPABILITY",
+    help="GPUs to build for with tensorrt-rtx, like 89. May be repeated.  [default: all it knows]",
+)
+@click.option(
+    "--batch",
+    metavar="MIN:USUAL:MAX",
+    help="Views at once that a TensorRT engine takes.  [default: 1:1:8]",
+)
+@click.option(
+    "--workspace",
+    type=click.IntRange(1),
+    metavar="MIB",
+    help="Scratch memory of TensorRT's kernels.",
+)
+@click.option(
+    "--timing-cache",
+    type=FOLDER,
+    metavar="FILE",
+    help="TensorRT's kernel timings, read and written: the next build is quick and the same.",
+)
+@click.option("--hardware-compatible", is_flag=True, help="TensorRT: for any GPU from SM 8.0 on.")
+@click.option("--version-compatible", is_flag=True, help="TensorRT: for later minor versions too.")
+@click.option("--dry-run", is_flag=True, help="Print what would be built, and build nothing.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: all cores.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--allow-over-budget", is_flag=True, help="Write an engine that misses its budget.")
@@ -58,20 +87,29 @@ def command(
     budget: str | None,
     images: tuple[Path, ...],
     calibrate: tuple[Path, ...],
+    sm: tuple[str, ...],
+    batch: str | None,
+    workspace: int | None,
+    timing_cache: Path | None,
+    hardware_compatible: bool,
+    version_compatible: bool,
+    dry_run: bool,
     threads: int,
     overwrite: bool,
     allow_over_budget: bool,
     as_json: bool,
 ) -> None:
-    """Build an engine of DETECTOR for this device and write it to OUT with its proof.
+    """Build an engine of DETECTOR and write it to OUT with its proof.
 
     The engine is compared with the trained model's own logits on the detector's golden crops and,
     with --images, with the float32 graph on real images. One that misses its budget is refused
-    (exit code 1), with the images that it changed most.
+    (exit code 1), with the images that it changed most. One built for another device has no proof
+    until `mpft verify` runs there.
     """
-    from mpft_deploy.cli.console import comparison_rows, emit_json, latency_row, steps, table
+    from mpft_deploy.cli.console import emit_json, proof_rows, steps, table
+    from mpft_deploy.export.builders import BuildOptions, parse_batch, parse_capability
     from mpft_deploy.export.certificate import Budget
-    from mpft_deploy.export.pipeline import Request, export
+    from mpft_deploy.export.pipeline import Request, describe, export
     from mpft_deploy.files import display
 
     request = Request(
@@ -80,6 +118,14 @@ def command(
         backend=backend,
         precision=precision,
         float_layers=float_layers,
+        build=BuildOptions(
+            batch=parse_batch(batch) if batch else BuildOptions.batch,
+            sm=tuple(map(parse_capability, sm)),
+            workspace=workspace,
+            timing_cache=timing_cache,
+            hardware_compatible=hardware_compatible,
+            version_compatible=version_compatible,
+        ),
         budget=Budget.parse(budget) if budget else None,
         images=images,
         calibrate=calibrate,
@@ -87,6 +133,14 @@ def command(
         overwrite=overwrite,
         allow_over_budget=allow_over_budget,
     )
+    if dry_run:
+        rows = describe(request)
+        if as_json:
+            emit_json(rows)
+        else:
+            title = f"{display(out)}: {backend}, not built"
+            table(title, ["", ""], [[*row] for row in rows.items()])
+        return
     with steps() as say:
         result = export(request, say)
     if as_json:
@@ -101,13 +155,11 @@ def command(
             }
         )
         return
-    certificate = result.certificate
-    rows = comparison_rows("golden", certificate.golden)
-    if certificate.images is not None:
-        rows += comparison_rows("images", certificate.images)
-    rows += [
-        ["budget", f"{certificate.budget}: {'PASSED' if certificate.passed else 'FAILED'}"],
-        ["latency of a view", latency_row(result.latency.total_ms)],
-        ["engine", f"{result.engine_bytes / 1e6:.1f} MB"],
-    ]
-    table(f"{display(out)}: {backend}, {result.info.precision}", ["", ""], rows)
+    table(
+        f"{display(out)}: {backend}, {result.info.precision}",
+        ["", ""],
+        [
+            *proof_rows(result.certificate, result.latency),
+            ["engine", f"{result.engine_bytes / 1e6:.1f} MB"],
+        ],
+    )
