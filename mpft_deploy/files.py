@@ -26,8 +26,24 @@ def sha256(data: bytes) -> str:
 
 
 def display(path: os.PathLike[str] | str) -> str:
-    """A path as text that can be printed anywhere: undecodable bytes become \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """A path as text that can be printed anywhere.
+
+    Undecodable bytes become \\xNN, and so do line breaks, terminal escapes and marks that reorder
+    text: a file's name must not be able to write on someone's terminal.
+    """
+    return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
+
+
+def absolute(path: Path) -> Path:
+    """Absolute and without `..`, but with links unfollowed: a loop of links has a name too."""
+    return Path(os.path.abspath(path))  # noqa: PTH100, Path.resolve() fails on such a loop
+
+
+def printable(text: str) -> str:
+    """Text in one line, whose control and invisible characters are written as escapes."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
 
 
 @contextlib.contextmanager

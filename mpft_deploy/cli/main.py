@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from mpft_deploy import __version__
-from mpft_deploy.errors import MpftError
+from mpft_deploy.errors import InputError, MpftError
+from mpft_deploy.files import display
 
 # name → (module, what it does in a line). A new command is one file and one line here.
 COMMANDS = {
@@ -62,12 +63,17 @@ def run(command: click.Command, name: str, arguments: list[str]) -> int:
         return _fail(error.format_message(), 2, arguments, error)
     except MpftError as error:
         return _fail(str(error), error.exit_code, arguments)
+    except OSError as error:
+        # A path that this user may not even ask about, wherever it was asked.
+        where = f"{display(error.filename)}: " if error.filename is not None else ""
+        return _fail(f"{where}{error.strerror or error}", InputError.exit_code, arguments)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted; nothing half-written was left behind", 130, arguments)
-    except BrokenPipeError:
-        # The reader of our output has left; give the interpreter nothing to flush into it.
-        sys.stdout = None
-        return 0
+    except SystemExit as stop:
+        # So Click and Rich end when the reader of our output has left: no failure of ours.
+        if stop.code == 1:
+            return 0
+        raise
 
 
 def _fail(

@@ -1,0 +1,86 @@
+"""What a report shows of an item: a thumbnail, and the view with the cells the detector saw."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mpft_deploy.images import U8
+from mpft_deploy.screen.screener import Prepared
+from mpft_deploy.weights import F32
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+THUMBNAIL = 320
+"""Longer side of a thumbnail, in pixels."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A frame and one of its views, as JPEG files.
+
+    Attributes:
+        thumbnail: the frame, scaled down.
+        view: the view that spoke most for "generated", pixel for pixel.
+        number, of: which view that is, from 1, and of how many.
+        logit: of that view.
+        size: height and width of the frame that the corners refer to.
+        corners: row and column of each view in it.
+        side: of a view, in pixels; also the coordinates of `seen`.
+        seen: the cells that the detector saw, as (row, column) of their top left pixels.
+        cell: side of a cell, in pixels.
+    """
+
+    thumbnail: bytes
+    view: bytes
+    number: int
+    of: int
+    logit: float
+    size: tuple[int, int]
+    corners: list[tuple[int, int]]
+    side: int
+    seen: list[tuple[int, int]]
+    cell: int
+
+
+def thumbnail(frame: U8) -> bytes:
+    """A JPEG of a frame, u8 [H, W, 3], of at most THUMBNAIL pixels a side."""
+    from PIL import Image
+
+    image = Image.fromarray(frame)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return _jpeg(image, quality=80)
+
+
+def draw(small: bytes, prepared: Prepared, view_logits: F32) -> Picture:
+    """Picture of a judged frame, of which `small` is the thumbnail."""
+    from PIL import Image
+
+    chosen = int(np.argmax(view_logits))
+    side = prepared.views.shape[1]
+    cells = prepared.patches.scores.shape[1]
+    columns = round(cells**0.5)
+    cell = side // columns
+    positions = prepared.patches.positions[chosen]
+    return Picture(
+        thumbnail=small,
+        view=_jpeg(Image.fromarray(prepared.views[chosen]), quality=85),
+        number=chosen + 1,
+        of=len(prepared.views),
+        logit=float(view_logits[chosen]),
+        size=prepared.size,
+        corners=prepared.corners,
+        side=side,
+        seen=[(int(p) // columns * cell, int(p) % columns * cell) for p in positions],
+        cell=cell,
+    )
+
+
+def _jpeg(image: PIL.Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()

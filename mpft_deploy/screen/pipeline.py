@@ -1,0 +1,227 @@
+"""Items to results: one thread decodes ahead while this one runs the engine."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from mpft_deploy.errors import InputError
+from mpft_deploy.screen.picture import Picture, draw, thumbnail
+from mpft_deploy.screen.results import FrameResult, Result, Spread, file_name
+from mpft_deploy.screen.screener import Judged, Prepared, Screener
+from mpft_deploy.screen.sources import Item, Missing, read_frames
+
+T = TypeVar("T")
+
+AHEAD = 4
+"""Frames decoded and cut ahead of the engine."""
+
+
+@dataclass(frozen=True)
+class Screened:
+    """A result, and for a report what there is to see."""
+
+    result: Result
+    picture: Picture | None
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A frame on its way to the engine; shape is (height, width) as decoded."""
+
+    prepared: Prepared
+    shape: tuple[int, int]
+    time: float
+    note: str
+    thumbnail: bytes
+
+
+@dataclass(frozen=True)
+class _End:
+    """No more frames of this item."""
+
+    item: Item | Missing
+    error: str
+
+
+@dataclass
+class _Gathered:
+    """What is known of the item whose frames are being judged."""
+
+    first: _Ready | None = None
+    picture: Picture | None = None
+    logits: float = 0.0
+    views: int = 0
+    last_time: float = 0.0
+    frames: Spread = field(default_factory=Spread)
+
+
+def screen_items(
+    items: Iterable[Item | Missing],
+    screener: Screener,
+    *,
+    fps: float = 1.0,
+    pictures: int = 0,
+    sources: Mapping[str, str] | None = None,
+) -> Iterator[Screened]:
+    """Screen items in order, each result as soon as it is known; memory does not grow with them.
+
+    Args:
+        items: as `find_items` gives them.
+        fps: screened frames a second of a video's media time.
+        pictures: for how many of the first items to draw what a report shows.
+        sources: file name → where that file comes from.
+    """
+    notes = sources or {}
+    gathered = _Gathered()
+    with Prefetch(_events(items, screener, fps, pictures), AHEAD) as events:
+        for event, judged in _judge(events, screener):
+            if isinstance(event, _End):
+                source = notes.get(event.item.path.name, "")
+                yield Screened(_result(event, gathered, screener, source), gathered.picture)
+                gathered = _Gathered()
+            elif judged is not None:
+                _gather(gathered, event, judged)
+
+
+class Prefetch(Generic[T]):
+    """An iterator that a thread runs ahead of its reader, by at most `depth` values.
+
+    What the source raises is raised here. Used as a context, it stops the thread on leaving.
+    """
+
+    def __init__(self, source: Iterable[T], depth: int) -> None:
+        self._source = source
+        self._queue: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._fill, name="mpft-decode", daemon=True)
+
+    def __enter__(self) -> Iterator[T]:
+        self._thread.start()
+        return self._drain()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        # The thread may wait for room; the decoder it may be in is left to finish by itself.
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
+
+    def _drain(self) -> Iterator[T]:
+        while True:
+            value, error = self._queue.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield value  # type: ignore[misc]  # a value of None is a T too
+
+    def _fill(self) -> None:
+        try:
+            for value in self._source:
+                if self._stop.is_set():
+                    return
+                self._queue.put((value, None))
+            self._queue.put((None, StopIteration()))
+        except BaseException as error:
+            self._queue.put((None, error))
+
+
+def _events(
+    items: Iterable[Item | Missing], screener: Screener, fps: float, pictures: int
+) -> Iterator[_Ready | _End]:
+    """Everything that happens before the engine; run by the decoding thread."""
+    for number, item in enumerate(items):
+        if isinstance(item, Missing):
+            yield _End(item, str(item.reason))
+            continue
+        error, small = "", b""
+        try:
+            for index, frame in enumerate(read_frames(item, fps)):
+                if index == 0 and number < pictures:
+                    small = thumbnail(frame.pixels)
+                prepared = screener.prepare(frame.pixels)
+                height, width = frame.pixels.shape[:2]
+                yield _Ready(
+                    prepared, (height, width), frame.time, frame.note, small if index == 0 else b""
+                )
+        except InputError as failure:
+            error = str(failure)
+        yield _End(item, error)
+
+
+def _judge(
+    events: Iterable[_Ready | _End], screener: Screener
+) -> Iterator[tuple[_Ready | _End, Judged | None]]:
+    """The same events in order, frames with their judgement, in batches of the screener's size."""
+    waiting: list[_Ready | _End] = []
+    views = 0
+    for event in events:
+        waiting.append(event)
+        views += len(event.prepared.views) if isinstance(event, _Ready) else 0
+        if views >= screener.batch_size or views == 0:
+            yield from _judge_batch(waiting, screener)
+            waiting, views = [], 0
+    yield from _judge_batch(waiting, screener)
+
+
+def _judge_batch(
+    events: list[_Ready | _End], screener: Screener
+) -> Iterator[tuple[_Ready | _End, Judged | None]]:
+    frames = [event.prepared for event in events if isinstance(event, _Ready)]
+    judged = iter(screener.judge(frames))
+    for event in events:
+        yield event, next(judged) if isinstance(event, _Ready) else None
+
+
+def _gather(gathered: _Gathered, frame: _Ready, judged: Judged) -> None:
+    """Add a judged frame to its item."""
+    if gathered.first is None:
+        gathered.first = frame
+        if frame.thumbnail:
+            gathered.picture = draw(frame.thumbnail, frame.prepared, judged.view_logits)
+    judgement = judged.judgement
+    gathered.logits += judgement.logit
+    gathered.views += judgement.views
+    gathered.last_time = frame.time
+    gathered.frames.add(
+        FrameResult(
+            time=round(frame.time, 3),
+            verdict=judgement.verdict,
+            probability=judgement.probability,
+            logit=judgement.logit,
+        )
+    )
+
+
+def _result(end: _End, gathered: _Gathered, screener: Screener, source: str) -> Result:
+    """The result of an item whose frames are all judged."""
+    item, first = end.item, gathered.first
+    kind = item.kind if isinstance(item, Item) else None
+    if first is None:
+        return Result(file=file_name(item.path), kind=kind, source=source, error=end.error)
+    count = gathered.frames.seen
+    judgement = screener.verdict_of(gathered.logits / count, gathered.views)
+    video = kind == "video"
+    small = first.shape != first.prepared.size
+    tiled = f"below {screener.spec.crop.size} pixels: repeated to fill the crop" if small else ""
+    return Result(
+        file=file_name(item.path),
+        kind=kind,
+        verdict=judgement.verdict,
+        probability=judgement.probability,
+        logit=judgement.logit,
+        views=judgement.views,
+        width=first.shape[1],
+        height=first.shape[0],
+        screened=count if video else None,
+        seconds=round(gathered.last_time, 3) if video else None,
+        frames=tuple(gathered.frames.kept) if video else (),
+        note="; ".join(filter(None, [first.note, tiled])),
+        source=source,
+        error=end.error,
+    )

@@ -1,0 +1,124 @@
+"""The HTML report: one file that needs nothing else and asks nothing of any network."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from mpft_deploy import __version__
+from mpft_deploy.bundle import Bundle
+from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.files import display, printable, write_atomic
+from mpft_deploy.screen.picture import Picture
+from mpft_deploy.screen.pipeline import Screened
+from mpft_deploy.screen.results import Result
+from mpft_deploy.screen.screener import Screener
+
+MAX_PICTURES = 500
+"""Items that are shown with pictures, about 30 kB each; the others are listed without."""
+
+VERDICTS = ("generated", "unsure", "real")
+
+
+def write_report(path: Path, items: Sequence[Screened], bundle: Bundle, screener: Screener) -> None:
+    """Write the report of some results, whole or not at all.
+
+    Args:
+        items: with a picture each, as `screen_items` gives for its first `pictures` items; those
+            without are listed in a table.
+        bundle: whose certificate and latency are shown.
+        screener: that judged; it holds the threshold in force.
+
+    Raises:
+        EnvironmentLacksError: the disk is full or the folder cannot be written.
+    """
+    page = render(items, bundle, screener)
+    try:
+        write_atomic(path, page.encode("utf-8"))
+    except OSError as error:
+        raise EnvironmentLacksError(
+            f"the report {display(path)} cannot be written: {error.strerror}; "
+            "name a place for it that can"
+        ) from None
+
+
+def render(items: Sequence[Screened], bundle: Bundle, screener: Screener) -> str:
+    """The report as HTML."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_uri"] = _data_uri
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f}\u00a0%"
+    environment.filters["printable"] = printable
+    judged = [item for item in items if item.result.verdict is not None]
+    return environment.get_template("report.html").render(
+        version=__version__,
+        written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        bundle=bundle,
+        name=display(bundle.path.name or bundle.path),
+        spec=screener.spec,
+        calibration=screener.calibration,
+        policy=screener.policy,
+        comparisons=_comparisons(bundle),
+        latency=_latency(bundle.latency.total_ms),
+        counts={
+            verdict: sum(item.result.verdict == verdict for item in judged) for verdict in VERDICTS
+        },
+        cards=[_card(item.result, item.picture) for item in judged if item.picture],
+        rows=[item.result for item in judged if not item.picture],
+        errors=[item.result for item in items if item.result.error],
+    )
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+
+
+def _comparisons(bundle: Bundle) -> list[tuple[str, Any]]:
+    """What the certificate compared: title and `Comparison`."""
+    certificate = bundle.certificate
+    named = [("Golden crops", certificate.golden), ("Images", certificate.images)]
+    return [(name, comparison) for name, comparison in named if comparison is not None]
+
+
+def _latency(quantiles: dict[str, float]) -> list[dict[str, Any]]:
+    """Bars of the latency chart: name, milliseconds and length in 0..100."""
+    shown = [(name, quantiles[name]) for name in ("p50", "p90", "p99") if name in quantiles]
+    longest = max((value for _, value in shown), default=0.0) or 1.0
+    return [{"name": name, "ms": ms, "length": 100 * ms / longest} for name, ms in shown]
+
+
+def _card(result: Result, picture: Picture) -> dict[str, Any]:
+    """What the template shows of an item."""
+    side, cell = picture.side, picture.cell
+    holes = "".join(f"M{c} {r}h{cell}v{cell}h-{cell}z" for r, c in picture.seen)
+    height, width = picture.size
+    return {
+        "result": result,
+        "picture": picture,
+        "title": printable(Path(result.file).name),
+        # Filled by the even-odd rule: everything but the cells that were seen.
+        "unseen": f"M0 0h{side}v{side}h-{side}z{holes}",
+        "whole": (result.height, result.width) == (height, width),
+        "timeline": _timeline(result),
+    }
+
+
+def _timeline(result: Result) -> list[tuple[float, float, str]]:
+    """Points of a video's kept frames: x in 0..300 by time, y in 0..40 by probability, verdict."""
+    frames = result.frames
+    if len(frames) < 2:
+        return []
+    length = frames[-1].time or 1.0
+    return [
+        (300 * frame.time / length, 40 * (1 - frame.probability), frame.verdict) for frame in frames
+    ]

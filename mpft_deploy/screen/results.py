@@ -1,0 +1,86 @@
+"""What screening an item gives: the record behind a JSON line, a table row and a report card."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from mpft_deploy.spec import Record, Verdict
+
+
+class FrameResult(Record, frozen=True):
+    """The verdict of one frame of a video; `time` in seconds from its start."""
+
+    time: float
+    verdict: Verdict
+    probability: float
+    logit: float
+
+
+class Result(Record, frozen=True, omit_defaults=True):
+    """The result of one item.
+
+    Attributes:
+        file: its path; bytes that are not UTF-8 as \\xNN.
+        kind: what it was read as, where that is known.
+        verdict, probability, logit: of the item; absent if none of it could be read. Of a video,
+            by the mean of its frames' logits.
+        views: how many views were judged, over all frames.
+        width, height: of the first frame, in pixels.
+        screened: how many frames of a video were judged.
+        frames: up to KEPT_FRAMES of them, evenly spread.
+        seconds: media time of a video from its first to its last judged frame.
+        note: what a reader of the verdict should know.
+        source: where the item comes from, as the caller's notes say.
+        error: why it could not be read, or not to its end.
+    """
+
+    file: str
+    kind: Literal["image", "video"] | None = None
+    verdict: Verdict | None = None
+    probability: float | None = None
+    logit: float | None = None
+    views: int | None = None
+    width: int | None = None
+    height: int | None = None
+    screened: int | None = None
+    seconds: float | None = None
+    frames: tuple[FrameResult, ...] = ()
+    note: str = ""
+    source: str = ""
+    error: str = ""
+
+    def to_json(self) -> str:
+        """One line of ASCII: no name of a file can break the line or the terminal."""
+        return json.dumps(msgspec.to_builtins(self))
+
+
+def file_name(path: Path) -> str:
+    """A path as JSON can hold it: exact if it is UTF-8, else with \\xNN for the other bytes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+KEPT_FRAMES = 16
+
+
+class Spread:
+    """Keeps up to KEPT_FRAMES of a run of unknown length, evenly spread, the first among them."""
+
+    def __init__(self) -> None:
+        self.kept: list[FrameResult] = []
+        self.seen = 0
+        self._stride = 1
+
+    def add(self, frame: FrameResult) -> None:
+        """Take the next of the run."""
+        if self.seen % self._stride == 0:
+            if len(self.kept) == KEPT_FRAMES:
+                self.kept = self.kept[::2]
+                self._stride *= 2
+            if self.seen % self._stride == 0:
+                self.kept.append(frame)
+        self.seen += 1

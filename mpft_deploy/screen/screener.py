@@ -1,0 +1,201 @@
+"""The screener: pixels in, a verdict out. Free of files, threads and output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from mpft_deploy.errors import GateError, UsageError
+from mpft_deploy.images import U8, ViewPolicy, at_least, view_corners, views
+from mpft_deploy.kernels import Patches, texture_patchify
+from mpft_deploy.spec import Calibration, Record, Verdict
+from mpft_deploy.weights import F32
+
+if TYPE_CHECKING:
+    from mpft_deploy.bundle import Bundle
+    from mpft_deploy.engine import Engine
+
+
+class Judgement(Record, frozen=True):
+    """What the detector says of an image.
+
+    Attributes:
+        verdict: "real", "generated", or "unsure" strictly inside the unsure band.
+        probability: of "generated", calibrated, 0 to 1.
+        logit: mean over the views, before calibration.
+        views: how many views were judged.
+    """
+
+    verdict: Verdict
+    probability: float
+    logit: float
+    views: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A frame made ready for the engine.
+
+    views: u8 [V, S, S, 3].
+    corners: row and column of each view's top left pixel in the frame, which is tiled up to `size`
+        if it was smaller.
+    size: height and width of that frame.
+    patches: of every view.
+    """
+
+    views: U8
+    corners: list[tuple[int, int]]
+    size: tuple[int, int]
+    patches: Patches
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A judgement with what led to it; view_logits: f32 [V]."""
+
+    judgement: Judgement
+    view_logits: F32
+
+
+class Screener:
+    """Judges frames with the engine of a bundle.
+
+    >>> screener = Screener.open("bundle")
+    >>> screener(frame).verdict  # frame: u8 [H, W, 3], RGB
+    'generated'
+
+    Args:
+        bundle: a verified bundle.
+        engine: its loaded engine.
+        views: how views are cut from a frame; the logit of a frame is the mean over them.
+        threshold: probability from which an image is called generated, in place of the spec's.
+            The spec's unsure band stays if it holds this threshold and is dropped otherwise.
+        batch: views in one call of the engine. With 1, a verdict depends on its image alone; an
+            engine that quantises activations by their range in the batch may move a logit a little
+            with its neighbours.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        *,
+        views: ViewPolicy = "centre",
+        threshold: float | None = None,
+        batch: int = 1,
+    ) -> None:
+        if batch < 1:
+            raise UsageError(f"batch must be 1 or more, got {batch}")
+        self.spec = bundle.spec
+        self.calibration = with_threshold(self.spec.calibration, threshold)
+        self.policy = views
+        self.batch_size = batch
+        self._engine = engine
+        self._keep = self.spec.keep_rule
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | Path,
+        *,
+        views: ViewPolicy = "centre",
+        threshold: float | None = None,
+        batch: int = 1,
+        threads: int = 0,
+    ) -> Screener:
+        """Read and verify a bundle, load its engine, and make a screener of it.
+
+        Args:
+            threads: CPU threads of the engine; 0 takes all cores.
+        """
+        from mpft_deploy.bundle import read_bundle
+        from mpft_deploy.engine import load_engine
+
+        read = read_bundle(Path(bundle))
+        engine = load_engine(read, threads=threads)
+        return cls(read, engine, views=views, threshold=threshold, batch=batch)
+
+    def __call__(self, frame: U8) -> Judgement:
+        """Judge one frame, u8 [H, W, 3] RGB of any size."""
+        return self.judge([self.prepare(frame)])[0].judgement
+
+    def batch(self, frames: Sequence[U8]) -> list[Judgement]:
+        """Judge frames, each u8 [H, W, 3] RGB of any size, in batches of `batch` views."""
+        return [done.judgement for done in self.judge([self.prepare(f) for f in frames])]
+
+    def prepare(self, frame: U8) -> Prepared:
+        """Cut the views of a frame and pack their cells; needs no engine, and any thread may do it.
+
+        Raises:
+            UsageError: the frame is not u8 [H, W, 3] with H and W of 1 or more.
+        """
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
+            raise UsageError(
+                f"a frame must be uint8 [H, W, 3], got {frame.dtype} {list(frame.shape)}"
+            )
+        size = self.spec.crop.size
+        frame = at_least(frame, size)
+        height, width = frame.shape[:2]
+        cut = views(frame, size, self.policy)
+        patches = texture_patchify(cut, self.spec.patch, self._keep, self.spec.keep_seed)
+        corners = view_corners(height, width, size, self.policy)
+        return Prepared(cut, corners, (height, width), patches)
+
+    def judge(self, frames: Sequence[Prepared]) -> list[Judged]:
+        """Run the engine over the views of some frames and judge each frame.
+
+        Raises:
+            GateError: the engine gave a logit that is no finite number.
+        """
+        if not frames:
+            return []
+        logits = self._run(
+            np.concatenate([frame.patches.patches for frame in frames]),
+            np.concatenate([frame.patches.positions for frame in frames]),
+        )
+        ends = np.cumsum([len(frame.views) for frame in frames])[:-1]
+        return [self._judged(part) for part in np.split(logits, ends)]
+
+    def verdict_of(self, logit: float, views: int) -> Judgement:
+        """The judgement that a logit means."""
+        probability = self.calibration.probability(logit)
+        return Judgement(
+            verdict=self.calibration.verdict(probability),
+            probability=probability,
+            logit=logit,
+            views=views,
+        )
+
+    def _run(self, patches: U8, positions: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> F32:
+        step = self.batch_size
+        parts = [
+            self._engine.run(patches[start : start + step], positions[start : start + step])
+            for start in range(0, len(patches), step)
+        ]
+        return np.concatenate(parts)
+
+    def _judged(self, logits: F32) -> Judged:
+        mean = float(np.mean(logits, dtype=np.float64))
+        if not math.isfinite(mean):
+            raise GateError(
+                "the engine gave a logit that is no finite number, so no verdict of it can be "
+                "trusted: prove the bundle with mpft verify, and export it again if that fails"
+            )
+        return Judged(self.verdict_of(mean, len(logits)), logits)
+
+
+def with_threshold(calibration: Calibration, threshold: float | None) -> Calibration:
+    """The calibration with another threshold; the unsure band goes if it does not hold that."""
+    if threshold is None:
+        return calibration
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"threshold must be a probability from 0 to 1, got {threshold}")
+    low, high = calibration.unsure
+    band = calibration.unsure if low <= threshold <= high else (threshold, threshold)
+    return msgspec.structs.replace(calibration, threshold=threshold, unsure=band)

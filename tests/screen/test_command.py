@@ -1,0 +1,344 @@
+"""`mpft screen` on good and bad input: one clear message each, and the right exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command import MPFT, Screen
+from media import encoded, picture, write_video
+
+HOSTILE = [
+    "<script>alert(1)</script>.png",
+    "new\nline.png",
+    "\x1b[31mred\x1b]0;title\x07.png",
+    "[bold]x.png",
+]
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    path.write_bytes(encoded(picture()))
+    return path
+
+
+def test_a_table_for_people(screen: Screen, photo: Path, tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mp4")
+    run = screen(photo, clip)
+    assert run.code == 0
+    assert "photo.png" in run.out
+    assert "mean of 3 frames" in run.out
+    assert run.out.splitlines()[-1].count(",") == 2
+    assert run.err == ""
+
+
+def test_json_lines(screen: Screen, photo: Path, tmp_path: Path, bundle: Path) -> None:
+    from mpft_deploy.images import decode_image
+    from mpft_deploy.screen import Screener
+
+    clip = write_video(tmp_path / "clip.mp4")
+    (tmp_path / "bad.jpg").write_bytes(b"text")
+    run = screen(photo, "bad.jpg", clip, "--json", "--fps", "2")
+    assert run.code == 1
+    image, bad, video = run.lines
+    expected = Screener.open(bundle)(decode_image(photo))
+    assert image["verdict"] == expected.verdict
+    assert image["logit"] == pytest.approx(expected.logit, abs=1e-5)
+    assert (image["width"], image["height"], image["kind"]) == (64, 48, "image")
+    assert bad == {
+        "file": "bad.jpg",
+        "kind": "image",
+        "error": "bad.jpg: not an image that can be read",
+    }
+    assert (video["screened"], video["seconds"]) == (6, 2.5)
+    logits = [frame["logit"] for frame in video["frames"]]
+    assert video["logit"] == pytest.approx(sum(logits) / 6, abs=1e-5)
+
+
+def test_a_threshold_moves_the_verdict(screen: Screen, photo: Path) -> None:
+    verdicts = {
+        threshold: screen(photo, "--json", "--threshold", threshold).lines[0]["verdict"]
+        for threshold in ("0", "1")
+    }
+    assert verdicts == {"0": "generated", "1": "real"}
+
+
+def test_folders_are_searched_and_nothing_is_judged_twice(screen: Screen, tmp_path: Path) -> None:
+    for name in ("in/a.png", "in/deep/b.PNG", "in/deep/.hidden.png", "in/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(picture()))
+    (tmp_path / "in" / "up").symlink_to("..")
+    write_video(tmp_path / "in" / "c.mkv")
+    run = screen("in/a.png", "in", "in/deep/../a.png", "in/deep", "in/deep/.hidden.png", "--json")
+    assert run.code == 0
+    found = [line["file"] for line in run.lines]
+    assert found == ["in/deep/../a.png", "in/c.mkv", "in/deep/b.PNG", "in/deep/.hidden.png"]
+
+
+@pytest.mark.parametrize("batch", ["1", "4"])
+def test_order_and_verdicts_do_not_depend_on_the_batch(
+    screen: Screen, tmp_path: Path, batch: str
+) -> None:
+    names = [f"{index}.png" for index in range(6)]
+    for index, name in enumerate(names):
+        data = encoded(picture(seed=index)) if index != 2 else b"broken"
+        (tmp_path / name).write_bytes(data)
+    run = screen(*names, "--json", "--batch", batch)
+    assert [line["file"] for line in run.lines] == names
+    alone = screen("5.png", "--json").lines[0]["logit"]
+    assert run.lines[5]["logit"] == pytest.approx(alone, abs=1e-5)
+    assert "error" in run.lines[2]
+
+
+def test_unreadable_inputs_are_listed_and_the_others_judged(
+    screen: Screen, photo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "empty.mp4").touch()
+    bad = ["none.png", "hollow", "loop.png", "empty.png", "empty.mp4"]
+    run = screen(*bad, photo)
+    assert run.code == 1
+    assert "photo.png" in run.out
+    assert "5 could not be read" in run.out
+    errors = run.err.splitlines()
+    assert len(errors) == 5
+    for name, line, reason in zip(
+        bad,
+        errors,
+        ["no such file", "no images or videos", "symbolic links", "empty", "empty"],
+        strict=True,
+    ):
+        assert line.startswith(f"error: {name}")
+        assert reason in line
+
+
+def test_files_that_may_not_be_read(screen: Screen, tmp_path: Path, bundle: Path) -> None:
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip(
+                "runs as root, who may read everything, and has no setpriv to become another"
+            )
+        # Without these capabilities root is bound by permissions like anyone else.
+        prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+    else:
+        prefix = []
+    (tmp_path / "locked.png").write_bytes(encoded(picture()))
+    (tmp_path / "folder" / "shut").mkdir(parents=True)
+    (tmp_path / "folder" / "open.png").write_bytes(encoded(picture()))
+    (tmp_path / "locked.png").chmod(0)
+    (tmp_path / "folder" / "shut").chmod(0)
+    done = subprocess.run(
+        [
+            *prefix,
+            *MPFT,
+            "screen",
+            "locked.png",
+            "folder",
+            "folder/shut/x.png",
+            "--json",
+            "--bundle",
+            str(bundle),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stderr
+    locked, judged, shut, inside = map(json.loads, done.stdout.splitlines())
+    assert locked["error"] == "locked.png: Permission denied"
+    assert judged["file"] == "folder/open.png"
+    assert shut["error"] == "folder/shut: Permission denied"
+    assert inside["error"] == "folder/shut/x.png: Permission denied"
+    for options in (["--bundle", "folder/shut/b"], ["--report", "folder/shut/r.html"]):
+        run = [*prefix, *MPFT, "screen", "x.png", "--bundle", str(bundle), *options]
+        done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: folder/shut/")
+        assert done.stderr.endswith(": Permission denied\n")
+
+
+def test_names_that_are_not_utf8(screen: Screen, tmp_path: Path) -> None:
+    name = b"caf\xe9.png"
+    (tmp_path / os.fsdecode(name)).write_bytes(encoded(picture()))
+    (tmp_path / os.fsdecode(b"\xff.jpg")).write_bytes(b"no image")
+    table = screen(".", "--report", "r.html")
+    assert table.code == 1
+    assert r"caf\xe9.png" in table.out
+    assert r"\xff.jpg: not an image" in table.err
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert r"caf\xe9.png" in page
+    assert [line["file"] for line in screen(name, "--json").lines] == [r"caf\xe9.png"]
+
+
+def test_hostile_names_cannot_write_on_the_terminal_or_the_page(
+    screen: Screen, tmp_path: Path
+) -> None:
+    for name in HOSTILE:
+        # A name may not hold a slash; the tag is closed without.
+        (tmp_path / name.replace("/", "")).write_bytes(encoded(picture()))
+        (tmp_path / f"bad{name.replace('/', '')}").write_bytes(b"no image")
+    run = screen(".", "--report", "r.html")
+    assert run.code == 1
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    for text in (run.out, run.err, page):
+        assert "\x1b" not in text
+        assert "\x07" not in text
+        assert r"new\nline.png" in text
+        assert "[bold]x.png" in text
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    lines = screen(".", "--json").out.splitlines()
+    assert len(lines) == 8
+    assert {json.loads(line)["file"] for line in lines} >= {"new\nline.png"}
+    assert all(line.isascii() and line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "Missing argument"),
+        (["photo.png", "--bundle", "none"], 1, "not a folder"),
+        (["photo.png", "--threshold", "2"], 2, "0<=x<=1"),
+        (["photo.png", "--threshold", "nan"], 2, "from 0 to 1"),
+        (["photo.png", "--fps", "0"], 2, "x>0"),
+        (["photo.png", "--fps", "nan"], 2, "more than 0"),
+        (["photo.png", "--views", "all"], 2, "'centre', 'five', 'grid'"),
+        (["photo.png", "--batch", "0"], 2, "x>=1"),
+        (["photo.png", "--report", "."], 2, "is a folder"),
+        (["photo.png", "--report", "none/r.html"], 2, "does not exist"),
+        (["photo.png", "--notes", "none.json"], 1, "No such file"),
+        (["photo.png", "--notes", "photo.png"], 1, "JSON object"),
+    ],
+)
+def test_wrong_usage(
+    screen: Screen, photo: Path, arguments: list[str], code: int, message: str
+) -> None:
+    run = screen(*arguments)
+    assert run.code == code
+    assert message in run.err
+    again = screen(*arguments, "--json")
+    assert again.code == code
+    assert message in again.lines[0]["error"]
+
+
+def test_without_a_bundle_the_way_to_one_is_told(
+    screen: Screen, photo: Path, detector: Path
+) -> None:
+    run = screen(photo, MPFT_BUNDLE="")
+    assert run.code == 2
+    assert "mpft-export DETECTOR DIR" in run.err
+    run = screen(photo, "--bundle", detector)
+    assert run.code == 2
+    assert f"mpft-export {detector} DIR" in run.err
+
+
+def test_notes_say_where_an_image_comes_from(screen: Screen, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.json").write_text(json.dumps({"photo.png": "NASA, <public> domain"}))
+    run = screen(photo, "--notes", "notes.json", "--report", "r.html")
+    assert run.code == 0
+    assert "NASA, <public> domain" in run.out
+    assert "NASA, &lt;public&gt; domain" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_a_reader_that_leaves_is_no_failure(tmp_path: Path, bundle: Path) -> None:
+    for index in range(40):
+        (tmp_path / f"{index:02}.png").write_bytes(encoded(picture()))
+    for options in (["--json"], []):
+        process = subprocess.Popen(
+            [*MPFT, "screen", ".", "--bundle", str(bundle), *options],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 0
+
+
+def test_ctrl_c_ends_at_once_and_leaves_nothing_half_written(tmp_path: Path, bundle: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    first = folder / "0.png"
+    first.write_bytes(encoded(picture(1500, 1500)))
+    for index in range(1, 400):
+        (folder / f"{index}.png").hardlink_to(first)
+    process = subprocess.Popen(
+        [*MPFT, "screen", "many", "--bundle", str(bundle), "--json", "--report", "r.html"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert "verdict" in process.stdout.readline()
+    sent = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - sent < 5
+    assert "interrupted" in out.splitlines()[-1]
+    assert "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["many"]
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for almost nothing."""
+    place = tmp_path / "full"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(place)]
+    if (
+        sys.platform != "linux"
+        or os.geteuid() != 0
+        or subprocess.run(mount, capture_output=True).returncode
+    ):
+        pytest.skip("mounting a tiny file system needs root on Linux")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_leaves_no_report_but_the_verdicts(
+    screen: Screen, photo: Path, full_disk: Path
+) -> None:
+    run = screen(photo, "--report", full_disk / "r.html")
+    assert run.code == 3
+    assert "the disk is full" in run.err
+    assert "photo.png" in run.out
+    assert list(full_disk.iterdir()) == []
+
+
+def test_help_is_quick_and_imports_no_engine() -> None:
+    code = (
+        "import sys\nfrom mpft_deploy.cli.main import cli, run\n"
+        "assert run(cli, 'mpft', ['screen', '--help']) == 0\n"
+        "print(sorted({'numpy', 'onnxruntime', 'av', 'jinja2', 'rich', 'PIL'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_image_alone_loads_no_video_report_or_training_package(
+    bundle: Path, photo: Path
+) -> None:
+    code = (
+        "import sys\nfrom mpft_deploy.cli.main import cli, run\n"
+        f"arguments = ['screen', {str(photo)!r}, '--json', '--bundle', {str(bundle)!r}]\n"
+        "assert run(cli, 'mpft', arguments) == 0\n"
+        "print(sorted({'av', 'jinja2', 'rich', 'torch', 'onnx'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
