@@ -194,7 +194,7 @@ def unproven(budget: Budget, calibration: Calibration, reason: str) -> Certifica
         images=None,
         budget=str(budget),
         passed=False,
-        reasons=["it has not run yet"],
+        reasons=["run `mpft verify` on its device"],
         not_run=reason,
     )
 

@@ -255,8 +255,8 @@ class TensorRTEngine:
             host = self._host[name]
             if value.dtype != host.dtype or value.shape[1:] != host.shape[1:]:
                 raise InputError(
-                    f"the engine takes {name} of {host.dtype} {host.shape}, the first at most that, "
-                    f"and was given {value.dtype} {value.shape}"
+                    f"the engine takes {name} as {host.dtype} {host.shape}, of any batch, and was "
+                    f"given {value.dtype} {value.shape}"
                 )
         logits = np.empty(len(patches), np.float32)
         with self._lock:
