@@ -1,0 +1,268 @@
+"""The TensorRT engine on a simulated device, and what is said where there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import sys
+
+import numpy as np
+import pytest
+import reference
+import simulated_gpu
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpft_deploy.bundle import read_bundle, write_bundle
+from mpft_deploy.cli.main import cli, run
+from mpft_deploy.engine import get_backend, load_engine, ort
+from mpft_deploy.engine.tensorrt import RTX, TENSORRT, as_numbers, covers
+from mpft_deploy.errors import EnvironmentLacksError, InputError
+from mpft_deploy.export.certificate import Budget, unproven
+from mpft_deploy.export.graph import build_graph, serialise
+from mpft_deploy.kernels import texture_patchify
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """Put a simulated device and TensorRT in place; call it to choose the profile."""
+
+    def install(**choices):
+        cuda = simulated_gpu.Cuda(choices.pop("capability", (8, 7)))
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
+        monkeypatch.setitem(sys.modules, "tensorrt", simulated_gpu.TensorRT(cuda, **choices))
+        return cuda
+
+    return install
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A tiny detector's graph, some cut views, and their logits on ONNX Runtime."""
+    spec = reference.tiny_spec()
+    plan = serialise(build_graph(spec, reference.random_weights(spec)))
+    views = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), np.uint8)
+    cut = texture_patchify(views, spec.patch, spec.keep_rule)
+    return plan, cut, ort.load(plan, threads=1).run(cut.patches, cut.positions)
+
+
+@pytest.mark.parametrize("profile", [(1, 1, 4), (1, 8, 16), (3, 3, 3)])
+def test_any_batch_gives_the_right_logits(device, network, profile):
+    plan, cut, expected = network
+    device(profile=profile)
+    engine = TENSORRT.load(plan, threads=0)
+    for sizes in ((1, 1, 1, 1), (2, 2, 1, 1, 1), (11,), (4, 4), (3, 1, 3, 1), (0, 5)):
+        start = 0
+        for size in sizes:
+            part = slice(start, start + size)
+            logits = engine.run(cut.patches[part], cut.positions[part])
+            np.testing.assert_allclose(logits, expected[part], atol=1e-5)
+            assert logits.dtype == np.float32
+            start = (start + size) % 4
+
+
+def test_a_repeated_batch_is_one_launch_from_its_third_run_on(device, network):
+    plan, cut, expected = network
+    cuda = device()
+    engine = TENSORRT.load(plan, threads=0)
+    for index in range(6):
+        logit = engine.run(cut.patches[index : index + 1], cut.positions[index : index + 1])
+        np.testing.assert_allclose(logit, expected[index : index + 1], atol=1e-5)
+        assert cuda.launched == index
+        assert len(cuda.graphs) == min(index, 1)
+    engine.run(cut.patches[:2], cut.positions[:2])
+    assert not cuda.graphs
+
+
+def test_results_are_not_overwritten_by_the_next_run(device, network):
+    plan, cut, expected = network
+    device()
+    engine = TENSORRT.load(plan, threads=0)
+    first = engine.run(cut.patches[:1], cut.positions[:1])
+    engine.run(cut.patches[1:2], cut.positions[1:2])
+    np.testing.assert_allclose(first, expected[:1], atol=1e-5)
+
+
+def test_everything_is_released(device, network):
+    plan, cut, _ = network
+    cuda = device()
+    engine = TENSORRT.load(plan, threads=0)
+    for _ in range(3):
+        engine.run(cut.patches[:1], cut.positions[:1])
+    assert cuda.blocks
+    assert cuda.streams
+    assert cuda.graphs
+    del engine
+    gc.collect()
+    assert not cuda.blocks
+    assert not cuda.streams
+    assert not cuda.graphs
+
+
+def test_without_capture_it_says_so_once_and_runs(device, network, caplog):
+    plan, cut, expected = network
+    device().no_capture = True
+    engine = TENSORRT.load(plan, threads=0)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(4):
+            logits = engine.run(cut.patches[:3], cut.positions[:3])
+            np.testing.assert_allclose(logits, expected[:3], atol=1e-5)
+    assert [record.message for record in caplog.records] == [caplog.records[0].message]
+    assert "cudaErrorStreamCaptureUnsupported" in caplog.text
+
+
+def test_faults_are_named(device, network):
+    plan, cut, _ = network
+    cuda = device()
+    with pytest.raises(InputError, match="magic tag does not match.*version"):
+        TENSORRT.load(b"no plan", threads=0)
+    other = serialise(build_graph(reference.tiny_spec(), reference.random_weights(reference.tiny_spec())))
+    with pytest.raises(InputError, match="tensors"):
+        TENSORRT.load(other.replace(b"positions", b"locations"), threads=0)
+    engine = TENSORRT.load(plan, threads=0)
+    for patches, positions in (
+        (cut.patches[:, :5], cut.positions[:, :5]),
+        (cut.patches.astype(np.float32), cut.positions),
+        (cut.patches, cut.positions.astype(np.int64)),
+    ):
+        with pytest.raises(InputError, match="the engine takes"):
+            engine.run(patches, positions)
+    cuda.no_memory = True
+    with pytest.raises(EnvironmentLacksError, match="too little free memory"):
+        TENSORRT.load(plan, threads=0)
+
+
+def test_an_unproven_bundle_is_proven_on_its_device(device, bundle, tmp_path, capfd):
+    """Built elsewhere, refused by another device, completed by the right one."""
+    made, path = read_bundle(bundle), tmp_path / "bundle"
+    fields = {name: getattr(made.info, name) for name in made.info.__struct_fields__}
+    info = type(made.info)(
+        **{**fields, "backend": "tensorrt", "compute_capability": ("8.7",), "engine": "engine.plan"}
+    )
+    certificate = unproven(Budget.parse("flips<=1%"), info.spec.calibration, "no device")
+    write_bundle(path, info, made.engine, made.golden, certificate, None)
+
+    def verify(*options):
+        code = run(cli, "mpft", ["verify", str(path), *options])
+        return code, *capfd.readouterr()
+
+    device(capability=(8, 9))
+    code, _, errors = verify()
+    assert code == 3
+    assert "built for SM 8.7 and this device is SM 8.9" in errors
+    with pytest.raises(EnvironmentLacksError, match="--sm 89"):
+        load_engine(read_bundle(path))
+
+    cuda = device()
+    code, text, _ = verify("--json")
+    assert code == 0
+    assert json.loads(text)["proven_now"]
+    proven = read_bundle(path)
+    assert proven.certificate.passed
+    assert proven.certificate.not_run is None
+    assert proven.certificate.golden.images == len(made.golden.logits)
+    assert proven.latency.samples > 0
+    assert proven.info.versions["cuda-driver"] == "12.6"
+    assert cuda.launched > 0
+    assert [file.name for file in tmp_path.iterdir()] == ["bundle"]
+
+    code, text, _ = verify("--json")
+    assert code == 0
+    assert not json.loads(text)["proven_now"]
+
+
+def test_proof_that_fails_is_written_too(device, bundle, tmp_path, capfd):
+    made, path = read_bundle(bundle), tmp_path / "bundle"
+    fields = {name: getattr(made.info, name) for name in made.info.__struct_fields__}
+    info = type(made.info)(**{**fields, "backend": "tensorrt"})
+    wrong = type(made.golden)(made.golden.crops, made.golden.logits + 3)
+    certificate = unproven(Budget.parse("logit<=0.1"), info.spec.calibration, "no device")
+    write_bundle(path, info, made.engine, wrong, certificate, None)
+    device()
+    assert run(cli, "mpft", ["verify", str(path)]) == 1
+    assert "FAILED" in capfd.readouterr().out
+    proof = read_bundle(path).certificate
+    assert proof.golden is not None
+    assert not proof.passed
+
+
+@pytest.mark.parametrize(
+    ("version", "fine"),
+    [("10.3.0", True), ("11.4.0.106", True), ("8.6.1", False), ("10.2.9", False), ("12.0", False)],
+)
+def test_versions(device, version, fine):
+    device()
+    sys.modules["tensorrt"].__version__ = version
+    reason = TENSORRT.why_not()
+    assert (reason is None) == fine
+    assert fine or f"{version} is installed and 10.3 to 11.x is needed" in reason
+
+
+@pytest.mark.parametrize(
+    ("flavour", "extra"), [(TENSORRT, "mpft-deploy[tensorrt]"), (RTX, "mpft-deploy[rtx]")]
+)
+def test_missing_package_names_the_extra(monkeypatch, flavour, extra):
+    monkeypatch.setitem(sys.modules, flavour.package, None)
+    assert extra in flavour.why_not()
+    with pytest.raises(EnvironmentLacksError, match="is not installed"):
+        flavour.load(b"", threads=0)
+
+
+def test_a_folder_of_its_name_is_not_the_package(monkeypatch, tmp_path):
+    (tmp_path / "tensorrt").mkdir()
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with contextlib.suppress(ImportError):
+        import tensorrt
+
+        if hasattr(tensorrt, "__version__"):
+            pytest.skip("TensorRT is installed, and a package outranks a folder")
+    assert "not installed" in TENSORRT.why_not()
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+
+
+def test_missing_cuda_python_names_the_extra(device, monkeypatch):
+    device()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    assert "mpft-deploy[cuda]" in TENSORRT.why_not()
+
+
+def test_no_driver_is_said_and_plans_are_not_touched():
+    """On a machine without a device the real packages are asked."""
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+    if not runtime.cudaGetDeviceCount()[0]:
+        pytest.skip("this machine has a CUDA device")
+    assert "nvidia" in RTX.why_not().lower()
+    with pytest.raises(EnvironmentLacksError, match="TensorRT for RTX cannot be used here"):
+        RTX.load(b"a plan", threads=0)
+    with pytest.raises(EnvironmentLacksError) as caught:
+        get_backend("tensorrt-rtx")
+    assert caught.value.exit_code == 3
+
+
+def test_the_simulation_has_nothing_that_the_real_ones_lack():
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    for name in vars(simulated_gpu.Cuda):
+        assert name.startswith("_") or hasattr(runtime, name), name
+    trt = pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+    for mine, real in (
+        (simulated_gpu.PlanEngine, trt.ICudaEngine),
+        (simulated_gpu.Context, trt.IExecutionContext),
+        (simulated_gpu.Runtime, trt.Runtime),
+    ):
+        for name in vars(mine):
+            assert name.startswith("_") or hasattr(real, name), name
+
+
+capability = st.tuples(st.integers(5, 19), st.integers(0, 9)).map(lambda c: f"{c[0]}.{c[1]}")
+
+
+@given(st.lists(capability), capability)
+def test_covers(built_for, here):
+    assert covers(built_for, here) == (here in built_for)
+    assert covers([f"{one}+" for one in built_for], here) == any(
+        as_numbers(here) >= as_numbers(one) for one in built_for
+    )
