@@ -53,8 +53,6 @@ class TensorRTBuilder:
 
     backend: str
     runtime: engine.TensorRT
-    ahead: bool
-    """Whether it builds without a device, for any that it is told."""
 
     def plan(self, precision: str, options: BuildOptions) -> Plan:
         """See `Builder`."""
@@ -66,7 +64,7 @@ class TensorRTBuilder:
             "profile": f"batch of {low} to {high}, fastest at {usual}",
             "workspace": f"{options.workspace} MiB" if options.workspace else "as it likes",
         }
-        if not self.ahead:
+        if not self.runtime.ahead:
             rows["timing cache"] = display(options.timing_cache) if options.timing_cache else "none"
             rows["version compatible"] = "yes" if options.version_compatible else "no"
         return Plan(targets, rows)
@@ -90,7 +88,7 @@ class TensorRTBuilder:
                 "version_compatible": options.version_compatible,
                 "hardware_compatible": options.hardware_compatible,
                 "sm": [one.replace(".", "") for one in plan.compute_capability]
-                if self.ahead
+                if self.runtime.ahead
                 else [],
                 "timing_cache": cache is not None,
             }
@@ -106,7 +104,7 @@ class TensorRTBuilder:
 
     def _targets(self, precision: str, options: BuildOptions) -> tuple[str, ...]:
         """Compute capabilities that the plan will be for."""
-        if self.ahead:
+        if self.runtime.ahead:
             if reason := self.runtime.why_no_package():
                 raise EnvironmentLacksError(f"{self.runtime.title} cannot build here: {reason}")
             options.refuse(
@@ -131,7 +129,7 @@ class TensorRTBuilder:
         needed = OLDEST.get(precision)
         for target in targets:
             if needed and engine.as_numbers(target) < engine.as_numbers(needed):
-                choice = "name newer ones with --sm or " if self.ahead else ""
+                choice = "name newer ones with --sm or " if self.runtime.ahead else ""
                 raise UsageError(
                     f"{precision} needs SM {needed} or later, and SM {target} is older: "
                     f"{choice}use --precision fp16 or int8-static+fp16"
@@ -208,5 +206,5 @@ def _process(folder: Path, messages: IO[bytes]) -> Iterator[subprocess.Popen[byt
             process.kill()
 
 
-TENSORRT = TensorRTBuilder("tensorrt", engine.TENSORRT, ahead=False)
-RTX = TensorRTBuilder("tensorrt-rtx", engine.RTX, ahead=True)
+TENSORRT = TensorRTBuilder("tensorrt", engine.TENSORRT)
+RTX = TensorRTBuilder("tensorrt-rtx", engine.RTX)

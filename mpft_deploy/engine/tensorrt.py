@@ -36,18 +36,19 @@ class TensorRT:
     Attributes:
         title: its name for people.
         package: the module to import.
-        extra: of mpft-deploy, that installs it.
+        install: how to get it.
         oldest: first version, major and minor, that is known to do.
         newest: last major version that is known to do.
-        captures: whether it captures CUDA graphs itself, when asked to.
+        ahead: whether plans are made ahead, without a device, and finished where they are loaded;
+            that one captures CUDA graphs itself too.
     """
 
     title: str
     package: str
-    extra: str
+    install: str
     oldest: tuple[int, int]
     newest: int
-    captures: bool
+    ahead: bool
 
     PRECISIONS = (
         "fp32", "fp16", "bf16", "int8-static", "int8-static+fp16", "fp8", "fp8+fp16",
@@ -55,19 +56,18 @@ class TensorRT:
 
     def why_no_package(self) -> str | None:
         """Why its package cannot be used, device or not; all that building for RTX needs."""
-        install = f"run `pip install 'mpft-deploy[{self.extra}]'`"
         if importlib.util.find_spec(self.package) is None:
-            return f"the package {self.package} is not installed; {install}"
+            return f"the package {self.package} is not installed; {self.install}"
         try:
             version = self.version()
         except (ImportError, OSError) as error:
-            return f"the package {self.package} cannot be loaded ({error}); {install}"
+            return f"the package {self.package} cannot be loaded ({error}); {self.install}"
         except AttributeError:  # a folder of that name, which Python takes for a package
-            return f"the package {self.package} is not installed; {install}"
+            return f"the package {self.package} is not installed; {self.install}"
         major, minor = (int(part) for part in version.split(".")[:2])
         if (major, minor) < self.oldest or major > self.newest:
             wanted = f"{self.oldest[0]}.{self.oldest[1]} to {self.newest}.x"
-            return f"{self.title} {version} is installed and {wanted} is needed; {install}"
+            return f"{self.title} {version} is installed and {wanted} is needed; {self.install}"
         return None
 
     def why_not(self, built_for: Sequence[str] = ()) -> str | None:
@@ -83,9 +83,10 @@ class TensorRT:
         except EnvironmentLacksError as error:
             return str(error)
         if built_for and not covers(built_for, here):
+            how = f"with --sm {here.replace('.', '')}" if self.ahead else "on this device"
             return (
                 f"the engine was built for SM {', '.join(built_for)} and this device is SM {here}: "
-                f"export it again on this device, or elsewhere with --sm {here.replace('.', '')}"
+                f"export it again {how}"
             )
         return None
 
@@ -117,8 +118,23 @@ class TensorRT:
         return str(self.module().__version__)
 
 
-TENSORRT = TensorRT("TensorRT", "tensorrt", "tensorrt", (10, 3), 11, captures=False)
-RTX = TensorRT("TensorRT for RTX", "tensorrt_rtx", "rtx", (1, 2), 1, captures=True)
+TENSORRT = TensorRT(
+    "TensorRT",
+    "tensorrt",
+    "run `pip install 'mpft-deploy[tensorrt]'`, or on a Jetson, where JetPack brings it, make the "
+    "environment with `python -m venv --system-site-packages`",
+    (10, 3),
+    11,
+    ahead=False,
+)
+RTX = TensorRT(
+    "TensorRT for RTX",
+    "tensorrt_rtx",
+    "run `pip install 'mpft-deploy[rtx]'`",
+    (1, 2),
+    1,
+    ahead=True,
+)
 
 
 def covers(built_for: Sequence[str], capability: str) -> bool:
@@ -243,7 +259,7 @@ class TensorRTEngine:
         for name, (_, _, dtype) in TENSORS.items():
             self._allocate(name, np.dtype(dtype))
         self._batch = 0
-        self._may_capture = not flavour.captures
+        self._may_capture = not flavour.ahead
         self._graph: Any = None
         self._end_graph: Callable[[], object] = lambda: None
 
@@ -341,7 +357,7 @@ class TensorRTEngine:
             logging.getLogger(__name__).warning("running without a CUDA graph: %s", failure)
 
     def _make_context(self, trt: Any, flavour: TensorRT) -> Any:
-        if not flavour.captures:
+        if not flavour.ahead:
             return self._engine.create_execution_context()
         config = self._engine.create_runtime_config()
         config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE

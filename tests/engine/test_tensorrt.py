@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 
 from mpft_deploy.bundle import read_bundle, write_bundle
 from mpft_deploy.cli.main import cli, run
-from mpft_deploy.engine import get_backend, load_engine, ort
-from mpft_deploy.engine.tensorrt import RTX, TENSORRT, as_numbers, covers
-from mpft_deploy.errors import EnvironmentLacksError, InputError
+from mpft_deploy.engine import find_backend, get_backend, load_engine, ort
+from mpft_deploy.engine.tensorrt import RTX, TENSORRT, as_numbers, covers, device_capability
+from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
+from mpft_deploy.export.builders import BuildOptions, get_builder
 from mpft_deploy.export.certificate import Budget, unproven
 from mpft_deploy.export.graph import build_graph, serialise
+from mpft_deploy.export.pipeline import Request, export
 from mpft_deploy.kernels import texture_patchify
 
 
@@ -116,9 +118,11 @@ def test_without_capture_it_says_so_once_and_runs(device, network, caplog):
 def test_faults_are_named(device, network):
     plan, cut, _ = network
     cuda = device()
-    with pytest.raises(InputError, match="magic tag does not match.*version"):
+    with pytest.raises(InputError, match=r"magic tag does not match.*version"):
         TENSORRT.load(b"no plan", threads=0)
-    other = serialise(build_graph(reference.tiny_spec(), reference.random_weights(reference.tiny_spec())))
+    other = serialise(
+        build_graph(reference.tiny_spec(), reference.random_weights(reference.tiny_spec()))
+    )
     with pytest.raises(InputError, match="tensors"):
         TENSORRT.load(other.replace(b"positions", b"locations"), threads=0)
     engine = TENSORRT.load(plan, threads=0)
@@ -152,7 +156,7 @@ def test_an_unproven_bundle_is_proven_on_its_device(device, bundle, tmp_path, ca
     code, _, errors = verify()
     assert code == 3
     assert "built for SM 8.7 and this device is SM 8.9" in errors
-    with pytest.raises(EnvironmentLacksError, match="--sm 89"):
+    with pytest.raises(EnvironmentLacksError, match="export it again on this device"):
         load_engine(read_bundle(path))
 
     cuda = device()
@@ -255,6 +259,34 @@ def test_the_simulation_has_nothing_that_the_real_ones_lack():
     ):
         for name in vars(mine):
             assert name.startswith("_") or hasattr(real, name), name
+
+
+@pytest.mark.gpu
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-static+fp16"])
+def test_on_a_real_device(detector, tmp_path, backend, precision):
+    """Build, run, prove and repeat on the device of this machine."""
+    if reason := find_backend(backend).why_not():
+        pytest.skip(reason)
+    sm = (device_capability(),) if backend == "tensorrt-rtx" else ()
+    try:
+        get_builder(backend).plan(precision, BuildOptions(sm=sm))
+    except UsageError as error:
+        pytest.skip(str(error))
+    out = tmp_path / "bundle"
+    build = BuildOptions(sm=sm)
+    certificate = export(
+        Request(detector, out, backend=backend, precision=precision, build=build)
+    ).certificate
+    assert certificate.passed
+    content = read_bundle(out)
+    golden, spec = content.golden, content.spec
+    cut = texture_patchify(golden.crops, spec.patch, spec.keep_rule, spec.keep_seed)
+    engine = load_engine(content)
+    for size in (1, 1, 1, 12, 12, 1):
+        logits = engine.run(cut.patches[:size], cut.positions[:size])
+        np.testing.assert_allclose(logits, golden.logits[:size], atol=0.2)
 
 
 capability = st.tuples(st.integers(5, 19), st.integers(0, 9)).map(lambda c: f"{c[0]}.{c[1]}")

@@ -236,7 +236,7 @@ def test_weights_survive_within_half_a_step(rewrite, steps, weight):
 
 
 def test_layer_that_saw_nothing_is_still_valid(case):
-    silent = {layer: 0.0 for layer in case.ranges}
+    silent = dict.fromkeys(case.ranges, 0.0)
     model = apply_precision(case.graph, "int8-static", (), silent)
     logits = ReferenceEvaluator(model).run(["logit"], case.feeds)[0]
     assert np.isfinite(logits).all()
