@@ -27,7 +27,7 @@ from mpft_deploy.detector.backbone import Geometry
 from mpft_deploy.detector.model import Detector
 from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.engine import get_backend
-from mpft_deploy.export.certificate import compare
+from mpft_deploy.engine.certificate import compare
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.precision import apply_precision
 from mpft_deploy.export.smoothing import smooth

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 
 from mpft_deploy import __version__
 from mpft_deploy.bundle import (
@@ -20,14 +20,12 @@ from mpft_deploy.bundle import (
     Comparison,
     Device,
     Latency,
+    read_bundle,
     write_bundle,
 )
 from mpft_deploy.detector_folder import DetectorFolder, read_detector
 from mpft_deploy.engine import Backend, Engine, find_backend, get_backend
-from mpft_deploy.errors import GateError, InputError, UsageError
-from mpft_deploy.export.builders import Builder, BuildOptions, Plan, get_builder
-from mpft_deploy.export.calibration import activation_ranges
-from mpft_deploy.export.certificate import (
+from mpft_deploy.engine.certificate import (
     Budget,
     compare,
     compare_golden,
@@ -36,12 +34,16 @@ from mpft_deploy.export.certificate import (
     run_views,
     unproven,
 )
+from mpft_deploy.errors import GateError, InputError, UsageError
+from mpft_deploy.export.builders import Builder, BuildOptions, Plan, get_builder
+from mpft_deploy.export.calibration import activation_ranges
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.precision import RECIPES, apply_precision
 from mpft_deploy.export.smoothing import smooth
 from mpft_deploy.files import check_free, display, explain_unwritable
 from mpft_deploy.images import U8, find_images, load_views
 from mpft_deploy.profile.latency import measure
+from mpft_deploy.signing import load_signer
 from mpft_deploy.spec import DetectorSpec
 from mpft_deploy.weights import F32
 
@@ -52,20 +54,25 @@ CALIBRATION_IMAGES = 128
 
 @dataclass(frozen=True)
 class Request:
-    """What to export, how, and by which budget; `budget` None takes the precision's default."""
+    """What to export, how, and by which budget.
+
+    budget: None takes the precision's default.
+    sign: a private key to sign the bundle with; see `mpft_deploy.signing`.
+    """
 
     detector: Path
     out: Path
     backend: str = "onnxruntime"
     precision: str = "fp32"
     float_layers: tuple[str, ...] = ()
-    build: BuildOptions = field(default_factory=BuildOptions)
+    options: BuildOptions = field(default_factory=BuildOptions)
     budget: Budget | None = None
     images: tuple[Path, ...] = ()
     calibrate: tuple[Path, ...] = ()
     threads: int = 0
     overwrite: bool = False
     allow_over_budget: bool = False
+    sign: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -79,19 +86,40 @@ class Result:
     engine_bytes: int
 
 
-def export(request: Request, say: Callable[[str], None] = lambda text: None) -> Result:
-    """Build an engine, prove it, measure it, and write the bundle.
+Say = Callable[[str], None]
 
-    An engine for another device is written unproven, and its certificate says so; see `complete`.
+
+def silent(text: str) -> None:
+    """Tell nobody which step begins."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine within its budget (or allowed over it), in memory; `graph` is what it runs.
+
+    `engine` is None for an engine that cannot run here, which `certificate` says too.
+    """
+
+    detector: DetectorFolder
+    precision: str
+    graph: onnx.ModelProto
+    plan: Plan
+    file: str
+    engine_bytes: bytes
+    engine: Engine | None
+    certificate: Certificate
+
+
+def build(request: Request, say: Say = silent) -> Built:
+    """Build an engine and prove it, if it can run here; see `complete` otherwise.
 
     Args:
         say: told each step as it begins, for progress.
 
     Raises:
-        GateError: the engine missed its budget and `allow_over_budget` is off; nothing is written.
+        GateError: the engine missed its budget and `allow_over_budget` is off.
         InputError, UsageError, EnvironmentLacksError: as their messages say.
     """
-    check_free(request.out, replace=request.overwrite)
     backend, builder, plan = _resolve(request)
     not_run = backend.why_not(plan.compute_capability)
     if not_run and request.images:
@@ -103,40 +131,56 @@ def export(request: Request, say: Callable[[str], None] = lambda text: None) -> 
     say("writing the encoder graph")
     graph = _write_graph(request, detector)
     say("building the engine")
-    name, engine_bytes = builder.build(graph, plan, request.build, say)
+    file, engine_bytes = builder.build(serialise(graph), plan, request.options, say)
+    engine = None
     if not_run:
-        certificate, latency = unproven(budget, spec.calibration, not_run), None
+        certificate = unproven(budget, spec.calibration, not_run)
     else:
         engine = backend.load(engine_bytes, threads=request.threads)
         certificate = _prove(engine, detector, request, budget, say)
         if not certificate.passed and not request.allow_over_budget:
             raise GateError(refusal(certificate))
+    name = _precision_name(request)
+    return Built(detector, name, graph, plan, file, engine_bytes, engine, certificate)
+
+
+def export(request: Request, say: Say = silent) -> Result:
+    """Build an engine, prove it, measure it, and write the bundle; errors as of `build`."""
+    check_free(request.out, replace=request.overwrite)
+    signer = load_signer(request.sign) if request.sign else None
+    built = build(request, say)
+    detector, spec = built.detector, built.detector.spec
+    backend = find_backend(request.backend)
+    latency = None
+    if built.engine is not None:
         say("measuring latency")
+        crops = detector.golden.crops
         latency = measure(
-            engine, spec, detector.golden.crops, samples=LATENCY_SAMPLES, threads=request.threads
+            built.engine, spec, crops, samples=LATENCY_SAMPLES, threads=request.threads
         )
     info = BundleInfo(
         kind=KIND,
         version=VERSION,
         spec=spec,
         backend=request.backend,
-        precision=_precision_name(request),
-        engine=name,
+        precision=built.precision,
+        engine=built.file,
         device=Device.here(),
         versions={"mpft-deploy": __version__, "numpy": np.__version__, **backend.versions()},
         sources={"detector": request.detector.resolve().name, "detector_seal": detector.seal},
-        compute_capability=plan.compute_capability,
+        compute_capability=built.plan.compute_capability,
     )
     write_bundle(
         request.out,
         info,
-        engine_bytes,
+        built.engine_bytes,
         detector.golden,
-        certificate,
+        built.certificate,
         latency,
+        sign=signer,
         replace=request.overwrite,
     )
-    return Result(request.out, info, certificate, latency, len(engine_bytes))
+    return Result(request.out, info, built.certificate, latency, len(built.engine_bytes))
 
 
 def describe(request: Request) -> dict[str, str]:
@@ -156,26 +200,43 @@ def describe(request: Request) -> dict[str, str]:
     }
 
 
-def complete(bundle: Bundle, *, threads: int = 0) -> Bundle:
+def complete(bundle: Bundle, *, sign: Path | None = None, threads: int = 0) -> Bundle:
     """Prove and measure a bundle that was built elsewhere, and write that into it.
 
+    Args:
+        sign: private key (PEM) to sign it with anew; a bundle that is signed needs one.
+
     Raises:
+        UsageError: it is signed and there is no key, so that writing would void its signature.
         EnvironmentLacksError: its engine cannot run here either, or its folder cannot be written.
     """
     info, spec = bundle.info, bundle.spec
+    if bundle.signature is not None and sign is None:
+        raise UsageError(
+            f"{display(bundle.path)} is signed, and writing its proof would void the signature: "
+            "pass --sign with a private key"
+        )
+    signer = load_signer(sign) if sign else None
     backend = get_backend(info.backend, info.compute_capability)
     engine = backend.load(bundle.engine, threads=threads)
     budget = Budget.parse(bundle.certificate.budget)
     certificate = judge(compare_golden(engine, spec, bundle.golden), None, budget, spec.calibration)
     latency = measure(engine, spec, bundle.golden.crops, samples=LATENCY_SAMPLES, threads=threads)
     info = msgspec.structs.replace(
-        info, device=Device.here(), versions={**backend.versions(), **info.versions}
+        info, device=Device.here(), versions={**info.versions, **backend.versions()}
     )
     with explain_unwritable(bundle.path):
         write_bundle(
-            bundle.path, info, bundle.engine, bundle.golden, certificate, latency, replace=True
+            bundle.path,
+            info,
+            bundle.engine,
+            bundle.golden,
+            certificate,
+            latency,
+            sign=signer,
+            replace=True,
         )
-    return dataclasses.replace(bundle, info=info, certificate=certificate, latency=latency)
+    return read_bundle(bundle.path)
 
 
 def refusal(certificate: Certificate, worst: int = 8) -> str:
@@ -206,10 +267,10 @@ def _resolve(request: Request) -> tuple[Backend, Builder, Plan]:
             f"{', '.join(backend.PRECISIONS)}"
         )
     builder = get_builder(request.backend)
-    return backend, builder, builder.plan(request.precision, request.build)
+    return backend, builder, builder.plan(request.precision, request.options)
 
 
-def _write_graph(request: Request, detector: DetectorFolder) -> bytes:
+def _write_graph(request: Request, detector: DetectorFolder) -> onnx.ModelProto:
     """The graph in the precision that was asked for, fitted to the calibration images."""
     spec = detector.spec
     recipe = RECIPES[request.precision]
@@ -220,7 +281,7 @@ def _write_graph(request: Request, detector: DetectorFolder) -> bytes:
         weights = smooth(spec, weights, views)
         ranges = activation_ranges(spec, weights, views) if recipe.static else None
     graph = build_graph(spec, weights)
-    return serialise(apply_precision(graph, request.precision, request.float_layers, ranges))
+    return apply_precision(graph, request.precision, request.float_layers, ranges)
 
 
 def _prove(
@@ -247,7 +308,7 @@ def _compare_images(
     reference: Engine,
     spec: DetectorSpec,
     folders: Sequence[Path],
-    say: Callable[[str], None],
+    say: Say,
 ) -> Comparison:
     paths, names = _list_images("--images", folders)
     crops, before, after = [], [], []

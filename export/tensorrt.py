@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import queue
-import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +31,12 @@ from mpft_deploy.files import display, explain_full_disk, write_atomic
 QUIET_SECONDS = 2.0
 """A build that is over by then says nothing; a longer one tells its progress as often."""
 
+START = (
+    "import sys; sys.path = [place for place in sys.path if place];"
+    "from mpft_deploy.export.tensorrt_worker import main; main()"
+)
+"""Starts the worker; what lies where the command is given is not taken for a package."""
+
 OLDEST = {"bf16": "8.0", "fp8": "8.9", "fp8+fp16": "8.9"}
 """First compute capability with matmuls of a precision."""
 
@@ -47,6 +51,10 @@ RTX_REFUSES = {
 }
 
 
+KILLED = 9
+"""The signal that Linux ends a process with when memory runs out."""
+
+
 @dataclass(frozen=True)
 class TensorRTBuilder:
     """See `mpft_deploy.export.builders.Builder`."""
@@ -57,6 +65,9 @@ class TensorRTBuilder:
     def plan(self, precision: str, options: BuildOptions) -> Plan:
         """See `Builder`."""
         targets = self._targets(precision, options)
+        cache = options.timing_cache
+        if cache is not None and (cache.is_dir() or not cache.absolute().parent.is_dir()):
+            raise UsageError(f"--timing-cache {display(cache)} is no file in an existing folder")
         low, usual, high = options.batch
         rows = {
             "built with": f"{self.runtime.title} {self.runtime.version()}, strongly typed",
@@ -65,7 +76,7 @@ class TensorRTBuilder:
             "workspace": f"{options.workspace} MiB" if options.workspace else "as it likes",
         }
         if not self.runtime.ahead:
-            rows["timing cache"] = display(options.timing_cache) if options.timing_cache else "none"
+            rows["timing cache"] = display(cache) if cache else "none"
             rows["version compatible"] = "yes" if options.version_compatible else "no"
         return Plan(targets, rows)
 
@@ -149,7 +160,7 @@ class TensorRTBuilder:
         last = log.read_text(errors="replace").strip().splitlines()[-5:]
         reasons = report.get("failed") or last or ["it does not say why"]
         text = "; ".join(reasons)
-        if code == -signal.SIGKILL:
+        if code == -KILLED:
             raise EnvironmentLacksError(
                 f"{title} was killed while building, most likely since memory ran out: end what "
                 "else runs here, or add swap"
@@ -191,14 +202,11 @@ class TensorRTBuilder:
 @contextlib.contextmanager
 def _process(folder: Path, messages: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """The worker, which does not outlive the block."""
-    # A folder called `tensorrt` where the command is given shall not be taken for the package.
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     with subprocess.Popen(
-        [sys.executable, "-m", "mpft_deploy.export.tensorrt_worker", str(folder)],
+        [sys.executable, "-c", START, str(folder)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=messages,
-        env=environment,
     ) as process:
         try:
             yield process

@@ -1,5 +1,5 @@
 """texture_patchify, one rule on every processor."""
 
-from mpft_deploy.kernels.texture_patchify import Patches, texture_patchify
+from mpft_deploy.kernels.texture_patchify import Patches, implementations, texture_patchify
 
-__all__ = ["Patches", "texture_patchify"]
+__all__ = ["Patches", "implementations", "texture_patchify"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import msgspec
 from mpft_deploy.detector_folder import GOLDEN, Golden
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import canonical_json, display, read_sealed, staged_folder, write_seal
+from mpft_deploy.signing import Signature, load_verifier
 from mpft_deploy.spec import DetectorSpec, Record, convert_record
 
 KIND: Literal["bundle"] = "bundle"
@@ -21,7 +23,7 @@ CERTIFICATE, LATENCY = "certificate.json", "latency.json"
 
 
 class Device(Record, frozen=True):
-    """Where an engine was built, and proven: enough to tell another device, and nobody's name."""
+    """Where an engine was built and proven: enough to tell another device, and nobody's name."""
 
     machine: str
     system: str
@@ -116,9 +118,12 @@ class BundleInfo(Record, frozen=True):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle as read and verified; `engine` holds the checked bytes.
+    """A bundle as read and verified.
 
-    `latency` is None where the engine has not run yet.
+    engine: the checked bytes.
+    latency: None where the engine has not run yet.
+    seal: SHA-256 over the manifest: names this bundle and no other.
+    signature: as stored, or None; checked only where a key was required.
     """
 
     path: Path
@@ -127,6 +132,8 @@ class Bundle:
     golden: Golden
     certificate: Certificate
     latency: Latency | None
+    seal: str
+    signature: object
 
     @property
     def spec(self) -> DetectorSpec:
@@ -134,10 +141,17 @@ class Bundle:
         return self.info.spec
 
 
-def read_bundle(path: Path) -> Bundle:
-    """Read a bundle and verify every byte of it before anything is deserialised by a backend."""
-    payload, content = read_sealed(path, MANIFEST, version=VERSION, kind=KIND)
-    info: BundleInfo = convert_record(payload, BundleInfo, display(path / MANIFEST))
+def read_bundle(path: Path, require_signature: Path | None = None) -> Bundle:
+    """Read a bundle and verify every byte of it before anything is deserialised by a backend.
+
+    Args:
+        require_signature: a public key (PEM); a bundle that is not signed by it is an InputError.
+            Without it a signature is protected by the seal like everything else, but not checked.
+    """
+    verify = load_verifier(require_signature) if require_signature else None
+    sealed = read_sealed(path, MANIFEST, version=VERSION, kind=KIND, verify=verify)
+    content = sealed.content
+    info: BundleInfo = convert_record(sealed.payload, BundleInfo, display(path / MANIFEST))
     for name in (info.engine, GOLDEN, CERTIFICATE):
         if name not in content:
             raise InputError(f"{display(path)} is incomplete: its manifest does not list {name}")
@@ -155,6 +169,8 @@ def read_bundle(path: Path) -> Bundle:
         Golden.from_bytes(content[GOLDEN], info.spec, display(path / GOLDEN)),
         certificate,
         record(LATENCY, Latency) if LATENCY in content else None,
+        sealed.seal,
+        sealed.signature,
     )
 
 
@@ -166,16 +182,17 @@ def write_bundle(
     certificate: Certificate,
     latency: Latency | None,
     *,
+    sign: Callable[[bytes], Signature] | None = None,
     replace: bool = False,
 ) -> None:
-    """Write a bundle, whole or not at all."""
+    """Write a bundle, whole or not at all; `sign` as `load_signer` gives it."""
     with staged_folder(path, replace=replace) as staging:
         (staging / info.engine).write_bytes(engine)
         (staging / GOLDEN).write_bytes(golden.to_bytes())
         (staging / CERTIFICATE).write_bytes(canonical_json(msgspec.to_builtins(certificate)))
         if latency is not None:
             (staging / LATENCY).write_bytes(canonical_json(msgspec.to_builtins(latency)))
-        write_seal(staging, MANIFEST, msgspec.to_builtins(info))
+        write_seal(staging, MANIFEST, msgspec.to_builtins(info), sign=sign)
 
 
 def _processor() -> str:

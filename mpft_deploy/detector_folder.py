@@ -73,10 +73,10 @@ class DetectorFolder:
 
 def read_detector(path: Path) -> DetectorFolder:
     """Read and verify a detector folder; an InputError if anything is missing, extra or altered."""
-    seal = str(read_manifest(path, MANIFEST, version=VERSION, kind=KIND).get("seal"))
-    payload, content = read_sealed(path, MANIFEST, version=VERSION, kind=KIND)
+    sealed = read_sealed(path, MANIFEST, version=VERSION, kind=KIND)
+    content = sealed.content
     spec: DetectorSpec = convert_record(
-        payload.get("spec"), DetectorSpec, f"the spec in {display(path / MANIFEST)}"
+        sealed.payload.get("spec"), DetectorSpec, f"the spec in {display(path / MANIFEST)}"
     )
     for name in (WEIGHTS, GOLDEN, CARD):
         if name not in content:
@@ -87,7 +87,7 @@ def read_detector(path: Path) -> DetectorFolder:
         dequantise(decode(content[WEIGHTS], display(path / WEIGHTS))),
         Golden.from_bytes(content[GOLDEN], spec, display(path / GOLDEN)),
         content[CARD].decode("utf-8", "replace"),
-        seal,
+        sealed.seal,
     )
 
 

@@ -1,7 +1,7 @@
 """Files that are whole or absent, and folders that show any change.
 
-A sealed folder has a JSON manifest that lists the SHA-256 of every other file and ends with a seal
-over itself. Reading one yields only bytes that were checked.
+A sealed folder has a JSON manifest that lists the SHA-256 of every other file, may be signed, and
+ends with a seal over itself. Reading one yields only bytes that were checked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +134,41 @@ def canonical_json(payload: Mapping[str, Any]) -> bytes:
     return (json.dumps(payload, indent=2, allow_nan=False) + "\n").encode()
 
 
-def write_seal(folder: Path, manifest: str, payload: Mapping[str, Any]) -> None:
-    """Write `manifest` into `folder`: payload, SHA-256 of every other file, and the seal."""
+@dataclass(frozen=True)
+class Sealed:
+    """A sealed folder as read and checked.
+
+    payload: the manifest without `files`, `signature` and `seal`.
+    content: the bytes of every other file, by name.
+    signature: as stored, or None; checked only if the reader was told to.
+    """
+
+    payload: dict[str, Any]
+    content: dict[str, bytes]
+    signature: object
+    seal: str
+
+
+def write_seal(
+    folder: Path,
+    manifest: str,
+    payload: Mapping[str, Any],
+    *,
+    sign: Callable[[bytes], Mapping[str, str]] | None = None,
+) -> None:
+    """Write `manifest` into `folder`: payload, SHA-256 of every other file, and the seal.
+
+    Args:
+        sign: gives a signature of the manifest so far, which is stored in it, under the seal.
+    """
     files = {
         path.name: sha256(path.read_bytes())
         for path in sorted(folder.iterdir())
         if path.name != manifest
     }
     sealed = {**payload, "files": files}
+    if sign is not None:
+        sealed["signature"] = sign(canonical_json(sealed))
     sealed["seal"] = sha256(canonical_json(sealed))
     write_atomic(folder / manifest, canonical_json(sealed))
 
@@ -174,12 +202,18 @@ def read_manifest(folder: Path, manifest: str, *, version: int, kind: str) -> di
 
 
 def read_sealed(
-    folder: Path, manifest: str, *, version: int, kind: str
-) -> tuple[dict[str, Any], dict[str, bytes]]:
+    folder: Path,
+    manifest: str,
+    *,
+    version: int,
+    kind: str,
+    verify: Callable[[str, bytes, object], None] | None = None,
+) -> Sealed:
     """Read a sealed folder whole and check it.
 
-    Returns:
-        The manifest's payload without `files` and `seal`, and the content of every other file.
+    Args:
+        verify: raises unless a signature is right; called before any other file is read. It takes
+            the manifest's name, the signed bytes, and the stored signature or None.
 
     Raises:
         InputError: a file is missing, extra, altered or unreadable, or the version is another.
@@ -190,7 +224,12 @@ def read_sealed(
     seal = payload.pop("seal", None)
     if sha256(canonical_json(payload)) != seal or canonical_json({**payload, "seal": seal}) != raw:
         raise InputError(f"{display(folder / manifest)} was altered after it was written. {remedy}")
-    listed: dict[str, str] = payload.pop("files")
+    signature = payload.pop("signature", None)
+    if verify is not None:
+        verify(display(folder / manifest), canonical_json(payload), signature)
+    listed = payload.pop("files", None)
+    if not isinstance(listed, dict):
+        raise InputError(f"{display(folder / manifest)} lists no files. {remedy}")
     present = {path.name for path in folder.iterdir()} - {manifest}
     if missing := sorted(listed.keys() - present):
         raise InputError(f"{display(folder)} lacks {', '.join(missing)}. {remedy}")
@@ -207,4 +246,4 @@ def read_sealed(
         if sha256(data) != digest:
             raise InputError(f"{display(path)} was altered: its SHA-256 is another. {remedy}")
         content[name] = data
-    return payload, content
+    return Sealed(payload, content, signature, seal)

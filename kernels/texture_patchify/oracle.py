@@ -68,8 +68,7 @@ def select_positions(scores: I32, keep: KeepRule, seed: int = 0) -> I32:
     Returns:
         i32 [B, K].
     """
-    cells = scores.shape[1]
-    count = keep.resolve(cells)
+    count = keep.resolve(scores.shape[1])
     order_by: npt.NDArray[np.int64] | U64
     if keep.kind == "smooth":
         order_by = scores.astype(np.int64)
@@ -78,8 +77,7 @@ def select_positions(scores: I32, keep: KeepRule, seed: int = 0) -> I32:
     elif keep.kind == "random":
         order_by = _random_keys(scores, seed)
     else:
-        every: I32 = np.tile(np.arange(cells, dtype=np.int32), (len(scores), 1))
-        return every
+        order_by = np.zeros(scores.shape, np.int64)
     # A stable sort keeps equal keys in the order of their index.
     kept = np.argsort(order_by, axis=1, kind="stable")[:, :count]
     positions: I32 = np.sort(kept, axis=1).astype(np.int32)
@@ -103,30 +101,50 @@ def texture_patchify(images: U8, patch: int, keep: KeepRule, seed: int = 0) -> P
     """
     scores = texture_scores(images, patch)
     positions = select_positions(scores, keep, seed)
-    batch, _count = positions.shape
-    flat = _cells(images, patch).reshape(batch, scores.shape[1], -1)
+    batch = images.shape[0]
+    flat = _cells(images, patch).reshape(batch, scores.shape[1], 3 * patch * patch)
     patches = np.take_along_axis(flat, positions[:, :, None], axis=1)
     return Patches(np.ascontiguousarray(patches), positions, scores)
 
 
-def _cells(images: U8, patch: int) -> U8:
-    """u8 [B, S, S, 3] → u8 [B, N, p, p, 3]."""
+def check_images(images: U8, patch: int) -> None:
+    """A UsageError unless `images` is u8 [B, S, S, 3], S a multiple of `patch`, `patch` 4 to 64."""
     if not MIN_PATCH <= patch <= MAX_PATCH:
         raise UsageError(f"patch must be {MIN_PATCH} to {MAX_PATCH} pixels, got {patch}")
     shape = images.shape
     if (
-        images.dtype != np.uint8
-        or len(shape) != 4
-        or shape[1] != shape[2]
-        or shape[3] != 3
-        or shape[1] % patch
-        or shape[1] == 0
+        images.dtype == np.uint8
+        and len(shape) == 4
+        and shape[1] == shape[2]
+        and shape[3] == 3
+        and shape[1] > 0
+        and shape[1] % patch == 0
+        and (shape[1] // patch) ** 2 < 2**31
     ):
-        raise UsageError(
-            f"images must be uint8 [B, S, S, 3] with S a multiple of {patch}, "
-            f"got {images.dtype} {list(shape)}"
-        )
-    batch, grid = shape[0], shape[1] // patch
+        return
+    advice = ""
+    if len(shape) == 3:
+        advice = "; add a batch axis: images[None]"
+    elif len(shape) == 4 and shape[1] == 3 != shape[3]:
+        advice = "; move the channels last: images.transpose(0, 2, 3, 1)"
+    elif len(shape) == 4 and shape[1] != shape[2]:
+        advice = "; cut square views first: mpft_deploy.images.views"
+    raise UsageError(
+        f"images must be uint8 [B, S, S, 3] with S a multiple of {patch}, "
+        f"got {images.dtype} {list(shape)}{advice}"
+    )
+
+
+def check_seed(seed: int) -> None:
+    """A UsageError unless `seed` fits in 64 bits without a sign."""
+    if not 0 <= seed < 2**64:
+        raise UsageError(f"seed must be 0 to 2**64 - 1, got {seed}")
+
+
+def _cells(images: U8, patch: int) -> U8:
+    """u8 [B, S, S, 3] → u8 [B, N, p, p, 3]."""
+    check_images(images, patch)
+    batch, grid = images.shape[0], images.shape[1] // patch
     split = images.reshape(batch, grid, patch, grid, patch, 3)
     cells: U8 = split.transpose(0, 1, 3, 2, 4, 5).reshape(batch, grid * grid, patch, patch, 3)
     return cells
@@ -134,10 +152,9 @@ def _cells(images: U8, patch: int) -> U8:
 
 def _random_keys(scores: I32, seed: int) -> U64:
     """u64 [B, N] of sort keys; arithmetic is modulo 2⁶⁴."""
-    if not 0 <= seed < 2**64:
-        raise UsageError(f"seed must be 0 to 2**64 - 1, got {seed}")
+    check_seed(seed)
     index = np.arange(scores.shape[1], dtype=np.uint64)
-    digest = _mix((index << np.uint64(32)) | scores.astype(np.uint64)).sum(
+    digest: U64 = _mix((index << np.uint64(32)) | scores.astype(np.uint64)).sum(
         1, dtype=np.uint64, keepdims=True
     )
     start = _mix(digest ^ _mix(np.array([[seed]], np.uint64)))

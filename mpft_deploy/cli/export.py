@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from mpft_deploy.export.pipeline import Request
 
 FOLDER = click.Path(path_type=Path)
 
@@ -21,7 +25,7 @@ FOLDER = click.Path(path_type=Path)
     default="fp32",
     show_default=True,
     help="Of matmuls. int8: activations scaled as the engine runs; int8-static, fp8: by ranges "
-    "seen in calibration; +fp16: where they do not apply.",
+    "seen in calibration; +fp16: the other matmuls.",
 )
 @click.option(
     "--float-layers",
@@ -47,6 +51,24 @@ FOLDER = click.Path(path_type=Path)
     multiple=True,
     help="Images, of no label, that int8 and fp8 are fitted to; not those of --images.  "
     "[default: the golden crops]",
+)
+@click.option(
+    "--standalone",
+    is_flag=True,
+    help="Write one ONNX file, OUT, that takes whole frames, for any runtime.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["bundle", "triton"]),
+    default="bundle",
+    show_default=True,
+    help="triton: add a model to the Triton Inference Server repository OUT.",
+)
+@click.option(
+    "--sign",
+    type=FOLDER,
+    metavar="PRIVATE_KEY",
+    help="Sign the bundle with this key (see `mpft keygen`).",
 )
 @click.option(
     "--sm",
@@ -87,6 +109,9 @@ def command(
     budget: str | None,
     images: tuple[Path, ...],
     calibrate: tuple[Path, ...],
+    standalone: bool,
+    layout: str,
+    sign: Path | None,
     sm: tuple[str, ...],
     batch: str | None,
     workspace: int | None,
@@ -106,10 +131,11 @@ def command(
     (exit code 1), with the images that it changed most. One built for another device has no proof
     until `mpft verify` runs there.
     """
-    from mpft_deploy.cli.console import emit_json, proof_rows, steps, table
+    from mpft_deploy.cli.console import certificate_rows, emit_json, latency_rows, steps, table
+    from mpft_deploy.engine.certificate import Budget
+    from mpft_deploy.errors import UsageError
     from mpft_deploy.export.builders import BuildOptions, parse_batch, parse_capability
-    from mpft_deploy.export.certificate import Budget
-    from mpft_deploy.export.pipeline import Request, describe, export
+    from mpft_deploy.export.pipeline import Request, export
     from mpft_deploy.files import display
 
     request = Request(
@@ -118,7 +144,7 @@ def command(
         backend=backend,
         precision=precision,
         float_layers=float_layers,
-        build=BuildOptions(
+        options=BuildOptions(
             batch=parse_batch(batch) if batch else BuildOptions.batch,
             sm=tuple(map(parse_capability, sm)),
             workspace=workspace,
@@ -132,14 +158,17 @@ def command(
         threads=threads,
         overwrite=overwrite,
         allow_over_budget=allow_over_budget,
+        sign=sign,
     )
     if dry_run:
-        rows = describe(request)
-        if as_json:
-            emit_json(rows)
-        else:
-            title = f"{display(out)}: {backend}, not built"
-            table(title, ["", ""], [[*row] for row in rows.items()])
+        _print_plan(request, as_json=as_json)
+        return
+    if standalone or layout == "triton":
+        if standalone and layout == "triton":
+            raise UsageError("--standalone writes a file, --layout triton a folder: choose one")
+        if sign:
+            raise UsageError("--sign is for bundles; a standalone graph has no manifest to sign")
+        _export_standalone(request, triton=not standalone, as_json=as_json)
         return
     with steps() as say:
         result = export(request, say)
@@ -155,11 +184,44 @@ def command(
             }
         )
         return
-    table(
-        f"{display(out)}: {backend}, {result.info.precision}",
-        ["", ""],
-        [
-            *proof_rows(result.certificate, result.latency),
-            ["engine", f"{result.engine_bytes / 1e6:.1f} MB"],
-        ],
-    )
+    rows = [*certificate_rows(result.certificate), *latency_rows(result.latency)]
+    rows.append(["engine", f"{result.engine_bytes / 1e6:.1f} MB"])
+    table(f"{display(out)}: {backend}, {result.info.precision}", ["", ""], rows)
+
+
+def _print_plan(request: Request, *, as_json: bool) -> None:
+    from mpft_deploy.cli.console import emit_json, table
+    from mpft_deploy.export.pipeline import describe
+    from mpft_deploy.files import display
+
+    rows = describe(request)
+    if as_json:
+        emit_json(rows)
+        return
+    title = f"{display(request.out)}: {request.backend}, not built"
+    table(title, ["", ""], [[*row] for row in rows.items()])
+
+
+def _export_standalone(request: Request, *, triton: bool, as_json: bool) -> None:
+    from mpft_deploy.cli.console import certificate_rows, emit_json, steps, table
+    from mpft_deploy.export.layouts import export_triton
+    from mpft_deploy.export.standalone import export_standalone
+    from mpft_deploy.files import display
+
+    with steps() as say:
+        if triton:
+            written, made = export_triton(request, say)
+        else:
+            written, made = request.out, export_standalone(request, say)
+    if as_json:
+        emit_json(
+            {
+                "standalone": display(written),
+                "precision": made.precision,
+                "model_bytes": len(made.model),
+                "certificate": made.certificate,
+            }
+        )
+        return
+    rows = [*certificate_rows(made.certificate), ["model", f"{len(made.model) / 1e6:.1f} MB"]]
+    table(f"{display(written)}: standalone, {made.precision}", ["", ""], rows)

@@ -71,10 +71,18 @@ def _detector(detector: Any) -> tuple[dict[str, Any], list[list[str]]]:
 
 
 def _bundle(bundle: Any) -> tuple[dict[str, Any], list[list[str]]]:
-    from mpft_deploy.cli.console import proof_rows
+    from mpft_deploy.cli.console import certificate_rows, latency_rows
+    from mpft_deploy.signing import signer_name
 
     info, certificate = bundle.info, bundle.certificate
-    record = {"info": info, "certificate": certificate, "latency": bundle.latency}
+    record = {
+        "info": info,
+        "certificate": certificate,
+        "latency": bundle.latency,
+        "seal": bundle.seal,
+        "signature": bundle.signature,
+    }
+    signer = signer_name(bundle.signature) if bundle.signature is not None else None
     rows = [
         ["kind", "bundle"],
         ["engine", f"{info.backend}, {info.precision}, {len(bundle.engine) / 1e6:.1f} MB"],
@@ -82,7 +90,10 @@ def _bundle(bundle: Any) -> tuple[dict[str, Any], list[list[str]]]:
         *([["for", f"SM {', '.join(info.compute_capability)}"]] if info.compute_capability else []),
         ["versions", " ".join(f"{name} {version}" for name, version in info.versions.items())],
         *_spec_rows(info.spec),
-        *proof_rows(certificate, bundle.latency),
+        *certificate_rows(certificate),
+        *latency_rows(bundle.latency),
+        ["signature", f"by {signer} (verify checks it)" if signer else "none"],
+        ["seal", bundle.seal],
     ]
     return record, rows
 

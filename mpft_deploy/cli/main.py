@@ -18,9 +18,11 @@ COMMANDS = {
     "train": ("train", "Fine-tune a detector from a CLIP backbone."),
     "export": ("export", "Build a verified engine for this device."),
     "verify": ("verify", "Prove a bundle on this device against the trained model."),
+    "keygen": ("keygen", "Make a key pair to sign bundles with."),
     "inspect": ("inspect", "Show what a detector or a bundle holds."),
     "screen": ("screen", "Tell generated images from real ones."),
     "profile": ("profile", "Measure a bundle's latency."),
+    "kernels": ("kernels", "List the versions of the patch kernel and the one chosen here."),
 }
 
 

@@ -9,9 +9,23 @@ import click
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--require-signature",
+    type=click.Path(path_type=Path),
+    metavar="PUBLIC_KEY",
+    help="Refuse a bundle that is not signed by this key (see `mpft keygen`).",
+)
+@click.option(
+    "--sign",
+    type=click.Path(path_type=Path),
+    metavar="PRIVATE_KEY",
+    help="Sign the bundle anew, should its proof be made now.",
+)
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: all cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(bundle: Path, threads: int, as_json: bool) -> int:
+def command(
+    bundle: Path, require_signature: Path | None, sign: Path | None, threads: int, as_json: bool
+) -> int:
     """Prove BUNDLE on this device: every byte as it was written, every golden verdict as trained.
 
     Exit code 1 if anything was altered or the engine does worse here than its certificate allows.
@@ -20,17 +34,23 @@ def command(bundle: Path, threads: int, as_json: bool) -> int:
     from mpft_deploy.bundle import read_bundle
     from mpft_deploy.cli.console import comparison_rows, emit_json, table
     from mpft_deploy.engine import load_engine
-    from mpft_deploy.export.certificate import reverify
+    from mpft_deploy.engine.certificate import reverify
+    from mpft_deploy.engine.selftest import explain_device, record_success
     from mpft_deploy.export.pipeline import complete
     from mpft_deploy.files import display
+    from mpft_deploy.signing import signer_name
 
-    content = read_bundle(bundle)
-    proven_now = content.certificate.not_run is not None
-    if proven_now:
-        content = complete(content, threads=threads)
+    content = read_bundle(bundle, require_signature)
+    if proven_now := content.certificate.not_run is not None:
+        content = complete(content, sign=sign, threads=threads)
         comparison, reasons = content.certificate.golden, content.certificate.reasons
     else:
-        comparison, reasons = reverify(load_engine(content, threads=threads), content)
+        engine = load_engine(content, threads=threads, self_test=False)
+        comparison, reasons = reverify(engine, content)
+    difference = explain_device(content)
+    if difference and not reasons:
+        record_success(content)
+    signed_by = signer_name(content.signature) if require_signature else None
     if as_json:
         emit_json(
             {
@@ -38,13 +58,19 @@ def command(bundle: Path, threads: int, as_json: bool) -> int:
                 "passed": not reasons,
                 "proven_now": proven_now,
                 "reasons": reasons,
+                "signed_by": signed_by,
+                "device_difference": difference,
                 "golden": comparison,
             }
         )
     else:
-        rows = [["files", "all as they were written"], *comparison_rows("golden", comparison)]
+        rows = [["files", "all as they were written"]]
+        if signed_by:
+            rows.append(["signature", f"as required, by {signed_by}"])
         if proven_now:
             rows.append(["proof", "made now, for the first time, and written into the bundle"])
+        rows.append(["device", difference or "the one that it was certified on"])
+        rows += comparison_rows("golden", comparison)
         rows.append(["result", "PASSED" if not reasons else "FAILED: " + "; ".join(reasons)])
         table(display(bundle), ["", ""], rows)
     return 1 if reasons else 0

@@ -69,12 +69,23 @@ def get_backend(name: str, built_for: Sequence[str] = ()) -> Backend:
     return backend
 
 
-def load_engine(bundle: Bundle, *, threads: int = 0) -> Engine:
+def load_engine(bundle: Bundle, *, threads: int = 0, self_test: bool = True) -> Engine:
     """Load a verified bundle's engine.
 
     Args:
         bundle: as `read_bundle` gives it.
         threads: CPU threads; 0 takes as many as this process may use.
+        self_test: on another device than that of the certificate, run the golden crops at the first
+            load; see `mpft_deploy.engine.selftest`.
+
+    Raises:
+        GateError: the self-test failed.
     """
     info = bundle.info
-    return get_backend(info.backend, info.compute_capability).load(bundle.engine, threads=threads)
+    backend = get_backend(info.backend, info.compute_capability)
+    engine = backend.load(bundle.engine, threads=threads)
+    if self_test:
+        from mpft_deploy.engine.selftest import ensure_tested
+
+        ensure_tested(bundle, engine)
+    return engine

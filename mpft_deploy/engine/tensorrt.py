@@ -93,9 +93,12 @@ class TensorRT:
     def versions(self) -> dict[str, str]:
         """Versions of what an engine of this backend runs on."""
         versions = {self.package.replace("_", "-"): self.version()}
-        if driver := driver_version():
-            versions["cuda-driver"] = driver
-        return versions
+        try:
+            capability = device_capability()
+        except EnvironmentLacksError:
+            return versions
+        # Kernels depend on both, and a plan of TensorRT for RTX is compiled by the driver.
+        return {**versions, "cuda-driver": driver_version(), "compute-capability": capability}
 
     def load(self, engine: bytes, *, threads: int) -> TensorRTEngine:
         """Deserialise a plan. CPU `threads` make no difference to it.
@@ -166,13 +169,10 @@ def device_capability() -> str:
     )
 
 
-def driver_version() -> str | None:
-    """Newest CUDA that the driver knows, such as `13.0`; None without a driver."""
-    try:
-        version = call(cuda_runtime().cudaDriverGetVersion)
-    except EnvironmentLacksError:
-        return None
-    return f"{version // 1000}.{version % 1000 // 10}" if version else None
+def driver_version() -> str:
+    """Newest CUDA that the driver knows, such as `13.0`."""
+    version = call(cuda_runtime().cudaDriverGetVersion)
+    return f"{version // 1000}.{version % 1000 // 10}"
 
 
 def cuda_runtime() -> Any:

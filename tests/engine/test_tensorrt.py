@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from mpft_deploy.bundle import read_bundle, write_bundle
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.engine import find_backend, get_backend, load_engine, ort
+from mpft_deploy.engine.certificate import Budget, unproven
 from mpft_deploy.engine.tensorrt import RTX, TENSORRT, as_numbers, covers, device_capability
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.export.builders import BuildOptions, get_builder
-from mpft_deploy.export.certificate import Budget, unproven
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.pipeline import Request, export
 from mpft_deploy.kernels import texture_patchify
@@ -275,9 +275,9 @@ def test_on_a_real_device(detector, tmp_path, backend, precision):
     except UsageError as error:
         pytest.skip(str(error))
     out = tmp_path / "bundle"
-    build = BuildOptions(sm=sm)
+    options = BuildOptions(sm=sm)
     certificate = export(
-        Request(detector, out, backend=backend, precision=precision, build=build)
+        Request(detector, out, backend=backend, precision=precision, options=options)
     ).certificate
     assert certificate.passed
     content = read_bundle(out)

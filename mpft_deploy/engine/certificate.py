@@ -199,20 +199,26 @@ def unproven(budget: Budget, calibration: Calibration, reason: str) -> Certifica
     )
 
 
-def reverify(engine: Engine, bundle: Bundle) -> tuple[Comparison, list[str]]:
-    """Run a proven bundle's golden crops here; the comparison and why it fails, if it does.
+def worse_than_certified(now: Comparison, certificate: Certificate) -> list[str]:
+    """Why an engine does worse on the golden crops than its certificate allows, if it does.
 
     It holds if the certified budget holds on the golden crops, or if they do no worse than where
     the engine was certified (a budget judged on many images may hold although one golden crop in a
-    few dozen flips).
+    few dozen flips, and an engine may have been written over its budget on purpose). One without
+    proof has to keep its budget.
     """
-    now = compare_golden(engine, bundle.spec, bundle.golden)
-    certificate = bundle.certificate
-    reasons = [] if certificate.passed else ["the engine was written over its budget"]
     certified = certificate.golden
-    assert certified is not None
-    if now.flips > certified.flips or now.decisive_flips > certified.decisive_flips:
-        reasons += Budget.parse(certificate.budget).misses(now)
-    elif certificate.images is None:
-        reasons += [miss for miss in Budget.parse(certificate.budget).misses(now) if not reasons]
-    return now, reasons
+    if certified is None:
+        return Budget.parse(certificate.budget).misses(now)
+    more_flips = now.flips > certified.flips or now.decisive_flips > certified.decisive_flips
+    judged_by_golden = certificate.passed and certificate.images is None
+    if more_flips or judged_by_golden:
+        return Budget.parse(certificate.budget).misses(now)
+    return []
+
+
+def reverify(engine: Engine, bundle: Bundle) -> tuple[Comparison, list[str]]:
+    """Run a bundle's golden crops on this device; the comparison and why it fails, if it does."""
+    now = compare_golden(engine, bundle.spec, bundle.golden)
+    reasons = [] if bundle.certificate.passed else ["the engine was written over its budget"]
+    return now, reasons + worse_than_certified(now, bundle.certificate)

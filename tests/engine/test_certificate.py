@@ -10,8 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpft_deploy.engine.certificate import (
+    METRICS,
+    Budget,
+    compare,
+    default_budget,
+    judge,
+    worse_than_certified,
+)
 from mpft_deploy.errors import UsageError
-from mpft_deploy.export.certificate import METRICS, Budget, compare, default_budget, judge
 from mpft_deploy.spec import Calibration
 
 CALIBRATION = Calibration(threshold=0.5, unsure=(0.4, 0.6))
@@ -108,3 +115,23 @@ def test_images_outrank_golden_crops():
     bad, good = comparison([(1, -2)]), comparison([(1, 1)])
     assert judge(bad, good, default_budget("int8"), CALIBRATION).passed
     assert not judge(good, bad, default_budget("int8"), CALIBRATION).passed
+
+
+@pytest.mark.parametrize(
+    ("budget", "judged_on_images", "now", "fails"),
+    [
+        # One golden crop of two flipped when it was certified.
+        ("flips<=1%", True, [(1, -2), (2, 2)], False),  # as then, and images outrank it
+        ("flips<=1%", True, [(1, -2), (2, -2)], True),  # one more
+        ("flips<=100%", True, [(1, -2), (2, -2)], False),  # one more, within the budget
+        ("flips<=60%,logit<=4", False, [(1, -2), (2, 2)], False),
+        ("flips<=60%,logit<=4", False, [(1, -4), (2, 2)], True),  # no flip more, but further off
+        ("flips<=1%", False, [(1, -4), (2, 2)], False),  # over its budget then, no worse now
+        ("flips<=1%", False, [(1, -4), (2, -2)], True),
+    ],
+)
+def test_worse_than_certified(budget, judged_on_images, now, fails):
+    images = comparison([(1, 1)]) if judged_on_images else None
+    golden = comparison([(1, -2), (2, 2)])
+    certificate = judge(golden, images, Budget.parse(budget), CALIBRATION)
+    assert bool(worse_than_certified(comparison(now), certificate)) == fails

@@ -1,0 +1,159 @@
+"""Every version of texture_patchify, whether it runs here, and the choice among them.
+
+`MPFT_KERNEL` forces a version by name and fails loudly; without it the first in the list that runs
+here is taken. Both are settled once, at the first use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.kernels.texture_patchify import oracle
+from mpft_deploy.kernels.texture_patchify.interop import Device, as_numpy, in_rows, outputs
+from mpft_deploy.kernels.texture_patchify.oracle import Patches
+from mpft_deploy.spec import KeepRule
+
+try:
+    from mpft_deploy.kernels.texture_patchify import _native
+except ImportError as _error:
+    _native = None  # type: ignore[assignment]
+    _WHY_NO_NATIVE = f"the native module is missing ({_error}); install mpft-deploy again"
+
+VARIABLE = "MPFT_KERNEL"
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One version of texture_patchify.
+
+    Attributes:
+        name: what `MPFT_KERNEL` calls it.
+        device: where its images are.
+        why_not: the reason that it does not run here, or None.
+        run: images, patch, keep, seed and out (or None) to Patches; checks what it is given.
+    """
+
+    name: str
+    device: Device
+    why_not: Callable[[], str | None]
+    run: Callable[[Any, int, KeepRule, int, Patches | None], Patches]
+
+
+@dataclass(frozen=True)
+class Status:
+    """An implementation as this machine sees it.
+
+    Attributes:
+        name, device: of the implementation.
+        why_not: the reason that it does not run here; None if it is available.
+        chosen: whether images on its device are given to it.
+    """
+
+    name: str
+    device: Device
+    why_not: str | None
+    chosen: bool
+
+
+def _run_native(
+    name: str, images: Any, patch: int, keep: KeepRule, seed: int, out: Patches | None
+) -> Patches:
+    array = as_numpy(images)
+    oracle.check_images(array, patch)
+    if keep.kind == "random":
+        oracle.check_seed(seed)
+    else:
+        seed = 0
+    out = outputs(array, patch, keep.resolve((array.shape[1] // patch) ** 2), out)
+    _native.run(name, in_rows(array), patch, keep.kind, seed, *out)
+    return out
+
+
+def _run_numpy(images: Any, patch: int, keep: KeepRule, seed: int, out: Patches | None) -> Patches:
+    array = as_numpy(images)
+    result = oracle.texture_patchify(array, patch, keep, seed)
+    if out is None:
+        return result
+    out = outputs(array, patch, result.positions.shape[1], out)
+    out.patches[...], out.positions[...], out.scores[...] = result
+    return out
+
+
+def _native_version(name: str) -> Implementation:
+    def why_not() -> str | None:
+        return _WHY_NO_NATIVE if _native is None else _native.why_not(name)
+
+    return Implementation(name, "cpu", why_not, functools.partial(_run_native, name))
+
+
+# For each device the fastest first. A new version is one line here.
+IMPLEMENTATIONS = (
+    _native_version("avx512"),
+    _native_version("avx2"),
+    _native_version("neon"),
+    _native_version("scalar"),
+    Implementation("numpy", "cpu", lambda: None, _run_numpy),
+)
+
+
+@functools.cache
+def chosen(device: Device) -> Implementation:
+    """The implementation for images on `device`: the forced one, else the first that runs here.
+
+    Raises:
+        UsageError: `MPFT_KERNEL` names no version.
+        EnvironmentLacksError: what it names, or every version for `device`, does not run here.
+    """
+    forced = os.environ.get(VARIABLE, "")
+    if forced:
+        return find(forced)
+    for implementation in IMPLEMENTATIONS:
+        if implementation.device == device and implementation.why_not() is None:
+            if implementation.name == "numpy":
+                warnings.warn(
+                    "texture_patchify runs on NumPy, tens of times slower than the native module; "
+                    f"`mpft kernels` says why, {VARIABLE}=numpy accepts it",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+            return implementation
+    raise EnvironmentLacksError(
+        f"no version of texture_patchify runs here on images on a {device.upper()} device; copy "
+        f"them to host memory. Versions: {_listing()}"
+    )
+
+
+def find(name: str) -> Implementation:
+    """The implementation called `name`, if it runs here; errors as in `chosen`."""
+    for implementation in IMPLEMENTATIONS:
+        if implementation.name == name:
+            reason = implementation.why_not()
+            if reason is not None:
+                raise EnvironmentLacksError(
+                    f"{VARIABLE}={name} does not run here: {reason}. Versions: {_listing()}"
+                )
+            return implementation
+    raise UsageError(f"{VARIABLE}={name} is no version of texture_patchify. Versions: {_listing()}")
+
+
+def implementations() -> list[Status]:
+    """Every version in order of preference; raises as `chosen` does on a bad `MPFT_KERNEL`."""
+    choices = [chosen("cpu")]
+    with contextlib.suppress(EnvironmentLacksError):
+        choices.append(chosen("cuda"))
+    return [
+        Status(one.name, one.device, one.why_not(), chosen=one in choices)
+        for one in IMPLEMENTATIONS
+    ]
+
+
+def _listing() -> str:
+    reasons = ((one.name, one.why_not()) for one in IMPLEMENTATIONS)
+    return ", ".join(f"{name} ({reason or 'available'})" for name, reason in reasons)

@@ -1,0 +1,102 @@
+"""An engine that is loaded on another device than it was certified on proves itself there, once.
+
+Backends promise the same logits on another processor or version only roughly. So the first load on
+one runs the bundle's golden crops (a few dozen views) and refuses an engine that does worse than
+its certificate. A success is recorded in the user's cache, and the next load is as quick as any.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+
+from mpft_deploy.bundle import Bundle, Device
+from mpft_deploy.engine import Engine, get_backend
+from mpft_deploy.engine.certificate import compare_golden, worse_than_certified
+from mpft_deploy.errors import EnvironmentLacksError, GateError
+from mpft_deploy.files import canonical_json, display, sha256, write_atomic
+
+logger = logging.getLogger(__name__)
+
+
+def explain_device(bundle: Bundle) -> str | None:
+    """A sentence on how this device differs from the one of the certificate; None if it does not.
+
+    Processor, machine and system count, and the versions of what the backend runs on. An engine
+    that ran nowhere yet is certified on no device.
+    """
+    here, versions = Device.here(), get_backend(bundle.info.backend).versions()
+    certified = {name: bundle.info.versions.get(name, "unknown") for name in versions}
+    not_run = bundle.certificate.not_run is not None
+    if here == bundle.info.device and versions == certified and not not_run:
+        return None
+    return (
+        f"{'built, and never run, on' if not_run else 'certified on'} "
+        f"{_describe(bundle.info.device, certified)}; "
+        f"this device is {_describe(here, versions)}"
+    )
+
+
+def ensure_tested(bundle: Bundle, engine: Engine) -> None:
+    """Run the golden crops, unless the device is that of the certificate or they passed here.
+
+    Raises:
+        GateError: the engine does worse here than its certificate allows.
+    """
+    difference = explain_device(bundle)
+    if difference is None or _is_recorded(bundle):
+        return
+    logger.warning("%s: %s. Running its golden crops first.", display(bundle.path), difference)
+    if reasons := worse_than_certified(
+        compare_golden(engine, bundle.spec, bundle.golden), bundle.certificate
+    ):
+        raise GateError(
+            f"{display(bundle.path)} does worse here than its certificate allows: "
+            f"{'; '.join(reasons)}. It was {difference}. Export the detector on this device; "
+            "`mpft verify` shows the comparison."
+        )
+    record_success(bundle)
+
+
+def record_success(bundle: Bundle) -> None:
+    """Remember that a bundle's golden crops passed here; only a warning if that cannot be kept."""
+    try:
+        path = _record_path(bundle)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, _record(bundle))
+    except (OSError, RuntimeError, EnvironmentLacksError) as error:
+        logger.warning("the self-test will be run again at the next load: %s", error)
+
+
+def _is_recorded(bundle: Bundle) -> bool:
+    try:
+        return _record_path(bundle).read_bytes() == _record(bundle)
+    except (OSError, RuntimeError):
+        return False
+
+
+def _record(bundle: Bundle) -> bytes:
+    """What a success holds for: this bundle on this device with these versions."""
+    return canonical_json(
+        {
+            "seal": bundle.seal,
+            "device": msgspec.to_builtins(Device.here()),
+            "versions": get_backend(bundle.info.backend).versions(),
+        }
+    )
+
+
+def _record_path(bundle: Bundle) -> Path:
+    """In the user's cache; a RuntimeError where the user has no home."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache.is_absolute():  # unset, empty, or not allowed by the XDG specification
+        cache = Path.home() / ".cache"
+    return cache / "mpft" / "self-tests" / f"{sha256(_record(bundle))}.json"
+
+
+def _describe(device: Device, versions: dict[str, str]) -> str:
+    names = " ".join(f"{name} {version}" for name, version in versions.items())
+    return f"{device.processor} ({device.machine}, {device.system}) with {names}"

@@ -1,0 +1,141 @@
+"""`mpft export --standalone`, `--layout triton` and `--sign`, and `mpft keygen`, as used."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mpft_deploy.cli.main import cli, run
+
+
+@pytest.fixture
+def mpft(capfd):
+    """Run `mpft ARGS…`; the exit code, standard output and standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = run(cli, "mpft", [str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("options", "out", "written"),
+    [
+        (["--standalone"], "model.onnx", "model.onnx"),
+        (["--layout", "triton"], "models", "models/tiny"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_standalone_forms(mpft, detector, tmp_path, options, out, written, as_json):
+    arguments = [*options, *(["--json"] if as_json else [])]
+    code, text, errors = mpft("export", detector, tmp_path / out, *arguments)
+    assert code == 0
+    assert "golden crops" in errors
+    assert (tmp_path / written).exists()
+    if as_json:
+        result = json.loads(text)
+        assert result["certificate"]["passed"]
+        assert result["standalone"] == str(tmp_path / written)
+        assert result["model_bytes"] > 1000
+    else:
+        assert "PASSED" in text
+        assert "standalone, fp32" in text
+
+
+def test_over_budget_is_refused_and_not_written(mpft, detector, tmp_path):
+    for options, out in ((["--standalone"], "model.onnx"), (["--layout", "triton"], "models")):
+        arguments = [*options, "--precision", "int8", "--budget", "logit<=0.000001"]
+        code, _, errors = mpft("export", detector, tmp_path / out, *arguments)
+        assert code == 1
+        assert "misses its budget" in errors
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_sign_and_require(mpft, detector, bundle, tmp_path):
+    key, public = tmp_path / "release.key", tmp_path / "release.key.pub"
+    code, text, _ = mpft("keygen", key, "--json")
+    assert code == 0
+    made = json.loads(text)
+    assert (made["private"], made["public"]) == (str(key), str(public))
+    code, _, errors = mpft("keygen", key)
+    assert code == 2
+    assert "never overwritten" in errors
+    code, text, _ = mpft("keygen", tmp_path / "other.key")
+    assert code == 0
+    assert made["fingerprint"] not in text
+
+    out = tmp_path / "bundle"
+    assert mpft("export", detector, out, "--sign", key)[0] == 0
+    code, text, _ = mpft("verify", out, "--require-signature", public, "--json")
+    assert code == 0
+    assert json.loads(text)["signed_by"] == f"key {made['fingerprint']}"
+    code, text, _ = mpft("verify", out, "--require-signature", public)
+    assert code == 0
+    assert "as required" in text
+    assert mpft("verify", out)[0] == 0
+    code, text, _ = mpft("inspect", out, "--json")
+    assert code == 0
+    assert json.loads(text)["signature"]["key"] == made["fingerprint"]
+    for folder, pub in ((bundle, public), (out, tmp_path / "other.key.pub")):
+        code, _, errors = mpft("verify", folder, "--require-signature", pub)
+        assert code == 1
+        assert "is required" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["export", "DETECTOR", "OUT", "--standalone"], 2, "ends with .onnx"),
+        (["export", "DETECTOR", "OUT.onnx", "--standalone", "--layout", "triton"], 2, "choose one"),
+        (["export", "DETECTOR", "OUT.onnx", "--standalone", "--sign", "k"], 2, "for bundles"),
+        (["export", "DETECTOR", "OUT", "--layout", "abacus"], 2, "abacus"),
+        (["export", "DETECTOR", "OUT", "--sign", "absent"], 1, "cannot be read"),
+        (["export", "absent", "OUT.onnx", "--standalone"], 1, "not a folder"),
+        (["verify", "BUNDLE", "--require-signature", "absent"], 1, "cannot be read"),
+        (["verify", "BUNDLE", "--require-signature", "DETECTOR/detector.json"], 1, "public key"),
+        (["keygen", "absent/key"], 2, "make it first"),
+        (["keygen", "."], 2, "exists already"),
+        (["keygen"], 2, "KEY"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_wrong_use(mpft, detector, bundle, tmp_path, arguments, code, message, as_json):
+    places = {"DETECTOR": detector, "BUNDLE": bundle, "OUT": tmp_path / "out"}
+    filled = []
+    for argument in arguments:
+        for word, path in places.items():
+            argument = argument.replace(word, str(path))
+        filled.append(argument)
+    actual, text, errors = mpft(*filled, *(["--json"] if as_json else []))
+    assert actual == code
+    shown = json.loads(text)["error"] if as_json else errors
+    assert message in shown
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_without_torch_and_unsigned_without_cryptography(detector, tmp_path):
+    block = (
+        "import sys; sys.modules['torch'] = sys.modules['cryptography'] = None; "
+        "from mpft_deploy.cli.main import main; main()"
+    )
+    for arguments in (
+        ["export", detector, tmp_path / "model.onnx", "--standalone"],
+        ["export", detector, tmp_path / "models", "--layout", "triton"],
+        ["export", detector, tmp_path / "bundle"],
+        ["verify", tmp_path / "bundle"],
+        ["inspect", tmp_path / "bundle"],
+    ):
+        subprocess.run([sys.executable, "-c", block, *map(str, arguments)], check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", block, "keygen", str(tmp_path / "key")],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 3
+    assert "mpft-deploy[sign]" in ended.stderr

@@ -1,0 +1,189 @@
+"""An engine on another device proves itself once, and is refused if it cannot."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from mpft_deploy.bundle import Device, read_bundle, write_bundle
+from mpft_deploy.cli.main import cli, run
+from mpft_deploy.engine import load_engine, ort, selftest
+from mpft_deploy.engine.certificate import Budget
+from mpft_deploy.engine.selftest import explain_device
+from mpft_deploy.errors import GateError
+from mpft_deploy.export.pipeline import Request, export
+
+ELSEWHERE = Device(machine="abacus64", system="Linux", processor="Abacus 9000")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of the user."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "mpft" / "self-tests"
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    monkeypatch.setattr(Device, "here", classmethod(lambda cls: ELSEWHERE))
+
+
+@pytest.fixture
+def count_runs(monkeypatch):
+    """How often the golden crops were compared."""
+    runs = []
+    compare = selftest.compare_golden
+    monkeypatch.setattr(
+        selftest, "compare_golden", lambda *args: runs.append(args) or compare(*args)
+    )
+    return runs
+
+
+def altered(bundle: Path, out: Path, shift: float):
+    """A bundle, well sealed, whose golden logits are `shift` off: a device that computes badly."""
+    read = read_bundle(bundle)
+    golden = replace(read.golden, logits=read.golden.logits + np.float32(shift))
+    write_bundle(out, read.info, read.engine, golden, read.certificate, read.latency)
+    return read_bundle(out)
+
+
+def test_device_of_the_certificate_needs_no_test(bundle, cache, count_runs, caplog):
+    read = read_bundle(bundle)
+    assert explain_device(read) is None
+    load_engine(read)
+    assert not count_runs
+    assert not caplog.records
+    assert not cache.exists()
+
+
+def test_explanation_names_both_sides(bundle, elsewhere, monkeypatch):
+    read = read_bundle(bundle)
+    sentence = explain_device(read)
+    certified, here = sentence.split("; this device is ")
+    assert read.info.device.processor in certified
+    assert "Abacus 9000 (abacus64, Linux)" in here
+    monkeypatch.setattr(Device, "here", classmethod(lambda cls: read.info.device))
+    assert explain_device(read) is None
+    monkeypatch.setattr(ort, "versions", lambda: {"onnxruntime": "99.0"})
+    certified, here = explain_device(read).split("; this device is ")
+    assert f"onnxruntime {read.info.versions['onnxruntime']}" in certified
+    assert "onnxruntime 99.0" in here
+
+
+def test_tested_once_on_another_device(bundle, cache, elsewhere, count_runs, caplog):
+    read = read_bundle(bundle)
+    load_engine(read)
+    assert len(count_runs) == 1
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "Abacus 9000" in caplog.text
+    assert len(list(cache.iterdir())) == 1
+    load_engine(read)
+    assert len(count_runs) == 1
+    assert len(caplog.records) == 1
+
+
+def test_record_holds_for_one_bundle_device_and_version(
+    bundle, tmp_path, cache, elsewhere, count_runs, monkeypatch
+):
+    load_engine(read_bundle(bundle))
+    load_engine(altered(bundle, tmp_path / "other", 1e-5))  # another seal
+    assert len(count_runs) == 2
+    monkeypatch.setattr(ort, "versions", lambda: {"onnxruntime": "99.0"})
+    load_engine(read_bundle(bundle))
+    assert len(count_runs) == 3
+    further = msgspec.structs.replace(ELSEWHERE, processor="Abacus 9001")
+    monkeypatch.setattr(Device, "here", classmethod(lambda cls: further))
+    load_engine(read_bundle(bundle))
+    assert len(count_runs) == 4
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_worse_engine_is_refused_every_time(bundle, tmp_path, cache, elsewhere):
+    bad = altered(bundle, tmp_path / "bad", 0.5)
+    for _ in range(2):
+        with pytest.raises(GateError, match=r"does worse here.*logit difference.*Abacus 9000"):
+            load_engine(bad)
+    assert not cache.exists()
+    load_engine(bad, self_test=False)
+
+
+def test_engine_written_over_its_budget_loads_where_it_does_no_worse(
+    detector, tmp_path, cache, elsewhere, count_runs, monkeypatch
+):
+    home = msgspec.structs.replace(ELSEWHERE, processor="Abacus 1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Device, "here", classmethod(lambda cls: home))
+        export(
+            Request(
+                detector,
+                tmp_path / "over",
+                budget=Budget((("logit", 0.0),)),
+                allow_over_budget=True,
+            )
+        )
+    read = read_bundle(tmp_path / "over")
+    assert not read.certificate.passed
+    load_engine(read)
+    assert len(count_runs) == 1
+
+
+def test_damaged_record_is_not_believed(bundle, cache, elsewhere, count_runs):
+    read = read_bundle(bundle)
+    load_engine(read)
+    (record,) = cache.iterdir()
+    record.write_bytes(b"")
+    load_engine(read)
+    assert len(count_runs) == 2
+    assert record.read_bytes() != b""
+
+
+@pytest.mark.parametrize("obstacle", ["file", "no home"])
+def test_record_that_cannot_be_kept_is_a_warning(
+    bundle, tmp_path, elsewhere, count_runs, caplog, monkeypatch, obstacle
+):
+    if obstacle == "file":
+        (tmp_path / "cache").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    else:
+
+        def homeless(cls):
+            raise RuntimeError("no home")
+
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(Path, "home", classmethod(homeless))
+    read = read_bundle(bundle)
+    for _ in range(2):
+        load_engine(read)
+    assert len(count_runs) == 2
+    assert caplog.text.count("will be run again") == 2
+
+
+def test_relative_cache_is_ignored_as_the_specification_says(
+    bundle, tmp_path, elsewhere, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setattr(Path, "home", classmethod(lambda cls: tmp_path / "home"))
+    load_engine(read_bundle(bundle))
+    assert not (tmp_path / "relative").exists()
+    assert list((tmp_path / "home" / ".cache" / "mpft" / "self-tests").iterdir())
+
+
+def test_verify_tells_the_device_and_records_success(
+    bundle, tmp_path, cache, elsewhere, count_runs, capsys
+):
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    assert run(cli, "mpft", ["verify", str(copy), "--json"]) == 0
+    assert "Abacus 9000" in capsys.readouterr().out
+    load_engine(read_bundle(copy))
+    assert not count_runs
+    altered(bundle, tmp_path / "bad", 0.5)
+    assert run(cli, "mpft", ["verify", str(tmp_path / "bad")]) == 1
+    assert "FAILED" in capsys.readouterr().out
+    assert len(list(cache.iterdir())) == 1
