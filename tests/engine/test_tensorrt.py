@@ -6,25 +6,31 @@ import contextlib
 import gc
 import json
 import logging
+import os
+import shutil
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 import reference
 import simulated_gpu
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from mpft_deploy.bundle import read_bundle, write_bundle
 from mpft_deploy.cli.main import cli, run
+from mpft_deploy.detector_folder import Golden
 from mpft_deploy.engine import find_backend, get_backend, load_engine, ort
 from mpft_deploy.engine.certificate import Budget, unproven
 from mpft_deploy.engine.tensorrt import RTX, TENSORRT, as_numbers, covers, device_capability
-from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
+from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, UsageError
 from mpft_deploy.export.builders import BuildOptions, get_builder
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.pipeline import Request, export
 from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.signing import generate_keys, load_signer
 
 
 @pytest.fixture
@@ -138,15 +144,28 @@ def test_faults_are_named(device, network):
         TENSORRT.load(plan, threads=0)
 
 
-def test_an_unproven_bundle_is_proven_on_its_device(device, bundle, tmp_path, capfd):
+@pytest.fixture
+def unproven_bundle(bundle, tmp_path, monkeypatch):
+    """Write a bundle as an export for another device does; `change` is added to golden logits."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made = read_bundle(bundle)
+
+    def write(change=0.0, sign=None):
+        path = tmp_path / "bundle"
+        info = msgspec.structs.replace(
+            made.info, backend="tensorrt", compute_capability=("8.7",), engine="engine.plan"
+        )
+        certificate = unproven(Budget.parse("logit<=0.1"), info.spec.calibration, "no device")
+        golden = Golden(made.golden.crops, made.golden.logits + np.float32(change))
+        write_bundle(path, info, made.engine, golden, certificate, None, sign=sign)
+        return path
+
+    return write
+
+
+def test_an_unproven_bundle_is_proven_on_its_device(device, unproven_bundle, capfd):
     """Built elsewhere, refused by another device, completed by the right one."""
-    made, path = read_bundle(bundle), tmp_path / "bundle"
-    fields = {name: getattr(made.info, name) for name in made.info.__struct_fields__}
-    info = type(made.info)(
-        **{**fields, "backend": "tensorrt", "compute_capability": ("8.7",), "engine": "engine.plan"}
-    )
-    certificate = unproven(Budget.parse("flips<=1%"), info.spec.calibration, "no device")
-    write_bundle(path, info, made.engine, made.golden, certificate, None)
+    path = unproven_bundle()
 
     def verify(*options):
         code = run(cli, "mpft", ["verify", str(path), *options])
@@ -166,30 +185,71 @@ def test_an_unproven_bundle_is_proven_on_its_device(device, bundle, tmp_path, ca
     proven = read_bundle(path)
     assert proven.certificate.passed
     assert proven.certificate.not_run is None
-    assert proven.certificate.golden.images == len(made.golden.logits)
+    assert proven.certificate.golden.images == len(proven.golden.logits)
     assert proven.latency.samples > 0
     assert proven.info.versions["cuda-driver"] == "12.6"
     assert cuda.launched > 0
-    assert [file.name for file in tmp_path.iterdir()] == ["bundle"]
+    assert [file.name for file in path.parent.iterdir()] == ["bundle"]
 
     code, text, _ = verify("--json")
     assert code == 0
-    assert not json.loads(text)["proven_now"]
+    result = json.loads(text)
+    assert not result["proven_now"]
+    assert result["device_difference"] is None
 
 
-def test_proof_that_fails_is_written_too(device, bundle, tmp_path, capfd):
-    made, path = read_bundle(bundle), tmp_path / "bundle"
-    fields = {name: getattr(made.info, name) for name in made.info.__struct_fields__}
-    info = type(made.info)(**{**fields, "backend": "tensorrt"})
-    wrong = type(made.golden)(made.golden.crops, made.golden.logits + 3)
-    certificate = unproven(Budget.parse("logit<=0.1"), info.spec.calibration, "no device")
-    write_bundle(path, info, made.engine, wrong, certificate, None)
+def test_proof_that_fails_is_written_too(device, unproven_bundle, capfd):
+    path = unproven_bundle(change=3)
     device()
     assert run(cli, "mpft", ["verify", str(path)]) == 1
     assert "FAILED" in capfd.readouterr().out
     proof = read_bundle(path).certificate
     assert proof.golden is not None
     assert not proof.passed
+
+
+def test_an_unproven_engine_runs_only_if_it_passes_its_golden_crops(device, unproven_bundle):
+    device()
+    path = unproven_bundle()
+    assert load_engine(read_bundle(path)) is not None
+    shutil.rmtree(path)
+    with pytest.raises(GateError, match="never run"):
+        load_engine(read_bundle(unproven_bundle(change=3)))
+
+
+def test_a_signed_bundle_is_not_rewritten_without_a_key(device, unproven_bundle, tmp_path, capfd):
+    pytest.importorskip("cryptography")
+    public, _ = generate_keys(tmp_path / "key")
+    path = unproven_bundle(sign=load_signer(tmp_path / "key"))
+    before = (path / "bundle.json").read_bytes()
+    device()
+    assert run(cli, "mpft", ["verify", str(path)]) == 2
+    assert "pass --sign" in capfd.readouterr().err
+    assert (path / "bundle.json").read_bytes() == before
+    assert run(cli, "mpft", ["verify", str(path), "--sign", str(tmp_path / "key")]) == 0
+    assert read_bundle(path, public).certificate.passed
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_bundle_that_cannot_be_written_says_so(device, unproven_bundle, capfd):
+    path = unproven_bundle()
+    device()
+    path.parent.chmod(0o500)
+    try:
+        assert run(cli, "mpft", ["verify", str(path)]) == 3
+        assert "cannot be written" in capfd.readouterr().err
+    finally:
+        path.parent.chmod(0o700)
+
+
+def test_report_of_an_unproven_bundle(device, unproven_bundle, tmp_path, capfd):
+    path, page = unproven_bundle(), tmp_path / "report.html"
+    Image.new("RGB", (40, 40)).save(tmp_path / "grey.png")
+    device()
+    arguments = ["screen", "--bundle", path, tmp_path / "grey.png", "--report", page]
+    assert run(cli, "mpft", list(map(str, arguments))) == 0, capfd.readouterr()
+    assert "no proof yet" in page.read_text()
+    assert "Not measured yet" in page.read_text()
 
 
 @pytest.mark.parametrize(
