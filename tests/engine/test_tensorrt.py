@@ -311,6 +311,12 @@ def test_the_simulation_has_nothing_that_the_real_ones_lack():
     runtime = pytest.importorskip("cuda.bindings.runtime")
     for name in vars(simulated_gpu.Cuda):
         assert name.startswith("_") or hasattr(runtime, name), name
+    simulated = simulated_gpu.Cuda()
+    for kind in ("cudaMemcpyKind", "cudaStreamCaptureMode", "cudaDeviceAttr"):
+        for name in vars(getattr(simulated, kind)):
+            assert hasattr(getattr(runtime, kind), name), name
+    for error in simulated_gpu.Error:
+        assert getattr(runtime.cudaError_t, error.name) == error
     trt = pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
     for mine, real in (
         (simulated_gpu.PlanEngine, trt.ICudaEngine),
@@ -319,6 +325,10 @@ def test_the_simulation_has_nothing_that_the_real_ones_lack():
     ):
         for name in vars(mine):
             assert name.startswith("_") or hasattr(real, name), name
+    for name in ("cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy"):
+        assert getattr(trt.IRuntimeConfig, name).fset is not None
+    assert trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE is not None
+    assert trt.DynamicShapesKernelSpecializationStrategy.EAGER is not None
 
 
 @pytest.mark.gpu
