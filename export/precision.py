@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mpft_deploy.errors import UsageError
 from mpft_deploy.export.casts import cast_matmuls
-from mpft_deploy.export.quantise import dynamic_int8, static_fp8, static_int8
+from mpft_deploy.export.quantise import Rewritten, dynamic_int8, static_fp8, static_int8
 
 
 @dataclass(frozen=True)
@@ -30,23 +30,24 @@ class Recipe:
     """
 
     help: str
-    quantise: Callable[..., tuple[list[onnx.NodeProto], list[onnx.TensorProto]]] | None = None
+    quantise: Callable[..., Rewritten] | None = None
     static: bool = False
     matmul: int = TensorProto.FLOAT
 
 
+F16 = TensorProto.FLOAT16
 RECIPES = {
     "fp32": Recipe("float32 throughout"),
-    "fp16": Recipe("matmuls in float16", matmul=TensorProto.FLOAT16),
+    "fp16": Recipe("matmuls in float16", matmul=F16),
     "bf16": Recipe("matmuls in bfloat16", matmul=TensorProto.BFLOAT16),
-    "int8": Recipe("weights per channel, activations as the engine runs", dynamic_int8),
-    "int8-static": Recipe("activations by calibrated ranges", static_int8, static=True),
+    "int8": Recipe("int8 layers, activations scaled as the engine runs", dynamic_int8),
+    "int8-static": Recipe("int8 layers by calibrated ranges", static_int8, True),
     "int8-static+fp16": Recipe(
-        "the same, the other matmuls in float16", static_int8, True, TensorProto.FLOAT16
+        "int8 layers by calibrated ranges, other matmuls in float16", static_int8, True, F16
     ),
-    "fp8": Recipe("E4M3 by calibrated ranges", static_fp8, static=True),
+    "fp8": Recipe("E4M3 layers by calibrated ranges", static_fp8, True),
     "fp8+fp16": Recipe(
-        "the same, the other matmuls in float16", static_fp8, True, TensorProto.FLOAT16
+        "E4M3 layers by calibrated ranges, other matmuls in float16", static_fp8, True, F16
     ),
 }
 PRECISIONS = tuple(RECIPES)
@@ -73,7 +74,7 @@ def apply_precision(
             `mpft_deploy.export.calibration`.
 
     Raises:
-        UsageError: unknown precision, or a pattern that matches no layer.
+        UsageError: unknown precision, a pattern that matches no layer, or ranges are missing.
         InputError: a weight does not fit the precision.
     """
     if precision not in RECIPES:
@@ -83,6 +84,8 @@ def apply_precision(
         if float_layers:
             raise UsageError("--float-layers goes with int8 and the like; fp32 has only such")
         return model
+    if recipe.static and ranges is None:
+        raise UsageError(f"precision {precision} needs the ranges of activations")
     kept = _kept(model, recipe, float_layers)
     nodes = list(model.graph.node)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}

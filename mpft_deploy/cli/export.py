@@ -161,6 +161,8 @@ def command(
         sign=sign,
     )
     if dry_run:
+        if standalone or layout == "triton":
+            raise UsageError("--dry-run is for bundles")
         _print_plan(request, as_json=as_json)
         return
     if standalone or layout == "triton":

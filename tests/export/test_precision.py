@@ -162,6 +162,9 @@ def test_unknown_layers_and_precisions_are_named(case, precision):
         case.lowered(precision, ["nothing"])
     with pytest.raises(UsageError, match="int8-static"):
         case.lowered("int2")
+    if RECIPES[precision].static:
+        with pytest.raises(UsageError, match="needs the ranges"):
+            apply_precision(case.graph, precision)
 
 
 def test_weight_beyond_float16_is_an_error(case):
