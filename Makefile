@@ -2,13 +2,16 @@
 # compiler and the package index, and nothing else.
 
 PYTHON ?= python3
-NATIVE := $(shell find kernels CMakeLists.txt -name '*.cpp' -o -name '*.hpp' -o -name 'CMakeLists.txt')
+NATIVE := CMakeLists.txt $(shell find kernels -regex '.*\.\(cpp\|hpp\|cu\|cuh\|h\)' -o -name CMakeLists.txt)
 
-.PHONY: help demo test format lint types unit clean
+.PHONY: help demo test format lint types unit sanitize bench gpu-suite clean
 
 help:
 	@echo "make demo    export, certify, profile and screen with the shipped detector; no torch"
 	@echo "make test    format check, lint, types and tests"
+	@echo "make sanitize   the C++ kernel under address and undefined-behaviour sanitizers"
+	@echo "make bench      the kernel against its peers; parity first, then time"
+	@echo "make gpu-suite  the GPU kernels on a GPU: the same bits, then speed"
 	@echo "make format  format and fix the sources"
 	@echo "make clean   remove environments and everything that was built"
 
@@ -44,6 +47,17 @@ types: .venv-test/installed
 
 unit: .venv-test/installed
 	.venv-test/bin/python -m pytest
+
+sanitize: .venv-test/installed
+	cmake -S tests/kernels/native -B build/sanitize -DMPFT_SANITIZE=address,undefined
+	cmake --build build/sanitize --target check
+
+bench: .venv-test/installed
+	.venv-test/bin/python -m pip install --quiet opencv-python-headless
+	.venv-test/bin/python benchmarks/texture_patchify.py --callgrind
+
+gpu-suite: .venv-test/installed
+	.venv-test/bin/python benchmarks/gpu_suite.py
 
 format: .venv-test/installed
 	.venv-test/bin/ruff check --fix --quiet .

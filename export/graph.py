@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mpft_deploy.errors import InputError
 from mpft_deploy.spec import DetectorSpec
-from mpft_deploy.weights import F32
+from mpft_deploy.weights import F32, detector_shapes
 
 OPSET = 20  # the first with Gelu
 IR_VERSION = 10
@@ -113,37 +113,8 @@ def serialise(model: onnx.ModelProto) -> bytes:
     return data
 
 
-def expected_shapes(spec: DetectorSpec) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight that a detector of this spec has."""
-    arch, p = spec.architecture, spec.patch
-    d, h, e = arch.width, arch.hidden, arch.output_dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "conv1.weight": (d, 3, p, p),
-        "class_embedding": (d,),
-        "positional_embedding": (spec.cells + 1, d),
-        "proj": (d, e),
-        "head.weight": (1, e),
-        "head.bias": (1,),
-    }
-    for norm in ("ln_pre", "ln_post"):
-        shapes[f"{norm}.weight"] = shapes[f"{norm}.bias"] = (d,)
-    for block in range(spec.depth):
-        prefix = f"transformer.resblocks.{block}"
-        for norm in ("ln_1", "ln_2"):
-            shapes[f"{prefix}.{norm}.weight"] = shapes[f"{prefix}.{norm}.bias"] = (d,)
-        for name, rows, columns in (
-            ("attn.in_proj_", 3 * d, d),
-            ("attn.out_proj.", d, d),
-            ("mlp.c_fc.", h, d),
-            ("mlp.c_proj.", d, h),
-        ):
-            shapes[f"{prefix}.{name}weight"] = (rows, columns)
-            shapes[f"{prefix}.{name}bias"] = (rows,)
-    return shapes
-
-
 def _check_weights(spec: DetectorSpec, weights: Mapping[str, F32]) -> None:
-    expected = expected_shapes(spec)
+    expected = detector_shapes(spec)
     wrong = {
         "missing": sorted(expected.keys() - weights.keys()),
         "unexpected": sorted(weights.keys() - expected.keys()),

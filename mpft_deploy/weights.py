@@ -10,6 +10,7 @@ import safetensors
 import safetensors.numpy
 
 from mpft_deploy.errors import InputError
+from mpft_deploy.spec import Architecture, DetectorSpec
 
 F32 = npt.NDArray[np.float32]
 SCALE = ".scale"
@@ -58,3 +59,38 @@ def quantise(weights: Mapping[str, F32]) -> dict[str, npt.NDArray[np.generic]]:
         out[key] = np.rint(rows / scale[:, None]).astype(np.int8).reshape(value.shape)
         out[key + SCALE] = scale
     return out
+
+
+def tower_shapes(
+    architecture: Architecture, *, patch: int, cells: int, depth: int
+) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight of an image tower's first `depth` blocks, by open_clip's names."""
+    width, hidden = architecture.width, architecture.hidden
+    shapes: dict[str, tuple[int, ...]] = {
+        "class_embedding": (width,),
+        "positional_embedding": (cells + 1, width),
+        "proj": (width, architecture.output_dim),
+        "conv1.weight": (width, 3, patch, patch),
+    }
+    for norm in ("ln_pre", "ln_post"):
+        shapes[f"{norm}.weight"] = shapes[f"{norm}.bias"] = (width,)
+    for index in range(depth):
+        block = f"transformer.resblocks.{index}"
+        for norm in ("ln_1", "ln_2"):
+            shapes[f"{block}.{norm}.weight"] = shapes[f"{block}.{norm}.bias"] = (width,)
+        for layer, rows, columns in (
+            ("attn.in_proj_", 3 * width, width),
+            ("attn.out_proj.", width, width),
+            ("mlp.c_fc.", hidden, width),
+            ("mlp.c_proj.", width, hidden),
+        ):
+            shapes[f"{block}.{layer}weight"] = (rows, columns)
+            shapes[f"{block}.{layer}bias"] = (rows,)
+    return shapes
+
+
+def detector_shapes(spec: DetectorSpec) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight of a detector: its tower's, and the head's."""
+    arch = spec.architecture
+    tower = tower_shapes(arch, patch=spec.patch, cells=spec.cells, depth=spec.depth)
+    return {**tower, "head.weight": (1, arch.output_dim), "head.bias": (1,)}

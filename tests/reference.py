@@ -8,10 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from mpft_deploy.export.graph import expected_shapes
 from mpft_deploy.kernels.texture_patchify.oracle import Patches
 from mpft_deploy.spec import Architecture, Crop, DetectorSpec
-from mpft_deploy.weights import F32
+from mpft_deploy.weights import F32, detector_shapes
 
 
 def tiny_spec(**changes: object) -> DetectorSpec:
@@ -40,7 +39,7 @@ def random_weights(spec: DetectorSpec, seed: int = 0) -> dict[str, F32]:
     """Weights of a size at which activations neither vanish nor explode."""
     rng = np.random.default_rng(seed)
     weights = {}
-    for name, shape in expected_shapes(spec).items():
+    for name, shape in detector_shapes(spec).items():
         fan_in = math.prod(shape[1:]) if len(shape) > 1 else 16
         value = rng.normal(0, fan_in**-0.5, shape)
         if name.startswith("ln_") or ".ln_" in name:

@@ -1,6 +1,39 @@
-"""Makes `native_library` importable by the tests of this folder."""
+"""Shared by the tests of this folder; makes its helper modules importable by them."""
 
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cuda_resources.py"
+
+
+@pytest.fixture(scope="session")
+def gpu_resources() -> Callable[[str], list[dict[str, Any]]]:
+    """Compile "cuda" or "triton" kernels for every architecture: what cuda_resources.py prints."""
+
+    def measure(which: str) -> list[dict[str, Any]]:
+        command = [sys.executable, str(SCRIPT), "--json", "--only", which]
+        run = subprocess.run(command, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        rows: list[dict[str, Any]] = json.loads(run.stdout)[which]
+        return rows
+
+    return measure
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The CUDA device code, compiled for the host."""
+    from cuda_calls import build_host_library
+
+    return build_host_library(tmp_path_factory.mktemp("cuda_on_host"))

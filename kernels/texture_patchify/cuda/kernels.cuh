@@ -1,0 +1,400 @@
+// The device code of texture_patchify. The NumPy oracle (../oracle.py) is the contract.
+//
+// Three phases: score cells; select the K smallest keys; pack the pixels of the kept cells. They
+// are launched in one of two ways with equal results (README.md says when and why):
+//   bands   score_bands (a block a row of cells), then select_and_pack (some blocks a frame)
+//   frames  patchify_frames (a block does all three for one frame; no second launch)
+//
+// Patch and Count are template arguments where a call's p and K have a fast path, else 0.
+#pragma once
+
+#include "plan.hpp"
+
+namespace mpft::texture::cuda {
+
+// The dynamic shared memory of a block. On a host (tests) it comes from the block's simulator.
+__device__ inline unsigned char* shared_memory() {
+#ifdef MPFT_CUDA_ON_HOST
+  return cuda_on_host::shared_memory();
+#else
+  extern __shared__ __align__(16) unsigned char bytes[];
+  return bytes;
+#endif
+}
+
+// Four bytes of a row of a cell, and the four bytes one pixel to their right; 0 beyond the cell.
+struct Columns {
+  std::uint32_t words[2];
+};
+
+// One thread's column of a cell, four bytes wide and all rows high, read in aligned words that are
+// shifted into place. Rows must lie a multiple of four bytes apart, so that all are shifted alike.
+// No branch depends on the row: loads of many rows are under way at once. Only words that hold a
+// byte of the cell are touched.
+class WordReader {
+ public:
+  static constexpr bool kAhead = true;
+
+  // `first` points at the column in the first row; `left` bytes of the cell remain from there on.
+  __device__ WordReader(const std::uint8_t* first, std::uint64_t pitch, int left) : pitch_(pitch) {
+    const int offset = static_cast<int>(reinterpret_cast<std::uintptr_t>(first) % 4);
+    first_ = first - offset;
+    shift_ = 8 * offset;
+    has_middle_ = left + offset > 4;
+    has_high_ = left + offset > 8;
+  }
+
+  __device__ Columns read(int row) const {
+    const auto* words = reinterpret_cast<const std::uint32_t*>(first_ + row * pitch_);
+    const std::uint32_t low = words[0];
+    const std::uint32_t middle = has_middle_ ? words[1] : 0;
+    const std::uint32_t high = has_high_ ? words[2] : 0;
+    const std::uint32_t here = __funnelshift_r(low, middle, shift_);
+    const std::uint32_t next = __funnelshift_r(middle, high, shift_);
+    return {{here, __funnelshift_r(here, next, 8 * kChannels)}};
+  }
+
+ private:
+  const std::uint8_t* first_;
+  std::uint64_t pitch_;
+  int shift_;
+  bool has_middle_;
+  bool has_high_;
+};
+
+// The same in single bytes, for frames and pitches of any alignment.
+class ByteReader {
+ public:
+  static constexpr bool kAhead = false;
+
+  __device__ ByteReader(const std::uint8_t* first, std::uint64_t pitch, int left)
+      : first_(first), pitch_(pitch), left_(left) {}
+
+  __device__ Columns read(int row) const {
+    const std::uint8_t* bytes = first_ + row * pitch_;
+    Columns columns{};
+    for (int i = 0; i < 4; ++i) {
+      if (i < left_) columns.words[0] |= static_cast<std::uint32_t>(bytes[i]) << (8 * i);
+      if (i + kChannels < left_) {
+        columns.words[1] |= static_cast<std::uint32_t>(bytes[i + kChannels]) << (8 * i);
+      }
+    }
+    return columns;
+  }
+
+ private:
+  const std::uint8_t* first_;
+  std::uint64_t pitch_;
+  int left_;
+};
+
+// Ones in the low `bytes` bytes, for -3 and more.
+__device__ inline std::uint32_t byte_mask(int bytes) {
+  return bytes >= 4 ? ~0u : bytes <= 0 ? 0u : (1u << (8 * bytes)) - 1u;
+}
+
+// The pairs that begin in one row of a column: those within it, and those with the row below.
+__device__ inline std::uint32_t pair_differences(const Columns (&rows)[2], bool below,
+                                                 const std::uint32_t (&masks)[2]) {
+  std::uint32_t total = 0;
+#pragma unroll
+  for (int direction = 0; direction < kPairs; ++direction) {
+    const Pair ends = pair(direction);
+    if (!below && (ends.row_a | ends.row_b)) continue;
+    const std::uint32_t mask = masks[ends.column_a | ends.column_b];
+    total += __vsadu4(rows[ends.row_a].words[ends.column_a] & mask,
+                      rows[ends.row_b].words[ends.column_b] & mask);
+  }
+  return total;
+}
+
+// The share of a cell's texture that begins in four adjacent bytes of each of its rows.
+template <int Patch, typename Reader>
+__device__ std::int32_t column_texture(const Problem& problem, const std::uint8_t* cell, int word) {
+  const int patch = Patch ? Patch : problem.patch;
+  const int left = kChannels * patch - 4 * word;
+  const Reader reader(cell + 4 * word, problem.row_pitch, left);
+  // A pair that reaches one pixel to the right exists for all but the last pixel of a row.
+  const std::uint32_t masks[2] = {byte_mask(left), byte_mask(left - kChannels)};
+  // Half of the rows are read before any is used: the loads, not the sums, take the time.
+  constexpr int ahead = !Reader::kAhead ? 1 : Patch ? (Patch + 1) / 2 : 4;
+  std::uint32_t total = 0;
+  Columns rows[2] = {reader.read(0), {}};
+#pragma unroll(Reader::kAhead && Patch ? 2 : 1)
+  for (int first = 1; first < patch; first += ahead) {
+    Columns next[ahead];
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) {
+      if (first + i < patch) next[i] = reader.read(first + i);
+    }
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) {
+      if (first + i >= patch) continue;
+      rows[1] = next[i];
+      total += pair_differences(rows, true, masks);
+      rows[0] = rows[1];
+    }
+  }
+  return static_cast<std::int32_t>(total + pair_differences(rows, false, masks));
+}
+
+__device__ inline const std::uint8_t* frame_of(const Problem& problem, int frame) {
+  return problem.frames + static_cast<std::uint64_t>(frame) * problem.batch_stride;
+}
+
+__device__ inline std::int32_t* scores_of(const Problem& problem, int frame) {
+  return problem.scores + static_cast<std::int64_t>(frame) * problem.cells;
+}
+
+// The first byte of a cell.
+template <int Patch>
+__device__ const std::uint8_t* cell_of(const Problem& problem, const std::uint8_t* frame, int cell) {
+  const int patch = Patch ? Patch : problem.patch;
+  const int row = cell / problem.grid * patch;
+  const int column = cell % problem.grid * patch;
+  return frame + row * problem.row_pitch + kChannels * column;
+}
+
+// Add the texture of cells first … first + cells − 1 of a frame to `sums` (shared).
+template <int Patch, typename Reader>
+__device__ void sum_textures(const Problem& problem, int frame, int first, int cells,
+                             std::int32_t* sums) {
+  const int patch = Patch ? Patch : problem.patch;
+  const int words = (kChannels * patch + 3) / 4;
+  const std::uint8_t* pixels = frame_of(problem, frame);
+  for (int item = threadIdx.x; item < cells * words; item += blockDim.x) {
+    const int cell = item / words;
+    const std::uint8_t* origin = cell_of<Patch>(problem, pixels, first + cell);
+    atomicAdd(&sums[cell], column_texture<Patch, Reader>(problem, origin, item % words));
+  }
+}
+
+// Phase 1: the texture of cells first … first + cells − 1 of a frame, in `sums` (shared), which
+// the block may read afterwards, and in the scores.
+template <int Patch>
+__device__ void score_cells(const Problem& problem, int frame, int first, int cells,
+                            std::int32_t* sums) {
+  const int thread = threadIdx.x;
+  const int threads = blockDim.x;
+  for (int cell = thread; cell < cells; cell += threads) sums[cell] = 0;
+  __syncthreads();
+  if (problem.word_loads) {
+    sum_textures<Patch, WordReader>(problem, frame, first, cells, sums);
+  } else {
+    sum_textures<Patch, ByteReader>(problem, frame, first, cells, sums);
+  }
+  __syncthreads();
+  std::int32_t* scores = scores_of(problem, frame) + first;
+  for (int cell = thread; cell < cells; cell += threads) scores[cell] = sums[cell];
+}
+
+// The start of a frame's `random` keys: see rule.hpp. Needs a digest of 0; ends with a barrier.
+__device__ inline std::uint64_t random_keys_start(const Problem& problem,
+                                                  const std::int32_t* scores, Scratch& scratch) {
+  std::uint64_t sum = 0;
+  for (int cell = threadIdx.x; cell < problem.cells; cell += blockDim.x) {
+    sum += digest_term(cell, scores[cell]);
+  }
+  for (int distance = 16; distance > 0; distance /= 2) {
+    sum += __shfl_down_sync(~0u, sum, distance);
+  }
+  if (threadIdx.x % 32 == 0) {
+    atomicAdd(reinterpret_cast<unsigned long long*>(&scratch.digest), sum);
+  }
+  __syncthreads();
+  return random_start(scratch.digest, problem.seed);
+}
+
+// The K-th smallest key of a frame, by radix selection over hexadecimal digits, highest first.
+// Each digit has a histogram of its own, so that one barrier a digit is enough.
+template <typename KeyOf>
+__device__ std::uint64_t kth_key(const Problem& problem, int count, KeyOf key_of,
+                                 Scratch& scratch) {
+  std::uint64_t prefix = 0;
+  int rank = count;  // among the keys that begin with the prefix, counted from 1
+  for (int shift = 4 * (kDigits - 1); shift >= 0; shift -= 4) {
+    prefix <<= 4;
+    if ((problem.key_mask >> shift & 15) == 0) continue;
+    std::uint32_t* histogram = scratch.histogram[shift / 4];
+    for (int cell = threadIdx.x; cell < problem.cells; cell += blockDim.x) {
+      const std::uint64_t head = key_of(cell) >> shift;
+      if ((head & ~std::uint64_t{15}) == prefix) atomicAdd(&histogram[head & 15], 1u);
+    }
+    __syncthreads();
+    int digit = 0;
+    while (rank > static_cast<int>(histogram[digit])) rank -= histogram[digit++];
+    prefix |= digit;
+  }
+  return prefix;
+}
+
+// Phase 2: find the kept cells of a frame and their slots; write those of slots first … last − 1
+// to `kept` (shared) and to the positions. `scores` must be visible to the block, and the block
+// must have at most 32 warps, all full. Ends with a barrier.
+template <int Count>
+__device__ void select_cells(const Problem& problem, int frame, const std::int32_t* scores,
+                             Scratch& scratch, int first, int last, std::int32_t* kept) {
+  const int count = Count ? Count : problem.count;
+  const int thread = threadIdx.x;
+  const int threads = blockDim.x;
+  for (int i = thread; i < kDigits * 16; i += threads) scratch.histogram[i / 16][i % 16] = 0;
+  if (thread == 0) scratch.digest = 0;
+  __syncthreads();
+  const std::uint64_t start =
+      problem.keep == Keep::random ? random_keys_start(problem, scores, scratch) : 0;
+  const auto key_of = [&](int cell) {
+    return key(problem.keep, cell, scores[cell], start) & problem.key_mask;
+  };
+  const std::uint64_t threshold = kth_key(problem, count, key_of, scratch);
+
+  std::int32_t* positions = problem.positions + static_cast<std::int64_t>(frame) * count;
+  int before = 0;  // kept cells in the tiles so far
+  for (int base = 0, tile = 0; base < problem.cells; base += threads, ++tile) {
+    const int cell = base + thread;
+    const bool keep = cell < problem.cells && key_of(cell) <= threshold;
+    const std::uint32_t votes = __ballot_sync(~0u, keep);
+    // Two buffers in turn: a tile's totals are still read while the next tile's are written.
+    std::uint32_t* totals = scratch.warp_totals[tile % 2];
+    if (thread % 32 == 0) totals[thread / 32] = __popc(votes);
+    __syncthreads();
+    int slot = before + __popc(votes & ((1u << (thread % 32)) - 1u));
+    for (int warp = 0; warp < threads / 32; ++warp) {
+      if (warp < thread / 32) slot += totals[warp];
+      before += totals[warp];
+    }
+    if (keep && slot >= first && slot < last) {
+      kept[slot - first] = cell;
+      positions[slot] = cell;
+    }
+  }
+  __syncthreads();
+}
+
+// Four 32-bit words moved at once.
+struct alignas(16) QuadWord {
+  std::uint32_t words[4];
+};
+
+// A contiguous unit of a patch, gathered from rows of its cell in loads of type Load.
+template <int Patch, typename Store, typename Load>
+__device__ void copy_cells(const Problem& problem, const std::uint8_t* pixels,
+                           const std::int32_t* kept, int slots, std::uint8_t* patches) {
+  const int patch = Patch ? Patch : problem.patch;
+  const int row_bytes = kChannels * patch;
+  const int patch_bytes = row_bytes * patch;
+  const int stores = patch_bytes / static_cast<int>(sizeof(Store));
+  constexpr int loads = sizeof(Store) / sizeof(Load);
+  for (int item = threadIdx.x; item < slots * stores; item += blockDim.x) {
+    const int slot = item / stores;
+    const std::uint8_t* cell = cell_of<Patch>(problem, pixels, kept[slot]);
+    Store unit{};
+    if constexpr (loads == 1) {
+      const int offset = item % stores * static_cast<int>(sizeof(Store));
+      unit = *reinterpret_cast<const Store*>(cell + offset / row_bytes * problem.row_pitch +
+                                             offset % row_bytes);
+    } else {
+#pragma unroll
+      for (int part = 0; part < loads; ++part) {
+        const int offset = (item % stores * loads + part) * static_cast<int>(sizeof(Load));
+        const auto* source = reinterpret_cast<const Load*>(
+            cell + offset / row_bytes * problem.row_pitch + offset % row_bytes);
+        unit |= static_cast<Store>(*source) << (8 * sizeof(Load) * part);
+      }
+    }
+    reinterpret_cast<Store*>(patches)[item] = unit;
+  }
+}
+
+// The bits of a byte's value as an IEEE half: integers up to 2048 are exact in it.
+__device__ inline std::uint16_t half_bits(std::uint32_t value) {
+  if (value == 0) return 0;
+  const int exponent = 31 - __clz(value);
+  const std::uint32_t fraction = value << (10 - exponent) & 0x3FF;
+  return static_cast<std::uint16_t>((exponent + 15) << 10 | fraction);
+}
+
+// Pixels converted to Item, one by one: as coalesced as bytes can be, and no cast afterwards.
+template <int Patch, typename Item, typename Convert>
+__device__ void convert_cells(const Problem& problem, const std::uint8_t* pixels,
+                              const std::int32_t* kept, int slots, Item* patches,
+                              Convert convert) {
+  const int patch = Patch ? Patch : problem.patch;
+  const int row_items = kChannels * patch;
+  const int patch_items = row_items * patch;
+  for (int item = threadIdx.x; item < slots * patch_items; item += blockDim.x) {
+    const std::uint8_t* cell = cell_of<Patch>(problem, pixels, kept[item / patch_items]);
+    const int offset = item % patch_items;
+    patches[item] = convert(cell[offset / row_items * problem.row_pitch + offset % row_items]);
+  }
+}
+
+// Phase 3: copy the pixels of the kept cells of slots first … last − 1.
+template <int Patch, int Count>
+__device__ void pack_cells(const Problem& problem, int frame, const std::int32_t* kept, int first,
+                           int last) {
+  const int patch = Patch ? Patch : problem.patch;
+  const int count = Count ? Count : problem.count;
+  const std::uint8_t* pixels = frame_of(problem, frame);
+  const std::int64_t slot = static_cast<std::int64_t>(frame) * count + first;
+  const std::int64_t start = slot * (kChannels * patch * patch);
+  const int slots = last - first;
+  auto* bytes = static_cast<std::uint8_t*>(problem.patches) + start;
+  switch (problem.packing) {
+    case Packing::quad_words:
+      return copy_cells<Patch, QuadWord, QuadWord>(problem, pixels, kept, slots, bytes);
+    case Packing::half_words:
+      return copy_cells<Patch, std::uint32_t, std::uint16_t>(problem, pixels, kept, slots, bytes);
+    case Packing::to_f16:
+      return convert_cells<Patch>(problem, pixels, kept, slots,
+                                  static_cast<std::uint16_t*>(problem.patches) + start,
+                                  [](std::uint8_t pixel) { return half_bits(pixel); });
+    case Packing::to_f32:
+      return convert_cells<Patch>(problem, pixels, kept, slots,
+                                  static_cast<float*>(problem.patches) + start,
+                                  [](std::uint8_t pixel) { return static_cast<float>(pixel); });
+    default:
+      return copy_cells<Patch, std::uint8_t, std::uint8_t>(problem, pixels, kept, slots, bytes);
+  }
+}
+
+// A block scores one row of cells of one frame.
+template <int Patch>
+__global__ void __launch_bounds__(kScoreThreads, 4) score_bands(const Problem problem) {
+  const int frame = blockIdx.x / problem.grid;
+  const int band = blockIdx.x % problem.grid;
+  auto* sums = reinterpret_cast<std::int32_t*>(shared_memory());
+  score_cells<Patch>(problem, frame, band * problem.grid, problem.grid, sums);
+}
+
+// A block selects the kept cells of one frame and packs its share of them.
+template <int Patch, int Count>
+__global__ void __launch_bounds__(kSelectThreads, 4) select_and_pack(const Problem problem) {
+  const int count = Count ? Count : problem.count;
+  const int frame = blockIdx.x / problem.blocks_per_frame;
+  const int first = blockIdx.x % problem.blocks_per_frame * problem.slots_per_block;
+  const int last = min(first + problem.slots_per_block, count);
+  auto& scratch = *reinterpret_cast<Scratch*>(shared_memory());
+  auto* cache = reinterpret_cast<std::int32_t*>(&scratch + 1);
+  const int cached = cached_cells(problem.cells);
+  std::int32_t* kept = cache + cached;
+  const std::int32_t* scores = scores_of(problem, frame);
+  // Made visible by the barrier with which the selection begins.
+  for (int cell = threadIdx.x; cell < cached; cell += blockDim.x) cache[cell] = scores[cell];
+  select_cells<Count>(problem, frame, cached ? cache : scores, scratch, first, last, kept);
+  pack_cells<Patch, Count>(problem, frame, kept, first, last);
+}
+
+// A block does one whole frame; the scores stay in shared memory.
+template <int Patch, int Count>
+__global__ void __launch_bounds__(kFrameThreads, 2) patchify_frames(const Problem problem) {
+  const int count = Count ? Count : problem.count;
+  const int frame = blockIdx.x;
+  auto& scratch = *reinterpret_cast<Scratch*>(shared_memory());
+  auto* sums = reinterpret_cast<std::int32_t*>(&scratch + 1);
+  std::int32_t* kept = sums + problem.cells;
+  score_cells<Patch>(problem, frame, 0, problem.cells, sums);
+  select_cells<Count>(problem, frame, sums, scratch, 0, count, kept);
+  pack_cells<Patch, Count>(problem, frame, kept, 0, count);
+}
+
+}  // namespace mpft::texture::cuda

@@ -1,0 +1,199 @@
+"""`mpft train`: fine-tune a detector from a CLIP backbone."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import click
+
+PLAIN_SECONDS = 15.0
+"""How often a step is reported where there is no terminal."""
+
+
+@click.command()
+@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Detector folder.")
+@click.option(
+    "--val",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Images to validate and calibrate on. Default: split `val` of DATA.",
+)
+@click.option(
+    "--backbone",
+    default="ViT-B-16-quickgelu@openai",
+    show_default=True,
+    help="NAME[@SOURCE]: an open_clip model, and a tag of it or a file of weights.",
+)
+@click.option(
+    "--train-keep",
+    default="smooth:96",
+    show_default=True,
+    help="Cells kept while fine-tuning: smooth:K, textured:K, random:K or all.",
+)
+@click.option("--keep", default="textured:96", show_default=True, help="Cells kept at inference.")
+@click.option(
+    "--fill",
+    type=click.Choice(["drop", "zero"]),
+    default="drop",
+    show_default=True,
+    help="While fine-tuning, drop the other cells or zero their pixels.",
+)
+@click.option("--depth", type=click.IntRange(1), help="Use the first D blocks. Default: all.")
+@click.option("--epochs", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--batch", type=click.IntRange(2), default=32, show_default=True)
+@click.option("--backbone-lr", type=click.FloatRange(0), default=8e-6, show_default=True)
+@click.option("--head-lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True)
+@click.option(
+    "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2, show_default=True
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["bf16", "f32"]),
+    default="bf16",
+    show_default=True,
+    help="Of matmuls while fine-tuning; weights, calibration and golden logits are float32.",
+)
+@click.option("--int8-weights", is_flag=True, help="Store matrices as int8, one scale a row.")
+@click.option(
+    "--golden",
+    type=click.Choice(["validation", "synthetic"]),
+    default="validation",
+    show_default=True,
+    help="Crops that prove engines; synthetic ones hold nobody's images.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--resume", is_flag=True, help="Go on with the run in OUT.run.")
+@click.option("--overwrite", is_flag=True, help="Replace a detector or run that is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    data: tuple[Path, ...],
+    out: Path,
+    val: tuple[Path, ...],
+    int8_weights: bool,
+    golden: Any,
+    device: str,
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Fine-tune a detector on DATA: folders or CSV manifests of real and generated images.
+
+    Folders may be laid out as 0_real and 1_fake, real and fake, or nature and ai, at any depth.
+    Checkpoint, log and curves stay in OUT.run; an interrupted run goes on with --resume.
+    """
+    from mpft_deploy.detector import require_train_extra
+
+    require_train_extra()
+    import msgspec
+
+    from mpft_deploy.detector.settings import TrainSettings
+    from mpft_deploy.detector.train import train
+
+    with _progress() as reporter:
+        trained = train(
+            data,
+            val or data,
+            out,
+            TrainSettings(**settings),
+            reporter,
+            resume=resume,
+            overwrite=overwrite,
+            int8=int8_weights,
+            golden=golden,
+            device=device,
+        )
+    validation = trained.validation
+    if as_json:
+        result = {
+            "detector": str(out),
+            "validation": msgspec.to_builtins(validation),
+            "calibration": msgspec.to_builtins(trained.calibration),
+            "epochs": msgspec.to_builtins(trained.epochs),
+            "step_seconds": round(trained.step_seconds, 3),
+        }
+        click.echo(json.dumps(result))
+        return
+    click.echo(
+        f"{out}: validation AUC {validation.auc:.4f}, balanced accuracy "
+        f"{validation.balanced_accuracy:.3f}; {trained.step_seconds:.2f} s a step"
+    )
+
+
+def _progress() -> _Bar | _Lines:
+    return _Bar() if sys.stderr.isatty() else _Lines()
+
+
+class _Lines:
+    """Progress as plain lines on stderr, for logs."""
+
+    def __init__(self) -> None:
+        self._began = self._told = time.monotonic()
+        self._first: int | None = None
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def line(self, text: str) -> None:
+        click.echo(text, err=True)
+
+    def step(self, done: int, total: int, loss: float) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._began = done, now
+        if now - self._told < PLAIN_SECONDS and done < total:
+            return
+        self._told = now
+        text = f"step {done}/{total} loss {loss:.3f}"
+        if done > self._first:
+            left = (now - self._began) / (done - self._first) * (total - done)
+            text += f", {left / 60:.1f} minutes left"
+        self.line(text)
+
+
+class _Bar:
+    """Progress as a bar with the time left, for terminals."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        self._bar = Progress(
+            "{task.description}",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task: Any = None
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def line(self, text: str) -> None:
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def step(self, done: int, total: int, loss: float) -> None:
+        if self._task is None:
+            # Steps of an earlier session must not enter the speed that the time left goes by.
+            self._task = self._bar.add_task("", total=total, completed=done - 1)
+        self._bar.update(self._task, completed=done, description=f"loss {loss:.3f}")

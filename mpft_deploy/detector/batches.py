@@ -1,0 +1,133 @@
+"""Training batches: which image comes when, and how it is cropped. Everything follows from a seed.
+
+Nothing here keeps state between steps, so a run that was interrupted goes on with the very batches
+it would have had, however many threads load them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mpft_deploy.dataset import Sample
+from mpft_deploy.detector.model import encode
+from mpft_deploy.images import at_least, decode_image
+from mpft_deploy.spec import KeepRule
+
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+
+AHEAD = 3
+"""Batches that are prepared before they are asked for."""
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How the cells of training views are kept: the rule, what becomes of the others, cell side."""
+
+    keep: KeepRule
+    zero_fill: bool
+    patch: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """patches u8 [B, K, 3·p·p], positions i32 [B, K], labels f32 [B] (1 generated)."""
+
+    patches: torch.Tensor
+    positions: torch.Tensor
+    labels: torch.Tensor
+
+
+class BalancedOrder:
+    """Which sample fills which place of which batch: the classes take turns.
+
+    Each class is gone through in a new random order again and again, so the smaller one repeats.
+    """
+
+    def __init__(self, labels: Sequence[int], batch: int, seed: int) -> None:
+        """Args: labels 0 or 1, both present; images a batch; seed of the order."""
+        self.batch, self.seed = batch, seed
+        self._members = [np.flatnonzero(np.asarray(labels) == label) for label in (0, 1)]
+        self._order = lru_cache(maxsize=4)(self._permutation)
+
+    def indices(self, step: int) -> I64:
+        """i64 [batch]: indices of the samples of a step."""
+        places = np.arange(step * self.batch, (step + 1) * self.batch)
+        return np.array([self._at(int(place)) for place in places], np.int64)
+
+    def _at(self, place: int) -> int:
+        label, turn = place % 2, place // 2
+        members = self._members[label]
+        order = self._order(label, turn // len(members))
+        return int(members[order[turn % len(members)]])
+
+    def _permutation(self, label: int, round_: int) -> I64:
+        return np.random.default_rng((self.seed, label, round_)).permutation(
+            len(self._members[label])
+        )
+
+
+def random_crop(frame: U8, size: int, rng: np.random.Generator) -> U8:
+    """A random crop u8 [size, size, 3], flipped left to right half of the time; never resized."""
+    frame = at_least(frame, size)
+    top = int(rng.integers(frame.shape[0] - size + 1))
+    left = int(rng.integers(frame.shape[1] - size + 1))
+    crop = frame[top : top + size, left : left + size]
+    return crop[:, ::-1] if rng.integers(2) else crop
+
+
+def training_batches(
+    samples: Sequence[Sample],
+    masking: Masking,
+    *,
+    batch: int,
+    seed: int,
+    first: int,
+    stop: int,
+    workers: int = 2,
+) -> Generator[Batch, None, None]:
+    """The batches of the steps `first` to `stop` − 1, prepared ahead in threads.
+
+    Raises:
+        InputError: an image can no longer be read.
+    """
+    order = BalancedOrder([sample.label for sample in samples], batch, seed)
+
+    def prepare(step: int) -> Batch:
+        crops = np.empty((batch, masking.size, masking.size, 3), np.uint8)
+        chosen = [samples[index] for index in order.indices(step)]
+        for place, sample in enumerate(chosen):
+            rng = np.random.default_rng((seed, 2, step, place))
+            crops[place] = random_crop(decode_image(sample.path), masking.size, rng)
+        patches, positions = encode(
+            crops,
+            masking.patch,
+            masking.keep,
+            # A random rule draws anew at every step.
+            seed=seed * 2**32 + step,
+            zero_fill=masking.zero_fill,
+        )
+        labels = torch.tensor([float(sample.label) for sample in chosen])
+        return Batch(patches, positions, labels)
+
+    steps = iter(range(first, stop))
+    waiting: deque[Future[Batch]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for step in steps:
+            waiting.append(pool.submit(prepare, step))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

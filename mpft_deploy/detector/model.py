@@ -1,0 +1,198 @@
+"""The detector: the first blocks of CLIP's image tower over the kept cells, and a linear head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from open_clip.transformer import QuickGELU, VisionTransformer
+from torch import nn
+from torch.nn import functional
+
+from mpft_deploy.detector.backbone import Backbone, Geometry, check_weights, shapes
+from mpft_deploy.detector_folder import DetectorFolder, read_detector
+from mpft_deploy.files import display
+from mpft_deploy.kernels.texture_patchify import texture_patchify
+from mpft_deploy.spec import CLIP_MEAN, CLIP_STD, DetectorSpec, KeepRule
+from mpft_deploy.weights import F32
+
+NORM_EPS = 1e-6
+HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
+
+
+class Detector(nn.Module):
+    """Logit of "generated" from the kept cells of a view.
+
+    Cells are embedded one by one, so those that are left out cost nothing in any block. `visual` is
+    open_clip's own tower, so weights go by open_clip's names.
+
+    Between feature and head stands a batch normalisation without weights, as is usual for linear
+    heads on frozen encoders (MAE, arXiv 2111.06377). The features of early blocks are nearly
+    constant (norm 9.9, standard deviation 0.09 at depth 6 of CLIP B/16), and every step of the
+    backbone moves all of them alike by more than they differ; batch statistics take that out.
+    `weights` folds the normalisation into the head, so a stored detector knows nothing of it.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        tower: Geometry,
+        depth: int,
+        *,
+        dropout: float = 0.0,
+        mean: tuple[float, float, float] = CLIP_MEAN,
+        std: tuple[float, float, float] = CLIP_STD,
+    ) -> None:
+        """A detector with random weights.
+
+        Args:
+            tower: geometry of the backbone.
+            depth: how many of its first blocks are run, 1 to `architecture.layers`.
+            dropout: share of the normalised feature that is zeroed while training.
+            mean, std: normalisation of RGB in 0..1.
+        """
+        super().__init__()
+        arch = tower.architecture
+        self.tower, self.depth = tower, depth
+        self.visual = VisionTransformer(
+            image_size=tower.size,
+            patch_size=tower.patch,
+            width=arch.width,
+            layers=depth,
+            heads=arch.heads,
+            # open_clip truncates width · mlp_ratio: the half keeps it at `hidden`.
+            mlp_ratio=(arch.hidden + 0.5) / arch.width,
+            output_dim=arch.output_dim,
+            act_layer=QuickGELU if arch.activation == "quick_gelu" else nn.GELU,
+        )
+        self.norm = nn.BatchNorm1d(arch.output_dim, eps=NORM_EPS, affine=False)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(arch.output_dim, 1)
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
+
+    @classmethod
+    def from_backbone(cls, backbone: Backbone, depth: int, *, dropout: float = 0.0) -> Detector:
+        """A detector with a backbone's first `depth` blocks and a head of zeros."""
+        detector = cls(backbone.geometry, depth, dropout=dropout)
+        kept = {name: backbone.weights[name] for name in shapes(backbone.geometry, depth)}
+        detector.visual.load_state_dict(kept)
+        nn.init.zeros_(detector.head.weight)
+        nn.init.zeros_(detector.head.bias)
+        return detector
+
+    @classmethod
+    def from_spec(cls, spec: DetectorSpec, weights: Mapping[str, F32], where: str) -> Detector:
+        """A detector in evaluation mode from a spec and weights, checked; `where` is for errors."""
+        tower = Geometry(spec.architecture, spec.patch, spec.crop.size)
+        detector = cls(tower, spec.depth, mean=spec.mean, std=spec.std)
+        detector.set_weights(weights, where)
+        return detector.eval()
+
+    @classmethod
+    def from_folder(cls, path: Path) -> tuple[Detector, DetectorFolder]:
+        """Read, verify and check a detector folder; the model in evaluation mode."""
+        folder = read_detector(path)
+        return cls.from_spec(folder.spec, folder.weights, display(path)), folder
+
+    def weights(self) -> dict[str, F32]:
+        """float32 copies of all weights, by the names of a detector folder."""
+        with torch.no_grad():
+            mean, variance = self.norm_statistics()
+            weight = self.head.weight / torch.sqrt(variance + NORM_EPS)
+            bias = self.head.bias - weight @ mean
+        tensors = {**self.visual.state_dict(), HEAD_WEIGHT: weight, HEAD_BIAS: bias}
+        return {name: value.float().cpu().numpy().copy() for name, value in tensors.items()}
+
+    def set_weights(self, weights: Mapping[str, F32], where: str) -> None:
+        """Take weights by the names of a detector folder; an InputError if they do not fit."""
+        expected = shapes(self.tower, self.depth)
+        expected[HEAD_WEIGHT] = (1, self.tower.architecture.output_dim)
+        expected[HEAD_BIAS] = (1,)
+        tensors = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
+        checked = check_weights(tensors, expected, where)
+        head = {name: checked.pop(f"head.{name}") for name in ("weight", "bias")}
+        self.visual.load_state_dict(checked)
+        self.head.load_state_dict(head)
+        mean, variance = self.norm_statistics()
+        mean.zero_()
+        variance.fill_(1 - NORM_EPS)
+
+    def norm_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Running mean and variance of the feature, f32 [E] each, to be read or set in place."""
+        return (
+            cast(torch.Tensor, self.norm.running_mean),
+            cast(torch.Tensor, self.norm.running_var),
+        )
+
+    def forward(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Logits f32 [B] of some views; arguments as for `features`."""
+        feature = self.features(patches, positions)
+        with torch.autocast(feature.device.type, enabled=False):
+            return cast(torch.Tensor, self.head(self.dropout(self.norm(feature)))[:, 0])
+
+    def features(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """The class token's embedding after the last block.
+
+        Args:
+            patches: u8 [B, K, 3·p·p], pixels in the order row, column, channel.
+            positions: i32 or i64 [B, K], index of each cell in raster order.
+
+        Returns:
+            f32 [B, E].
+        """
+        visual = self.visual
+        pixels = patches.reshape(*patches.shape[:2], -1, 3).float() / 255
+        inputs = ((pixels - self.mean) / self.std).flatten(-2)
+        kernel = visual.conv1.weight.permute(0, 2, 3, 1).flatten(1)
+        places = functional.embedding(positions.long() + 1, visual.positional_embedding)
+        cells = functional.linear(inputs, kernel) + places
+        first = visual.class_embedding + visual.positional_embedding[0]
+        x = visual.ln_pre(torch.cat([first.expand(len(cells), 1, -1), cells], 1))
+
+        *blocks, last = visual.transformer.resblocks
+        for block in blocks:
+            x = block(x)
+        # Only the class token is read, so the last block computes nothing else.
+        keys = last.ln_1(x)
+        x = x[:, 0] + last.attention(keys[:, :1], keys, keys)[:, 0]
+        x = x + last.mlp(last.ln_2(x))
+
+        # The feature differs little between images beside its own size: keep it in full precision.
+        with torch.autocast(x.device.type, enabled=False):
+            return cast(torch.Tensor, visual.ln_post(x.float()) @ visual.proj)
+
+
+def encode(
+    crops: npt.NDArray[np.uint8],
+    patch: int,
+    keep: KeepRule,
+    *,
+    seed: int = 0,
+    zero_fill: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a Detector is fed: the one place where views become patches on the PyTorch side.
+
+    Args:
+        crops: u8 [B, S, S, 3].
+        patch: side of a cell.
+        keep: which cells to keep.
+        seed: of a `random` rule.
+        zero_fill: keep every cell, and set the pixels of those that the rule leaves out to 0.
+
+    Returns:
+        patches u8 [B, K, 3·p·p], positions i32 [B, K]; K is N with `zero_fill`.
+    """
+    patches, positions, _ = texture_patchify(crops, patch, keep, seed)
+    if zero_fill:
+        whole = texture_patchify(crops, patch, KeepRule("all"))
+        blanked = np.zeros_like(whole.patches)
+        np.put_along_axis(blanked, positions[:, :, None].astype(np.int64), patches, axis=1)
+        patches, positions = blanked, whole.positions
+    return torch.from_numpy(patches), torch.from_numpy(positions)

@@ -1,0 +1,142 @@
+"""From trained weights to a detector folder: rounding, calibration, golden crops, model card."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mpft_deploy import __version__
+from mpft_deploy.dataset import Sample
+from mpft_deploy.detector.calibrate import fit_calibration, logit_threshold
+from mpft_deploy.detector.card import model_card
+from mpft_deploy.detector.evaluate import Score, crop_logits, image_logits, score, score_by_set
+from mpft_deploy.detector.golden import choose, spread, synthetic_crops
+from mpft_deploy.detector.model import Detector
+from mpft_deploy.detector.run_folder import EpochReport
+from mpft_deploy.detector.settings import GoldenSource, TrainSettings
+from mpft_deploy.detector_folder import Golden, write_detector
+from mpft_deploy.images import load_views
+from mpft_deploy.spec import Crop, DetectorSpec
+from mpft_deploy.weights import F32, dequantise, quantise
+
+
+def publish(
+    model: Detector,
+    out: Path,
+    settings: TrainSettings,
+    train: Sequence[Sample],
+    val: Sequence[Sample],
+    *,
+    int8: bool,
+    golden: GoldenSource,
+    overwrite: bool,
+    epochs: Sequence[EpochReport],
+    check: Callable[[], None] = lambda: None,
+) -> tuple[DetectorSpec, Score]:
+    """Calibrate a trained model on validation images and write its folder.
+
+    With `int8` the weights are rounded first, so that everything measured here belongs to the
+    weights as they read back.
+
+    Args:
+        check: called between batches; may raise to stop before anything is written.
+
+    Returns:
+        The spec, and the validation score at the calibrated threshold.
+
+    Raises:
+        GateError: the logits rank no better than chance.
+    """
+    weights = model.weights()
+    if int8:
+        weights = dequantise(quantise(weights))
+    spec = DetectorSpec(
+        architecture=model.tower.architecture,
+        depth=model.depth,
+        patch=model.tower.patch,
+        crop=Crop(size=model.tower.size),
+        train_keep=settings.train_keep,
+        fill=settings.fill,
+        keep=settings.keep,
+    )
+    stored = Detector.from_spec(spec, weights, "the trained weights")
+    stored.to(next(model.parameters()).device)
+    [logits] = image_logits(stored, val, [spec.keep_rule], seed=spec.keep_seed, after_batch=check)
+    labels = [sample.label for sample in val]
+    calibration = fit_calibration(labels, logits)
+    threshold = logit_threshold(calibration)
+    validation = score(labels, logits, threshold)
+    by_set = score_by_set(val, logits, threshold)
+    spec = msgspec.structs.replace(
+        spec,
+        calibration=calibration,
+        training=provenance(settings, train, val, validation, epochs, int8=int8),
+    )
+    crops = _golden(stored, spec, val, logits, golden, settings.seed)
+    card = model_card(spec, by_set, _licences([*train, *val]), golden)
+    write_detector(out, spec, weights, crops, card, int8=int8, replace=overwrite)
+    return spec, validation
+
+
+def provenance(
+    settings: TrainSettings,
+    train: Sequence[Sample],
+    val: Sequence[Sample],
+    validation: Score,
+    epochs: Sequence[EpochReport],
+    *,
+    int8: bool,
+) -> dict[str, Any]:
+    """What a spec says of its training; names no folder of the machine."""
+    told = msgspec.to_builtins(settings)
+    name, _, source = settings.backbone.partition("@")
+    told["backbone"] = f"{name}@{Path(source).name}" if source else name
+    return {
+        "settings": told,
+        "stored_weights": "int8 per row" if int8 else "float32",
+        "train": _counts(train),
+        "validation": _counts(val),
+        "validation_score": msgspec.to_builtins(validation),
+        "epochs": msgspec.to_builtins(list(epochs)),
+        "versions": {
+            "mpft-deploy": __version__,
+            **{name: version(name) for name in ("torch", "open_clip_torch", "numpy")},
+        },
+    }
+
+
+def _golden(
+    model: Detector,
+    spec: DetectorSpec,
+    val: Sequence[Sample],
+    logits: F32,
+    source: GoldenSource,
+    seed: int,
+) -> Golden:
+    """Golden crops with logits that the CPU gives in float32."""
+    model.cpu()
+    size, keep = spec.crop.size, spec.keep_rule
+    if source == "validation":
+        crops = load_views([val[index].path for index in spread(logits)], size)
+    else:
+        pool = synthetic_crops(size, seed=seed)
+        crops, _ = choose(pool, crop_logits(model, pool, keep, seed=spec.keep_seed))
+    return Golden(np.ascontiguousarray(crops), crop_logits(model, crops, keep, seed=spec.keep_seed))
+
+
+def _counts(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
+    """Images of each class, by set."""
+    counts = Counter((s.set, "generated" if s.label else "real") for s in samples)
+    sets = sorted({name for name, _ in counts})
+    return {name: {kind: counts[name, kind] for kind in ("real", "generated")} for name in sets}
+
+
+def _licences(samples: Sequence[Sample]) -> dict[str, int]:
+    """Images by the licence that a manifest states."""
+    return dict(Counter(sample.licence or "not stated" for sample in samples).most_common())

@@ -1,0 +1,153 @@
+"""The folder of a training run, `OUT.run` beside the detector: checkpoint, log and curves."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from mpft_deploy.detector.evaluate import Score
+from mpft_deploy.detector.settings import TrainSettings
+from mpft_deploy.errors import InputError, UsageError
+from mpft_deploy.files import display, explain_full_disk, write_atomic
+from mpft_deploy.spec import Record, convert_record
+
+CHECKPOINT, LOG, CURVE = "checkpoint.safetensors", "log.jsonl", "curve.png"
+
+Tensors = Mapping[str, npt.NDArray[np.generic]]
+
+
+class EpochReport(Record, frozen=True):
+    """An epoch's end.
+
+    loss: mean training loss of the epoch. validation: under the inference rule, logits cut at 0.
+    train_rule_auc, all_cells_auc: AUC on validation under the training rule and with all cells.
+    """
+
+    epoch: int
+    loss: float
+    validation: Score
+    train_rule_auc: float
+    all_cells_auc: float
+
+
+class Progress(Record, frozen=True):
+    """How far a run has come: steps done, epochs reported, seconds spent in steps."""
+
+    settings: TrainSettings
+    data: dict[str, str]
+    step: int = 0
+    seconds: float = 0.0
+    epochs: tuple[EpochReport, ...] = ()
+
+
+class RunFolder:
+    """Reads and writes a run's files; each is whole or absent, apart from the growing log."""
+
+    def __init__(self, out: Path) -> None:
+        """Args: out, where the detector shall stand."""
+        whole = out.absolute()  # "." has no name of its own
+        self.path = whole.with_name(whole.name + ".run")
+        self.events: list[dict[str, Any]] = []
+
+    def start(self, *, overwrite: bool) -> None:
+        """Begin an empty run; a UsageError if there is one already and it may not be replaced."""
+        if (self.path / CHECKPOINT).exists() and not overwrite:
+            raise UsageError(
+                f"{display(self.path)} holds a run: pass --resume to go on with it, "
+                "or --overwrite to begin anew"
+            )
+        with explain_full_disk(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name in (CHECKPOINT, LOG, CURVE):
+                (self.path / name).unlink(missing_ok=True)
+
+    def save(self, progress: Progress, tensors: Tensors) -> None:
+        """Write the checkpoint; the one before stays until this one is whole."""
+        metadata = {"progress": msgspec.json.encode(progress).decode()}
+        write_atomic(self.path / CHECKPOINT, safetensors.numpy.save(dict(tensors), metadata))
+
+    def load(self) -> tuple[Progress, Tensors]:
+        """Read the checkpoint, and the log up to it.
+
+        Raises:
+            UsageError: there is no run.
+            InputError: the checkpoint is damaged or from another version.
+        """
+        path = self.path / CHECKPOINT
+        if not path.exists():
+            raise UsageError(f"nothing to resume: {display(path)} does not exist")
+        try:
+            with safetensors.safe_open(path, "numpy") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            payload = msgspec.json.decode(metadata["progress"])
+        except (safetensors.SafetensorError, msgspec.DecodeError, KeyError, OSError) as error:
+            raise InputError(
+                f"{display(path)} is damaged ({error}); begin anew with --overwrite"
+            ) from None
+        progress: Progress = convert_record(payload, Progress, display(path))
+        self._restore_log(progress)
+        return progress, tensors
+
+    def log(self, event: str, **fields: Any) -> None:
+        """Append a line to the log."""
+        entry = {"event": event, **fields}
+        self.events.append(entry)
+        with explain_full_disk(self.path / LOG), (self.path / LOG).open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def draw(self) -> None:
+        """Draw the curves of loss and validation AUC."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        loss_axis = figure.add_subplot()
+        steps = [event for event in self.events if event["event"] == "step"]
+        loss_axis.plot(
+            [event["step"] for event in steps],
+            [event["loss"] for event in steps],
+            color="0.6",
+            linewidth=0.8,
+            label="training loss",
+        )
+        loss_axis.set_xlabel("step")
+        loss_axis.set_ylabel("training loss")
+        loss_axis.set_ylim(bottom=0)
+        auc_axis = loss_axis.twinx()
+        epochs = [event for event in self.events if event["event"] == "epoch"]
+        for name, label in (
+            ("auc", "inference rule"),
+            ("train_rule_auc", "training rule"),
+            ("all_cells_auc", "all cells"),
+        ):
+            points = [event["step"] for event in epochs], [event[name] for event in epochs]
+            auc_axis.plot(*points, marker="o", label=f"AUC, {label}")
+        auc_axis.set_ylabel("validation AUC")
+        figure.legend(loc="outside upper center", ncols=4, fontsize="small")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=120)
+        write_atomic(self.path / CURVE, buffer.getvalue())
+
+    def _restore_log(self, progress: Progress) -> None:
+        """Drop the events after the checkpoint: they will come again."""
+        path = self.path / LOG
+        done = len(progress.epochs)
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # the line that was being written when the run was cut off
+            late = event["epoch"] > done if event["event"] == "epoch" else False
+            if event["step"] <= progress.step and not late:
+                self.events.append(event)
+        lines = "".join(json.dumps(event) + "\n" for event in self.events)
+        write_atomic(path, lines.encode())

@@ -1,0 +1,77 @@
+"""What a training run is told: every choice that the result depends on, besides the data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from mpft_deploy.detector.backbone import Geometry
+from mpft_deploy.errors import UsageError
+from mpft_deploy.spec import KeepRule, Record
+
+DEFAULT_BACKBONE = "ViT-B-16-quickgelu@openai"
+
+Precision = Literal["bf16", "f32"]
+GoldenSource = Literal["validation", "synthetic"]
+
+
+class TrainSettings(Record, frozen=True):
+    """Settings of a run. The paper's abstract fixes none of them: the defaults are ours.
+
+    Attributes:
+        backbone: NAME[@SOURCE], see `load_backbone`.
+        train_keep, fill: cells kept while fine-tuning, and whether the others are dropped or their
+            pixels zeroed.
+        keep: cells kept at inference; validation and calibration go by it.
+        depth: how many of the backbone's blocks are used; None for all.
+        epochs, batch: passes over the training images, images a step.
+        backbone_lr, head_lr: highest learning rates of the one-cycle schedule.
+        dropout: share of the normalised feature that is zeroed before the head while training.
+        seed: decides order, crops, flips, random cells and dropout; 0 to 2³² − 1.
+        precision: `bf16` computes matmuls in bfloat16 while fine-tuning; weights stay float32.
+    """
+
+    backbone: str = DEFAULT_BACKBONE
+    train_keep: str = "smooth:96"
+    fill: Literal["drop", "zero"] = "drop"
+    keep: str = "textured:96"
+    depth: int | None = None
+    epochs: int = 2
+    batch: int = 32
+    backbone_lr: float = 8e-6
+    head_lr: float = 1e-3
+    dropout: float = 0.2
+    seed: int = 0
+    precision: Precision = "bf16"
+
+    def __post_init__(self) -> None:
+        for name, good, wanted in (
+            ("epochs", self.epochs >= 1, "1 or more"),
+            ("batch", self.batch >= 2, "2 or more"),
+            ("backbone_lr", self.backbone_lr >= 0, "0 or more"),
+            ("head_lr", self.head_lr > 0, "above 0"),
+            ("dropout", 0 <= self.dropout < 1, "from 0 to below 1"),
+            ("seed", 0 <= self.seed < 2**32, "0 to 2**32 - 1"),
+        ):
+            if not good:
+                raise UsageError(f"{name} must be {wanted}, got {getattr(self, name)}")
+
+    def blocks(self, tower: Geometry) -> int:
+        """How many blocks are used of a tower; a UsageError if it has fewer, or too few cells."""
+        for rule in (self.train_keep, self.keep):
+            KeepRule.parse(rule).resolve(tower.cells)
+        layers = tower.architecture.layers
+        depth = layers if self.depth is None else self.depth
+        if not 1 <= depth <= layers:
+            raise UsageError(f"depth {depth}: {tower.architecture.name} has 1 to {layers} blocks")
+        return depth
+
+    def differences(self, other: TrainSettings) -> list[str]:
+        """The settings in which `other` differs, each as "name: ours, other's"."""
+        mine, theirs = msgspec.to_builtins(self), msgspec.to_builtins(other)
+        return [
+            f"{name}: {mine[name]}, now {theirs[name]}"
+            for name in mine
+            if mine[name] != theirs[name]
+        ]

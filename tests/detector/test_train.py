@@ -1,0 +1,316 @@
+"""Whole runs of a tiny model: results, interruption, resumption, full disks."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from mpft_deploy.cli.main import cli, run
+from mpft_deploy.dataset import find_samples
+from mpft_deploy.detector.evaluate import crop_logits, image_logits, score
+from mpft_deploy.detector.loop import one_cycle
+from mpft_deploy.detector.model import Detector
+from mpft_deploy.detector.settings import TrainSettings
+from mpft_deploy.detector.train import InterruptedRunError, Trained, train
+from mpft_deploy.detector_folder import WEIGHTS
+from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, UsageError
+
+STEPS = 12  # 24 images, batches of 8, 4 epochs
+
+
+class Listener:
+    """Keeps what a run tells, and does something after a step."""
+
+    def __init__(self, at: int = 0, act: object = None) -> None:
+        self.lines: list[str] = []
+        self.losses: dict[int, float] = {}
+        self.at, self.act = at, act
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+    def step(self, done: int, total: int, loss: float) -> None:
+        assert total == STEPS
+        self.losses[done] = loss
+        if done == self.at and callable(self.act):
+            self.act()
+
+
+@pytest.fixture
+def settings(tiny_backbone: str) -> TrainSettings:
+    return TrainSettings(
+        backbone=tiny_backbone, train_keep="smooth:6", keep="textured:7", depth=2, epochs=4,
+        batch=8, backbone_lr=1e-3, head_lr=1e-2, seed=3, precision="f32",
+    )  # fmt: skip
+
+
+def go(
+    world: Path,
+    out: Path,
+    settings: TrainSettings,
+    listener: Listener | None = None,
+    **options: object,
+) -> Trained:
+    return train(
+        [world / "train"], [world / "val"], out, settings, listener or Listener(), **options,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def events(out: Path) -> list[dict[str, object]]:
+    log = out.with_name(out.name + ".run") / "log.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def weights(out: Path) -> dict[str, np.ndarray]:
+    return Detector.from_folder(out)[0].weights()
+
+
+@pytest.mark.parametrize(("int8", "golden"), [(True, "synthetic"), (False, "validation")])
+def test_run_gives_a_detector_that_proves_itself(
+    int8: bool, golden: str, world: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    out = tmp_path / "detector"
+    listener = Listener()
+    trained = go(world, out, settings, listener, int8=int8, golden=golden)
+    assert trained.validation.auc is not None
+    assert trained.validation.auc > 0.95
+    assert list(listener.losses) == list(range(1, STEPS + 1))
+
+    model, folder = Detector.from_folder(out)
+    spec = folder.spec
+    # The stored weights give the golden logits, the calibration and the score.
+    logits = crop_logits(model, folder.golden.crops, spec.keep_rule)
+    np.testing.assert_allclose(logits, folder.golden.logits, atol=1e-5)
+    assert len(logits) == (20 if golden == "validation" else 32)
+    samples = find_samples([world / "val"])
+    [again] = image_logits(model, samples, [spec.keep_rule])
+    labels = [sample.label for sample in samples]
+    assert score(labels, again, -spec.calibration.shift) == trained.validation
+    probability = spec.calibration.probability(float(again[0]))
+    assert 0 < probability < 1
+
+    assert (spec.depth, spec.keep, spec.train_keep) == (2, "textured:7", "smooth:6")
+    card = folder.card
+    assert "our reconstruction" in card
+    assert "| train | colours | 12 | 12 |" in card
+    stored = (out / "detector.json").read_text() + card
+    assert str(tmp_path.parent) not in stored  # no folder of this machine
+    assert ((out / WEIGHTS).stat().st_size < 200_000) == int8
+    run_folder = tmp_path / "detector.run"
+    assert (run_folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert [event["event"] for event in events(out)].count("epoch") == 4
+
+
+def test_interrupted_run_goes_on_as_if_nothing_had_happened(
+    world: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    heard = Listener()
+    go(world, whole, settings, heard)
+    heard_in_parts: dict[int, float] = {}
+    for at in (2, 6, 9):
+        listener = Listener(at, interrupt)
+        with pytest.raises(InterruptedRunError, match=f"step {at} of {STEPS}.*--resume"):
+            go(world, parts, settings, listener, resume=at > 2)
+        assert not parts.exists()
+        heard_in_parts |= listener.losses
+    last = Listener()
+    go(world, parts, settings, last, resume=True)
+    assert heard_in_parts | last.losses == heard.losses
+    for name, value in weights(whole).items():
+        np.testing.assert_array_equal(value, weights(parts)[name], err_msg=name)
+    assert [(e["event"], e["step"]) for e in events(parts)] == [
+        (e["event"], e["step"]) for e in events(whole)
+    ]
+
+
+def test_same_seed_same_detector_and_another_seed_another(
+    world: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        go(world, tmp_path / name, msgspec.structs.replace(settings, seed=seed, fill="zero"))
+    seals = {name: (tmp_path / name / WEIGHTS).read_bytes() for name in "abc"}
+    assert seals["a"] == seals["b"] != seals["c"]
+
+
+def test_resume_names_what_differs(world: Path, settings: TrainSettings, tmp_path: Path) -> None:
+    out = tmp_path / "detector"
+    with pytest.raises(UsageError, match="nothing to resume"):
+        go(world, out, settings, resume=True)
+    with pytest.raises(InterruptedRunError):
+        go(world, out, settings, Listener(1, interrupt))
+    with pytest.raises(UsageError, match="pass --resume"):
+        go(world, out, settings)
+    other = msgspec.structs.replace(settings, head_lr=0.5)
+    with pytest.raises(UsageError, match=r"head_lr: 0\.01, now 0\.5"):
+        go(world, out, other, resume=True)
+    with pytest.raises(UsageError, match="validation images are not those"):
+        train([world / "val"], [world / "train"], out, settings, Listener(), resume=True)
+    checkpoint = tmp_path / "detector.run" / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
+    with pytest.raises(InputError, match="damaged"):
+        go(world, out, settings, resume=True)
+
+
+def test_divergence_stops_with_advice(world: Path, settings: TrainSettings, tmp_path: Path) -> None:
+    wild = msgspec.structs.replace(settings, head_lr=1e38, backbone_lr=1e38)
+    with pytest.raises(GateError, match="lower --backbone-lr"):
+        go(world, tmp_path / "detector", wild)
+    assert not (tmp_path / "detector").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB: room for the first checkpoint, not for one with moments."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def test_full_disk_keeps_the_last_checkpoint(
+    world: Path, settings: TrainSettings, small_disk: Path
+) -> None:
+    out = small_disk / "detector"
+    with pytest.raises(EnvironmentLacksError, match="disk is full"):
+        go(world, out, settings)
+    assert not out.exists()
+    assert sorted(path.name for path in (small_disk / "detector.run").iterdir()) == [
+        "checkpoint.safetensors", "curve.png", "log.jsonl",
+    ]  # fmt: skip
+    with pytest.raises(EnvironmentLacksError, match="disk is full"):
+        go(world, out, settings, resume=True)
+
+
+SCRIPT = """
+import sys, open_clip
+from mpft_deploy.cli.main import cli, run
+open_clip.add_model_config(sys.argv[1])
+sys.exit(run(cli, "mpft", sys.argv[2:]))
+"""
+
+
+def arguments(world: Path, out: Path, backbone: str) -> list[str]:
+    return [
+        "train", str(world / "train"), "--val", str(world / "val"), "--out", str(out),
+        "--backbone", backbone, "--train-keep", "smooth:6", "--keep", "textured:7", "--depth", "2",
+        "--batch", "8", "--backbone-lr", "1e-3", "--seed", "3", "--precision", "f32",
+    ]  # fmt: skip
+
+
+def test_ctrl_c_in_a_terminal_and_resume(
+    world: Path, tiny_config: Path, tiny_backbone: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "detector"
+    many = [*arguments(world, out, tiny_backbone), "--epochs", "2000"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tiny_config), *many],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    log = tmp_path / "detector.run" / "log.jsonl"
+    until = time.monotonic() + 120
+    while not (log.exists() and log.read_text().count('"step"') > 3):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert output == ""
+    assert "Traceback" not in errors
+    assert "--resume" in errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["detector.run"]
+    assert "checkpoint.safetensors" in {path.name for path in (tmp_path / "detector.run").iterdir()}
+
+
+def test_command_line(
+    world: Path, tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "detector"
+    usual = arguments(world, out, tiny_backbone)
+    assert run(cli, "mpft", [*usual, "--epochs", "4", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["validation"]["auc"] > 0.95
+    assert run(cli, "mpft", usual) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+    path = Path(__file__).parents[2] / "examples" / "evaluate_sets.py"
+    example = runpy.run_path(str(path))["main"]
+    rules = ["--keep", "textured:7", "--keep", "all"]
+    called = CliRunner().invoke(example, [str(out), str(world / "val"), *rules, "--json"])
+    scores = json.loads(called.stdout)
+    assert scores.keys() == {"textured:7", "all"}
+    assert scores["textured:7"]["colours"] == result["validation"]
+    called = CliRunner().invoke(example, [str(out), str(world / "nowhere")])
+    assert called.exit_code == 1
+    assert "nowhere" in called.stderr
+
+
+def test_missing_extra_names_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mpft_deploy.detector.NEEDS", ("torch", "mpft_no_such_package"))
+    assert run(cli, "mpft", ["train", str(tmp_path), "--out", str(tmp_path / "d")]) == 3
+    assert "pip install 'mpft-deploy[train]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("extra", "code", "told"),
+    [
+        (["--train-keep", "smoothest:6"], 2, "smooth:K"),
+        (["--keep", "textured:17"], 2, "only 16 cells"),
+        (["--depth", "4"], 2, "1 to 3 blocks"),
+        (["--epochs", "0"], 2, "--epochs"),
+        (["--fill", "blur"], 2, "--fill"),
+        (["--device", "abacus"], 2, "abacus"),
+        (["--val", "nowhere"], 1, "nowhere"),
+        (["--backbone", "mpft-tiny@nowhere.safetensors"], 1, "nowhere.safetensors: no such file"),
+    ],
+)
+def test_wrong_usage_is_one_clear_line(
+    extra: list[str], code: int, told: str, world: Path, tiny_backbone: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "detector"
+    assert run(cli, "mpft", [*arguments(world, out, tiny_backbone), *extra]) == code
+    assert told in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_on_the_validation_images_is_refused(
+    world: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="--val"):
+        train([world / "train"], [world / "train"], tmp_path / "d", settings, Listener())
+
+
+def test_one_cycle_rises_and_falls() -> None:
+    factors = [one_cycle(share) for share in np.linspace(0, 1, 101)]
+    top = int(np.argmax(factors))
+    assert factors[top] == pytest.approx(1)
+    assert top == 30
+    assert factors[: top + 1] == sorted(factors[: top + 1])
+    assert factors[top:] == sorted(factors[top:], reverse=True)
+    assert factors[0] == pytest.approx(0.04)
+    assert factors[-1] < 1e-3

@@ -1,0 +1,239 @@
+"""The CUDA library: statuses, arrays of other libraries, loading, resources, a device."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_calls import FILL, KERNELS, ROOT, Call, Library, pictures, run_host, where
+
+from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.kernels.texture_patchify import cuda, oracle, texture_patchify
+from mpft_deploy.kernels.texture_patchify.oracle import Patches
+from mpft_deploy.spec import KeepRule
+
+
+def _set(**fields: Any) -> Callable[[cuda.Arguments], None]:
+    def change(arguments: cuda.Arguments) -> None:
+        for name, value in fields.items():
+            setattr(arguments, name, value)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "words"),
+    [
+        (_set(frames=None), 1, "pointer is null"),
+        (_set(batch=-1), 2, "batch is negative"),
+        (_set(patch=3), 3, "4 to 64"),
+        (_set(patch=65), 3, "4 to 64"),
+        (_set(size=31), 4, "multiple of patch"),
+        (_set(size=0), 4, "multiple of patch"),
+        (_set(count=0), 5, "count must be"),
+        (_set(count=65), 5, "count must be"),
+        (_set(keep=3), 5, "all of them"),
+        (_set(keep=4), 6, "keep must be"),
+        (_set(row_pitch=95), 7, "row_pitch"),
+        (_set(batch_stride=96 * 31 + 95), 7, "batch_stride"),
+        (_set(schedule=3), 9, "schedule"),
+        (_set(patch_type=3), 11, "patch_type"),
+        (_set(size=4 * 257, row_pitch=2**13, batch_stride=2**24), 10, "65536"),
+        (_set(size=4 * 65, row_pitch=780, batch_stride=2**18, schedule=2), 10, "4096"),
+        (_set(batch=2**31 - 1), 10, "2^31"),
+    ],
+)
+def test_bad_arguments_have_a_status_with_a_message(
+    host: Library, change: Callable[[cuda.Arguments], None], status: int, words: str
+) -> None:
+    call = Call.make(pictures(1, 32, "noise", 0), 4, KeepRule("smooth", 5))
+    change(call.arguments)
+    assert run_host(host, call) == status
+    assert words in host.message(status).decode()
+    assert (call.buffers[0] == FILL).all()
+
+
+def test_misaligned_outputs_have_a_status(host: Library) -> None:
+    call = Call.make(pictures(1, 32, "noise", 0), 4, KeepRule("smooth", 5))
+    call.arguments.scores += 2
+    assert run_host(host, call) == 8
+    call.arguments.scores -= 2
+    call.arguments.patches, call.arguments.patch_type = call.arguments.patches + 1, 1
+    assert run_host(host, call) == 8
+    assert "aligned" in host.message(8).decode()
+
+
+def test_an_empty_batch_does_nothing(host: Library) -> None:
+    call = Call.make(np.zeros((0, 32, 32, 3), np.uint8), 16, KeepRule("all"))
+    assert run_host(host, call) == 0
+
+
+def test_arguments_match_the_header() -> None:
+    """The ctypes structure lists the C structure's fields, in order and of the same size."""
+    header = (KERNELS / "cuda" / "texture_patchify.h").read_text()
+    struct = header.partition("typedef struct mpft_texture_patchify_args {")[2].partition("}")[0]
+    fields = re.findall(r"^\s+(?:const )?(\w+)(\*?) (\w+);", struct, re.MULTILINE)
+    sizes = {"uint64_t": 8, "int32_t": 4}  # pointers: 8
+    in_header = [(name, 8 if star else sizes[kind]) for kind, star, name in fields]
+    in_python = [(name, ctypes.sizeof(kind)) for name, kind in cuda.Arguments._fields_]
+    assert in_header == in_python
+
+
+class OnDevice:
+    """An array in host memory that says it is on a device, through either protocol."""
+
+    def __init__(self, array: np.ndarray[Any, Any], protocol: str) -> None:
+        self.array = array
+        self.shape = array.shape
+        if protocol == "cuda":
+            self.__cuda_array_interface__ = dict(array.__array_interface__, version=3)
+        else:
+            self.__dlpack__ = lambda stream: array.__dlpack__()
+            self.__dlpack_device__ = lambda: (2, 0)
+
+
+@pytest.mark.parametrize("protocol", ["cuda", "dlpack"])
+@pytest.mark.parametrize("step", [1, 2])
+def test_arrays_of_other_libraries_are_read_in_place(protocol: str, step: int) -> None:
+    array = np.zeros((4, 6, 5, 3), np.uint8)[:, ::step]
+    assert cuda.device_array("frames", OnDevice(array, protocol)) == where(array)
+    words = np.arange(6, dtype=np.int32).reshape(2, 3)
+    assert cuda.device_array("scores", OnDevice(words, protocol)) == where(words)
+
+
+def test_arrays_in_host_memory_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"frames must be an array on a CUDA device.*got ndarray"):
+        cuda.device_array("frames", np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("frames", "words"),
+    [
+        (np.zeros((1, 32, 32, 3), np.int8), "frames must be uint8"),
+        (np.zeros((1, 32, 48, 3), np.uint8), "frames must be uint8"),
+        (np.zeros((1, 3, 32, 32), np.uint8).transpose(0, 2, 3, 1), "row adjacent"),
+        (np.zeros((1, 30, 30, 3), np.uint8), "divide the side"),
+    ],
+)
+def test_frames_that_do_not_fit_are_refused(frames: np.ndarray[Any, Any], words: str) -> None:
+    array: Any = OnDevice(frames, "cuda")
+    with pytest.raises(UsageError, match=words):
+        cuda.run(array, 16, KeepRule("smooth", 1), 0, Patches(array, array, array))
+
+
+def test_outputs_that_do_not_fit_are_refused() -> None:
+    frames = OnDevice(np.zeros((1, 32, 32, 3), np.uint8), "cuda")
+    keep = KeepRule("smooth", 2)
+    wrong = OnDevice(np.zeros((1, 2, 768), np.int8), "cuda")
+    with pytest.raises(UsageError, match=r"patches must be contiguous u1 \[1, 2, 768\], got i1"):
+        cuda.run(frames, 16, keep, 0, Patches(wrong, wrong, wrong))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"cannot allocate .* arrays: pass out="):
+        cuda.run(frames, 16, keep, 0, None)
+
+
+def test_outputs_are_allocated_by_the_library_of_the_images() -> None:
+    torch = pytest.importorskip("torch")
+    images = torch.zeros((2, 32, 32, 3), dtype=torch.uint8)  # on the CPU: allocation is alike
+    want = oracle.texture_patchify(images.numpy(), 16, KeepRule("smooth", 3))
+    got: Any = cuda._allocate("torch", images, 16, KeepRule("smooth", 3))
+    for a, b in zip(got, want, strict=True):
+        assert (tuple(a.shape), a.numpy().dtype) == (b.shape, b.dtype)
+
+
+@pytest.mark.parametrize(
+    ("frames", "copied"),
+    [
+        (np.zeros((2, 8, 8, 3), np.uint8), False),
+        (np.zeros((2, 9, 11, 3), np.uint8)[:, 1:, 2:10], False),
+        (np.zeros((1, 8, 8, 3), np.uint8), False),
+        (np.zeros((2, 3, 8, 8), np.uint8).transpose(0, 2, 3, 1), True),
+        (np.zeros((2, 8, 8, 3), np.uint8)[:, ::-1], True),
+        (np.broadcast_to(np.zeros((1, 8, 8, 3), np.uint8), (2, 8, 8, 3)), True),
+    ],
+)
+def test_only_other_layouts_are_copied(frames: np.ndarray[Any, Any], copied: bool) -> None:
+    class Tensor(OnDevice):
+        def contiguous(self) -> Tensor:
+            return Tensor(np.ascontiguousarray(self.array), "cuda")
+
+    tensor = Tensor(frames, "cuda")
+    result = cuda._in_rows("torch", tensor)
+    assert (result is not tensor) == copied
+    assert result.array.flags.c_contiguous or not copied
+
+
+def test_a_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "LIBRARY", "libnot_built.so")
+    cuda._library.cache_clear()
+    try:
+        assert "install mpft-deploy from source on a machine with nvcc" in (cuda.why_not() or "")
+    finally:
+        cuda._library.cache_clear()
+
+
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
+
+
+@needs_nvcc
+def test_every_architecture_compiles_without_spills(
+    gpu_resources: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    rows = gpu_resources("cuda")
+    assert {row["architecture"] for row in rows} == {
+        "sm_80", "sm_87", "sm_89", "sm_90", "sm_110", "sm_120",
+    }  # fmt: skip
+    assert {row["kernel"] for row in rows} == {"score_bands", "select_and_pack", "patchify_frames"}
+    for row in rows:
+        assert row["spill_bytes"] == 0, row
+        # 1,024 threads and more fit a multiprocessor's 65,536 registers.
+        assert row["registers"] <= 64, row
+
+
+@needs_nvcc
+def test_the_library_loads_without_a_driver_and_says_so() -> None:
+    """Where it was built, the library itself answers; its absence is a failure here."""
+    reason = cuda.why_not()
+    if reason is None:
+        pytest.skip("there is a CUDA device here")
+    assert "not built" not in reason
+    assert "Install the NVIDIA driver" in reason
+    call = Call.make(pictures(1, 32, "noise", 0), 16, KeepRule("all"))
+    library = cuda._library()
+    arguments = call.arguments
+    assert library.mpft_texture_patchify_launch(ctypes.byref(arguments), None) >= 1000
+    arguments.patch = 3  # arguments are judged before the driver is asked
+    assert library.mpft_texture_patchify_launch(ctypes.byref(arguments), None) == 3
+    frames = OnDevice(pictures(1, 32, "noise", 0), "cuda")
+    out = Patches(*(OnDevice(array, "cuda") for array in call.outputs))  # type: ignore[arg-type]
+    with pytest.raises(EnvironmentLacksError, match="texture_patchify on CUDA"):
+        cuda.run(frames, 16, KeepRule("all"), 0, out)
+
+
+def test_the_gpu_suite_without_a_gpu_says_so() -> None:
+    if cuda.why_not() is None:
+        pytest.skip("there is a CUDA device here")
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu_suite.py")]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 3
+    assert run.stderr == f"gpu-suite: {cuda.why_not()}\n"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rule", ["smooth:63", "textured:95", "random:20", "all"])
+def test_on_a_device_equals_the_oracle(rule: str) -> None:
+    if reason := cuda.why_not():
+        pytest.skip(reason)
+    torch = pytest.importorskip("torch")
+    keep = KeepRule.parse(rule)
+    images = pictures(3, 224, "few", 4)
+    got = texture_patchify(torch.from_numpy(images).cuda(), 14, keep, 9)
+    want = oracle.texture_patchify(images, 14, keep, 9)
+    for a, b in zip(got, want, strict=True):
+        assert np.array_equal(a.cpu().numpy(), b)  # type: ignore[attr-defined]
