@@ -225,7 +225,8 @@ def _search(
     request: Request, target: str, latency: str | None, *, explain: bool, as_json: bool
 ) -> None:
     from mpft_deploy.cli.console import emit_json, steps, table
-    from mpft_deploy.export.search import LatencyLimit, notes_of, search
+    from mpft_deploy.export.candidates import LatencyLimit
+    from mpft_deploy.export.search import notes_of, search
     from mpft_deploy.export.search_report import COLUMNS, reasons, rows
     from mpft_deploy.export.search_report import as_json as candidate_json
     from mpft_deploy.files import display
