@@ -112,7 +112,7 @@ def _result(one: Candidate) -> str:
 WIDTH, HEIGHT = 860, 420
 LEFT, RIGHT, TOP, BOTTOM = 64, 300, 40, 52
 LONGEST = 36  # characters of a name beside the picture
-INK, FAINT, GOOD, BAD = "#222222", "#dddddd", "#00707a", "#b3402f"
+INK, GREY, FAINT, GOOD, BAD = "#222222", "#777777", "#dddddd", "#00707a", "#b3402f"
 
 
 def write_picture(
@@ -131,14 +131,16 @@ def draw(
 ) -> str:
     """SVG of flips against median latency, of what was proven, with the Pareto front.
 
-    Bars are 95 % intervals. Numbers lead to the names on the right.
+    Bars are 95 % intervals. Numbers lead to the names on the right; those in grey at the upper edge
+    were timed and not proven.
     """
+    numbered = list(enumerate(ordered(candidates), 1))
     shown = [
         (number, one, comparison)
-        for number, one in enumerate(ordered(candidates), 1)
+        for number, one in numbered
         if (comparison := comparison_of(one)) is not None
     ]
-    slowest = max([one.p50 for _, one, _ in shown] + [limit.milliseconds if limit else 0.0]) or 1.0
+    slowest = max([one.p50 for _, one in numbered] + [limit.milliseconds if limit else 0.0]) or 1.0
     most = max([comparison.flip_interval[1] for _, _, comparison in shown], default=0.01)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
 
@@ -159,7 +161,7 @@ def draw(
         share, milliseconds = most * step / 4, slowest * step / 4
         parts += [
             _line(LEFT, y(share), right, y(share), FAINT),
-            _words(LEFT - 8, y(share) + 4, f"{share:.1%}", anchor="end"),
+            _words(LEFT - 8, y(share) + 4, f"{100 * share:.3g} %", anchor="end"),
             _words(x(milliseconds), bottom + 18, f"{milliseconds:.3g}", anchor="middle"),
         ]
     if limit:
@@ -170,6 +172,9 @@ def draw(
     parts.append(f'<polyline points="{steps}" fill="none" stroke="{GOOD}" stroke-width="1.5"/>')
     for number, one, comparison in shown:
         parts += _point(number, one, winner, x(one.p50), comparison, y)
+    unproven = [(number, one) for number, one in numbered if one.proven is None]
+    for rank, (number, one) in enumerate(unproven):
+        parts.append(_words(x(one.p50), TOP + 12 * (rank % 3), str(number), colour=GREY))
     parts += _legend(candidates, winner, right + 24)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
@@ -204,7 +209,8 @@ def _legend(candidates: Sequence[Candidate], winner: Candidate | None, left: flo
         name = one.name if len(one.name) <= LONGEST else one.name[: LONGEST - 1] + "…"
         out.append(_words(left, TOP + 18 * number, f"{number}  {name}: {state}", size=11))
     out.append(_words(left, HEIGHT - 30, "budget kept", colour=GOOD))
-    out.append(_words(left + 90, HEIGHT - 30, "budget missed", colour=BAD))
+    out.append(_words(left + 84, HEIGHT - 30, "budget missed", colour=BAD))
+    out.append(_words(left + 180, HEIGHT - 30, "not proven", colour=GREY))
     return out
 
 
