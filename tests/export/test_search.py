@@ -22,7 +22,6 @@ from mpft_deploy.export import search as module
 from mpft_deploy.export.candidates import LatencyLimit, Sensitivity
 from mpft_deploy.export.notebook import Notebook
 from mpft_deploy.export.pipeline import Request
-from mpft_deploy.export.precision import PRECISIONS
 from mpft_deploy.export.search import notes_of, search
 from mpft_deploy.export.search_report import pareto_front
 from mpft_deploy.export.sensitivity import float_layer_ladder
@@ -206,11 +205,6 @@ def test_wrong_use(request_, capsys, arguments, message):
     assert run(command, "mpft-export", [*places, *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not request_.out.exists()
-
-
-def test_choices_of_the_command_are_the_precisions():
-    choices = next(p for p in command.params if p.name == "precision").type.choices
-    assert set(choices) == {"auto", *PRECISIONS}
 
 
 def test_notebook_passes_over_what_was_cut_off(tmp_path):
