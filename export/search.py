@@ -22,7 +22,7 @@ from mpft_deploy import __version__
 from mpft_deploy.bundle import Certificate, Device
 from mpft_deploy.engine import BACKENDS, find_backend, get_backend
 from mpft_deploy.engine.certificate import compare_golden, judge
-from mpft_deploy.errors import GateError, InputError, MpftError, UsageError
+from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, MpftError, UsageError
 from mpft_deploy.export.candidates import Candidate, LatencyLimit, Proven, Sensitivity, Timed
 from mpft_deploy.export.materials import Materials, Say
 from mpft_deploy.export.notebook import Notebook
@@ -254,7 +254,7 @@ class _Search:
         """Build and warm up; False, with the reason kept, where that cannot be done here."""
         try:
             if reason := find_backend(candidate.request.backend).why_not():
-                raise UsageError(reason)
+                raise EnvironmentLacksError(reason)
             self._watch(candidate)
         except MpftError as error:
             candidate.lose(f"cannot be used here: {error}")
@@ -279,7 +279,7 @@ class _Search:
         if candidate.watch is None:
             made, detector = self._make(candidate), self._materials.detector
             if made.engine is None:
-                raise UsageError(str(made.not_run))
+                raise EnvironmentLacksError(str(made.not_run))
             candidate.watch = Stopwatch(
                 made.engine, detector.spec, detector.golden.crops, self._request.threads
             )

@@ -27,7 +27,7 @@ from mpft_deploy.kernels import texture_patchify
 
 LOWERED = [name for name in PRECISIONS if name != "fp32"]
 TOLERANCE = {"fp16": 0.005, "bf16": 0.04, "int8": 0.1, "int8-static": 0.1, "fp8": 0.25}
-"""Mean logit error allowed, as a share of the logits' spread; what follows a + adds nothing to it."""
+"""Mean logit error allowed, as a share of the logits' spread; what follows a + adds nothing."""
 
 
 class Case:
