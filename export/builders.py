@@ -14,6 +14,7 @@ from mpft_deploy.errors import UsageError
 
 BUILDERS = {
     "onnxruntime": "mpft_deploy.export.builders:ONNX",
+    "openvino": "mpft_deploy.export.builders:OPENVINO",
     "tensorrt": "mpft_deploy.export.tensorrt:TENSORRT",
     "tensorrt-rtx": "mpft_deploy.export.tensorrt:RTX",
 }
@@ -114,13 +115,16 @@ def get_builder(backend: str) -> Builder:
     return builder
 
 
+@dataclass(frozen=True)
 class OnnxBuilder:
-    """For what reads ONNX itself: the graph is the engine."""
+    """For a backend that reads ONNX itself: the graph is the engine."""
+
+    backend: str
 
     def plan(self, precision: str, options: BuildOptions) -> Plan:
         """See `Builder`."""
-        options.refuse("onnxruntime", *(field.name for field in fields(options)))
-        get_backend("onnxruntime")
+        options.refuse(self.backend, *(field.name for field in fields(options)))
+        get_backend(self.backend)
         return Plan((), {"engine": "the ONNX graph, for any batch"})
 
     def build(
@@ -130,4 +134,5 @@ class OnnxBuilder:
         return "engine.onnx", model
 
 
-ONNX = OnnxBuilder()
+ONNX = OnnxBuilder("onnxruntime")
+OPENVINO = OnnxBuilder("openvino")

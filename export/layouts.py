@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 
 from mpft_deploy.errors import UsageError
-from mpft_deploy.export.pipeline import Request, Say, silent
+from mpft_deploy.export.materials import Say
+from mpft_deploy.export.pipeline import Request, silent
 from mpft_deploy.export.standalone import Standalone, make_standalone
 from mpft_deploy.files import canonical_json, check_free, display, staged_folder
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from mpft_deploy.bundle import (
     Bundle,
     BundleInfo,
     Certificate,
-    Comparison,
     Device,
     Latency,
     read_bundle,
@@ -27,29 +26,21 @@ from mpft_deploy.detector_folder import DetectorFolder, read_detector
 from mpft_deploy.engine import Backend, Engine, find_backend, get_backend
 from mpft_deploy.engine.certificate import (
     Budget,
-    compare,
     compare_golden,
     default_budget,
     judge,
-    run_views,
     unproven,
 )
-from mpft_deploy.errors import GateError, InputError, UsageError
+from mpft_deploy.errors import GateError, UsageError
 from mpft_deploy.export.builders import Builder, BuildOptions, Plan, get_builder
-from mpft_deploy.export.calibration import activation_ranges
 from mpft_deploy.export.graph import build_graph, serialise
+from mpft_deploy.export.materials import Materials, Say
 from mpft_deploy.export.precision import RECIPES, apply_precision
-from mpft_deploy.export.smoothing import smooth
 from mpft_deploy.files import check_free, display, explain_unwritable
-from mpft_deploy.images import U8, find_images, load_views
 from mpft_deploy.profile.latency import measure
-from mpft_deploy.signing import load_signer
-from mpft_deploy.spec import DetectorSpec
-from mpft_deploy.weights import F32
+from mpft_deploy.signing import Signature, load_signer
 
 LATENCY_SAMPLES = 100
-BATCH = 16
-CALIBRATION_IMAGES = 128
 
 
 @dataclass(frozen=True)
@@ -86,18 +77,15 @@ class Result:
     engine_bytes: int
 
 
-Say = Callable[[str], None]
-
-
 def silent(text: str) -> None:
     """Tell nobody which step begins."""
 
 
 @dataclass(frozen=True)
-class Built:
-    """An engine within its budget (or allowed over it), in memory; `graph` is what it runs.
+class Made:
+    """An engine in memory, not proven; `graph` is what it runs.
 
-    `engine` is None for an engine that cannot run here, which `certificate` says too.
+    `engine` is None for one that cannot run here, and `not_run` says why.
     """
 
     detector: DetectorFolder
@@ -107,11 +95,43 @@ class Built:
     file: str
     engine_bytes: bytes
     engine: Engine | None
+    not_run: str | None
+
+
+@dataclass(frozen=True)
+class Built(Made):
+    """An engine within its budget, allowed over it, or built for elsewhere, as it then says."""
+
     certificate: Certificate
 
 
+def gather(request: Request, say: Say = silent) -> Materials:
+    """What the request is made from; read when it is needed."""
+    return Materials(request.detector, request.images, request.calibrate, request.threads, say)
+
+
+def make(request: Request, materials: Materials, say: Say = silent) -> Made:
+    """Build an engine and load it, if it can run here; see `complete` otherwise.
+
+    Raises:
+        InputError, UsageError, EnvironmentLacksError: as their messages say.
+    """
+    backend, builder, plan = _resolve(request)
+    not_run = backend.why_not(plan.compute_capability)
+    if not_run and request.images:
+        raise UsageError(f"--images needs an engine that runs here: {not_run}")
+    detector = materials.detector
+    say("writing the encoder graph")
+    graph = _write_graph(request, materials)
+    say("building the engine")
+    file, engine_bytes = builder.build(serialise(graph), plan, request.options, say)
+    engine = None if not_run else backend.load(engine_bytes, threads=request.threads)
+    name = precision_name(request)
+    return Made(detector, name, graph, plan, file, engine_bytes, engine, not_run)
+
+
 def build(request: Request, say: Say = silent) -> Built:
-    """Build an engine and prove it, if it can run here; see `complete` otherwise.
+    """`make` an engine and prove it.
 
     Args:
         say: told each step as it begins, for progress.
@@ -120,28 +140,20 @@ def build(request: Request, say: Say = silent) -> Built:
         GateError: the engine missed its budget and `allow_over_budget` is off.
         InputError, UsageError, EnvironmentLacksError: as their messages say.
     """
-    backend, builder, plan = _resolve(request)
-    not_run = backend.why_not(plan.compute_capability)
-    if not_run and request.images:
-        raise UsageError(f"--images needs an engine that runs here: {not_run}")
-    detector = read_detector(request.detector)
-    spec = detector.spec
-    budget = request.budget or default_budget(request.precision)
-
-    say("writing the encoder graph")
-    graph = _write_graph(request, detector)
-    say("building the engine")
-    file, engine_bytes = builder.build(serialise(graph), plan, request.options, say)
-    engine = None
-    if not_run:
-        certificate = unproven(budget, spec.calibration, not_run)
+    materials = gather(request, say)
+    made = make(request, materials, say)
+    spec, golden = made.detector.spec, made.detector.golden
+    budget = budget_of(request)
+    if made.engine is None:
+        certificate = unproven(budget, spec.calibration, str(made.not_run))
     else:
-        engine = backend.load(engine_bytes, threads=request.threads)
-        certificate = _prove(engine, detector, request, budget, say)
+        say(f"comparing with the trained model on {len(golden.logits)} golden crops")
+        on_golden = compare_golden(made.engine, spec, golden)
+        on_images = materials.compare_images(made.engine)
+        certificate = judge(on_golden, on_images, budget, spec.calibration)
         if not certificate.passed and not request.allow_over_budget:
             raise GateError(refusal(certificate))
-    name = _precision_name(request)
-    return Built(detector, name, graph, plan, file, engine_bytes, engine, certificate)
+    return Built(**vars(made), certificate=certificate)
 
 
 def export(request: Request, say: Say = silent) -> Result:
@@ -149,32 +161,47 @@ def export(request: Request, say: Say = silent) -> Result:
     check_free(request.out, replace=request.overwrite)
     signer = load_signer(request.sign) if request.sign else None
     built = build(request, say)
-    detector, spec = built.detector, built.detector.spec
-    backend = find_backend(request.backend)
     latency = None
     if built.engine is not None:
         say("measuring latency")
-        crops = detector.golden.crops
         latency = measure(
-            built.engine, spec, crops, samples=LATENCY_SAMPLES, threads=request.threads
+            built.engine,
+            built.detector.spec,
+            built.detector.golden.crops,
+            samples=LATENCY_SAMPLES,
+            threads=request.threads,
         )
+    return write(request, built, latency, signer)
+
+
+def write(
+    request: Request,
+    built: Built,
+    latency: Latency | None,
+    signer: Callable[[bytes], Signature] | None = None,
+) -> Result:
+    """Write the bundle of an engine that was built and measured; `signer` of `load_signer`."""
     info = BundleInfo(
         kind=KIND,
         version=VERSION,
-        spec=spec,
+        spec=built.detector.spec,
         backend=request.backend,
         precision=built.precision,
         engine=built.file,
         device=Device.here(),
-        versions={"mpft-deploy": __version__, "numpy": np.__version__, **backend.versions()},
-        sources={"detector": request.detector.resolve().name, "detector_seal": detector.seal},
+        versions={
+            "mpft-deploy": __version__,
+            "numpy": np.__version__,
+            **find_backend(request.backend).versions(),
+        },
+        sources={"detector": request.detector.resolve().name, "detector_seal": built.detector.seal},
         compute_capability=built.plan.compute_capability,
     )
     write_bundle(
         request.out,
         info,
         built.engine_bytes,
-        detector.golden,
+        built.detector.golden,
         built.certificate,
         latency,
         sign=signer,
@@ -193,9 +220,9 @@ def describe(request: Request) -> dict[str, str]:
         "input patches": f"u8 [batch, {spec.tokens}, {3 * spec.patch**2}]",
         "input positions": f"i32 [batch, {spec.tokens}]",
         "output logit": "f32 [batch]",
-        "precision": f"{_precision_name(request)}: {RECIPES[request.precision].help}",
+        "precision": f"{precision_name(request)}: {RECIPES[request.precision].help}",
         **plan.rows,
-        "budget": str(request.budget or default_budget(request.precision)),
+        "budget": str(budget_of(request)),
         "proven here": f"no: {not_run}" if not_run else "yes",
     }
 
@@ -270,87 +297,22 @@ def _resolve(request: Request) -> tuple[Backend, Builder, Plan]:
     return backend, builder, builder.plan(request.precision, request.options)
 
 
-def _write_graph(request: Request, detector: DetectorFolder) -> onnx.ModelProto:
+def _write_graph(request: Request, materials: Materials) -> onnx.ModelProto:
     """The graph in the precision that was asked for, fitted to the calibration images."""
-    spec = detector.spec
     recipe = RECIPES[request.precision]
-    weights: Mapping[str, F32] = detector.weights
-    ranges = None
-    if recipe.quantise is not None:
-        views = _calibration_views(request, detector)
-        weights = smooth(spec, weights, views)
-        ranges = activation_ranges(spec, weights, views) if recipe.static else None
-    graph = build_graph(spec, weights)
+    quantised = recipe.quantise is not None
+    weights = materials.smoothed if quantised else materials.detector.weights
+    ranges = materials.ranges if recipe.static else None
+    graph = build_graph(materials.detector.spec, weights)
     return apply_precision(graph, request.precision, request.float_layers, ranges)
 
 
-def _prove(
-    engine: Engine,
-    detector: DetectorFolder,
-    request: Request,
-    budget: Budget,
-    say: Callable[[str], None],
-) -> Certificate:
-    """Compare on the golden crops and on the images that were named, and judge."""
-    spec = detector.spec
-    say(f"comparing with the trained model on {len(detector.golden.logits)} golden crops")
-    golden = compare_golden(engine, spec, detector.golden)
-    images = None
-    if request.images:
-        exact = serialise(build_graph(spec, detector.weights))
-        reference = get_backend("onnxruntime").load(exact, threads=request.threads)
-        images = _compare_images(engine, reference, spec, request.images, say)
-    return judge(golden, images, budget, spec.calibration)
-
-
-def _compare_images(
-    engine: Engine,
-    reference: Engine,
-    spec: DetectorSpec,
-    folders: Sequence[Path],
-    say: Say,
-) -> Comparison:
-    paths, names = _list_images("--images", folders)
-    crops, before, after = [], [], []
-    for start in range(0, len(paths), BATCH):
-        say(f"comparing with the float32 graph: image {start + 1} of {len(paths)}")
-        batch = load_views(paths[start : start + BATCH], spec.crop.size)
-        crops.append(batch)
-        before.append(run_views(reference, spec, batch))
-        after.append(run_views(engine, spec, batch))
-    return compare(
-        np.concatenate(before),
-        np.concatenate(after),
-        spec.calibration,
-        names=names,
-        views=np.concatenate(crops),
-        reference_name="float32 graph on ONNX Runtime",
-    )
-
-
-def _calibration_views(request: Request, detector: DetectorFolder) -> U8:
-    """Views to smooth on: of the folders that were named, else the golden crops."""
-    if not request.calibrate:
-        return detector.golden.crops
-    paths, _ = _list_images("--calibrate", request.calibrate)
-    step = max(1, len(paths) // CALIBRATION_IMAGES)
-    return load_views(paths[::step][:CALIBRATION_IMAGES], detector.spec.crop.size)
-
-
-def _list_images(option: str, folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """Images under the folders, and their names from each folder on; at least one."""
-    paths, names = [], []
-    for folder in folders:
-        if not folder.is_dir():
-            raise InputError(f"{option} {display(folder)} is not a folder")
-        found = list(find_images(folder))
-        paths += found
-        names += [display(path.relative_to(folder.parent)) for path in found]
-    if not paths:
-        raise InputError(f"{option}: no image under {', '.join(map(display, folders))}")
-    return paths, names
-
-
-def _precision_name(request: Request) -> str:
+def precision_name(request: Request) -> str:
+    """The precision with the layers that it leaves in float, for people and manifests."""
     kept = f" (float: {', '.join(request.float_layers)})" if request.float_layers else ""
     return request.precision + kept
+
+
+def budget_of(request: Request) -> Budget:
+    """The budget that was asked for, or the precision's default."""
+    return request.budget or default_budget(request.precision)

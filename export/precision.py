@@ -45,6 +45,12 @@ RECIPES = {
     "int8-static+fp16": Recipe(
         "int8 layers by calibrated ranges, other matmuls in float16", static_int8, True, F16
     ),
+    "int8-static+bf16": Recipe(
+        "int8 layers by calibrated ranges, other matmuls in bfloat16",
+        static_int8,
+        True,
+        TensorProto.BFLOAT16,
+    ),
     "fp8": Recipe("E4M3 layers by calibrated ranges", static_fp8, True),
     "fp8+fp16": Recipe(
         "E4M3 layers by calibrated ranges, other matmuls in float16", static_fp8, True, F16

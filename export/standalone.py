@@ -25,7 +25,8 @@ from mpft_deploy import __version__
 from mpft_deploy.bundle import Certificate
 from mpft_deploy.errors import GateError, UsageError
 from mpft_deploy.export.graph import OPSET, GraphBuilder, serialise
-from mpft_deploy.export.pipeline import Built, Request, Say, build, silent
+from mpft_deploy.export.materials import Say
+from mpft_deploy.export.pipeline import Built, Request, build, silent
 from mpft_deploy.files import display, write_atomic
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.spec import DetectorSpec

@@ -12,20 +12,30 @@ from mpft_deploy.cli.options import PATH
 if TYPE_CHECKING:
     from mpft_deploy.export.pipeline import Request
 
+PRECISIONS = [
+    "auto", "fp32", "fp16", "bf16", "int8", "int8-static", "int8-static+fp16", "int8-static+bf16",
+    "fp8", "fp8+fp16",
+]  # fmt: skip
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("detector", type=PATH)
 @click.argument("out", type=PATH)
-@click.option("--backend", default="onnxruntime", show_default=True, help="What runs the engine.")
+@click.option(
+    "--target",
+    type=click.Choice(["auto", "cpu"]),
+    help="Find the fastest engine for this device, or for its processor, that keeps the budget; "
+    "--backend and --precision, if given, narrow it.",
+)
+@click.option(
+    "--backend",
+    help="What runs the engine; auto tries all that are here.  [default: onnxruntime]",
+)
 @click.option(
     "--precision",
-    type=click.Choice(
-        ["fp32", "fp16", "bf16", "int8", "int8-static", "int8-static+fp16", "fp8", "fp8+fp16"]
-    ),
-    default="fp32",
-    show_default=True,
+    type=click.Choice(PRECISIONS),
     help="Of matmuls. int8: activations scaled as the engine runs; int8-static, fp8: by ranges "
-    "seen in calibration; +fp16: the other matmuls.",
+    "seen in calibration; +fp16, +bf16: the other matmuls; auto tries all.  [default: fp32]",
 )
 @click.option(
     "--float-layers",
@@ -39,6 +49,12 @@ if TYPE_CHECKING:
     help="What the engine may change, such as 'flips<=1%,decisive<=0,logit<=0.5'.  "
     "[default: flips<=0%,logit<=0.001 for fp32; flips<=1% for others]",
 )
+@click.option(
+    "--latency",
+    metavar="LIMIT",
+    help="With auto: what a view may take at most, such as 'p90<=20ms'.",
+)
+@click.option("--explain", is_flag=True, help="With auto: say why each other candidate lost.")
 @click.option(
     "--images",
     type=PATH,
@@ -103,10 +119,13 @@ if TYPE_CHECKING:
 def command(
     detector: Path,
     out: Path,
-    backend: str,
-    precision: str,
+    target: str | None,
+    backend: str | None,
+    precision: str | None,
     float_layers: tuple[str, ...],
     budget: str | None,
+    latency: str | None,
+    explain: bool,
     images: tuple[Path, ...],
     calibrate: tuple[Path, ...],
     standalone: bool,
@@ -130,6 +149,10 @@ def command(
     with --images, with the float32 graph on real images. One that misses its budget is refused
     (exit code 1), with the images that it changed most. One built for another device has no proof
     until `mpft verify` runs there.
+
+    With --target, or auto for --backend or --precision, candidates are built, timed and proven
+    here, and the fastest that keeps the budget is written. OUT.search keeps what was measured, for
+    a search that was interrupted, and a picture of it.
     """
     from mpft_deploy.cli.console import certificate_rows, emit_json, latency_rows, steps, table
     from mpft_deploy.engine.certificate import Budget
@@ -141,8 +164,8 @@ def command(
     request = Request(
         detector=detector,
         out=out,
-        backend=backend,
-        precision=precision,
+        backend=backend or ("auto" if target else "onnxruntime"),
+        precision=precision or ("auto" if target else "fp32"),
         float_layers=float_layers,
         options=BuildOptions(
             batch=parse_batch(batch) if batch else BuildOptions.batch,
@@ -160,6 +183,13 @@ def command(
         allow_over_budget=allow_over_budget,
         sign=sign,
     )
+    if target or "auto" in (backend, precision):
+        if standalone or layout == "triton" or dry_run:
+            raise UsageError("--standalone, --layout and --dry-run take one engine, not auto")
+        _search(request, target or "auto", latency, explain=explain, as_json=as_json)
+        return
+    if latency or explain:
+        raise UsageError("--latency and --explain go with a search: add --target auto")
     if dry_run:
         if standalone or layout == "triton":
             raise UsageError("--dry-run is for bundles")
@@ -188,7 +218,42 @@ def command(
         return
     rows = [*certificate_rows(result.certificate), *latency_rows(result.latency)]
     rows.append(["engine", f"{result.engine_bytes / 1e6:.1f} MB"])
-    table(f"{display(out)}: {backend}, {result.info.precision}", ["", ""], rows)
+    table(f"{display(out)}: {request.backend}, {result.info.precision}", ["", ""], rows)
+
+
+def _search(
+    request: Request, target: str, latency: str | None, *, explain: bool, as_json: bool
+) -> None:
+    from mpft_deploy.cli.console import emit_json, steps, table
+    from mpft_deploy.export.candidates import LatencyLimit
+    from mpft_deploy.export.search import notes_of, search
+    from mpft_deploy.export.search_report import COLUMNS, reasons, rows
+    from mpft_deploy.export.search_report import as_json as candidate_json
+    from mpft_deploy.files import display
+
+    with steps() as say:
+        outcome = search(request, target, LatencyLimit.parse(latency) if latency else None, say)
+    picture = notes_of(request.out) / "search.svg"
+    if as_json:
+        result = outcome.result
+        emit_json(
+            {
+                "bundle": display(request.out),
+                "backend": result.info.backend,
+                "precision": result.info.precision,
+                "engine_bytes": result.engine_bytes,
+                "certificate": result.certificate,
+                "latency": result.latency,
+                "candidates": [candidate_json(one) for one in outcome.candidates],
+                "picture": display(picture),
+            }
+        )
+        return
+    title = f"{display(request.out)}: {outcome.winner.name}"
+    table(title, COLUMNS, rows(outcome.candidates))
+    for line in reasons(outcome.candidates, explain=explain):
+        click.echo(line)
+    click.echo(f"picture: {display(picture)}")
 
 
 def _print_plan(request: Request, *, as_json: bool) -> None:

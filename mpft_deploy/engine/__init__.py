@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 BACKENDS = {
     "onnxruntime": "mpft_deploy.engine.ort",
+    "openvino": "mpft_deploy.engine.openvino",
     "tensorrt": "mpft_deploy.engine.tensorrt:TENSORRT",
     "tensorrt-rtx": "mpft_deploy.engine.tensorrt:RTX",
 }

@@ -20,6 +20,57 @@ from mpft_deploy.statistics import summary
 WARM_UP_RUNS, WARM_UP_SECONDS = 5, 0.5
 
 
+class Stopwatch:
+    """Times of one engine, which may be collected in turns with others."""
+
+    def __init__(
+        self, engine: Engine, spec: DetectorSpec, views: npt.NDArray[np.uint8], threads: int = 0
+    ) -> None:
+        """Warm up.
+
+        Args:
+            views: u8 [n, S, S, 3]; rotated, so that no cache flatters.
+            threads: what the engine was loaded with, for the record; 0 is all cores.
+        """
+        self._engine, self._spec, self._threads = engine, spec, threads
+        self._singles = [np.ascontiguousarray(view[None]) for view in views]
+        self._times: list[tuple[int, int, int]] = []
+        begin = time.perf_counter()
+        runs = 0
+        while runs < WARM_UP_RUNS or time.perf_counter() - begin < WARM_UP_SECONDS:
+            self._once(runs)
+            runs += 1
+
+    @property
+    def samples(self) -> int:
+        """Runs timed so far."""
+        return len(self._times)
+
+    def time(self, samples: int) -> None:
+        """Time that many views more, one at a time."""
+        with _no_garbage_collection():
+            self._times += [self._once(index) for index in range(samples)]
+
+    def latency(self) -> Latency:
+        """Milliseconds of a view over all that was timed."""
+        times = np.array(self._times) / 1e6
+        return Latency(
+            samples=self.samples,
+            threads=self._threads or available_cores(),
+            patchify_ms=summary(times[:, 1] - times[:, 0]),
+            engine_ms=summary(times[:, 2] - times[:, 1]),
+            total_ms=summary(times[:, 2] - times[:, 0]),
+        )
+
+    def _once(self, index: int) -> tuple[int, int, int]:
+        view = self._singles[index % len(self._singles)]
+        start = time.perf_counter_ns()
+        cut = texture_patchify(view, self._spec.patch, self._spec.keep_rule, self._spec.keep_seed)
+        packed = time.perf_counter_ns()
+        self._engine.run(cut.patches, cut.positions)
+        return start, packed, time.perf_counter_ns()
+
+
 def measure(
     engine: Engine,
     spec: DetectorSpec,
@@ -28,37 +79,10 @@ def measure(
     samples: int,
     threads: int = 0,
 ) -> Latency:
-    """Latency of one view at a time, in milliseconds, after warm-up.
-
-    Args:
-        views: u8 [n, S, S, 3]; rotated, so that no cache flatters.
-        samples: timed runs.
-        threads: what the engine was loaded with, for the record; 0 is all cores.
-    """
-    singles = [np.ascontiguousarray(view[None]) for view in views]
-    rule, seed = spec.keep_rule, spec.keep_seed
-
-    def once(index: int) -> tuple[int, int, int]:
-        start = time.perf_counter_ns()
-        cut = texture_patchify(singles[index % len(singles)], spec.patch, rule, seed)
-        packed = time.perf_counter_ns()
-        engine.run(cut.patches, cut.positions)
-        return start, packed, time.perf_counter_ns()
-
-    begin = time.perf_counter()
-    runs = 0
-    while runs < WARM_UP_RUNS or time.perf_counter() - begin < WARM_UP_SECONDS:
-        once(runs)
-        runs += 1
-    with _no_garbage_collection():
-        times = np.array([once(index) for index in range(samples)]) / 1e6
-    return Latency(
-        samples=samples,
-        threads=threads or available_cores(),
-        patchify_ms=summary(times[:, 1] - times[:, 0]),
-        engine_ms=summary(times[:, 2] - times[:, 1]),
-        total_ms=summary(times[:, 2] - times[:, 0]),
-    )
+    """Latency of one view at a time, in milliseconds, after warm-up; see `Stopwatch`."""
+    watch = Stopwatch(engine, spec, views, threads)
+    watch.time(samples)
+    return watch.latency()
 
 
 @contextmanager

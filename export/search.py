@@ -1,0 +1,345 @@
+"""Find the fastest engine that keeps the budget, by building, timing and proving candidates here.
+
+A candidate is a backend, a precision and a set of layers left in float. All that can be built are
+timed briefly, in turns, so that what else the machine does disturbs all alike. From the fastest on,
+each is timed fully and proven, until the rest is clearly slower than one that passed. A quantised
+candidate that misses the budget comes back with its most sensitive layers in float.
+
+The winner is proven on the images that it was chosen by. Where that matters, certify it on others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mpft_deploy import __version__
+from mpft_deploy.bundle import Certificate, Device
+from mpft_deploy.engine import BACKENDS, find_backend, get_backend
+from mpft_deploy.engine.certificate import compare_golden, judge
+from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, MpftError, UsageError
+from mpft_deploy.export.candidates import Candidate, LatencyLimit, Proven, Sensitivity, Timed
+from mpft_deploy.export.materials import Materials, Say
+from mpft_deploy.export.notebook import Notebook
+from mpft_deploy.export.pipeline import (
+    LATENCY_SAMPLES,
+    Built,
+    Made,
+    Request,
+    Result,
+    budget_of,
+    gather,
+    make,
+    silent,
+    write,
+)
+from mpft_deploy.export.precision import RECIPES
+from mpft_deploy.export.search_report import as_text, write_picture
+from mpft_deploy.export.sensitivity import Layers, float_layer_ladder
+from mpft_deploy.files import absolute, check_free, sha256
+from mpft_deploy.profile.latency import Stopwatch
+from mpft_deploy.signing import load_signer
+
+AUTO = "auto"
+TARGETS = {"auto": tuple(BACKENDS), "cpu": ("onnxruntime", "openvino")}
+"""Target → the backends that are tried for it."""
+
+ROUND, BRIEF_ROUNDS = 5, 3  # samples in a row; turns of the first timing
+CLEARLY = 1.25
+"""How many times slower a brief timing must be for a candidate to be given up unproven."""
+
+SENSITIVITY_VIEWS = 32
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The bundle that was written, the candidate that it is, and all of them."""
+
+    result: Result
+    winner: Candidate
+    candidates: list[Candidate]
+
+
+def notes_of(out: Path) -> Path:
+    """The folder beside a bundle with the measurements and the picture of its search."""
+    whole = absolute(out)
+    return whole.with_name(whole.name + ".search")
+
+
+def search(
+    request: Request, target: str = AUTO, limit: LatencyLimit | None = None, say: Say = silent
+) -> Outcome:
+    """Write the fastest engine that keeps the budget and the latency limit.
+
+    Args:
+        request: whose backend and precision may be `auto`.
+        target: where `auto` takes backends from, one of TARGETS.
+        limit: what a view may take at most.
+
+    Raises:
+        GateError: no candidate keeps them; the message has all candidates.
+        UsageError: nothing to choose from, or an option that does not go with choosing.
+    """
+    if request.allow_over_budget:
+        raise UsageError("--allow-over-budget takes one engine: name --backend and --precision")
+    check_free(request.out, replace=request.overwrite)
+    signer = load_signer(request.sign) if request.sign else None
+    run = _Search(request, target, limit, say)
+    winner = run.find()
+    write_picture(notes_of(request.out) / "search.svg", run.candidates, winner, limit)
+    if winner is None:
+        raise GateError(
+            "no candidate keeps what was asked for, and nothing was written:\n"
+            + as_text(run.candidates)
+            + "\nAllow a larger --budget or --latency, fewer cells (--keep of `mpft train`), or a "
+            "detector of fewer blocks."
+        )
+    assert winner.made is not None
+    assert winner.certificate is not None
+    assert winner.timed is not None
+    built = Built(**vars(winner.made), certificate=winner.certificate)
+    result = write(winner.request, built, winner.timed.latency, signer)
+    return Outcome(result, winner, run.candidates)
+
+
+class _Search:
+    """The state of one search."""
+
+    def __init__(self, request: Request, target: str, limit: LatencyLimit | None, say: Say) -> None:
+        self._request, self._limit, self._say = request, limit, say
+        self._materials: Materials = gather(request, say)
+        self._notebook = Notebook(notes_of(request.out) / "candidates.jsonl")
+        self._device = msgspec.to_builtins(Device.here())
+        self.candidates = [Candidate(one) for one in _combinations(request, target)]
+        # Read now: an image that cannot be read is no candidate's fault.
+        self._images = self._materials.views.fingerprint if self._materials.views else None
+        self._calibration = sha256(self._materials.calibration_views.tobytes())
+
+    def find(self) -> Candidate | None:
+        """The fastest candidate that keeps budget and limit, with its engine in memory."""
+        queue = self._time_briefly()
+        best: Candidate | None = None
+        while queue:
+            queue.sort(key=lambda one: one.p50)
+            candidate = queue.pop(0)
+            if best is not None and candidate.p50 > CLEARLY * best.p50:
+                candidate.lose(f"clearly slower than {best.name}")
+                continue
+            self._time_fully(candidate, best)
+            if best is not None and (reason := self._over_limit(best)):
+                best.lose(reason)  # timed again, it may be over the limit now
+                best = None
+            if best is not None and candidate.p50 >= best.p50:
+                candidate.lose(f"slower than {best.name}")
+                continue
+            if reason := self._over_limit(candidate):
+                candidate.lose(reason)
+                continue
+            certificate = self._prove(candidate)
+            if certificate.passed:
+                if best is not None:
+                    best.lose(f"slower than {candidate.name}")
+                best = candidate
+                continue
+            queue += self._with_more_in_float(candidate)
+            candidate.lose("; ".join(certificate.reasons))
+        if best is not None:
+            self._make(best)
+        return best
+
+    def _over_limit(self, candidate: Candidate) -> str | None:
+        assert candidate.timed is not None
+        return self._limit.misses(candidate.timed.latency) if self._limit else None
+
+    def _time_briefly(self) -> list[Candidate]:
+        """Time all candidates that can be built in turns; those are returned."""
+        open_ = [one for one in self.candidates if self._find_time(one) or self._start(one)]
+        fresh = [one for one in open_ if one.watch is not None]
+        for turn in range(BRIEF_ROUNDS):
+            for one in fresh:
+                self._say(f"timing {one.name}, turn {turn + 1} of {BRIEF_ROUNDS}")
+                assert one.watch is not None
+                one.watch.time(ROUND)
+        for one in fresh:
+            self._keep_time(one)
+        return open_
+
+    def _time_fully(self, candidate: Candidate, best: Candidate | None) -> None:
+        """Time a candidate until it has LATENCY_SAMPLES, in turns with the best so far."""
+        assert candidate.timed is not None
+        if candidate.timed.latency.samples >= LATENCY_SAMPLES:
+            return
+        self._say(f"timing {candidate.name}")
+        rivals = [candidate] if best is None else [candidate, best]
+        watches = [self._watch(one) for one in rivals]
+        while watches[0].samples < LATENCY_SAMPLES:
+            for watch in watches:
+                watch.time(ROUND)
+        for one in rivals:
+            self._keep_time(one)
+
+    def _prove(self, candidate: Candidate) -> Certificate:
+        """Compare a candidate, unless that was done before, and judge it by its budget."""
+        assert candidate.timed is not None
+        key = {**self._key(candidate), "images": self._images, "what": "comparison"}
+        proven = self._notebook.get(key, Proven)
+        if proven is None or proven.engine_sha256 != candidate.timed.engine_sha256:
+            self._say(f"proving {candidate.name}")
+            made, spec = self._make(candidate), self._materials.detector.spec
+            assert made.engine is not None
+            proven = Proven(
+                engine_sha256=candidate.timed.engine_sha256,
+                golden=compare_golden(made.engine, spec, made.detector.golden),
+                images=self._materials.compare_images(made.engine),
+            )
+            self._notebook.put(key, proven)
+        candidate.proven = proven
+        candidate.certificate = judge(
+            proven.golden,
+            proven.images,
+            budget_of(candidate.request),
+            self._materials.detector.spec.calibration,
+        )
+        return candidate.certificate
+
+    def _with_more_in_float(self, candidate: Candidate) -> list[Candidate]:
+        """The candidate with more layers in float, timed briefly; empty if there is none."""
+        request = candidate.request
+        if candidate.ladder is None:
+            quantised = RECIPES[request.precision].quantise is not None
+            ladder = self._ladder(candidate) if quantised and not request.float_layers else []
+        else:
+            ladder = candidate.ladder
+        if not ladder:
+            return []
+        following = Candidate(replace(request, float_layers=ladder[0]), ladder[1:])
+        self.candidates.append(following)
+        if self._find_time(following):
+            return [following]
+        if not self._start(following):
+            return []
+        self._watch(following).time(ROUND * BRIEF_ROUNDS)
+        self._keep_time(following)
+        return [following]
+
+    def _ladder(self, candidate: Candidate) -> list[Layers]:
+        """Sets of float layers by the error that they remove on calibration views."""
+        views = self._materials.calibration_views[:SENSITIVITY_VIEWS]
+        exact: list[Any] = []
+
+        def error(layers: Layers) -> float:
+            one = Candidate(replace(candidate.request, float_layers=layers))
+            key = {**self._key(one), "what": "sensitivity"}
+            known = self._notebook.get(key, Sensitivity)
+            if known is None:
+                name = f"{candidate.name} with {', '.join(layers)} in float"
+                if not exact:
+                    reference = self._materials.reference
+                    exact.append(self._materials.run("the float32 graph", reference, views))
+                made = make(one.request, self._materials)
+                assert made.engine is not None
+                difference = self._materials.run(name, made.engine, views) - exact[0]
+                known = Sensitivity(mean_error=float(np.abs(difference).mean()))
+                self._notebook.put(key, known)
+            return known.mean_error
+
+        return float_layer_ladder(error, self._materials.detector.spec.depth)
+
+    def _start(self, candidate: Candidate) -> bool:
+        """Build and warm up; False, with the reason kept, where that cannot be done here."""
+        try:
+            if reason := find_backend(candidate.request.backend).why_not():
+                raise EnvironmentLacksError(reason)
+            self._watch(candidate)
+        except MpftError as error:
+            candidate.lose(f"cannot be used here: {error}")
+            candidate.unavailable = True
+            return False
+        return True
+
+    def _make(self, candidate: Candidate) -> Made:
+        """The candidate's engine, built if it is not in memory; the one that was timed, if any."""
+        if candidate.made is None:
+            self._say(f"building {candidate.name}")
+            candidate.made = make(candidate.request, self._materials)
+            digest = sha256(candidate.made.engine_bytes)
+            if candidate.timed is not None and candidate.timed.engine_sha256 != digest:
+                raise InputError(
+                    f"{candidate.name} came out another engine than the one that was measured; "
+                    f"delete {notes_of(self._request.out).name} and search again"
+                )
+        return candidate.made
+
+    def _watch(self, candidate: Candidate) -> Stopwatch:
+        if candidate.watch is None:
+            made, detector = self._make(candidate), self._materials.detector
+            if made.engine is None:
+                raise EnvironmentLacksError(str(made.not_run))
+            candidate.watch = Stopwatch(
+                made.engine, detector.spec, detector.golden.crops, self._request.threads
+            )
+        return candidate.watch
+
+    def _find_time(self, candidate: Candidate) -> bool:
+        """Whether an earlier search timed it, with the same versions on this device."""
+        if find_backend(candidate.request.backend).why_not():
+            return False
+        candidate.timed = self._notebook.get(self._key(candidate), Timed)
+        return candidate.timed is not None
+
+    def _keep_time(self, candidate: Candidate) -> None:
+        made = self._make(candidate)
+        candidate.timed = Timed(
+            engine_sha256=sha256(made.engine_bytes),
+            engine_bytes=len(made.engine_bytes),
+            latency=self._watch(candidate).latency(),
+        )
+        self._notebook.put(self._key(candidate), candidate.timed)
+
+    def _key(self, candidate: Candidate) -> Mapping[str, Any]:
+        """All that an engine and its speed depend on."""
+        request = candidate.request
+        fitted = RECIPES[request.precision].quantise is not None
+        return {
+            "detector": self._materials.detector.seal,
+            "backend": request.backend,
+            "precision": request.precision,
+            "float_layers": list(request.float_layers),
+            "options": repr(request.options),
+            "calibration": self._calibration if fitted else None,
+            "threads": request.threads,
+            "device": self._device,
+            "versions": {
+                "mpft-deploy": __version__,
+                "numpy": np.__version__,
+                **find_backend(request.backend).versions(),
+            },
+        }
+
+
+def _combinations(request: Request, target: str) -> list[Request]:
+    """One request for each backend and precision that go together."""
+    backends = TARGETS[target] if request.backend == AUTO else (request.backend,)
+    if request.backend != AUTO:
+        get_backend(request.backend)
+    out = []
+    for backend in backends:
+        taken = find_backend(backend).PRECISIONS
+        wanted = taken if request.precision == AUTO else (request.precision,)
+        out += [
+            replace(request, backend=backend, precision=precision)
+            for precision in wanted
+            if precision in taken
+        ]
+    if not out:
+        raise UsageError(
+            f"none of the backends {', '.join(backends)} takes precision {request.precision}"
+        )
+    if request.float_layers and request.precision == AUTO:
+        raise UsageError("--float-layers goes with one --precision; auto finds the layers itself")
+    return out

@@ -1,0 +1,42 @@
+"""Which layers of a quantised network to leave in float: those that cost the most error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+GROUPS = {
+    "c_proj": "mlp.c_proj",
+    "c_fc": "mlp.c_fc",
+    "qkv": "attention.[qk]*",
+    "out_proj": "attention.out_proj",
+}
+"""Group of layers → its pattern within a block; the last block has q and kv in place of qkv."""
+
+BLOCK_SHARE = 1 / 3
+"""Part of the blocks that is tried first in the worst group."""
+
+Layers = tuple[str, ...]
+
+
+def float_layer_ladder(error: Callable[[Layers], float], depth: int) -> list[Layers]:
+    """Sets of layers to leave in float, each a superset of the one before, the cheapest first.
+
+    Groups are ranked by the error that leaving one alone in float removes, and the blocks of the
+    worst group likewise. Leaving all groups in float would be no quantisation and is not offered.
+
+    Args:
+        error: mean logit error with the given patterns in float.
+        depth: blocks of the network.
+    """
+    groups = _worst_first(error, [f"*.{pattern}" for pattern in GROUPS.values()])
+    within = groups[0].removeprefix("*.")
+    blocks = _worst_first(error, [f"block{index}.{within}" for index in range(depth)])
+    some = blocks[: math.ceil(depth * BLOCK_SHARE)]
+    ladder = [tuple(some)] if len(some) < depth else []
+    return ladder + [tuple(groups[:count]) for count in range(1, len(groups))]
+
+
+def _worst_first(error: Callable[[Layers], float], patterns: Sequence[str]) -> list[str]:
+    errors = {pattern: error((pattern,)) for pattern in patterns}
+    return sorted(patterns, key=errors.__getitem__)

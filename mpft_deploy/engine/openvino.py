@@ -1,0 +1,77 @@
+"""OpenVINO on the CPU: the quickest there for bfloat16 and statically quantised graphs."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mpft_deploy.cores import available_cores
+from mpft_deploy.errors import InputError
+
+# Without `int8`: OpenVINO has no quick kernel for activations that are scaled as the engine runs.
+PRECISIONS = ("fp32", "bf16", "int8-static", "int8-static+bf16")
+
+
+def why_not(built_for: Sequence[str] = ()) -> str | None:
+    """Why OpenVINO cannot be used here, or None; its engines are built for any processor."""
+    how = "run `pip install 'mpft-deploy[openvino]'`"
+    if importlib.util.find_spec("openvino") is None:
+        return f"the package openvino is not installed; {how}"
+    try:
+        versions()
+    except (ImportError, OSError) as error:
+        return f"the package openvino cannot be loaded ({error}); {how}"
+    return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of what an engine of this backend runs on."""
+    import openvino
+
+    return {"openvino": openvino.__version__}
+
+
+def load(engine: bytes, *, threads: int) -> OpenVinoEngine:
+    """Compile an ONNX file's bytes; `threads` 0 takes as many as this process may use.
+
+    Raises:
+        InputError: OpenVINO cannot load the model.
+    """
+    return OpenVinoEngine(engine, threads)
+
+
+class OpenVinoEngine:
+    """A compiled model and its one request; see `mpft_deploy.engine.Engine`."""
+
+    def __init__(self, engine: bytes, threads: int) -> None:
+        import openvino
+
+        core = openvino.Core()
+        settings = {
+            # Else a processor with bfloat16 would take it for every layer, which no certificate
+            # that was made elsewhere knows of. Precision comes from the graph alone.
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads or available_cores(),
+            # Pinned threads of two engines would share one core while another idles.
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            self._model = core.compile_model(core.read_model(engine), "CPU", settings)
+        except RuntimeError as error:
+            raise InputError(f"OpenVINO cannot load this engine: {error}") from None
+        self._request = self._model.create_infer_request()
+        self._lock = threading.Lock()  # a request runs once at a time
+
+    def run(
+        self, patches: npt.NDArray[np.uint8], positions: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.float32]:
+        """patches u8 [B, K, 3·p·p] and positions i32 [B, K] → logits f32 [B]."""
+        with self._lock:
+            self._request.infer({"patches": patches, "positions": positions})
+            logits: npt.NDArray[np.float32] = self._request.get_output_tensor(0).data.copy()
+        return logits

@@ -1,0 +1,245 @@
+"""The search for the fastest engine within a budget, on tiny detectors with real engines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from mpft_deploy.bundle import read_bundle
+from mpft_deploy.cli.export import command
+from mpft_deploy.cli.main import run
+from mpft_deploy.engine.certificate import Budget
+from mpft_deploy.errors import EnvironmentLacksError, GateError
+from mpft_deploy.export import search as module
+from mpft_deploy.export.candidates import LatencyLimit, Sensitivity
+from mpft_deploy.export.notebook import Notebook
+from mpft_deploy.export.pipeline import Request
+from mpft_deploy.export.search import notes_of, search
+from mpft_deploy.export.search_report import pareto_front
+from mpft_deploy.export.sensitivity import float_layer_ladder
+from mpft_deploy.profile import latency
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    """Few samples: what is tested does not depend on the figures."""
+    monkeypatch.setattr(module, "LATENCY_SAMPLES", 20)
+    monkeypatch.setattr(latency, "WARM_UP_SECONDS", 0)
+
+
+@pytest.fixture
+def builds(monkeypatch):
+    """Names of the engines built, in order."""
+    names = []
+
+    def counted(request, *rest):
+        names.append(f"{request.backend} {request.precision} {' '.join(request.float_layers)}")
+        return real(request, *rest)
+
+    real = module.make
+    monkeypatch.setattr(module, "make", counted)
+    return names
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    rng = np.random.default_rng(3)
+    for index in range(10):
+        path = folder / ("0_real" if index % 2 else "1_fake") / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture
+def request_(detector, tmp_path, pictures):
+    return Request(
+        detector,
+        tmp_path / "out",
+        backend="onnxruntime",
+        precision="auto",
+        images=(pictures,),
+        threads=1,
+    )
+
+
+def hidden(folder):
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_winner_keeps_its_budget_and_is_the_fastest_that_does(request_):
+    outcome = search(request_)
+    bundle = read_bundle(request_.out)
+    assert bundle.certificate.passed
+    assert bundle.certificate == outcome.winner.certificate
+    assert bundle.latency == outcome.winner.timed.latency
+    assert bundle.certificate.images.auc_change is not None  # the labelled layout was seen
+    for one in outcome.candidates:
+        assert (one.why_lost is None) == (one is outcome.winner)
+        if one.certificate is not None and one.certificate.passed:
+            assert one.p50 >= outcome.winner.p50
+    assert {one.request.precision for one in outcome.candidates} == {"fp32", "int8", "int8-static"}
+
+
+def test_over_budget_is_never_written(request_, tmp_path):
+    strict = replace(request_, precision="int8-static", budget=Budget.parse("logit<=0.0000001"))
+    with pytest.raises(GateError, match="no candidate keeps") as error:
+        search(strict)
+    assert "onnxruntime int8-static" in str(error.value)
+    assert "largest absolute logit difference" in str(error.value)
+    assert not request_.out.exists()
+    assert hidden(tmp_path) == []
+
+
+def test_float_layers_are_added_until_the_budget_holds(request_, builds):
+    alone = replace(request_, precision="int8-static")
+    with pytest.raises(GateError):
+        search(replace(alone, budget=Budget.parse("logit<=0.0000001")))
+    assert any("*.mlp.c_proj" in name for name in builds)
+    worst = {}
+    notes = (notes_of(request_.out) / "candidates.jsonl").read_text().splitlines()
+    for line in map(json.loads, notes):
+        if line["key"].get("what") == "comparison":
+            difference = line["value"]["images"]["logit_difference"]["max"]
+            worst[tuple(line["key"]["float_layers"])] = difference
+    assert min(worst, key=worst.get) != ()
+    between = (min(worst.values()) + worst[()]) / 2
+    outcome = search(replace(alone, budget=Budget((("logit", between),))))
+    assert outcome.winner.request.float_layers
+    assert read_bundle(request_.out).info.precision.startswith("int8-static (float: ")
+
+
+def test_resumed_search_builds_the_winner_only(request_, builds):
+    first = search(request_)
+    assert len(builds) >= 3
+    builds.clear()
+    again = search(replace(request_, overwrite=True))
+    assert len(builds) == 1
+    assert again.winner.name == first.winner.name
+    assert again.winner.timed == first.winner.timed
+    assert again.winner.certificate == first.winner.certificate
+
+
+def test_interrupted_search_goes_on(request_, builds, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Search, "_prove", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            search(request_)
+    assert not request_.out.exists()
+    assert len(builds) == 3
+    said = []
+    search(request_, say=said.append)
+    assert not any("turn 1" in step for step in said)
+    assert read_bundle(request_.out).certificate.passed
+
+
+def test_other_images_are_proven_anew(request_, pictures, builds):
+    search(request_)
+    notes = notes_of(request_.out) / "candidates.jsonl"
+    before = notes.read_text().count('"comparison"')
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(pictures / "0_real" / "new.png")
+    search(replace(request_, overwrite=True))
+    assert notes.read_text().count('"comparison"') > before
+
+
+def test_latency_limit_that_none_meets(request_):
+    with pytest.raises(GateError, match=r"latency p90 is .* allowed 0\.0001 ms") as error:
+        search(request_, limit=LatencyLimit("p90", 0.0001))
+    for precision in ("fp32", "int8", "int8-static"):
+        assert f"onnxruntime {precision} " in str(error.value)
+    assert not request_.out.exists()
+    assert (notes_of(request_.out) / "search.svg").exists()
+
+
+def test_missing_backend_is_named_in_the_table(request_, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    arguments = [request_.detector, request_.out, "--target", "cpu", "--precision", "fp32"]
+    assert run(command, "mpft-export", list(map(str, arguments))) == 0
+    text = capsys.readouterr().out
+    assert "openvino (fp32): cannot be used here: the package openvino is not installed" in text
+    assert "mpft-deploy[openvino]" in text
+    with pytest.raises(EnvironmentLacksError, match="openvino"):
+        search(replace(request_, backend="openvino", overwrite=True))
+
+
+def test_json(request_, pictures, capsys):
+    pytest.importorskip("openvino")
+    arguments = [request_.detector, request_.out, "--target", "cpu", "--images", pictures, "--json"]
+    assert run(command, "mpft-export", list(map(str, arguments))) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["certificate"]["passed"]
+    won = [one for one in result["candidates"] if one["why_lost"] is None]
+    assert [(one["backend"], one["passed"]) for one in won] == [(result["backend"], True)]
+    assert {one["backend"] for one in result["candidates"]} == {"onnxruntime", "openvino"}
+    drawn = ElementTree.parse(result["picture"]).getroot()
+    circles = drawn.findall("{http://www.w3.org/2000/svg}circle")
+    assert len(circles) == sum(one["comparison"] is not None for one in result["candidates"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "cpu", "--allow-over-budget"], "takes one engine"),
+        (["--target", "cpu", "--standalone"], "take one engine"),
+        (["--precision", "auto", "--float-layers", "*.mlp.c_proj"], "goes with one --precision"),
+        (["--backend", "auto", "--precision", "int8", "--latency", "p90<20"], "p90<=20ms"),
+        (["--latency", "p90<=20ms"], "--target auto"),
+        (["--explain"], "--target auto"),
+        (["--target", "cpu", "--precision", "fp8"], "none of the backends onnxruntime, openvino"),
+    ],
+)
+def test_wrong_use(request_, capsys, arguments, message):
+    places = [str(request_.detector), str(request_.out)]
+    assert run(command, "mpft-export", [*places, *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not request_.out.exists()
+
+
+def test_notebook_passes_over_what_was_cut_off(tmp_path):
+    path = tmp_path / "notes" / "lines.jsonl"
+    Notebook(path).put({"a": 1}, Sensitivity(mean_error=0.5))
+    Notebook(path).put({"a": 1}, Sensitivity(mean_error=0.25))
+    with path.open("ab") as file:
+        file.write(b'{"key": {"a": 2}, "val')
+    notebook = Notebook(path)
+    notebook.put({"a": 3}, Sensitivity(mean_error=1.0))
+    for key, expected in ((1, 0.25), (2, None), (3, 1.0)):
+        found = Notebook(path).get({"a": key}, Sensitivity)
+        assert (found and found.mean_error) == expected
+
+
+def test_ladder_takes_what_costs_most_first():
+    costs = {"mlp.c_proj": 1.0, "mlp.c_fc": 0.1, "attention.[qk]*": 0.3, "attention.out_proj": 0.2}
+
+    def error(layers):
+        (pattern,) = layers
+        where, _, layer = pattern.partition(".")
+        share = 1.0 if where == "*" else {"block4": 0.9, "block1": 0.5}.get(where, 0.01)
+        return 2 - share * costs[layer]
+
+    assert float_layer_ladder(error, 6) == [
+        ("block4.mlp.c_proj", "block1.mlp.c_proj"),
+        ("*.mlp.c_proj",),
+        ("*.mlp.c_proj", "*.attention.[qk]*"),
+        ("*.mlp.c_proj", "*.attention.[qk]*", "*.attention.out_proj"),
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=20))
+def test_pareto_front_is_what_nothing_dominates(points):
+    def dominated(point):
+        return any(a <= point[0] and b <= point[1] and (a, b) != point for a, b in points)
+
+    assert pareto_front(points) == sorted({point for point in points if not dominated(point)})
