@@ -16,7 +16,6 @@ from mpft_deploy.dataset import (
     require_disjoint,
 )
 from mpft_deploy.detector.backbone import geometry, load_backbone
-from mpft_deploy.detector.evaluate import Score
 from mpft_deploy.detector.interrupt import StopRequestedError, stop_signals
 from mpft_deploy.detector.loop import Images, Loop, Reporter
 from mpft_deploy.detector.model import Detector
@@ -24,6 +23,7 @@ from mpft_deploy.detector.publish import publish
 from mpft_deploy.detector.run_folder import EpochReport, Progress, RunFolder
 from mpft_deploy.detector.settings import GoldenSource, TrainSettings
 from mpft_deploy.errors import MpftError, UsageError
+from mpft_deploy.evaluate.scores import Score
 from mpft_deploy.files import check_free, display
 from mpft_deploy.spec import Calibration
 
