@@ -68,7 +68,7 @@ def measure(
     if weights is None:
         weights = np.ones((1, len(labels)))
     order = np.argsort(logits, kind="stable")
-    distinct, starts = np.unique(logits[order], return_index=True)
+    _, starts = np.unique(logits[order], return_index=True)
     ordered_chances = chances[order][starts]
     step = max(1, CHUNK // max(len(labels), 1))
     parts = []

@@ -66,7 +66,7 @@ class Header(Record, frozen=True):
     protocols: list[str]
     images: int
     key: str
-    unreadable: list[Unreadable] = []
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def evaluate(
         _part(model, entries, start, header, parts, workers or available_cores(), progress)
         for start in range(0, len(entries), PART)
     ]
-    unreadable = [bad for part in read for bad in part.header.unreadable]
+    unreadable = tuple(bad for part in read for bad in part.header.unreadable)
     if len(unreadable) == len(entries):
         raise InputError(
             f"none of the {len(entries)} images can be decoded; the first: "
@@ -264,7 +264,7 @@ def _predict(
                 flush(batch)
                 batch = []
         flush(batch)
-    part = msgspec.structs.replace(header, unreadable=unreadable)
+    part = msgspec.structs.replace(header, unreadable=tuple(unreadable))
     write_predictions(path, part, [make_table(columns)])
 
 
