@@ -10,7 +10,9 @@ import numpy.typing as npt
 import torch
 
 from mpft_deploy.dataset import Sample
-from mpft_deploy.detector.model import Detector, encode
+from mpft_deploy.detector.model import Detector, choose_device, encode
+from mpft_deploy.detector_folder import DetectorFolder
+from mpft_deploy.files import display
 from mpft_deploy.images import decode_image, views
 from mpft_deploy.spec import KeepRule
 from mpft_deploy.weights import F32
@@ -81,3 +83,36 @@ def image_logits(
             part.append(logits)
         after_batch()
     return [np.concatenate(part) for part in parts]
+
+
+class DetectorModel:
+    """A PyTorch detector for `mpft_deploy.evaluate`, under any keep rules, in float32."""
+
+    def __init__(
+        self,
+        model: Detector,
+        folder: DetectorFolder,
+        keeps: Sequence[str] = (),
+        *,
+        device: str = "auto",
+    ) -> None:
+        """A model in evaluation mode from what `Detector.from_folder` gives.
+
+        Args:
+            keeps: rules; none for the detector's own.
+            device: `auto`, `cpu` or `cuda`.
+        """
+        self.spec = folder.spec
+        rules = [KeepRule.parse(keep) for keep in keeps] or [self.spec.keep_rule]
+        for rule in rules:
+            rule.resolve(self.spec.cells)
+        self._rules = list(dict.fromkeys(rules))
+        self.keeps = [str(rule) for rule in self._rules]
+        self.name = f"{display(folder.path.resolve().name)} (PyTorch float32)"
+        self.identity = f"detector {folder.seal}"
+        self._model = model.to(choose_device(device))
+
+    def logits(self, crops: U8) -> F32:
+        """Views u8 [n, S, S, 3] → logits f32 [rules, n]."""
+        seed = self.spec.keep_seed
+        return np.stack([crop_logits(self._model, crops, rule, seed=seed) for rule in self._rules])
