@@ -135,16 +135,19 @@ def _print(outcome: Outcome, title: str) -> None:
         for name in ("shift", "scale", "threshold")
     ]
     rows.append(
-        ["unsure band", *(f"{b.unsure[0]:.4g} to {b.unsure[1]:.4g}" for b in (before, after))]
+        ["unsure band", *(f"{one.unsure[0]:.4g} to {one.unsure[1]:.4g}" for one in (before, after))]
     )
-    for metric in ("real_accuracy", "generated_accuracy", "ece", "coverage", "decided_accuracy"):
-        rows.append(
-            [
-                METRICS[metric],
-                *(
-                    "–" if (value := figures[metric]) is None else f"{value:.1%}"
-                    for figures in (outcome.figures_before, outcome.figures_after)
-                ),
-            ]
-        )
+    shown = ("real_accuracy", "generated_accuracy", "ece", "coverage", "decided_accuracy")
+    rows += [
+        [
+            METRICS[name],
+            _percent(outcome.figures_before[name]),
+            _percent(outcome.figures_after[name]),
+        ]
+        for name in shown
+    ]
     table(title, ["", "before", "after"], rows)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
