@@ -126,7 +126,7 @@ def reseal_detector(path: Path) -> None:
 def rewrite_detector(
     path: Path, spec: DetectorSpec, *, golden: Golden | None = None, card: str | None = None
 ) -> None:
-    """Put another spec into a detector folder, checked before and sealed anew, or leave it as it is.
+    """Put another spec into a detector folder, checked before and sealed anew, whole or not.
 
     The weights stay byte for byte.
 

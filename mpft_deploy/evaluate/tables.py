@@ -125,8 +125,8 @@ def _full(header: Header, groups: Sequence[Group], keep: str) -> Table:
         rows.append([name, group.protocol, str(group.real), str(group.generated), *cells])
     note = (
         f"In %, with 95 % intervals of {RESAMPLES} bootstrap samples. A generator marked ↳ is held "
-        "against all real images of its set. Resampling raises the calibration error of few images: "
-        "its interval leans upward."
+        "against all real images of its set. Resampling raises the calibration error of few "
+        "images: its interval leans upward."
     )
     if keep != header.calibrated_keep:
         note += (
