@@ -279,6 +279,7 @@ def _check_whole(model: bytes, built: Built, threads: int) -> None:
     from mpft_deploy.engine.ort import make_session
 
     spec = built.detector.spec
+    assert built.engine is not None
     session = make_session(model, threads=threads)
     for index, crop in enumerate(built.detector.golden.crops):
         logit, positions = session.run(["logit", "positions"], {"frames": crop[None]})

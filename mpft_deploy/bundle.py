@@ -23,7 +23,7 @@ CERTIFICATE, LATENCY = "certificate.json", "latency.json"
 
 
 class Device(Record, frozen=True):
-    """What an engine was built on: enough to tell another device, nothing that names a person."""
+    """Where an engine was built and proven: enough to tell another device, and nobody's name."""
 
     machine: str
     system: str
@@ -72,15 +72,20 @@ class Comparison(Record, frozen=True):
 
 
 class Certificate(Record, frozen=True):
-    """Proof that an engine gives the trained model's verdicts, and the budget it was judged by."""
+    """Proof that an engine gives the trained model's verdicts, and the budget it was judged by.
+
+    An engine that was built for another device has no proof until `mpft verify` runs there: then
+    `golden` is None, `not_run` says why, and it has not `passed`.
+    """
 
     threshold: float
     unsure: tuple[float, float]
-    golden: Comparison
+    golden: Comparison | None
     images: Comparison | None
     budget: str
     passed: bool
     reasons: list[str]
+    not_run: str | None = None
 
 
 class Latency(Record, frozen=True):
@@ -94,7 +99,10 @@ class Latency(Record, frozen=True):
 
 
 class BundleInfo(Record, frozen=True):
-    """The manifest of a bundle, without hashes and seal."""
+    """The manifest of a bundle, without hashes and seal.
+
+    `compute_capability` lists the CUDA devices that the engine is for; empty for any device.
+    """
 
     kind: Literal["bundle"]
     version: Literal[1]
@@ -105,6 +113,7 @@ class BundleInfo(Record, frozen=True):
     device: Device
     versions: dict[str, str]
     sources: dict[str, str]
+    compute_capability: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,7 @@ class Bundle:
     """A bundle as read and verified.
 
     engine: the checked bytes.
+    latency: None where the engine has not run yet.
     seal: SHA-256 over the manifest: names this bundle and no other.
     signature: as stored, or None; checked only where a key was required.
     """
@@ -121,7 +131,7 @@ class Bundle:
     engine: bytes
     golden: Golden
     certificate: Certificate
-    latency: Latency
+    latency: Latency | None
     seal: str
     signature: object
 
@@ -142,20 +152,23 @@ def read_bundle(path: Path, require_signature: Path | None = None) -> Bundle:
     sealed = read_sealed(path, MANIFEST, version=VERSION, kind=KIND, verify=verify)
     content = sealed.content
     info: BundleInfo = convert_record(sealed.payload, BundleInfo, display(path / MANIFEST))
-    for name in (info.engine, GOLDEN, CERTIFICATE, LATENCY):
+    for name in (info.engine, GOLDEN, CERTIFICATE):
         if name not in content:
             raise InputError(f"{display(path)} is incomplete: its manifest does not list {name}")
 
     def record(name: str, kind: type[Any]) -> Any:
         return convert_record(msgspec.json.decode(content[name]), kind, display(path / name))
 
+    certificate: Certificate = record(CERTIFICATE, Certificate)
+    if certificate.not_run is None and (certificate.golden is None or LATENCY not in content):
+        raise InputError(f"{display(path)} is incomplete: it lacks its proof or its latency")
     return Bundle(
         path,
         info,
         content[info.engine],
         Golden.from_bytes(content[GOLDEN], info.spec, display(path / GOLDEN)),
-        record(CERTIFICATE, Certificate),
-        record(LATENCY, Latency),
+        certificate,
+        record(LATENCY, Latency) if LATENCY in content else None,
         sealed.seal,
         sealed.signature,
     )
@@ -167,7 +180,7 @@ def write_bundle(
     engine: bytes,
     golden: Golden,
     certificate: Certificate,
-    latency: Latency,
+    latency: Latency | None,
     *,
     sign: Callable[[bytes], Signature] | None = None,
     replace: bool = False,
@@ -177,7 +190,8 @@ def write_bundle(
         (staging / info.engine).write_bytes(engine)
         (staging / GOLDEN).write_bytes(golden.to_bytes())
         (staging / CERTIFICATE).write_bytes(canonical_json(msgspec.to_builtins(certificate)))
-        (staging / LATENCY).write_bytes(canonical_json(msgspec.to_builtins(latency)))
+        if latency is not None:
+            (staging / LATENCY).write_bytes(canonical_json(msgspec.to_builtins(latency)))
         write_seal(staging, MANIFEST, msgspec.to_builtins(info), sign=sign)
 
 

@@ -61,6 +61,20 @@ def explain_full_disk(target: Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def explain_unwritable(target: Path) -> Iterator[None]:
+    """Turn "not permitted" while replacing `target` into an error a person can act on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise EnvironmentLacksError(
+                f"{display(target)} cannot be written ({error.strerror}): copy it to a folder that "
+                "can, or run as its owner"
+            ) from None
+        raise
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file under a temporary name, flush it to disk, and rename it into place."""
     with explain_full_disk(path):

@@ -62,9 +62,27 @@ def comparison_rows(name: str, comparison: Any) -> list[list[str]]:
     ]
 
 
-def latency_row(quantiles: dict[str, float]) -> str:
-    """Milliseconds at p50, p90 and p99."""
-    return " ".join(f"{key} {quantiles[key]:.2f}" for key in ("p50", "p90", "p99")) + " ms"
+def certificate_rows(certificate: Any) -> list[list[str]]:
+    """Rows of a whole `Certificate`, for `table`."""
+    if certificate.golden is None:
+        return [
+            ["proof", f"none yet: {certificate.not_run}"],
+            ["to prove it", "run `mpft verify` on the device"],
+        ]
+    rows = comparison_rows("golden", certificate.golden)
+    if certificate.images is not None:
+        rows += comparison_rows("images", certificate.images)
+    verdict = "PASSED" if certificate.passed else "FAILED"
+    return [*rows, ["budget", f"{certificate.budget}: {verdict}"]]
+
+
+def latency_rows(latency: Any) -> list[list[str]]:
+    """Milliseconds of a view at p50, p90 and p99; no row for an engine that never ran."""
+    if latency is None:
+        return []
+    quantiles = latency.total_ms
+    text = " ".join(f"{key} {quantiles[key]:.2f}" for key in ("p50", "p90", "p99"))
+    return [["latency of a view", f"{text} ms"]]
 
 
 PLAIN_SECONDS = 15.0

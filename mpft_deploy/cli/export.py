@@ -7,47 +7,49 @@ from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from mpft_deploy.bundle import Certificate
-    from mpft_deploy.export.pipeline import Request
+from mpft_deploy.cli.options import PATH
 
-FOLDER = click.Path(path_type=Path)
+if TYPE_CHECKING:
+    from mpft_deploy.export.pipeline import Request
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("detector", type=FOLDER)
-@click.argument("out", type=FOLDER)
+@click.argument("detector", type=PATH)
+@click.argument("out", type=PATH)
 @click.option("--backend", default="onnxruntime", show_default=True, help="What runs the engine.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "int8"]),
+    type=click.Choice(
+        ["fp32", "fp16", "bf16", "int8", "int8-static", "int8-static+fp16", "fp8", "fp8+fp16"]
+    ),
     default="fp32",
     show_default=True,
-    help="int8: weights per channel, activations as the engine runs.",
+    help="Of matmuls. int8: activations scaled as the engine runs; int8-static, fp8: by ranges "
+    "seen in calibration; +fp16: the other matmuls.",
 )
 @click.option(
     "--float-layers",
     multiple=True,
     metavar="PATTERN",
-    help="Layers that int8 leaves in float32, such as '*.mlp.c_proj'. May be repeated.",
+    help="Layers to leave in float, such as '*.mlp.c_proj'. May be repeated.",
 )
 @click.option(
     "--budget",
     metavar="TERMS",
     help="What the engine may change, such as 'flips<=1%,decisive<=0,logit<=0.5'.  "
-    "[default: flips<=1% for int8; flips<=0%,logit<=0.001 for fp32]",
+    "[default: flips<=0%,logit<=0.001 for fp32; flips<=1% for others]",
 )
 @click.option(
     "--images",
-    type=FOLDER,
+    type=PATH,
     multiple=True,
     help="Certify on the images of this folder too, against float32. May be repeated.",
 )
 @click.option(
     "--calibrate",
-    type=FOLDER,
+    type=PATH,
     multiple=True,
-    help="Images, of no label, that int8 is fitted to; not those of --images.  "
+    help="Images, of no label, that int8 and fp8 are fitted to; not those of --images.  "
     "[default: the golden crops]",
 )
 @click.option(
@@ -64,10 +66,36 @@ FOLDER = click.Path(path_type=Path)
 )
 @click.option(
     "--sign",
-    type=FOLDER,
+    type=PATH,
     metavar="PRIVATE_KEY",
     help="Sign the bundle with this key (see `mpft keygen`).",
 )
+@click.option(
+    "--sm",
+    multiple=True,
+    metavar="CAPABILITY",
+    help="GPUs to build for with tensorrt-rtx, like 89. May be repeated.  [default: all it knows]",
+)
+@click.option(
+    "--batch",
+    metavar="MIN:USUAL:MAX",
+    help="Views at once that a TensorRT engine takes.  [default: 1:1:8]",
+)
+@click.option(
+    "--workspace",
+    type=click.IntRange(1),
+    metavar="MIB",
+    help="Scratch memory of TensorRT's kernels.",
+)
+@click.option(
+    "--timing-cache",
+    type=PATH,
+    metavar="FILE",
+    help="TensorRT's kernel timings, read and written: the next build is quick and the same.",
+)
+@click.option("--hardware-compatible", is_flag=True, help="TensorRT: for any GPU from SM 8.0 on.")
+@click.option("--version-compatible", is_flag=True, help="TensorRT: for later minor versions too.")
+@click.option("--dry-run", is_flag=True, help="Print what would be built, and build nothing.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: all cores.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--allow-over-budget", is_flag=True, help="Write an engine that misses its budget.")
@@ -84,20 +112,29 @@ def command(
     standalone: bool,
     layout: str,
     sign: Path | None,
+    sm: tuple[str, ...],
+    batch: str | None,
+    workspace: int | None,
+    timing_cache: Path | None,
+    hardware_compatible: bool,
+    version_compatible: bool,
+    dry_run: bool,
     threads: int,
     overwrite: bool,
     allow_over_budget: bool,
     as_json: bool,
 ) -> None:
-    """Build an engine of DETECTOR for this device and write it to OUT with its proof.
+    """Build an engine of DETECTOR and write it to OUT with its proof.
 
     The engine is compared with the trained model's own logits on the detector's golden crops and,
     with --images, with the float32 graph on real images. One that misses its budget is refused
-    (exit code 1), with the images that it changed most.
+    (exit code 1), with the images that it changed most. One built for another device has no proof
+    until `mpft verify` runs there.
     """
-    from mpft_deploy.cli.console import emit_json, latency_row, steps, table
+    from mpft_deploy.cli.console import certificate_rows, emit_json, latency_rows, steps, table
     from mpft_deploy.engine.certificate import Budget
     from mpft_deploy.errors import UsageError
+    from mpft_deploy.export.builders import BuildOptions, parse_batch, parse_capability
     from mpft_deploy.export.pipeline import Request, export
     from mpft_deploy.files import display
 
@@ -107,6 +144,14 @@ def command(
         backend=backend,
         precision=precision,
         float_layers=float_layers,
+        options=BuildOptions(
+            batch=parse_batch(batch) if batch else BuildOptions.batch,
+            sm=tuple(map(parse_capability, sm)),
+            workspace=workspace,
+            timing_cache=timing_cache,
+            hardware_compatible=hardware_compatible,
+            version_compatible=version_compatible,
+        ),
         budget=Budget.parse(budget) if budget else None,
         images=images,
         calibrate=calibrate,
@@ -115,6 +160,11 @@ def command(
         allow_over_budget=allow_over_budget,
         sign=sign,
     )
+    if dry_run:
+        if standalone or layout == "triton":
+            raise UsageError("--dry-run is for bundles")
+        _print_plan(request, as_json=as_json)
+        return
     if standalone or layout == "triton":
         if standalone and layout == "triton":
             raise UsageError("--standalone writes a file, --layout triton a folder: choose one")
@@ -136,16 +186,26 @@ def command(
             }
         )
         return
-    rows = _certificate_rows(result.certificate)
-    rows += [
-        ["latency of a view", latency_row(result.latency.total_ms)],
-        ["engine", f"{result.engine_bytes / 1e6:.1f} MB"],
-    ]
+    rows = [*certificate_rows(result.certificate), *latency_rows(result.latency)]
+    rows.append(["engine", f"{result.engine_bytes / 1e6:.1f} MB"])
     table(f"{display(out)}: {backend}, {result.info.precision}", ["", ""], rows)
 
 
+def _print_plan(request: Request, *, as_json: bool) -> None:
+    from mpft_deploy.cli.console import emit_json, table
+    from mpft_deploy.export.pipeline import describe
+    from mpft_deploy.files import display
+
+    rows = describe(request)
+    if as_json:
+        emit_json(rows)
+        return
+    title = f"{display(request.out)}: {request.backend}, not built"
+    table(title, ["", ""], [[*row] for row in rows.items()])
+
+
 def _export_standalone(request: Request, *, triton: bool, as_json: bool) -> None:
-    from mpft_deploy.cli.console import emit_json, steps, table
+    from mpft_deploy.cli.console import certificate_rows, emit_json, steps, table
     from mpft_deploy.export.layouts import export_triton
     from mpft_deploy.export.standalone import export_standalone
     from mpft_deploy.files import display
@@ -165,15 +225,5 @@ def _export_standalone(request: Request, *, triton: bool, as_json: bool) -> None
             }
         )
         return
-    rows = [*_certificate_rows(made.certificate), ["model", f"{len(made.model) / 1e6:.1f} MB"]]
+    rows = [*certificate_rows(made.certificate), ["model", f"{len(made.model) / 1e6:.1f} MB"]]
     table(f"{display(written)}: standalone, {made.precision}", ["", ""], rows)
-
-
-def _certificate_rows(certificate: Certificate) -> list[list[str]]:
-    from mpft_deploy.cli.console import comparison_rows
-
-    rows = comparison_rows("golden", certificate.golden)
-    if certificate.images is not None:
-        rows += comparison_rows("images", certificate.images)
-    rows.append(["budget", f"{certificate.budget}: {'PASSED' if certificate.passed else 'FAILED'}"])
-    return rows

@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
+from mpft_deploy.cli.options import PATH
+
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PATH)
 @click.option("--reseal", is_flag=True, help="Accept a detector's files as they are now, edited.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(folder: Path, reseal: bool, as_json: bool) -> None:
@@ -71,7 +73,7 @@ def _detector(detector: Any) -> tuple[dict[str, Any], list[list[str]]]:
 
 
 def _bundle(bundle: Any) -> tuple[dict[str, Any], list[list[str]]]:
-    from mpft_deploy.cli.console import comparison_rows, latency_row
+    from mpft_deploy.cli.console import certificate_rows, latency_rows
     from mpft_deploy.signing import signer_name
 
     info, certificate = bundle.info, bundle.certificate
@@ -87,12 +89,11 @@ def _bundle(bundle: Any) -> tuple[dict[str, Any], list[list[str]]]:
         ["kind", "bundle"],
         ["engine", f"{info.backend}, {info.precision}, {len(bundle.engine) / 1e6:.1f} MB"],
         ["built on", f"{info.device.processor} ({info.device.machine}, {info.device.system})"],
+        *([["for", f"SM {', '.join(info.compute_capability)}"]] if info.compute_capability else []),
         ["versions", " ".join(f"{name} {version}" for name, version in info.versions.items())],
         *_spec_rows(info.spec),
-        *comparison_rows("golden", certificate.golden),
-        *(comparison_rows("images", certificate.images) if certificate.images else []),
-        ["budget", f"{certificate.budget}: {'PASSED' if certificate.passed else 'FAILED'}"],
-        ["latency of a view", latency_row(bundle.latency.total_ms)],
+        *certificate_rows(certificate),
+        *latency_rows(bundle.latency),
         ["signature", f"by {signer} (verify checks it)" if signer else "none"],
         ["seal", bundle.seal],
     ]

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from mpft_deploy.cli.options import PATH
+
 
 @click.command()
-@click.argument("key", type=click.Path(path_type=Path))
+@click.argument("key", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(key: Path, as_json: bool) -> None:
     """Make an Ed25519 key pair to sign bundles with.

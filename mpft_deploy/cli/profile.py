@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from mpft_deploy.cli.options import PATH
+
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.option("--samples", type=click.IntRange(10), default=200, show_default=True)
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: all cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

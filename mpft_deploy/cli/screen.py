@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mpft_deploy.cli.options import PATH
+
 if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle
     from mpft_deploy.images import ViewPolicy
     from mpft_deploy.screen.pipeline import Screened
     from mpft_deploy.screen.results import Result
 
-# Whether a path can be read is found out, and told, where it is read.
-PATH = click.Path(path_type=Path, readable=False)
 STYLES = {"generated": "bold red", "unsure": "yellow", "real": "green"}
 
 PROGRESS_SECONDS = 5.0
@@ -37,6 +37,12 @@ PLAIN_WIDTH = 200
     envvar="MPFT_BUNDLE",
     show_envvar=True,
     help="The bundle to judge with, made by mpft-export.",
+)
+@click.option(
+    "--require-signature",
+    type=PATH,
+    metavar="PUBLIC_KEY",
+    help="Refuse a bundle that is not signed by this key (see `mpft keygen`).",
 )
 @click.option(
     "--views",
@@ -74,6 +80,7 @@ PLAIN_WIDTH = 200
 def command(
     paths: tuple[Path, ...],
     bundle: Path | None,
+    require_signature: Path | None,
     views: ViewPolicy,
     threshold: float | None,
     fps: float,
@@ -92,7 +99,7 @@ def command(
     if report is not None:
         _check_writable(report)
     sources = _read_notes(notes)
-    content = _open_bundle(bundle)
+    content = _open_bundle(bundle, require_signature)
 
     from mpft_deploy.engine import load_engine
     from mpft_deploy.screen.pipeline import screen_items
@@ -126,7 +133,7 @@ def command(
     return 1 if failures else 0
 
 
-def _open_bundle(path: Path | None) -> Bundle:
+def _open_bundle(path: Path | None, require_signature: Path | None) -> Bundle:
     """The verified bundle, or an error that says how to get one."""
     from mpft_deploy import detector_folder
     from mpft_deploy.bundle import MANIFEST, read_bundle
@@ -142,7 +149,7 @@ def _open_bundle(path: Path | None) -> Bundle:
             f"{_shown(path)} is a detector, not a bundle: export it first with "
             f"mpft-export {_shown(path)} DIR, then pass --bundle DIR"
         )
-    return read_bundle(path)
+    return read_bundle(path, require_signature)
 
 
 def _check_writable(report: Path) -> None:

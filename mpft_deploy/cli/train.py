@@ -11,17 +11,19 @@ from typing import Any
 
 import click
 
+from mpft_deploy.cli.options import PATH
+
 PLAIN_SECONDS = 15.0
 """How often a step is reported where there is no terminal."""
 
 
 @click.command()
-@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Detector folder.")
+@click.argument("data", nargs=-1, required=True, type=PATH)
+@click.option("--out", required=True, type=PATH, help="Detector folder.")
 @click.option(
     "--val",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Images to validate and calibrate on. Default: split `val` of DATA.",
 )
 @click.option(
@@ -46,11 +48,11 @@ PLAIN_SECONDS = 15.0
 )
 @click.option("--depth", type=click.IntRange(1), help="Use the first D blocks. Default: all.")
 @click.option("--epochs", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--batch", type=click.IntRange(2), default=32, show_default=True)
-@click.option("--backbone-lr", type=click.FloatRange(0), default=8e-6, show_default=True)
+@click.option("--batch", type=click.IntRange(2), default=16, show_default=True)
+@click.option("--backbone-lr", type=click.FloatRange(0), default=1e-5, show_default=True)
 @click.option("--head-lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True)
 @click.option(
-    "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2, show_default=True
+    "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option(

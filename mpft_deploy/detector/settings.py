@@ -38,10 +38,10 @@ class TrainSettings(Record, frozen=True):
     keep: str = "textured:96"
     depth: int | None = None
     epochs: int = 2
-    batch: int = 32
-    backbone_lr: float = 8e-6
+    batch: int = 16
+    backbone_lr: float = 1e-5
     head_lr: float = 1e-3
-    dropout: float = 0.2
+    dropout: float = 0.1
     seed: int = 0
     precision: Precision = "bf16"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+import logging
+import pkgutil
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,9 +12,16 @@ import numpy.typing as npt
 
 from mpft_deploy.bundle import Bundle
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.files import display
 
-BACKENDS = {"onnxruntime": "mpft_deploy.engine.ort"}
-"""Backend name → module with `why_not()` and `load()`. A new backend is one file and one line."""
+logger = logging.getLogger(__name__)
+
+BACKENDS = {
+    "onnxruntime": "mpft_deploy.engine.ort",
+    "tensorrt": "mpft_deploy.engine.tensorrt:TENSORRT",
+    "tensorrt-rtx": "mpft_deploy.engine.tensorrt:RTX",
+}
+"""Name → the `Backend`: a module, or an object in one. A new one is one file and one line."""
 
 
 class Engine(Protocol):
@@ -28,8 +37,15 @@ class Engine(Protocol):
 class Backend(Protocol):
     """What a backend's module offers."""
 
-    def why_not(self) -> str | None:
-        """Why it cannot be used here and what to do, or None if it can."""
+    PRECISIONS: tuple[str, ...]
+    """Those of `mpft_deploy.export.precision` that it runs."""
+
+    def why_not(self, built_for: Sequence[str] = ()) -> str | None:
+        """Why it cannot be used here and what to do, or None if it can.
+
+        `built_for` are the compute capabilities of an engine; one that lacks this device's is a
+        reason too.
+        """
         ...
 
     def versions(self) -> dict[str, str]:
@@ -41,12 +57,18 @@ class Backend(Protocol):
         ...
 
 
-def get_backend(name: str) -> Backend:
-    """The backend of that name; fails loudly when it is unknown or cannot be used here."""
+def find_backend(name: str) -> Backend:
+    """The backend of that name, whether it can be used here or not."""
     if name not in BACKENDS:
         raise UsageError(f"backend {name!r} is unknown: choose {', '.join(BACKENDS)}")
-    backend: Backend = importlib.import_module(BACKENDS[name])
-    if reason := backend.why_not():
+    backend: Backend = pkgutil.resolve_name(BACKENDS[name])
+    return backend
+
+
+def get_backend(name: str, built_for: Sequence[str] = ()) -> Backend:
+    """The backend of that name; fails loudly when it is unknown or cannot be used here."""
+    backend = find_backend(name)
+    if reason := backend.why_not(built_for):
         raise EnvironmentLacksError(f"backend {name} cannot be used here: {reason}")
     return backend
 
@@ -63,7 +85,12 @@ def load_engine(bundle: Bundle, *, threads: int = 0, self_test: bool = True) -> 
     Raises:
         GateError: the self-test failed.
     """
-    engine = get_backend(bundle.info.backend).load(bundle.engine, threads=threads)
+    if not bundle.certificate.passed and bundle.certificate.not_run is None:
+        reasons = "; ".join(bundle.certificate.reasons)
+        logger.warning("%s was written over its budget: %s", display(bundle.path), reasons)
+    info = bundle.info
+    backend = get_backend(info.backend, info.compute_capability)
+    engine = backend.load(bundle.engine, threads=threads)
     if self_test:
         from mpft_deploy.engine.selftest import ensure_tested
 

@@ -185,14 +185,31 @@ def judge(
     )
 
 
+def unproven(budget: Budget, calibration: Calibration, reason: str) -> Certificate:
+    """Of an engine that cannot run where it was built; `mpft verify` judges it where it can."""
+    return Certificate(
+        threshold=calibration.threshold,
+        unsure=calibration.unsure,
+        golden=None,
+        images=None,
+        budget=str(budget),
+        passed=False,
+        reasons=["run `mpft verify` on its device"],
+        not_run=reason,
+    )
+
+
 def worse_than_certified(now: Comparison, certificate: Certificate) -> list[str]:
     """Why an engine does worse on the golden crops than its certificate allows, if it does.
 
     It holds if the certified budget holds on the golden crops, or if they do no worse than where
     the engine was certified (a budget judged on many images may hold although one golden crop in a
-    few dozen flips, and an engine may have been written over its budget on purpose).
+    few dozen flips, and an engine may have been written over its budget on purpose). One without
+    proof has to keep its budget.
     """
     certified = certificate.golden
+    if certified is None:
+        return Budget.parse(certificate.budget).misses(now)
     more_flips = now.flips > certified.flips or now.decisive_flips > certified.decisive_flips
     judged_by_golden = certificate.passed and certificate.images is None
     if more_flips or judged_by_golden:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from mpft_deploy.cores import available_cores
 from mpft_deploy.errors import EnvironmentLacksError, InputError
 
 PROVIDER = "CPUExecutionProvider"
+PRECISIONS = ("fp32", "int8", "int8-static")
 
 
-def why_not() -> str | None:
-    """Why ONNX Runtime cannot be used here, or None."""
+def why_not(built_for: Sequence[str] = ()) -> str | None:
+    """Why ONNX Runtime cannot be used here, or None; its engines are built for any processor."""
     if importlib.util.find_spec("onnxruntime") is None:
         return "the package onnxruntime is not installed; run `pip install onnxruntime`"
     return None

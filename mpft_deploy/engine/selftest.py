@@ -25,14 +25,17 @@ logger = logging.getLogger(__name__)
 def explain_device(bundle: Bundle) -> str | None:
     """A sentence on how this device differs from the one of the certificate; None if it does not.
 
-    Processor, machine and system count, and the versions of what the backend runs on.
+    Processor, machine and system count, and the versions of what the backend runs on. An engine
+    that ran nowhere yet is certified on no device.
     """
     here, versions = Device.here(), get_backend(bundle.info.backend).versions()
     certified = {name: bundle.info.versions.get(name, "unknown") for name in versions}
-    if here == bundle.info.device and versions == certified:
+    not_run = bundle.certificate.not_run is not None
+    if here == bundle.info.device and versions == certified and not not_run:
         return None
     return (
-        f"certified on {_describe(bundle.info.device, certified)}; "
+        f"{'built, and never run, on' if not_run else 'certified on'} "
+        f"{_describe(bundle.info.device, certified)}; "
         f"this device is {_describe(here, versions)}"
     )
 

@@ -69,7 +69,7 @@ def render(items: Sequence[Screened], bundle: Bundle, screener: Screener) -> str
         calibration=screener.calibration,
         policy=screener.policy,
         comparisons=_comparisons(bundle),
-        latency=_latency(bundle.latency.total_ms),
+        latency=_latency(bundle.latency.total_ms) if bundle.latency else [],
         counts={
             verdict: sum(item.result.verdict == verdict for item in judged) for verdict in VERDICTS
         },

@@ -43,7 +43,7 @@ def pictures(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int8-static"])
 def test_export_then_verify(mpft, detector, pictures, tmp_path, precision):
     out = tmp_path / "bundle"
     arguments = ["--precision", precision, "--images", pictures, "--budget", "flips<=20%"]
@@ -124,6 +124,8 @@ def test_existing_output_is_kept_unless_told(mpft, detector, tmp_path):
         ),
         (["export", "DETECTOR", "OUT", "--images", "absent"], 1, "not a folder"),
         (["export", "DETECTOR", "OUT", "--images", "EMPTY"], 1, "no image under"),
+        (["export", "DETECTOR", "OUT", "--dry-run", "--standalone"], 2, "--dry-run is for"),
+        (["export", "DETECTOR", "OUT", "--precision", "fp16"], 2, "choose fp32, int8, int8-static"),
         (["export", "DETECTOR"], 2, "OUT"),
         (["verify", "DETECTOR"], 1, "it has no bundle.json"),
         (["profile", "absent"], 1, "not a folder"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,13 +87,3 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels[..., 0] = pixels[..., 0] // 2 + 90 * label
                 Image.fromarray(pixels).save(folder / f"{index:02}.png")
     return root
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """The developers' folder of real weights and images; the test is skipped without it."""
-    default = Path(__file__).parents[2].parent / "shared"
-    path = Path(os.environ.get("MPFT_SHARED", default))
-    if not (path / "backbones").is_dir():
-        pytest.skip("needs the developers' shared folder: set MPFT_SHARED")
-    return path

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from mpft_deploy.cli.main import cli, run
+from mpft_deploy.cli.train import command
 from mpft_deploy.dataset import find_samples
 from mpft_deploy.detector.evaluate import crop_logits, image_logits
 from mpft_deploy.detector.loop import one_cycle
@@ -207,6 +208,7 @@ def test_full_disk_keeps_the_last_checkpoint(
 SCRIPT = """
 import sys, open_clip
 from mpft_deploy.cli.main import cli, run
+from mpft_deploy.cli.train import command
 open_clip.add_model_config(sys.argv[1])
 sys.exit(run(cli, "mpft", sys.argv[2:]))
 """
@@ -266,6 +268,15 @@ def test_command_line(
     called = CliRunner().invoke(example, [str(out), str(world / "nowhere")])
     assert called.exit_code == 1
     assert "nowhere" in called.stderr
+
+
+def test_command_and_settings_have_the_same_defaults() -> None:
+    """Stated twice, since help must not import what the settings need."""
+    stated = {option.name: option.default for option in command.params}
+    settings = {k: v for k, v in msgspec.to_builtins(TrainSettings()).items() if v is not None}
+    shared = stated.keys() & settings.keys()
+    assert {name: stated[name] for name in shared} == {name: settings[name] for name in shared}
+    assert len(shared) >= 10
 
 
 def test_missing_extra_names_the_remedy(
