@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpft_deploy.cli.console import Share
+from mpft_deploy.cli.console import parse_share
 
 if TYPE_CHECKING:
     from mpft_deploy.detector.recalibrate import Outcome
@@ -20,11 +20,15 @@ PATH = click.Path(path_type=Path)
 @click.argument("data", nargs=-1, required=True, type=PATH)
 @click.option("--keep", help="Make this the inference rule.  [default: the detector's own]")
 @click.option(
-    "--false-alarm", type=Share(), help="Call at most this share of real images generated."
+    "--false-alarm",
+    metavar="SHARE",
+    callback=parse_share,
+    help="Call at most this share of real images generated.",
 )
 @click.option(
     "--unsure-error",
-    type=Share(),
+    metavar="SHARE",
+    callback=parse_share,
     help="Widen the unsure band until at most this share of each class is decided wrongly.",
 )
 @click.option("--split", help="Leave out images that are stated to be of another split.")

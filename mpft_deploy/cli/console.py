@@ -129,20 +129,17 @@ class _Plain:
         click.echo(text, err=True)
 
 
-class Share(click.ParamType):
-    """A share such as 5% or 0.05, strictly between 0 and 1."""
-
-    name = "share"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """The share as a fraction."""
-        text = str(value).strip()
-        try:
-            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            self.fail(f"{text!r} is no share: write 5% or 0.05", param, ctx)
-        if not 0 < share < 1:
-            self.fail(f"{text!r} must be above 0 and below 100%", param, ctx)
-        return share
+def parse_share(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Callback of an option: a share such as 5% or 0.05, above 0 and below 1, as a fraction."""
+    if value is None:
+        return None
+    text = value.strip()
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no share: write 5% or 0.05") from None
+    if not 0 < share < 1:
+        raise click.BadParameter(f"{text!r} must be above 0 and below 100%")
+    return share

@@ -131,7 +131,8 @@ def _measure(real: F64, generated: F64, chances: F64, calibration: Calibration) 
 
 def _first(condition: npt.NDArray[np.bool_]) -> I64:
     """Index [R, 1] of the first true column of each row."""
-    return condition.argmax(1)[:, None]
+    index: I64 = condition.argmax(1)[:, None]
+    return index
 
 
 def _equal_error(missed: F64, false_alarms: F64) -> F64:

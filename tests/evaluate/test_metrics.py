@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 from sklearn import metrics as sk
 
 from mpft_deploy.evaluate.metrics import (
@@ -58,11 +59,14 @@ def test_metrics_equal_scikit_learn(drawn: tuple[np.ndarray, np.ndarray]) -> Non
     for rate in FALSE_ALARMS:
         expected = hits[alarms <= rate].max()
         assert ours[f"detection_{round(100 * rate)}"] == pytest.approx(expected)
-    # The equal error rate lies on the ROC curve, where it meets the falling diagonal.
-    assert np.interp(ours["eer"], alarms, hits) >= 1 - ours["eer"] - 1e-9
-    steps = np.linspace(0, 1, 20001)
-    crossing = np.interp(steps, alarms, hits) - (1 - steps)
-    assert ours["eer"] <= steps[np.argmax(crossing >= 0)] + 1e-9
+    # The equal error rate: where a walk along the ROC curve meets the falling diagonal.
+    walk = np.arange(len(alarms))
+
+    def above(way: float) -> float:
+        return float(np.interp(way, walk, alarms) + np.interp(way, walk, hits) - 1)
+
+    crossing = brentq(above, 0, walk[-1])
+    assert ours["eer"] == pytest.approx(np.interp(crossing, walk, alarms), abs=1e-9)
 
 
 @settings(max_examples=30)
