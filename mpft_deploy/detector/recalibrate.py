@@ -80,9 +80,9 @@ def recalibrate(
             "with real images alone only a threshold can be set: pass --false-alarm, such as 5%, "
             "and no --unsure-error"
         )
-    threshold = 0.5
+    chances, threshold = probabilities(fitted, logits), 0.5
     if false_alarm is not None:
-        threshold = fitted.probability(_threshold(real, false_alarm))
+        threshold = _threshold(chances[truth == 0], false_alarm)
         if not 0 < threshold < 1:
             raise GateError(
                 f"no probability below 1 gives {false_alarm:.2%} false alarms: "
@@ -91,8 +91,8 @@ def recalibrate(
     if unsure_error is None:
         band = _moved_band(before, threshold)
     else:
-        low = fitted.probability(_highest_below(generated, unsure_error))
-        high = fitted.probability(-_highest_below(-real, unsure_error))
+        low = _low_edge(chances[truth == 1], unsure_error)
+        high = 1 - _low_edge(1 - chances[truth == 0], unsure_error)
         band = (min(low, threshold), max(high, threshold))
     after = msgspec.structs.replace(fitted, threshold=threshold, unsure=band)
     return Outcome(
@@ -116,11 +116,12 @@ def write_outcome(
         samples: the images, for the provenance.
     """
     spec, golden = folder.spec, None
+    sets = sorted({sample.set for sample in samples})
     provenance = {
         "keep": outcome.keep,
         "real": outcome.real,
         "generated": outcome.generated,
-        "sets": sorted({sample.set for sample in samples}),
+        "sets": sets,
         "images": fingerprint(samples),
         "figures": outcome.figures_after,
     }
@@ -137,7 +138,7 @@ def write_outcome(
     card = folder.card.partition(CARD_SECTION)[0] + CARD_SECTION + _card_text(changed.calibration)
     card += (
         f"Keep {outcome.keep}; on {outcome.real} real and {outcome.generated} generated images of "
-        f"{', '.join(provenance['sets'])}. This takes the place of calibration, threshold and "
+        f"{', '.join(sets)}. This takes the place of calibration, threshold and "
         "inference rule above.\n"
     )
     rewrite_detector(folder.path, changed, golden=golden, card=card)
@@ -162,7 +163,7 @@ def _require_ranking(
 
 
 def _threshold(real: npt.NDArray[np.float64], share: float) -> float:
-    """The logit from which at most that share of the real images lies."""
+    """The probability from which at most that share of the real images lies."""
     allowed = math.floor(share * len(real) + 1e-9)
     if allowed < 1:
         raise InputError(
@@ -172,14 +173,15 @@ def _threshold(real: npt.NDArray[np.float64], share: float) -> float:
     falling = np.sort(real)[::-1]
     first_right = falling[allowed]
     above = falling[falling > first_right]
-    # Half way between two images; ties at the edge all stay real.
-    return float((first_right + above[-1]) / 2 if len(above) else np.nextafter(first_right, np.inf))
+    # Half way to the next image; ties at the edge all stay real.
+    middle = (first_right + above[-1]) / 2 if len(above) else first_right
+    return float(max(middle, np.nextafter(first_right, 2)))
 
 
-def _highest_below(values: npt.NDArray[np.float64], share: float) -> float:
-    """The highest value that at most that share of the values is at or below."""
-    allowed = math.floor(share * len(values) + 1e-9)
-    return float(np.nextafter(np.sort(values)[allowed], -np.inf))
+def _low_edge(generated: npt.NDArray[np.float64], share: float) -> float:
+    """The highest probability that at most that share of the generated images is at or below."""
+    allowed = math.floor(share * len(generated) + 1e-9)
+    return max(0.0, float(np.nextafter(np.sort(generated)[allowed], -1)))
 
 
 def _moved_band(before: Calibration, threshold: float) -> tuple[float, float]:

@@ -5,7 +5,7 @@ Every table and picture follows from it, so no question about a detector needs t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ class Predictions:
         )
 
 
-def make_table(columns: dict[str, Sequence[Any]]) -> pa.Table:
+def make_table(columns: Mapping[str, Sequence[Any]]) -> pa.Table:
     """A table of SCHEMA from lists."""
     return pa.table(
         {field.name: pa.array(columns[field.name], field.type) for field in SCHEMA}, schema=SCHEMA

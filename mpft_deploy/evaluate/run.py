@@ -44,7 +44,8 @@ PART = 128
 BATCH = 16
 """Images that the model is given at a time, under all protocols."""
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
