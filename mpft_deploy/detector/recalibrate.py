@@ -68,11 +68,11 @@ def recalibrate(
         UsageError: real images alone, without `false_alarm` or with `unsure_error`.
     """
     truth, values = np.asarray(labels, np.int64), np.asarray(logits, np.float64)
-    real, generated = values[truth == 0], values[truth == 1]
-    if not len(real):
+    real, generated = (int((truth == label).sum()) for label in (0, 1))
+    if not real:
         raise InputError("calibration needs real images, or real and generated ones")
     fitted = before
-    if len(generated):
+    if generated:
         _require_ranking(truth, values, logits, before)
         fitted = fit_calibration(truth, values)
     elif false_alarm is None or unsure_error is not None:
@@ -91,16 +91,16 @@ def recalibrate(
     if unsure_error is None:
         band = _moved_band(before, threshold)
     else:
-        low = _low_edge(chances[truth == 1], unsure_error)
-        high = 1 - _low_edge(1 - chances[truth == 0], unsure_error)
+        low = _edge(np.sort(chances[truth == 1]), unsure_error, -1)
+        high = _edge(np.sort(chances[truth == 0])[::-1], unsure_error, 2)
         band = (min(low, threshold), max(high, threshold))
     after = msgspec.structs.replace(fitted, threshold=threshold, unsure=band)
     return Outcome(
         before=before,
         after=after,
         keep=str(keep),
-        real=len(real),
-        generated=len(generated),
+        real=real,
+        generated=generated,
         figures_before=_figures(truth, logits, before),
         figures_after=_figures(truth, logits, after),
     )
@@ -178,10 +178,14 @@ def _threshold(real: npt.NDArray[np.float64], share: float) -> float:
     return float(max(middle, np.nextafter(first_right, 2)))
 
 
-def _low_edge(generated: npt.NDArray[np.float64], share: float) -> float:
-    """The highest probability that at most that share of the generated images is at or below."""
-    allowed = math.floor(share * len(generated) + 1e-9)
-    return max(0.0, float(np.nextafter(np.sort(generated)[allowed], -1)))
+def _edge(chances: npt.NDArray[np.float64], share: float, beyond: float) -> float:
+    """The edge of the unsure band that at most that share of some images is at or past.
+
+    Args:
+        chances: probabilities, from the side `beyond` on, which is −1 or 2.
+    """
+    allowed = math.floor(share * len(chances) + 1e-9)
+    return float(np.clip(np.nextafter(chances[allowed], beyond), 0, 1))
 
 
 def _moved_band(before: Calibration, threshold: float) -> tuple[float, float]:
