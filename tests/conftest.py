@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from mpft_deploy.spec import DetectorSpec
 # Timing is asserted in benchmarks alone: a busy machine must not fail a property.
 settings.register_profile("mpft", deadline=None)
 settings.load_profile("mpft")
+
+# A shell's background jobs ignore Ctrl-C, and so would every process that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 
