@@ -65,8 +65,9 @@ def evaluate(
     """Scores by keep rule and set."""
     from mpft_deploy.dataset import drop_unreadable, find_samples
     from mpft_deploy.detector.calibrate import logit_threshold
-    from mpft_deploy.detector.evaluate import image_logits, score_by_set
+    from mpft_deploy.detector.evaluate import image_logits
     from mpft_deploy.detector.model import Detector
+    from mpft_deploy.evaluate.scores import score_by_set
 
     model, folder = Detector.from_folder(detector)
     spec = folder.spec

@@ -121,3 +121,27 @@ def reseal_detector(path: Path) -> None:
     payload = read_manifest(path, MANIFEST, version=VERSION, kind=KIND)
     convert_record(payload.get("spec"), DetectorSpec, f"the spec in {display(path / MANIFEST)}")
     write_seal(path, MANIFEST, {key: payload[key] for key in ("kind", "version", "spec")})
+
+
+def rewrite_detector(
+    path: Path, spec: DetectorSpec, *, golden: Golden | None = None, card: str | None = None
+) -> None:
+    """Put another spec into a detector folder, checked before and sealed anew, whole or not.
+
+    The weights stay byte for byte.
+
+    Args:
+        golden: crops with new logits, where the spec's keep rule is another.
+        card: another model card.
+    """
+    sealed = read_sealed(path, MANIFEST, version=VERSION, kind=KIND)
+    content = dict(sealed.content)
+    if golden is not None:
+        content[GOLDEN] = golden.to_bytes()
+    if card is not None:
+        content[CARD] = card.encode()
+    with staged_folder(path, replace=True) as staging:
+        for name, data in content.items():
+            (staging / name).write_bytes(data)
+        payload = {"kind": KIND, "version": VERSION, "spec": msgspec.to_builtins(spec)}
+        write_seal(staging, MANIFEST, payload)

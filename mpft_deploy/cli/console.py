@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -82,3 +83,63 @@ def latency_rows(latency: Any) -> list[list[str]]:
     quantiles = latency.total_ms
     text = " ".join(f"{key} {quantiles[key]:.2f}" for key in ("p50", "p90", "p99"))
     return [["latency of a view", f"{text} ms"]]
+
+
+PLAIN_SECONDS = 15.0
+"""How often progress is told where there is no terminal."""
+
+
+@contextmanager
+def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """Yield a function that is told how many are done; shows that and the time left, on stderr.
+
+    What is done at the first call is taken as done before, and left out of the speed.
+    """
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), what, TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda done: bar.update(task, completed=done)
+    else:
+        yield _Plain(total, what).tell
+
+
+class _Plain:
+    """Progress as a line from time to time, for logs."""
+
+    def __init__(self, total: int, what: str) -> None:
+        self._total, self._what = total, what
+        self._began = self._told = time.monotonic()
+        self._first: int | None = None
+
+    def tell(self, done: int) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._began = done, now
+        if now - self._told < PLAIN_SECONDS and done < self._total:
+            return
+        self._told = now
+        text = f"{done}/{self._total} {self._what}"
+        if self._first < done < self._total:
+            left = (now - self._began) / (done - self._first) * (self._total - done)
+            text += f", {left / 60:.1f} minutes left"
+        click.echo(text, err=True)
+
+
+def parse_share(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Callback of an option: a share such as 5% or 0.05, above 0 and below 1, as a fraction."""
+    if value is None:
+        return None
+    text = value.strip()
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no share: write 5% or 0.05") from None
+    if not 0 < share < 1:
+        raise click.BadParameter(f"{text!r} must be above 0 and below 100%")
+    return share

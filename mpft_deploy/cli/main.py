@@ -16,6 +16,8 @@ from mpft_deploy.files import display
 # name → (module, what it does in a line). A new command is one file and one line here.
 COMMANDS = {
     "train": ("train", "Fine-tune a detector from a CLIP backbone."),
+    "eval": ("eval", "Measure how well it tells images apart, with tables and a report."),
+    "calibrate": ("calibrate", "Set a detector's probabilities and threshold on your images."),
     "export": ("export", "Build a verified engine for this device."),
     "verify": ("verify", "Prove a bundle on this device against the trained model."),
     "keygen": ("keygen", "Make a key pair to sign bundles with."),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mpft_deploy.detector.evaluate import Score
 from mpft_deploy.detector.settings import GoldenSource
+from mpft_deploy.evaluate.scores import Score
 from mpft_deploy.spec import DetectorSpec
 
 GOLDEN_TEXT = {

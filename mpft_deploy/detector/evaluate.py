@@ -1,4 +1,4 @@
-"""Logits of labelled images under any keep rule, and how well they tell the classes apart."""
+"""Logits of labelled images under any keep rule."""
 
 from __future__ import annotations
 
@@ -8,34 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.metrics import roc_auc_score
 
 from mpft_deploy.dataset import Sample
-from mpft_deploy.detector.model import Detector, encode
+from mpft_deploy.detector.model import Detector, choose_device, encode
+from mpft_deploy.detector_folder import DetectorFolder
+from mpft_deploy.files import display
 from mpft_deploy.images import decode_image, views
-from mpft_deploy.spec import KeepRule, Record
+from mpft_deploy.spec import KeepRule
 from mpft_deploy.weights import F32
 
 U8 = npt.NDArray[np.uint8]
-I64 = npt.NDArray[np.int64]
 
 BATCH = 32
-
-
-class Score(Record, frozen=True):
-    """How a set of images was told apart.
-
-    auc: area under the ROC curve; None where a class is missing.
-    balanced_accuracy: mean of the two below, None where a class is missing.
-    real_accuracy, generated_accuracy: share of each class on its side of the threshold, or None.
-    """
-
-    real: int
-    generated: int
-    auc: float | None
-    balanced_accuracy: float | None
-    real_accuracy: float | None
-    generated_accuracy: float | None
 
 
 def crop_logits(
@@ -101,36 +85,34 @@ def image_logits(
     return [np.concatenate(part) for part in parts]
 
 
-def score(labels: npt.ArrayLike, logits: npt.ArrayLike, threshold: float = 0.0) -> Score:
-    """Score logits against labels, 0 real and 1 generated; from `threshold` on called generated."""
-    truth, values = np.asarray(labels, np.int64), np.asarray(logits, np.float64)
-    called = values >= threshold
-    real, generated = truth == 0, truth == 1
-    both = bool(real.any() and generated.any())
-    real_accuracy = float((~called[real]).mean()) if real.any() else None
-    generated_accuracy = float(called[generated].mean()) if generated.any() else None
-    return Score(
-        real=int(real.sum()),
-        generated=int(generated.sum()),
-        auc=float(roc_auc_score(truth, values)) if both else None,
-        balanced_accuracy=(
-            (real_accuracy + generated_accuracy) / 2
-            if real_accuracy is not None and generated_accuracy is not None
-            else None
-        ),
-        real_accuracy=real_accuracy,
-        generated_accuracy=generated_accuracy,
-    )
+class DetectorModel:
+    """A PyTorch detector for `mpft_deploy.evaluate`, under any keep rules, in float32."""
 
+    def __init__(
+        self,
+        model: Detector,
+        folder: DetectorFolder,
+        keeps: Sequence[str] = (),
+        *,
+        device: str = "auto",
+    ) -> None:
+        """A model in evaluation mode from what `Detector.from_folder` gives.
 
-def score_by_set(
-    samples: Sequence[Sample], logits: npt.ArrayLike, threshold: float = 0.0
-) -> dict[str, Score]:
-    """Score of each set, by name in order."""
-    values = np.asarray(logits)
-    names = np.array([sample.set for sample in samples])
-    labels = np.array([sample.label for sample in samples])
-    return {
-        name: score(labels[names == name], values[names == name], threshold)
-        for name in sorted(set(names.tolist()))
-    }
+        Args:
+            keeps: rules; none for the detector's own.
+            device: `auto`, `cpu` or `cuda`.
+        """
+        self.spec = folder.spec
+        rules = [KeepRule.parse(keep) for keep in keeps] or [self.spec.keep_rule]
+        for rule in rules:
+            rule.resolve(self.spec.cells)
+        self._rules = list(dict.fromkeys(rules))
+        self.keeps = [str(rule) for rule in self._rules]
+        self.name = f"{display(folder.path.resolve().name)} (PyTorch float32)"
+        self.identity = f"detector {folder.seal}"
+        self._model = model.to(choose_device(device))
+
+    def logits(self, crops: U8) -> F32:
+        """Views u8 [n, S, S, 3] → logits f32 [rules, n]."""
+        seed = self.spec.keep_seed
+        return np.stack([crop_logits(self._model, crops, rule, seed=seed) for rule in self._rules])

@@ -18,12 +18,13 @@ from torch.nn import functional
 
 from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.batches import Batch, Masking, training_batches
-from mpft_deploy.detector.evaluate import image_logits, score
+from mpft_deploy.detector.evaluate import image_logits
 from mpft_deploy.detector.model import Detector
 from mpft_deploy.detector.probe import fit_head
 from mpft_deploy.detector.run_folder import CHECKPOINT, EpochReport, Progress, RunFolder, Tensors
 from mpft_deploy.detector.settings import TrainSettings
 from mpft_deploy.errors import GateError, InputError
+from mpft_deploy.evaluate.scores import score
 from mpft_deploy.files import display
 from mpft_deploy.spec import KeepRule
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from mpft_deploy.detector.backbone import Backbone, Geometry, check_weights, shapes
 from mpft_deploy.detector_folder import DetectorFolder, read_detector
+from mpft_deploy.errors import UsageError
 from mpft_deploy.files import display
 from mpft_deploy.kernels.texture_patchify import texture_patchify
 from mpft_deploy.spec import CLIP_MEAN, CLIP_STD, DetectorSpec, KeepRule
@@ -167,6 +168,19 @@ class Detector(nn.Module):
         # The feature differs little between images beside its own size: keep it in full precision.
         with torch.autocast(x.device.type, enabled=False):
             return cast(torch.Tensor, visual.ln_post(x.float()) @ visual.proj)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes CUDA where it is; a UsageError if the device cannot be used."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UsageError(f"device {name!r} cannot be used: {first}") from None
+    return device
 
 
 def encode(

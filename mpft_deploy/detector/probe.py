@@ -1,17 +1,24 @@
-"""The head's start: a linear probe of the frozen backbone."""
+"""A linear probe of the frozen backbone: the head's start, and the baseline to beat."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from mpft_deploy.dataset import Sample
+from mpft_deploy.dataset import Sample, fingerprint, require_both_classes
+from mpft_deploy.detector.backbone import Backbone
 from mpft_deploy.detector.batches import Masking
-from mpft_deploy.detector.evaluate import centre_crops
-from mpft_deploy.detector.model import NORM_EPS, Detector, encode
+from mpft_deploy.detector.evaluate import centre_crops, crop_logits
+from mpft_deploy.detector.model import NORM_EPS, Detector, choose_device, encode
+from mpft_deploy.errors import UsageError
+from mpft_deploy.images import U8
+from mpft_deploy.spec import Crop, DetectorSpec, KeepRule
+from mpft_deploy.weights import F32
 
 MOST = 4096
 """Images that the probe is fitted on; more change it little."""
@@ -65,3 +72,70 @@ def fit_head(
             (model.head.bias, probe.intercept_),
         ):
             target.copy_(torch.from_numpy(value))
+
+
+class FrozenModel:
+    """The baseline for `mpft_deploy.evaluate`: a frozen backbone with a linear probe.
+
+    The probe is fitted when logits are first asked for, so that a finished evaluation is read
+    without it.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        samples: Sequence[Sample],
+        keep: str = "all",
+        *,
+        depth: int | None = None,
+        device: str = "auto",
+        report: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """A baseline that is yet to be fitted.
+
+        Args:
+            samples: images to fit the probe on; both classes, all readable. At most MOST are used.
+            keep: the keep rule, of fitting and of evaluation.
+            depth: how many of the backbone's blocks are used; None for all.
+            device: `auto`, `cpu` or `cuda`.
+            report: told when the probe is being fitted.
+        """
+        require_both_classes(samples, "the data of --train")
+        tower = backbone.geometry
+        blocks = tower.architecture.layers if depth is None else depth
+        if blocks > tower.architecture.layers:
+            raise UsageError(
+                f"depth {blocks} exceeds the {tower.architecture.layers} blocks of "
+                f"{tower.architecture.name}"
+            )
+        rule = KeepRule.parse(keep)
+        rule.resolve(tower.cells)
+        self.keeps = [str(rule)]
+        self.spec = DetectorSpec(
+            architecture=tower.architecture,
+            depth=blocks,
+            patch=tower.patch,
+            crop=Crop(size=tower.size),
+            train_keep=str(rule),
+            fill="drop",
+            keep=str(rule),
+        )
+        self.name = f"frozen {tower.architecture.name}, {blocks} blocks, linear probe"
+        digest = hashlib.sha256()
+        for name, weight in sorted(backbone.weights.items()):
+            digest.update(name.encode() + weight.numpy().tobytes())
+        self.identity = f"frozen {digest.hexdigest()} on {fingerprint(samples)}"
+        self._backbone, self._samples, self._report = backbone, samples, report
+        self._device = choose_device(device)
+
+    @cached_property
+    def _model(self) -> Detector:
+        self._report(f"fitting the probe on {min(len(self._samples), MOST)} images")
+        model = Detector.from_backbone(self._backbone, self.spec.depth).to(self._device)
+        masking = Masking(self.spec.keep_rule, False, self.spec.patch, self.spec.crop.size)
+        fit_head(model, self._samples, masking, seed=0, bf16=False)
+        return model.eval()
+
+    def logits(self, crops: U8) -> F32:
+        """Views u8 [n, S, S, 3] → logits f32 [1, n]."""
+        return crop_logits(self._model, crops, self.spec.keep_rule)[None]

@@ -15,12 +15,13 @@ from mpft_deploy import __version__
 from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.calibrate import fit_calibration, logit_threshold
 from mpft_deploy.detector.card import model_card
-from mpft_deploy.detector.evaluate import Score, crop_logits, image_logits, score, score_by_set
+from mpft_deploy.detector.evaluate import crop_logits, image_logits
 from mpft_deploy.detector.golden import choose, spread, synthetic_crops
 from mpft_deploy.detector.model import Detector
 from mpft_deploy.detector.run_folder import EpochReport
 from mpft_deploy.detector.settings import GoldenSource, TrainSettings
 from mpft_deploy.detector_folder import Golden, write_detector
+from mpft_deploy.evaluate.scores import Score, score, score_by_set
 from mpft_deploy.images import load_views
 from mpft_deploy.spec import Crop, DetectorSpec
 from mpft_deploy.weights import F32, dequantise, quantise

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from mpft_deploy.detector.evaluate import Score
 from mpft_deploy.detector.settings import TrainSettings
 from mpft_deploy.errors import InputError, UsageError
+from mpft_deploy.evaluate.scores import Score
 from mpft_deploy.files import display, explain_full_disk, write_atomic
 from mpft_deploy.spec import Record, convert_record
 

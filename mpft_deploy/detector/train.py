@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from mpft_deploy.dataset import (
     drop_unreadable,
     find_samples,
@@ -16,14 +14,14 @@ from mpft_deploy.dataset import (
     require_disjoint,
 )
 from mpft_deploy.detector.backbone import geometry, load_backbone
-from mpft_deploy.detector.evaluate import Score
 from mpft_deploy.detector.interrupt import StopRequestedError, stop_signals
 from mpft_deploy.detector.loop import Images, Loop, Reporter
-from mpft_deploy.detector.model import Detector
+from mpft_deploy.detector.model import Detector, choose_device
 from mpft_deploy.detector.publish import publish
 from mpft_deploy.detector.run_folder import EpochReport, Progress, RunFolder
 from mpft_deploy.detector.settings import GoldenSource, TrainSettings
 from mpft_deploy.errors import MpftError, UsageError
+from mpft_deploy.evaluate.scores import Score
 from mpft_deploy.files import check_free, display
 from mpft_deploy.spec import Calibration
 
@@ -86,7 +84,7 @@ def train(
     check_free(out, replace=overwrite)
     tower = geometry(settings.backbone.partition("@")[0])
     depth = settings.blocks(tower)
-    target = _device(device)
+    target = choose_device(device)
     run = RunFolder(out)
     images = _load_images(data, val, reporter)
     hashes = {"train": fingerprint(images.train), "val": fingerprint(images.val)}
@@ -152,15 +150,3 @@ def _require_same(progress: Progress, settings: TrainSettings, data: dict[str, s
             "the run cannot be resumed with other settings: " + "; ".join(differences)
             + ". Use the same, or begin anew with --overwrite."
         )  # fmt: skip
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise UsageError(f"device {name!r} cannot be used: {first}") from None
-    return device

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.calibrate import fit_calibration, logit_threshold
-from mpft_deploy.detector.evaluate import score, score_by_set
 from mpft_deploy.detector.golden import spread, synthetic_crops
 from mpft_deploy.errors import GateError
+from mpft_deploy.evaluate.scores import score, score_by_set
 from mpft_deploy.spec import Calibration
 
 

@@ -20,13 +20,14 @@ from click.testing import CliRunner
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.cli.train import command
 from mpft_deploy.dataset import find_samples
-from mpft_deploy.detector.evaluate import crop_logits, image_logits, score
+from mpft_deploy.detector.evaluate import crop_logits, image_logits
 from mpft_deploy.detector.loop import one_cycle
 from mpft_deploy.detector.model import Detector
 from mpft_deploy.detector.settings import TrainSettings
 from mpft_deploy.detector.train import InterruptedRunError, Trained, train
 from mpft_deploy.detector_folder import WEIGHTS
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, UsageError
+from mpft_deploy.evaluate.scores import score
 
 STEPS = 12  # 24 images, batches of 8, 4 epochs
 

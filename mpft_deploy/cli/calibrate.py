@@ -1,0 +1,157 @@
+"""`mpft calibrate`: a detector's probabilities, threshold and unsure band on someone's images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mpft_deploy.cli.console import parse_share
+
+if TYPE_CHECKING:
+    from mpft_deploy.detector.recalibrate import Outcome
+
+PATH = click.Path(path_type=Path)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("detector", type=PATH)
+@click.argument("data", nargs=-1, required=True, type=PATH)
+@click.option("--keep", help="Make this the inference rule.  [default: the detector's own]")
+@click.option(
+    "--false-alarm",
+    metavar="SHARE",
+    callback=parse_share,
+    help="Call at most this share of real images generated.",
+)
+@click.option(
+    "--unsure-error",
+    metavar="SHARE",
+    callback=parse_share,
+    help="Widen the unsure band until at most this share of each class is decided wrongly.",
+)
+@click.option("--split", help="Leave out images that are stated to be of another split.")
+@click.option(
+    "--limit", type=click.IntRange(1), help="At most this many images of each set and class."
+)
+@click.option("--device", default="auto", show_default=True, help="PyTorch: auto, cpu or cuda.")
+@click.option("--dry-run", is_flag=True, help="Show what would change, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    detector: Path,
+    data: tuple[Path, ...],
+    keep: str | None,
+    false_alarm: float | None,
+    unsure_error: float | None,
+    split: str | None,
+    limit: int | None,
+    device: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Fit DETECTOR's calibration to the labelled images of DATA, and seal it anew.
+
+    With real and generated images shift and scale are fitted; real ones alone set the threshold by
+    --false-alarm. Refuses where the detector ranks the images no better than chance. Weights stay
+    as they are; export again to get a bundle with the new calibration.
+    """
+    from mpft_deploy.detector import require_train_extra
+    from mpft_deploy.errors import UsageError
+    from mpft_deploy.evaluate import require_eval_extra
+    from mpft_deploy.evaluate.models import is_bundle
+    from mpft_deploy.files import display
+
+    if is_bundle(detector):
+        raise UsageError(
+            f"{display(detector)} is a bundle, whose calibration is certified: calibrate the "
+            "detector that it was exported from, then export it again"
+        )
+    require_train_extra()
+    require_eval_extra()
+
+    from mpft_deploy.cli.console import emit_json, progress
+    from mpft_deploy.dataset import drop_unreadable
+    from mpft_deploy.detector.evaluate import BATCH, image_logits
+    from mpft_deploy.detector.model import Detector, choose_device
+    from mpft_deploy.detector.recalibrate import recalibrate, write_outcome
+    from mpft_deploy.evaluate.run import find_entries
+    from mpft_deploy.spec import KeepRule
+
+    model, folder = Detector.from_folder(detector)
+    spec = folder.spec
+    rule = KeepRule.parse(keep) if keep else spec.keep_rule
+    rule.resolve(spec.cells)
+    entries = find_entries(data, split=split, limit=limit)
+    samples = drop_unreadable(
+        [entry.sample for entry in entries], lambda text: click.echo(text, err=True)
+    )
+    done = 0
+    with progress(len(samples), "images") as tell:
+
+        def advance() -> None:
+            nonlocal done
+            done = min(done + BATCH, len(samples))
+            tell(done)
+
+        (logits,) = image_logits(
+            model.to(choose_device(device)),
+            samples,
+            [rule],
+            seed=spec.keep_seed,
+            after_batch=advance,
+        )
+    outcome = recalibrate(
+        spec.calibration,
+        [sample.label for sample in samples],
+        logits,
+        rule,
+        false_alarm=false_alarm,
+        unsure_error=unsure_error,
+    )
+    if not dry_run:
+        write_outcome(model, folder, outcome, samples)
+    if as_json:
+        emit_json({"detector": display(detector), "written": not dry_run, **_builtins(outcome)})
+        return
+    _print(outcome, f"{display(detector)}, keep {outcome.keep}")
+    click.echo(
+        f"Figures are of the {len(samples)} images that were fitted to: expect less on others. "
+        + ("Nothing was written." if dry_run else "Written; export again for a new bundle.")
+    )
+
+
+def _builtins(outcome: Outcome) -> dict[str, object]:
+    import msgspec
+
+    built: dict[str, object] = msgspec.to_builtins(outcome)
+    return built
+
+
+def _print(outcome: Outcome, title: str) -> None:
+    """Before and after, side by side."""
+    from mpft_deploy.cli.console import table
+    from mpft_deploy.evaluate.metrics import METRICS
+
+    before, after = outcome.before, outcome.after
+    rows = [
+        [name, f"{getattr(before, name):.4g}", f"{getattr(after, name):.4g}"]
+        for name in ("shift", "scale", "threshold")
+    ]
+    rows.append(
+        ["unsure band", *(f"{one.unsure[0]:.4g} to {one.unsure[1]:.4g}" for one in (before, after))]
+    )
+    shown = ("real_accuracy", "generated_accuracy", "ece", "coverage", "decided_accuracy")
+    rows += [
+        [
+            METRICS[name],
+            _percent(outcome.figures_before[name]),
+            _percent(outcome.figures_after[name]),
+        ]
+        for name in shown
+    ]
+    table(title, ["", "before", "after"], rows)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"

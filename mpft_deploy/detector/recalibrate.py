@@ -1,0 +1,229 @@
+"""A detector's calibration on someone's own images: shift and scale, threshold, unsure band."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from mpft_deploy.dataset import Sample, fingerprint
+from mpft_deploy.detector.calibrate import fit_calibration, logit_threshold
+from mpft_deploy.detector.evaluate import crop_logits
+from mpft_deploy.detector.model import Detector
+from mpft_deploy.detector_folder import DetectorFolder, Golden, rewrite_detector
+from mpft_deploy.errors import GateError, InputError, UsageError
+from mpft_deploy.evaluate.metrics import METRICS, bootstrap, interval, measure
+from mpft_deploy.evaluate.predictions import probabilities
+from mpft_deploy.spec import Calibration, KeepRule, Record
+from mpft_deploy.weights import F32
+
+CARD_SECTION = "\n## Calibrated anew\n"
+
+AUC = list(METRICS).index("auc")
+
+
+class Outcome(Record, frozen=True):
+    """Calibrations before and after, and their figures on the images that were fitted to.
+
+    Figures go by the names of METRICS; None where a class is missing.
+    """
+
+    before: Calibration
+    after: Calibration
+    keep: str
+    real: int
+    generated: int
+    figures_before: dict[str, float | None]
+    figures_after: dict[str, float | None]
+
+
+def recalibrate(
+    before: Calibration,
+    labels: npt.ArrayLike,
+    logits: F32,
+    keep: KeepRule,
+    *,
+    false_alarm: float | None = None,
+    unsure_error: float | None = None,
+) -> Outcome:
+    """Fit a calibration to the logits of some images.
+
+    With both classes, shift and scale are fitted and the threshold is one half, or wherever the
+    wanted share of false alarms puts it. With real images alone only the threshold moves. The
+    unsure band keeps its distances from the threshold in log odds, unless `unsure_error` sets it.
+
+    Args:
+        labels: [n], 1 for generated.
+        logits: f32 [n].
+        keep: the rule that they were taken under.
+        false_alarm: the largest share of real images that may be called generated.
+        unsure_error: the largest share of each class that may be decided wrongly outside the band.
+
+    Raises:
+        GateError: the logits do not rank the images, or no threshold gives so few false alarms.
+        InputError: no real images, or too few for that share.
+        UsageError: real images alone, without `false_alarm` or with `unsure_error`.
+    """
+    truth, values = np.asarray(labels, np.int64), np.asarray(logits, np.float64)
+    real, generated = (int((truth == label).sum()) for label in (0, 1))
+    if not real:
+        raise InputError("calibration needs real images, or real and generated ones")
+    fitted = before
+    if generated:
+        _require_ranking(truth, values, logits, before)
+        fitted = fit_calibration(truth, values)
+    elif false_alarm is None or unsure_error is not None:
+        raise UsageError(
+            "with real images alone only a threshold can be set: pass --false-alarm, such as 5%, "
+            "and no --unsure-error"
+        )
+    chances, threshold = probabilities(fitted, logits), 0.5
+    if false_alarm is not None:
+        threshold = _threshold(chances[truth == 0], false_alarm)
+        if not 0 < threshold < 1:
+            raise GateError(
+                f"no probability below 1 gives {false_alarm:.2%} false alarms: "
+                "the logits of the real images are too high for this scale"
+            )
+    if unsure_error is None:
+        band = _moved_band(before, threshold)
+    else:
+        low = _edge(np.sort(chances[truth == 1]), unsure_error, -1)
+        high = _edge(np.sort(chances[truth == 0])[::-1], unsure_error, 2)
+        band = (min(low, threshold), max(high, threshold))
+    after = msgspec.structs.replace(fitted, threshold=threshold, unsure=band)
+    return Outcome(
+        before=before,
+        after=after,
+        keep=str(keep),
+        real=real,
+        generated=generated,
+        figures_before=_figures(truth, logits, before),
+        figures_after=_figures(truth, logits, after),
+    )
+
+
+def write_outcome(
+    model: Detector, folder: DetectorFolder, outcome: Outcome, samples: Sequence[Sample]
+) -> None:
+    """Write the outcome into the detector's spec and model card; golden logits if the rule changed.
+
+    Args:
+        model: as it was read from `folder`.
+        samples: the images, for the provenance.
+    """
+    spec, golden = folder.spec, None
+    sets = sorted({sample.set for sample in samples})
+    provenance = {
+        "keep": outcome.keep,
+        "real": outcome.real,
+        "generated": outcome.generated,
+        "sets": sets,
+        "images": fingerprint(samples),
+        "figures": outcome.figures_after,
+    }
+    changed = msgspec.structs.replace(
+        spec,
+        keep=outcome.keep,
+        calibration=outcome.after,
+        training={**spec.training, "calibration": provenance},
+    )
+    if outcome.keep != spec.keep:
+        crops = folder.golden.crops
+        logits = crop_logits(model.cpu(), crops, changed.keep_rule, seed=spec.keep_seed)
+        golden = Golden(crops, logits)
+    card = folder.card.partition(CARD_SECTION)[0] + CARD_SECTION + _card_text(changed.calibration)
+    card += (
+        f"Keep {outcome.keep}; on {outcome.real} real and {outcome.generated} generated images of "
+        f"{', '.join(sets)}. This takes the place of calibration, threshold and "
+        "inference rule above.\n"
+    )
+    rewrite_detector(folder.path, changed, golden=golden, card=card)
+
+
+def _require_ranking(
+    truth: npt.NDArray[np.int64],
+    values: npt.NDArray[np.float64],
+    logits: F32,
+    calibration: Calibration,
+) -> None:
+    """A GateError unless the interval of the AUC lies above one half."""
+    chances = probabilities(calibration, logits)
+    point, samples = bootstrap(truth, values, chances, calibration, name="calibration")
+    low, high = interval(samples[:, AUC])
+    if not low > 0.5:
+        raise GateError(
+            f"the detector does not rank these images: AUC {point[AUC]:.3f}, 95 % interval "
+            f"{low:.3f} to {high:.3f}, which does not lie above 0.5. Where ranking fails no "
+            "calibration can help: train on data closer to these images, or give more of them"
+        )
+
+
+def _threshold(real: npt.NDArray[np.float64], share: float) -> float:
+    """The probability from which at most that share of the real images lies."""
+    allowed = math.floor(share * len(real) + 1e-9)
+    if allowed < 1:
+        raise InputError(
+            f"{len(real)} real images are too few for {share:.2%} false alarms: "
+            f"give at least {math.ceil(1 / share)}"
+        )
+    falling = np.sort(real)[::-1]
+    first_right = falling[allowed]
+    above = falling[falling > first_right]
+    # Half way to the next image; ties at the edge all stay real.
+    middle = (first_right + above[-1]) / 2 if len(above) else first_right
+    return float(max(middle, np.nextafter(first_right, 2)))
+
+
+def _edge(chances: npt.NDArray[np.float64], share: float, beyond: float) -> float:
+    """The edge of the unsure band that at most that share of some images is at or past.
+
+    Args:
+        chances: probabilities, from the side `beyond` on, which is −1 or 2.
+    """
+    allowed = math.floor(share * len(chances) + 1e-9)
+    return float(np.clip(np.nextafter(chances[allowed], beyond), 0, 1))
+
+
+def _moved_band(before: Calibration, threshold: float) -> tuple[float, float]:
+    """The unsure band around another threshold, at the same distances in log odds."""
+    low, high = (
+        threshold
+        if edge == before.threshold
+        else _chance(_log_odds(threshold) + _log_odds(edge) - _log_odds(before.threshold))
+        for edge in before.unsure
+    )
+    return min(low, threshold), max(high, threshold)
+
+
+def _log_odds(chance: float) -> float:
+    bounded = min(max(chance, 1e-12), 1 - 1e-12)
+    return math.log(bounded / (1 - bounded))
+
+
+def _chance(log_odds: float) -> float:
+    return Calibration().probability(log_odds)
+
+
+def _figures(
+    truth: npt.NDArray[np.int64], logits: F32, calibration: Calibration
+) -> dict[str, float | None]:
+    values = measure(
+        truth, logits.astype(np.float64), probabilities(calibration, logits), calibration
+    )[0]
+    return {
+        name: None if math.isnan(value) else float(value)
+        for name, value in zip(METRICS, values.tolist(), strict=True)
+    }
+
+
+def _card_text(calibration: Calibration) -> str:
+    return (
+        f'The probability of "generated" is sigmoid({calibration.scale:.4f} · (logit '
+        f"{calibration.shift:+.4f})), the threshold {calibration.threshold:.4g} (logit "
+        f'{logit_threshold(calibration):+.4f}), "unsure" between {calibration.unsure[0]:.4g} and '
+        f"{calibration.unsure[1]:.4g}. "
+    )

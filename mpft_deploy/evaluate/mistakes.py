@@ -1,0 +1,94 @@
+"""The worst mistakes: which they are, and what there was to see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from mpft_deploy.errors import InputError
+from mpft_deploy.evaluate.models import Model
+from mpft_deploy.evaluate.predictions import Predictions
+from mpft_deploy.evaluate.protocols import RAW
+from mpft_deploy.evaluate.run import Entry
+from mpft_deploy.files import display, write_atomic
+from mpft_deploy.images import at_least, decode_image, view_corners, views
+from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.screen.picture import Picture, draw, thumbnail
+from mpft_deploy.screen.screener import Prepared
+from mpft_deploy.spec import KeepRule
+
+MISTAKES = "mistakes.msgpack"
+
+WORST = 12
+"""Mistakes of each class that are shown."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image that was decided wrongly, as it is, under the first keep rule; label 1 generated."""
+
+    path: str
+    label: int
+    set: str
+    generator: str
+    probability: float
+    picture: Picture
+
+
+def collect(model: Model, predictions: Predictions, entries: Sequence[Entry]) -> list[Mistake]:
+    """The worst mistakes of each class, those of real images first, each with its picture."""
+    keep, spec = predictions.header.keeps[0], model.spec
+    rows = predictions.rows(RAW, keep)
+    margin = rows.probabilities - predictions.header.calibration.threshold
+    by_name = {(entry.name, entry.sample.set): entry for entry in entries}
+    out = []
+    for label, wrongness in ((0, margin), (1, -margin)):
+        wrong = (rows.labels == label) & ((margin >= 0) == (label == 0))
+        order = np.argsort(-wrongness, kind="stable")
+        for place in order[wrong[order]][:WORST].tolist():
+            entry = by_name[rows.paths[place], rows.sets[place]]
+            try:
+                frame = decode_image(entry.sample.path)
+            except InputError:  # gone since it was judged: nothing to show
+                continue
+            size = spec.crop.size
+            whole = at_least(frame, size)
+            height, width = whole.shape[:2]
+            cut = views(whole, size)
+            prepared = Prepared(
+                cut,
+                view_corners(height, width, size),
+                (height, width),
+                texture_patchify(cut, spec.patch, KeepRule.parse(keep), spec.keep_seed),
+            )
+            logits = np.array([rows.logits[place]], np.float32)
+            out.append(
+                Mistake(
+                    path=entry.name,
+                    label=label,
+                    set=entry.sample.set,
+                    generator=entry.sample.generator,
+                    probability=float(rows.probabilities[place]),
+                    picture=draw(thumbnail(whole), prepared, logits),
+                )
+            )
+    return out
+
+
+def write_mistakes(path: Path, mistakes: Sequence[Mistake]) -> None:
+    """Write what the report shows, whole or not at all."""
+    write_atomic(path, msgspec.msgpack.encode(list(mistakes)))
+
+
+def read_mistakes(path: Path) -> list[Mistake]:
+    """What `write_mistakes` wrote; nothing if there is no such file."""
+    if not path.exists():
+        return []
+    try:
+        return msgspec.msgpack.decode(path.read_bytes(), type=list[Mistake])
+    except msgspec.DecodeError as error:
+        raise InputError(f"{display(path)} is damaged ({error}); remove it") from None

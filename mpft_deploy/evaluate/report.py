@@ -1,0 +1,83 @@
+"""From a prediction matrix to files: tables as Markdown, CSV and JSON, and one HTML report."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from mpft_deploy import __version__
+from mpft_deploy.evaluate.figures import drawings
+from mpft_deploy.evaluate.mistakes import MISTAKES, Mistake, read_mistakes
+from mpft_deploy.evaluate.predictions import Header, Predictions
+from mpft_deploy.evaluate.summary import Group, summarise
+from mpft_deploy.evaluate.tables import Table, as_csv, as_json, markdown, subject, tables
+from mpft_deploy.files import explain_full_disk, printable, write_atomic
+
+TABLES, FIGURES_CSV, FIGURES_JSON, REPORT = (
+    "tables.md",
+    "metrics.csv",
+    "metrics.json",
+    "report.html",
+)
+
+
+def write_results(
+    predictions: Predictions, out: Path, pictures: Path
+) -> tuple[list[Group], list[Table]]:
+    """Write every table and the report into `out`, the same bytes for the same predictions.
+
+    Args:
+        pictures: the folder that may hold MISTAKES beside the predictions.
+    """
+    header = predictions.header
+    groups = summarise(predictions)
+    shown = tables(header, groups)
+    page = render(predictions, shown, read_mistakes(pictures / MISTAKES))
+    with explain_full_disk(out):
+        out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / TABLES, markdown(header, shown).encode())
+    write_atomic(out / FIGURES_CSV, as_csv(groups).encode())
+    write_atomic(out / FIGURES_JSON, as_json(header, groups))
+    write_atomic(out / REPORT, page.encode())
+    return groups, shown
+
+
+def render(predictions: Predictions, shown: Sequence[Table], mistakes: Sequence[Mistake]) -> str:
+    """The report as HTML that needs no other file and no network."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_uri"] = lambda jpeg: (
+        "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+    )
+    environment.filters["printable"] = printable
+    environment.filters["bold"] = lambda cell: re.sub(r"^\*\*(.*)\*\*$", r"\1", cell)
+    header: Header = predictions.header
+    return environment.get_template("report.html").render(
+        version=__version__,
+        header=header,
+        subject=subject(header),
+        tables=shown,
+        drawings=[
+            (keep, [(one, Markup(one.svg)) for one in drawings(predictions, keep)])
+            for keep in header.keeps
+        ],
+        mistakes=[(one, _unseen(one)) for one in mistakes],
+    )
+
+
+def _unseen(mistake: Mistake) -> str:
+    """Path over the view, to be filled by the even-odd rule: all cells but those that were seen."""
+    side, cell = mistake.picture.side, mistake.picture.cell
+    holes = "".join(f"M{c} {r}h{cell}v{cell}h-{cell}z" for r, c in mistake.picture.seen)
+    return f"M0 0h{side}v{side}h-{side}z{holes}"

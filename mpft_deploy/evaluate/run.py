@@ -1,0 +1,276 @@
+"""Images to predictions: decoded ahead in threads, written in parts, so that a run can go on.
+
+A part holds the predictions of a fixed range of images. A run that was stopped, by whatever, finds
+the parts that it wrote and makes the others; the file is the same as if it had not been stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from mpft_deploy.cores import available_cores
+from mpft_deploy.dataset import Sample, find_samples
+from mpft_deploy.errors import GateError, InputError, UsageError
+from mpft_deploy.evaluate.models import Model
+from mpft_deploy.evaluate.predictions import (
+    SCHEMA,
+    VERSION,
+    Header,
+    Predictions,
+    Unreadable,
+    make_table,
+    probabilities,
+    read_predictions,
+    write_predictions,
+)
+from mpft_deploy.evaluate.protocols import protocol_views
+from mpft_deploy.files import canonical_json, display, explain_full_disk, sha256
+from mpft_deploy.images import U8, decode_image
+
+PREDICTIONS, PARTS = "predictions.parquet", "parts"
+
+PART = 128
+"""Images in a part: what an interruption may cost."""
+
+BATCH = 16
+"""Images that the model is given at a time, under all protocols."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image to judge; name: its path relative to the source that it was found in."""
+
+    sample: Sample
+    name: str
+
+
+def find_entries(
+    sources: Sequence[Path], *, split: str | None = None, limit: int | None = None
+) -> list[Entry]:
+    """The images of some folders and manifests, each once, in a fixed order.
+
+    Args:
+        split: leave out images that are stated to be of another split.
+        limit: at most this many of each set and class, drawn by a hash of their names.
+
+    Raises:
+        InputError: as `find_samples`.
+    """
+    found: dict[Path, Entry] = {}
+    for source in sources:
+        base = source.parent if source.suffix.lower() == ".csv" else source
+        for sample in find_samples([source], split):
+            try:
+                name = sample.path.relative_to(base)
+            except ValueError:  # a manifest may name files anywhere
+                name = Path(sample.path.name)
+            found[sample.path] = Entry(sample, display(name))
+    if limit is None:
+        return list(found.values())
+    kept: set[Path] = set()
+    groups: dict[tuple[str, int], list[Entry]] = {}
+    for entry in found.values():
+        groups.setdefault((entry.sample.set, entry.sample.label), []).append(entry)
+    for group in groups.values():
+        drawn = sorted(group, key=lambda entry: sha256(entry.name.encode()))[:limit]
+        kept.update(entry.sample.path for entry in drawn)
+    return [entry for path, entry in found.items() if path in kept]
+
+
+def evaluate(
+    model: Model,
+    entries: Sequence[Entry],
+    protocols: Sequence[str],
+    out: Path,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+    workers: int = 0,
+) -> Predictions:
+    """Predict all images and write `predictions.parquet` in `out`, or go on with that.
+
+    Args:
+        overwrite: drop what `out` holds of another run.
+        progress: told after each part how many images are done.
+        workers: decoding threads; 0 takes as many as there are cores.
+
+    Raises:
+        UsageError: `out` holds predictions of other inputs.
+        GateError: the model gave a logit that is no finite number.
+        InputError: no image could be decoded.
+    """
+    header = Header(
+        version=VERSION,
+        model=model.name,
+        calibration=model.spec.calibration,
+        calibrated_keep=model.spec.keep,
+        keeps=list(model.keeps),
+        protocols=list(protocols),
+        images=len(entries),
+        key=run_key(model, entries, protocols),
+    )
+    target, parts = out / PREDICTIONS, out / PARTS
+    if overwrite:
+        shutil.rmtree(parts, ignore_errors=True)
+        target.unlink(missing_ok=True)
+    if target.exists():
+        done = read_predictions(target)
+        if done.header.key != header.key:
+            raise _other_inputs(out)
+        progress(len(entries))
+        return done
+    with explain_full_disk(parts):
+        parts.mkdir(parents=True, exist_ok=True)
+    read = [
+        _part(model, entries, start, header, parts, workers or available_cores(), progress)
+        for start in range(0, len(entries), PART)
+    ]
+    unreadable = tuple(bad for part in read for bad in part.header.unreadable)
+    if len(unreadable) == len(entries):
+        raise InputError(
+            f"none of the {len(entries)} images can be decoded; the first: "
+            f"{unreadable[0].path}: {unreadable[0].reason}"
+        )
+    whole = msgspec.structs.replace(header, unreadable=unreadable)
+    write_predictions(target, whole, [part.table for part in read])
+    shutil.rmtree(parts)
+    # Read back, so that a first run and a later one draw from the very same values.
+    return read_predictions(target)
+
+
+def run_key(model: Model, entries: Sequence[Entry], protocols: Sequence[str]) -> str:
+    """SHA-256 over all that the predictions depend on; files by name, size and time of change."""
+    images = []
+    for entry in entries:
+        sample = entry.sample
+        try:
+            status = sample.path.stat()
+            state = [status.st_size, status.st_mtime_ns]
+        except OSError:
+            state = []
+        images.append([entry.name, sample.label, sample.set, sample.generator, *state])
+    return sha256(
+        canonical_json(
+            {
+                "model": [model.name, model.identity],
+                "keeps": list(model.keeps),
+                "protocols": list(protocols),
+                "images": images,
+            }
+        )
+    )
+
+
+def ahead(
+    work: Callable[[T], R], items: Iterable[T], pool: ThreadPoolExecutor, depth: int
+) -> Iterator[R]:
+    """Results in order, at most `depth` of them computed before they are asked for."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > depth:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _part(
+    model: Model,
+    entries: Sequence[Entry],
+    start: int,
+    header: Header,
+    folder: Path,
+    workers: int,
+    progress: Callable[[int], None],
+) -> Predictions:
+    """The part that begins with an image: read if it is there, else predicted and written."""
+    path = folder / f"{start // PART:06}.parquet"
+    chosen = entries[start : start + PART]
+    if not path.exists():
+        _predict(model, chosen, header, path, workers)
+    part = read_predictions(path)
+    if part.header.key != header.key:
+        raise _other_inputs(folder.parent)
+    progress(start + len(chosen))
+    return part
+
+
+def _predict(
+    model: Model, entries: Sequence[Entry], header: Header, path: Path, workers: int
+) -> None:
+    """Predict some images and write them as a part."""
+    size = model.spec.crop.size
+    columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
+    unreadable: list[Unreadable] = []
+
+    def load(entry: Entry) -> tuple[str, U8] | str:
+        """Digest and views [P, S, S, 3] of an image, or why it cannot be decoded."""
+        try:
+            frame = decode_image(entry.sample.path)
+            digest = sha256(entry.sample.path.read_bytes())
+        except InputError as error:
+            return str(error).removeprefix(display(entry.sample.path)).lstrip(": ")
+        return digest, protocol_views(frame, size, header.protocols, digest)
+
+    def flush(batch: list[tuple[Entry, str, U8]]) -> None:
+        if not batch:
+            return
+        logits = model.logits(np.concatenate([crops for _, _, crops in batch]))
+        if not np.isfinite(logits).all():
+            raise GateError(
+                f"{model.name} gave a logit that is no finite number, so nothing it says can be "
+                "trusted: prove it with mpft verify, and make it again if that fails"
+            )
+        cube = logits.reshape(len(header.keeps), len(batch), len(header.protocols))
+        chances = probabilities(header.calibration, cube)
+        for image, (entry, digest, _) in enumerate(batch):
+            sample = entry.sample
+            for place, protocol in enumerate(header.protocols):
+                for rule, keep in enumerate(header.keeps):
+                    values = (
+                        digest,
+                        entry.name,
+                        sample.label,
+                        sample.set,
+                        sample.generator,
+                        protocol,
+                        keep,
+                        cube[rule, image, place],
+                        chances[rule, image, place],
+                    )
+                    for column, value in zip(columns.values(), values, strict=True):
+                        column.append(value)
+
+    batch: list[tuple[Entry, str, U8]] = []
+    with ThreadPoolExecutor(workers) as pool:
+        loaded = ahead(load, entries, pool, depth=2 * workers)
+        for entry, outcome in zip(entries, loaded, strict=True):
+            if isinstance(outcome, str):
+                unreadable.append(Unreadable(path=entry.name, reason=outcome))
+                continue
+            batch.append((entry, *outcome))
+            if len(batch) == BATCH:
+                flush(batch)
+                batch = []
+        flush(batch)
+    part = msgspec.structs.replace(header, unreadable=tuple(unreadable))
+    write_predictions(path, part, [make_table(columns)])
+
+
+def _other_inputs(out: Path) -> UsageError:
+    return UsageError(
+        f"{display(out)} holds predictions of another model, other images or other protocols; "
+        "name another folder or pass --overwrite"
+    )

@@ -1,0 +1,56 @@
+"""The few figures that training and model cards give of a set of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mpft_deploy.dataset import Sample
+from mpft_deploy.spec import Record
+from mpft_deploy.statistics import auc, balanced_accuracy
+
+
+class Score(Record, frozen=True):
+    """How a set of images was told apart.
+
+    auc: area under the ROC curve; None where a class is missing.
+    balanced_accuracy: mean of the two below, None where a class is missing.
+    real_accuracy, generated_accuracy: share of each class on its side of the threshold, or None.
+    """
+
+    real: int
+    generated: int
+    auc: float | None
+    balanced_accuracy: float | None
+    real_accuracy: float | None
+    generated_accuracy: float | None
+
+
+def score(labels: npt.ArrayLike, logits: npt.ArrayLike, threshold: float = 0.0) -> Score:
+    """Score logits against labels, 0 real and 1 generated; from `threshold` on called generated."""
+    truth, values = np.asarray(labels, np.int64), np.asarray(logits, np.float64)
+    called = values >= threshold
+    real, generated = truth == 0, truth == 1
+    return Score(
+        real=int(real.sum()),
+        generated=int(generated.sum()),
+        auc=auc(truth, values),
+        balanced_accuracy=balanced_accuracy(truth, called),
+        real_accuracy=float((~called[real]).mean()) if real.any() else None,
+        generated_accuracy=float(called[generated].mean()) if generated.any() else None,
+    )
+
+
+def score_by_set(
+    samples: Sequence[Sample], logits: npt.ArrayLike, threshold: float = 0.0
+) -> dict[str, Score]:
+    """Score of each set, by name in order."""
+    values = np.asarray(logits)
+    names = np.array([sample.set for sample in samples])
+    labels = np.array([sample.label for sample in samples])
+    return {
+        name: score(labels[names == name], values[names == name], threshold)
+        for name in sorted(set(names.tolist()))
+    }

@@ -1,0 +1,119 @@
+"""All figures of a prediction matrix: per set and generator, as their mean, and pooled."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+
+from mpft_deploy.evaluate.metrics import F64, METRICS, bootstrap, interval
+from mpft_deploy.evaluate.predictions import Predictions, Rows
+from mpft_deploy.spec import Calibration, Record
+
+Kind = Literal["set", "generator", "mean", "pooled"]
+
+MEAN, POOLED = "mean over sets", "all images"
+
+
+class Figure(Record, frozen=True):
+    """A metric with its bootstrap interval of 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Group(Record, frozen=True):
+    """The figures of some images under one protocol and keep rule.
+
+    Attributes:
+        kind: `set`; `generator`, its images against all real ones of their set, where a set has
+            several; `mean` over the sets; or `pooled`, all images.
+        figures: by the names of METRICS; None where a class is missing.
+    """
+
+    keep: str
+    protocol: str
+    kind: Kind
+    name: str
+    real: int
+    generated: int
+    figures: dict[str, Figure | None]
+
+
+def summarise(predictions: Predictions) -> list[Group]:
+    """Figures of every keep rule, protocol and group, in the order of tables."""
+    header = predictions.header
+    return [
+        group
+        for keep in header.keeps
+        for protocol in header.protocols
+        for group in _groups(predictions.rows(protocol, keep), header.calibration, protocol, keep)
+    ]
+
+
+def _groups(rows: Rows, calibration: Calibration, protocol: str, keep: str) -> list[Group]:
+    def measured(chosen: Rows, name: str) -> tuple[F64, F64]:
+        return bootstrap(chosen.labels, chosen.logits, chosen.probabilities, calibration, name=name)
+
+    def group(kind: Kind, name: str, of: Rows, point: F64, samples: F64) -> Group:
+        generated = int(of.labels.sum())
+        return Group(
+            keep=keep,
+            protocol=protocol,
+            kind=kind,
+            name=name,
+            real=len(of) - generated,
+            generated=generated,
+            figures={
+                metric: _figure(float(point[place]), samples[:, place])
+                for place, metric in enumerate(METRICS)
+            },
+        )
+
+    out, points, resamples = [], [], []
+    for name in sorted(set(rows.sets.tolist())):
+        of = rows.where(rows.sets == name)
+        point, samples = measured(of, name)
+        points.append(point)
+        resamples.append(samples)
+        out.append(group("set", name, of, point, samples))
+        out += [
+            group("generator", maker, part, *measured(part, f"{name}/{maker}"))
+            for maker, part in generators(of)
+        ]
+    if len(points) > 1:
+        out.append(group("mean", MEAN, rows, *_mean(np.stack(points), np.stack(resamples))))
+        out.append(group("pooled", POOLED, rows, *measured(rows, POOLED)))
+    return out
+
+
+def generators(rows: Rows) -> list[tuple[str, Rows]]:
+    """Each generator of a set with all of the set's real images; none if it has only one."""
+    generated = rows.labels == 1
+    names = sorted(set(rows.generators[generated].tolist()))
+    if len(names) < 2:
+        return []
+    return [
+        (name or "not named", rows.where(~generated | (rows.generators == name))) for name in names
+    ]
+
+
+def _mean(points: F64, samples: F64) -> tuple[F64, F64]:
+    """Mean of points [S, M] and resamples [S, R, M] over the sets that have a metric."""
+    has = ~np.isnan(points)
+    count = has.sum(0)
+    with np.errstate(invalid="ignore"):
+        return (
+            np.where(has, points, 0).sum(0) / count,
+            np.where(has[:, None], samples, 0).sum(0) / count,
+        )
+
+
+def _figure(value: float, samples: F64) -> Figure | None:
+    if math.isnan(value):
+        return None
+    # A resample may have nothing outside the unsure band, and so no accuracy there.
+    low, high = interval(samples[~np.isnan(samples)])
+    return Figure(value=value, low=low, high=high)

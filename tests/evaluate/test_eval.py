@@ -1,0 +1,242 @@
+"""`mpft eval` on small trees: layouts, damaged files, going on, drawing again, comparing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trees
+from command import MPFT
+
+from mpft_deploy.bundle import read_bundle
+from mpft_deploy.cli.main import cli, run
+from mpft_deploy.errors import InputError, UsageError
+from mpft_deploy.evaluate import run as evaluation
+from mpft_deploy.evaluate.compare import compare
+from mpft_deploy.evaluate.models import BundleModel
+from mpft_deploy.evaluate.predictions import read_predictions
+from mpft_deploy.evaluate.protocols import BASIC
+from mpft_deploy.evaluate.run import evaluate, find_entries
+from mpft_deploy.evaluate.summary import summarise
+from mpft_deploy.images import decode_image
+from mpft_deploy.screen import Screener
+
+DRAWN = ("tables.md", "metrics.csv", "metrics.json", "report.html")
+
+
+def mpft_eval(*arguments: object) -> int:
+    return run(cli, "mpft", ["eval", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def genimage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trees.genimage(tmp_path_factory.mktemp("genimage"))
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, bundle: Path, genimage: Path) -> Path:
+    out = tmp_path_factory.mktemp("out") / "eval"
+    assert mpft_eval(bundle, genimage, "--out", out) == 0
+    return out
+
+
+def test_predictions_are_the_verdicts_of_screening(
+    evaluated: Path, bundle: Path, genimage: Path
+) -> None:
+    predictions = read_predictions(evaluated / "predictions.parquet")
+    rows = predictions.rows("raw", predictions.header.keeps[0])
+    screener = Screener.open(bundle)
+    assert len(rows) == 16
+    for name, logit, chance in zip(rows.paths, rows.logits, rows.probabilities, strict=True):
+        judged = screener(decode_image(genimage / name))
+        assert (logit, chance) == (judged.logit, judged.probability)
+    assert rows.labels.tolist() == [int("/ai/" in name) for name in rows.paths]
+
+
+def test_damaged_files_are_named_and_never_scored(evaluated: Path) -> None:
+    header = read_predictions(evaluated / "predictions.parquet").header
+    assert [bad.path for bad in header.unreadable] == ["Midjourney/val/ai/damaged.png"]
+    assert header.images == 17
+    for name in ("tables.md", "report.html"):
+        text = (evaluated / name).read_text()
+        assert "damaged.png" in text
+        assert "1 of them could not be decoded" in text
+
+
+def test_tables_stand_beside_what_was_published(evaluated: Path) -> None:
+    lines = (evaluated / "tables.md").read_text().splitlines()
+    assert "|  | Midjourney | SD1.4 | mean |" in lines
+    assert "| SSP | 83.1 | 99.4 | 93.5 |" in lines
+    assert "| MPFT (claimed) | – | – | 98.2 |" in lines
+    assert any(line.startswith("| **textured:6, aligned** |") for line in lines)
+
+
+def test_the_report_asks_nothing_of_any_network(evaluated: Path) -> None:
+    page = (evaluated / "report.html").read_text()
+    assert "default-src 'none'" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert page.count("<svg") >= 4
+
+
+def test_everything_is_drawn_again_without_a_model(evaluated: Path, tmp_path: Path) -> None:
+    assert mpft_eval("--from", evaluated / "predictions.parquet", "--out", tmp_path) == 0
+    for name in DRAWN:
+        again = (tmp_path / name).read_bytes()
+        assert name == "report.html" or again == (evaluated / name).read_bytes()
+    assert mpft_eval("--from", evaluated / "predictions.parquet") == 0
+    assert (evaluated / "report.html").read_bytes() != b""
+
+
+def test_a_second_run_predicts_nothing(
+    evaluated: Path, bundle: Path, genimage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (evaluated / "predictions.parquet").read_bytes()
+
+    def fail(self: BundleModel, crops: object) -> None:
+        raise AssertionError("the model was run")
+
+    monkeypatch.setattr(BundleModel, "logits", fail)
+    assert mpft_eval(bundle, genimage, "--out", evaluated) == 0
+    assert (evaluated / "predictions.parquet").read_bytes() == before
+
+
+def test_other_inputs_are_refused_until_asked_for(
+    evaluated: Path, bundle: Path, genimage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mpft_eval(bundle, genimage, "--out", evaluated, "--limit", 2) == 2
+    assert "pass --overwrite" in capsys.readouterr().err
+
+
+def test_a_killed_run_goes_on_to_the_same_file(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    trees.write_classes(data, ("real", "fake"), 100)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert mpft_eval(bundle, data, "--out", whole) == 0
+    # In the other process every logit takes its time, so that it is killed between two parts.
+    slow = (
+        "import time; from mpft_deploy.evaluate.models import BundleModel as B; f = B.logits;"
+        "B.logits = lambda s, c: (time.sleep(0.3), f(s, c))[1];"
+    )
+    process = subprocess.Popen(
+        [MPFT[0], "-c", slow + MPFT[2], "eval", bundle, data, "--out", killed],
+        env=os.environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    first = killed / "parts" / "000000.parquet"
+    while not first.exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "predictions.parquet").exists()
+    calls = []
+    logits = BundleModel.logits
+    monkeypatch.setattr(
+        BundleModel, "logits", lambda self, crops: (calls.append(1), logits(self, crops))[1]
+    )
+    assert mpft_eval(bundle, data, "--out", killed) == 0
+    assert 0 < len(calls) <= -(-(200 - evaluation.PART) // evaluation.BATCH)
+    for name in ("predictions.parquet", "tables.md", "metrics.json"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    assert not (killed / "parts").exists()
+
+
+def test_layouts_and_generators(bundle: Path, tmp_path: Path) -> None:
+    sources = [trees.forensynths(tmp_path / "forensynths"), trees.manifest(tmp_path / "csv")]
+    entries = find_entries(sources)
+    model = BundleModel(read_bundle(bundle))
+    groups = summarise(evaluate(model, entries, BASIC, tmp_path / "out"))
+    raw = {
+        (group.kind, group.name): (group.real, group.generated)
+        for group in groups
+        if group.protocol == "raw"
+    }
+    assert raw == {
+        ("set", "mixed"): (3, 6),
+        ("generator", "a"): (3, 3),
+        ("generator", "b"): (3, 3),
+        ("set", "progan"): (4, 4),
+        ("set", "stylegan"): (3, 3),
+        ("mean", "mean over sets"): (10, 13),
+        ("pooled", "all images"): (10, 13),
+    }
+    for group in groups:
+        if group.kind == "mean":
+            sets = [g for g in groups if g.kind == "set" and g.protocol == group.protocol]
+            aucs = [g.figures["auc"].value for g in sets if g.figures["auc"]]
+            assert group.figures["auc"].value == pytest.approx(np.mean(aucs))
+
+
+def test_limit_draws_the_same_of_each_set_and_class(tmp_path: Path) -> None:
+    trees.write_classes(tmp_path / "a", ("real", "fake"), 6)
+    trees.write_classes(tmp_path / "b", ("real", "fake"), 3)
+    drawn = find_entries([tmp_path], limit=4)
+    assert drawn == find_entries([tmp_path], limit=4)
+    counts: dict[tuple[str, int], int] = {}
+    for entry in drawn:
+        key = (entry.sample.set, entry.sample.label)
+        counts[key] = counts.get(key, 0) + 1
+    assert counts == {("a", 0): 4, ("a", 1): 4, ("b", 0): 3, ("b", 1): 3}
+    assert {e.name for e in find_entries([tmp_path], limit=2)} <= {e.name for e in drawn}
+
+
+def test_real_images_alone_and_robustness(bundle: Path, tmp_path: Path) -> None:
+    for index in range(3):
+        trees.write_image(tmp_path / "data" / "real" / f"{index}.jpg", index, 0)
+    assert mpft_eval(bundle, tmp_path / "data", "--out", tmp_path / "out", "--robustness") == 0
+    groups = json.loads((tmp_path / "out" / "metrics.json").read_text())["groups"]
+    assert {group["figures"]["auc"] for group in groups} == {None}
+    assert all(group["figures"]["real_accuracy"] for group in groups)
+    assert "| screenshot |" in (tmp_path / "out" / "tables.md").read_text()
+
+
+def test_compare_pairs_the_images(
+    evaluated: Path, genimage: Path, tmp_path: Path, bundle: Path
+) -> None:
+    path = evaluated / "predictions.parquet"
+    a = read_predictions(path)
+    same = compare(a, a, "textured:6", "textured:6", (path, path))
+    assert {pair.protocol for pair in same} == set(BASIC)
+    for pair in same:
+        assert (pair.only_a_right, pair.only_b_right, pair.p_value) == (0, 0, 1.0)
+        assert pair.auc_difference.low == pair.auc_difference.high == 0
+    fewer = tmp_path / "fewer"
+    evaluate(BundleModel(read_bundle(bundle)), find_entries([genimage], limit=3), BASIC, fewer)
+    b = read_predictions(fewer / "predictions.parquet")
+    with pytest.raises(InputError, match="only in the first"):
+        compare(a, b, "textured:6", "textured:6", (path, fewer))
+    assert mpft_eval("--compare", path, path, "--out", tmp_path / "compared", "--json") == 0
+    assert (tmp_path / "compared" / "comparison.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--out"),
+        (["--out", "x"], "name a DETECTOR"),
+        (["--from", "a.parquet", "b"], "take no DETECTOR"),
+        (["--train", "x", "--out", "y", "z"], "belong to --baseline"),
+        (["--baseline", "frozen", "--out", "y", "z"], "needs --backbone"),
+    ],
+)
+def test_wrong_calls_say_what_to_do(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mpft_eval(*arguments) == UsageError.exit_code
+    assert message in capsys.readouterr().err
+
+
+def test_other_files_are_no_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "predictions.parquet"
+    path.write_bytes(b"PAR1 or not")
+    assert mpft_eval("--from", path) == 1
+    assert "damaged" in capsys.readouterr().err
+    assert mpft_eval("--from", tmp_path / "none.parquet") == 1
