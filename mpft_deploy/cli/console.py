@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
-import msgspec
 
 
 @contextmanager
@@ -26,6 +25,8 @@ def steps() -> Iterator[Callable[[str], None]]:
 
 def emit_json(value: Any) -> None:
     """Print a record, or anything of builtins and records, as one line of JSON."""
+    import msgspec
+
     click.echo(msgspec.json.encode(value).decode())
 
 
