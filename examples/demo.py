@@ -38,7 +38,11 @@ def main() -> None:
     must("mpft", "profile", BUNDLE)
     notes = SAMPLES / "notes.json"
     must("mpft", "screen", SAMPLES, "--bundle", BUNDLE, "--notes", notes, "--report", REPORT)
-    print(f"\nReport: {REPORT}")
+    print(
+        "\nThe notes say which are photographs. Where the verdict says otherwise, the detector errs: "
+        "see its model card."
+    )
+    print(f"Report: {REPORT}")
 
 
 if __name__ == "__main__":
