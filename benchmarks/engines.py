@@ -3,9 +3,10 @@
     python benchmarks/engines.py models/NAME IMAGES [--json OUT]
 
 From a decoded view to its logit, one view at a time, two threads, the engines taking turns of some
-views (A B C A B C …), each warmed up at the start of its turn. Needs the extra `train`. The peer is what a user of the paper would run:
-PyTorch eager in float32 with all tokens, once with the detector's own blocks and once with all
-blocks of its backbone (random weights in the blocks that the detector does not have: they cost the
+views (A B C A B C …), each warmed up at the start of its turn. Needs the extra `train`. The peer is
+what a user of the paper would run: PyTorch eager in float32 with all tokens, once with the
+detector's own blocks and once with all blocks of its backbone (random weights in the blocks that
+the detector does not have: they cost the
 same).
 """
 
@@ -40,7 +41,7 @@ from mpft_deploy.statistics import summary
 THREADS = 2
 TURN, WARM_UP = 15, 3
 PAUSE_SECONDS = 0.1
-"""Between turns: threads of the engine before spin for a while and would take the next one's cores."""
+"""Between turns: an engine's threads spin for a while and would take the next one's cores."""
 
 Run = Callable[[np.ndarray], float]
 
@@ -93,8 +94,8 @@ def main(detector: Path, images: Path, count: int, json_path: Path | None) -> No
         f"PyTorch eager fp32, all tokens, {spec.depth} blocks": eager(own, spec.patch),
         reference: engine(serialise(graph)),
         f"onnxruntime int8, {spec.keep}": engine(serialise(apply_precision(smoothed, "int8"))),
-        f"onnxruntime int8, c_proj float, {spec.keep}": engine(
-            serialise(apply_precision(smoothed, "int8", ["*.mlp.c_proj"]))
+        f"onnxruntime int8, block 0 float, {spec.keep}": engine(
+            serialise(apply_precision(smoothed, "int8", ["block0.*"]))
         ),
     }
     logits: dict[str, list[float]] = {name: [] for name in runs}

@@ -39,8 +39,8 @@ def main() -> None:
     notes = SAMPLES / "notes.json"
     must("mpft", "screen", SAMPLES, "--bundle", BUNDLE, "--notes", notes, "--report", REPORT)
     print(
-        "\nThe notes say which are photographs. Where the verdict says otherwise, the detector errs: "
-        "see its model card."
+        "\nThe notes say which are photographs. Where the verdict says otherwise, the detector "
+        "errs: see its model card."
     )
     print(f"Report: {REPORT}")
 
