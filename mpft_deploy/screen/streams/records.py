@@ -1,0 +1,160 @@
+"""What passes between screening streams and telling of it: events, states, and two protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from mpft_deploy.spec import Verdict
+
+State = Literal["connecting", "live", "stalled", "frozen", "down", "ended"]
+Grade = Literal["good", "fair", "poor", "down"]
+
+
+class _Event(msgspec.Struct, frozen=True, tag_field="event", kw_only=True, omit_defaults=True):
+    """What every event tells.
+
+    Attributes:
+        id: unique; ids of one process sort in the order of its events.
+        source: the source's name; never an address with credentials.
+        time: of the event, seconds since the Unix epoch, UTC.
+    """
+
+    id: str
+    source: str
+    time: float
+
+
+class FrameEvent(_Event, frozen=True, tag="frame", kw_only=True):
+    """The verdict of one frame.
+
+    Attributes:
+        captured: when the frame was received, seconds since the Unix epoch, UTC.
+        age_ms: from then to this verdict, by a monotonic clock.
+        verdict, probability, logit: of the frame alone.
+        stream_verdict, evidence: of the stream so far; evidence is a log-likelihood ratio, above 0
+            for generated.
+    """
+
+    captured: float
+    age_ms: float
+    verdict: Verdict
+    probability: float
+    logit: float
+    stream_verdict: Verdict
+    evidence: float
+
+
+class StreamEvent(_Event, frozen=True, tag="stream", kw_only=True):
+    """A stream's verdict changed.
+
+    Attributes:
+        verdict, previous: now and before.
+        evidence: log-likelihood ratio, above 0 for generated.
+        frames: how many frames the verdict rests on.
+        seconds: stream time that they span.
+        reason: why it changed.
+        snapshot: file of the frame that decided, where snapshots are kept.
+    """
+
+    verdict: Verdict
+    previous: Verdict
+    evidence: float
+    frames: int
+    seconds: float
+    reason: Literal["evidence", "scene change", "restart"]
+    snapshot: str = ""
+
+
+class SourceEvent(_Event, frozen=True, tag="source", kw_only=True):
+    """A source changed its state; reason is free of credentials, retry_in in seconds."""
+
+    state: State
+    previous: State
+    reason: str = ""
+    retry_in: float | None = None
+
+
+Event: TypeAlias = FrameEvent | StreamEvent | SourceEvent
+
+
+class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How a source is right now.
+
+    Attributes:
+        source, address: name, and address without credentials.
+        grade: quality of the last minute, from frame rate and reconnects.
+        verdict, evidence: of the stream.
+        probability: of the last screened frame.
+        fps_in, fps_screened: frames received and judged a second, over the last seconds.
+        frame_age_ms: of the last verdict.
+        received, screened, gated: frames since the start.
+        dropped: frames by cause since the start.
+        reason: why it is not live.
+    """
+
+    source: str
+    address: str
+    state: State
+    grade: Grade
+    verdict: Verdict
+    evidence: float
+    probability: float | None
+    fps_in: float
+    fps_screened: float
+    frame_age_ms: float | None
+    received: int
+    screened: int
+    gated: int
+    dropped: Mapping[str, int]
+    reconnects: int
+    width: int | None
+    height: int | None
+    codec: str
+    reason: str
+
+
+class Picture(msgspec.Struct, frozen=True):
+    """The last judged frame of a source.
+
+    Attributes:
+        pixels: u8 [H, W, 3] RGB.
+        time: of its verdict, seconds since the Unix epoch.
+        cells: row, column of the top left corner and side, in pixels, of each cell the detector saw.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    time: float
+    cells: list[tuple[int, int, int]]
+
+
+class Sink(Protocol):
+    """Where events go. Calls come from one thread and never wait for anything outside."""
+
+    name: str
+
+    def send(self, event: Event) -> None:
+        """Take an event; what cannot be delivered now is kept or counted, never raised."""
+
+    def close(self, timeout: float) -> None:
+        """Deliver what is left, for at most that many seconds; the rest stays on disk or is counted."""
+
+
+class Monitor(Protocol):
+    """What a dashboard and metrics may ask of a running screener, from any thread."""
+
+    def statuses(self) -> list[SourceStatus]:
+        """One a source, in the order of the configuration."""
+
+    def picture(self, source: str) -> Picture | None:
+        """The last judged frame; None before the first. A KeyError for an unknown name."""
+
+    def alive(self) -> bool:
+        """Whether the scheduler still turns."""
+
+    def ready(self) -> bool:
+        """Whether the engine is loaded and at least one source is live."""

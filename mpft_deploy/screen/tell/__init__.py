@@ -1,0 +1,1 @@
+"""Telling whoever must know: event sinks, metrics and the dashboard."""
