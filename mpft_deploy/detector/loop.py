@@ -36,6 +36,9 @@ WARM_UP = 0.3
 """Share of the steps in which the learning rate rises."""
 CHECKPOINT_SECONDS = 600.0
 
+LAST = ("ln_post", "proj")
+"""Weights of the tower that come after its blocks."""
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -86,11 +89,8 @@ class Loop:
         self.optimiser = _optimiser(model, settings)
         self.device = next(model.parameters()).device
         self.bf16 = settings.precision == "bf16"
-        self.masking = Masking(
-            KeepRule.parse(settings.train_keep),
-            settings.fill == "zero",
-            model.tower.patch,
-            model.tower.size,
+        self.masking = Masking.parse(
+            settings.train_keep, model.tower, zero_fill=settings.fill == "zero"
         )
         self._saved_at = time.monotonic()
 
@@ -104,6 +104,7 @@ class Loop:
                 seed=self.settings.seed,
                 first=self.progress.step,
                 stop=(epoch + 1) * self.epoch_steps,
+                augment=self.settings.augment,
             )
             with contextlib.closing(batches):
                 for batch in batches:
@@ -186,7 +187,7 @@ class Loop:
     def _end_epoch(self, epoch: int, check: Callable[[], None]) -> None:
         """Validate, log, draw and report."""
         settings, done = self.settings, self.progress.step
-        rules = [KeepRule.parse(text) for text in (settings.keep, settings.train_keep, "all")]
+        rules = [KeepRule.parse(settings.keep), self.masking.rules[0], KeepRule("all")]
         logits = image_logits(
             self.model,
             self.images.val,
@@ -226,17 +227,31 @@ class Loop:
         self.reporter.line(
             f"epoch {report.epoch} of {settings.epochs}: loss {report.loss:.3f}; validation AUC "
             f"{at_inference.auc:.4f} and balanced accuracy {at_inference.balanced_accuracy:.3f} "
-            f"with {settings.keep}, AUC {report.train_rule_auc:.4f} with {settings.train_keep}, "
+            f"with {settings.keep}, AUC {report.train_rule_auc:.4f} with {rules[1]}, "
             f"{report.all_cells_auc:.4f} with all cells"
         )
 
 
 def _optimiser(model: Detector, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW with separate rates for backbone and head; vectors (norms, biases) do not decay."""
+    """AdamW with separate rates for backbone and head; vectors (norms, biases) do not decay.
+
+    From the last block to the first the backbone's rate shrinks by `layer_decay` each (as for
+    ELECTRA, arXiv 2003.10555): early blocks see what all images share.
+    """
+    blocks = list(model.visual.transformer.resblocks)
+    known = {id(p) for block in blocks for p in block.parameters()}
+    last = [p for name, p in model.visual.named_parameters() if name.startswith(LAST)]
+    first = [p for p in model.visual.parameters() if id(p) not in known.union(map(id, last))]
+    layers = [first, *(list(block.parameters()) for block in blocks), last]
+    rates = [settings.backbone_lr * settings.layer_decay**age for age in range(len(layers))]
     groups = []
-    for module, rate in ((model.visual, settings.backbone_lr), (model.head, settings.head_lr)):
+    for parameters, rate in (
+        *zip(reversed(layers), rates, strict=True),
+        (list(model.head.parameters()), settings.head_lr),
+    ):
         for decays in (True, False):
-            chosen = [p for p in module.parameters() if (p.ndim >= 2) == decays]
+            chosen = [p for p in parameters if (p.ndim >= 2) == decays]
             decay = WEIGHT_DECAY if decays else 0.0
-            groups.append({"params": chosen, "highest_lr": rate, "weight_decay": decay})
+            if chosen:
+                groups.append({"params": chosen, "highest_lr": rate, "weight_decay": decay})
     return torch.optim.AdamW(groups, betas=BETAS, fused=True)

@@ -24,6 +24,7 @@ from mpft_deploy.errors import MpftError, UsageError
 from mpft_deploy.evaluate.scores import Score
 from mpft_deploy.files import check_free, display
 from mpft_deploy.spec import Calibration
+from mpft_deploy.weights import Stored
 
 
 class InterruptedRunError(MpftError):
@@ -56,7 +57,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    int8: bool = False,
+    stored: Stored = "float32",
     golden: GoldenSource = "validation",
     device: str = "auto",
 ) -> Trained:
@@ -70,7 +71,7 @@ def train(
         out: the detector folder.
         resume: go on with the run in `OUT.run`.
         overwrite: replace a detector, or a run unless it is resumed.
-        int8: store matrices as int8; calibration and golden logits come from them as they read
+        stored: how matrices are stored; calibration and golden logits come from them as they read
             back.
         golden: where the golden crops come from.
         device: `auto`, or a torch device such as `cpu` or `cuda`.
@@ -109,7 +110,7 @@ def train(
             loop.run(check)
             spec, validation = publish(
                 model, out, settings, images.train, images.val,
-                int8=int8, golden=golden, overwrite=overwrite,
+                stored=stored, golden=golden, overwrite=overwrite,
                 epochs=loop.progress.epochs, check=check,
             )  # fmt: skip
         except StopRequestedError:

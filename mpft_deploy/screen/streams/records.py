@@ -124,7 +124,7 @@ class Picture(msgspec.Struct, frozen=True):
     Attributes:
         pixels: u8 [H, W, 3] RGB.
         time: of its verdict, seconds since the Unix epoch.
-        cells: of each cell that the detector saw: row and column of its corner, and side, in pixels.
+        cells: of each cell the detector saw: row and column of its corner, and side, in pixels.
     """
 
     pixels: npt.NDArray[np.uint8]
