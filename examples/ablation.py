@@ -96,7 +96,7 @@ def run_one(
         # Validation has its turn below, by more rules.
         images = Images(train, [unseen[0], unseen[-1]])
         loop = Loop(model, images, run, Progress(settings=settings, data={}), Lines())
-        loop.fit_head()
+        loop.start()
         if epochs:
             loop.run(lambda: None)
     rules = [KeepRule.parse(rule) for rule in variant.rules]

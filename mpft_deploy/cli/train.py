@@ -33,6 +33,19 @@ PLAIN_SECONDS = 15.0
     help="NAME[@SOURCE]: an open_clip model, and a tag of it or a file of weights.",
 )
 @click.option(
+    "--objective",
+    type=click.Choice(["labels", "features"]),
+    default="labels",
+    show_default=True,
+    help="Learn the labels, or the features that the frozen backbone has of whole images; of those "
+    "the labels fit the head alone.",
+)
+@click.option(
+    "--teacher-depth",
+    type=click.IntRange(1),
+    help="Of --objective features: after how many blocks they are taken. Default: two thirds.",
+)
+@click.option(
     "--train-keep",
     default="smooth:96",
     show_default=True,

@@ -20,6 +20,7 @@ from mpft_deploy.detector.model import Detector, choose_device
 from mpft_deploy.detector.publish import publish
 from mpft_deploy.detector.run_folder import EpochReport, Progress, RunFolder
 from mpft_deploy.detector.settings import GoldenSource, TrainSettings
+from mpft_deploy.detector.teacher import Teacher
 from mpft_deploy.errors import MpftError, UsageError
 from mpft_deploy.evaluate.scores import Score
 from mpft_deploy.files import check_free, display
@@ -89,21 +90,27 @@ def train(
     run = RunFolder(out)
     images = _load_images(data, val, reporter)
     hashes = {"train": fingerprint(images.train), "val": fingerprint(images.val)}
+    backbone = load_backbone(settings.backbone) if settings.needs_backbone(resume) else None
     if resume:
         progress, tensors = run.load()
         _require_same(progress, settings, hashes)
         model = Detector(tower, depth, dropout=settings.dropout)
     else:
-        backbone = load_backbone(settings.backbone)
+        assert backbone is not None
         model = Detector.from_backbone(backbone, depth, dropout=settings.dropout)
         progress, tensors = Progress(settings=settings, data=hashes), None
         run.start(overwrite=overwrite)
-    loop = Loop(model.to(target), images, run, progress, reporter)
+    teacher = None
+    if settings.objective == "features":
+        assert backbone is not None
+        teacher = Teacher(backbone, settings.teacher_blocks(tower))
+        teacher.model.to(target)
+    loop = Loop(model.to(target), images, run, progress, reporter, teacher)
     if tensors is not None:
         loop.restore(tensors)
         reporter.line(f"resumed at step {progress.step} of {loop.total}")
     else:
-        loop.fit_head()
+        loop.start()
     loop.save()  # shows at once whether the folder can be written and has room
     with stop_signals() as check:
         try:

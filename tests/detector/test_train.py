@@ -23,7 +23,7 @@ from mpft_deploy.dataset import find_samples
 from mpft_deploy.detector.evaluate import crop_logits, image_logits
 from mpft_deploy.detector.loop import one_cycle
 from mpft_deploy.detector.model import Detector
-from mpft_deploy.detector.settings import TrainSettings
+from mpft_deploy.detector.settings import Objective, TrainSettings
 from mpft_deploy.detector.train import InterruptedRunError, Trained, train
 from mpft_deploy.detector_folder import WEIGHTS
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, UsageError
@@ -39,12 +39,13 @@ class Listener:
         self.lines: list[str] = []
         self.losses: dict[int, float] = {}
         self.at, self.act = at, act
+        self.total = STEPS
 
     def line(self, text: str) -> None:
         self.lines.append(text)
 
     def step(self, done: int, total: int, loss: float) -> None:
-        assert total == STEPS
+        assert total == self.total
         self.losses[done] = loss
         if done == self.at and callable(self.act):
             self.act()
@@ -122,9 +123,11 @@ def test_run_gives_a_detector_that_proves_itself(
     assert [event["event"] for event in events(out)].count("epoch") == 4
 
 
+@pytest.mark.parametrize("objective", ["labels", "features"])
 def test_interrupted_run_goes_on_as_if_nothing_had_happened(
-    world: Path, settings: TrainSettings, tmp_path: Path
+    world: Path, settings: TrainSettings, tmp_path: Path, objective: Objective
 ) -> None:
+    settings = msgspec.structs.replace(settings, objective=objective)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     heard = Listener()
     go(world, whole, settings, heard)
@@ -152,6 +155,24 @@ def test_same_seed_same_detector_and_another_seed_another(
         go(world, tmp_path / name, msgspec.structs.replace(settings, seed=seed, fill="zero"))
     seals = {name: (tmp_path / name / WEIGHTS).read_bytes() for name in "abc"}
     assert seals["a"] == seals["b"] != seals["c"]
+
+
+def test_a_detector_learns_what_the_frozen_backbone_sees_of_whole_views(
+    world: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    out = tmp_path / "detector"
+    told = msgspec.structs.replace(
+        settings, objective="features", teacher_depth=2, train_keep="all", augment=0.0, epochs=20
+    )
+    listener = Listener()
+    listener.total = 20 * 3
+    trained = go(world, out, told, listener)
+    assert trained.validation.auc is not None
+    assert trained.validation.auc > 0.9
+    losses = [loss for _, loss in sorted(listener.losses.items())]
+    assert np.mean(losses[-6:]) < 0.85 * np.mean(losses[:6])
+    with pytest.raises(UsageError, match="teacher depth 4"):
+        go(world, out, msgspec.structs.replace(told, teacher_depth=4), overwrite=True)
 
 
 def test_resume_names_what_differs(world: Path, settings: TrainSettings, tmp_path: Path) -> None:
