@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.cli.train import command
@@ -281,17 +279,6 @@ def test_command_line(
     assert result["validation"]["auc"] > 0.95
     assert run(cli, "mpft", usual) == 2
     assert "--overwrite" in capsys.readouterr().err
-
-    path = Path(__file__).parents[2] / "examples" / "evaluate_sets.py"
-    example = runpy.run_path(str(path))["main"]
-    rules = ["--keep", "textured:7", "--keep", "all"]
-    called = CliRunner().invoke(example, [str(out), str(world / "val"), *rules, "--json"])
-    scores = json.loads(called.stdout)
-    assert scores.keys() == {"textured:7", "all"}
-    assert scores["textured:7"]["colours"] == result["validation"]
-    called = CliRunner().invoke(example, [str(out), str(world / "nowhere")])
-    assert called.exit_code == 1
-    assert "nowhere" in called.stderr
 
 
 def test_command_and_settings_have_the_same_defaults() -> None:
