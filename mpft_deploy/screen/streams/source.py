@@ -1,0 +1,346 @@
+"""A source: a thread that reads it, connects it anew as often as it takes, and one newest frame.
+
+    connecting → live ⇄ stalled, frozen;  any → down → live …;  live → ended for what has an end
+
+Nothing here waits for a reader: a thread that hangs in a library is abandoned, counted and replaced.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpft_deploy.errors import InputError, MpftError
+from mpft_deploy.screen.streams.address import redact_text
+from mpft_deploy.screen.streams.backoff import Backoff, answers
+from mpft_deploy.screen.streams.clock import Clock
+from mpft_deploy.screen.streams.decision import I32
+from mpft_deploy.screen.streams.emitter import Emitter
+from mpft_deploy.screen.streams.pixels import Shot
+from mpft_deploy.screen.streams.records import SourceEvent, State
+from mpft_deploy.screen.streams.settings import SourceSettings
+from mpft_deploy.screen.streams.tally import Tally
+
+logger = logging.getLogger(__name__)
+
+HEALTHY = 30.0
+"""Seconds of pictures after which a failure is a first one again."""
+
+PROBE = 1.0
+"""Seconds between two looks at whether a server that was gone answers again."""
+
+GRACE = 5.0
+"""Seconds beyond its own time limit after which a call into a library is taken to hang."""
+
+MAX_ABANDONED = 3
+"""Hanging threads of a source; with so many it waits for one to return before it tries again."""
+
+SAME_PICTURES = 3
+"""Pictures that must be the same, besides the time, for a source to be called frozen."""
+
+
+class SourceLostError(InputError):
+    """A source cannot be opened, or stopped giving frames; it will be tried again."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A frame that waits to be judged.
+
+    received: by the monotonic clock. time: by the clock that tells the date.
+    """
+
+    shot: Shot
+    received: float
+    time: float
+
+
+class Attempt:
+    """One connection, as its reader sees it: where it tells what comes, and whether to go on.
+
+    Readers call `within` before whatever may block, `packet` for every frame that comes in, and then
+    exactly one of `offer` and `drop` for it.
+    """
+
+    def __init__(self, source: Source, clock: Clock) -> None:
+        self._source, self._clock = source, clock
+        self.began = self.heard = self.seen = clock.monotonic()
+        self.deadline = self.began + source.settings.connect + GRACE
+        self.cancelled = threading.Event()
+        self.pictures = 0
+        self._open_frames = 0
+        self.rate = 0.0
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the reader should return."""
+        return self.cancelled.is_set()
+
+    @property
+    def name(self) -> str:
+        """The source's."""
+        return self._source.name
+
+    @property
+    def now(self) -> float:
+        """By the monotonic clock."""
+        return self._clock.monotonic()
+
+    @property
+    def occupied(self) -> bool:
+        """Whether the frame that was offered last still waits."""
+        return self._source.waiting() is not None
+
+    def within(self, seconds: float) -> None:
+        """What comes next may take that long."""
+        self.deadline = self._clock.monotonic() + seconds + GRACE
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, unless stopped; whether to go on."""
+        self.within(seconds)
+        return not self.cancelled.wait(seconds)
+
+    def describe(self, codec: str, rate: float = 0.0) -> None:
+        """What was opened; rate: frames a second that it promises."""
+        self._source.codec, self.rate = codec, rate
+
+    def packet(self) -> float:
+        """A frame came in, still coded; the monotonic time.
+
+        Raises:
+            SourceLostError: data comes, but no picture of it for too long.
+        """
+        now = self.heard = self._clock.monotonic()
+        settings = self._source.settings
+        self.deadline = now + settings.timeout + GRACE
+        self._open_frames += 1
+        self._source.tally.receive(now)
+        if now - self.seen > settings.picture_timeout:
+            raise SourceLostError(f"no picture in {settings.picture_timeout:g} s of data")
+        return now
+
+    def offer(self, shot: Shot, received: float) -> None:
+        """A picture; it replaces one that nobody took yet."""
+        self.seen = self._clock.monotonic()
+        self._open_frames -= 1
+        self.pictures += 1
+        if not self.stopping:
+            age = self.seen - received
+            self._source.put(Captured(shot, received, self._clock.time() - age), self)
+
+    def drop(self, cause: str, count: int = 1, *, picture: bool = False) -> None:
+        """Frames that will not be judged; picture: whether they could have been."""
+        if picture:
+            self.seen = self._clock.monotonic()
+        self._open_frames -= count
+        self._source.tally.drop(cause, count)
+
+    def settle(self) -> None:
+        """Whatever came in and went nowhere is lost with the connection."""
+        self._source.tally.drop("disconnected", self._open_frames)
+        self._open_frames = 0
+
+
+Reader = Callable[[SourceSettings, Attempt], None]
+"""Reads a source until it ends; raises SourceLostError if it should be tried again."""
+
+
+class Source:
+    """A source that stays alive; see the module.
+
+    Args:
+        read: its reader.
+        wake: called when a frame waits.
+    """
+
+    def __init__(
+        self,
+        settings: SourceSettings,
+        read: Reader,
+        emitter: Emitter,
+        clock: Clock,
+        wake: Callable[[], None],
+    ) -> None:
+        self.settings, self.address = settings, settings.target
+        self.tally = Tally()
+        self.codec = ""
+        self.sides: tuple[int, int] | None = None
+        self.reason = ""
+        self.state: State = "connecting"
+        self._read, self._emitter, self._clock, self._wake = read, emitter, clock, wake
+        self._backoff = Backoff(longest=settings.retry)
+        self._lock = threading.RLock()
+        self._pending: Captured | None = None
+        self._attempt: Attempt | None = None
+        self._thread: threading.Thread | None = None
+        self._abandoned: list[threading.Thread] = []
+        self._hung = False
+        self._stopped = threading.Event()
+        self._same: I32 | None = None
+        self._same_since, self._same_count = 0.0, 0
+
+    @property
+    def name(self) -> str:
+        """In events and pages."""
+        return self.settings.name
+
+    @property
+    def abandoned(self) -> int:
+        """Threads that hang in a library."""
+        return sum(thread.is_alive() for thread in self._abandoned)
+
+    def start(self) -> None:
+        """Begin to read, in a thread of its own."""
+        self._attempt = Attempt(self, self._clock)
+        self._thread = threading.Thread(
+            target=self._run, args=(self._attempt,), name=f"mpft-{self.name}"[:15], daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Tell the reader to end; `join` waits for it."""
+        self._stopped.set()
+        if self._attempt is not None:
+            self._attempt.cancelled.set()
+
+    def join(self, timeout: float) -> bool:
+        """Whether every thread of it has ended, after at most that many seconds."""
+        if self._thread is not None:
+            self._thread.join(max(0.0, timeout))
+        with self._lock:
+            if self._pending is not None:
+                self.tally.drop("stopped")
+                self._pending = None
+        return not self.abandoned and (self._thread is None or not self._thread.is_alive())
+
+    def put(self, frame: Captured, attempt: Attempt) -> None:
+        """Take a frame from the reader of `attempt`."""
+        with self._lock:
+            if attempt is not self._attempt:
+                self.tally.drop("disconnected")
+                return
+            if self._pending is not None:
+                self.tally.drop("superseded")
+            self._pending = frame
+            self.sides = (frame.shot.height, frame.shot.width)
+            if attempt.pictures == 1:
+                self.tally.connect(frame.received, attempt.rate)
+                self._same = None
+            if self.state in ("connecting", "stalled", "down"):
+                self._set_state("live")
+        self._wake()
+
+    def waiting(self) -> float | None:
+        """When the waiting frame was received; None if there is none."""
+        pending = self._pending
+        return None if pending is None else pending.received
+
+    def take(self) -> Captured | None:
+        """The newest frame, if there is one that nobody took."""
+        with self._lock:
+            frame, self._pending = self._pending, None
+            return frame
+
+    def look(self, scores: I32, now: float) -> None:
+        """Compare a frame's texture scores with those before: the same for long means frozen."""
+        with self._lock:
+            if self._same is None or not np.array_equal(self._same, scores):
+                self._same, self._same_since, self._same_count = scores, now, 1
+                if self.state == "frozen":
+                    self._set_state("live")
+                return
+            self._same_count += 1
+            limit = self.settings.frozen
+            long = now - self._same_since >= limit and self._same_count >= SAME_PICTURES
+            if limit and long and self.state == "live":
+                self._set_state("frozen", f"the same picture for {limit:g} s")
+
+    def check(self, now: float) -> None:
+        """Notice silence and hanging threads; called a few times a second."""
+        with self._lock:
+            attempt, thread = self._attempt, self._thread
+            if attempt is None or thread is None or self._stopped.is_set():
+                return
+            silence = now - attempt.heard
+            if self.state in ("live", "frozen") and silence > self.settings.stall:
+                self._set_state("stalled", f"no data for {self.settings.stall:g} s")
+            if now > attempt.deadline and thread.is_alive() and not attempt.stopping:
+                attempt.cancelled.set()
+                self._abandoned.append(thread)
+                self._hung = True
+                self._set_state("down", "the connection hangs; it was given up")
+                logger.warning("%s: a reader hangs and was abandoned", self.name)
+            self._abandoned = [old for old in self._abandoned if old.is_alive()]
+            if self._hung and len(self._abandoned) < MAX_ABANDONED:
+                self._hung = False
+                self.start()
+
+    def _run(self, attempt: Attempt) -> None:
+        while not attempt.stopping:
+            reason = ""
+            try:
+                self._read(self.settings, attempt)
+            except MpftError as error:
+                reason = self.clean(str(error))
+            except Exception as error:
+                # Whatever a library makes of a damaged stream, the next attempt must be made.
+                reason = self.clean(f"{type(error).__name__}: {error}")
+            attempt.settle()
+            if attempt.stopping:
+                return
+            if not reason:
+                with self._lock:
+                    self._set_state("ended")
+                return
+            now = self._clock.monotonic()
+            if attempt.pictures and attempt.seen - attempt.began >= HEALTHY:
+                self._backoff.reset()
+            if not self._pause(attempt, reason):
+                return
+            with self._lock:
+                if self._attempt is not attempt:
+                    return
+                attempt = self._attempt = Attempt(self, self._clock)
+                if self._stopped.is_set():
+                    return
+
+    def _pause(self, attempt: Attempt, reason: str) -> bool:
+        """Wait before the next attempt, less if a server that was gone answers; whether to go on."""
+        delay = self._backoff.next()
+        with self._lock:
+            self._set_state("down", reason, delay)
+        end = self._clock.monotonic() + delay
+        gone = False
+        while (left := end - self._clock.monotonic()) > 0:
+            if self.address.network:
+                attempt.within(PROBE * 2)
+                reachable = answers(self.address, PROBE)
+                if gone and reachable:
+                    self._backoff.reset()
+                    break
+                gone = not reachable
+            # A server that answers but has no stream for us is not to be asked all the time.
+            if not attempt.wait(min(PROBE if gone else 5 * PROBE, left)):
+                return False
+        return not attempt.stopping
+
+    def clean(self, text: str) -> str:
+        """A message without this source's secrets."""
+        return redact_text(text, self.address.secrets)
+
+    def _set_state(self, state: State, reason: str = "", retry_in: float | None = None) -> None:
+        """Under the lock. Repeated attempts at a source that is down are no news."""
+        previous, self.state, self.reason = self.state, state, reason
+        if previous != state:
+            self._emitter.emit(
+                SourceEvent,
+                source=self.name,
+                state=state,
+                previous=previous,
+                reason=reason,
+                retry_in=retry_in,
+            )
