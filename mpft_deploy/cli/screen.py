@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpft_deploy.cli.options import PATH
+from mpft_deploy.cli.options import PATH, parse_decode
 
 if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle
@@ -30,7 +30,7 @@ PLAIN_WIDTH = 200
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", type=click.Path(readable=False), nargs=-1, metavar="PATH|ADDRESS...")
 @click.option(
     "--bundle",
     type=PATH,
@@ -77,8 +77,26 @@ PLAIN_WIDTH = 200
     "--notes", type=PATH, help="JSON object: file name to a line on where that file comes from."
 )
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON an item, as it is known.")
+@click.option(
+    "--config", type=PATH, metavar="CAMERAS_TOML", help="Streams to screen, and whom to tell."
+)
+@click.option(
+    "--decode",
+    metavar="all|keyframes|FPS",
+    callback=parse_decode,
+    help="Of streams: which frames to decode, or how many a second to judge.  [default: all]",
+)
+@click.option(
+    "--http", metavar="HOST:PORT", help="Of streams: serve dashboard, metrics and health there."
+)
+@click.option(
+    "--duration",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Of streams: stop after that time.  [default: never]",
+)
 def command(
-    paths: tuple[Path, ...],
+    paths: tuple[str, ...],
     bundle: Path | None,
     require_signature: Path | None,
     views: ViewPolicy,
@@ -89,13 +107,37 @@ def command(
     report: Path | None,
     notes: Path | None,
     as_json: bool,
+    config: Path | None,
+    decode: str | float | None,
+    http: str | None,
+    duration: float | None,
 ) -> int:
-    """Tell generated images from real ones: image files, folders and short videos.
+    """Tell generated images from real ones: image files, folders, short videos, and live streams.
+
+    An ADDRESS (rtsp://, http://, https://, rtmp://, file://, v4l2:, csi:, gst:, pipe:) or --config
+    screens streams, until it is stopped: verdicts of each stream, made of many frames, are told as
+    they change, and with --json those of every frame too. See docs/streams.md.
 
     Folders are searched for images and videos, without hidden files and without following links to
     folders. Of an animation the first frame is judged. A file that cannot be read is reported and
     the others are still judged; the exit code is then 1.
     """
+    from mpft_deploy.screen.streams.address import is_address
+
+    streams = config is not None or any(map(is_address, paths))
+    _check_options(click.get_current_context(), streams=streams)
+    if streams:
+        from mpft_deploy.cli.streams import load_config, run_streams
+
+        given = _given(click.get_current_context(), _STREAM_OPTIONS)
+        return run_streams(
+            lambda: load_config(config, paths, given, as_json),
+            lambda named: _open_bundle(bundle or named, require_signature),
+            as_json=as_json,
+            seconds=duration,
+        )
+    if not paths:
+        raise click.UsageError("name images, folders or clips, the address of a stream, or --config")
     if report is not None:
         _check_writable(report)
     sources = _read_notes(notes)
@@ -113,7 +155,7 @@ def command(
     failures = 0
     with _progress(quiet=as_json and sys.stdout.isatty()) as advance:
         for screened in screen_items(
-            find_items(paths),
+            find_items(map(Path, paths)),
             screener,
             fps=fps,
             pictures=MAX_PICTURES if report is not None else 0,
@@ -131,6 +173,25 @@ def command(
         write_report(report, kept, content, screener)
         click.echo(f"report: {_shown(report)}", err=True)
     return 1 if failures else 0
+
+
+_STREAM_OPTIONS = ("views", "threshold", "batch", "threads", "decode", "http")
+
+
+def _given(context: click.Context, names: Iterable[str]) -> dict[str, Any]:
+    """Options that were given, without those that have their default."""
+    from click.core import ParameterSource
+
+    given = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    return {n: context.params[n] for n in names if context.get_parameter_source(n) in given}
+
+
+def _check_options(context: click.Context, *, streams: bool) -> None:
+    """A usage error for options that have no meaning here: none is ignored in silence."""
+    others = ("fps", "report", "notes") if streams else ("decode", "http", "duration")
+    for name in _given(context, others):
+        what = "streams (use --decode)" if streams else "files; it is for streams"
+        raise click.UsageError(f"--{name} has no meaning for {what}")
 
 
 def _open_bundle(path: Path | None, require_signature: Path | None) -> Bundle:

@@ -16,15 +16,13 @@ from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import display
 from mpft_deploy.screen.streams.address import parse, redact_text
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings, SourceSettings
+from mpft_deploy.screen.tell.config import TABLES, TellConfig, parse_tables
 from mpft_deploy.spec import Record
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-TELL = ("webhook", "mqtt", "snapshots", "http")
-"""Tables that say whom to tell; `mpft_deploy.screen.tell.config` reads them."""
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 _UNKNOWN = re.compile(r"unknown field `(.*?)`")
@@ -35,13 +33,13 @@ class Config(Record, frozen=True):
 
     Attributes:
         sources: with unique names, in order.
-        tell: the tables of TELL that are there, unread.
+        tell: whom to tell of events, and where to show them.
     """
 
     sources: tuple[SourceSettings, ...]
     screen: ScreenSettings = ScreenSettings()
     decision: DecisionSettings = DecisionSettings()
-    tell: dict[str, Any] = {}
+    tell: TellConfig = TellConfig()
 
 
 def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
@@ -59,7 +57,7 @@ def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
         raise InputError(f"{where} is not UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{where} is not valid TOML: {error}") from None
-    allowed = ("source", "defaults", "screen", "decision", *TELL)
+    allowed = ("source", "defaults", "screen", "decision", *TABLES)
     for name in tables:
         if name not in allowed:
             raise InputError(f"{where}: {name}: no such table{_meant(name, allowed)}")
@@ -82,7 +80,7 @@ def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
         ),
         screen=_table(tables.get("screen", {}), ScreenSettings, f"{where}: screen"),
         decision=_table(tables.get("decision", {}), DecisionSettings, f"{where}: decision"),
-        tell={name: _expanded(tables[name], where, environment) for name in TELL if name in tables},
+        tell=_tell(tables, where, environment),
     )
 
 
@@ -129,6 +127,14 @@ def _source(
     if target.scheme in ("pipe", "gst") and settings.sides is None:
         raise InputError(f'{where}: size: {target.scheme}: needs one, for example "1280x720"')
     return settings
+
+
+def _tell(tables: Mapping[str, Any], where: str, environment: Mapping[str, str]) -> TellConfig:
+    given = {name: _expanded(tables[name], where, environment) for name in TABLES if name in tables}
+    try:
+        return parse_tables(given)
+    except UsageError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def _table(value: Any, kind: type[Any], where: str) -> Any:

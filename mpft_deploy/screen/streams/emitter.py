@@ -39,6 +39,10 @@ class Emitter:
         self.lost = 0
         self._thread = threading.Thread(target=self._run, name="mpft-tell", daemon=True)
 
+    def tell(self, sinks: Sequence[Sink]) -> None:
+        """Other sinks; before the start."""
+        self._sinks = tuple(sinks)
+
     def start(self) -> None:
         """Begin to hand events on."""
         self._thread.start()

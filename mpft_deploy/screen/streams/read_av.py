@@ -1,4 +1,4 @@
-"""Reading with FFmpeg: network streams, cameras of this machine, video files."""
+"""Reading with FFmpeg: network streams and video files."""
 
 from __future__ import annotations
 
@@ -75,9 +75,6 @@ def _open(settings: SourceSettings) -> av.container.InputContainer:
     if target.scheme == "file":
         check_readable(Path(target.rest))
         return av.open(target.rest, options={"protocol_whitelist": "file"}, **arguments)
-    if target.scheme == "v4l2":
-        # The driver's newest frame, not a queue of old ones.
-        return av.open(target.rest, format="v4l2", options={"fflags": "nobuffer"}, **arguments)
     # Little is looked at before the first frame is given out: that is age of the first frames.
     options = {
         "protocol_whitelist": PROTOCOLS[target.scheme],

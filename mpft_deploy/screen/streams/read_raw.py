@@ -15,10 +15,16 @@ from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.source import Attempt, SourceLostError
 
-CSI = "nvarguscamerasrc sensor-id={sensor} ! nvvidconv"
-"""Of a camera at a Jetson's CSI port; nvvidconv brings its picture out of the GPU's memory."""
+HEADS = {
+    # Of a camera at a Jetson's CSI port; nvvidconv brings its picture out of the GPU's memory.
+    "csi": "nvarguscamerasrc sensor-id={0} ! nvvidconv",
+    "v4l2": "v4l2src device={0} ! decodebin",
+    "gst": "{0}",
+}
+"""The part of the pipeline that an address stands for."""
 
-CSI_SIDES = (720, 1280)
+SIDES = (720, 1280)
+"""Height and width of pictures where none are set; a camera that has no such mode says so."""
 
 TAIL = "videoconvert ! video/x-raw,format=RGB,width={width},height={height} ! fdsink fd=1 sync=false"
 
@@ -47,10 +53,9 @@ def read_gstreamer(settings: SourceSettings, attempt: Attempt) -> None:
             "gst-launch-1.0 is not on this machine: install GStreamer's tools and plugins"
         )
     target = settings.target
-    sides = settings.sides or CSI_SIDES
-    head = CSI.format(sensor=target.rest.strip("/") or "0")
-    if target.scheme == "gst":
-        head = target.rest
+    sides = settings.sides or SIDES
+    where = target.rest.strip("/") or "0" if target.scheme == "csi" else target.rest
+    head = HEADS[target.scheme].format(where)
     height, width = sides
     pipeline = f"{head} ! {TAIL.format(width=width, height=height)}"
     with subprocess.Popen(

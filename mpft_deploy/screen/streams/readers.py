@@ -11,7 +11,7 @@ from mpft_deploy.screen.streams.source import Reader
 READERS: dict[str, Reader] = {
     **dict.fromkeys(PORTS, read_av.read),
     "file": read_av.read,
-    "v4l2": read_av.read,
+    "v4l2": read_raw.read_gstreamer,
     "csi": read_raw.read_gstreamer,
     "gst": read_raw.read_gstreamer,
     "pipe": read_raw.read_pipe,
