@@ -23,7 +23,7 @@ _SHOWN = frozenset(
     "resolution size stream streamtype subtype transport type unicast video width".split()
 )
 _PLAIN = re.compile(r"[A-Za-z0-9x._-]{1,12}")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/{1,2}[^\s\"'<>]+")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/{1,2}\S+")
 _TOKEN = re.compile(r"(?=[^0-9]*[0-9])[A-Za-z0-9_\-]{16,}")
 _SCHEME = re.compile(r"(?s)([A-Za-z][A-Za-z0-9+.\-]*):(.*)")
 
@@ -99,15 +99,14 @@ def redact(url: str) -> str:
     # A careless password may hold "/" or "?": all before the last "@" goes.
     body = rest.lstrip("/")
     login, at, body = body.rpartition("@")
-    where, mark, tail = _cut(body)
-    path, question, query = tail.partition("?")
-    path = "/".join(map(_shown_segment, path.split("/")))
-    query, fragment, _ = query.partition("#")
+    body, hash_mark, _ = body.partition("#")
+    body, question, query = body.partition("?")
+    where, *segments = body.split("/")
+    shown = "/".join([where, *map(_shown_segment, segments)])
     if question:
-        query = "&".join(_shown_pair(pair) for pair in query.split("&"))
+        shown += "?" + "&".join(map(_shown_pair, query.split("&")))
     user = HIDDEN + at if at else ""
-    end = f"#{HIDDEN}" if fragment else ""
-    return printable(f"{scheme}://{user}{where}{mark}{path}{question}{query}{end}")
+    return printable(f"{scheme}://{user}{shown}" + (f"#{HIDDEN}" if hash_mark else ""))
 
 
 def redact_text(text: str, secrets: Iterable[str] = ()) -> str:
@@ -126,16 +125,6 @@ def _split(text: str) -> tuple[str, str]:
     """Scheme in lower case, "file" if there is none, and what follows its colon."""
     found = _SCHEME.fullmatch(text)
     return (found[1].lower(), found[2]) if found else ("file", text)
-
-
-def _cut(body: str) -> tuple[str, str, str]:
-    """Authority, the mark that ends it, and the rest."""
-    found = re.search(r"[/?#]", body)
-    if not found:
-        return body, "", ""
-    if found[0] == "/":
-        return body[: found.start()], "/", body[found.end() :]
-    return body[: found.start()], "", body[found.start() :]
 
 
 def _shown_segment(segment: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -30,15 +31,12 @@ class _Queue:
         self.events: queue.Queue[Event] = queue.Queue(DEPTH)
 
     def send(self, event: Event) -> None:
+        """See `Sink`; whoever reads too slowly gets what is new."""
         while True:
-            try:
+            with contextlib.suppress(queue.Full):
                 return self.events.put_nowait(event)
-            except queue.Full:
-                # Whoever reads too slowly gets what is new.
-                try:
-                    self.events.get_nowait()
-                except queue.Empty:
-                    continue
+            with contextlib.suppress(queue.Empty):
+                self.events.get_nowait()
 
     def close(self, timeout: float) -> None:
         """Nothing to deliver: what is left is for whoever still reads."""
@@ -61,13 +59,12 @@ def watch(screener: Screener, *addresses: str, **settings: object) -> Iterator[E
         raise UsageError("name at least one address to watch")
     sink = _Queue()
     with Watch(screener, Config(sources=named(sources, "watch")), [sink]) as running:
-        while True:
+        while not running.finished:
             running.tick()
-            finished = running.finished
-            try:
+            with contextlib.suppress(queue.Empty):
                 yield sink.events.get(timeout=TICK)
-            except queue.Empty:
-                if running.scheduler.failure is not None:
-                    raise running.scheduler.failure from None
-                if finished:
-                    return
+        running.stop()
+        while not sink.events.empty():
+            yield sink.events.get()
+    if running.scheduler.failure is not None:
+        raise running.scheduler.failure

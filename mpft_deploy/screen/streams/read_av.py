@@ -32,8 +32,8 @@ CAUGHT_UP = 0.3
 DRIFT = 1e-3
 """Seconds a second by which a camera's clock may differ from ours; real ones stay below a tenth."""
 
-JUMP = 10.0
-"""Seconds: a clock that jumps further starts anew."""
+JUMP, BACK = 10.0, 1.0
+"""Seconds: a clock that jumps further, forward or back, starts anew."""
 
 # av.open raises these when its time is up, and they say nothing to an operator.
 _TIME_OUT = ("ExitError", "TimeoutError")
@@ -78,7 +78,6 @@ def _open(settings: SourceSettings) -> av.container.InputContainer:
     # Little is looked at before the first frame is given out: that is age of the first frames.
     options = {
         "protocol_whitelist": PROTOCOLS[target.scheme],
-        "fflags": "nobuffer",
         "fpsprobesize": "0",
         "analyzeduration": "500000",
     }
@@ -111,7 +110,8 @@ def _read_open(
         if packet.size == 0:
             decoder.flush()
             continue
-        if pace is not None and packet.pts is not None and not pace.wait(_seconds(packet)):
+        time = _seconds(packet)
+        if pace is not None and time is not None and not pace.wait(time):
             return
         decoder.feed(packet)
     if not finite and not attempt.stopping:
@@ -177,8 +177,9 @@ class _Decoder:
         if self._keyframes and not packet.is_keyframe:
             self._attempt.drop("no keyframe")
             return True
-        if self._shed and packet.pts is not None:
-            lag = self._lag.update(now, _seconds(packet))
+        time = _seconds(packet)
+        if self._shed and time is not None:
+            lag = self._lag.update(now, time)
             if lag > BEHIND:
                 self._shedding = True
             elif lag < CAUGHT_UP and packet.is_keyframe:
@@ -232,7 +233,7 @@ class Lag:
     def update(self, now: float, time: float) -> float:
         """Seconds behind; now by the monotonic clock, time as the stream stamps it."""
         offset = now - time
-        if self._least is None or abs(time - self._time) > JUMP:
+        if self._least is None or not -BACK < time - self._time < JUMP:
             self._least = offset
         else:
             self._least = min(offset, self._least + DRIFT * (now - self._now))
@@ -251,14 +252,16 @@ class _Pace:
     def wait(self, time: float) -> bool:
         """Wait for the moment of a frame; whether to go on."""
         now = self._attempt.now
-        if self._start is None or abs(time - self._last) > JUMP:
+        if self._start is None or not -BACK < time - self._last < JUMP:
             self._start = now - time
-        self._last = max(time, self._last) if abs(time - self._last) <= JUMP else time
+        self._last = time
         return self._attempt.wait(max(0.0, self._start + time - now))
 
 
-def _seconds(packet: av.Packet) -> float:
-    return float(packet.pts * packet.time_base)
+def _seconds(packet: av.Packet) -> float | None:
+    """Its time stamp, in the order of decoding, which runs forward."""
+    stamp = packet.pts if packet.dts is None else packet.dts
+    return None if stamp is None else float(stamp * packet.time_base)
 
 
 def _explain(error: av.error.FFmpegError, settings: SourceSettings, attempt: Attempt) -> str:

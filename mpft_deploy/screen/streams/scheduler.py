@@ -87,6 +87,8 @@ class Scheduler:
         self.turned = clock.monotonic()
         """When the thread last went round, by the monotonic clock."""
         self.failure: Exception | None = None
+        self.idle = True
+        """Whether no frame is between its source and its event."""
         self._thread = threading.Thread(target=self._run, name="mpft-engine", daemon=True)
 
     @property
@@ -149,7 +151,10 @@ class Scheduler:
         try:
             while not self._stop.is_set():
                 self.turned = self._clock.monotonic()
-                if not self._round():
+                self.idle = False
+                found = self._round()
+                self.idle = True
+                if not found:
                     self._wake.wait(IDLE)
                     self._wake.clear()
         except Exception as error:

@@ -128,9 +128,8 @@ class Attempt:
         self.seen = self._clock.monotonic()
         self._open_frames -= 1
         self.pictures += 1
-        if not self.stopping:
-            age = self.seen - received
-            self._source.put(Captured(shot, received, self._clock.time() - age), self)
+        age = self.seen - received
+        self._source.put(Captured(shot, received, self._clock.time() - age), self)
 
     def drop(self, cause: str, count: int = 1, *, picture: bool = False) -> None:
         """Frames that will not be judged; picture: whether they could have been."""
@@ -220,8 +219,8 @@ class Source:
     def put(self, frame: Captured, attempt: Attempt) -> None:
         """Take a frame from the reader of `attempt`."""
         with self._lock:
-            if attempt is not self._attempt:
-                self.tally.drop("disconnected")
+            if attempt is not self._attempt or attempt.stopping:
+                self.tally.drop("stopped")
                 return
             if self._pending is not None:
                 self.tally.drop("superseded")

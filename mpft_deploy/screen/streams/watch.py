@@ -76,7 +76,8 @@ class Watch:
         ended = all(
             c.source.state == "ended" and c.source.waiting() is None for c in channels
         )
-        return self.scheduler.failure is not None or ended
+        # In this order: a frame that is taken is waited for until it was judged.
+        return self.scheduler.failure is not None or (ended and self.scheduler.idle)
 
     @property
     def lost_events(self) -> int:

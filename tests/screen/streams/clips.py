@@ -14,7 +14,7 @@ from mpft_deploy.images import U8
 
 ENCODERS = {".h264": "libx264", ".h265": "libx265", ".mjpeg": "mjpeg"}
 OPTIONS = {
-    ".h264": {"preset": "ultrafast", "tune": "zerolatency", "x264-params": "repeat-headers=1"},
+    ".h264": {"preset": "ultrafast", "tune": "zerolatency", "x264-params": "repeat-headers=1:sliced-threads=0:threads=1"},
     ".h265": {"preset": "ultrafast", "x265-params": "log-level=none:repeat-headers=1:bframes=0"},
     ".mjpeg": {},
 }

@@ -27,8 +27,8 @@ gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
 PIPELINES = {
-    ".h264": "h264parse ! rtph264pay name=pay0 pt=96 config-interval=-1",
-    ".h265": "h265parse ! rtph265pay name=pay0 pt=96 config-interval=-1",
+    ".h264": "h264parse ! rtph264pay name=pay0 pt=96",
+    ".h265": "h265parse ! rtph265pay name=pay0 pt=96",
     ".mjpeg": "jpegparse ! rtpjpegpay name=pay0 pt=26",
 }
 CAPS = {
