@@ -1,4 +1,4 @@
-"""The tables of a configuration file that say whom to tell: strict, with errors that name the key."""
+"""The tables of a configuration file that say whom to tell; errors name table and key."""
 
 from __future__ import annotations
 
@@ -157,9 +157,9 @@ class Http(Table, frozen=True):
     """`[http]`: dashboard, metrics and health (extra `dashboard`).
 
     Attributes:
-        address: HOST:PORT; port 0 for any free one. Every host but a loopback address needs a token.
+        address: HOST:PORT, port 0 for any free one; needs a token unless it is a loopback address.
         token, token_file: what a visitor must show, at least 16 characters.
-        hosts: names under which the page may be asked for, besides localhost and plain IP addresses.
+        hosts: names the page may be asked for by, besides localhost and plain IP addresses.
         clients: connections at a time; further ones are told to come back.
     """
 

@@ -107,4 +107,5 @@ def test_any_table_is_read_or_refused_with_a_reason(tables: dict[str, object]) -
     try:
         parse_tables(tables)
     except MpftError as error:
-        assert str(error).isprintable()
+        message = str(error)
+        assert message.isprintable()
