@@ -137,7 +137,10 @@ def command(
             seconds=duration,
         )
     if not paths:
-        raise click.UsageError("name images, folders or clips, the address of a stream, or --config")
+        raise click.UsageError(
+            "Missing argument 'PATH|ADDRESS...': name images, folders or clips, the address of a "
+            "stream, or --config"
+        )
     if report is not None:
         _check_writable(report)
     sources = _read_notes(notes)

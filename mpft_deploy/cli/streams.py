@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle
     from mpft_deploy.screen.screener import Screener
     from mpft_deploy.screen.streams.config import Config
-    from mpft_deploy.screen.streams.records import Event, Sink
+    from mpft_deploy.screen.streams.records import Event
     from mpft_deploy.screen.streams.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -158,27 +158,16 @@ def _open_watch(config: Config, screener: Screener, bundle: Bundle, *, as_json: 
     from mpft_deploy.screen.tell import open_metrics, open_sinks, serve
 
     tell = config.tell
-    sinks: list[Sink] = []
     metrics = open_metrics(tell)
-    watch = Watch(
-        screener,
-        config,
-        sinks,
-        keep=tell.http is not None or tell.snapshots is not None,
-        timing=metrics.stage,
-    )
-    sinks += open_sinks(tell, watch.picture)
+    keep = tell.http is not None or tell.snapshots is not None
+    watch = Watch(screener, config, keep=keep, metrics=metrics)
+    sinks = open_sinks(tell, watch.picture)
     if not as_json:
         sinks.append(_Text())
     if tell.http is not None:
         info = bundle.info
-        facts = {
-            "backend": info.backend,
-            "precision": info.precision,
-            "device": info.device.name,
-            "version": info.versions.get(info.backend, ""),
-        }
-        server = serve(watch, tell.http, sinks=sinks, metrics=metrics, engine=facts)
+        engine = {"backend": info.backend, "precision": info.precision, "bundle": bundle.seal[:12]}
+        server = serve(watch, tell.http, sinks=sinks, metrics=metrics, engine=engine)
         logger.info("dashboard: %s", server.url)
         sinks.append(server)
     watch.tell(sinks)

@@ -19,8 +19,7 @@ LOCAL = ("file", "v4l2", "csi", "gst", "pipe")
 
 # Whatever else a query says may be a credential: there are as many names for one as cameras.
 _SHOWN = frozenset(
-    "action bitrate camera cam ch channel channelno codec fps framerate height id profile "
-    "resolution size stream streamtype subtype transport type unicast video width".split()
+    ["action", "bitrate", "camera", "cam", "ch", "channel", "channelno", "codec", "fps", "framerate", "height", "id", "profile", "resolution", "size", "stream", "streamtype", "subtype", "transport", "type", "unicast", "video", "width"]
 )
 _PLAIN = re.compile(r"[A-Za-z0-9x._-]{1,12}")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/{1,2}\S+")

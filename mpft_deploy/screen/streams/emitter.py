@@ -1,7 +1,7 @@
 """Events on their way: numbered, in order, never waited for.
 
-Whoever makes an event leaves it in a queue of bounded length; one thread hands it to the sinks. When
-sinks are too slow the oldest frame verdicts are lost first, and counted.
+Whoever makes an event leaves it in a queue of bounded length; one thread hands it to the sink. When
+that is too slow the oldest frame verdicts are lost first, and counted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from mpft_deploy.screen.streams.clock import Clock
@@ -25,23 +24,23 @@ E = TypeVar("E", bound=Event)
 
 
 class Emitter:
-    """Numbers events and hands them to sinks, from one thread, in order."""
+    """Numbers events and hands them to a sink, from one thread, in order."""
 
-    def __init__(self, sinks: Sequence[Sink], clock: Clock, capacity: int = CAPACITY) -> None:
-        self._sinks, self._clock, self._capacity = tuple(sinks), clock, capacity
+    def __init__(self, sink: Sink | None, clock: Clock, capacity: int = CAPACITY) -> None:
+        self._sink, self._clock, self._capacity = sink, clock, capacity
         # Ids of a later process sort after those of an earlier one, as long as the clock is right.
         self._prefix = f"{int(clock.time() * 1000):012x}"
         self._count = 0
         self._queue: deque[Event] = deque()
         self._changed = threading.Condition()
         self._closing = False
-        self._failed: set[str] = set()
+        self._failed = False
         self.lost = 0
         self._thread = threading.Thread(target=self._run, name="mpft-tell", daemon=True)
 
-    def tell(self, sinks: Sequence[Sink]) -> None:
-        """Other sinks; before the start."""
-        self._sinks = tuple(sinks)
+    def tell(self, sink: Sink) -> None:
+        """Another sink; before the start."""
+        self._sink = sink
 
     def start(self) -> None:
         """Begin to hand events on."""
@@ -51,9 +50,7 @@ class Emitter:
         """Make an event of that kind, queue it, and return it; from any thread."""
         with self._changed:
             self._count += 1
-            event = kind(
-                id=f"{self._prefix}-{self._count:010x}", time=self._clock.time(), **fields
-            )
+            event = kind(id=f"{self._prefix}-{self._count:010x}", time=self._clock.time(), **fields)
             if len(self._queue) >= self._capacity:
                 self._make_room()
             self._queue.append(event)
@@ -61,21 +58,15 @@ class Emitter:
         return event
 
     def close(self, timeout: float) -> None:
-        """Hand on what waits and close the sinks, within that many seconds in all."""
+        """Hand on what waits and close the sink, within that many seconds in all."""
         end = time.monotonic() + timeout
         with self._changed:
             self._closing = True
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join(max(0.0, end - time.monotonic()))
-        closers = [
-            threading.Thread(target=self._close, args=(sink, end), daemon=True)
-            for sink in self._sinks
-        ]
-        for closer in closers:
-            closer.start()
-        for closer in closers:
-            closer.join(max(0.0, end - time.monotonic()))
+        if self._sink is not None:
+            self._sink.close(max(0.0, end - time.monotonic()))
 
     def _make_room(self) -> None:
         """Drop the oldest frame verdict, or the oldest event of all."""
@@ -94,20 +85,14 @@ class Emitter:
                 if not self._queue:
                     return
                 event = self._queue.popleft()
-            for sink in self._sinks:
-                self._send(sink, event)
+            if self._sink is not None:
+                self._send(self._sink, event)
 
     def _send(self, sink: Sink, event: Event) -> None:
         try:
             sink.send(event)
         except Exception:
-            # One sink's fault must not cost the others their events; said once, not each time.
-            if sink.name not in self._failed:
-                self._failed.add(sink.name)
+            # A fault of whoever is told must not end the telling; said once, not each time.
+            if not self._failed:
+                self._failed = True
                 logger.exception("%s failed to take an event", sink.name)
-
-    def _close(self, sink: Sink, end: float) -> None:
-        try:
-            sink.close(max(0.0, end - time.monotonic()))
-        except Exception:
-            logger.exception("%s failed to close", sink.name)

@@ -35,7 +35,7 @@ DRIFT = 1e-3
 JUMP, BACK = 10.0, 1.0
 """Seconds: a clock that jumps further, forward or back, starts anew."""
 
-# av.open raises these when its time is up, and they say nothing to an operator.
+# What PyAV raises when its time is up; it says nothing to an operator.
 _TIME_OUT = ("ExitError", "TimeoutError")
 
 
@@ -48,7 +48,7 @@ def read(settings: SourceSettings, attempt: Attempt) -> None:
     import av
 
     try:
-        attempt.within(2 * settings.connect)
+        attempt.within(2 * settings.connect)  # to connect, and again to see what it sends
         with _open(settings) as container:
             _read_open(container, settings, attempt)
     except InputError:
@@ -104,9 +104,13 @@ def _read_open(
     packets = container.demux(stream)
     while not attempt.stopping:
         attempt.within(settings.timeout)
+        asked = attempt.now
         packet = next(packets, None)
         if packet is None:
             break
+        # When its time is up FFmpeg first gives out what it had kept, and would wait once more.
+        if attempt.now - asked >= 0.95 * settings.timeout:
+            raise SourceLostError(f"no data for {settings.timeout:g} s")
         if packet.size == 0:
             decoder.flush()
             continue
@@ -266,8 +270,10 @@ def _seconds(packet: av.Packet) -> float | None:
 
 def _explain(error: av.error.FFmpegError, settings: SourceSettings, attempt: Attempt) -> str:
     """What happened, without the address."""
-    if type(error).__name__ in _TIME_OUT:
-        if attempt.heard > attempt.began:
+    if attempt.opened:
+        if type(error).__name__ in _TIME_OUT:
             return f"no data for {settings.timeout:g} s"
+    # What FFmpeg says when its time is up depends on where it was.
+    elif attempt.now - attempt.began >= 0.95 * settings.connect:
         return f"no stream within {settings.connect:g} s"
     return error.strerror or type(error).__name__

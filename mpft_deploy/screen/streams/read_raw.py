@@ -26,7 +26,9 @@ HEADS = {
 SIDES = (720, 1280)
 """Height and width of pictures where none are set; a camera that has no such mode says so."""
 
-TAIL = "videoconvert ! video/x-raw,format=RGB,width={width},height={height} ! fdsink fd=1 sync=false"
+TAIL = (
+    "videoconvert ! video/x-raw,format=RGB,width={width},height={height} ! fdsink fd=1 sync=false"
+)
 
 _SLICE = 0.2
 """Seconds between two looks at whether to stop."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpft_deploy.images import at_least
@@ -21,6 +21,7 @@ from mpft_deploy.screen.streams.pixels import Cutter, Shot
 from mpft_deploy.screen.streams.records import FrameEvent, Picture, StreamEvent
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings
 from mpft_deploy.screen.streams.source import Captured, Source
+from mpft_deploy.screen.tell.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +61,9 @@ class Scheduler:
     Args:
         screener: its engine is called from one thread alone.
         keep: whether to keep the last judged frame of each source, for pictures.
-        timing: told how long a stage took: its name and seconds. See `STAGES`.
+        metrics: told how long the stages took. Of a frame: "wait", from receipt to its turn, and
+            "prepare", crop and patches; of a batch: "engine", and "decide", with its events.
     """
-
-    STAGES = ("wait", "prepare", "engine", "decide")
-    """Of a frame: from receipt to its turn; crop and patches; engine, shared by a batch; events."""
 
     def __init__(
         self,
@@ -75,11 +74,11 @@ class Scheduler:
         clock: Clock,
         *,
         keep: bool = False,
-        timing: Callable[[str, float], None] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._screener, self._settings, self._decision = screener, settings, decision
         self._emitter, self._clock, self._keep = emitter, clock, keep
-        self._timing = timing or (lambda stage, seconds: None)
+        self._metrics = metrics or Metrics()
         self._cutter = Cutter()
         self._channels: tuple[Channel, ...] = ()
         self._turn = 0
@@ -204,13 +203,13 @@ class Scheduler:
         if frame is None:
             return None
         now = self._clock.monotonic()
-        self._timing("wait", now - frame.received)
+        self._metrics.observe_stage("wait", now - frame.received)
         if now - frame.received > self._settings.max_age:
             source.tally.drop("stale")
             return None
         started = time.perf_counter()
         prepared = self._cut(frame.shot)
-        self._timing("prepare", time.perf_counter() - started)
+        self._metrics.observe_stage("prepare", time.perf_counter() - started)
         scores = prepared.patches.scores
         source.look(scores, now)
         if channel.judged is not None and settings.gate:
@@ -231,10 +230,11 @@ class Scheduler:
         started = time.perf_counter()
         judged = self._screener.judge([work.prepared for work in batch])
         done = time.perf_counter()
-        self._timing("engine", done - started)
+        self._metrics.observe_stage("engine", done - started)
+        self._metrics.observe_batch(len(batch))
         for work, result in zip(batch, judged, strict=True):
             self._decide(work, result)
-        self._timing("decide", time.perf_counter() - done)
+        self._metrics.observe_stage("decide", time.perf_counter() - done)
 
     def _decide(self, work: _Work, judged: Judged) -> None:
         """What a judged frame means for its stream, as events."""

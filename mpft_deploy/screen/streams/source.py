@@ -72,6 +72,7 @@ class Attempt:
         self.deadline = self.began + source.settings.connect + GRACE
         self.cancelled = threading.Event()
         self.pictures = 0
+        self.opened = False
         self._open_frames = 0
         self.rate = 0.0
 
@@ -106,7 +107,7 @@ class Attempt:
 
     def describe(self, codec: str, rate: float = 0.0) -> None:
         """What was opened; rate: frames a second that it promises."""
-        self._source.codec, self.rate = codec, rate
+        self._source.codec, self.rate, self.opened = codec, rate, True
 
     def packet(self) -> float:
         """A frame came in, still coded; the monotonic time.
@@ -308,22 +309,32 @@ class Source:
                     return
 
     def _pause(self, attempt: Attempt, reason: str) -> bool:
-        """Wait before the next attempt, less if a server that was gone answers; whether to go on."""
+        """Wait before the next attempt; whether to go on.
+
+        A server that does not even answer is asked every PROBE seconds, and the attempt is made as
+        soon as it does; one that answers but has no stream for us is left alone for the whole time.
+        """
         delay = self._backoff.next()
         with self._lock:
             self._set_state("down", reason, delay)
-        end = self._clock.monotonic() + delay
+        began = self._clock.monotonic()
         gone = False
-        while (left := end - self._clock.monotonic()) > 0:
+        while True:
+            now = self._clock.monotonic()
             if self.address.network:
-                attempt.within(PROBE * 2)
-                reachable = answers(self.address, PROBE)
-                if gone and reachable:
-                    self._backoff.reset()
-                    break
-                gone = not reachable
-            # A server that answers but has no stream for us is not to be asked all the time.
-            if not attempt.wait(min(PROBE if gone else 5 * PROBE, left)):
+                attempt.within(2 * PROBE)
+                if answers(self.address, PROBE):
+                    if gone:
+                        self._backoff.reset()
+                        break
+                else:
+                    gone = True
+            # Should it only be deaf to our question, it is tried all the same, if seldom.
+            left = began + (self.settings.retry if gone else delay) - now
+            if left <= 0:
+                break
+            asked = self._clock.monotonic() - now
+            if not attempt.wait(min(max(0.0, PROBE - asked) if gone else 5 * PROBE, left)):
                 return False
         return not attempt.stopping
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from mpft_deploy.screen.screener import Screener
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
@@ -16,6 +16,7 @@ from mpft_deploy.screen.streams.records import Picture, Sink, SourceStatus
 from mpft_deploy.screen.streams.scheduler import Channel, Scheduler
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.source import Source
+from mpft_deploy.screen.tell.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -32,23 +33,23 @@ class Watch:
     Args:
         screener: judges the frames.
         config: sources, deciding, screening.
-        sinks: where events go; closed by `stop`.
+        sink: where events go; closed by `stop`.
         keep: whether to keep the last judged frames, for `picture`.
-        timing: see `Scheduler`.
+        metrics: told how long stages take.
     """
 
     def __init__(
         self,
         screener: Screener,
         config: Config,
-        sinks: Sequence[Sink] = (),
+        sink: Sink | None = None,
         *,
         clock: Clock | None = None,
         keep: bool = False,
-        timing: Callable[[str, float], None] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
-        self._emitter = Emitter(sinks, self._clock)
+        self._emitter = Emitter(sink, self._clock)
         self._config = config
         self.scheduler = Scheduler(
             screener,
@@ -57,7 +58,7 @@ class Watch:
             self._emitter,
             self._clock,
             keep=keep,
-            timing=timing,
+            metrics=metrics,
         )
         self._load = Load()
         self._set_sources(config.sources)
@@ -73,9 +74,7 @@ class Watch:
     def finished(self) -> bool:
         """Whether there is nothing more to come: every source ended, or the scheduler failed."""
         channels = self.scheduler.channels
-        ended = all(
-            c.source.state == "ended" and c.source.waiting() is None for c in channels
-        )
+        ended = all(c.source.state == "ended" and c.source.waiting() is None for c in channels)
         # In this order: a frame that is taken is waited for until it was judged.
         return self.scheduler.failure is not None or (ended and self.scheduler.idle)
 
@@ -84,9 +83,9 @@ class Watch:
         """Events that no sink took in time."""
         return self._emitter.lost
 
-    def tell(self, sinks: Sequence[Sink]) -> None:
+    def tell(self, sink: Sink) -> None:
         """Where events go; before the start, for sinks that ask this for pictures."""
-        self._emitter.tell(sinks)
+        self._emitter.tell(sink)
 
     def start(self) -> None:
         """Begin."""
@@ -111,7 +110,9 @@ class Watch:
         if config.decision != self._config.decision:
             self.scheduler.decide_by(config.decision)
         if config.screen != self._config.screen or config.tell != self._config.tell:
-            logger.warning("[screen] and whom to tell are read at the start alone: restart for them")
+            logger.warning(
+                "[screen] and whom to tell are read at the start alone: restart for them"
+            )
         self._config = config
         going = [channel.source for channel in old if channel.source.settings not in kept]
         for source in going:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,11 @@ from mpft_deploy.images import U8
 
 ENCODERS = {".h264": "libx264", ".h265": "libx265", ".mjpeg": "mjpeg"}
 OPTIONS = {
-    ".h264": {"preset": "ultrafast", "tune": "zerolatency", "x264-params": "repeat-headers=1:sliced-threads=0:threads=1"},
+    ".h264": {
+        "preset": "ultrafast",
+        "tune": "zerolatency",
+        "x264-params": "repeat-headers=1:sliced-threads=0:threads=1",
+    },
     ".h265": {"preset": "ultrafast", "x265-params": "log-level=none:repeat-headers=1:bframes=0"},
     ".mjpeg": {},
 }
@@ -64,7 +68,9 @@ def write_clip(
         first = pixels if first is None else first
         frame = av.VideoFrame.from_ndarray(first if still else pixels, "rgb24")
         frame.pts = index
-        units += [bytes(packet) for packet in encoder.encode(frame.reformat(format=encoder.pix_fmt))]
+        units += [
+            bytes(packet) for packet in encoder.encode(frame.reformat(format=encoder.pix_fmt))
+        ]
     units += [bytes(packet) for packet in encoder.encode(None)]
     path.write_bytes(b"".join(struct.pack(">I", len(unit)) + unit for unit in units))
     return path

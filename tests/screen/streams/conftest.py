@@ -68,7 +68,7 @@ class Running:
     def __init__(self, screener: Screener, config: Config, clock: Any = None) -> None:
         self.events: list[Event] = []
         self._changed = threading.Condition()
-        self.watch = Watch(screener, config, [self], clock=clock, keep=True)
+        self.watch = Watch(screener, config, self, clock=clock, keep=True)
         self._stop = threading.Event()
         self._ticker = threading.Thread(target=self._tick, daemon=True)
         self.watch.start()

@@ -25,7 +25,9 @@ def require_rtsp_server() -> None:
     """Skip where GStreamer's RTSP server is missing."""
     probe = "import gi; gi.require_version('GstRtspServer', '1.0')"
     probe += "; from gi.repository import Gst; Gst.init(None)"
-    probe += "; assert Gst.ElementFactory.find('rtph264pay') and Gst.ElementFactory.find('h264parse')"
+    probe += (
+        "; assert Gst.ElementFactory.find('rtph264pay') and Gst.ElementFactory.find('h264parse')"
+    )
     try:
         found = subprocess.run([PYTHON, "-c", probe], capture_output=True, timeout=60)
     except OSError:

@@ -26,7 +26,10 @@ CARELESS = st.text("QXZJqxzj019:/?#@&=+", min_size=4, max_size=16).filter(
         ("rtsp://u@cam/a?channel=1&subtype=0", "rtsp://***@cam/a?channel=1&subtype=0"),
         ("http://cam/a?token=abc&x=1", "http://cam/a?token=***&x=***"),
         ("http://cam?loginuse=admin&loginpas=", "http://cam?loginuse=***&loginpas=***"),
-        ("rtsp://cam/user=admin&password=pw&channel=1", "rtsp://cam/user=***&password=***&channel=1"),
+        (
+            "rtsp://cam/user=admin&password=pw&channel=1",
+            "rtsp://cam/user=***&password=***&channel=1",
+        ),
         ("rtsps://cam:7441/kPqZbnWc0DtLhxTz?enableSrtp", "rtsps://cam:7441/***?enableSrtp"),
         ("rtsp://u:p@ss/w?rd@cam/a", "rtsp://***@cam/a"),
         ("http://cam/a#secret", "http://cam/a#***"),

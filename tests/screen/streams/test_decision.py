@@ -115,7 +115,9 @@ def test_a_change_is_seen_and_hysteresis_holds() -> None:
     told = []
     for index in range(500):
         told += stream.add(0.99, moving(index), float(index))
-    assert [(c.verdict, c.previous, c.reason) for c in told] == [("generated", "unsure", "evidence")]
+    assert [(c.verdict, c.previous, c.reason) for c in told] == [
+        ("generated", "unsure", "evidence")
+    ]
     assert told[0].frames == 3
     assert stream.evidence == pytest.approx(math.log(99) + HEADROOM)
     # One frame that says otherwise does not undo it, below the bound though it is.

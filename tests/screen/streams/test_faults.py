@@ -74,7 +74,7 @@ def test_server_paused_for_long(rtsp: Any, watching: Any, faults: Faults) -> Non
     running.frame()
     seconds = time.monotonic() - back
     faults["server paused (SIGSTOP), longer"] = {"noticed_s": noticed, "recovered_s": seconds}
-    assert seconds < WITHIN + 1  # its one request for the stream may be answered late
+    assert seconds < WITHIN
 
 
 def test_network_dropped_in_mid_stream(rtsp: Any, watching: Any, faults: Faults) -> None:
@@ -93,7 +93,7 @@ def test_network_dropped_in_mid_stream(rtsp: Any, watching: Any, faults: Faults)
         running.frame()
         seconds = time.monotonic() - back
         faults["network dropped in mid-stream"] = {"noticed_s": noticed, "recovered_s": seconds}
-        assert seconds < WITHIN + 1
+        assert seconds < WITHIN
     finally:
         proxy.close()
 
@@ -194,9 +194,7 @@ def test_a_stream_of_nothing(rtsp: Any, watching: Any, faults: Faults) -> None:
     }
 
 
-def test_a_server_that_takes_the_connection_and_says_nothing(
-    watching: Any, faults: Faults
-) -> None:
+def test_a_server_that_takes_the_connection_and_says_nothing(watching: Any, faults: Faults) -> None:
     listener = servers.Listener(servers.never_answer)
     try:
         running = watching(f"rtsp://127.0.0.1:{listener.port}/cam", connect=1.0)

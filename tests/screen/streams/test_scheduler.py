@@ -90,7 +90,7 @@ def run(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
         ]
         told = Told()
         config = Config(sources=named(sources, "test"), screen=screen or ScreenSettings())
-        watch = Watch(screener, config, [told])
+        watch = Watch(screener, config, told)
         with watch:
             end = time.monotonic() + seconds
             while time.monotonic() < end and not watch.finished:

@@ -24,6 +24,7 @@ from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.source import Attempt, Reader, Source, SourceLostError
 from mpft_deploy.screen.streams.tally import Rate, Tally
+from mpft_deploy.screen.tell.fanout import Sinks
 
 SHOT = RgbShot(np.zeros((32, 32, 3), np.uint8))
 
@@ -61,12 +62,10 @@ class Bench:
 
     def __init__(self, read: Reader, clock: Any, **settings: Any) -> None:
         self.told, self.clock = Told(), clock
-        self.emitter = Emitter([self.told], clock)
+        self.emitter = Emitter(self.told, clock)
         self.emitter.start()
         merged = {"address": "gst:test", "name": "cam", "retry": 0.05, **settings}
-        self.source = Source(
-            SourceSettings(**merged), read, self.emitter, clock, lambda: None
-        )
+        self.source = Source(SourceSettings(**merged), read, self.emitter, clock, lambda: None)
 
     @property
     def states(self) -> list[str]:
@@ -387,7 +386,7 @@ def test_overload_is_told_once_and_its_end_too(caplog: pytest.LogCaptureFixture)
 
 def test_events_are_numbered_and_frames_give_way() -> None:
     told, clock = Told(), HandClock()
-    emitter = Emitter([told], clock, capacity=10)
+    emitter = Emitter(told, clock, capacity=10)
     fields = {"captured": 0.0, "age_ms": 0.0, "verdict": "real", "probability": 0.1, "logit": -1.0}
     fields |= {"stream_verdict": "real", "evidence": -3.0}
     for index in range(8):
@@ -401,7 +400,7 @@ def test_events_are_numbered_and_frames_give_way() -> None:
     ids = [event.id for event in told.events]
     assert ids == sorted(set(ids))
     clock.date += 1
-    later = Emitter([], clock).emit(SourceEvent, source="s", state="live", previous="down")
+    later = Emitter(None, clock).emit(SourceEvent, source="s", state="live", previous="down")
     assert later.id > ids[-1]
 
 
@@ -415,7 +414,7 @@ def test_a_sink_that_fails_or_hangs_costs_the_others_nothing() -> None:
             time.sleep(5)
 
     good = Told()
-    emitter = Emitter([Failing(), Hanging(), good], SystemClock())
+    emitter = Emitter(Sinks([Failing(), Hanging(), good]), SystemClock())
     emitter.start()
     emitter.emit(SourceEvent, source="s", state="live", previous="down")
     began = time.monotonic()
