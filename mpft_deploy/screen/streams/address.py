@@ -19,7 +19,9 @@ LOCAL = ("file", "v4l2", "csi", "gst", "pipe")
 
 # Whatever else a query says may be a credential: there are as many names for one as cameras.
 _SHOWN = frozenset(
-    ["action", "bitrate", "camera", "cam", "ch", "channel", "channelno", "codec", "fps", "framerate", "height", "id", "profile", "resolution", "size", "stream", "streamtype", "subtype", "transport", "type", "unicast", "video", "width"]
+    {"action", "bitrate", "camera", "cam", "ch", "channel", "channelno", "codec", "fps"}
+    | {"framerate", "height", "id", "profile", "resolution", "size", "stream", "streamtype"}
+    | {"subtype", "transport", "type", "unicast", "video", "width"}
 )
 _PLAIN = re.compile(r"[A-Za-z0-9x._-]{1,12}")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/{1,2}\S+")
@@ -97,7 +99,7 @@ def redact(url: str) -> str:
         return printable(url)
     # A careless password may hold "/" or "?": all before the last "@" goes.
     body = rest.lstrip("/")
-    login, at, body = body.rpartition("@")
+    _, at, body = body.rpartition("@")
     body, hash_mark, _ = body.partition("#")
     body, question, query = body.partition("?")
     where, *segments = body.split("/")

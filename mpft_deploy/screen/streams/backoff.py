@@ -31,7 +31,7 @@ class Backoff:
     def next(self) -> float:
         """Seconds to wait after one more failure."""
         # 2**30 s is beyond any cap, and no float overflows on the way.
-        delay = min(self._longest, self._first * 2 ** min(self._failures, 30))
+        delay: float = min(self._longest, self._first * 2 ** min(self._failures, 30))
         self._failures += 1
         return delay * (1 - self._jitter * self._rng.random())
 

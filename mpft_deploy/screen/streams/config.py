@@ -22,7 +22,7 @@ from mpft_deploy.spec import Record
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # the same, for Python 3.10
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 _UNKNOWN = re.compile(r"unknown field `(.*?)`")

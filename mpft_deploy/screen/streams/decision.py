@@ -4,9 +4,9 @@
 logit(p) − logit(threshold): 0 where the frame itself is undecided, so that frames and streams agree
 on which side they are. `largest` bounds what one frame can say.
 
-**The test** is Wald's (1945): evidence is summed until it passes ln((1 − misses) / false_alarms) for
-"generated" or ln(misses / (1 − false_alarms)) for "real". No test with these error rates needs fewer
-independent frames on average (Wald and Wolfowitz 1948).
+**The test** is Wald's (1945): evidence is summed until it passes ln((1 − misses) / false_alarms)
+for "generated" or ln(misses / (1 − false_alarms)) for "real". No test with these error rates needs
+fewer independent frames on average (Wald and Wolfowitz 1948).
 
 **Frames of one stream are no independent frames.** A hundred pictures of the same wall are one
 opinion. A sequence with correlation ρ from one member to the next is worth (1 − ρ) / (1 + ρ)
@@ -16,8 +16,8 @@ frame's evidence counts with weight tanh(x / 2): a frame adds what both the cloc
 moved on. The first frame of a scene counts whole; a picture that is repeated adds nothing, however
 long. Movement is the change of the cells' texture scores, relative to their sum.
 Multiplying a log-likelihood ratio by a weight below 1 keeps Wald's bound: by Jensen's inequality
-E[exp(w·l)] ≤ E[exp(l)]ʷ = 1 for real frames, so exp(sum) stays a supermartingale, which passes 1/α with
-probability α at most (Ville 1939).
+E[exp(w·l)] ≤ E[exp(l)]ʷ = 1 for real frames, so exp(sum) stays a supermartingale, which passes 1/α
+with probability α at most (Ville 1939).
 
 **A stream goes on after it was decided.** The sum is kept within ±`ceiling`, as in a CUSUM test
 (Page 1954), so that a change shows after a bounded amount of evidence. Hysteresis: a verdict stands
@@ -95,7 +95,10 @@ class StreamDecision:
     def __init__(self, settings: DecisionSettings, threshold: float = 0.5) -> None:
         self._settings = settings
         self._neutral = _logit(threshold)
-        self._start()
+        self._test = self._new_test()
+        self._scores: I32 | None = None
+        self._time = self._began = 0.0
+        self._frames = 0
 
     @property
     def verdict(self) -> Verdict:
@@ -135,14 +138,11 @@ class StreamDecision:
         """Forget what was seen; the change of the verdict, if there was one."""
         previous = self._test.verdict
         changes = [self._change("unsure", previous, reason)] if previous != "unsure" else []
-        self._start()
+        self._test, self._scores, self._frames = self._new_test(), None, 0
         return changes
 
-    def _start(self) -> None:
-        self._test = SequentialTest(self._settings.false_alarms, self._settings.misses)
-        self._scores: I32 | None = None
-        self._time = self._began = 0.0
-        self._frames = 0
+    def _new_test(self) -> SequentialTest:
+        return SequentialTest(self._settings.false_alarms, self._settings.misses)
 
     def _weight(self, scores: I32, now: float) -> float:
         """How many independent frames this one is worth, 0 to 1."""

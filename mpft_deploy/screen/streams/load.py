@@ -13,7 +13,7 @@ WINDOW = 5.0
 """Seconds over which frames are counted."""
 
 OVERLOADED, RELIEVED = 0.10, 0.03
-"""Share of the pictures that were lost for want of time: it begins above one, ends below the other."""
+"""Shares of pictures lost for want of time: overload begins above one, ends below the other."""
 
 REMIND = 60.0
 """Seconds until an overload that goes on is told again."""

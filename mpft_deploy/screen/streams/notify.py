@@ -1,4 +1,4 @@
-"""Telling systemd how the service is: its notification protocol, which is one datagram a message."""
+"""Telling systemd how the service is: its notification protocol, a datagram a message."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ Converting a frame of 1080p costs milliseconds, its central crop a fraction of o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -95,8 +95,9 @@ class Cutter:
             part = _plane(source)[r : r + rows, c : c + columns]
             # Beyond the last chroma column of an odd width there is nothing to copy, nor seen.
             _plane(target)[:rows, : part.shape[1]] = part
-        converted: U8 = self._reformatter.reformat(cut, format="rgb24").to_ndarray()
-        return converted[top - row : top - row + size, left - column : left - column + size]
+        converted: Any = self._reformatter.reformat(cut, format="rgb24").to_ndarray()
+        view: U8 = converted[top - row : top - row + size, left - column : left - column + size]
+        return view
 
     def _blank(self, frame: av.VideoFrame, height: int, width: int) -> av.VideoFrame:
         """A frame to fill, of the same format and colours."""
@@ -110,7 +111,7 @@ class Cutter:
 
 
 def _centre(pixels: U8, size: int) -> U8:
-    [(row, column)] = view_corners(*pixels.shape[:2], size)
+    [(row, column)] = view_corners(pixels.shape[0], pixels.shape[1], size)
     return pixels[row : row + size, column : column + size]
 
 

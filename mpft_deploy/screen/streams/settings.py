@@ -71,7 +71,7 @@ class SourceSettings(Record, frozen=True):
 
 
 class DecisionSettings(Record, frozen=True):
-    """How a stream is decided: [decision] of cameras.toml; see `mpft_deploy.screen.streams.decision`.
+    """How a stream is decided: [decision] of cameras.toml; see the module `decision`.
 
     Attributes:
         false_alarms: probability of calling a real stream generated.

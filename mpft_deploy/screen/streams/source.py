@@ -2,7 +2,7 @@
 
     connecting → live ⇄ stalled, frozen;  any → down → live …;  live → ended for what has an end
 
-Nothing here waits for a reader: a thread that hangs in a library is abandoned, counted and replaced.
+Nothing waits for a reader: a thread that hangs in a library is abandoned, counted and replaced.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Captured:
 class Attempt:
     """One connection, as its reader sees it: where it tells what comes, and whether to go on.
 
-    Readers call `within` before whatever may block, `packet` for every frame that comes in, and then
-    exactly one of `offer` and `drop` for it.
+    Readers call `within` before whatever may block, `packet` for every frame that comes in, and
+    then exactly one of `offer` and `drop` for it.
     """
 
     def __init__(self, source: Source, clock: Clock) -> None:
@@ -280,7 +280,7 @@ class Source:
                 self.start()
 
     def _run(self, attempt: Attempt) -> None:
-        while not attempt.stopping:
+        while True:
             reason = ""
             try:
                 self._read(self.settings, attempt)
@@ -296,7 +296,6 @@ class Source:
                 with self._lock:
                     self._set_state("ended")
                 return
-            now = self._clock.monotonic()
             if attempt.pictures and attempt.seen - attempt.began >= HEALTHY:
                 self._backoff.reset()
             if not self._pause(attempt, reason):

@@ -104,7 +104,7 @@ class Tally:
             return self._in.per_second(now), self._out.per_second(now)
 
     def grade(self, state: State, now: float) -> Grade:
-        """Quality by frame rate and the last minute's reconnects, much as Frigate grades cameras."""
+        """Quality by frame rate and the last minute's reconnects, as Frigate grades cameras."""
         if state in ("connecting", "down", "ended"):
             return "down"
         with self._lock:

@@ -58,7 +58,8 @@ class Channel:
         suffix = Path(self.clip).suffix
         factory = GstRtspServer.RTSPMediaFactory()
         factory.set_launch(
-            f"( appsrc name=src is-live=true format=time caps={CAPS[suffix]} ! {PIPELINES[suffix]} )"
+            f"( appsrc name=src is-live=true format=time caps={CAPS[suffix]} "
+            f"! {PIPELINES[suffix]} )"
         )
         factory.set_shared(True)
         # Clients that do not read must not hold up the others.

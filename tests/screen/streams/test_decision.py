@@ -1,4 +1,4 @@
-"""The sequential test: its error rates by simulation, and what it does with a stream that goes on."""
+"""The sequential test: its error rates by simulation, and a stream that goes on after it."""
 
 from __future__ import annotations
 

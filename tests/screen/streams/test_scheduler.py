@@ -173,7 +173,7 @@ def test_a_failing_source_takes_nothing_from_the_others(run: Any) -> None:
     def fail(settings: SourceSettings, attempt: Attempt) -> None:
         raise RuntimeError("no")
 
-    watch, events, _ = run({"bad": fail, "good": stream(20)}, 2)
+    watch, _, _ = run({"bad": fail, "good": stream(20)}, 2)
     bad, good = watch.statuses()
     assert bad.state == "down"
     assert bad.grade == "down"

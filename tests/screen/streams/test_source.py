@@ -1,4 +1,4 @@
-"""A source's states, waits and counts, with readers that do what tests say and a clock that obeys."""
+"""A source's states, waits and counts, with readers and a clock that do what tests say."""
 
 from __future__ import annotations
 
