@@ -239,7 +239,7 @@ def serve(clip: Clip, phases: int) -> None:
                 if client.playing and number not in gone:
                     try:
                         client.send(frames[client.phase % phases])
-                    except OSError:
+                    except OSError:  # noqa: PERF203, each on its own is the point
                         gone.append(number)
         for number in gone:
             clients.pop(number).socket.close()

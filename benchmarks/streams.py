@@ -5,7 +5,7 @@
 Each scenario runs in a process of its own, beside a process that plays the cameras
 (benchmarks/rtsp_load.py), and then again as the plain loop that a user would write: OpenCV's
 VideoCapture in turn, and the same engine. Frames carry their number, so ages are true ones: from
-when the server sent a frame to when its verdict was there. Needs opencv-python-headless for the loop.
+when the server sent a frame to when its verdict was there. The loop needs opencv-python-headless.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.records import Event, FrameEvent
+from mpft_deploy.screen.streams.settings import ScreenSettings
 from mpft_deploy.screen.streams.watch import TICK, Watch
 from mpft_deploy.statistics import summary
 
@@ -231,7 +232,8 @@ def run_one(bundle: Path, name: str, how: str, seconds: float, clip: Path) -> di
     scenario = SCENARIOS[name]
     phases = min(scenario.sources, 16)
     read = read_bundle(bundle)
-    threads = available_cores()
+    # Each as its users would have it: half of the cores for streams, all of them for a loop.
+    threads = ScreenSettings().engine_threads if how == "mpft" else available_cores()
     screener = Screener(read, load_engine(read, threads=threads))
     run = run_watch if how == "mpft" else run_loop
     with rtsp_load.running(clip, phases) as (port, start, process):

@@ -71,7 +71,12 @@ PLAIN_WIDTH = 200
     show_default=True,
     help="Views in one call of the engine. More than 1 may move an int8 engine's logits a little.",
 )
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: all cores.")
+@click.option(
+    "--threads",
+    type=click.IntRange(0),
+    default=0,
+    help="CPU threads; 0: all cores, for streams half of them.",
+)
 @click.option("--report", type=PATH, help="Write one HTML file that needs nothing else.")
 @click.option(
     "--notes", type=PATH, help="JSON object: file name to a line on where that file comes from."

@@ -33,7 +33,7 @@ HEALTHY = 30.0
 PROBE = 1.0
 """Seconds between two looks at whether a server that was gone answers again."""
 
-GRACE = 5.0
+GRACE = 10.0
 """Seconds beyond its own time limit after which a call into a library is taken to hang."""
 
 MAX_ABANDONED = 3
@@ -73,6 +73,7 @@ class Attempt:
         self.cancelled = threading.Event()
         self.pictures = 0
         self.opened = False
+        self.cut = threading.Event()
         self._open_frames = 0
         self.rate = 0.0
 
@@ -113,13 +114,15 @@ class Attempt:
         """A frame came in, still coded; the monotonic time.
 
         Raises:
-            SourceLostError: data comes, but no picture of it for too long.
+            SourceLostError: data comes, but no picture of it for too long; or `reconnect`.
         """
         now = self.heard = self._clock.monotonic()
         settings = self._source.settings
         self.deadline = now + settings.timeout + GRACE
         self._open_frames += 1
         self._source.tally.receive(now)
+        if self.cut.is_set():
+            raise SourceLostError("it was to be connected anew")
         if now - self.seen > settings.picture_timeout:
             raise SourceLostError(f"no picture in {settings.picture_timeout:g} s of data")
         return now
@@ -200,6 +203,11 @@ class Source:
             target=self._run, args=(self._attempt,), name=f"mpft-{self.name}"[:15], daemon=True
         )
         self._thread.start()
+
+    def reconnect(self) -> None:
+        """End the connection, as if it had failed."""
+        if self._attempt is not None:
+            self._attempt.cut.set()
 
     def stop(self) -> None:
         """Tell the reader to end; `join` waits for it."""
