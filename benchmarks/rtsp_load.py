@@ -230,7 +230,7 @@ def serve(clip: Clip, phases: int) -> None:
         for number in set(ready) & clients.keys():
             try:
                 clients[number].receive(clip)
-            except (OSError, ValueError):
+            except (OSError, ValueError):  # noqa: PERF203, each on its own is the point
                 gone.append(number)
         if time.monotonic() >= due:
             frames = [stream.frame(index) for stream in streams]
@@ -239,7 +239,7 @@ def serve(clip: Clip, phases: int) -> None:
                 if client.playing and number not in gone:
                     try:
                         client.send(frames[client.phase % phases])
-                    except OSError:  # noqa: PERF203, each on its own is the point
+                    except OSError:
                         gone.append(number)
         for number in gone:
             clients.pop(number).socket.close()
