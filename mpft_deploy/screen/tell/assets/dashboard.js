@@ -42,8 +42,10 @@ function shape(tag, attributes) {
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   return made;
 }
-const isBroken = (status) => status.state !== "live" && status.state !== "ended";
-const tone = (status) => (isBroken(status) ? "none" : status.verdict);
+const BROKEN = new Set(["stalled", "frozen", "down"]);
+const isBroken = (status) => BROKEN.has(status.state);
+const isIdle = (status) => isBroken(status) || status.state === "connecting";
+const tone = (status) => (isIdle(status) ? "none" : status.verdict);
 const urgency = (status) =>
   status.state === "live" && status.verdict === "generated" ? 0 : isBroken(status) ? 1 : 2;
 
@@ -182,23 +184,27 @@ function setText(root, selector, text) {
   if (found.textContent !== text) found.textContent = text;
 }
 
-function drawTile(source) {
+function drawTile(source, now) {
   const { status, tile } = source;
   const broken = isBroken(status);
+  const idle = isIdle(status);
   tile.classList.remove("generated", "real", "unsure", "none");
   tile.classList.add(tone(status));
   tile.classList.toggle("broken", broken);
+  tile.classList.toggle("idle", idle);
   setText(tile, ".chip", status.state === "ended" ? `${status.verdict}, ended` : status.verdict);
-  if (broken) {
-    const reason = status.reason ? `  ${status.reason}` : "";
-    $(".banner", tile).replaceChildren(element("b", "", status.state), reason);
+  if (idle) {
+    const parts = [status.reason];
+    if (status.picture_time) parts.push(`last frame ${span(1000 * (now - status.picture_time))} ago`);
+    const words = parts.filter(Boolean).join(" · ");
+    $(".banner", tile).replaceChildren(element("b", "", status.state), ` ${words}`);
   }
   const grade = $(".grade", tile);
   grade.dataset.grade = status.grade;
   grade.title = `quality: ${status.grade}`;
   $(".screen", tile).setAttribute(
     "aria-label",
-    `${status.source}: ${broken ? status.state : status.verdict}, quality ${status.grade}; details`,
+    `${status.source}: ${idle ? status.state : status.verdict}, quality ${status.grade}; details`,
   );
   const line = $(".line", tile);
   line.setAttribute("aria-label", `evidence ${signed(status.evidence)}`);
@@ -208,8 +214,8 @@ function drawTile(source) {
   evidence.title = "evidence: log-likelihood ratio, above 0 for generated";
   setText(tile, ".screened", rate(status.fps_screened));
   setText(tile, ".received", rate(status.fps_in));
-  setText(tile, ".age", span(status.frame_age_ms));
-  $(".age", tile).classList.toggle("late", (status.frame_age_ms ?? 0) > LATE);
+  setText(tile, ".age", idle ? "–" : span(status.frame_age_ms));
+  $(".age", tile).classList.toggle("late", !idle && (status.frame_age_ms ?? 0) > LATE);
   setText(tile, ".reconnects", count(status.reconnects));
 }
 
@@ -230,6 +236,7 @@ function drawSummary(overview) {
   const statuses = overview.sources;
   const live = statuses.filter((one) => one.state === "live").length;
   const broken = statuses.filter(isBroken).length;
+  const connecting = statuses.filter((one) => one.state === "connecting").length;
   const generated = statuses.filter((one) => urgency(one) === 0).length;
   const oldest = Math.max(-1, ...statuses.filter((s) => s.state === "live").map((s) => s.frame_age_ms ?? -1));
   const parts = [];
@@ -240,7 +247,8 @@ function drawSummary(overview) {
   };
   add(live, `of ${statuses.length} live`);
   if (generated) add(generated, "generated", "alarm");
-  if (broken) add(broken, "not live", "alarm");
+  if (broken) add(broken, broken === 1 ? "source down" : "sources down", "alarm");
+  if (connecting) add(connecting, "connecting");
   if (oldest >= 0) add(span(oldest), "oldest frame at verdict");
   $("#summary").replaceChildren(...parts);
   const notice = $("#notice");
@@ -268,7 +276,7 @@ function update(overview) {
     source.status = status;
     ordered.push([status.source, source]);
     remember(source, overview.time);
-    drawTile(source);
+    drawTile(source, overview.time);
   }
   sources.clear(); // in the order of the configuration, which may have been re-read
   for (const [name, source] of ordered) sources.set(name, source);
@@ -300,8 +308,7 @@ function describe(event) {
       why.append(" · ", link);
     }
   } else {
-    const alarm = event.state !== "live" && event.state !== "connecting" && event.state !== "ended";
-    if (alarm) item.className = "generated";
+    if (isBroken(event)) item.className = "generated";
     else if (event.state === "live") item.className = "real";
     why.append(element("b", "", event.state), ` was ${event.previous}`);
     if (event.reason) why.append(` · ${event.reason}`);
@@ -373,7 +380,7 @@ function drawDetail() {
   setText(dialog, "#detail-name", status.source);
   const chip = $(".chip", dialog);
   chip.className = `chip ${tone(status)}`;
-  chip.textContent = isBroken(status) ? status.state : status.verdict;
+  chip.textContent = isIdle(status) ? status.state : status.verdict;
   drawLine($(".line", dialog), history, 960, 120);
   setText(dialog, ".scale", status.probability === null ? "" : `${signed(status.evidence)} now; above the line speaks for generated`);
   const dropped = Object.entries(status.dropped).filter((entry) => entry[1]);
@@ -470,7 +477,7 @@ async function start() {
       const source = sources.get(name);
       if (source) {
         source.history = points;
-        drawTile(source);
+        drawTile(source, overview.time);
       }
     }
     // A wall display can be told what to show: /#cells&urgent&source=NAME
