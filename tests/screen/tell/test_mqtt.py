@@ -190,8 +190,7 @@ def test_a_broker_that_restarts_hears_everything_again(broker: Broker) -> None:
     eventually(lambda: sink.stats().waiting >= 38)
     broker.up()
     listener = Listener(broker.port)
-    wanted = [f"e{number:06d}" for number in range(2, 40)]
-    eventually(lambda: set(wanted) <= set(listener.ids("mpft/gate/event")) or _late(listener))
+    eventually(lambda: sink.stats().waiting == 0)  # the broker confirmed every event
     eventually(lambda: "mpft/gate/state" in listener.latest)
     # What the restarted broker retains is the newest state, whatever was repeated before.
     eventually(lambda: json.loads(listener.latest["mpft/gate/state"])["verdict"] == "generated")
@@ -201,11 +200,6 @@ def test_a_broker_that_restarts_hears_everything_again(broker: Broker) -> None:
     assert sink.stats().dropped == {}
     sink.close(2)
     listener.close()
-
-
-def _late(listener: Listener) -> bool:
-    """Whether the listener came after the repeated events, which are not retained."""
-    return "mpft/gate/state" in listener.latest and not listener.ids("mpft/gate/event")
 
 
 def test_events_wait_for_a_broker_that_comes_late(tmp_path: Path) -> None:
