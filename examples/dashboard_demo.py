@@ -296,6 +296,8 @@ class DemoMonitor:
         if draw or source.picture is None:
             pixels = photographed(source.image, self._rng)
             source.picture = Picture(pixels, at, cells_of(pixels))
+        else:  # a still scene
+            source.picture = Picture(source.picture.pixels, at, source.picture.cells)
         evidence = source.evidence + source.drift + self._rng.normal(0, 0.45)
         source.evidence = float(np.clip(evidence, -7.5, 7.5))
         age = source.age = float(max(40, self._rng.normal(190, 30)))

@@ -157,7 +157,7 @@ def lived(monitor: DemoMonitor, server: Server, seconds: int) -> None:
     """Let made-up minutes pass, which end now."""
     now = time.time()
     for second in range(seconds):
-        for event in monitor.step(now - seconds + second, draw=second == seconds - 1):
+        for event in monitor.step(now - seconds + second, draw=False):
             server.send(event)
 
 

@@ -91,7 +91,7 @@ def test_size_and_age_are_bounded(tmp_path: Path) -> None:
 
 
 def test_a_burst_costs_pictures_not_memory(tmp_path: Path) -> None:
-    sink = SnapshotSink(Snapshots(folder=str(tmp_path)), lambda source: noise(source, 1000))
+    sink = SnapshotSink(Snapshots(folder=str(tmp_path)), lambda source: noise(source, 600))
     for number in range(60):
         sink.send(stream_event(number))
         assert sink.stats().waiting <= 16
