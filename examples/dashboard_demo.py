@@ -117,9 +117,7 @@ def store(rng: np.random.Generator) -> Image.Image:
                 hue = rng.integers(60, 215, 3)
                 box = sorted((x, x + side * wide))
                 draw.rectangle((box[0], y, box[1], y + 58 * scale), fill=tuple(map(int, hue)))
-                draw.rectangle(
-                    (box[0], y + 58 * scale, box[1], y + 66 * scale), fill=(92, 96, 104)
-                )
+                draw.rectangle((box[0], y + 58 * scale, box[1], y + 66 * scale), fill=(92, 96, 104))
     return image
 
 
@@ -154,7 +152,11 @@ def dream(rng: np.random.Generator) -> Image.Image:
     x, y = (x - WIDTH / 2) / 340, (y - HEIGHT / 2) / 340
     swirl = np.sin(3 * np.hypot(x, y) - 2 * np.arctan2(y, np.abs(x) + 1e-3) + rng.uniform(0, 1))
     base = np.stack(
-        [120 + 90 * np.cos(swirl + 0.4), 86 + 60 * np.cos(swirl + 2.1), 150 + 80 * np.cos(swirl + 4)]
+        [
+            120 + 90 * np.cos(swirl + 0.4),
+            86 + 60 * np.cos(swirl + 2.1),
+            150 + 80 * np.cos(swirl + 4),
+        ]
     )
     image = Image.fromarray(np.clip(np.moveaxis(base, 0, -1), 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
@@ -338,7 +340,9 @@ NAMES = (
 )
 
 
-def demo_sources(count: int, *, generated: int = 1, down: int = 1, seed: int = 1) -> list[DemoSource]:
+def demo_sources(
+    count: int, *, generated: int = 1, down: int = 1, seed: int = 1
+) -> list[DemoSource]:
     """Sources of several kinds; the last ones are down."""
     rng = np.random.default_rng(seed)
     sources = []
@@ -357,7 +361,9 @@ def demo_sources(count: int, *, generated: int = 1, down: int = 1, seed: int = 1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--sources", type=int, default=6)
     parser.add_argument("--address", default="127.0.0.1:8088")
     chosen = parser.parse_args()

@@ -56,7 +56,9 @@ class Browser:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
                 pages = [page for page in json.load(answer) if page["type"] == "page"]
             page = pages[0]["webSocketDebuggerUrl"]
-            self._socket = self._stack.enter_context(connect(page, max_size=None))
+            self._socket = self._stack.enter_context(
+                connect(page, max_size=None, ping_interval=None, open_timeout=60)
+            )
         except BaseException:
             self.close()
             raise
@@ -70,7 +72,7 @@ class Browser:
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self._socket.recv(timeout=30))
+            message = json.loads(self._socket.recv(timeout=120))
             if message.get("id") == number:
                 if "error" in message:
                     raise RuntimeError(f"{method}: {message['error']['message']}")
@@ -99,7 +101,7 @@ class Browser:
             raise RuntimeError(answer["exceptionDetails"]["exception"].get("description", script))
         return answer["result"].get("value")
 
-    def wait_for(self, script: str, seconds: float = 20.0) -> None:
+    def wait_for(self, script: str, seconds: float = 60.0) -> None:
         """Until a JavaScript expression is true."""
         deadline = time.monotonic() + seconds
         while not self.ask(script):
@@ -136,7 +138,7 @@ class Browser:
     def _port(self) -> int:
         """Where Chromium listens; it writes a file when it does."""
         file = Path(self._folder) / "DevToolsActivePort"
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if file.exists() and (text := file.read_text()).count("\n"):
                 return int(text.splitlines()[0])

@@ -62,7 +62,7 @@ def frame_event(number: int = 1, source: str = "gate", **changes: Any) -> FrameE
     return FrameEvent(**{**fields, **changes})
 
 
-def eventually(condition: Callable[[], object], seconds: float = 15.0) -> None:
+def eventually(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait until something is true; fail if it never is."""
     deadline = time.monotonic() + seconds
     while not condition():

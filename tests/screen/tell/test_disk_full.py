@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -38,11 +39,9 @@ def fill(folder: Path) -> Path:
     path = folder / "ballast"
     with path.open("wb", buffering=0) as file:
         for size in (4096, 1):
-            try:
+            with contextlib.suppress(OSError):
                 while True:
                     file.write(b"x" * size)
-            except OSError:
-                continue
     return path
 
 

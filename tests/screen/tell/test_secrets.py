@@ -77,9 +77,11 @@ def test_nothing_that_is_written_holds_it(
         receiver.down()
         sinks.send(stream_event(4, source="Main street"))
         for token in ("", "wrong", PLANTED):
-            for path in PATHS:
-                for method in ("GET", "HEAD", "POST"):
-                    said.append(everything(server.url, method, path, token))
+            said += [
+                everything(server.url, method, path, token)
+                for path in PATHS
+                for method in ("GET", "HEAD", "POST")
+            ]
         eventually(lambda: any("events wait on disk" in r.message for r in caplog.records))
         eventually(lambda: any("mqtt" in r.message for r in caplog.records))
         sinks.close(2)
@@ -110,7 +112,9 @@ def test_no_error_repeats_it(table: dict[str, object]) -> None:
     assert PLANTED[:10] not in str(caught.value)
 
 
-def test_a_certificate_that_is_not_trusted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_certificate_that_is_not_trusted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """TLS to a server with a certificate of its own making: refused, and said without the path."""
     import ssl
     import subprocess

@@ -76,19 +76,21 @@ def get(
 
 
 def test_what_it_answers(server: Server, monitor: DemoMonitor) -> None:
-    for event in (frame_event(1), stream_event(2), source_event(3)):
+    first = next(iter(monitor.sources))
+    for event in (frame_event(1), frame_event(5, first), stream_event(2), source_event(3)):
         server.send(event)
     status, headers, body = get(server, "/api/sources")
     assert status == 200
     assert headers["Content-Type"] == "application/json"
     sources = json.loads(body)["sources"]
     assert [source["source"] for source in sources] == list(monitor.sources)
-    assert sources[0]["picture_time"] == 1.7e9
+    assert [source["picture_time"] for source in sources] == [1.7e9 + 5, None, None]
     events = json.loads(get(server, "/api/events")[2])["events"]
     assert [event["event"]["id"] for event in events] == ["e000002", "s000003"]
     assert json.loads(get(server, "/api/events?after=1")[2])["events"] == events[1:]
     history = json.loads(get(server, "/api/history")[2])
-    assert [point[1] for point in history["gate"]] == [-1.25, 4.7]
+    assert [point[1] for point in history[first]] == [-1.25]
+    assert "gate" not in history  # no such source any more
     assert b"mpft_verdicts_total" in get(server, "/metrics")[2]
     assert get(server, "/api/nothing")[0] == 404
     assert get(server, "/", method="POST", body="x")[0] == 404
@@ -319,6 +321,28 @@ def test_pictures_are_encoded_once_for_all(
     for thread in threads:
         thread.join()
     assert len(calls) == 1
+
+
+def test_a_still_scene_is_converted_once(
+    server: Server, monitor: DemoMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A monitor converts a whole frame when it is asked for a picture."""
+    from mpft_deploy.screen.tell import board
+
+    asked = []
+    picture = monitor.picture
+    monkeypatch.setattr(server.board._monitor, "picture", lambda s: asked.append(s) or picture(s))
+    monkeypatch.setattr(board, "PICTURE_SECONDS", 0.0)
+    server.send(frame_event(1, "Main street"))
+    get(server, "/api/picture?source=Main+street")
+    before = len(asked)
+    for _ in range(3):
+        get(server, "/api/picture?source=Main+street")
+        get(server, "/api/sources")
+    assert len(asked) == before
+    server.send(frame_event(2, "Main street"))
+    get(server, "/api/picture?source=Main+street")
+    assert len(asked) > before
 
 
 def test_closing_ends_live_connections(monitor: DemoMonitor) -> None:

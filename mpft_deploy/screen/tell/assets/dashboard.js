@@ -11,7 +11,7 @@ const SILENCE = 5000; // ms after which the connection counts as lost
 const LATE = 2000; // ms of frame age that are worth a colour
 
 const $ = (selector, root = document) => root.querySelector(selector);
-const sources = new Map(); // name → { status, history, picture, near, fetched, tile, visible }
+const sources = new Map(); // name → { status, history, picture, near, shown, fetched, tile, visible }
 const events = [];
 const known = new Set();
 let showCells = false;
@@ -88,7 +88,7 @@ function nextPicture() {
   let chosen = null;
   for (const source of sources.values()) {
     const time = source.status.picture_time;
-    const fresh = source.picture && source.picture.time === time;
+    const fresh = source.shown === time;
     const inDetail = source === detailed;
     if (time === null || fresh || !(source.visible || inDetail)) continue;
     if (now - source.fetched < PICTURE_PERIOD) continue;
@@ -105,9 +105,11 @@ async function pictureLoop() {
       await new Promise((resolve) => setTimeout(resolve, 250));
       continue;
     }
+    const time = source.status.picture_time;
     source.fetched = performance.now();
     try {
       const picture = await fetchPicture(source.status.source, false);
+      source.shown = time;
       if (picture) source.picture = picture;
       if (source === detailed) {
         const near = await fetchPicture(source.status.source, true);
@@ -247,7 +249,7 @@ function drawSummary(overview) {
   };
   add(live, `of ${statuses.length} live`);
   if (generated) add(generated, "generated", "alarm");
-  if (broken) add(broken, broken === 1 ? "source down" : "sources down", "alarm");
+  if (broken) add(broken, broken === 1 ? "fault" : "faults", "alarm");
   if (connecting) add(connecting, "connecting");
   if (oldest >= 0) add(span(oldest), "oldest frame at verdict");
   $("#summary").replaceChildren(...parts);
@@ -270,7 +272,7 @@ function update(overview) {
   for (const status of overview.sources) {
     let source = sources.get(status.source);
     if (!source) {
-      source = { history: [], picture: null, near: null, fetched: -Infinity, visible: false };
+      source = { history: [], picture: null, near: null, shown: null, fetched: -Infinity, visible: false };
       source.tile = makeTile(status.source);
     }
     source.status = status;
@@ -338,6 +340,7 @@ function openDetail(name) {
   detailed = sources.get(name) ?? null;
   if (!detailed) return;
   detailed.fetched = -Infinity;
+  detailed.shown = null;
   detailed.near = null;
   const dialog = $("#detail");
   drawDetail();
