@@ -6,7 +6,7 @@ import base64
 import threading
 import time
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -58,7 +58,15 @@ class _Slot:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.encoded: dict[bool, tuple[float, Shown]] = {}
+        self.encoded: dict[bool, _Encoded] = {}
+
+
+class _Encoded(NamedTuple):
+    """A picture, when it was encoded (monotonic), and the verdict that was newest then."""
+
+    made: float
+    judged: float | None
+    shown: Shown
 
 
 class Board:
@@ -71,6 +79,7 @@ class Board:
         self._last = 0
         self._closed = False
         self._history: dict[str, deque[tuple[float, float, float]]] = {}
+        self._judged: dict[str, float] = {}  # time of each source's newest verdict
         self._overview: tuple[float, bytes] = (float("-inf"), b"")
         self._overview_lock = threading.Lock()
         self._slots: dict[str, _Slot] = {}
@@ -79,6 +88,7 @@ class Board:
     def note(self, event: Event) -> None:
         """Keep an event; a moment's work."""
         if isinstance(event, FrameEvent):
+            self._judged[event.source] = event.time
             self._note_evidence(event.source, event.time, event.evidence, event.probability)
             return
         if isinstance(event, StreamEvent):
@@ -111,15 +121,12 @@ class Board:
             return text
 
     def _look(self) -> dict[str, Any]:
-        sources = []
-        for status in self._monitor.statuses():
-            picture = self._picture(status.source)
-            sources.append(
-                {
-                    **msgspec.to_builtins(status),
-                    "picture_time": picture.time if picture is not None else None,
-                }
-            )
+        # Asking for every picture would convert every frame: the newest verdict tells enough.
+        sources = [
+            {**msgspec.to_builtins(status), "picture_time": self._judged.get(status.source)}
+            for status in self._monitor.statuses()
+        ]
+        self._forget({source["source"] for source in sources})
         return {
             "time": time.time(),
             "alive": self._monitor.alive(),
@@ -161,27 +168,33 @@ class Board:
         Args:
             near: only what surrounds the cells that the detector saw, pixel for pixel if it fits.
         """
-        picture = self._monitor.picture(source)
-        if picture is None:
-            return None
         with self._changed:
-            slot = self._slots.setdefault(source, _Slot())
+            slot, judged = self._slots.get(source), self._judged.get(source)
+        if slot is None:
+            self._monitor.picture(source)  # a KeyError for an unknown name
+            with self._changed:
+                slot = self._slots.setdefault(source, _Slot())
         with slot.lock:
-            made, shown = slot.encoded.get(near, (float("-inf"), None))
-            if shown is not None and (
-                shown.time == picture.time or time.monotonic() - made < PICTURE_SECONDS
+            kept = slot.encoded.get(near)
+            if kept is not None and (
+                (judged is not None and judged == kept.judged)
+                or time.monotonic() - kept.made < PICTURE_SECONDS
             ):
-                return shown
+                return kept.shown
             with self._encoding:  # one at a time: visitors get one core at the most
+                picture = self._monitor.picture(source)
+                if picture is None:
+                    return None
                 shown = _encode(picture, near=near)
-            slot.encoded[near] = (time.monotonic(), shown)
+            slot.encoded[near] = _Encoded(time.monotonic(), judged, shown)
             return shown
 
-    def _picture(self, source: str) -> Picture | None:
-        try:
-            return self._monitor.picture(source)
-        except KeyError:  # gone since the list was made
-            return None
+    def _forget(self, known: set[str]) -> None:
+        """Keep nothing of sources that are gone."""
+        with self._changed:
+            for kept in (self._history, self._judged, self._slots):
+                for source in kept.keys() - known:
+                    del kept[source]
 
 
 def _encode(picture: Picture, *, near: bool) -> Shown:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import ssl
 import threading
@@ -129,7 +128,7 @@ class MqttSink:
             device = identity(self._config.prefix, source)
             for component, key, payload in entities(self._config.prefix, source):
                 topic = f"{self._config.discovery_prefix}/{component}/{device}/{key}/config"
-                self._publish(topic, json.dumps(payload), retain=True)
+                self._publish(topic, msgspec.json.encode(payload).decode(), retain=True)
         self._tell_state(source)
 
     def _tell_state(self, source: str) -> None:
@@ -138,7 +137,9 @@ class MqttSink:
         live = state.get("state", "live") in ("live", "frozen")
         available = "online" if live else "offline"
         self._publish(self._topic(source, "availability"), available, retain=True)
-        self._publish(self._topic(source, "state"), json.dumps(state), retain=True)
+        self._publish(
+            self._topic(source, "state"), msgspec.json.encode(state).decode(), retain=True
+        )
 
     def _topic(self, source: str, leaf: str) -> str:
         return f"{self._config.prefix}/{slug(source)}/{leaf}"

@@ -66,6 +66,7 @@ class Spool:
         self._reader: BinaryIO | None = None
         self._in_flight: tuple[int, int] | None = None  # segment (0: memory) and where it ends
         self._cursor: int | None = None
+        self._fresh = False  # something happened that the reader has not looked at
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -92,6 +93,7 @@ class Spool:
         line = b"%08x %b\n" % (zlib.crc32(event), event)
         with self._changed:
             self._memory.append(line)
+            self._fresh = True
             self._write_out()
             self._keep_limit()
             self._changed.notify()
@@ -99,6 +101,7 @@ class Spool:
     def peek(self) -> bytes | None:
         """The oldest event that is not delivered; None if there is none."""
         with self._changed:
+            self._fresh = False
             while self._segments:
                 segment = self._segments[0]
                 if (event := self._next_in(segment)) is not None:
@@ -138,13 +141,15 @@ class Spool:
             os.close(writer)
 
     def wait(self, timeout: float) -> None:
-        """Until an event is appended, or someone wakes the reader."""
+        """Until an event is appended behind the last `peek`, or someone wakes the reader."""
         with self._changed:
-            self._changed.wait(timeout)
+            if not self._fresh:
+                self._changed.wait(timeout)
 
     def wake(self) -> None:
         """End a `wait`."""
         with self._changed:
+            self._fresh = True
             self._changed.notify_all()
 
     def waiting(self) -> tuple[int, int]:

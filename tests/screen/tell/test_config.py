@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpft_deploy.errors import InputError, MpftError, UsageError
@@ -97,12 +97,17 @@ def test_a_secret_in_a_file(tmp_path: Path) -> None:
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
+    max_leaves=4,
 )
 KEYS = st.sampled_from(["url", "host", "folder", "address", "events", "when", "port"]) | st.text()
 
 
-@given(st.dictionaries(st.sampled_from(TABLES) | st.text(), st.dictionaries(KEYS, VALUES)))
+@settings(max_examples=60)
+@given(
+    st.dictionaries(
+        st.sampled_from(TABLES) | st.text(), st.dictionaries(KEYS, VALUES, max_size=4), max_size=3
+    )
+)
 def test_any_table_is_read_or_refused_with_a_reason(tables: dict[str, object]) -> None:
     try:
         parse_tables(tables)

@@ -11,7 +11,7 @@ const SILENCE = 5000; // ms after which the connection counts as lost
 const LATE = 2000; // ms of frame age that are worth a colour
 
 const $ = (selector, root = document) => root.querySelector(selector);
-const sources = new Map(); // name → { status, history, picture, near, fetched, tile, visible }
+const sources = new Map(); // name → { status, history, picture, near, shown, fetched, tile, visible }
 const events = [];
 const known = new Set();
 let showCells = false;
@@ -42,8 +42,10 @@ function shape(tag, attributes) {
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   return made;
 }
-const isBroken = (status) => status.state !== "live" && status.state !== "ended";
-const tone = (status) => (isBroken(status) ? "none" : status.verdict);
+const BROKEN = new Set(["stalled", "frozen", "down"]);
+const isBroken = (status) => BROKEN.has(status.state);
+const isIdle = (status) => isBroken(status) || status.state === "connecting";
+const tone = (status) => (isIdle(status) ? "none" : status.verdict);
 const urgency = (status) =>
   status.state === "live" && status.verdict === "generated" ? 0 : isBroken(status) ? 1 : 2;
 
@@ -86,7 +88,7 @@ function nextPicture() {
   let chosen = null;
   for (const source of sources.values()) {
     const time = source.status.picture_time;
-    const fresh = source.picture && source.picture.time === time;
+    const fresh = source.shown === time;
     const inDetail = source === detailed;
     if (time === null || fresh || !(source.visible || inDetail)) continue;
     if (now - source.fetched < PICTURE_PERIOD) continue;
@@ -103,9 +105,11 @@ async function pictureLoop() {
       await new Promise((resolve) => setTimeout(resolve, 250));
       continue;
     }
+    const time = source.status.picture_time;
     source.fetched = performance.now();
     try {
       const picture = await fetchPicture(source.status.source, false);
+      source.shown = time;
       if (picture) source.picture = picture;
       if (source === detailed) {
         const near = await fetchPicture(source.status.source, true);
@@ -182,23 +186,27 @@ function setText(root, selector, text) {
   if (found.textContent !== text) found.textContent = text;
 }
 
-function drawTile(source) {
+function drawTile(source, now) {
   const { status, tile } = source;
   const broken = isBroken(status);
+  const idle = isIdle(status);
   tile.classList.remove("generated", "real", "unsure", "none");
   tile.classList.add(tone(status));
   tile.classList.toggle("broken", broken);
+  tile.classList.toggle("idle", idle);
   setText(tile, ".chip", status.state === "ended" ? `${status.verdict}, ended` : status.verdict);
-  if (broken) {
-    const reason = status.reason ? `  ${status.reason}` : "";
-    $(".banner", tile).replaceChildren(element("b", "", status.state), reason);
+  if (idle) {
+    const parts = [status.reason];
+    if (status.picture_time) parts.push(`last frame ${span(1000 * (now - status.picture_time))} ago`);
+    const words = parts.filter(Boolean).join(" · ");
+    $(".banner", tile).replaceChildren(element("b", "", status.state), ` ${words}`);
   }
   const grade = $(".grade", tile);
   grade.dataset.grade = status.grade;
   grade.title = `quality: ${status.grade}`;
   $(".screen", tile).setAttribute(
     "aria-label",
-    `${status.source}: ${broken ? status.state : status.verdict}, quality ${status.grade}; details`,
+    `${status.source}: ${idle ? status.state : status.verdict}, quality ${status.grade}; details`,
   );
   const line = $(".line", tile);
   line.setAttribute("aria-label", `evidence ${signed(status.evidence)}`);
@@ -208,8 +216,8 @@ function drawTile(source) {
   evidence.title = "evidence: log-likelihood ratio, above 0 for generated";
   setText(tile, ".screened", rate(status.fps_screened));
   setText(tile, ".received", rate(status.fps_in));
-  setText(tile, ".age", span(status.frame_age_ms));
-  $(".age", tile).classList.toggle("late", (status.frame_age_ms ?? 0) > LATE);
+  setText(tile, ".age", idle ? "–" : span(status.frame_age_ms));
+  $(".age", tile).classList.toggle("late", !idle && (status.frame_age_ms ?? 0) > LATE);
   setText(tile, ".reconnects", count(status.reconnects));
 }
 
@@ -230,6 +238,7 @@ function drawSummary(overview) {
   const statuses = overview.sources;
   const live = statuses.filter((one) => one.state === "live").length;
   const broken = statuses.filter(isBroken).length;
+  const connecting = statuses.filter((one) => one.state === "connecting").length;
   const generated = statuses.filter((one) => urgency(one) === 0).length;
   const oldest = Math.max(-1, ...statuses.filter((s) => s.state === "live").map((s) => s.frame_age_ms ?? -1));
   const parts = [];
@@ -240,7 +249,8 @@ function drawSummary(overview) {
   };
   add(live, `of ${statuses.length} live`);
   if (generated) add(generated, "generated", "alarm");
-  if (broken) add(broken, "not live", "alarm");
+  if (broken) add(broken, broken === 1 ? "fault" : "faults", "alarm");
+  if (connecting) add(connecting, "connecting");
   if (oldest >= 0) add(span(oldest), "oldest frame at verdict");
   $("#summary").replaceChildren(...parts);
   const notice = $("#notice");
@@ -262,13 +272,13 @@ function update(overview) {
   for (const status of overview.sources) {
     let source = sources.get(status.source);
     if (!source) {
-      source = { history: [], picture: null, near: null, fetched: -Infinity, visible: false };
+      source = { history: [], picture: null, near: null, shown: null, fetched: -Infinity, visible: false };
       source.tile = makeTile(status.source);
     }
     source.status = status;
     ordered.push([status.source, source]);
     remember(source, overview.time);
-    drawTile(source);
+    drawTile(source, overview.time);
   }
   sources.clear(); // in the order of the configuration, which may have been re-read
   for (const [name, source] of ordered) sources.set(name, source);
@@ -300,8 +310,7 @@ function describe(event) {
       why.append(" · ", link);
     }
   } else {
-    const alarm = event.state !== "live" && event.state !== "connecting" && event.state !== "ended";
-    if (alarm) item.className = "generated";
+    if (isBroken(event)) item.className = "generated";
     else if (event.state === "live") item.className = "real";
     why.append(element("b", "", event.state), ` was ${event.previous}`);
     if (event.reason) why.append(` · ${event.reason}`);
@@ -331,6 +340,7 @@ function openDetail(name) {
   detailed = sources.get(name) ?? null;
   if (!detailed) return;
   detailed.fetched = -Infinity;
+  detailed.shown = null;
   detailed.near = null;
   const dialog = $("#detail");
   drawDetail();
@@ -373,7 +383,7 @@ function drawDetail() {
   setText(dialog, "#detail-name", status.source);
   const chip = $(".chip", dialog);
   chip.className = `chip ${tone(status)}`;
-  chip.textContent = isBroken(status) ? status.state : status.verdict;
+  chip.textContent = isIdle(status) ? status.state : status.verdict;
   drawLine($(".line", dialog), history, 960, 120);
   setText(dialog, ".scale", status.probability === null ? "" : `${signed(status.evidence)} now; above the line speaks for generated`);
   const dropped = Object.entries(status.dropped).filter((entry) => entry[1]);
@@ -470,7 +480,7 @@ async function start() {
       const source = sources.get(name);
       if (source) {
         source.history = points;
-        drawTile(source);
+        drawTile(source, overview.time);
       }
     }
     // A wall display can be told what to show: /#cells&urgent&source=NAME
