@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import msgspec
 import pytest
 import servers
@@ -22,6 +23,8 @@ from command import MPFT, Screen
 from media import encoded, picture, write_video
 
 from mpft_deploy.screen.streams.records import Event
+
+ROOT = Path(__file__).resolve().parents[3]
 
 PASSWORD = "Pl4nted-S3cret"
 
@@ -96,6 +99,9 @@ def test_json_lines_until_it_is_told_to_stop(rtsp: Any, run: Any) -> None:
     decoded = [msgspec.json.decode(line, type=Event) for line in one.lines]
     assert [event.id for event in decoded] == sorted({event.id for event in decoded})
     assert one.events("source")[0]["state"] == "live"
+    schema = json.loads((ROOT / "docs" / "events.schema.json").read_text(encoding="utf-8"))
+    for line in one.lines:
+        jsonschema.validate(json.loads(line), schema)
     # What it says besides is on standard error, a JSON object a line.
     assert all("message" in json.loads(line) for line in one.errors)
 
