@@ -1,6 +1,6 @@
 """Watching a stream from a program: events as they come.
 
-    python examples/watch_stream.py BUNDLE rtsp://camera/stream
+python examples/watch_stream.py BUNDLE rtsp://camera/stream
 """
 
 from __future__ import annotations

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +15,6 @@ if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle
     from mpft_deploy.images import ViewPolicy
     from mpft_deploy.screen.pipeline import Screened
-    from mpft_deploy.screen.results import Result
-
-STYLES = {"generated": "bold red", "unsure": "yellow", "real": "green"}
-
-PROGRESS_SECONDS = 5.0
-"""Between two lines of progress where there is no terminal."""
-
-PLAIN_WIDTH = 200
-"""Columns that a table may take where there is no terminal to tell its width."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -151,6 +139,7 @@ def command(
     sources = _read_notes(notes)
     content = _open_bundle(bundle, require_signature)
 
+    from mpft_deploy.cli.screen_output import print_results, progress
     from mpft_deploy.engine import load_engine
     from mpft_deploy.screen.pipeline import screen_items
     from mpft_deploy.screen.report import MAX_PICTURES, write_report
@@ -161,7 +150,7 @@ def command(
     screener = Screener(content, engine, views=views, threshold=threshold, batch=batch)
     kept: list[Screened] = []
     failures = 0
-    with _progress(quiet=as_json and sys.stdout.isatty()) as advance:
+    with progress(quiet=as_json and sys.stdout.isatty()) as advance:
         for screened in screen_items(
             find_items(map(Path, paths)),
             screener,
@@ -176,7 +165,7 @@ def command(
                 kept.append(screened)
             advance(screened.result)
     if not as_json:
-        _print([screened.result for screened in kept])
+        print_results([screened.result for screened in kept])
     if report is not None:
         write_report(report, kept, content, screener)
         click.echo(f"report: {_shown(report)}", err=True)
@@ -247,115 +236,6 @@ def _read_notes(path: Path | None) -> dict[str, str]:
         raise InputError(
             f"--notes {_shown(path)} must be a JSON object of file names and lines: {error}"
         ) from None
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[Result], None]]:
-    """Yield a function to call with each result; it shows progress on standard error."""
-    if quiet:
-        yield lambda result: None
-    elif sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn
-
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.completed:.0f} screened"),
-            TextColumn("{task.fields[name]}", markup=False),
-        )
-        # Rich would else send what is printed meanwhile, JSON lines too, to standard error.
-        with Progress(
-            *columns,
-            console=Console(stderr=True),
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        ) as progress:
-            task = progress.add_task("", total=None, name="")
-            yield lambda result: progress.update(task, advance=1, name=_printable(result.file))
-    else:
-        yield _Lines().advance
-
-
-class _Lines:
-    """Progress as a plain line from time to time."""
-
-    def __init__(self) -> None:
-        self._count, self._failures = 0, 0
-        self._next = time.monotonic() + PROGRESS_SECONDS
-
-    def advance(self, result: Result) -> None:
-        self._count += 1
-        self._failures += bool(result.error)
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + PROGRESS_SECONDS
-            click.echo(f"{self._count} screened, {self._failures} with errors", err=True)
-
-
-def _print(results: list[Result]) -> None:
-    """The table for people on standard output, errors below it on standard error."""
-    judged = [result for result in results if result.verdict is not None]
-    if judged:
-        _print_table(judged)
-    for result in results:
-        if result.error:
-            click.echo(f"error: {_printable(result.error)}", err=True)
-    counts = [
-        f"{sum(result.verdict == verdict for result in judged)} {verdict}" for verdict in STYLES
-    ]
-    unread = len(results) - len(judged)
-    click.echo(", ".join([*counts, *([f"{unread} could not be read"] if unread else [])]))
-
-
-def _print_table(judged: list[Result]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    noted = any(_note(result) for result in judged)
-    folder = _common_folder(judged)
-    title = Text(f"in {_printable(folder)}") if folder else None
-    grid = Table(title=title, title_justify="left")
-    grid.add_column("file", overflow="fold")
-    grid.add_column("verdict", no_wrap=True)
-    grid.add_column("probability", justify="right", no_wrap=True)
-    grid.add_column("logit", justify="right", no_wrap=True)
-    if noted:
-        grid.add_column("note", overflow="fold")
-    for result in judged:
-        verdict = str(result.verdict)
-        row = [
-            Text(_printable(os.path.relpath(result.file, folder) if folder else result.file)),
-            Text(verdict, style=STYLES[verdict]),
-            Text(f"{result.probability:.3f}"),
-            Text(f"{result.logit:+.2f}"),
-        ]
-        grid.add_row(*row, *([Text(_note(result))] if noted else []))
-    console = Console()
-    if not console.is_terminal:
-        console.width = PLAIN_WIDTH
-    console.print(grid)
-
-
-def _common_folder(results: list[Result]) -> str:
-    """The folder that all of several items lie in, "" if there is none to speak of."""
-    folders = {str(Path(result.file).parent) for result in results}
-    try:
-        return os.path.commonpath(folders) if len(results) > 1 else ""
-    except ValueError:  # absolute and relative paths
-        return ""
-
-
-def _note(result: Result) -> str:
-    """What the table says beside a verdict."""
-    frames = f"mean of {result.screened} frames" if result.kind == "video" else ""
-    return _printable("; ".join(filter(None, [frames, result.note, result.source])))
-
-
-def _printable(text: str) -> str:
-    from mpft_deploy.files import printable
-
-    return printable(text)
 
 
 def _shown(path: Path) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,9 +52,9 @@ def examine(bundle: Path | None = None, address: str | None = None) -> Iterator[
 
 def _python() -> Check:
     version = platform.python_version()
-    text = f"{version} on {platform.machine()}, {available_cores()} cores, mpft-deploy {__version__}"
-    if sys.version_info < (3, 10):
-        return Check(name="Python", result="fault", text=f"{text}: 3.10 is needed", exit_code=3)
+    text = (
+        f"{version} on {platform.machine()}, {available_cores()} cores, mpft-deploy {__version__}"
+    )
     return Check(name="Python", result="ok", text=text)
 
 

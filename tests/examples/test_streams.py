@@ -19,9 +19,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 def run(*arguments: str | Path) -> str:
-    done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
