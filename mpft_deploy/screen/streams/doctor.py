@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
+from mpft_deploy.screen.streams.attempt import SourceLostError
 from mpft_deploy.screen.streams.clock import SystemClock
 from mpft_deploy.screen.streams.config import short_name
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.readers import find_reader
-from mpft_deploy.screen.streams.source import Source, SourceLostError
+from mpft_deploy.screen.streams.source import Source
 
 _LOOK = 0.02
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from mpft_deploy.errors import InputError
 from mpft_deploy.images import check_pixels, check_readable
+from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
 from mpft_deploy.screen.streams.pixels import DecodedShot
 from mpft_deploy.screen.streams.settings import SourceSettings
-from mpft_deploy.screen.streams.source import Attempt, SourceLostError
 
 if TYPE_CHECKING:
     import av

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mpft_deploy.errors import InputError
 from mpft_deploy.images import find_images, read_picture
+from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
 from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.settings import SourceSettings
-from mpft_deploy.screen.streams.source import Attempt, SourceLostError
 
 _POLL = 0.005
 """Seconds between two looks at whether the last image was taken."""

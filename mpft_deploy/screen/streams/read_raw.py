@@ -11,9 +11,9 @@ import sys
 import numpy as np
 
 from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
 from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.settings import SourceSettings
-from mpft_deploy.screen.streams.source import Attempt, SourceLostError
 
 HEADS = {
     # Of a camera at a Jetson's CSI port; nvvidconv brings its picture out of the GPU's memory.

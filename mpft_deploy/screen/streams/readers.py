@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mpft_deploy.screen.streams import read_av, read_folder, read_raw
 from mpft_deploy.screen.streams.address import PORTS, Address
-from mpft_deploy.screen.streams.source import Reader
+from mpft_deploy.screen.streams.attempt import Reader
 
 READERS: dict[str, Reader] = {
     **dict.fromkeys(PORTS, read_av.read),

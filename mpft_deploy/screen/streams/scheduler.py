@@ -14,13 +14,14 @@ from dataclasses import dataclass
 
 from mpft_deploy.images import at_least
 from mpft_deploy.screen.screener import Judged, Prepared, Screener
+from mpft_deploy.screen.streams.attempt import Captured
 from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.decision import I32, StreamDecision, movement
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.pixels import Cutter, Shot
 from mpft_deploy.screen.streams.records import FrameEvent, Picture, StreamEvent
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings
-from mpft_deploy.screen.streams.source import Captured, Source
+from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.tell.metrics import Metrics
 
 logger = logging.getLogger(__name__)

@@ -18,13 +18,13 @@ from mpft_deploy.engine import load_engine
 from mpft_deploy.errors import GateError
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams import read_av
+from mpft_deploy.screen.streams.attempt import Attempt
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import Event, FrameEvent, StreamEvent
 from mpft_deploy.screen.streams.settings import ScreenSettings, SourceSettings
-from mpft_deploy.screen.streams.source import Attempt
 from mpft_deploy.screen.streams.watch import Watch
 
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpft_deploy.screen.streams import source as module
+from mpft_deploy.screen.streams.attempt import GRACE, Attempt, Reader, SourceLostError
 from mpft_deploy.screen.streams.backoff import Backoff
 from mpft_deploy.screen.streams.clock import SystemClock
 from mpft_deploy.screen.streams.emitter import Emitter
@@ -22,7 +23,7 @@ from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.read_av import Lag
 from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent
 from mpft_deploy.screen.streams.settings import SourceSettings
-from mpft_deploy.screen.streams.source import Attempt, Reader, Source, SourceLostError
+from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.streams.tally import Rate, Tally
 from mpft_deploy.screen.tell.fanout import Sinks
 
@@ -232,10 +233,10 @@ def test_a_reader_that_hangs_is_abandoned_and_replaced(
         free.wait(20)  # deaf to whether it should stop, as FFmpeg is while it asks for a name
         attempt.offer(SHOT, attempt.packet())
 
-    one = bench(read, clock)
+    one = bench(read, clock, picture_timeout=1000.0)
     for count in range(1, module.MAX_ABANDONED + 1):
         one.until(lambda count=count: len(attempts) == count)
-        clock.now += 1.0 + module.GRACE + 0.1
+        clock.now += 1.0 + GRACE + 0.1
         one.source.check(clock.now)
         assert one.source.abandoned == count
     # So many hang: no further one is begun until one of them is back.
@@ -268,10 +269,10 @@ def test_hanging_readers_that_come_back_make_room(bench: Any) -> None:
             attempt.offer(SHOT, attempt.packet())
             attempt.cancelled.wait()
 
-    one = bench(read, clock)
+    one = bench(read, clock, picture_timeout=1000.0)
     for count in range(1, module.MAX_ABANDONED + 1):
         one.until(lambda count=count: len(attempts) == count)
-        clock.now += 10
+        clock.now += 1.0 + GRACE + 0.1
         one.source.check(clock.now)
     free.set()
     one.until(lambda: one.source.abandoned == 0)
