@@ -92,6 +92,7 @@ class Receiver:
         self.attempts = 0
         self.released = threading.Event()
         self.port = free_port()
+        self._connections: list[socket.socket] = []
         self._server: ThreadingHTTPServer | None = None
         self.up()
 
@@ -132,9 +133,17 @@ class Receiver:
             self._server.server_close()
             self._server = None
 
+    def hang_up(self) -> None:
+        """Close every connection, as servers do with those that are idle."""
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._connections.clear()
+
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """Do as the mode says."""
         self.attempts += 1
+        self._connections.append(request.connection)
         body = request.rfile.read(int(request.headers["Content-Length"]))
         if self.mode == "reset":
             # Lingering for zero seconds: the peer gets a reset.
@@ -160,6 +169,61 @@ class Receiver:
         request.send_response(status)
         request.send_header("Content-Length", "0")
         request.end_headers()
+
+
+class Network:
+    """A way to a port that can be cut: both ends stay up, and no byte gets through.
+
+    Attributes:
+        port: that leads there.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target, self._open = target, False
+        self._pairs: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self.join()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def join(self) -> None:
+        """Let traffic through."""
+        self._open = True
+
+    def cut(self) -> None:
+        """End every connection, and let none be made."""
+        with self._lock:
+            self._open = False
+            for end in self._pairs:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            self._pairs.clear()
+
+    def close(self) -> None:
+        self.cut()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                with self._lock:
+                    if not self._open:
+                        near.close()
+                        continue
+                    far = socket.create_connection(("127.0.0.1", self._target), 5)
+                    self._pairs += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager

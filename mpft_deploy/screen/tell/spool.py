@@ -66,6 +66,7 @@ class Spool:
         self._reader: BinaryIO | None = None
         self._in_flight: tuple[int, int] | None = None  # segment (0: memory) and where it ends
         self._cursor: int | None = None
+        self._closed = False
         self._fresh = False  # something happened that the reader has not looked at
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -92,6 +93,9 @@ class Spool:
         """Keep an event, JSON without line breaks. Once this returns, it survives the process."""
         line = b"%08x %b\n" % (zlib.crc32(event), event)
         with self._changed:
+            if self._closed:
+                self.dropped["closed"] += 1
+                return
             self._memory.append(line)
             self._fresh = True
             self._write_out()
@@ -159,9 +163,13 @@ class Spool:
             return left + len(self._memory), sum(segment.size for segment in self._segments)
 
     def close(self) -> None:
-        """Write out what is left and let another process have the spool."""
+        """Write out what is left and let another process have the spool.
+
+        A reader that is still about finds nothing from then on, and its last event comes again.
+        """
         with self._changed:
             self._in_flight = None
+            self._closed = True
             self._write_out()
             if self._memory:
                 self.dropped["disk full"] += len(self._memory)
@@ -174,6 +182,7 @@ class Spool:
                 self._reader.close()
             if self._cursor is not None:
                 os.close(self._cursor)
+            self._segments.clear()
             os.close(self._lock)
 
     # Everything below is called with the lock held.

@@ -69,6 +69,19 @@ def test_a_spool_waits_in_memory_and_goes_back_to_disk(small_disk: Path) -> None
     spool.close()
 
 
+def test_what_waits_in_memory_is_written_while_the_receiver_is_down(small_disk: Path) -> None:
+    spool = Spool(small_disk / "spool", 1024**2)
+    ballast = fill(small_disk)
+    spool.append(b'{"n":0}')
+    assert spool.peek() is not None  # on its way
+    ballast.unlink()
+    spool.release()  # in vain
+    spool.close()
+    spool = Spool(small_disk / "spool", 1024**2)
+    assert ids(spool) == [0]
+    spool.close()
+
+
 def test_a_spool_that_stays_full_drops_its_oldest(small_disk: Path) -> None:
     spool = Spool(small_disk / "spool", 1024**2, memory=100)
     for number in range(3000):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from telling import eventually, frame_event, free_port, source_event, stream_event
+from telling import Network, eventually, frame_event, free_port, source_event, stream_event
 
 from mpft_deploy.screen.tell.config import Mqtt
 from mpft_deploy.screen.tell.discovery import entities, slug
@@ -200,6 +200,35 @@ def test_a_broker_that_restarts_hears_everything_again(broker: Broker) -> None:
     assert sink.stats().dropped == {}
     sink.close(2)
     listener.close()
+
+
+def test_a_network_that_was_cut_loses_no_event(broker: Broker) -> None:
+    network, listener = Network(broker.port), Listener(broker.port)
+    sink = open_sink(broker, port=network.port)
+    sink.send(source_event(1))
+    eventually(lambda: listener.latest.get("mpft/gate/availability") == "online")
+    network.cut()
+    eventually(lambda: listener.latest["mpft/availability"] == "offline")  # the last will
+    eventually(lambda: not sink._client.is_connected())
+    listener.messages.clear()
+    for number in range(60):
+        sink.send(stream_event(number, verdict="generated" if number % 2 else "real"))
+    sink.send(source_event(2, state="down", previous="live"))
+    network.join()
+    eventually(lambda: listener.latest["mpft/availability"] == "online")
+    eventually(lambda: sink.stats().waiting == 0)
+    eventually(lambda: listener.latest["mpft/gate/availability"] == "offline")
+    wanted = [f"e{number:06d}" for number in range(60)]
+    assert list(dict.fromkeys(listener.ids("mpft/gate/event")))[:60] == wanted
+    # What is retained was told after what was repeated: nothing older comes behind it.
+    topics = [topic for topic, _ in listener.messages]
+    assert topics.index("mpft/availability") > max(
+        index for index, topic in enumerate(topics) if topic == "mpft/gate/event"
+    )
+    assert json.loads(listener.latest["mpft/gate/state"])["state"] == "down"
+    sink.close(2)
+    listener.close()
+    network.close()
 
 
 def test_events_wait_for_a_broker_that_comes_late(tmp_path: Path) -> None:

@@ -79,13 +79,33 @@ def test_a_later_process_goes_on_where_one_stopped(tmp_path: Path) -> None:
     second.append(event(10))
     assert drain(second) == list(range(4, 11))
     second.close()
-    # Everything was delivered and its files are gone: a number used again would be skipped.
     third = Spool(tmp_path, LIMIT)
-    third.append(event(11))
+    assert drain(third) == []
     third.close()
+    # Everything was delivered and its files are gone: a number used again would be skipped.
+    assert segments(tmp_path) == []
     fourth = Spool(tmp_path, LIMIT)
-    assert drain(fourth) == [11]
+    fourth.append(event(11))
     fourth.close()
+    fifth = Spool(tmp_path, LIMIT)
+    assert drain(fifth) == [11]
+    fifth.close()
+
+
+def test_a_closed_spool_is_left_alone(tmp_path: Path) -> None:
+    """A reader that hangs in a request may come back after the end."""
+    spool = Spool(tmp_path, LIMIT)
+    spool.append(event(1))
+    assert spool.peek() is not None
+    spool.close()
+    spool.advance()
+    spool.release()
+    assert spool.peek() is None
+    spool.append(event(2))
+    assert spool.dropped == {"closed": 1}
+    later = Spool(tmp_path, LIMIT)
+    assert drain(later) == [1]
+    later.close()
 
 
 def test_the_oldest_go_when_the_limit_is_reached(tmp_path: Path) -> None:

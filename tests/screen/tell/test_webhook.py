@@ -156,10 +156,24 @@ def test_closing_does_not_wait_for_a_receiver_that_hangs(
     began = time.monotonic()
     sink.close(0.5)
     assert time.monotonic() - began < 5  # far below the time-out
+    assert not sink._thread.is_alive()
     receiver.mode = "ok"
     sink = open_sink(receiver, tmp_path)
     eventually(lambda: receiver.received)
     assert receiver.ids() == names(0, 1)
+    sink.close(1)
+
+
+def test_an_idle_connection_that_was_closed_is_no_failure(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    sink = open_sink(receiver, tmp_path)
+    for number in range(3):
+        sink.send(stream_event(number))
+        eventually(lambda number=number: sink.stats().delivered == number + 1)
+        receiver.hang_up()
+    assert receiver.ids() == names(0, 3)
+    assert sink.stats().failures == 0
     sink.close(1)
 
 
