@@ -91,7 +91,7 @@ def run_streams(
 
     with _signals() as flags:
         config = read()
-        hide_arguments(secrets)
+        hide_arguments(source.target for source in config.sources)
         screen = config.screen
         bundle = open_bundle(Path(screen.bundle) if screen.bundle else None)
         engine = load_engine(bundle, threads=screen.engine_threads)

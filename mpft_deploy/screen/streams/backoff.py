@@ -57,7 +57,8 @@ def answers(address: Address, timeout: float = 1.0) -> bool:
             connection.settimeout(timeout)
             if address.scheme in ("https", "rtsps"):
                 # Nothing secret is sent, and the certificate is judged by the real connection.
-                context = ssl._create_unverified_context()
+                context = ssl.create_default_context()
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
                 with context.wrap_socket(connection, server_hostname=host) as wrapped:
                     wrapped.sendall(request.encode())
                     return bool(wrapped.recv(1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,8 @@ from mpft_deploy.screen.streams.settings import SourceSettings
 
 if TYPE_CHECKING:
     import av
+
+logger = logging.getLogger(__name__)
 
 PROTOCOLS = {
     "rtsp": "rtsp,rtp,udp,tcp",
@@ -68,7 +72,7 @@ def _open(settings: SourceSettings) -> av.container.InputContainer:
         "metadata_errors": "replace",
         "timeout": (settings.connect, settings.timeout),
     }
-    if settings.hwaccel:
+    if settings.hwaccel and not why_no_hardware(settings.hwaccel):
         from av.codec.hwaccel import HWAccel
 
         arguments["hwaccel"] = HWAccel(settings.hwaccel, allow_software_fallback=True)
@@ -85,6 +89,26 @@ def _open(settings: SourceSettings) -> av.container.InputContainer:
         options["rtsp_transport"] = settings.transport
         options["allowed_media_types"] = "video"
     return av.open(target.raw, options=options, **arguments)
+
+
+@functools.cache
+def why_no_hardware(name: str) -> str:
+    """Why a hardware decoder cannot be used here, "" if it can; a reason is logged, once."""
+    import av
+    from av.codec.hwaccel import HWAccel, hwdevices_available
+
+    reason = ""
+    known = hwdevices_available()
+    if name not in known:
+        reason = f"it is none of {', '.join(known) or 'those of this FFmpeg, which has none'}"
+    else:
+        try:
+            HWAccel(name).create(av.Codec("h264", "r"))
+        except Exception as error:  # a driver may say anything
+            reason = getattr(error, "strerror", None) or str(error)
+    if reason:
+        logger.warning("hwaccel %s cannot be used (%s): decoding in software", name, reason)
+    return reason
 
 
 def _read_open(

@@ -55,7 +55,7 @@ class Process:
     def events(self, kind: str) -> list[dict[str, Any]]:
         return [e for e in map(json.loads, list(self.lines)) if e["event"] == kind]
 
-    def until(self, what: Callable[[], object], seconds: float = 30) -> None:
+    def until(self, what: Callable[[], object], seconds: float = 60) -> None:
         end = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < end, (self.lines[-3:], self.errors)
@@ -133,7 +133,8 @@ def test_a_planted_password_is_in_no_output(clip: Any, rtsp: Any, run: Any, tmp_
     good = server.url("cam", f"viewer:{PASSWORD}") + f"?token={PASSWORD}"
     bad = f"rtsp://{PASSWORD}:{PASSWORD}@127.0.0.1:{servers.free_port()}/cam"
     web = f"http://127.0.0.1:{servers.free_port()}/{PASSWORD}{PASSWORD}?auth={PASSWORD}"
-    text = run(good, bad, "--http", "127.0.0.1:0")
+    short = f"rtsp://me:pw1@127.0.0.1:{servers.free_port()}/cam"
+    text = run(good, bad, short, "--http", "127.0.0.1:0")
     one = run(good, bad, web, "--json", "--http", "127.0.0.1:0")
     one.until(lambda: one.events("frame") and len(one.events("source")) >= 3)
     for running in (one, text):
@@ -147,6 +148,7 @@ def test_a_planted_password_is_in_no_output(clip: Any, rtsp: Any, run: Any, tmp_
         title = Path(f"/proc/{running.process.pid}/cmdline").read_bytes()
         assert PASSWORD.encode() not in title
         assert b"screen" in title
+        assert b"pw1@" not in title
         running.end()
         assert running.process.returncode == 0
         told = "".join(running.lines + running.errors)

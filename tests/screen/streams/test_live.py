@@ -14,6 +14,7 @@ import servers
 from media import encoded, picture, write_video
 
 from mpft_deploy.images import view_corners
+from mpft_deploy.screen.streams import read_av
 from mpft_deploy.screen.streams.records import FrameEvent, SourceEvent
 
 
@@ -198,3 +199,17 @@ def test_an_iterator_ends_with_its_streams(tmp_path: Path, screener: Any) -> Non
     assert any(isinstance(event, SourceEvent) and event.state == "ended" for event in events)
     ids = [event.id for event in events]
     assert ids == sorted(set(ids))
+
+
+@pytest.mark.parametrize("name", ["cuda", "vaapi", "nonsense"])
+def test_without_its_hardware_a_source_is_decoded_in_software(
+    name: str, tmp_path: Path, watching: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    read_av.why_no_hardware.cache_clear()
+    clip = write_video(tmp_path / "clip.mp4", seconds=1, codec="libx264")
+    running = watching(f"file://{clip}", f"file://{clip}", hwaccel=name)
+    wait_until_finished(running)
+    assert all(status.screened for status in running.watch.statuses())
+    assert caplog.text.count(f"hwaccel {name} cannot be used") in (0, 1)
+    if name == "nonsense":
+        assert "it is none of" in caplog.text
