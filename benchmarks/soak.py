@@ -34,7 +34,6 @@ from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.records import Event, FrameEvent
-from mpft_deploy.screen.streams.settings import ScreenSettings
 from mpft_deploy.screen.streams.watch import TICK, Watch
 
 SAMPLE = 5.0
@@ -92,7 +91,7 @@ def slope(samples: list[dict[str, float]], key: str) -> float:
 def soak(bundle: Path, minutes: float, sources: int, clip: Path) -> dict[str, Any]:
     """Run it."""
     read = read_bundle(bundle)
-    screener = Screener(read, load_engine(read, threads=ScreenSettings().engine_threads))
+    screener = Screener(read, load_engine(read, spin=False))
     phases = min(sources, 16)
     samples: list[dict[str, float]] = []
     sink = Oldest()

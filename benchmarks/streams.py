@@ -36,7 +36,6 @@ from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.records import Event, FrameEvent
-from mpft_deploy.screen.streams.settings import ScreenSettings
 from mpft_deploy.screen.streams.watch import TICK, Watch
 from mpft_deploy.statistics import summary
 
@@ -232,9 +231,7 @@ def run_one(bundle: Path, name: str, how: str, seconds: float, clip: Path) -> di
     scenario = SCENARIOS[name]
     phases = min(scenario.sources, 16)
     read = read_bundle(bundle)
-    # Each as its users would have it: half of the cores for streams, all of them for a loop.
-    threads = ScreenSettings().engine_threads if how == "mpft" else available_cores()
-    screener = Screener(read, load_engine(read, threads=threads))
+    screener = Screener(read, load_engine(read, spin=how != "mpft"))
     run = run_watch if how == "mpft" else run_loop
     with rtsp_load.running(clip, phases) as (port, start, process):
         before, began = _cpu(process.pid), time.monotonic()

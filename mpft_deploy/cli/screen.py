@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     "--threads",
     type=click.IntRange(0),
     default=0,
-    help="CPU threads; 0: all cores, for streams half of them.",
+    help="CPU threads; 0: all cores.",
 )
 @click.option("--report", type=PATH, help="Write one HTML file that needs nothing else.")
 @click.option(

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from mpft_deploy.cores import available_cores
 from mpft_deploy.screen.streams.address import Address, parse
 from mpft_deploy.spec import Probability, Record
 
@@ -97,8 +96,8 @@ class ScreenSettings(Record, frozen=True):
     Attributes:
         bundle: folder of the bundle to judge with.
         views, threshold, batch: see `Screener`.
-        threads: CPU threads of the engine; 0 takes half of the cores, since decoding needs the
-            others, and an engine's threads wait for each other by spinning.
+        threads: CPU threads of the engine; 0 takes all cores. They sleep while they wait, since
+            decoding needs the cores too.
         wait: seconds that a frame may wait for others to fill a batch.
         max_age: seconds; an older frame is dropped, never judged.
     """
@@ -110,8 +109,3 @@ class ScreenSettings(Record, frozen=True):
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     wait: Share = 0.02
     max_age: Seconds = 2.0
-
-    @property
-    def engine_threads(self) -> int:
-        """CPU threads that the engine gets."""
-        return self.threads or max(1, available_cores() // 2)

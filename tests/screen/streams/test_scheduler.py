@@ -108,7 +108,7 @@ def counts(events: list[Event]) -> Counter[str]:
 
 def test_under_overload_all_sources_lose_alike_and_nothing_ages(run: Any) -> None:
     readers = {f"s{index}": stream(50) for index in range(8)}
-    watch, events, _ = run(readers, 4, engine_seconds=0.02)
+    watch, events, _ = run(readers, 3, engine_seconds=0.02)
     shares = counts(events)
     # 8 × 50 frames a second are offered, 50 can be judged.
     assert set(shares) == set(readers)
@@ -122,10 +122,10 @@ def test_under_overload_all_sources_lose_alike_and_nothing_ages(run: Any) -> Non
 
 def test_a_slow_source_is_not_crowded_out_by_fast_ones(run: Any) -> None:
     readers = {"slow": stream(3), **{f"s{index}": stream(100) for index in range(5)}}
-    _, events, _ = run(readers, 4, engine_seconds=0.02)
+    _, events, _ = run(readers, 3, engine_seconds=0.02)
     slow = [event for event in events if isinstance(event, FrameEvent) and event.source == "slow"]
-    assert len(slow) >= 7
-    assert max(event.age_ms for event in slow) < 1000
+    assert len(slow) >= 5
+    assert max(event.age_ms for event in slow) < 2000
 
 
 def test_old_frames_are_dropped_never_judged(run: Any) -> None:
@@ -182,7 +182,7 @@ def test_a_failing_source_takes_nothing_from_the_others(run: Any) -> None:
 
 
 def test_streams_are_decided(run: Any) -> None:
-    watch, events, _ = run({"s": stream(20)}, 3)
+    watch, events, _ = run({"s": stream(20)}, 1.5)
     [status] = watch.statuses()
     frames = [event for event in events if isinstance(event, FrameEvent)]
     assert frames[-1].evidence == status.evidence
