@@ -75,7 +75,9 @@ def test_what_waits_in_memory_is_written_while_the_receiver_is_down(small_disk: 
     spool.append(b'{"n":0}')
     assert spool.peek() is not None  # on its way
     ballast.unlink()
+    assert spool.waiting()[1] == 0
     spool.release()  # in vain
+    assert spool.waiting()[1] > 0
     spool.close()
     spool = Spool(small_disk / "spool", 1024**2)
     assert ids(spool) == [0]
