@@ -4,13 +4,17 @@
 PYTHON ?= python3
 NATIVE := CMakeLists.txt $(shell find kernels -regex '.*\.\(cpp\|hpp\|cu\|cuh\|h\)' -o -name CMakeLists.txt)
 
-.PHONY: help demo test format lint types unit sanitize bench gpu-suite train-shipped clean
+.PHONY: help demo test format lint types unit sanitize bench soak streams faults gpu-suite \
+	train-shipped clean
 
 help:
 	@echo "make demo    export, certify, profile and screen with the shipped detector; no torch"
 	@echo "make test    format check, lint, types and tests"
 	@echo "make sanitize   the C++ kernel under address and undefined-behaviour sanitizers"
 	@echo "make bench      the kernel against its peers; parity first, then time"
+	@echo "make streams    many cameras: verdicts, ages, CPU and memory, beside the plain loop"
+	@echo "make faults     what goes wrong with cameras: recovery times, into docs/streams.md"
+	@echo "make soak       16 cameras for MINUTES=60: slopes of memory, threads and descriptors"
 	@echo "make gpu-suite  the GPU kernels on a GPU: the same bits, then speed"
 	@echo "make train-shipped   train the detector in models/ anew, from \$$MPFT_SHARED or ../shared"
 	@echo "make format  format and fix the sources"
@@ -56,6 +60,23 @@ sanitize: .venv-test/installed
 bench: .venv-test/installed
 	.venv-test/bin/python -m pip install --quiet opencv-python-headless
 	.venv-test/bin/python benchmarks/texture_patchify.py --callgrind
+
+MINUTES ?= 60
+
+soak: .venv-test/installed build/bundle/bundle.json
+	.venv-test/bin/python benchmarks/soak.py build/bundle --minutes $(MINUTES) --json build/soak.json
+
+streams: .venv-test/installed build/bundle/bundle.json
+	.venv-test/bin/python -m pip install --quiet opencv-python-headless
+	.venv-test/bin/python benchmarks/streams.py build/bundle --json build/streams.json
+
+faults: .venv-test/installed
+	.venv-test/bin/python -m pytest tests/screen/streams/test_faults.py
+	.venv-test/bin/python benchmarks/fault_table.py
+
+build/bundle/bundle.json: .venv-test/installed
+	.venv-test/bin/mpft-export models/mpft-vit-b16-d6 build/bundle --overwrite \
+		--precision int8 --float-layers 'block0.*' --budget 'flips<=10%'
 
 gpu-suite: .venv-test/installed
 	.venv-test/bin/python benchmarks/gpu_suite.py
