@@ -75,7 +75,7 @@ faults: .venv-test/installed
 	.venv-test/bin/python benchmarks/fault_table.py
 
 build/bundle/bundle.json: .venv-test/installed
-	.venv-test/bin/mpft-export models/mpft-vit-b16-d6 build/bundle --overwrite \
+	.venv-test/bin/mpft-export models/mpft-vit-b16 build/bundle --overwrite \
 		--precision int8 --float-layers 'block0.*' --budget 'flips<=10%'
 
 gpu-suite: .venv-test/installed
