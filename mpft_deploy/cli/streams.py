@@ -99,7 +99,7 @@ def run_streams(
             bundle, engine, views=screen.views, threshold=screen.threshold, batch=screen.batch
         )
         _warn(config, bundle)
-        watch = _open_watch(config, screener, bundle, as_json=as_json)
+        watch = _open_watch(config, screener, bundle, people=not as_json)
         notifier = Notifier()
         end = None if seconds is None else time.monotonic() + seconds
         watch.start()
@@ -152,8 +152,8 @@ def _signals() -> Iterator[_Flags]:
             signal.signal(number, action)
 
 
-def _open_watch(config: Config, screener: Screener, bundle: Bundle, *, as_json: bool) -> Watch:
-    """Sources, sinks and dashboard, put together but not started."""
+def _open_watch(config: Config, screener: Screener, bundle: Bundle, *, people: bool) -> Watch:
+    """Sources, sinks and dashboard, put together but not started; lines for people if wanted."""
     from mpft_deploy.screen.streams.watch import Watch
     from mpft_deploy.screen.tell import open_metrics, open_sinks, serve
 
@@ -162,7 +162,7 @@ def _open_watch(config: Config, screener: Screener, bundle: Bundle, *, as_json: 
     keep = tell.http is not None or tell.snapshots is not None
     watch = Watch(screener, config, keep=keep, metrics=metrics)
     sinks = open_sinks(tell, watch.picture)
-    if not as_json:
+    if people and (tell.jsonl is None or tell.jsonl.path != "-"):
         sinks.append(_Text())
     if tell.http is not None:
         info = bundle.info
