@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -27,26 +28,19 @@ class ProfileGroup(click.Group):
         return super().parse_args(ctx, args)
 
 
-class Numbers(click.ParamType):
-    """Numbers with commas between, such as 1,2,4."""
+def _numbers(least: int) -> Callable[..., tuple[int, ...]]:
+    """Callback of an option: numbers with commas between, none below `least`."""
 
-    name = "N,N,…"
-
-    def __init__(self, least: int) -> None:
-        self._least = least
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).split(",")
-        if not all(part.strip().isascii() and part.strip().isdecimal() for part in parts):
-            self.fail(f"{value!r}: write numbers with commas between, such as 1,2,4", param, ctx)
-        numbers = tuple(int(part) for part in parts)
-        if min(numbers) < self._least:
-            self.fail(f"{value!r}: no number may be below {self._least}", param, ctx)
+    def parse(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+        parts = [part.strip() for part in value.split(",")]
+        if not all(part.isascii() and part.isdecimal() for part in parts):
+            raise click.BadParameter(f"{value!r}: write numbers with commas between, such as 1,2,4")
+        numbers = tuple(map(int, parts))
+        if min(numbers) < least:
+            raise click.BadParameter(f"{value!r}: no number may be below {least}")
         return numbers
+
+    return parse
 
 
 @click.group(cls=ProfileGroup)
@@ -70,10 +64,25 @@ def command() -> None:
     show_default="single-stream",
     help="As MLPerf means it; may be given several times.",
 )
-@click.option("--streams", type=click.IntRange(2), default=4, show_default=True, help="Of multi-stream.")
-@click.option("--batch", "batches", type=Numbers(1), default="8", show_default=True, help="Of offline.")
 @click.option(
-    "--threads", type=Numbers(0), default="0", show_default=True, help="CPU threads; 0: all cores."
+    "--streams", type=click.IntRange(2), default=4, show_default=True, help="Of multi-stream."
+)
+@click.option(
+    "--batch",
+    "batches",
+    metavar="N,N,…",
+    callback=_numbers(1),
+    default="8",
+    show_default=True,
+    help="Of offline.",
+)
+@click.option(
+    "--threads",
+    metavar="N,N,…",
+    callback=_numbers(0),
+    default="0",
+    show_default=True,
+    help="CPU threads; 0: all cores.",
 )
 @click.option(
     "--samples",
@@ -90,7 +99,16 @@ def command() -> None:
     help="Seconds after which a run ends with what it has.",
 )
 @click.option("--layers", is_flag=True, help="Look into the engine, layer by layer.")
-@click.option("--slo", "objectives", multiple=True, metavar="p99<=15ms", help="Gate: exit code 1 unless met.")
+@click.option(
+    "--layers-from",
+    "trtexec",
+    type=PATH,
+    metavar="FILE",
+    help="With --layers, of TensorRT: what trtexec --exportProfile wrote.",
+)
+@click.option(
+    "--slo", "objectives", multiple=True, metavar="p99<=15ms", help="Gate: exit code 1 unless met."
+)
 @click.option("--compare", "older", type=PATH, metavar="OLD.json", help="An older result.")
 @click.option(
     "--fail",
@@ -114,6 +132,7 @@ def measure_bundle(
     samples: int,
     limit: float,
     layers: bool,
+    trtexec: Path | None,
     objectives: tuple[str, ...],
     older: Path | None,
     limits: tuple[str, ...],
@@ -141,8 +160,8 @@ def measure_bundle(
 
     if limits and older is None:
         raise UsageError("--fail goes with --compare OLD.json")
-    if trace is not None and not layers:
-        raise UsageError("--trace goes with --layers")
+    if (trace is not None or trtexec is not None) and not layers:
+        raise UsageError("--trace and --layers-from go with --layers")
     slos = [Objective.parse(text) for text in objectives]
     slowdowns = [Limit.parse(text) for text in limits or ("p50:5%",)]
     before = read_profile(older) if older is not None else None
@@ -161,6 +180,7 @@ def measure_bundle(
                 batches=batches,
                 threads=threads,
                 layers=layers,
+                trtexec=trtexec,
                 say=say,
             )
         )

@@ -35,8 +35,11 @@ def load(engine: bytes, *, threads: int) -> OnnxRuntimeEngine:
     return OnnxRuntimeEngine(engine, threads)
 
 
-def make_session(model: bytes, *, threads: int) -> Any:
+def make_session(model: bytes, *, threads: int, profile: str | None = None) -> Any:
     """An InferenceSession on exactly PROVIDER; `threads` 0 takes all available cores.
+
+    Args:
+        profile: how the name of the file begins that its profiler writes; None for no profiler.
 
     Raises:
         InputError: ONNX Runtime cannot load the model.
@@ -48,6 +51,8 @@ def make_session(model: bytes, *, threads: int) -> Any:
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     try:
         session = onnxruntime.InferenceSession(model, options, providers=[PROVIDER])
     except Exception as error:  # ONNX Runtime's errors have no common base but this

@@ -88,9 +88,7 @@ def _compare_runs(limit: Limit, old: Run, new: Run) -> Gate:
     return judge_change(limit, used_samples(old), used_samples(new), gate)
 
 
-def judge_change(
-    limit: Limit, old: npt.ArrayLike, new: npt.ArrayLike, gate: str = ""
-) -> Gate:
+def judge_change(limit: Limit, old: npt.ArrayLike, new: npt.ArrayLike, gate: str = "") -> Gate:
     """Fail if it is slower for certain and by `limit` perhaps; pass if `limit` is ruled out.
 
     So a slowdown of `limit` is caught, no change passes, and what samples cannot tell apart is
@@ -141,5 +139,3 @@ def _variance(times: npt.NDArray[np.float64], limit: Limit) -> float:
     """Of the percentile's logarithm, by the block bootstrap."""
     drawn = resample(times, np.random.default_rng(len(times)))
     return float(np.log(np.percentile(drawn, limit.percent, axis=1)).var())
-
-

@@ -127,7 +127,9 @@ def find_meter(root: Path = system.ROOT, *, gpu: bool = False) -> tuple[Meter | 
     return None, "this device has neither RAPL nor Jetson power rails, as in most virtual machines"
 
 
-def energy(meter: Meter | None, why: str, joules: float | None, seconds: float, views: int) -> Energy:
+def energy(
+    meter: Meter | None, why: str, joules: float | None, seconds: float, views: int
+) -> Energy:
     """The record of a measured run."""
     if meter is None:
         return Energy(why_not=why)

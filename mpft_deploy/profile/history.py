@@ -28,14 +28,12 @@ def read_history(folder: Path) -> tuple[list[Entry], list[str]]:
         InputError: no folder, or one without any result.
     """
     if not folder.is_dir():
-        raise InputError(f"{display(folder)} is not a folder; name one with results of mpft profile")
-    entries, failures = [], []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            entries.append(Entry(path, read_profile(path)))
-        except InputError as error:
-            if "is no result" not in str(error):
-                failures.append(str(error))
+        raise InputError(
+            f"{display(folder)} is not a folder; name one with results of mpft profile"
+        )
+    found = [_read(path) for path in sorted(folder.glob("*.json"))]
+    entries = [one for one in found if isinstance(one, Entry)]
+    failures = [str(one) for one in found if isinstance(one, InputError)]
     if not entries:
         reason = f" ({failures[0]})" if failures else ""
         raise InputError(
@@ -43,6 +41,14 @@ def read_history(folder: Path) -> tuple[list[Entry], list[str]]:
             "mpft profile BUNDLE --out FILE.json"
         )
     return sorted(entries, key=lambda entry: entry.profile.created), failures
+
+
+def _read(path: Path) -> Entry | InputError | None:
+    """A result, what is wrong with it, or None for a file that is something else."""
+    try:
+        return Entry(path, read_profile(path))
+    except InputError as error:
+        return None if "is no result" in str(error) else error
 
 
 class Row(Record, frozen=True):

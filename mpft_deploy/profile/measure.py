@@ -85,9 +85,7 @@ def _alike(
     return bool(abs(second - first) <= max(STEADY * first, scatter))
 
 
-def collect(
-    workload: Workload, plan: Plan, watch: Watch, clock: Now = now
-) -> _Collected:
+def collect(workload: Workload, plan: Plan, watch: Watch, clock: Now = now) -> _Collected:
     """Time blocks until enough queries were quiet, or the time is over."""
     collected = _Collected()
     with no_garbage_collection():
@@ -225,7 +223,9 @@ def _estimate(interval: percentiles.Interval, *, always: bool = False) -> Estima
     return Estimate(value=interval.value, low=interval.low, high=interval.high)
 
 
-def _stages(workload: Workload, marks: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> list[Stage]:
+def _stages(
+    workload: Workload, marks: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+) -> list[Stage]:
     parts = np.diff(marks, axis=1) / MILLI
     whole = float(parts.sum(axis=1).mean()) or 1.0
     return [

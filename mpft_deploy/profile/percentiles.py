@@ -112,7 +112,7 @@ def block_length(values: F64) -> int:
     n = len(values)
     ranks = np.argsort(np.argsort(values))  # an outlier must not hide the rest
     length = max(n ** (1 / 3), 2 * autocorrelation_time(ranks))
-    return max(1, min(math.ceil(length), n // 5 or 1))
+    return int(max(1, min(math.ceil(length), n // 5 or 1)))
 
 
 def resample(values: F64, generator: np.random.Generator, resamples: int = RESAMPLES) -> F64:
@@ -130,8 +130,10 @@ def resample(values: F64, generator: np.random.Generator, resamples: int = RESAM
     return drawn
 
 
-def intervals(values: npt.ArrayLike, percents: Sequence[float] = PERCENTILES) -> dict[str, Interval]:
-    """Percentiles, "mean", "sd" and "min" with intervals at CONFIDENCE; the same for the same input.
+def intervals(
+    values: npt.ArrayLike, percents: Sequence[float] = PERCENTILES
+) -> dict[str, Interval]:
+    """Percentiles, "mean", "sd" and "min" with intervals at CONFIDENCE; same input, same figures.
 
     Percentiles that have too few samples are left out; see `samples_needed`.
     """

@@ -42,16 +42,18 @@ class Request:
         batches: of offline, one run each.
         threads: of the engine, one set of runs each; 0 is all cores.
         layers: whether to look into the engine too.
+        trtexec: see `mpft_deploy.profile.layers`.
     """
 
     bundle: Bundle
-    plan: Plan = Plan()
+    plan: Plan = field(default_factory=Plan)
     images: Path | None = None
     scenarios: Sequence[Scenario] = ("single-stream",)
     streams: int = 4
     batches: Sequence[int] = (8,)
     threads: Sequence[int] = (0,)
     layers: bool = False
+    trtexec: Path | None = None
     say: Callable[[str], None] = field(default=lambda text: None)
 
 
@@ -76,7 +78,7 @@ def profile_bundle(request: Request) -> Profile:
         from mpft_deploy.profile.layers import profile_layers
 
         request.say("layers and roofline")
-        layers = profile_layers(bundle, threads=request.threads[0])
+        layers = profile_layers(bundle, threads=request.threads[0], trtexec=request.trtexec)
     median = runs[0].latency_ms["p50"].value or runs[0].latency_ms["mean"].value or 0.0
     info = bundle.info
     return Profile(
@@ -122,9 +124,7 @@ def _workload(
     return view_workload(engine, bundle.spec, bundle.golden.crops, count=views, batch=batch)
 
 
-def _run(
-    request: Request, workload: Workload, scenario: Scenario, batch: int, threads: int
-) -> Run:
+def _run(request: Request, workload: Workload, scenario: Scenario, batch: int, threads: int) -> Run:
     gpu = request.bundle.info.backend in GPU_BACKENDS
     used = 1 if gpu else threads or available_cores()
     meter, no_meter = find_meter(gpu=gpu)

@@ -69,7 +69,7 @@ class Block(Record, frozen=True, omit_defaults=True):
     disturbed: tuple[str, ...] = ()
     others_cores: float | None = None
     clock_mhz: float | None = None
-    processes: dict[str, float] = {}
+    processes: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class Energy(Record, frozen=True, omit_defaults=True):
@@ -239,7 +239,7 @@ class Profile(Record, frozen=True):
     harness: Harness
     runs: list[Run]
     layers: Layers | None = None
-    gates: list[Gate] = []
+    gates: list[Gate] = msgspec.field(default_factory=list)
 
 
 def json_schema() -> bytes:

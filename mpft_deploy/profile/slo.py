@@ -1,4 +1,4 @@
-"""Service-level objectives: does a percentile keep its limit, decided at a confidence or not at all.
+"""Service-level objectives: does a percentile keep its limit? Told at a confidence or not at all.
 
 "p99 <= 15 ms" says that at most 1 % of queries take longer than 15 ms. The number that did is
 binomial, so pass and fail are each claimed only where the other is refuted at CONFIDENCE; this is
@@ -65,7 +65,8 @@ def used_samples(run: Run) -> npt.NDArray[np.float64]:
     if run.state == "disturbed":
         return times
     quiet = np.array([not block.disturbed for block in run.blocks], bool)
-    return times[quiet[np.array(run.sample_block, np.int64)]]
+    kept: npt.NDArray[np.float64] = times[quiet[np.array(run.sample_block, np.int64)]]
+    return kept
 
 
 def judge(objective: Objective, milliseconds: npt.ArrayLike) -> Gate:

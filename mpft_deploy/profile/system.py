@@ -106,7 +106,7 @@ def thermal_throttles(root: Path, cores: Iterable[int]) -> float | None:
 
 
 def control_group(root: Path) -> list[Path]:
-    """Folders of this process's control group, nearest first: version 2, or 1 for cpu and memory."""
+    """Folders of this process's control group, nearest first, of version 2 or 1."""
     text = read_text(root / "proc/self/cgroup") or ""
     folders = []
     for line in text.splitlines():

@@ -30,7 +30,7 @@ def estimate_cells(estimate: Estimate) -> list[str]:
 
 def title(run: Run) -> str:
     """What a run is."""
-    parts = [run.scenario]
+    parts: list[str] = [run.scenario]
     if run.scenario == "multi-stream":
         parts.append(f"{run.views} streams")
     elif run.scenario == "offline":
@@ -93,7 +93,10 @@ def environment_rows(profile: Profile) -> list[list[str]]:
     clock = "" if here.clock_mhz is None else f" at {here.clock_mhz:.0f} MHz"
     rows = [
         ["bundle", f"{subject.name}, {subject.seal[:16]}…"],
-        ["engine", f"{subject.backend} {subject.precision}, {subject.depth} blocks, {subject.keep}"],
+        [
+            "engine",
+            f"{subject.backend} {subject.precision}, {subject.depth} blocks, {subject.keep}",
+        ],
         ["input", f"{subject.images} ({subject.image_count})"],
         ["device", f"{here.device.processor} ({here.device.machine}, {here.device.system})"],
         ["cores", f"{here.cores}{limit}{clock}"],
@@ -133,6 +136,8 @@ def layer_rows(layers: Layers) -> list[list[str]]:
             ]
         )
     rest = layers.unattributed_ms
-    rows.append(["not attributed", number(rest), f"{rest / layers.engine_ms:.1%}", "–", "–", "", ""])
+    rows.append(
+        ["not attributed", number(rest), f"{rest / layers.engine_ms:.1%}", "–", "–", "", ""]
+    )
     rows.append(["engine", number(layers.engine_ms), "100.0%", "–", "–", "", ""])
     return rows

@@ -96,7 +96,7 @@ def file_workload(
     batch: int = 1,
     clock: Now = now,
 ) -> Workload:
-    """From image files, which the system may hold in its cache, to verdicts; see `view_workload`."""
+    """From image files, mostly in the system's cache, to verdicts; see `view_workload`."""
     judge = _judge(engine, spec, batch, clock)
     size = spec.crop.size
 
@@ -148,20 +148,19 @@ def _judge(
     ) -> list[float]:
         assert isinstance(engine, MarksCopies)
         logits: list[float] = []
-        spent, last = [0, 0, 0], marks[-1]
+        spent = np.zeros(3, np.int64)
         for start in range(0, len(patches), batch):
-            part, seen = slice(start, start + batch), [last]
-            done = engine.run_marked(
-                patches[part], positions[part], lambda seen=seen: seen.append(clock())
-            )
-            logits.extend(done)
-            last = clock()
-            seen.append(last)
-            spent = [a + later - sooner for a, sooner, later in zip(spent, seen, seen[1:])]
+            part, seen = slice(start, start + batch), [clock()]
+
+            def mark(seen: list[int] = seen) -> None:
+                seen.append(clock())
+
+            logits.extend(engine.run_marked(patches[part], positions[part], mark))
+            mark()
+            spent += np.diff(seen)
         for part_time in spent:
-            marks.append(marks[-1] + part_time)
+            marks.append(marks[-1] + int(part_time))
         return logits
 
     run = run_marked if isinstance(engine, MarksCopies) else run_plain
     return judge
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import synthetic
@@ -63,10 +65,8 @@ def test_objectives_are_read(text: str, percent: float, limit: float) -> None:
 @given(st.text(max_size=12))
 def test_other_objectives_are_usage_errors(text: str) -> None:
     for kind in (Objective, Limit):
-        try:
+        with contextlib.suppress(UsageError):
             assert 0 < kind.parse(text).percent < 100
-        except UsageError as error:
-            assert "such as" in str(error)
 
 
 SAMPLES = 1000

@@ -77,19 +77,22 @@ def test_figures_are_those_of_the_engine(machine: synthetic.Machine) -> None:
 
 
 def test_disturbed_blocks_are_repeated_and_left_out(machine: synthetic.Machine) -> None:
-    machine.others = lambda: 1.0 if 1.5 < machine.clock.seconds() < 4 else 0.0
     fast, slow = around(10), around(20)
 
     def durations() -> Iterator[float]:
         while True:
-            yield next(slow) if 1.0 < machine.clock.seconds() < 4 else next(fast)
+            if 1.3 < machine.clock.seconds() < 4:
+                machine.other_seconds += 0.02
+                yield next(slow)
+            else:
+                yield next(fast)
 
     result = run(machine, durations(), Plan(samples=400))
     disturbed = [block for block in result.blocks if block.disturbed]
     assert result.state == "quiet"
     assert disturbed
     assert "other processes used" in disturbed[0].disturbed[0]
-    assert disturbed[0].processes["burn er)"] == pytest.approx(1, abs=0.3)
+    assert disturbed[0].processes["burn er)"] > 0.1
     assert result.used == sum(b.count for b in result.blocks if not b.disturbed) >= 400
     assert result.latency_ms["p99"].value is not None
     assert result.latency_ms["p99"].value < 11
@@ -130,7 +133,12 @@ def file(root: Path, name: str, text: str) -> None:
     ("name", "before", "after", "reason"),
     [
         ("sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count", "3", "4", "hot"),
-        ("sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", "3000000", "2000000", "clock fell"),
+        (
+            "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq",
+            "3000000",
+            "2000000",
+            "clock fell",
+        ),
         ("sys/fs/cgroup/cpu.stat", "nr_throttled 1", "nr_throttled 2", "CPU limit"),
     ],
 )

@@ -19,7 +19,9 @@ from mpft_deploy.profile.percentiles import (
 
 @given(st.integers(0, 3000), st.integers(1, 3000), st.floats(0.0005, 0.9995))
 def test_binomial_equals_scipy(hits: int, total: int, share: float) -> None:
-    assert binomial_cdf(hits, total, share) == pytest.approx(binom.cdf(hits, total, share), abs=1e-9)
+    assert binomial_cdf(hits, total, share) == pytest.approx(
+        binom.cdf(hits, total, share), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("percent", [1, 10, 50, 90, 99, 99.9])
