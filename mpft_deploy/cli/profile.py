@@ -198,13 +198,14 @@ def measure_bundle(
 def _with_gates(
     profile: Profile, slos: list[Objective], before: Profile | None, slowdowns: list[Limit]
 ) -> Profile:
-    """The result with the answers to its gates; objectives are judged on every run."""
+    """The result with the answers to its gates; objectives are about awaited queries."""
     import msgspec
 
     from mpft_deploy.profile.compare import compare
     from mpft_deploy.profile.slo import judge_run
 
-    gates: list[Gate] = [judge_run(slo, run) for slo in slos for run in profile.runs]
+    awaited = [run for run in profile.runs if run.scenario != "offline"] or profile.runs
+    gates: list[Gate] = [judge_run(slo, run) for slo in slos for run in awaited]
     if before is not None:
         gates += [gate for limit in slowdowns for gate in compare(limit, before, profile)]
     return msgspec.structs.replace(profile, gates=gates)

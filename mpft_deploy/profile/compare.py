@@ -22,6 +22,7 @@ from mpft_deploy.profile.percentiles import (
 )
 from mpft_deploy.profile.records import Gate, Profile, Run
 from mpft_deploy.profile.slo import used_samples
+from mpft_deploy.profile.wording import title
 
 CONFIDENCE = 0.99
 """Of the change's interval: a gate runs often, and must not cry wolf."""
@@ -65,7 +66,7 @@ def compare(limit: Limit, old: Profile, new: Profile) -> list[Gate]:
     if not pairs:
         raise InputError(
             "the results cannot be compared: they share no scenario with the same batch and "
-            f"threads; the old one has {', '.join(_title(run) for run in old.runs)}"
+            f"threads; the old one has {'; '.join(title(run) for run in old.runs)}"
         )
     return [_compare_runs(limit, before, after) for before, after in pairs]
 
@@ -75,12 +76,8 @@ def _setting(run: Run) -> tuple[object, ...]:
     return run.scenario, run.views, run.batch, run.threads, stages
 
 
-def _title(run: Run) -> str:
-    return f"{run.scenario} batch {run.batch} threads {run.threads}"
-
-
 def _compare_runs(limit: Limit, old: Run, new: Run) -> Gate:
-    gate = f"{limit} against the older result, {_title(new)}"
+    gate = f"{limit} against the older result, {title(new)}"
     for name, run in (("the older result", old), ("this one", new)):
         if run.state == "disturbed":
             reason = f"{name} was disturbed ({'; '.join(run.reasons)}): repeat it"

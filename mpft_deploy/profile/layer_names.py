@@ -17,8 +17,10 @@ PARTS = {
 }
 """Parts of a block that are told apart; what lies below them belongs to them."""
 
-_EMBEDDING = ("patches", "patch_embedding", "position_embedding", "class_token", "cell_tokens")
-_EMBEDDING += ("tokens", "ln_pre", "positions")
+_EMBEDDING = frozenset(
+    {"patches", "patch_embedding", "position_embedding", "class_token", "cell_tokens"}
+    | {"tokens", "ln_pre", "positions"}
+)
 _HEAD = ("features", "ln_post", "head", "logit")
 _SPLITS = re.compile(r"block(\d+)(.*)")
 _TOKEN = re.compile(r"[A-Za-z_][\w.]*")

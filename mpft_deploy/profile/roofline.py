@@ -60,7 +60,7 @@ def bound(
 def _best(run: Callable[[], object]) -> float:
     """Seconds of the quickest run: the roof is what the device can do."""
     run()
-    times = []
+    times: list[float] = []
     begin = time.perf_counter()
     while len(times) < REPEATS or time.perf_counter() - begin < SECONDS:
         start = time.perf_counter()

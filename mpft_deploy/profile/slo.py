@@ -11,6 +11,7 @@ import math
 import re
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +23,7 @@ from mpft_deploy.profile.percentiles import (
     percentile_name,
 )
 from mpft_deploy.profile.records import Gate, Run
+from mpft_deploy.profile.wording import title
 
 MOST_SAMPLES = 1_000_000
 _UNITS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
@@ -53,10 +55,11 @@ class Objective:
 
 def judge_run(objective: Objective, run: Run) -> Gate:
     """Judge a run; one that was disturbed decides nothing."""
+    gate = f"{objective}, {title(run)}"
     if run.state == "disturbed":
         reason = f"the run was disturbed ({'; '.join(run.reasons)}): repeat it on a quiet machine"
-        return Gate(gate=str(objective), verdict="undecided", reason=reason)
-    return judge(objective, used_samples(run))
+        return Gate(gate=gate, verdict="undecided", reason=reason)
+    return msgspec.structs.replace(judge(objective, used_samples(run)), gate=gate)
 
 
 def used_samples(run: Run) -> npt.NDArray[np.float64]:

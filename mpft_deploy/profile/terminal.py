@@ -14,12 +14,16 @@ from mpft_deploy.profile.wording import (
     environment_rows,
     estimate_cells,
     harness_line,
+    layer_name,
     layer_rows,
     number,
     run_notes,
     title,
     with_interval,
 )
+
+SHOWN_LAYERS = 16
+"""The others are in the JSON and the HTML report."""
 
 
 def print_profile(profile: Profile) -> None:
@@ -54,10 +58,13 @@ def _print_run(run: Run) -> None:
 
 
 def _print_layers(layers: Layers) -> None:
+    *rows, rest, engine = layer_rows(layers)
+    slowest = sorted(layers.layers, key=lambda layer: -layer.ms)[:SHOWN_LAYERS]
+    shown = {layer_name(layer) for layer in slowest}
     table(
-        f"layers, by {layers.source}, mean of {layers.runs} runs",
+        f"slowest of {len(rows)} layers, by {layers.source}, mean of {layers.runs} runs",
         ["layer", "ms", "share", "GFLOP/s", "GB/s", "bound by", "of the roof"],
-        layer_rows(layers),
+        [*(row for row in rows if row[0] in shown), rest, engine],
     )
 
 
