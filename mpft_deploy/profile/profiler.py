@@ -65,7 +65,7 @@ def profile_bundle(request: Request) -> Profile:
     """
     bundle = request.bundle
     environment = describe_environment(bundle)
-    paths = _images(request.images)
+    paths = _images(request.images, bundle.spec.crop.size)
     runs = []
     for threads in request.threads:
         engine = load_engine(bundle, threads=threads)
@@ -140,7 +140,7 @@ def _run(request: Request, workload: Workload, scenario: Scenario, batch: int, t
     )
 
 
-def _images(folder: Path | None) -> list[Path]:
+def _images(folder: Path | None, size: int) -> list[Path]:
     """Up to MOST_IMAGES of a folder, evenly spread, each of which can be read."""
     if folder is None:
         return []
@@ -149,5 +149,5 @@ def _images(folder: Path | None) -> list[Path]:
         raise InputError(f"{display(folder)}: no images in this folder; name one that has some")
     chosen = found[:: -(-len(found) // MOST_IMAGES)]
     for path in chosen:
-        load_views([path], 1)  # an unreadable one is an error now, not in the midst of timing
+        load_views([path], size)  # an unreadable one is an error now, not in the midst of timing
     return chosen

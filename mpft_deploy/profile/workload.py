@@ -103,7 +103,7 @@ def file_workload(
     def query(index: int) -> list[int]:
         chosen = [paths[(index * count + offset) % len(paths)] for offset in range(count)]
         marks = [clock()]
-        frames = [next(read_frames(Item(path, "image"))).pixels for path in chosen]
+        frames = [next(read_frames(Item(path, "image"), centre=size)).pixels for path in chosen]
         marks.append(clock())
         cut = np.concatenate([views(frame, size, spec.crop.policy) for frame in frames])
         marks.append(clock())
