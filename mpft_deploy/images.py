@@ -63,8 +63,8 @@ def read_picture(path: Path, *, centre: int | None = None) -> Picture:
     animation the first frame is taken. JPEG goes through libjpeg at full precision.
 
     Args:
-        centre: side of the centre view, where nothing else of the image is needed: of a JPEG, little
-            more is then decoded, to the same bytes. Other images still come whole.
+        centre: side of the centre view, where nothing else is needed: of a JPEG, little more is
+            then decoded, to the same bytes. Other images still come whole.
 
     Raises:
         InputError: missing, unreadable, empty, no image, truncated, or over MAX_PIXELS.

@@ -77,27 +77,22 @@ def openvino_operators(engine: bytes, feeds: Feeds, *, threads: int, runs: int) 
     places = {
         node.friendly_name: _openvino_place(node) for node in model.get_runtime_model().get_ops()
     }
-    spent: dict[str, float] = {}
-    kinds: dict[str, str] = {}
-
-    def run() -> None:
-        request.infer(feeds)
-
+    # A counter is the mean of all runs so far, so those of the warm-up are taken out again.
     for _ in range(WARM_UP):
-        run()
-    total = 0.0
-    for _ in range(runs):
-        total += _timed(run, 1, warm_up=0)
-        for node in request.profiling_info:
-            spent[node.node_name] = spent.get(node.node_name, 0.0) + (
-                node.real_time.total_seconds() * 1e3
-            )
-            kinds[node.node_name] = node.node_type
-    operators = [
-        Operator(name, places.get(name) or fused_path([name]), kinds[name], ms / runs)
-        for name, ms in spent.items()
-    ]
-    return OperatorTimes(f"OpenVINO {openvino.__version__}", runs, total / runs, operators)
+        request.infer(feeds)
+    before = {node.node_name: _milliseconds(node) for node in request.profiling_info}
+    total = _timed(lambda: request.infer(feeds), runs, warm_up=0)
+    operators = []
+    for node in request.profiling_info:
+        name = node.node_name
+        spent = (WARM_UP + runs) * _milliseconds(node) - WARM_UP * before.get(name, 0.0)
+        place = places.get(name) or fused_path([name])
+        operators.append(Operator(name, place, node.node_type, max(0.0, spent / runs)))
+    return OperatorTimes(f"OpenVINO {openvino.__version__}", runs, total, operators)
+
+
+def _milliseconds(node: Any) -> float:
+    return float(node.real_time.total_seconds() * 1e3)
 
 
 def _openvino_place(node: Any) -> Place:

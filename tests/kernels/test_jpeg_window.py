@@ -100,8 +100,17 @@ def test_damaged_files_give_the_same_pixels_or_none(junk: bytes, start: int, len
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"progressive": True}, {"subsampling": 0}, {"exif": 6}, {"exif": 3}, {"mode": "CMYK"}]
-    + [{"mode": "L"}, {"kind": "PNG"}, {"size": (30, 90)}],
+    [
+        {},
+        {"progressive": True},
+        {"subsampling": 0},
+        {"exif": 6},
+        {"exif": 3},
+        {"mode": "CMYK"},
+        {"mode": "L"},
+        {"kind": "PNG"},
+        {"size": (30, 90)},
+    ],
     ids=str,
 )
 def test_the_centre_of_a_file_is_the_centre_of_its_whole(
