@@ -61,6 +61,9 @@ def make_session(model: bytes, *, threads: int, profile: str | None = None) -> A
         raise EnvironmentLacksError(
             f"ONNX Runtime chose {session.get_providers()} instead of {PROVIDER}"
         )
+    # It keeps the file's bytes, as large as the engine, to fall back to another provider by itself;
+    # that never happens here.
+    session._model_bytes = None
     return session
 
 
