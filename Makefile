@@ -4,13 +4,14 @@
 PYTHON ?= python3
 NATIVE := CMakeLists.txt $(shell find kernels -regex '.*\.\(cpp\|hpp\|cu\|cuh\|h\)' -o -name CMakeLists.txt)
 
-.PHONY: help demo test format lint types unit sanitize bench gpu-suite clean
+.PHONY: help demo test format lint types unit sanitize bench bench-first-verdict bench-page gpu-suite clean
 
 help:
 	@echo "make demo    export, certify, profile and screen with the shipped detector; no torch"
 	@echo "make test    format check, lint, types and tests"
 	@echo "make sanitize   the C++ kernel under address and undefined-behaviour sanitizers"
-	@echo "make bench      the kernel against its peers; parity first, then time"
+	@echo "make bench      everything against its peers, taking turns; draws docs/benchmarks.md"
+	@echo "make bench-first-verdict   from the start of the process, and memory of one stream"
 	@echo "make gpu-suite  the GPU kernels on a GPU: the same bits, then speed"
 	@echo "make format  format and fix the sources"
 	@echo "make clean   remove environments and everything that was built"
@@ -52,9 +53,20 @@ sanitize: .venv-test/installed
 	cmake -S tests/kernels/native -B build/sanitize -DMPFT_SANITIZE=address,undefined
 	cmake --build build/sanitize --target check
 
+# On a quiet machine, about six minutes. IMAGES=FOLDER gives the engines other images to judge.
 bench: .venv-test/installed
 	.venv-test/bin/python -m pip install --quiet opencv-python-headless
-	.venv-test/bin/python benchmarks/texture_patchify.py --callgrind
+	.venv-test/bin/python benchmarks/suite.py $(if $(IMAGES),--images "$(IMAGES)")
+
+bench-first-verdict: .venv-test/installed
+	rm -rf build/bench-bundle
+	@mkdir -p build
+	.venv-test/bin/mpft-export models/mpft-vit-b16-d6 build/bench-bundle --precision int8 \
+		--float-layers 'block0.*' --budget 'flips<=10%' --json > /dev/null
+	.venv-test/bin/python benchmarks/first_verdict.py build/bench-bundle models/mpft-vit-b16-d6
+
+bench-page: .venv-test/installed
+	.venv-test/bin/python benchmarks/page.py
 
 gpu-suite: .venv-test/installed
 	.venv-test/bin/python benchmarks/gpu_suite.py
