@@ -226,7 +226,13 @@ def _rows(times: dict[str, list[float]]) -> list[dict[str, Any]]:
 @click.command()
 @click.argument("detector", type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of 1080p JPEGs to use.")
-@click.option("--rounds", default=ROUNDS, show_default=True, help="Turns of each contestant.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(3),  # p90 takes 29 samples
+    default=ROUNDS,
+    show_default=True,
+    help="Turns of each contestant.",
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result here.")
 def main(detector: Path, images: Path | None, rounds: int, json_path: Path | None) -> None:
     """Time DETECTOR's whole path against its peers."""

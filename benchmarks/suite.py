@@ -38,14 +38,13 @@ QUIET_SECONDS = 2.0
 def commands(bundle: Path, images: Path, out: Path, *, quick: bool) -> dict[str, list[str]]:
     """The benchmarks by name, each writing NAME.json into `out`."""
     every = {
-        "pipeline": [str(DETECTOR), *(["--rounds", "2"] if quick else [])],
+        "pipeline": [str(DETECTOR), *(["--rounds", "3"] if quick else [])],
         "engines": [str(DETECTOR), str(images), "--views", str(10 if quick else VIEWS)],
         "first_verdict": [str(bundle), str(DETECTOR)],
         "texture_patchify": ["--callgrind"] if shutil.which("valgrind") and not quick else [],
     }
     return {
-        name: [sys.executable, str(HERE / f"{name}.py"), *arguments, "--json"]
-        + [str(out / f"{name}.json")]
+        name: [sys.executable, str(HERE / f"{name}.py"), *arguments, "--json", f"{out}/{name}.json"]
         for name, arguments in every.items()
     }
 
