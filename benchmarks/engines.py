@@ -1,105 +1,165 @@
-"""Engines of one detector against PyTorch eager, side by side: parity first, then time.
+"""Engines of one detector against what a user would run instead: parity first, then time.
 
-    python benchmarks/engines.py models/NAME IMAGES [--json OUT]
+    python benchmarks/engines.py DETECTOR IMAGES [--bundle BUNDLE] [--json OUT]
 
 From a decoded view to its logit, one view at a time, two threads, the engines taking turns of some
-views (A B C A B C …), each warmed up at the start of its turn. Needs the extra `train`. The peer is
-what a user of the paper would run: PyTorch eager in float32 with all tokens, once with the
-detector's own blocks and once with all blocks of its backbone (random weights in the blocks that
-the detector does not have: they cost the
-same).
+views (A B C A B C …), each warmed up at the start of its turn. Peers see all tokens of the whole
+backbone, with random weights: those cost the same. BUNDLE is an engine that was exported before,
+such as the winner of `mpft-export --target auto`; without it, int8 within its budget stands there.
+Peak memory is that of a fresh process that loads one engine and runs a few views.
+
+Needs the extras `train` and `openvino`, and nncf.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
 import numpy as np
-import torch
+import peers
+from peers import THREADS, U8, Run
 
-from mpft_deploy.bundle import Device
-from mpft_deploy.detector.backbone import Geometry
-from mpft_deploy.detector.model import Detector
+from mpft_deploy.bundle import Device, read_bundle
 from mpft_deploy.detector_folder import read_detector
-from mpft_deploy.engine import get_backend
-from mpft_deploy.engine.certificate import compare
+from mpft_deploy.engine import get_backend, load_engine
+from mpft_deploy.engine.certificate import Budget, compare
 from mpft_deploy.export.graph import build_graph, serialise
+from mpft_deploy.export.pipeline import Request, export
 from mpft_deploy.export.precision import apply_precision
-from mpft_deploy.export.smoothing import smooth
 from mpft_deploy.files import write_atomic
 from mpft_deploy.images import find_images, load_views
 from mpft_deploy.kernels import texture_patchify
-from mpft_deploy.spec import KeepRule
+from mpft_deploy.spec import Architecture, Crop, DetectorSpec
 from mpft_deploy.statistics import summary
+from mpft_deploy.weights import detector_shapes
 
-THREADS = 2
 TURN, WARM_UP = 15, 3
 PAUSE_SECONDS = 0.1
 """Between turns: an engine's threads spin for a while and would take the next one's cores."""
-
-Run = Callable[[np.ndarray], float]
-
-
-def eager(model: Detector, patch: int) -> Run:
-    """PyTorch in float32 on all tokens."""
-
-    def run(view: np.ndarray) -> float:
-        cut = texture_patchify(view[None], patch, KeepRule("all"))
-        with torch.inference_mode():
-            patches, positions = torch.from_numpy(cut.patches), torch.from_numpy(cut.positions)
-            return float(model(patches, positions)[0])
-
-    return run
+LARGE_VIEWS = 15
+LARGE = DetectorSpec(
+    architecture=Architecture(
+        name="ViT-L-14-quickgelu", width=1024, heads=16, layers=24, hidden=4096, output_dim=768,
+        activation="quick_gelu",
+    ),
+    depth=24, patch=14, crop=Crop(size=224),
+    train_keep="smooth:63", fill="drop", keep="textured:63",
+)  # fmt: skip
+EXACT, CHOSEN = "ours, fp32", "ours, chosen"
+EAGER = "PyTorch eager fp32"
+LARGE_EAGER, LARGE_OURS = "L/14, PyTorch eager fp32", "L/14, ours, int8, textured:63"
 
 
-@click.command()
-@click.argument("detector", type=click.Path(path_type=Path))
-@click.argument("images", type=click.Path(path_type=Path))
-@click.option("--views", "count", default=150, show_default=True, help="Images, spread evenly.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result here.")
-def main(detector: Path, images: Path, count: int, json_path: Path | None) -> None:
-    """Time DETECTOR's engines and their PyTorch peers on IMAGES."""
-    torch.set_num_threads(THREADS)
-    folder = read_detector(detector)
-    spec = folder.spec
-    paths = list(find_images(images))
-    paths = paths[:: max(1, len(paths) // count)][:count]
-    views = load_views(paths, spec.crop.size)
+@dataclass(frozen=True)
+class Entry:
+    """One engine: how it is loaded, whose verdicts it can be compared with, its file's size."""
 
-    arch = spec.architecture
-    whole = Detector(Geometry(arch, spec.patch, spec.crop.size), arch.layers).eval()
-    own = Detector.from_spec(spec, folder.weights, str(detector))
-    graph = build_graph(spec, folder.weights)
-    smoothed = build_graph(spec, smooth(spec, folder.weights, folder.golden.crops))
-    backend = get_backend("onnxruntime")
+    load: Callable[[], Run]
+    ours: bool
+    size: int
 
-    def engine(model: bytes) -> Run:
-        loaded = backend.load(model, threads=THREADS)
 
-        def run(view: np.ndarray) -> float:
+def of_engine(spec: DetectorSpec, load: Callable[[], Any]) -> Callable[[], Run]:
+    """One of our engines, from a view on."""
+
+    def loaded() -> Run:
+        engine = load()
+
+        def run(view: U8) -> float:
             cut = texture_patchify(view[None], spec.patch, spec.keep_rule, spec.keep_seed)
-            return float(loaded.run(cut.patches, cut.positions)[0])
+            return float(engine.run(cut.patches, cut.positions)[0])
 
         return run
 
-    reference = f"onnxruntime fp32, {spec.keep}"
-    runs = {
-        f"PyTorch eager fp32, all tokens, {arch.layers} blocks": eager(whole, spec.patch),
-        f"PyTorch eager fp32, all tokens, {spec.depth} blocks": eager(own, spec.patch),
-        reference: engine(serialise(graph)),
-        f"onnxruntime int8, {spec.keep}": engine(serialise(apply_precision(smoothed, "int8"))),
-        f"onnxruntime int8, block 0 float, {spec.keep}": engine(
-            serialise(apply_precision(smoothed, "int8", ["block0.*"]))
+    return loaded
+
+
+def of_bundle(path: Path) -> Entry:
+    bundle = read_bundle(path)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    return Entry(of_engine(bundle.spec, partial(load_engine, bundle, threads=THREADS)), True, size)
+
+
+def build(detector: Path, bundle: Path | None, images: Path, views: U8, work: Path) -> None:
+    """Write everything that is loaded later into `work`, unless it is there."""
+    if (work / "done").exists():
+        return
+    spec = read_detector(detector).spec
+    whole = peers.tower(spec.architecture, spec.patch, spec.crop.size)
+    peers.write_onnx(whole, spec.crop.size, work / "exported.onnx")
+    peers.write_openvino_int8(work / "exported.onnx", views[:32], work / "int8.xml")
+    request = Request(detector, work / "fp32", threads=THREADS)
+    export(request)
+    budget = Budget.parse("flips<=100%")
+    export(Request(detector, work / "int8", precision="int8", budget=budget, threads=THREADS))
+    if bundle is None:
+        chosen = Request(detector, work / "chosen", precision="int8", threads=THREADS,
+                         images=(images,), float_layers=("block0.*",))  # fmt: skip
+        export(chosen)
+    (work / "done").touch()
+
+
+def entries(detector: Path, bundle: Path | None, work: Path) -> dict[str, Entry]:
+    """All engines of the shipped size, by name."""
+    spec = read_detector(detector).spec
+    whole = partial(peers.tower, spec.architecture, spec.patch, spec.crop.size)
+    onnx = (work / "exported.onnx").stat().st_size
+    int8 = sum((work / f"int8{suffix}").stat().st_size for suffix in (".xml", ".bin"))
+    return {
+        EAGER: Entry(lambda: peers.eager(whole()), False, onnx),
+        "torch.compile fp32": Entry(lambda: peers.compiled(whole()), False, onnx),
+        "ONNX Runtime fp32 of torch.onnx": Entry(
+            lambda: peers.onnxruntime(work / "exported.onnx"), False, onnx
         ),
+        "OpenVINO int8 of NNCF": Entry(lambda: peers.openvino(work / "int8.xml"), False, int8),
+        EXACT: of_bundle(work / "fp32"),
+        "ours, int8 throughout": of_bundle(work / "int8"),
+        CHOSEN: of_bundle(bundle or work / "chosen"),
     }
-    logits: dict[str, list[float]] = {name: [] for name in runs}
+
+
+def large(work: Path) -> tuple[dict[str, Entry], int]:
+    """ViT-L/14 with random weights: eager with all tokens, and ours at K = 63; its view's side."""
+    spec = LARGE
+    arch = spec.architecture
+    model = work / "large.onnx"
+    if not model.exists():
+        rng = np.random.default_rng(0)
+        weights = {
+            name: np.ones(size, np.float32) if name.endswith(("ln_1.weight", "ln_2.weight"))
+            else rng.standard_normal(size, np.float32) * np.float32(0.02)
+            for name, size in detector_shapes(spec).items()
+        }  # fmt: skip
+        model.write_bytes(serialise(apply_precision(build_graph(spec, weights), "int8")))
+    ours = of_engine(
+        spec, lambda: get_backend("onnxruntime").load(model.read_bytes(), threads=THREADS)
+    )
+    found = {
+        LARGE_EAGER: Entry(
+            lambda: peers.eager(peers.tower(arch, spec.patch, spec.crop.size)), False, 0
+        ),
+        LARGE_OURS: Entry(ours, True, model.stat().st_size),
+    }
+    return found, spec.crop.size
+
+
+def time_in_turns(
+    runs: Mapping[str, Run], views: U8
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Milliseconds and logits of each view, by name."""
     times: dict[str, list[float]] = {name: [] for name in runs}
+    logits: dict[str, list[float]] = {name: [] for name in runs}
     for begin in range(0, len(views), TURN):
         turn = views[begin : begin + TURN]
         for name, run in runs.items():
@@ -111,38 +171,71 @@ def main(detector: Path, images: Path, count: int, json_path: Path | None) -> No
                 logit = run(view)
                 times[name].append((time.perf_counter() - start) * 1e3)
                 logits[name].append(logit)
+    return times, logits
 
-    exact = np.array(logits[reference], np.float32)
-    first, second = list(runs)[:2]
+
+@click.command()
+@click.argument("detector", type=click.Path(path_type=Path))
+@click.argument("images", type=click.Path(path_type=Path))
+@click.option("--bundle", type=click.Path(path_type=Path), help="An engine that was chosen.")
+@click.option("--views", "count", default=150, show_default=True, help="Images, spread evenly.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result here.")
+@click.option("--work", type=click.Path(path_type=Path), hidden=True)
+@click.option("--only", hidden=True)
+def main(
+    detector: Path,
+    images: Path,
+    bundle: Path | None,
+    count: int,
+    json_path: Path | None,
+    work: Path | None,
+    only: str | None,
+) -> None:
+    """Time DETECTOR's engines and their peers on IMAGES."""
+    spec = read_detector(detector).spec
+    paths = list(find_images(images))
+    paths = paths[:: max(1, len(paths) // count)][:count]
+    if only is not None:
+        assert work is not None
+        measure_memory(detector, bundle, work, only, paths[:WARM_UP])
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        work = work or Path(folder)
+        views = load_views(paths, spec.crop.size)
+        build(detector, bundle, images, views, work)
+        found = entries(detector, bundle, work)
+        times, logits = time_in_turns({name: one.load() for name, one in found.items()}, views)
+        extra, side = large(work)
+        more = {name: one.load() for name, one in extra.items()}
+        times |= time_in_turns(more, load_views(paths[:LARGE_VIEWS], side))[0]
+        del more
+        found |= extra
+        memory = {name: memory_of(sys.argv[1:], work, name) for name in found}
+
+    exact = np.array(logits[EXACT], np.float32)
     results = []
-    for name in runs:
-        milliseconds = summary(np.array(times[name]))
-        changes = compare(
-            exact,
-            np.array(logits[name], np.float32),
-            spec.calibration,
-            names=[path.name for path in paths],
-            views=views,
-            reference_name=reference,
-        )
-        same_rule = name.endswith(spec.keep)
-        results.append(
-            {
-                "name": name,
-                "ms": milliseconds,
-                "flips": changes.flips if same_rule else None,
-                "mean_logit_difference": changes.logit_difference["mean"] if same_rule else None,
-                "times_faster_than_whole": np.median(times[first]) / milliseconds["p50"],
-                "times_faster_than_own": np.median(times[second]) / milliseconds["p50"],
-            }
-        )
-        row = results[-1]
-        flips = f"{row['flips']} of {len(views)}" if same_rule else "-"
+    for name, one in found.items():
+        row: dict[str, Any] = {
+            "name": name,
+            "ms": summary(np.array(times[name])),
+            "peak_memory_mb": memory[name],
+            "size_mb": one.size / 1e6 or None,
+            "flips": None,
+        }
+        if one.ours and name in logits:
+            changes = compare(
+                exact, np.array(logits[name], np.float32), spec.calibration,
+                names=[path.name for path in paths], views=views, reference_name=EXACT,
+            )  # fmt: skip
+            row |= {"flips": changes.flips, "decisive": changes.decisive_flips}
+            row["mean_logit_difference"] = changes.logit_difference["mean"]
+        results.append(row)
+        flips = "–" if row["flips"] is None else f"{row['flips']} of {len(views)}"
         print(
-            f"{name:<48} p50 {milliseconds['p50']:8.2f}  p90 {milliseconds['p90']:8.2f} ms"
-            f"  flips {flips:>10}  × {row['times_faster_than_whole']:5.1f} of {arch.layers} blocks,"
-            f" × {row['times_faster_than_own']:5.1f} of {spec.depth}"
+            f"{name:<34} p50 {row['ms']['p50']:8.2f}  p90 {row['ms']['p90']:8.2f} ms  "
+            f"peak {row['peak_memory_mb']:6.0f} MB  file {one.size / 1e6:6.1f} MB  flips {flips}"
         )
+    ratios = judge({row["name"]: row["ms"]["p50"] for row in results})
     if json_path:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
         record = {
@@ -150,9 +243,55 @@ def main(detector: Path, images: Path, count: int, json_path: Path | None) -> No
             "commit": commit.stdout.strip(),
             "threads": THREADS,
             "views": len(views),
+            "detector": {
+                "depth": spec.depth,
+                "keep": spec.keep,
+                "blocks": spec.architecture.layers,
+            },
             "results": results,
+            "ratios": ratios,
         }
         write_atomic(json_path, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def judge(p50: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The ratios that the project promises, printed with their targets."""
+    others = [ms for name, ms in p50.items() if "ours" not in name and "L/14" not in name]
+    fastest = min(ms for ms in others if ms != p50[EAGER])
+    ratios = [
+        ("of eager with the whole backbone", p50[EAGER] / p50[CHOSEN], 15.0),
+        ("of the fastest other peer", fastest / p50[CHOSEN], 2.5),
+        ("of eager, L/14", p50[LARGE_EAGER] / p50[LARGE_OURS], 12.0),
+    ]
+    for name, ratio, target in ratios:
+        print(
+            f"{ratio:6.1f} × {name} (target {target:g}): {'met' if ratio >= target else 'MISSED'}"
+        )
+    return [{"name": name, "ratio": ratio, "target": target} for name, ratio, target in ratios]
+
+
+def memory_of(arguments: list[str], work: Path, name: str) -> float:
+    """Peak resident megabytes of a fresh process that runs one engine."""
+    command = [sys.executable, __file__, *arguments, "--work", str(work), "--only", name]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise click.ClickException(f"{name}: {done.stderr[-2000:]}")
+    return float(done.stdout.split()[-1])
+
+
+def measure_memory(
+    detector: Path, bundle: Path | None, work: Path, name: str, paths: list[Path]
+) -> None:
+    if name.startswith("L/14"):
+        found, side = large(work)
+    else:
+        found, side = entries(detector, bundle, work), read_detector(detector).spec.crop.size
+    run = found[name].load()
+    for view in load_views(paths, side):
+        run(view)
+    status = Path("/proc/self/status").read_text()
+    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    print(float(peak.split()[1]) / 1e3)
 
 
 if __name__ == "__main__":

@@ -83,8 +83,9 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Backend and precision, with the layers left in float."""
-        return f"{self.request.backend} {precision_name(self.request)}"
+        """Backend and precision, with the layers left in float and a keep rule of its own."""
+        keep = f", {self.request.keep}" if self.request.keep else ""
+        return f"{self.request.backend} {precision_name(self.request)}{keep}"
 
     @property
     def p50(self) -> float:

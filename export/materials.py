@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -17,13 +18,14 @@ from mpft_deploy.bundle import Comparison
 from mpft_deploy.dataset import find_samples
 from mpft_deploy.detector_folder import DetectorFolder, read_detector
 from mpft_deploy.engine import Engine, get_backend
-from mpft_deploy.engine.certificate import compare, run_views
+from mpft_deploy.engine.certificate import compare, compare_golden, run_views
 from mpft_deploy.errors import InputError
 from mpft_deploy.export.calibration import activation_ranges
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.smoothing import smooth
 from mpft_deploy.files import display, sha256
 from mpft_deploy.images import U8, find_images, load_views
+from mpft_deploy.spec import DetectorSpec, KeepRule
 from mpft_deploy.weights import F32
 
 BATCH = 16
@@ -75,6 +77,10 @@ class Materials:
         """The detector, read and checked."""
         return read_detector(self.path)
 
+    def spec_at(self, keep: str | None) -> DetectorSpec:
+        """The detector's spec, with another keep rule for inference if one is given."""
+        return with_keep(self.detector.spec, keep)
+
     @cached_property
     def calibration_views(self) -> U8:
         """Views u8 [n, S, S, 3] that the quantised precisions are fitted to."""
@@ -113,34 +119,59 @@ class Materials:
         exact = serialise(build_graph(self.detector.spec, self.detector.weights))
         return get_backend("onnxruntime").load(exact, threads=self.threads)
 
+    def compare_keep(self, keep: str) -> Comparison:
+        """What another keep rule alone changes, in float32, on `views` or else the golden crops."""
+        spec = self.spec_at(keep)
+        exact = serialise(build_graph(spec, self.detector.weights))
+        engine = get_backend("onnxruntime").load(exact, threads=self.threads)
+        on_images = self.compare_images(engine, spec)
+        return on_images or compare_golden(engine, spec, self.detector.golden)
+
     @cached_property
     def reference_logits(self) -> F32:
         """What `reference` gives on `views`, which must be there; f32 [n]."""
         assert self.views is not None
-        return self.run("the float32 graph", self.reference, self.views.pixels)
+        return self.run("the float32 graph", self.reference, self.views.pixels, self.detector.spec)
 
-    def compare_images(self, engine: Engine) -> Comparison | None:
-        """Compare an engine with the float32 graph on `views`, where there are any."""
+    def compare_images(self, engine: Engine, spec: DetectorSpec) -> Comparison | None:
+        """Compare an engine, run by `spec`, with the float32 graph at the detector's own rule.
+
+        None where there are no `views` to compare on.
+        """
         if self.views is None:
             return None
         reference = self.reference_logits
         return compare(
             reference,
-            self.run("the engine", engine, self.views.pixels),
+            self.run("the engine", engine, self.views.pixels, spec),
             self.detector.spec.calibration,
             names=self.views.names,
             views=self.views.pixels,
-            reference_name="float32 graph on ONNX Runtime",
+            reference_name=f"float32 graph on ONNX Runtime, {self.detector.spec.keep}",
             labels=self.views.labels,
         )
 
-    def run(self, name: str, engine: Engine, pixels: U8) -> F32:
+    def run(self, name: str, engine: Engine, pixels: U8, spec: DetectorSpec) -> F32:
         """Logits f32 [n] of views u8 [n, S, S, 3], with progress told by the engine's `name`."""
         logits = []
         for start in range(0, len(pixels), BATCH):
             self.say(f"running {name}: image {start + 1} of {len(pixels)}")
-            logits.append(run_views(engine, self.detector.spec, pixels[start : start + BATCH]))
+            logits.append(run_views(engine, spec, pixels[start : start + BATCH]))
         return np.concatenate(logits)
+
+
+def with_keep(spec: DetectorSpec, keep: str | None) -> DetectorSpec:
+    """A spec with another keep rule for inference, if one is given; a UsageError if it cannot be.
+
+    A number is a count of the kind that the spec keeps, or of textured cells if it keeps all.
+    """
+    if keep is None:
+        return spec
+    kind = spec.keep_rule.kind
+    named = keep if not keep.isdecimal() else f"{'textured' if kind == 'all' else kind}:{keep}"
+    rule = KeepRule.parse(named)
+    rule.resolve(spec.cells)
+    return msgspec.structs.replace(spec, keep=str(rule))
 
 
 def list_images(option: str, folders: Sequence[Path]) -> tuple[list[Path], list[str]]:

@@ -34,11 +34,12 @@ from mpft_deploy.engine.certificate import (
 from mpft_deploy.errors import GateError, UsageError
 from mpft_deploy.export.builders import Builder, BuildOptions, Plan, get_builder
 from mpft_deploy.export.graph import build_graph, serialise
-from mpft_deploy.export.materials import Materials, Say
+from mpft_deploy.export.materials import Materials, Say, with_keep
 from mpft_deploy.export.precision import RECIPES, apply_precision
 from mpft_deploy.files import check_free, display, explain_unwritable
 from mpft_deploy.profile.latency import measure
 from mpft_deploy.signing import Signature, load_signer
+from mpft_deploy.spec import DetectorSpec
 
 LATENCY_SAMPLES = 100
 
@@ -47,6 +48,8 @@ LATENCY_SAMPLES = 100
 class Request:
     """What to export, how, and by which budget.
 
+    keep: cells seen at inference, in place of the detector's own rule. Verdicts are still compared
+        with those at its own rule.
     budget: None takes the precision's default.
     sign: a private key to sign the bundle with; see `mpft_deploy.signing`.
     """
@@ -56,6 +59,7 @@ class Request:
     backend: str = "onnxruntime"
     precision: str = "fp32"
     float_layers: tuple[str, ...] = ()
+    keep: str | None = None
     options: BuildOptions = field(default_factory=BuildOptions)
     budget: Budget | None = None
     images: tuple[Path, ...] = ()
@@ -83,12 +87,13 @@ def silent(text: str) -> None:
 
 @dataclass(frozen=True)
 class Made:
-    """An engine in memory, not proven; `graph` is what it runs.
+    """An engine in memory, not proven; `graph` is what it runs, `spec` the one it is run by.
 
     `engine` is None for one that cannot run here, and `not_run` says why.
     """
 
     detector: DetectorFolder
+    spec: DetectorSpec
     precision: str
     graph: onnx.ModelProto
     plan: Plan
@@ -120,14 +125,14 @@ def make(request: Request, materials: Materials, say: Say = silent) -> Made:
     not_run = backend.why_not(plan.compute_capability)
     if not_run and request.images:
         raise UsageError(f"--images needs an engine that runs here: {not_run}")
-    detector = materials.detector
+    detector, spec = materials.detector, materials.spec_at(request.keep)
     say("writing the encoder graph")
     graph = _write_graph(request, materials)
     say("building the engine")
     file, engine_bytes = builder.build(serialise(graph), plan, request.options, say)
     engine = None if not_run else backend.load(engine_bytes, threads=request.threads)
     name = precision_name(request)
-    return Made(detector, name, graph, plan, file, engine_bytes, engine, not_run)
+    return Made(detector, spec, name, graph, plan, file, engine_bytes, engine, not_run)
 
 
 def build(request: Request, say: Say = silent) -> Built:
@@ -142,14 +147,14 @@ def build(request: Request, say: Say = silent) -> Built:
     """
     materials = gather(request, say)
     made = make(request, materials, say)
-    spec, golden = made.detector.spec, made.detector.golden
+    spec, golden = made.spec, made.detector.golden
     budget = budget_of(request)
     if made.engine is None:
         certificate = unproven(budget, spec.calibration, str(made.not_run))
     else:
         say(f"comparing with the trained model on {len(golden.logits)} golden crops")
         on_golden = compare_golden(made.engine, spec, golden)
-        on_images = materials.compare_images(made.engine)
+        on_images = materials.compare_images(made.engine, spec)
         certificate = judge(on_golden, on_images, budget, spec.calibration)
         if not certificate.passed and not request.allow_over_budget:
             raise GateError(refusal(certificate))
@@ -166,7 +171,7 @@ def export(request: Request, say: Say = silent) -> Result:
         say("measuring latency")
         latency = measure(
             built.engine,
-            built.detector.spec,
+            built.spec,
             built.detector.golden.crops,
             samples=LATENCY_SAMPLES,
             threads=request.threads,
@@ -184,7 +189,7 @@ def write(
     info = BundleInfo(
         kind=KIND,
         version=VERSION,
-        spec=built.detector.spec,
+        spec=built.spec,
         backend=request.backend,
         precision=built.precision,
         engine=built.file,
@@ -194,7 +199,11 @@ def write(
             "numpy": np.__version__,
             **find_backend(request.backend).versions(),
         },
-        sources={"detector": request.detector.resolve().name, "detector_seal": built.detector.seal},
+        sources={
+            "detector": request.detector.resolve().name,
+            "detector_seal": built.detector.seal,
+            "detector_keep": built.detector.spec.keep,
+        },
         compute_capability=built.plan.compute_capability,
     )
     write_bundle(
@@ -214,7 +223,7 @@ def describe(request: Request) -> dict[str, str]:
     """What `export` would build, by name for people, with all checked that needs no building."""
     check_free(request.out, replace=request.overwrite)
     backend, _, plan = _resolve(request)
-    spec = read_detector(request.detector).spec
+    spec = with_keep(read_detector(request.detector).spec, request.keep)
     not_run = backend.why_not(plan.compute_capability)
     return {
         "input patches": f"u8 [batch, {spec.tokens}, {3 * spec.patch**2}]",
@@ -303,7 +312,7 @@ def _write_graph(request: Request, materials: Materials) -> onnx.ModelProto:
     quantised = recipe.quantise is not None
     weights = materials.smoothed if quantised else materials.detector.weights
     ranges = materials.ranges if recipe.static else None
-    graph = build_graph(materials.detector.spec, weights)
+    graph = build_graph(materials.spec_at(request.keep), weights)
     return apply_precision(graph, request.precision, request.float_layers, ranges)
 
 

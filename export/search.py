@@ -10,7 +10,7 @@ The winner is proven on the images that it was chosen by. Where that matters, ce
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from mpft_deploy import __version__
-from mpft_deploy.bundle import Certificate, Device
+from mpft_deploy.bundle import Certificate, Comparison, Device
 from mpft_deploy.engine import BACKENDS, find_backend, get_backend
 from mpft_deploy.engine.certificate import compare_golden, judge
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, MpftError, UsageError
@@ -49,6 +49,9 @@ AUTO = "auto"
 TARGETS = {"auto": tuple(BACKENDS), "cpu": ("onnxruntime", "openvino")}
 """Target → the backends that are tried for it."""
 
+TILES = (63, 95, 127, 191)
+"""Counts of cells that fill a GPU's matmul tiles together with the class token."""
+
 ROUND, BRIEF_ROUNDS = 5, 3  # samples in a row; turns of the first timing
 CLEARLY = 1.25
 """How many times slower a brief timing must be for a candidate to be given up unproven."""
@@ -72,7 +75,12 @@ def notes_of(out: Path) -> Path:
 
 
 def search(
-    request: Request, target: str = AUTO, limit: LatencyLimit | None = None, say: Say = silent
+    request: Request,
+    target: str = AUTO,
+    limit: LatencyLimit | None = None,
+    say: Say = silent,
+    *,
+    keeps: Sequence[str] = (),
 ) -> Outcome:
     """Write the fastest engine that keeps the budget and the latency limit.
 
@@ -80,6 +88,9 @@ def search(
         request: whose backend and precision may be `auto`.
         target: where `auto` takes backends from, one of TARGETS.
         limit: what a view may take at most.
+        keeps: keep rules to try; a number is a count of the detector's own kind, `auto` the
+            detector's own rule and smaller counts; none for the request's. Verdicts are always
+            compared with those in float32 at the detector's own rule.
 
     Raises:
         GateError: no candidate keeps them; the message has all candidates.
@@ -89,7 +100,7 @@ def search(
         raise UsageError("--allow-over-budget takes one engine: name --backend and --precision")
     check_free(request.out, replace=request.overwrite)
     signer = load_signer(request.sign) if request.sign else None
-    run = _Search(request, target, limit, say)
+    run = _Search(request, target, limit, keeps, say)
     winner = run.find()
     write_picture(notes_of(request.out) / "search.svg", run.candidates, winner, limit)
     if winner is None:
@@ -110,15 +121,35 @@ def search(
 class _Search:
     """The state of one search."""
 
-    def __init__(self, request: Request, target: str, limit: LatencyLimit | None, say: Say) -> None:
+    def __init__(
+        self,
+        request: Request,
+        target: str,
+        limit: LatencyLimit | None,
+        keeps: Sequence[str],
+        say: Say,
+    ) -> None:
         self._request, self._limit, self._say = request, limit, say
         self._materials: Materials = gather(request, say)
         self._notebook = Notebook(notes_of(request.out) / "candidates.jsonl")
         self._device = msgspec.to_builtins(Device.here())
-        self.candidates = [Candidate(one) for one in _combinations(request, target)]
+        own = self._materials.detector.spec.keep
+        rules = [None if keep == own else keep for keep in self._rules(keeps)] or [request.keep]
+        self.candidates = [Candidate(one) for one in _combinations(request, target, rules)]
         # Read now: an image that cannot be read is no candidate's fault.
         self._images = self._materials.views.fingerprint if self._materials.views else None
         self._calibration = sha256(self._materials.calibration_views.tobytes())
+
+    def _rules(self, keeps: Sequence[str]) -> list[str]:
+        """Keep rules by what was asked for: a rule, a count of the detector's own kind, or auto."""
+        spec = self._materials.detector.spec
+        out = []
+        for keep in keeps:
+            if keep == AUTO:
+                out += [spec.keep, *(str(count) for count in TILES if count < spec.tokens)]
+            else:
+                out.append(keep)
+        return list(dict.fromkeys(self._materials.spec_at(rule).keep for rule in out))
 
     def find(self) -> Candidate | None:
         """The fastest candidate that keeps budget and limit, with its engine in memory."""
@@ -137,7 +168,7 @@ class _Search:
             if best is not None and candidate.p50 >= best.p50:
                 candidate.lose(f"slower than {best.name}")
                 continue
-            if reason := self._over_limit(candidate):
+            if reason := self._over_limit(candidate) or self._keep_costs(candidate):
                 candidate.lose(reason)
                 continue
             certificate = self._prove(candidate)
@@ -155,6 +186,21 @@ class _Search:
     def _over_limit(self, candidate: Candidate) -> str | None:
         assert candidate.timed is not None
         return self._limit.misses(candidate.timed.latency) if self._limit else None
+
+    def _keep_costs(self, candidate: Candidate) -> str | None:
+        """Why the candidate's keep rule is over the budget whatever the precision, if it is."""
+        request = candidate.request
+        if request.keep is None:
+            return None
+        key = {**self._key(Candidate(Request(request.detector, request.out, keep=request.keep)))}
+        key |= {"images": self._images, "what": "keep"}
+        known = self._notebook.get(key, Comparison)
+        if known is None:
+            self._say(f"comparing {request.keep} with the detector's own rule in float32")
+            known = self._materials.compare_keep(request.keep)
+            self._notebook.put(key, known)
+        misses = budget_of(request).misses(known)
+        return f"{request.keep} even in float32: {'; '.join(misses)}" if misses else None
 
     def _time_briefly(self) -> list[Candidate]:
         """Time all candidates that can be built in turns; those are returned."""
@@ -190,12 +236,12 @@ class _Search:
         proven = self._notebook.get(key, Proven)
         if proven is None or proven.engine_sha256 != candidate.timed.engine_sha256:
             self._say(f"proving {candidate.name}")
-            made, spec = self._make(candidate), self._materials.detector.spec
+            made = self._make(candidate)
             assert made.engine is not None
             proven = Proven(
                 engine_sha256=candidate.timed.engine_sha256,
-                golden=compare_golden(made.engine, spec, made.detector.golden),
-                images=self._materials.compare_images(made.engine),
+                golden=compare_golden(made.engine, made.spec, made.detector.golden),
+                images=self._materials.compare_images(made.engine, made.spec),
             )
             self._notebook.put(key, proven)
         candidate.proven = proven
@@ -240,10 +286,12 @@ class _Search:
                 name = f"{candidate.name} with {', '.join(layers)} in float"
                 if not exact:
                     reference = self._materials.reference
-                    exact.append(self._materials.run("the float32 graph", reference, views))
+                    spec = self._materials.detector.spec
+                    exact.append(self._materials.run("the float32 graph", reference, views, spec))
                 made = make(one.request, self._materials)
                 assert made.engine is not None
-                difference = self._materials.run(name, made.engine, views) - exact[0]
+                logits = self._materials.run(name, made.engine, views, made.spec)
+                difference = logits - exact[0]
                 known = Sensitivity(mean_error=float(np.abs(difference).mean()))
                 self._notebook.put(key, known)
             return known.mean_error
@@ -277,11 +325,11 @@ class _Search:
 
     def _watch(self, candidate: Candidate) -> Stopwatch:
         if candidate.watch is None:
-            made, detector = self._make(candidate), self._materials.detector
+            made = self._make(candidate)
             if made.engine is None:
                 raise EnvironmentLacksError(str(made.not_run))
             candidate.watch = Stopwatch(
-                made.engine, detector.spec, detector.golden.crops, self._request.threads
+                made.engine, made.spec, made.detector.golden.crops, self._request.threads
             )
         return candidate.watch
 
@@ -310,6 +358,7 @@ class _Search:
             "backend": request.backend,
             "precision": request.precision,
             "float_layers": list(request.float_layers),
+            "keep": request.keep,
             "options": repr(request.options),
             "calibration": self._calibration if fitted else None,
             "threads": request.threads,
@@ -322,8 +371,8 @@ class _Search:
         }
 
 
-def _combinations(request: Request, target: str) -> list[Request]:
-    """One request for each backend and precision that go together."""
+def _combinations(request: Request, target: str, keeps: Sequence[str | None]) -> list[Request]:
+    """One request for each backend, precision and keep rule that go together."""
     backends = TARGETS[target] if request.backend == AUTO else (request.backend,)
     if request.backend != AUTO:
         get_backend(request.backend)
@@ -332,9 +381,10 @@ def _combinations(request: Request, target: str) -> list[Request]:
         taken = find_backend(backend).PRECISIONS
         wanted = taken if request.precision == AUTO else (request.precision,)
         out += [
-            replace(request, backend=backend, precision=precision)
+            replace(request, backend=backend, precision=precision, keep=keep)
             for precision in wanted
             if precision in taken
+            for keep in keeps
         ]
     if not out:
         raise UsageError(

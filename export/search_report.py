@@ -52,6 +52,7 @@ def as_json(one: Candidate) -> dict[str, object]:
         "backend": one.request.backend,
         "precision": one.request.precision,
         "float_layers": one.request.float_layers,
+        "keep": one.request.keep,
         "latency": one.timed.latency if one.timed else None,
         "engine_bytes": one.timed.engine_bytes if one.timed else None,
         "comparison": shown,

@@ -167,7 +167,7 @@ def make_standalone(request: Request, say: Say = silent) -> Standalone:
     if request.backend != "onnxruntime":
         raise UsageError(f"a standalone graph is certified on onnxruntime, not {request.backend}")
     built = build(request, say)
-    spec = built.detector.spec
+    spec = built.spec
     model = build_standalone(spec, built.graph)
     helper.set_model_props(
         model,
@@ -279,7 +279,7 @@ def _check_whole(model: bytes, built: Built, threads: int) -> None:
     """A GateError unless the model finds the oracle's positions and the encoder's logits."""
     from mpft_deploy.engine.ort import make_session
 
-    spec = built.detector.spec
+    spec = built.spec
     assert built.engine is not None
     session = make_session(model, threads=threads)
     for index, crop in enumerate(built.detector.golden.crops):

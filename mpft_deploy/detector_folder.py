@@ -14,7 +14,7 @@ import safetensors.numpy
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import display, read_manifest, read_sealed, staged_folder, write_seal
 from mpft_deploy.spec import DetectorSpec, convert_record
-from mpft_deploy.weights import F32, decode, dequantise, quantise
+from mpft_deploy.weights import F32, Stored, decode, dequantise, quantise
 
 KIND, VERSION, MANIFEST = "detector", 1, "detector.json"
 WEIGHTS, GOLDEN, CARD = "weights.safetensors", "golden.safetensors", "MODEL_CARD.md"
@@ -59,7 +59,7 @@ class Golden:
 class DetectorFolder:
     """What a detector folder holds.
 
-    weights: float32, dequantised where they are stored as int8; open_clip's names of a visual
+    weights: float32, dequantised where they are stored in fewer bits; open_clip's names of a visual
         tower, blocks 0 to depth − 1 alone, and `head.weight` [1, E], `head.bias` [1].
     """
 
@@ -98,18 +98,18 @@ def write_detector(
     golden: Golden,
     card: str,
     *,
-    int8: bool = False,
+    stored: Stored = "float32",
     replace: bool = False,
 ) -> None:
     """Write a detector folder, whole or not at all.
 
     Args:
-        int8: store matrices as int8 with one scale a row. The golden logits must then come from the
-            weights as they read back.
+        stored: how matrices are stored. The golden logits must come from the weights as they read
+            back.
     """
-    stored = quantise(weights) if int8 else {k: np.ascontiguousarray(v) for k, v in weights.items()}
+    tensors = quantise(weights, stored)
     with staged_folder(path, replace=replace) as staging:
-        (staging / WEIGHTS).write_bytes(safetensors.numpy.save(stored))
+        (staging / WEIGHTS).write_bytes(safetensors.numpy.save(tensors))
         (staging / GOLDEN).write_bytes(golden.to_bytes())
         (staging / CARD).write_text(card, encoding="utf-8")
         payload = {"kind": KIND, "version": VERSION, "spec": msgspec.to_builtins(spec)}

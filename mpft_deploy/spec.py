@@ -70,6 +70,16 @@ class KeepRule:
         return self.count
 
 
+def parse_mixture(text: str, cells: int) -> tuple[KeepRule, ...]:
+    """Read one keep rule, or several joined by `+` that keep as many of `cells` cells."""
+    rules = tuple(KeepRule.parse(part) for part in text.split("+"))
+    if len({rule.resolve(cells) for rule in rules}) > 1:
+        raise UsageError(
+            f"keep rules {text!r} must keep the same number of cells, to share a batch"
+        )
+    return rules
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of everything that is stored as JSON: immutable, strict about its fields."""
 
@@ -141,7 +151,7 @@ class DetectorSpec(Record, frozen=True):
         patch: side of a cell in pixels.
         crop: size and policy of the views.
         train_keep, fill: the masking rule of fine-tuning (`drop` the other cells or `zero` their
-            pixels); information only.
+            pixels), or several rules joined by `+`; information only.
         keep: the rule of inference, which `calibration` belongs to.
         keep_seed: seed of a `random` inference rule.
         mean, std: normalisation of RGB in 0..1, folded into the first matmul by the export.
@@ -170,8 +180,8 @@ class DetectorSpec(Record, frozen=True):
             raise ValueError(f"crop size {self.crop.size} is no multiple of patch {self.patch}")
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
-        for rule in (self.keep, self.train_keep):
-            KeepRule.parse(rule).resolve(self.cells)
+        KeepRule.parse(self.keep).resolve(self.cells)
+        parse_mixture(self.train_keep, self.cells)
 
     @property
     def cells(self) -> int:

@@ -1,8 +1,9 @@
-"""Weights in safetensors, float32 or int8 with one scale a row; free of torch."""
+"""Weights in safetensors: float32, or 8 or 6 bits with one scale a row; free of torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,14 @@ from mpft_deploy.spec import Architecture, DetectorSpec
 
 F32 = npt.NDArray[np.float32]
 SCALE = ".scale"
+BLOCKS = "transformer.resblocks."
+
+Stored = Literal["float32", "int8", "int6"]
+"""How matrices are stored; int6 rounds those of the blocks to 6 bits and the others to 8."""
+
+_LARGEST = {8: 127, 6: 31}
+_CLIPS = {8: (1.0,), 6: tuple(np.linspace(1, 0.6, 9))}
+"""Shares of a row's largest magnitude that its scale may be fitted to; the best is taken."""
 
 
 def decode(data: bytes, where: str) -> dict[str, npt.NDArray[np.generic]]:
@@ -28,37 +37,70 @@ def decode(data: bytes, where: str) -> dict[str, npt.NDArray[np.generic]]:
 def dequantise(stored: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, F32]:
     """float32 weights from stored ones.
 
-    A key `X` with a companion `X.scale` is int8 with one scale a row: `q · scale[:, None]`.
+    A key `X` with a companion `X.scale` is rounded with one scale a row: `q · scale[:, None]`. As
+    int8 it holds `q` itself; as uint8, 6-bit values packed by `_pack`.
     """
     out = {}
     for key, value in stored.items():
         if key.endswith(SCALE):
             continue
         scale = stored.get(key + SCALE)
-        real = value.astype(np.float32)
+        packed = scale is not None and value.dtype == np.uint8
+        real = (_unpack(value) if packed else value).astype(np.float32)
         if scale is not None:
             real *= scale.astype(np.float32).reshape(-1, *([1] * (real.ndim - 1)))
         out[key] = real
     return out
 
 
-def quantise(weights: Mapping[str, F32]) -> dict[str, npt.NDArray[np.generic]]:
-    """Store matrices as int8 with one scale a row and everything else as float32.
+def quantise(weights: Mapping[str, F32], stored: Stored) -> dict[str, npt.NDArray[np.generic]]:
+    """Round matrices with one scale a row, as `stored` says; everything else stays float32.
 
-    Symmetric: the scale of a row is its largest magnitude / 127; exact again on values that
-    `dequantise` gave.
+    Symmetric; of 8 bits the scale of a row is its largest magnitude / 127, of 6 bits the one with
+    the least squared error. Exact again on values that `dequantise` gave.
     """
     out: dict[str, npt.NDArray[np.generic]] = {}
     for key, value in weights.items():
-        if value.ndim < 2:
+        if value.ndim < 2 or stored == "float32":
             out[key] = np.ascontiguousarray(value, np.float32)
             continue
-        rows = value.reshape(len(value), -1)
-        scale = np.abs(rows).max(1) / np.float32(127)
-        scale = np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
-        out[key] = np.rint(rows / scale[:, None]).astype(np.int8).reshape(value.shape)
+        narrow = stored == "int6" and key.startswith(BLOCKS) and value.shape[-1] % 4 == 0
+        rounded, scale = _round(value.reshape(len(value), -1), 6 if narrow else 8)
+        out[key] = _pack(rounded) if narrow else rounded.reshape(value.shape)
         out[key + SCALE] = scale
     return out
+
+
+def _round(rows: F32, bits: int) -> tuple[npt.NDArray[np.int8], F32]:
+    """Rows [R, C] as integers of some bits, and their scales [R]."""
+    largest, best = np.abs(rows).max(1), np.full(len(rows), np.inf)
+    scales = np.ones(len(rows), np.float32)
+    for clip in _CLIPS[bits]:
+        scale = (largest * np.float32(clip) / np.float32(_LARGEST[bits])).astype(np.float32)
+        scale[scale == 0] = 1
+        error = ((_integers(rows, scale, bits) * scale[:, None] - rows) ** 2).sum(1)
+        better = error < best
+        best[better], scales[better] = error[better], scale[better]
+    return _integers(rows, scales, bits), scales
+
+
+def _integers(rows: F32, scale: F32, bits: int) -> npt.NDArray[np.int8]:
+    limit = _LARGEST[bits]
+    return np.clip(np.rint(rows / scale[:, None]), -limit, limit).astype(np.int8)
+
+
+def _pack(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+    """6-bit integers i8 [R, C], C a multiple of 4 → u8 [R, 3·C/4], lowest bits first."""
+    a, b, c, d = (values.reshape(len(values), -1, 4) & 63).astype(np.uint8).transpose(2, 0, 1)
+    packed = np.stack([a | b << 6, b >> 2 | c << 4, c >> 4 | d << 2], -1)
+    return packed.reshape(len(values), -1)
+
+
+def _unpack(packed: npt.NDArray[np.generic]) -> npt.NDArray[np.int8]:
+    """What `_pack` was given."""
+    x, y, z = packed.astype(np.uint8).reshape(len(packed), -1, 3).transpose(2, 0, 1)
+    parts = np.stack([x, x >> 6 | y << 2, y >> 4 | z << 4, z >> 2], -1) & 63
+    return ((parts.astype(np.int8) ^ 32) - 32).reshape(len(packed), -1)
 
 
 def tower_shapes(

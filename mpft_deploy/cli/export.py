@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,13 @@ PRECISIONS = [
     multiple=True,
     metavar="PATTERN",
     help="Layers to leave in float, such as '*.mlp.c_proj'. May be repeated.",
+)
+@click.option(
+    "--keep",
+    metavar="RULES",
+    help="Cells that the engine sees: a rule such as textured:63, a count of the detector's own "
+    "kind, or all. Verdicts are compared with those at the detector's own rule. With auto: several "
+    "by commas, or auto.  [default: the detector's own]",
 )
 @click.option(
     "--budget",
@@ -123,6 +131,7 @@ def command(
     backend: str | None,
     precision: str | None,
     float_layers: tuple[str, ...],
+    keep: str | None,
     budget: str | None,
     latency: str | None,
     explain: bool,
@@ -186,8 +195,10 @@ def command(
     if target or "auto" in (backend, precision):
         if standalone or layout == "triton" or dry_run:
             raise UsageError("--standalone, --layout and --dry-run take one engine, not auto")
-        _search(request, target or "auto", latency, explain=explain, as_json=as_json)
+        keeps = [part.strip() for part in keep.split(",")] if keep else []
+        _search(request, target or "auto", latency, keeps, explain=explain, as_json=as_json)
         return
+    request = replace(request, keep=keep)
     if latency or explain:
         raise UsageError("--latency and --explain go with a search: add --target auto")
     if dry_run:
@@ -222,7 +233,13 @@ def command(
 
 
 def _search(
-    request: Request, target: str, latency: str | None, *, explain: bool, as_json: bool
+    request: Request,
+    target: str,
+    latency: str | None,
+    keeps: list[str],
+    *,
+    explain: bool,
+    as_json: bool,
 ) -> None:
     from mpft_deploy.cli.console import emit_json, steps, table
     from mpft_deploy.export.candidates import LatencyLimit
@@ -232,7 +249,8 @@ def _search(
     from mpft_deploy.files import display
 
     with steps() as say:
-        outcome = search(request, target, LatencyLimit.parse(latency) if latency else None, say)
+        limit = LatencyLimit.parse(latency) if latency else None
+        outcome = search(request, target, limit, say, keeps=keeps)
     picture = notes_of(request.out) / "search.svg"
     if as_json:
         result = outcome.result

@@ -33,10 +33,23 @@ PLAIN_SECONDS = 15.0
     help="NAME[@SOURCE]: an open_clip model, and a tag of it or a file of weights.",
 )
 @click.option(
+    "--objective",
+    type=click.Choice(["labels", "features"]),
+    default="labels",
+    show_default=True,
+    help="Learn the labels, or the features that the frozen backbone has of whole images; of those "
+    "the labels fit the head alone.",
+)
+@click.option(
+    "--teacher-depth",
+    type=click.IntRange(1),
+    help="Of --objective features: after how many blocks they are taken. Default: two thirds.",
+)
+@click.option(
     "--train-keep",
     default="smooth:96",
     show_default=True,
-    help="Cells kept while fine-tuning: smooth:K, textured:K, random:K or all.",
+    help="Cells kept while fine-tuning: smooth:K, textured:K, random:K or all; several by `+`.",
 )
 @click.option("--keep", default="textured:96", show_default=True, help="Cells kept at inference.")
 @click.option(
@@ -52,6 +65,20 @@ PLAIN_SECONDS = 15.0
 @click.option("--backbone-lr", type=click.FloatRange(0), default=1e-5, show_default=True)
 @click.option("--head-lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True)
 @click.option(
+    "--layer-decay",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.8,
+    show_default=True,
+    help="Factor of the backbone's rate from each block to the one before it.",
+)
+@click.option(
+    "--augment",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Share of training images that are resized, blurred or re-saved, of both classes.",
+)
+@click.option(
     "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
@@ -62,7 +89,13 @@ PLAIN_SECONDS = 15.0
     show_default=True,
     help="Of matmuls while fine-tuning; weights, calibration and golden logits are float32.",
 )
-@click.option("--int8-weights", is_flag=True, help="Store matrices as int8, one scale a row.")
+@click.option(
+    "--stored",
+    type=click.Choice(["float32", "int8", "int6"]),
+    default="float32",
+    show_default=True,
+    help="How matrices are stored, with one scale a row; what is measured belongs to them so.",
+)
 @click.option(
     "--golden",
     type=click.Choice(["validation", "synthetic"]),
@@ -78,7 +111,7 @@ def command(
     data: tuple[Path, ...],
     out: Path,
     val: tuple[Path, ...],
-    int8_weights: bool,
+    stored: Any,
     golden: Any,
     device: str,
     resume: bool,
@@ -108,7 +141,7 @@ def command(
             reporter,
             resume=resume,
             overwrite=overwrite,
-            int8=int8_weights,
+            stored=stored,
             golden=golden,
             device=device,
         )

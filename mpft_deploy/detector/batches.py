@@ -17,9 +17,11 @@ import numpy.typing as npt
 import torch
 
 from mpft_deploy.dataset import Sample
+from mpft_deploy.detector.backbone import Geometry
 from mpft_deploy.detector.model import encode
+from mpft_deploy.evaluate.protocols import blur, resave, resize
 from mpft_deploy.images import at_least, decode_image
-from mpft_deploy.spec import KeepRule
+from mpft_deploy.spec import KeepRule, parse_mixture
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -30,21 +32,46 @@ AHEAD = 3
 
 @dataclass(frozen=True)
 class Masking:
-    """How the cells of training views are kept: the rule, what becomes of the others, cell side."""
+    """How the cells of training views are kept: rules, what becomes of the others, cell side.
 
-    keep: KeepRule
+    Of several rules, neighbouring pairs of views (one real, one generated) take turns.
+    """
+
+    rules: tuple[KeepRule, ...]
     zero_fill: bool
     patch: int
     size: int
 
+    @classmethod
+    def parse(cls, text: str, geometry: Geometry, *, zero_fill: bool) -> Masking:
+        """From rules as `TrainSettings.train_keep` has them."""
+        rules = parse_mixture(text, geometry.cells)
+        return cls(rules, zero_fill, geometry.patch, geometry.size)
+
+    def encode(self, crops: U8, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views u8 [B, S, S, 3] → patches u8 [B, K, 3·p·p] and positions i32 [B, K]."""
+        turns = np.arange(len(crops)) // 2 % len(self.rules)
+        parts = [
+            encode(crops[turns == turn], self.patch, rule, seed=seed, zero_fill=self.zero_fill)
+            for turn, rule in enumerate(self.rules)
+        ]
+        back = torch.from_numpy(np.argsort(np.argsort(turns, kind="stable"), kind="stable"))
+        patches, positions = (torch.cat([part[which] for part in parts]) for which in (0, 1))
+        return patches[back], positions[back]
+
 
 @dataclass(frozen=True)
 class Batch:
-    """patches u8 [B, K, 3·p·p], positions i32 [B, K], labels f32 [B] (1 generated)."""
+    """What a step learns from.
+
+    patches u8 [B, K, 3·p·p], positions i32 [B, K], labels f32 [B] (1 generated); clean u8
+    [B, S, S, 3] holds the views as they were before they were blurred or re-saved.
+    """
 
     patches: torch.Tensor
     positions: torch.Tensor
     labels: torch.Tensor
+    clean: U8
 
 
 class BalancedOrder:
@@ -85,6 +112,22 @@ def random_crop(frame: U8, size: int, rng: np.random.Generator) -> U8:
     return crop[:, ::-1] if rng.integers(2) else crop
 
 
+def disturb(frame: U8, rng: np.random.Generator, share: float) -> tuple[U8, U8]:
+    """A frame, and the same as it may arrive, in a `share` of cases: blurred and re-saved.
+
+    Some of those are resized first, both alike. Real and generated images are treated alike, so
+    that no trace of a format or a resize tells them apart.
+    """
+    if rng.random() >= share:
+        return frame, frame
+    kind = rng.integers(3)
+    if kind == 0:
+        frame = resize(frame, rng, factor=float(np.exp(rng.uniform(np.log(0.5), np.log(2)))))
+    arrived = blur(frame, rng, radius=float(rng.uniform(0.3, 1.2))) if kind == 1 else frame
+    quality = int(rng.integers(40, 97))
+    return frame, resave(arrived, "WEBP" if rng.random() < 0.2 else "JPEG", quality)
+
+
 def training_batches(
     samples: Sequence[Sample],
     masking: Masking,
@@ -93,9 +136,12 @@ def training_batches(
     seed: int,
     first: int,
     stop: int,
+    augment: float = 0.0,
     workers: int = 2,
 ) -> Generator[Batch, None, None]:
     """The batches of the steps `first` to `stop` − 1, prepared ahead in threads.
+
+    `augment` is the share of images that are disturbed, see `disturb`.
 
     Raises:
         InputError: an image can no longer be read.
@@ -104,20 +150,17 @@ def training_batches(
 
     def prepare(step: int) -> Batch:
         crops = np.empty((batch, masking.size, masking.size, 3), np.uint8)
+        clean = np.empty_like(crops)
         chosen = [samples[index] for index in order.indices(step)]
         for place, sample in enumerate(chosen):
             rng = np.random.default_rng((seed, 2, step, place))
-            crops[place] = random_crop(decode_image(sample.path), masking.size, rng)
-        patches, positions = encode(
-            crops,
-            masking.patch,
-            masking.keep,
-            # A random rule draws anew at every step.
-            seed=seed * 2**32 + step,
-            zero_fill=masking.zero_fill,
-        )
+            pair = disturb(decode_image(sample.path), rng, augment)
+            both = random_crop(np.concatenate(pair, axis=2), masking.size, rng)
+            clean[place], crops[place] = both[..., :3], both[..., 3:]
+        # A random rule draws anew at every step.
+        patches, positions = masking.encode(crops, seed * 2**32 + step)
         labels = torch.tensor([float(sample.label) for sample in chosen])
-        return Batch(patches, positions, labels)
+        return Batch(patches, positions, labels, clean)
 
     steps = iter(range(first, stop))
     waiting: deque[Future[Batch]] = deque()

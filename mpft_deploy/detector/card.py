@@ -13,6 +13,12 @@ GOLDEN_TEXT = {
     "synthetic": "pictures drawn by a seeded program; they hold nobody's content",
 }
 
+OBJECTIVE_TEXT = {
+    "labels": "It learnt the labels.",
+    "features": "It learnt to give the features that the frozen tower has of whole, undisturbed "
+    "crops; the\nlabels fitted the linear head alone.",
+}
+
 
 def model_card(
     spec: DetectorSpec,
@@ -45,6 +51,7 @@ def model_card(
         f"| {name} | {value} |" for name, value in training["settings"].items()
     )
     version_text = ", ".join(f"{name} {text}" for name, text in training["versions"].items())
+    learnt = OBJECTIVE_TEXT[training["settings"]["objective"]]
     masked = "were dropped" if spec.fill == "drop" else "had their pixels set to zero"
     return f"""# Detector of generated images: {arch.name}, {spec.depth} of {arch.layers} blocks
 
@@ -55,7 +62,7 @@ sigmoid({calibration.scale:.4f} · (logit {calibration.shift:+.4f})), "unsure" b
 
 ## Method
 CLIP's image tower, fine-tuned on `{spec.train_keep}` of the {spec.cells} cells of each crop (the
-others {masked}) and run on `{spec.keep}`. Hiding textured areas while fine-tuning is the
+others {masked}) and run on `{spec.keep}`. {learnt} Hiding textured areas while fine-tuning is the
 idea of "Detecting AI-Generated Images via Distributional Deviations from Real Images" (arXiv
 2601.03586), of which only the abstract could be read: texture measure, cells, selection, depth,
 head and settings are our reconstruction, and the paper's figures are not this detector's.

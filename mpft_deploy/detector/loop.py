@@ -23,6 +23,7 @@ from mpft_deploy.detector.model import Detector
 from mpft_deploy.detector.probe import fit_head
 from mpft_deploy.detector.run_folder import CHECKPOINT, EpochReport, Progress, RunFolder, Tensors
 from mpft_deploy.detector.settings import TrainSettings
+from mpft_deploy.detector.teacher import STATE, Teacher
 from mpft_deploy.errors import GateError, InputError
 from mpft_deploy.evaluate.scores import score
 from mpft_deploy.files import display
@@ -35,6 +36,9 @@ CLIP_NORM = 1.0
 WARM_UP = 0.3
 """Share of the steps in which the learning rate rises."""
 CHECKPOINT_SECONDS = 600.0
+
+LAST = ("ln_post", "proj")
+"""Weights of the tower that come after its blocks."""
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -77,20 +81,18 @@ class Loop:
         run: RunFolder,
         progress: Progress,
         reporter: Reporter,
+        teacher: Teacher | None = None,
     ) -> None:
         self.model, self.images, self.run_folder = model, images, run
-        self.progress, self.reporter = progress, reporter
+        self.progress, self.reporter, self.teacher = progress, reporter, teacher
         self.settings = settings = progress.settings
         self.epoch_steps = math.ceil(len(images.train) / settings.batch)
         self.total = settings.epochs * self.epoch_steps
-        self.optimiser = _optimiser(model, settings)
+        self.optimiser = _optimiser(model, settings, with_teacher=teacher is not None)
         self.device = next(model.parameters()).device
         self.bf16 = settings.precision == "bf16"
-        self.masking = Masking(
-            KeepRule.parse(settings.train_keep),
-            settings.fill == "zero",
-            model.tower.patch,
-            model.tower.size,
+        self.masking = Masking.parse(
+            settings.train_keep, model.tower, zero_fill=settings.fill == "zero"
         )
         self._saved_at = time.monotonic()
 
@@ -104,6 +106,7 @@ class Loop:
                 seed=self.settings.seed,
                 first=self.progress.step,
                 stop=(epoch + 1) * self.epoch_steps,
+                augment=self.settings.augment,
             )
             with contextlib.closing(batches):
                 for batch in batches:
@@ -114,11 +117,23 @@ class Loop:
             self._end_epoch(epoch, check)
             self.save()
 
-    def fit_head(self) -> None:
-        """Start the head from a linear probe."""
-        self.reporter.line("fitting the head on the frozen backbone")
+    def start(self) -> None:
+        """Begin from a linear probe: of the model's head, or of what the teacher sees."""
+        if self.teacher is None:
+            self.reporter.line("fitting the head on the frozen backbone")
+            self._fit_head(self.masking)
+            return
+        self.reporter.line("asking the frozen backbone for its features")
+        self.teacher.fit(self.model, self.images.train, self.masking, bf16=self.bf16)
+
+    def _fit_head(self, masking: Masking) -> None:
         fit_head(
-            self.model, self.images.train, self.masking, seed=self.settings.seed, bf16=self.bf16
+            self.model,
+            self.images.train,
+            masking,
+            seed=self.settings.seed,
+            bf16=self.bf16,
+            standardise=self.teacher is None,
         )
 
     def save(self) -> None:
@@ -130,6 +145,8 @@ class Loop:
             for moment in MOMENTS if parameter in self.optimiser.state else ():
                 value = self.optimiser.state[parameter][moment]
                 tensors[f"{moment}/{name}"] = value.cpu().numpy()
+        for name, fitted in self.teacher.state().items() if self.teacher else ():
+            tensors[f"teacher/{name}"] = fitted
         self.run_folder.save(self.progress, tensors)
         self._saved_at = time.monotonic()
 
@@ -142,7 +159,11 @@ class Loop:
                     for name in self.model.state_dict()
                 }
             )
-            for name, parameter in self.model.named_parameters() if self.progress.step else ():
+            learnt = dict(self.model.named_parameters()) if self.progress.step else {}
+            if self.teacher is not None:
+                self.teacher.load_state({name: tensors[f"teacher/{name}"] for name in STATE})
+                learnt = {name: value for name, value in learnt.items() if "head." not in name}
+            for name, parameter in learnt.items():
                 self.optimiser.state[parameter] = {
                     "step": torch.tensor(float(self.progress.step), device=self.device),
                     **{
@@ -163,8 +184,10 @@ class Loop:
             group["lr"] = group["highest_lr"] * factor
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.model(batch.patches.to(self.device), batch.positions.to(self.device))
-        loss = functional.binary_cross_entropy_with_logits(logits, batch.labels.to(self.device))
+            feature = self.model.features(
+                batch.patches.to(self.device), batch.positions.to(self.device)
+            )
+        loss = self._loss(feature, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -183,10 +206,19 @@ class Loop:
         )
         self.reporter.step(step + 1, self.total, value)
 
+    def _loss(self, feature: torch.Tensor, batch: Batch) -> torch.Tensor:
+        if self.teacher is not None:
+            return self.teacher.loss(feature, self.teacher.targets(batch.clean, bf16=self.bf16))
+        labels = batch.labels.to(self.device)
+        return functional.binary_cross_entropy_with_logits(self.model.judge(feature), labels)
+
     def _end_epoch(self, epoch: int, check: Callable[[], None]) -> None:
         """Validate, log, draw and report."""
         settings, done = self.settings, self.progress.step
-        rules = [KeepRule.parse(text) for text in (settings.keep, settings.train_keep, "all")]
+        if self.teacher is not None:
+            rule = KeepRule.parse(settings.keep)
+            self._fit_head(Masking((rule,), False, self.masking.patch, self.masking.size))
+        rules = [KeepRule.parse(settings.keep), self.masking.rules[0], KeepRule("all")]
         logits = image_logits(
             self.model,
             self.images.val,
@@ -226,17 +258,35 @@ class Loop:
         self.reporter.line(
             f"epoch {report.epoch} of {settings.epochs}: loss {report.loss:.3f}; validation AUC "
             f"{at_inference.auc:.4f} and balanced accuracy {at_inference.balanced_accuracy:.3f} "
-            f"with {settings.keep}, AUC {report.train_rule_auc:.4f} with {settings.train_keep}, "
+            f"with {settings.keep}, AUC {report.train_rule_auc:.4f} with {rules[1]}, "
             f"{report.all_cells_auc:.4f} with all cells"
         )
 
 
-def _optimiser(model: Detector, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW with separate rates for backbone and head; vectors (norms, biases) do not decay."""
+def _optimiser(
+    model: Detector, settings: TrainSettings, *, with_teacher: bool
+) -> torch.optim.AdamW:
+    """AdamW with separate rates for backbone and head; vectors (norms, biases) do not decay.
+
+    From the last block to the first the backbone's rate shrinks by `layer_decay` each (as for
+    ELECTRA, arXiv 2003.10555): early blocks see what all images share.
+    """
+    blocks = list(model.visual.transformer.resblocks)
+    known = {id(p) for block in blocks for p in block.parameters()}
+    last = [p for name, p in model.visual.named_parameters() if name.startswith(LAST)]
+    first = [p for p in model.visual.parameters() if id(p) not in known.union(map(id, last))]
+    layers = [first, *(list(block.parameters()) for block in blocks), last]
+    rates = [settings.backbone_lr * settings.layer_decay**age for age in range(len(layers))]
+    if with_teacher:
+        rates[0] = settings.head_lr
     groups = []
-    for module, rate in ((model.visual, settings.backbone_lr), (model.head, settings.head_lr)):
+    for parameters, rate in (
+        *zip(reversed(layers), rates, strict=True),
+        (list(model.head.parameters()), settings.head_lr),
+    ):
         for decays in (True, False):
-            chosen = [p for p in module.parameters() if (p.ndim >= 2) == decays]
+            chosen = [p for p in parameters if (p.ndim >= 2) == decays]
             decay = WEIGHT_DECAY if decays else 0.0
-            groups.append({"params": chosen, "highest_lr": rate, "weight_decay": decay})
+            if chosen:
+                groups.append({"params": chosen, "highest_lr": rate, "weight_decay": decay})
     return torch.optim.AdamW(groups, betas=BETAS, fused=True)

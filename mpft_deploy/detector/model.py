@@ -134,7 +134,10 @@ class Detector(nn.Module):
 
     def forward(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Logits f32 [B] of some views; arguments as for `features`."""
-        feature = self.features(patches, positions)
+        return self.judge(self.features(patches, positions))
+
+    def judge(self, feature: torch.Tensor) -> torch.Tensor:
+        """Logits f32 [B] of features f32 [B, E]."""
         with torch.autocast(feature.device.type, enabled=False):
             return cast(torch.Tensor, self.head(self.dropout(self.norm(feature)))[:, 0])
 
@@ -148,6 +151,32 @@ class Detector(nn.Module):
         Returns:
             f32 [B, E].
         """
+        token = self.class_token(patches, positions)
+        # The feature differs little between images beside its own size: keep it in full precision.
+        with torch.autocast(token.device.type, enabled=False):
+            feature = self.visual.ln_post(token.float()) @ self.visual.proj
+        return cast(torch.Tensor, feature)
+
+    def class_token(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """The class token after the last block, [B, W]; arguments as for `features`."""
+        x = self._embed(patches, positions)
+        *blocks, last = self.visual.transformer.resblocks
+        for block in blocks:
+            x = block(x)
+        # Only the class token is read, so the last block computes nothing else.
+        keys = last.ln_1(x)
+        x = x[:, 0] + last.attention(keys[:, :1], keys, keys)[:, 0]
+        return cast(torch.Tensor, x + last.mlp(last.ln_2(x)))
+
+    def tokens(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """All tokens after the last block, [B, K + 1, W]; arguments as for `features`."""
+        x = self._embed(patches, positions)
+        for block in self.visual.transformer.resblocks:
+            x = block(x)
+        return x
+
+    def _embed(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """What the first block is given, [B, K + 1, W]: class token first."""
         visual = self.visual
         pixels = patches.reshape(*patches.shape[:2], -1, 3).float() / 255
         inputs = ((pixels - self.mean) / self.std).flatten(-2)
@@ -155,19 +184,8 @@ class Detector(nn.Module):
         places = functional.embedding(positions.long() + 1, visual.positional_embedding)
         cells = functional.linear(inputs, kernel) + places
         first = visual.class_embedding + visual.positional_embedding[0]
-        x = visual.ln_pre(torch.cat([first.expand(len(cells), 1, -1), cells], 1))
-
-        *blocks, last = visual.transformer.resblocks
-        for block in blocks:
-            x = block(x)
-        # Only the class token is read, so the last block computes nothing else.
-        keys = last.ln_1(x)
-        x = x[:, 0] + last.attention(keys[:, :1], keys, keys)[:, 0]
-        x = x + last.mlp(last.ln_2(x))
-
-        # The feature differs little between images beside its own size: keep it in full precision.
-        with torch.autocast(x.device.type, enabled=False):
-            return cast(torch.Tensor, visual.ln_post(x.float()) @ visual.proj)
+        tokens = torch.cat([first.expand(len(cells), 1, -1), cells], 1)
+        return cast(torch.Tensor, visual.ln_pre(tokens))
 
 
 def choose_device(name: str) -> torch.device:

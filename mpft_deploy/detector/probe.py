@@ -14,7 +14,7 @@ from mpft_deploy.dataset import Sample, fingerprint, require_both_classes
 from mpft_deploy.detector.backbone import Backbone
 from mpft_deploy.detector.batches import Masking
 from mpft_deploy.detector.evaluate import centre_crops, crop_logits
-from mpft_deploy.detector.model import NORM_EPS, Detector, choose_device, encode
+from mpft_deploy.detector.model import NORM_EPS, Detector, choose_device
 from mpft_deploy.errors import UsageError
 from mpft_deploy.images import U8
 from mpft_deploy.spec import Crop, DetectorSpec, KeepRule
@@ -22,7 +22,7 @@ from mpft_deploy.weights import F32
 
 MOST = 4096
 """Images that the probe is fitted on; more change it little."""
-INVERSE_PENALTY = 0.01
+INVERSE_PENALTY = 0.1
 
 
 def fit_head(
@@ -32,6 +32,7 @@ def fit_head(
     *,
     seed: int,
     bf16: bool,
+    standardise: bool = True,
     after_batch: Callable[[], None] = lambda: None,
 ) -> None:
     """Set a model's head and the statistics before it from its features of training images.
@@ -43,6 +44,8 @@ def fit_head(
         samples: both classes; at most MOST of them are used, drawn by `seed`.
         masking: how training views keep their cells.
         bf16: compute in bfloat16 where autocast does.
+        standardise: whether the components of the feature weigh alike; a teacher's have weights of
+            their own.
         after_batch: called after each batch; may raise.
     """
     order = np.random.default_rng((seed, 3)).permutation(len(samples))[:MOST]
@@ -51,15 +54,15 @@ def fit_head(
     model.eval()
     parts = []
     for crops in centre_crops(chosen, masking.size):
-        patches, positions = encode(
-            crops, masking.patch, masking.keep, seed=seed, zero_fill=masking.zero_fill
-        )
+        patches, positions = masking.encode(crops, seed)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             parts.append(model.features(patches.to(device), positions.to(device)).cpu().numpy())
         after_batch()
     features = np.concatenate(parts)
     centre, variance = features.mean(0), features.var(0)
-    probe = LogisticRegression(C=INVERSE_PENALTY, class_weight="balanced", max_iter=1000)
+    if not standardise:
+        variance = np.full_like(variance, 1 - NORM_EPS)
+    probe = LogisticRegression(C=INVERSE_PENALTY, class_weight="balanced", max_iter=3000)
     probe.fit(
         (features - centre) / np.sqrt(variance + NORM_EPS), [sample.label for sample in chosen]
     )
@@ -132,7 +135,7 @@ class FrozenModel:
     def _model(self) -> Detector:
         self._report(f"fitting the probe on {min(len(self._samples), MOST)} images")
         model = Detector.from_backbone(self._backbone, self.spec.depth).to(self._device)
-        masking = Masking(self.spec.keep_rule, False, self.spec.patch, self.spec.crop.size)
+        masking = Masking((self.spec.keep_rule,), False, self.spec.patch, self.spec.crop.size)
         fit_head(model, self._samples, masking, seed=0, bf16=False)
         return model.eval()
 

@@ -24,7 +24,7 @@ from mpft_deploy.detector_folder import Golden, write_detector
 from mpft_deploy.evaluate.scores import Score, score, score_by_set
 from mpft_deploy.images import load_views
 from mpft_deploy.spec import Crop, DetectorSpec
-from mpft_deploy.weights import F32, dequantise, quantise
+from mpft_deploy.weights import F32, Stored, dequantise, quantise
 
 
 def publish(
@@ -34,7 +34,7 @@ def publish(
     train: Sequence[Sample],
     val: Sequence[Sample],
     *,
-    int8: bool,
+    stored: Stored,
     golden: GoldenSource,
     overwrite: bool,
     epochs: Sequence[EpochReport],
@@ -42,7 +42,7 @@ def publish(
 ) -> tuple[DetectorSpec, Score]:
     """Calibrate a trained model on validation images and write its folder.
 
-    With `int8` the weights are rounded first, so that everything measured here belongs to the
+    The weights are rounded first, as `stored` says, so that everything measured here belongs to the
     weights as they read back.
 
     Args:
@@ -54,9 +54,7 @@ def publish(
     Raises:
         GateError: the logits rank no better than chance.
     """
-    weights = model.weights()
-    if int8:
-        weights = dequantise(quantise(weights))
+    weights = dequantise(quantise(model.weights(), stored))
     spec = DetectorSpec(
         architecture=model.tower.architecture,
         depth=model.depth,
@@ -66,9 +64,9 @@ def publish(
         fill=settings.fill,
         keep=settings.keep,
     )
-    stored = Detector.from_spec(spec, weights, "the trained weights")
-    stored.to(next(model.parameters()).device)
-    [logits] = image_logits(stored, val, [spec.keep_rule], seed=spec.keep_seed, after_batch=check)
+    rounded = Detector.from_spec(spec, weights, "the trained weights")
+    rounded.to(next(model.parameters()).device)
+    [logits] = image_logits(rounded, val, [spec.keep_rule], seed=spec.keep_seed, after_batch=check)
     labels = [sample.label for sample in val]
     calibration = fit_calibration(labels, logits)
     threshold = logit_threshold(calibration)
@@ -77,11 +75,11 @@ def publish(
     spec = msgspec.structs.replace(
         spec,
         calibration=calibration,
-        training=provenance(settings, train, val, validation, epochs, int8=int8),
+        training=provenance(settings, train, val, validation, epochs, stored),
     )
-    crops = _golden(stored, spec, val, logits, golden, settings.seed)
+    crops = _golden(rounded, spec, val, logits, golden, settings.seed)
     card = model_card(spec, by_set, _licences([*train, *val]), golden)
-    write_detector(out, spec, weights, crops, card, int8=int8, replace=overwrite)
+    write_detector(out, spec, weights, crops, card, stored=stored, replace=overwrite)
     return spec, validation
 
 
@@ -91,8 +89,7 @@ def provenance(
     val: Sequence[Sample],
     validation: Score,
     epochs: Sequence[EpochReport],
-    *,
-    int8: bool,
+    stored: Stored,
 ) -> dict[str, Any]:
     """What a spec says of its training; names no folder of the machine."""
     told = msgspec.to_builtins(settings)
@@ -100,7 +97,7 @@ def provenance(
     told["backbone"] = f"{name}@{Path(source).name}" if source else name
     return {
         "settings": told,
-        "stored_weights": "int8 per row" if int8 else "float32",
+        "stored_weights": stored,
         "train": _counts(train),
         "validation": _counts(val),
         "validation_score": msgspec.to_builtins(validation),

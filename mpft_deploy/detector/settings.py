@@ -8,11 +8,12 @@ import msgspec
 
 from mpft_deploy.detector.backbone import Geometry
 from mpft_deploy.errors import UsageError
-from mpft_deploy.spec import KeepRule, Record
+from mpft_deploy.spec import KeepRule, Record, parse_mixture
 
 DEFAULT_BACKBONE = "ViT-B-16-quickgelu@openai"
 
 Precision = Literal["bf16", "f32"]
+Objective = Literal["labels", "features"]
 GoldenSource = Literal["validation", "synthetic"]
 
 
@@ -21,18 +22,26 @@ class TrainSettings(Record, frozen=True):
 
     Attributes:
         backbone: NAME[@SOURCE], see `load_backbone`.
-        train_keep, fill: cells kept while fine-tuning, and whether the others are dropped or their
-            pixels zeroed.
+        objective: learn the labels, or the features that the frozen backbone has of whole views;
+            see `mpft_deploy.detector.teacher`.
+        teacher_depth: after how many blocks those features are taken; None for two thirds of them.
+        train_keep, fill: cells kept while fine-tuning (several rules joined by `+` take turns), and
+            whether the others are dropped or their pixels zeroed.
         keep: cells kept at inference; validation and calibration go by it.
         depth: how many of the backbone's blocks are used; None for all.
         epochs, batch: passes over the training images, images a step.
-        backbone_lr, head_lr: highest learning rates of the one-cycle schedule.
+        backbone_lr, head_lr: highest learning rates of the one-cycle schedule; of the features the
+            latter is the projection's.
+        layer_decay: factor of the backbone's rate from a block to the one before it.
+        augment: share of training images that are resized, blurred or re-saved.
         dropout: share of the normalised feature that is zeroed before the head while training.
         seed: decides order, crops, flips, random cells and dropout; 0 to 2³² − 1.
         precision: `bf16` computes matmuls in bfloat16 while fine-tuning; weights stay float32.
     """
 
     backbone: str = DEFAULT_BACKBONE
+    objective: Objective = "labels"
+    teacher_depth: int | None = None
     train_keep: str = "smooth:96"
     fill: Literal["drop", "zero"] = "drop"
     keep: str = "textured:96"
@@ -41,6 +50,8 @@ class TrainSettings(Record, frozen=True):
     batch: int = 16
     backbone_lr: float = 1e-5
     head_lr: float = 1e-3
+    layer_decay: float = 0.8
+    augment: float = 0.5
     dropout: float = 0.1
     seed: int = 0
     precision: Precision = "bf16"
@@ -51,6 +62,8 @@ class TrainSettings(Record, frozen=True):
             ("batch", self.batch >= 2, "2 or more"),
             ("backbone_lr", self.backbone_lr >= 0, "0 or more"),
             ("head_lr", self.head_lr > 0, "above 0"),
+            ("layer_decay", 0 < self.layer_decay <= 1, "above 0, to 1"),
+            ("augment", 0 <= self.augment <= 1, "from 0 to 1"),
             ("dropout", 0 <= self.dropout < 1, "from 0 to below 1"),
             ("seed", 0 <= self.seed < 2**32, "0 to 2**32 - 1"),
         ):
@@ -59,13 +72,27 @@ class TrainSettings(Record, frozen=True):
 
     def blocks(self, tower: Geometry) -> int:
         """How many blocks are used of a tower; a UsageError if it has fewer, or too few cells."""
-        for rule in (self.train_keep, self.keep):
-            KeepRule.parse(rule).resolve(tower.cells)
+        KeepRule.parse(self.keep).resolve(tower.cells)
+        parse_mixture(self.train_keep, tower.cells)
         layers = tower.architecture.layers
         depth = layers if self.depth is None else self.depth
         if not 1 <= depth <= layers:
             raise UsageError(f"depth {depth}: {tower.architecture.name} has 1 to {layers} blocks")
         return depth
+
+    def teacher_blocks(self, tower: Geometry) -> int:
+        """How many blocks of a tower teach; a UsageError if it has fewer."""
+        layers = tower.architecture.layers
+        depth = round(layers * 2 / 3) if self.teacher_depth is None else self.teacher_depth
+        if not 1 <= depth <= layers:
+            raise UsageError(
+                f"teacher depth {depth}: {tower.architecture.name} has 1 to {layers} blocks"
+            )
+        return depth
+
+    def needs_backbone(self, resumed: bool) -> bool:
+        """Whether the backbone's weights are read: a resumed run has its own, but for a teacher."""
+        return not resumed or self.objective == "features"
 
     def differences(self, other: TrainSettings) -> list[str]:
         """The settings in which `other` differs, each as "name: ours, other's"."""

@@ -20,10 +20,12 @@ from mpft_deploy.detector.model import Detector, choose_device
 from mpft_deploy.detector.publish import publish
 from mpft_deploy.detector.run_folder import EpochReport, Progress, RunFolder
 from mpft_deploy.detector.settings import GoldenSource, TrainSettings
+from mpft_deploy.detector.teacher import Teacher
 from mpft_deploy.errors import MpftError, UsageError
 from mpft_deploy.evaluate.scores import Score
 from mpft_deploy.files import check_free, display
 from mpft_deploy.spec import Calibration
+from mpft_deploy.weights import Stored
 
 
 class InterruptedRunError(MpftError):
@@ -56,7 +58,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    int8: bool = False,
+    stored: Stored = "float32",
     golden: GoldenSource = "validation",
     device: str = "auto",
 ) -> Trained:
@@ -70,7 +72,7 @@ def train(
         out: the detector folder.
         resume: go on with the run in `OUT.run`.
         overwrite: replace a detector, or a run unless it is resumed.
-        int8: store matrices as int8; calibration and golden logits come from them as they read
+        stored: how matrices are stored; calibration and golden logits come from them as they read
             back.
         golden: where the golden crops come from.
         device: `auto`, or a torch device such as `cpu` or `cuda`.
@@ -88,28 +90,34 @@ def train(
     run = RunFolder(out)
     images = _load_images(data, val, reporter)
     hashes = {"train": fingerprint(images.train), "val": fingerprint(images.val)}
+    backbone = load_backbone(settings.backbone) if settings.needs_backbone(resume) else None
     if resume:
         progress, tensors = run.load()
         _require_same(progress, settings, hashes)
         model = Detector(tower, depth, dropout=settings.dropout)
     else:
-        backbone = load_backbone(settings.backbone)
+        assert backbone is not None
         model = Detector.from_backbone(backbone, depth, dropout=settings.dropout)
         progress, tensors = Progress(settings=settings, data=hashes), None
         run.start(overwrite=overwrite)
-    loop = Loop(model.to(target), images, run, progress, reporter)
+    teacher = None
+    if settings.objective == "features":
+        assert backbone is not None
+        teacher = Teacher(backbone, settings.teacher_blocks(tower))
+        teacher.model.to(target)
+    loop = Loop(model.to(target), images, run, progress, reporter, teacher)
     if tensors is not None:
         loop.restore(tensors)
         reporter.line(f"resumed at step {progress.step} of {loop.total}")
     else:
-        loop.fit_head()
+        loop.start()
     loop.save()  # shows at once whether the folder can be written and has room
     with stop_signals() as check:
         try:
             loop.run(check)
             spec, validation = publish(
                 model, out, settings, images.train, images.val,
-                int8=int8, golden=golden, overwrite=overwrite,
+                stored=stored, golden=golden, overwrite=overwrite,
                 epochs=loop.progress.epochs, check=check,
             )  # fmt: skip
         except StopRequestedError:

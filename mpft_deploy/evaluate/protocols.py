@@ -41,7 +41,7 @@ def _reencode(frame: U8, rng: np.random.Generator, *, kind: str, quality: int) -
     return resave(frame, kind, quality)
 
 
-def _resize(frame: U8, rng: np.random.Generator, *, factor: float) -> U8:
+def resize(frame: U8, rng: np.random.Generator, *, factor: float) -> U8:
     """Scaled by Pillow's bicubic, which smooths before it shrinks."""
     from PIL import Image
 
@@ -57,7 +57,7 @@ def _crop(frame: U8, rng: np.random.Generator, *, share: float) -> U8:
     return frame[top : top + height, left : left + width]
 
 
-def _blur(frame: U8, rng: np.random.Generator, *, radius: float) -> U8:
+def blur(frame: U8, rng: np.random.Generator, *, radius: float) -> U8:
     """Gaussian blur, as Pillow approximates it; the radius is its standard deviation in pixels."""
     from PIL import Image, ImageFilter
 
@@ -82,9 +82,9 @@ def _screenshot(frame: U8, rng: np.random.Generator) -> U8:
 ROBUSTNESS: dict[str, Change] = {
     **{f"jpeg-{q}": partial(_reencode, kind="JPEG", quality=q) for q in (95, 90, 80, 70, 60, 40)},
     **{f"webp-{q}": partial(_reencode, kind="WEBP", quality=q) for q in (80, 50)},
-    **{f"resize-{factor:g}": partial(_resize, factor=factor) for factor in (0.5, 0.75, 1.5, 2.0)},
+    **{f"resize-{factor:g}": partial(resize, factor=factor) for factor in (0.5, 0.75, 1.5, 2.0)},
     "crop-0.75": partial(_crop, share=0.75),
-    **{f"blur-{radius:g}": partial(_blur, radius=radius) for radius in (1.0, 2.0)},
+    **{f"blur-{radius:g}": partial(blur, radius=radius) for radius in (1.0, 2.0)},
     **{f"noise-{deviation:g}": partial(_noise, deviation=deviation) for deviation in (5.0, 10.0)},
     "screenshot": _screenshot,
 }

@@ -103,7 +103,7 @@ def test_int8_file_has_its_projection_turned(weights: Weights, tmp_path: Path) -
     path = tmp_path / "int8.safetensors"
     arrays = {key: value.numpy() for key, value in weights.items()}
     arrays["proj"] = np.ascontiguousarray(arrays["proj"].T)
-    safetensors.numpy.save_file(quantise(arrays), path)
+    safetensors.numpy.save_file(quantise(arrays, "int8"), path)
     for key, value in load_backbone(f"{TINY}@{path}").weights.items():
         torch.testing.assert_close(value, weights[key], atol=0.003, rtol=0, msg=key)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mpft_deploy.dataset import find_samples
 from mpft_deploy.detector.batches import BalancedOrder, Masking, random_crop, training_batches
-from mpft_deploy.spec import KeepRule
+from mpft_deploy.spec import parse_mixture
 
 
 @settings(deadline=None)
@@ -38,7 +38,7 @@ def test_batches_follow_from_the_seed_alone(world: Path) -> None:
     samples = find_samples([world / "train"])
 
     def batches(workers: int, first: int, seed: int = 5, rule: str = "random:6") -> list[bytes]:
-        masking = Masking(KeepRule.parse(rule), False, 16, 64)
+        masking = Masking(parse_mixture(rule, 16), False, 16, 64)
         made = training_batches(
             samples, masking, batch=4, seed=seed, first=first, stop=6, workers=workers
         )

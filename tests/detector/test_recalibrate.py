@@ -34,7 +34,7 @@ def test_false_alarms_stay_at_what_was_asked_for(seed: int, share: float, both: 
     logits = np.round(logits, 1)  # ties at the edge must stay real
     after = recalibrate(Calibration(), labels, logits, ALL, false_alarm=share).after
     chances = probabilities(after, logits)[labels == 0]
-    assert (chances >= after.threshold).mean() <= share
+    assert (chances >= after.threshold).mean() <= share + 1e-9
     assert np.unique(chances[chances < after.threshold]).max() < after.threshold
 
 
@@ -44,8 +44,8 @@ def test_decided_mistakes_stay_at_what_was_asked_for(seed: int, share: float) ->
     labels, logits = drawn(80, 70, seed)
     after = recalibrate(Calibration(), labels, logits, ALL, unsure_error=share).after
     chances, (low, high) = probabilities(after, logits), after.unsure
-    assert (chances[labels == 1] <= low).mean() <= share
-    assert (chances[labels == 0] >= high).mean() <= share
+    assert (chances[labels == 1] <= low).mean() <= share + 1e-9
+    assert (chances[labels == 0] >= high).mean() <= share + 1e-9
     assert low <= after.threshold <= high
 
 

@@ -16,6 +16,8 @@ from PIL import Image
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.cli.export import command
 from mpft_deploy.cli.main import run
+from mpft_deploy.cli.verify import command as verify
+from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.engine.certificate import Budget
 from mpft_deploy.errors import EnvironmentLacksError, GateError
 from mpft_deploy.export import search as module
@@ -243,3 +245,32 @@ def test_pareto_front_is_what_nothing_dominates(points):
         return any(a <= point[0] and b <= point[1] and (a, b) != point for a, b in points)
 
     assert pareto_front(points) == sorted({point for point in points if not dominated(point)})
+
+
+def test_fewer_cells_are_tried_and_judged_by_the_detectors_own_rule(request_, detector):
+    own = read_detector(detector).spec
+    fewer = str(own.tokens - 1)
+    loose = replace(request_, precision="fp32", budget=Budget.parse("flips<=100%"))
+    outcome = search(loose, keeps=["auto", fewer])
+    rules = {one.request.keep for one in outcome.candidates}
+    assert rules == {None, f"{own.keep_rule.kind}:{fewer}"}
+    strict = replace(loose, budget=Budget.parse("logit<=0.000001"), overwrite=True)
+    outcome = search(strict, keeps=[own.keep, fewer])
+    assert outcome.winner.request.keep is None
+    [lost] = [one for one in outcome.candidates if one.request.keep]
+    assert "even in float32: largest absolute logit difference" in lost.why_lost or (
+        "clearly slower" in lost.why_lost or "slower than" in lost.why_lost
+    )
+
+
+def test_one_engine_of_fewer_cells_says_what_it_is(detector, tmp_path, pictures, capsys):
+    own = read_detector(detector).spec
+    fewer = own.tokens - 1
+    arguments = [str(detector), str(tmp_path / "out"), "--keep", str(fewer), "--json"]
+    assert run(command, "mpft-export", arguments) == 1  # float32 at fewer cells is no float32
+    assert run(command, "mpft-export", [*arguments, "--budget", "flips<=100%"]) == 0
+    bundle = read_bundle(tmp_path / "out")
+    assert bundle.spec.keep == f"{own.keep_rule.kind}:{fewer}"
+    assert bundle.info.sources["detector_keep"] == own.keep
+    assert run(verify, "verify", [str(tmp_path / "out")]) == 0
+    assert run(command, "mpft-export", [*arguments, "--overwrite", "--keep", "9999"]) == 2

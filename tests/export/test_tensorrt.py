@@ -12,8 +12,6 @@ import numpy as np
 import onnx
 import pytest
 import reference
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.cli.main import cli, run
@@ -21,7 +19,7 @@ from mpft_deploy.engine import load_engine
 from mpft_deploy.engine import tensorrt as engine
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.export import tensorrt
-from mpft_deploy.export.builders import BuildOptions, parse_batch, parse_capability
+from mpft_deploy.export.builders import BuildOptions
 from mpft_deploy.export.calibration import activation_ranges
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.precision import apply_precision
@@ -381,21 +379,3 @@ def test_missing_package_names_the_extra(detector, tmp_path):
     assert ended.returncode == 3
     assert "mpft-deploy[rtx]" in ended.stderr
     assert "Traceback" not in ended.stderr
-
-
-@given(st.integers(1, 99), st.integers(0, 9))
-def test_capabilities_are_read(major, minor):
-    for text in (f"{major}{minor}", f"{major}.{minor}", f"sm_{major}{minor}", f"SM{major}{minor}"):
-        assert parse_capability(text) == f"{major}.{minor}"
-
-
-@pytest.mark.parametrize("text", ["", "9", "8.", "sm", "8.9.1", "8,9", "-89", "٨٩", "08", "1200"])
-def test_capabilities_are_refused(text):
-    with pytest.raises(UsageError, match="compute capability"):
-        parse_capability(text)
-
-
-@pytest.mark.parametrize("text", ["", "1", "1:2", "1:2:3:4", "a:b:c", "1:-1:1", "1:1:100000000"])
-def test_batches_are_refused(text):
-    with pytest.raises(UsageError, match="batch"):
-        parse_batch(text)

@@ -1,0 +1,54 @@
+"""The shipped detector itself: its graphs, and plans of it for GPUs that are not here."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from mpft_deploy.bundle import read_bundle
+from mpft_deploy.cli.main import cli, run
+from mpft_deploy.detector_folder import read_detector
+from mpft_deploy.engine import tensorrt
+from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.export.calibration import activation_ranges
+from mpft_deploy.export.graph import build_graph
+from mpft_deploy.export.precision import RECIPES, apply_precision
+
+[SHIPPED] = (ROOT / "models").iterdir()
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return read_detector(SHIPPED)
+
+
+def test_every_graph_of_it_is_valid(detector):
+    spec, weights = detector.spec, detector.weights
+    graph = build_graph(spec, weights)
+    ranges = activation_ranges(spec, weights, detector.golden.crops[:4])
+    for precision, recipe in RECIPES.items():
+        written = apply_precision(graph, precision, (), ranges if recipe.static else None)
+        onnx.checker.check_model(written, full_check=True)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8-static+fp16"])
+def test_plan_for_two_gpus_is_refused_without_one(precision, tmp_path, capfd):
+    pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+    try:
+        tensorrt.device_capability()
+    except EnvironmentLacksError:
+        pass
+    else:
+        pytest.skip("this machine has a CUDA device")
+    out, picture = tmp_path / "bundle", tmp_path / "picture.png"
+    Image.new("RGB", (300, 300)).save(picture)
+    arguments = ["--backend", "tensorrt-rtx", "--precision", precision, "--sm", "86", "--sm", "89"]
+    assert run(cli, "mpft", ["export", str(SHIPPED), str(out), *arguments]) == 0
+    assert read_bundle(out).info.compute_capability == ("8.6", "8.9")
+    capfd.readouterr()
+    assert run(cli, "mpft", ["screen", str(picture), "--bundle", str(out)]) == 3
+    errors = capfd.readouterr().err
+    assert "driver" in errors
+    assert "Traceback" not in errors
