@@ -55,7 +55,7 @@ sanitize: .venv-test/installed
 
 # On a quiet machine, about six minutes. IMAGES=FOLDER gives the engines other images to judge.
 bench: .venv-test/installed
-	.venv-test/bin/python -m pip install --quiet opencv-python-headless
+	.venv-test/bin/python -m pip install --quiet opencv-python-headless nncf
 	.venv-test/bin/python benchmarks/suite.py $(if $(IMAGES),--images "$(IMAGES)")
 
 bench-first-verdict: .venv-test/installed

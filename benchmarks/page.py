@@ -103,9 +103,22 @@ def _targets(sections: Json) -> str:
             "met" if one["met"] else "**missed**",
         ]
         for part in sections.values()
-        for one in part.get("targets", [])
+        for one in [*part.get("targets", []), *map(_ratio, part.get("ratios", []))]
     ]
     return "\n### Targets\n" + table(["figure", "measured", "target", ""], rows) if rows else ""
+
+
+def _ratio(ratio: Json) -> Json:
+    """A ratio of the engines benchmark as a target."""
+    value, limit = ratio["ratio"], ratio["target"]
+    return {
+        "name": f"engine alone, times as fast: {ratio['name']}",
+        "value": value,
+        "limit": limit,
+        "unit": "×",
+        "at_least": True,
+        "met": value >= limit,
+    }
 
 
 def _pipeline(section: Json, picture: str) -> str:
@@ -152,7 +165,13 @@ def _value(figure: Any) -> float:
 def _engines(section: Json) -> str:
     """Whatever contestants that benchmark has, with the columns that it gives for them."""
     rows = section["results"]
-    extra = {"flips": "flips", "mean_logit_difference": "mean logit difference"}
+    extra = {
+        "peak_memory_mb": "peak MB",
+        "size_mb": "file MB",
+        "flips": "flips",
+        "decisive": "decisive flips",
+        "mean_logit_difference": "mean logit difference",
+    }
     shown = [key for key in extra if any(row.get(key) is not None for row in rows)]
     slowest = max(_value(row["ms"]["p50"]) for row in rows)
 
@@ -164,7 +183,7 @@ def _engines(section: Json) -> str:
             f"{middle:.2f}",
             f"{ninety:.2f}",
             f"{slowest / middle:.1f} ×",
-            *("–" if v is None else f"{v:d}" if isinstance(v, int) else f"{v:.3f}" for v in values),
+            *map(_cell, values),
         ]
 
     columns = ["", "p50 ms", "p90 ms", "of the slowest", *(extra[key] for key in shown)]
@@ -172,6 +191,12 @@ def _engines(section: Json) -> str:
         f"\n### From view to logit, {section.get('views', 'some')} views, one at a time\n"
         + table(columns, [cells(row) for row in rows])
     )
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:d}" if isinstance(value, int) else f"{value:.{0 if value >= 10 else 3}f}"
 
 
 def _kernel(section: Json) -> str:

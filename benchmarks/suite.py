@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 DETECTOR = HERE.parent / "models" / "mpft-vit-b16-d6"
 VIEWS = 60
-LIMIT_SECONDS = 300
+LIMIT_SECONDS = 420
 QUIET_SECONDS = 2.0
 
 
@@ -39,7 +39,10 @@ def commands(bundle: Path, images: Path, out: Path, *, quick: bool) -> dict[str,
     """The benchmarks by name, each writing NAME.json into `out`."""
     every = {
         "pipeline": [str(DETECTOR), *(["--rounds", "3"] if quick else [])],
-        "engines": [str(DETECTOR), str(images), "--views", str(10 if quick else VIEWS)],
+        "engines": [
+            *(str(DETECTOR), str(images), "--bundle", str(bundle)),
+            *("--views", str(10 if quick else VIEWS)),
+        ],
         "first_verdict": [str(bundle), str(DETECTOR)],
         "texture_patchify": ["--callgrind"] if shutil.which("valgrind") and not quick else [],
     }

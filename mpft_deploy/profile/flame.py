@@ -51,7 +51,8 @@ def icicle(layers: Layers) -> str:
         kind = "group" if cell.below else cell.bound or "none"
         text = ""
         if width >= LEAST_TEXT:
-            shown = cell.name[: int(width / 7)]
+            fits = int(width / 7)
+            shown = cell.name if len(cell.name) <= fits else f"{cell.name[: fits - 1]}…"
             text = f'<text x="{x + 5:.1f}" y="{depth * ROW + 16}">{escape(shown)}</text>'
         cells.append(
             f'<g class="cell {kind}"><title>{escape(title)}</title>'

@@ -39,6 +39,7 @@ def render_html(profile: Profile) -> str:
         harness=wording.harness_line(profile),
         steady_rule=STEADY_RULE,
         layers=layers,
+        bounds=wording.bounds(layers) if layers else [],
         layer_rows=wording.layer_rows(layers) if layers else [],
         icicle=Markup(icicle(layers)) if layers else "",
         roofline=Markup(charts.roofline(layers)) if layers and layers.roof else "",

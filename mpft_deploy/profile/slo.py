@@ -85,7 +85,7 @@ def judge(objective: Objective, milliseconds: npt.ArrayLike) -> Gate:
         f"{100 * share:g} % may"
     )
     if total < len(times):
-        seen += f"; they hang together and count as {total}"
+        seen += f"; correlated as they are, they count as {total}"
     verdict = _decide(hits, total, share)
     if verdict is not None:
         return Gate(gate=str(objective), verdict="pass" if verdict else "fail", reason=seen)

@@ -119,6 +119,17 @@ def layer_name(layer: Layer) -> str:
     return " / ".join(layer.path)
 
 
+def bounds(layers: Layers) -> list[tuple[str, float]]:
+    """Shares of the engine's time by what bounds it, the largest first, the remainder last."""
+    spent: dict[str, float] = {}
+    for layer in layers.layers:
+        name = layer.bound or "not counted"
+        spent[name] = spent.get(name, 0.0) + layer.ms
+    ranked = sorted(spent.items(), key=lambda item: -item[1])
+    rows = [*ranked, ("not attributed", layers.unattributed_ms)]
+    return [(name, ms / layers.engine_ms) for name, ms in rows]
+
+
 def layer_rows(layers: Layers) -> list[list[str]]:
     """One row a layer, and the remainder."""
     rows = []

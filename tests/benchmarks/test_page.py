@@ -57,9 +57,10 @@ def suite(date: str, p50: float) -> dict[str, object]:
             },
             "engines": {
                 "views": 60,
+                "ratios": [{"name": "of eager", "ratio": 5.0, "target": 15.0}],
                 "results": [
                     {"name": "eager", "ms": {"p50": 60.0, "p90": 70.0}, "flips": None},
-                    {"name": "int8", "ms": {"p50": 12.0, "p90": 13.0}, "flips": 3},
+                    {"name": "int8", "ms": {"p50": 12.0, "p90": 13.0}, "flips": 3, "size_mb": 67.1},
                 ],
             },
         },
@@ -78,7 +79,8 @@ def test_page_of_a_result(page: ModuleType, tmp_path: Path) -> None:
     assert "2026-02-01" in text
     assert "2026-01-01" not in text
     assert "| peer | 100.00 (99.00 to 101.00) | 200.00 | 10.00 × |" in text
-    assert "| int8 | 12.00 | 13.00 | 5.0 × | 3 |" in text
+    assert "| int8 | 12.00 | 13.00 | 5.0 × | 67 | 3 |" in text
+    assert "of eager | 5.00 × | ≥ 15 × | **missed** |" in text
     assert "| faster <than> peer | 9.50 × | ≥ 8 × | met |" in text
     assert "Not measured: no compiler" in text
     assert "texture_patchify was not measured" in text
