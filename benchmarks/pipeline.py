@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import json
 import shutil
 import subprocess
@@ -191,8 +192,6 @@ def measure_decode(paths: list[Path], size: int, scratch: Path) -> dict[str, Any
         bare(ctypes.c_char_p(data), length, top, size, left, columns, address)
 
     def pillow(data: bytes) -> None:
-        import io
-
         Image.open(io.BytesIO(data)).convert("RGB")
 
     runs: dict[str, Callable[[bytes], object]] = {
@@ -201,6 +200,11 @@ def measure_decode(paths: list[Path], size: int, scratch: Path) -> dict[str, Any
         "bare libjpeg-turbo, rows and columns": lambda data: decode(data, size),
         "Pillow, the whole image": pillow,
     }
+    for data in files:  # parity first
+        pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        window = decode_window(data, top, left, size, size)
+        if not np.array_equal(window, pixels[top : top + size, left : left + size]):
+            raise SystemExit("a window differs from Pillow's decode: nothing is timed")
     times = take_turns(runs, files, rounds=DECODE_ROUNDS, turn=DECODE_TURN)
     rows = _rows(times)
     rows_alone = rows[1]["ms"]["p50"]["value"]
@@ -241,6 +245,9 @@ def main(detector: Path, images: Path | None, rounds: int, json_path: Path | Non
         scratch = Path(name)
         paths = sorted(images.glob("*.jpg")) if images else write_jpegs(detector, scratch, 8)
         wholes, ablated = contestants(folder)
+        same = ("all optimisations", "whole JPEG decoded", "kernel in NumPy")
+        if any(len({ablated[name](path) for name in same}) > 1 for path in paths):
+            raise SystemExit("the optimised path gives other verdicts: nothing is timed")
         print("from JPEG file to verdict")
         whole_rows = _rows(take_turns(wholes, paths, rounds=rounds, turn=TURN))
         print("ours, with one optimisation left out")

@@ -118,7 +118,7 @@ def main(images: Path | None, quick: bool) -> None:
         path = RESULTS / slug(record)
         write_atomic(path, (json.dumps(record, indent=2) + "\n").encode())
         draw_page()
-        print(f"written: {path.relative_to(HERE.parent)} and docs/benchmarks.md")
+        print(f"written: {path} and docs/benchmarks.md")
     sys.exit(1 if record["failures"] else 0)
 
 
