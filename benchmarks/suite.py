@@ -44,6 +44,7 @@ def commands(bundle: Path, images: Path, out: Path, *, quick: bool) -> dict[str,
             *("--views", str(10 if quick else VIEWS)),
         ],
         "first_verdict": [str(bundle), str(DETECTOR)],
+        "repeat": [str(bundle)],
         "texture_patchify": ["--callgrind"] if shutil.which("valgrind") and not quick else [],
     }
     return {

@@ -10,7 +10,6 @@ import numpy as np
 from mpft_deploy.errors import InputError
 from mpft_deploy.profile.measure import latency
 from mpft_deploy.profile.records import Estimate
-from mpft_deploy.screen.streams.records import FrameEvent
 from mpft_deploy.spec import Record
 
 
@@ -22,8 +21,17 @@ class StreamLatency(Record, frozen=True):
     latency_ms: dict[str, Estimate]
 
 
-class _Kind(msgspec.Struct):
-    event: str = ""
+class _Event(msgspec.Struct):
+    """Of an event, whatever else is in it: its kind."""
+
+    event: str
+
+
+class _Frame(msgspec.Struct):
+    """Of a frame event, what is summed up; see `mpft_deploy.screen.streams.records`."""
+
+    source: str
+    age_ms: float
 
 
 def read_events(lines: Iterable[bytes], name: str) -> list[StreamLatency]:
@@ -41,12 +49,12 @@ def read_events(lines: Iterable[bytes], name: str) -> list[StreamLatency]:
         if not line.strip():
             continue
         try:
-            if msgspec.json.decode(line, type=_Kind).event != "frame":
+            if msgspec.json.decode(line, type=_Event).event != "frame":
                 continue
-            event = msgspec.json.decode(line, type=FrameEvent)
+            frame = msgspec.json.decode(line, type=_Frame)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{name}, line {number}: no event of mpft screen ({error})") from None
-        ages.setdefault(event.source, []).append(event.age_ms)
+        ages.setdefault(frame.source, []).append(frame.age_ms)
     if not ages:
         raise InputError(f"{name}: no frame events; write them with mpft screen SOURCE --json")
     return [

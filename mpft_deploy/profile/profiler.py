@@ -21,11 +21,6 @@ from mpft_deploy.profile.measure import Plan, measure_harness, measure_run
 from mpft_deploy.profile.records import Profile, Run, Scenario, Subject
 from mpft_deploy.profile.workload import Workload, file_workload, view_workload
 
-SCENARIOS: dict[Scenario, str] = {
-    "single-stream": "one view after the other",
-    "multi-stream": "a view of each stream at once; done when the last one is",
-    "offline": "batches back to back, for throughput",
-}
 MOST_IMAGES = 256
 GPU_BACKENDS = ("tensorrt", "tensorrt-rtx")
 

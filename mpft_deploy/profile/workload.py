@@ -15,10 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mpft_deploy.engine import Engine
-from mpft_deploy.images import U8, views
+from mpft_deploy.images import U8, read_picture, views
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.profile.timer import Now, now
-from mpft_deploy.screen.sources import Item, read_frames
 from mpft_deploy.spec import DetectorSpec
 from mpft_deploy.weights import F32
 
@@ -103,7 +102,7 @@ def file_workload(
     def query(index: int) -> list[int]:
         chosen = [paths[(index * count + offset) % len(paths)] for offset in range(count)]
         marks = [clock()]
-        frames = [next(read_frames(Item(path, "image"), centre=size)).pixels for path in chosen]
+        frames = [read_picture(path, centre=size).pixels for path in chosen]
         marks.append(clock())
         cut = np.concatenate([views(frame, size, spec.crop.policy) for frame in frames])
         marks.append(clock())

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import synthetic
 
 from mpft_deploy.profile.measure import Plan, measure_harness, measure_run, warm_up
 from mpft_deploy.profile.records import Run
+from mpft_deploy.profile.workload import view_workload
 
 
 def around(milliseconds: float, seed: int = 0) -> Iterator[float]:
@@ -164,3 +166,50 @@ def test_harness_costs_what_the_clock_costs(clock: synthetic.VirtualClock) -> No
     assert harness.timer_cost_ns == pytest.approx(40)
     assert harness.overhead_us == pytest.approx(0.2, rel=0.01)  # four marks and the loop's own
     assert harness.overhead_share == pytest.approx(0.2e-3 / 5, rel=0.01)
+
+
+class CopyingEngine:
+    """Copies for 1 ms, runs for 5 and copies out for 2, a batch."""
+
+    def __init__(self, clock: synthetic.VirtualClock) -> None:
+        self.clock = clock
+
+    def run(self, patches: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        return self.run_marked(patches, positions, lambda: None)
+
+    def run_marked(
+        self, patches: np.ndarray, positions: np.ndarray, mark: Callable[[], None]
+    ) -> np.ndarray:
+        self.clock.sleep(1)
+        mark()
+        self.clock.sleep(5)
+        mark()
+        self.clock.sleep(2)
+        return np.zeros(len(patches), np.float32)
+
+
+def test_copies_stand_apart_from_the_engine(clock: synthetic.VirtualClock) -> None:
+    spec = reference.tiny_spec()
+    crops = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    work = view_workload(CopyingEngine(clock), spec, crops, count=4, batch=2, clock=clock)
+    assert work.stages == ("kernel", "copy in", "engine", "copy out", "calibration")
+    marks = work.query(0)
+    spent = np.diff(marks) / 1e6
+    # Two calls of the engine, since 4 views go in batches of 2.
+    assert spent[1:4] == pytest.approx([2, 10, 4], abs=0.01)
+
+
+def test_inputs_rotate_through_every_crop(clock: synthetic.VirtualClock) -> None:
+    seen: list[np.ndarray] = []
+
+    class Recorder:
+        def run(self, patches: np.ndarray, positions: np.ndarray) -> np.ndarray:
+            seen.append(patches.copy())
+            return np.zeros(len(patches), np.float32)
+
+    crops = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    work = view_workload(Recorder(), reference.tiny_spec(), crops, clock=clock)
+    for index in range(12):
+        work.query(index)
+    assert len({patches.tobytes() for patches in seen[:6]}) == 6
+    assert all(np.array_equal(a, b) for a, b in zip(seen[:6], seen[6:], strict=True))

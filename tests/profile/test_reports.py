@@ -33,6 +33,7 @@ from mpft_deploy.profile.records import (
     read_profile,
 )
 from mpft_deploy.profile.work import Work
+from mpft_deploy.screen.streams.records import FrameEvent
 
 
 def layers() -> Layers:
@@ -222,10 +223,20 @@ def test_trace_nests_places() -> None:
 
 
 def event(source: str, age: float) -> bytes:
-    record = {"event": "frame", "id": "1", "source": source, "time": 1.0, "captured": 0.5}
-    record |= {"age_ms": age, "verdict": "real", "probability": 0.1, "logit": -1.0}
-    record |= {"stream_verdict": "real", "evidence": -1.0}
-    return json.dumps(record).encode()
+    return msgspec.json.encode(
+        FrameEvent(
+            id="1",
+            source=source,
+            time=1.0,
+            captured=0.5,
+            age_ms=age,
+            verdict="real",
+            probability=0.1,
+            logit=-1.0,
+            stream_verdict="real",
+            evidence=-1.0,
+        )
+    )
 
 
 def test_streams_from_capture_to_verdict() -> None:
