@@ -69,8 +69,9 @@ bool decode(const std::uint8_t* data, std::size_t size, JDIMENSION top, JDIMENSI
   jpeg_read_header(&info, TRUE);
   const bool known = info.jpeg_color_space == JCS_YCbCr || info.jpeg_color_space == JCS_RGB ||
                      info.jpeg_color_space == JCS_GRAYSCALE;
-  if (!known || info.data_precision != 8 || top + height > info.image_height ||
-      left + width > info.image_width) {
+  if (!known || info.data_precision != 8 ||
+      std::uint64_t(top) + height > info.image_height ||
+      std::uint64_t(left) + width > info.image_width) {
     jpeg_destroy_decompress(&info);
     return false;
   }
@@ -83,6 +84,10 @@ bool decode(const std::uint8_t* data, std::size_t size, JDIMENSION top, JDIMENSI
   JDIMENSION columns = left + width + MARGIN;
   columns = (columns < info.output_width ? columns : info.output_width) - first;
   if (columns < info.output_width) jpeg_crop_scanline(&info, &first, &columns);
+  if (first > left || left - first + width > info.output_width) {  // so that memory stays safe
+    jpeg_destroy_decompress(&info);
+    return false;
+  }
   JSAMPARRAY row = info.mem->alloc_sarray(reinterpret_cast<j_common_ptr>(&info), JPOOL_IMAGE,
                                           info.output_width * 3, 1);
   if (top > 0) jpeg_skip_scanlines(&info, top);

@@ -11,7 +11,8 @@ from types import ModuleType
 
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

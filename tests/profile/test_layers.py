@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.errors import InputError
@@ -23,6 +22,8 @@ from mpft_deploy.profile.operators import (
     tensorrt_operators,
 )
 from mpft_deploy.profile.work import count_work
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SHIPPED = ROOT / "models" / "mpft-vit-b16-d6"
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 import pytest
 import synthetic
-from conftest import ROOT
 
 from mpft_deploy.bundle import Device
 from mpft_deploy.errors import InputError
@@ -34,6 +33,8 @@ from mpft_deploy.profile.records import (
 )
 from mpft_deploy.profile.work import Work
 from mpft_deploy.screen.streams.records import FrameEvent
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def layers() -> Layers:
