@@ -53,10 +53,12 @@ sanitize: .venv-test/installed
 	cmake -S tests/kernels/native -B build/sanitize -DMPFT_SANITIZE=address,undefined
 	cmake --build build/sanitize --target check
 
-# On a quiet machine, about six minutes. IMAGES=FOLDER gives the engines other images to judge.
+# On a quiet machine. IMAGES=FOLDER gives the engines other images to judge, BUNDLE=DIR adds an engine
+# that was chosen before, such as the winner of `mpft-export --target cpu`.
 bench: .venv-test/installed
 	.venv-test/bin/python -m pip install --quiet opencv-python-headless nncf
-	.venv-test/bin/python benchmarks/suite.py $(if $(IMAGES),--images "$(IMAGES)")
+	.venv-test/bin/python benchmarks/suite.py $(if $(IMAGES),--images "$(IMAGES)") \
+		$(if $(BUNDLE),--bundle "$(BUNDLE)")
 
 bench-first-verdict: .venv-test/installed
 	rm -rf build/bench-bundle

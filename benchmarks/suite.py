@@ -35,12 +35,18 @@ LIMIT_SECONDS = 420
 QUIET_SECONDS = 2.0
 
 
-def commands(bundle: Path, images: Path, out: Path, *, quick: bool) -> dict[str, list[str]]:
-    """The benchmarks by name, each writing NAME.json into `out`."""
+def commands(
+    bundle: Path, chosen: Path | None, images: Path, out: Path, *, quick: bool
+) -> dict[str, list[str]]:
+    """The benchmarks by name, each writing NAME.json into `out`; `chosen` as main's --bundle."""
     every = {
-        "pipeline": [str(DETECTOR), *(["--rounds", "3"] if quick else [])],
+        "pipeline": [
+            str(DETECTOR),
+            *(["--bundle", str(chosen)] if chosen else []),
+            *(["--rounds", "3"] if quick else []),
+        ],
         "engines": [
-            *(str(DETECTOR), str(images), "--bundle", str(bundle)),
+            *(str(DETECTOR), str(images), "--bundle", str(chosen or bundle)),
             *("--views", str(10 if quick else VIEWS)),
         ],
         "first_verdict": [str(bundle), str(DETECTOR)],
@@ -88,8 +94,14 @@ def run(name: str, command: list[str]) -> str:
 
 @click.command()
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of images for engines.")
+@click.option(
+    "--bundle",
+    "chosen",
+    type=click.Path(path_type=Path, exists=True),
+    help="An engine that was chosen, such as the winner of mpft-export --target cpu.",
+)
 @click.option("--quick", is_flag=True, help="Only to see that everything runs; writes no result.")
-def main(images: Path | None, quick: bool) -> None:
+def main(images: Path | None, chosen: Path | None, quick: bool) -> None:
     """Run every benchmark."""
     record: dict[str, Any] = {"benchmark": "suite", "version": 1, **provenance()}
     if reasons := disturbances():
@@ -106,7 +118,7 @@ def main(images: Path | None, quick: bool) -> None:
             images = scratch / "crops"
             images.mkdir()
             write_crops(DETECTOR, images)
-        for part, command in commands(bundle, images, scratch, quick=quick).items():
+        for part, command in commands(bundle, chosen, images, scratch, quick=quick).items():
             if failure := run(part, command):
                 record["failures"][part] = failure
                 print(f"error: {part} {failure}", file=sys.stderr)

@@ -35,7 +35,9 @@ def test_one_that_fails_is_told_and_the_others_are_kept(
 ) -> None:
     write = "import sys; open(sys.argv[1], 'w').write('{\"targets\": []}')"
 
-    def commands(bundle: Path, images: Path, out: Path, *, quick: bool) -> dict[str, list[str]]:
+    def commands(
+        bundle: Path, chosen: Path | None, images: Path, out: Path, *, quick: bool
+    ) -> dict[str, list[str]]:
         assert len(list(images.iterdir())) == 12  # the golden crops
         return {
             "good": [sys.executable, "-c", write, str(out / "good.json")],
@@ -54,6 +56,8 @@ def test_one_that_fails_is_told_and_the_others_are_kept(
 
 
 def test_every_benchmark_of_the_suite_is_there(tmp_path: Path, suite: ModuleType) -> None:
-    for name, command in suite.commands(tmp_path, tmp_path, tmp_path, quick=False).items():
+    for name, command in suite.commands(
+        tmp_path, tmp_path, tmp_path, tmp_path, quick=False
+    ).items():
         assert (ROOT / "benchmarks" / Path(command[1]).name).exists()
         assert command[-2:] == ["--json", f"{tmp_path}/{name}.json"]
