@@ -159,13 +159,16 @@ def _read_open(image: PIL.Image.Image, name: str) -> Picture:
     )
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
     image.load()
-    upright = ImageOps.exif_transpose(image)
+    # Neither this nor the conversion below copies an image that is upright and RGB already: of
+    # 1080p, each copy would take longer than decoding a window.
+    ImageOps.exif_transpose(image, in_place=True)
+    upright: PIL.Image.Image = image
     if sixteen:
-        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-    elif upright.mode in ("I", "F"):
+        upright = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
         raise InputError(f"{name}: 32-bit pixels have no defined range; save it with 8 or 16 bits")
     note = "several frames in the file: the first was judged" if several else ""
-    return Picture(np.asarray(upright.convert("RGB")), note)
+    return Picture(np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB")), note)
 
 
 def at_least(frame: U8, size: int) -> U8:
