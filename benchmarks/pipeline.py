@@ -4,9 +4,10 @@
 
 The peer is what a user would write: Pillow, torchvision's transforms, PyTorch eager in float32 on
 all tokens; with the blocks that the detector has, and with all of its backbone (random weights in
-the others: they cost the same). BUNDLE is an engine that was exported before, such as the winner of
-`mpft-export --target cpu`; it runs beside ours in int8, and the faster counts. Then ours with each
-optimisation left out in turn, and the decode of a window beside libjpeg-turbo alone. All take turns.
+the others: they cost the same). BUNDLE is an engine that was exported before, such as the winner
+of `mpft-export --target cpu`; it runs beside ours in int8, and the faster counts. Then ours with
+each optimisation left out in turn, and the decode of a window beside libjpeg-turbo alone. All take
+turns.
 Needs the extra `train`.
 """
 
