@@ -4,7 +4,8 @@
 PYTHON ?= python3
 NATIVE := CMakeLists.txt $(shell find kernels -regex '.*\.\(cpp\|hpp\|cu\|cuh\|h\)' -o -name CMakeLists.txt)
 
-.PHONY: help demo test format lint types unit sanitize bench bench-first-verdict bench-page gpu-suite clean
+.PHONY: help demo test format lint types unit sanitize bench bench-first-verdict bench-page soak \
+	streams faults gpu-suite train-shipped clean
 
 help:
 	@echo "make demo    export, certify, profile and screen with the shipped detector; no torch"
@@ -12,7 +13,11 @@ help:
 	@echo "make sanitize   the C++ kernel under address and undefined-behaviour sanitizers"
 	@echo "make bench      everything against its peers, taking turns; draws docs/benchmarks.md"
 	@echo "make bench-first-verdict   from the start of the process, and memory of one stream"
+	@echo "make streams    many cameras: verdicts, ages, CPU and memory, beside the plain loop"
+	@echo "make faults     what goes wrong with cameras: recovery times, into docs/streams.md"
+	@echo "make soak       16 cameras for MINUTES=60: slopes of memory, threads and descriptors"
 	@echo "make gpu-suite  the GPU kernels on a GPU: the same bits, then speed"
+	@echo "make train-shipped   train the detector in models/ anew, from \$$MPFT_SHARED or ../shared"
 	@echo "make format  format and fix the sources"
 	@echo "make clean   remove environments and everything that was built"
 
@@ -60,18 +65,42 @@ bench: .venv-test/installed
 	.venv-test/bin/python benchmarks/suite.py $(if $(IMAGES),--images "$(IMAGES)") \
 		$(if $(BUNDLE),--bundle "$(BUNDLE)")
 
-bench-first-verdict: .venv-test/installed
-	rm -rf build/bench-bundle
-	@mkdir -p build
-	.venv-test/bin/mpft-export models/mpft-vit-b16-d6 build/bench-bundle --precision int8 \
-		--float-layers 'block0.*' --budget 'flips<=10%' --json > /dev/null
-	.venv-test/bin/python benchmarks/first_verdict.py build/bench-bundle models/mpft-vit-b16-d6
+bench-first-verdict: .venv-test/installed build/bundle/bundle.json
+	.venv-test/bin/python benchmarks/first_verdict.py build/bundle models/mpft-vit-b16
 
 bench-page: .venv-test/installed
 	.venv-test/bin/python benchmarks/page.py
 
+MINUTES ?= 60
+
+soak: .venv-test/installed build/bundle/bundle.json
+	.venv-test/bin/python benchmarks/soak.py build/bundle --minutes $(MINUTES) --json build/soak.json
+
+streams: .venv-test/installed build/bundle/bundle.json
+	.venv-test/bin/python -m pip install --quiet opencv-python-headless
+	.venv-test/bin/python benchmarks/streams.py build/bundle --json build/streams.json
+
+faults: .venv-test/installed
+	.venv-test/bin/python -m pytest tests/screen/streams/test_faults.py
+	.venv-test/bin/python benchmarks/fault_table.py
+
+build/bundle/bundle.json: .venv-test/installed
+	.venv-test/bin/mpft-export models/mpft-vit-b16 build/bundle --overwrite \
+		--precision int8 --float-layers 'block0.*' --budget 'flips<=10%'
+
 gpu-suite: .venv-test/installed
 	.venv-test/bin/python benchmarks/gpu_suite.py
+
+# Under an hour on two cores. The threshold is that of two false alarms in a hundred, on "val".
+SHARED := $(or $(MPFT_SHARED),../shared)
+SHIPPED := models/mpft-vit-b16
+train-shipped: .venv-test/installed
+	.venv-test/bin/mpft train $(SHARED)/data/manifest.csv --out $(SHIPPED) --overwrite \
+		--backbone ViT-B-16-quickgelu@$(SHARED)/backbones/clip-vit-b-16-openai-int8.safetensors \
+		--objective features --train-keep textured:60 --keep textured:60 --depth 8 \
+		--epochs 5 --batch 16 --backbone-lr 7e-5 --head-lr 3e-4 --stored int6 --golden synthetic
+	.venv-test/bin/mpft calibrate $(SHIPPED) $(SHARED)/data/manifest.csv --split val \
+		--false-alarm 2%
 
 format: .venv-test/installed
 	.venv-test/bin/ruff check --fix --quiet .

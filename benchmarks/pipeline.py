@@ -109,23 +109,6 @@ def ours(
     return run
 
 
-def spinless(model: bytes) -> Engine:
-    """An engine whose threads sleep when they have nothing to do."""
-    import onnxruntime
-
-    class Spinless(OnnxRuntimeEngine):
-        def __init__(self) -> None:
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
-            options.log_severity_level = 3
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            self._session = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
-            )
-
-    return Spinless()
-
-
 def contestants(
     folder: DetectorFolder, bundle: Path | None
 ) -> tuple[dict[str, Verdict], dict[str, Verdict]]:
@@ -163,7 +146,7 @@ def contestants(
         ),
         "float32 engine": ours(folder, OnnxRuntimeEngine(model("fp32"), THREADS)),
         "one thread": ours(folder, OnnxRuntimeEngine(int8, 1)),
-        "threads that sleep, not spin": ours(folder, spinless(int8)),
+        "threads that sleep, not spin": ours(folder, OnnxRuntimeEngine(int8, THREADS, spin=False)),
     }
     return wholes, ablated
 

@@ -32,7 +32,7 @@ from mpft_deploy.profile.disturbance import Watch
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-DETECTOR = HERE.parent / "models" / "mpft-vit-b16-d6"
+DETECTOR = HERE.parent / "models" / "mpft-vit-b16"
 VIEWS = 60
 LIMIT_SECONDS = 900
 QUIET_SECONDS = 2.0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
-DETECTOR = ROOT / "models" / "mpft-vit-b16-d6"
+DETECTOR = ROOT / "models" / "mpft-vit-b16"
 BUNDLE, SAMPLES, REPORT = DEMO / "bundle", DEMO / "samples", DEMO / "report.html"
 
 

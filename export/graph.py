@@ -25,6 +25,9 @@ OPSET = 20  # the first with Gelu
 IR_VERSION = 10
 LAYER_NORM_EPSILON = 1e-5  # of PyTorch's LayerNorm, which CLIP uses unchanged
 
+SMOOTHED = "mlp.c_proj.smoothed"
+"""Of a block: factors f32 [hidden] of the activations that `mlp.c_proj` reads, 1 where absent."""
+
 
 class GraphBuilder:
     """Collects nodes and constants; a node's name is also that of its first output."""
@@ -72,7 +75,7 @@ def build_graph(
 
     Args:
         spec: the detector's spec.
-        weights: float32, by open_clip's names; see `DetectorFolder`.
+        weights: float32, by open_clip's names, see `DetectorFolder`; a block may have SMOOTHED too.
         tokens: K; None takes the spec's.
 
     Returns:
@@ -115,6 +118,10 @@ def serialise(model: onnx.ModelProto) -> bytes:
 
 def _check_weights(spec: DetectorSpec, weights: Mapping[str, F32]) -> None:
     expected = detector_shapes(spec)
+    for block in range(spec.depth):
+        name = f"transformer.resblocks.{block}.{SMOOTHED}"
+        if name in weights:
+            expected[name] = (spec.architecture.hidden,)
     wrong = {
         "missing": sorted(expected.keys() - weights.keys()),
         "unexpected": sorted(weights.keys() - expected.keys()),
@@ -194,6 +201,9 @@ def _block(
         f"{name}.mlp.c_fc", normal, own["mlp.c_fc.weight"], own["mlp.c_fc.bias"]
     )
     active = _activation(builder, spec, f"{name}.mlp.activation", hidden)
+    if SMOOTHED in own:
+        factors = builder.constant(f"{name}.{SMOOTHED}", own[SMOOTHED])
+        active = builder.node("Mul", f"{name}.mlp.smoothed", active, factors)
     out = builder.linear(
         f"{name}.mlp.c_proj", active, own["mlp.c_proj.weight"], own["mlp.c_proj.bias"]
     )

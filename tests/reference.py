@@ -64,6 +64,7 @@ def logits(spec: DetectorSpec, weights: Mapping[str, F32], cut: Patches) -> F32:
         x = x + _attention(_norm(x, w, f"{own}.ln_1"), w, f"{own}.attn", arch.heads)
         hidden = _norm(x, w, f"{own}.ln_2") @ w[f"{own}.mlp.c_fc.weight"].T
         hidden = _activation(hidden + w[f"{own}.mlp.c_fc.bias"], arch.activation)
+        hidden = hidden * w.get(f"{own}.mlp.c_proj.smoothed", 1)
         x = x + hidden @ w[f"{own}.mlp.c_proj.weight"].T + w[f"{own}.mlp.c_proj.bias"]
     features = _norm(x[:, 0], w, "ln_post") @ w["proj"]
     return (features @ w["head.weight"][0] + w["head.bias"][0]).astype(np.float32)

@@ -22,8 +22,9 @@ COMMANDS = {
     "verify": ("verify", "Prove a bundle on this device against the trained model."),
     "keygen": ("keygen", "Make a key pair to sign bundles with."),
     "inspect": ("inspect", "Show what a detector or a bundle holds."),
-    "screen": ("screen", "Tell generated images from real ones."),
+    "screen": ("screen", "Tell generated images from real ones: files and live streams."),
     "profile": ("profile", "Measure a bundle's latency."),
+    "doctor": ("doctor", "Check what this machine can do, and what it lacks."),
     "kernels": ("kernels", "List the versions of the patch kernel and the one chosen here."),
 }
 

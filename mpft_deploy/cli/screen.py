@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpft_deploy.cli.options import PATH
+from mpft_deploy.cli.options import PATH, parse_decode
 
 if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle
     from mpft_deploy.images import ViewPolicy
     from mpft_deploy.screen.pipeline import Screened
-    from mpft_deploy.screen.results import Result
-
-STYLES = {"generated": "bold red", "unsure": "yellow", "real": "green"}
-
-PROGRESS_SECONDS = 5.0
-"""Between two lines of progress where there is no terminal."""
-
-PLAIN_WIDTH = 200
-"""Columns that a table may take where there is no terminal to tell its width."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", type=click.Path(readable=False), nargs=-1, metavar="PATH|ADDRESS...")
 @click.option(
     "--bundle",
     type=PATH,
@@ -71,14 +59,37 @@ PLAIN_WIDTH = 200
     show_default=True,
     help="Views in one call of the engine. More than 1 may move an int8 engine's logits a little.",
 )
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: all cores.")
+@click.option(
+    "--threads",
+    type=click.IntRange(0),
+    default=0,
+    help="CPU threads; 0: all cores.",
+)
 @click.option("--report", type=PATH, help="Write one HTML file that needs nothing else.")
 @click.option(
     "--notes", type=PATH, help="JSON object: file name to a line on where that file comes from."
 )
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON an item, as it is known.")
+@click.option(
+    "--config", type=PATH, metavar="CAMERAS_TOML", help="Streams to screen, and whom to tell."
+)
+@click.option(
+    "--decode",
+    metavar="all|keyframes|FPS",
+    callback=parse_decode,
+    help="Of streams: which frames to decode, or how many a second to judge.  [default: all]",
+)
+@click.option(
+    "--http", metavar="HOST:PORT", help="Of streams: serve dashboard, metrics and health there."
+)
+@click.option(
+    "--duration",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Of streams: stop after that time.  [default: never]",
+)
 def command(
-    paths: tuple[Path, ...],
+    paths: tuple[str, ...],
     bundle: Path | None,
     require_signature: Path | None,
     views: ViewPolicy,
@@ -89,18 +100,46 @@ def command(
     report: Path | None,
     notes: Path | None,
     as_json: bool,
+    config: Path | None,
+    decode: str | float | None,
+    http: str | None,
+    duration: float | None,
 ) -> int:
-    """Tell generated images from real ones: image files, folders and short videos.
+    """Tell generated images from real ones: image files, folders, short videos, and live streams.
+
+    An ADDRESS (rtsp://, http://, https://, rtmp://, file://, v4l2:, csi:, gst:, pipe:) or --config
+    screens streams, until it is stopped: verdicts of each stream, made of many frames, are told as
+    they change, and with --json those of every frame too. See docs/streams.md.
 
     Folders are searched for images and videos, without hidden files and without following links to
     folders. Of an animation the first frame is judged. A file that cannot be read is reported and
     the others are still judged; the exit code is then 1.
     """
+    from mpft_deploy.screen.streams.address import is_address
+
+    streams = config is not None or any(map(is_address, paths))
+    _check_options(click.get_current_context(), streams=streams)
+    if streams:
+        from mpft_deploy.cli.streams import load_config, run_streams
+
+        given = _given(click.get_current_context(), _STREAM_OPTIONS)
+        return run_streams(
+            lambda: load_config(config, paths, given, as_json),
+            lambda named: _open_bundle(bundle or named, require_signature),
+            as_json=as_json,
+            seconds=duration,
+        )
+    if not paths:
+        raise click.UsageError(
+            "Missing argument 'PATH|ADDRESS...': name images, folders or clips, the address of a "
+            "stream, or --config"
+        )
     if report is not None:
         _check_writable(report)
     sources = _read_notes(notes)
     content = _open_bundle(bundle, require_signature)
 
+    from mpft_deploy.cli.screen_output import print_results, progress
     from mpft_deploy.engine import load_engine
     from mpft_deploy.screen.pipeline import screen_items
     from mpft_deploy.screen.report import MAX_PICTURES, write_report
@@ -112,9 +151,9 @@ def command(
     screener = Screener(content, engine, views=views, threshold=threshold, batch=batch)
     kept: list[Screened] = []
     failures = 0
-    with _progress(quiet=as_json and sys.stdout.isatty()) as advance:
+    with progress(quiet=as_json and sys.stdout.isatty()) as advance:
         for screened in screen_items(
-            find_items(paths),
+            find_items(map(Path, paths)),
             screener,
             fps=fps,
             pictures=MAX_PICTURES if report is not None else 0,
@@ -127,11 +166,30 @@ def command(
                 kept.append(screened)
             advance(screened.result)
     if not as_json:
-        _print([screened.result for screened in kept])
+        print_results([screened.result for screened in kept])
     if report is not None:
         write_report(report, kept, content, screener)
         click.echo(f"report: {_shown(report)}", err=True)
     return 1 if failures else 0
+
+
+_STREAM_OPTIONS = ("views", "threshold", "batch", "threads", "decode", "http")
+
+
+def _given(context: click.Context, names: Iterable[str]) -> dict[str, Any]:
+    """Options that were given, without those that have their default."""
+    from click.core import ParameterSource
+
+    given = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    return {n: context.params[n] for n in names if context.get_parameter_source(n) in given}
+
+
+def _check_options(context: click.Context, *, streams: bool) -> None:
+    """A usage error for options that have no meaning here: none is ignored in silence."""
+    others = ("fps", "report", "notes") if streams else ("decode", "http", "duration")
+    for name in _given(context, others):
+        what = "streams (use --decode)" if streams else "files; it is for streams"
+        raise click.UsageError(f"--{name} has no meaning for {what}")
 
 
 def _open_bundle(path: Path | None, require_signature: Path | None) -> Bundle:
@@ -179,115 +237,6 @@ def _read_notes(path: Path | None) -> dict[str, str]:
         raise InputError(
             f"--notes {_shown(path)} must be a JSON object of file names and lines: {error}"
         ) from None
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[Result], None]]:
-    """Yield a function to call with each result; it shows progress on standard error."""
-    if quiet:
-        yield lambda result: None
-    elif sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn
-
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.completed:.0f} screened"),
-            TextColumn("{task.fields[name]}", markup=False),
-        )
-        # Rich would else send what is printed meanwhile, JSON lines too, to standard error.
-        with Progress(
-            *columns,
-            console=Console(stderr=True),
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        ) as progress:
-            task = progress.add_task("", total=None, name="")
-            yield lambda result: progress.update(task, advance=1, name=_printable(result.file))
-    else:
-        yield _Lines().advance
-
-
-class _Lines:
-    """Progress as a plain line from time to time."""
-
-    def __init__(self) -> None:
-        self._count, self._failures = 0, 0
-        self._next = time.monotonic() + PROGRESS_SECONDS
-
-    def advance(self, result: Result) -> None:
-        self._count += 1
-        self._failures += bool(result.error)
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + PROGRESS_SECONDS
-            click.echo(f"{self._count} screened, {self._failures} with errors", err=True)
-
-
-def _print(results: list[Result]) -> None:
-    """The table for people on standard output, errors below it on standard error."""
-    judged = [result for result in results if result.verdict is not None]
-    if judged:
-        _print_table(judged)
-    for result in results:
-        if result.error:
-            click.echo(f"error: {_printable(result.error)}", err=True)
-    counts = [
-        f"{sum(result.verdict == verdict for result in judged)} {verdict}" for verdict in STYLES
-    ]
-    unread = len(results) - len(judged)
-    click.echo(", ".join([*counts, *([f"{unread} could not be read"] if unread else [])]))
-
-
-def _print_table(judged: list[Result]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    noted = any(_note(result) for result in judged)
-    folder = _common_folder(judged)
-    title = Text(f"in {_printable(folder)}") if folder else None
-    grid = Table(title=title, title_justify="left")
-    grid.add_column("file", overflow="fold")
-    grid.add_column("verdict", no_wrap=True)
-    grid.add_column("probability", justify="right", no_wrap=True)
-    grid.add_column("logit", justify="right", no_wrap=True)
-    if noted:
-        grid.add_column("note", overflow="fold")
-    for result in judged:
-        verdict = str(result.verdict)
-        row = [
-            Text(_printable(os.path.relpath(result.file, folder) if folder else result.file)),
-            Text(verdict, style=STYLES[verdict]),
-            Text(f"{result.probability:.3f}"),
-            Text(f"{result.logit:+.2f}"),
-        ]
-        grid.add_row(*row, *([Text(_note(result))] if noted else []))
-    console = Console()
-    if not console.is_terminal:
-        console.width = PLAIN_WIDTH
-    console.print(grid)
-
-
-def _common_folder(results: list[Result]) -> str:
-    """The folder that all of several items lie in, "" if there is none to speak of."""
-    folders = {str(Path(result.file).parent) for result in results}
-    try:
-        return os.path.commonpath(folders) if len(results) > 1 else ""
-    except ValueError:  # absolute and relative paths
-        return ""
-
-
-def _note(result: Result) -> str:
-    """What the table says beside a verdict."""
-    frames = f"mean of {result.screened} frames" if result.kind == "video" else ""
-    return _printable("; ".join(filter(None, [frames, result.note, result.source])))
-
-
-def _printable(text: str) -> str:
-    from mpft_deploy.files import printable
-
-    return printable(text)
 
 
 def _shown(path: Path) -> str:

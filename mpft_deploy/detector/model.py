@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -170,10 +170,15 @@ class Detector(nn.Module):
 
     def tokens(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """All tokens after the last block, [B, K + 1, W]; arguments as for `features`."""
+        *_, last = self.states(patches, positions)
+        return last
+
+    def states(self, patches: torch.Tensor, positions: torch.Tensor) -> Iterator[torch.Tensor]:
+        """All tokens after each block in turn, [B, K + 1, W]; arguments as for `features`."""
         x = self._embed(patches, positions)
         for block in self.visual.transformer.resblocks:
             x = block(x)
-        return x
+            yield x
 
     def _embed(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """What the first block is given, [B, K + 1, W]: class token first."""

@@ -53,8 +53,12 @@ class Backend(Protocol):
         """Versions of what it runs on."""
         ...
 
-    def load(self, engine: bytes, *, threads: int) -> Engine:
-        """Deserialise an engine; `threads` 0 leaves the number to the backend."""
+    def load(self, engine: bytes, *, threads: int, spin: bool = True) -> Engine:
+        """Deserialise an engine; `threads` 0 leaves the number to the backend.
+
+        Without `spin`, threads that wait for each other sleep: a little slower by itself, much
+        cheaper where other work wants the cores. Backends without such threads ignore it.
+        """
         ...
 
 
@@ -74,12 +78,15 @@ def get_backend(name: str, built_for: Sequence[str] = ()) -> Backend:
     return backend
 
 
-def load_engine(bundle: Bundle, *, threads: int = 0, self_test: bool = True) -> Engine:
+def load_engine(
+    bundle: Bundle, *, threads: int = 0, spin: bool = True, self_test: bool = True
+) -> Engine:
     """Load a verified bundle's engine.
 
     Args:
         bundle: as `read_bundle` gives it.
         threads: CPU threads; 0 takes as many as this process may use.
+        spin: whether threads that wait for each other keep their cores; see `Backend.load`.
         self_test: on another device than that of the certificate, run the golden crops at the first
             load; see `mpft_deploy.engine.selftest`.
 
@@ -91,7 +98,7 @@ def load_engine(bundle: Bundle, *, threads: int = 0, self_test: bool = True) -> 
         logger.warning("%s was written over its budget: %s", display(bundle.path), reasons)
     info = bundle.info
     backend = get_backend(info.backend, info.compute_capability)
-    engine = backend.load(bundle.engine, threads=threads)
+    engine = backend.load(bundle.engine, threads=threads, spin=spin)
     if self_test:
         from mpft_deploy.engine.selftest import ensure_tested
 

@@ -36,12 +36,15 @@ def versions() -> dict[str, str]:
     return {"openvino": openvino.__version__}
 
 
-def load(engine: bytes, *, threads: int) -> OpenVinoEngine:
+def load(engine: bytes, *, threads: int, spin: bool = True) -> OpenVinoEngine:
     """Compile an ONNX file's bytes; `threads` 0 takes as many as this process may use.
+
+    How its threads wait is OpenVINO's own affair: `spin` makes no difference.
 
     Raises:
         InputError: OpenVINO cannot load the model.
     """
+    del spin
     return OpenVinoEngine(engine, threads)
 
 

@@ -30,12 +30,14 @@ def versions() -> dict[str, str]:
     return {"onnxruntime": onnxruntime.__version__}
 
 
-def load(engine: bytes, *, threads: int) -> OnnxRuntimeEngine:
+def load(engine: bytes, *, threads: int, spin: bool = True) -> OnnxRuntimeEngine:
     """Deserialise an ONNX file's bytes; `threads` 0 takes as many as this process may use."""
-    return OnnxRuntimeEngine(engine, threads)
+    return OnnxRuntimeEngine(engine, threads, spin)
 
 
-def make_session(model: bytes, *, threads: int, profile: str | None = None) -> Any:
+def make_session(
+    model: bytes, *, threads: int, spin: bool = True, profile: str | None = None
+) -> Any:
     """An InferenceSession on exactly PROVIDER; `threads` 0 takes all available cores.
 
     Args:
@@ -53,6 +55,8 @@ def make_session(model: bytes, *, threads: int, profile: str | None = None) -> A
     options.log_severity_level = 3
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, profile
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(model, options, providers=[PROVIDER])
     except Exception as error:  # ONNX Runtime's errors have no common base but this
@@ -70,8 +74,8 @@ def make_session(model: bytes, *, threads: int, profile: str | None = None) -> A
 class OnnxRuntimeEngine:
     """An ONNX Runtime session; see `mpft_deploy.engine.Engine`."""
 
-    def __init__(self, engine: bytes, threads: int) -> None:
-        self._session = make_session(engine, threads=threads)
+    def __init__(self, engine: bytes, threads: int, spin: bool = True) -> None:
+        self._session = make_session(engine, threads=threads, spin=spin)
 
     def run(
         self, patches: npt.NDArray[np.uint8], positions: npt.NDArray[np.int32]

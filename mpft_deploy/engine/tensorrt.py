@@ -100,14 +100,14 @@ class TensorRT:
         # Kernels depend on both, and a plan of TensorRT for RTX is compiled by the driver.
         return {**versions, "cuda-driver": driver_version(), "compute-capability": capability}
 
-    def load(self, engine: bytes, *, threads: int) -> TensorRTEngine:
-        """Deserialise a plan. CPU `threads` make no difference to it.
+    def load(self, engine: bytes, *, threads: int, spin: bool = True) -> TensorRTEngine:
+        """Deserialise a plan. CPU `threads` and how they wait make no difference to it.
 
         Raises:
             EnvironmentLacksError: there is no package, driver or device, or too little memory.
             InputError: the plan is for another device or version, or is not one of ours.
         """
-        del threads
+        del threads, spin
         if reason := self.why_not():
             raise EnvironmentLacksError(f"{self.title} cannot be used here: {reason}")
         return TensorRTEngine(self, engine)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from mpft_deploy.weights import F32
 if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle
     from mpft_deploy.engine import Engine
+    from mpft_deploy.screen.streams.records import Event
 
 
 class Judgement(Record, frozen=True):
@@ -131,6 +132,27 @@ class Screener:
         """Judge frames, each u8 [H, W, 3] RGB of any size, in batches of `batch` views."""
         return [done.judgement for done in self.judge([self.prepare(f) for f in frames])]
 
+    def watch(self, *addresses: str, **settings: object) -> Iterator[Event]:
+        """Events of live streams, until all have ended: verdicts of frames and streams, states.
+
+        >>> for event in Screener.open("bundle").watch("rtsp://camera/stream", decode="keyframes"):
+        ...     print(event)
+
+        Args:
+            addresses: rtsp://, http(s)://, files and others; see docs/streams.md.
+            settings: of every source; see `mpft_deploy.screen.streams.settings.SourceSettings`.
+
+        Raises:
+            UsageError: an address or setting is wrong.
+        """
+        from mpft_deploy.screen.streams.library import watch
+
+        return watch(self, *addresses, **settings)
+
+    def corners(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Row and column of each view in a frame of that size, at least a crop's."""
+        return view_corners(height, width, self.spec.crop.size, self.policy)
+
     def prepare(self, frame: U8) -> Prepared:
         """Cut the views of a frame and pack their cells; needs no engine, and any thread may do it.
 
@@ -146,7 +168,7 @@ class Screener:
         height, width = frame.shape[:2]
         cut = views(frame, size, self.policy)
         patches = texture_patchify(cut, self.spec.patch, self._keep, self.spec.keep_seed)
-        corners = view_corners(height, width, size, self.policy)
+        corners = self.corners(height, width)
         return Prepared(cut, corners, (height, width), patches)
 
     def judge(self, frames: Sequence[Prepared]) -> list[Judged]:

@@ -25,7 +25,8 @@ from mpft_deploy.profile.work import count_work
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SHIPPED = ROOT / "models" / "mpft-vit-b16-d6"
+SHIPPED = ROOT / "models" / "mpft-vit-b16"
+DEPTH = read_detector(SHIPPED).spec.depth
 
 
 @pytest.mark.parametrize(
@@ -80,8 +81,8 @@ def check(times: OperatorTimes, graph: bytes) -> None:
     assert attributed + layers.unattributed_ms == pytest.approx(layers.engine_ms)
     assert 0.9 * layers.engine_ms <= attributed <= 1.1 * layers.engine_ms
     paths = {layer.path for layer in layers.layers}
-    for block in range(6):
-        linear = "kv" if block == 5 else "qkv"
+    for block in range(DEPTH):
+        linear = "kv" if block == DEPTH - 1 else "qkv"
         for rest in (("attention", linear), ("mlp", "c_fc"), ("mlp", "c_proj")):
             assert (f"block {block}", *rest) in paths
     elsewhere = sum(layer.ms for layer in layers.layers if layer.path == OTHER)
@@ -112,7 +113,7 @@ def test_work_of_a_known_layer(graphs: dict[str, bytes], precision: str, size: i
     weights = 768 * 3072 * size
     assert weights < own.bytes < weights + 49 * (768 + 3072) * 4 + 40_000
     # Of the last block only the class token's row is computed.
-    assert work["block 5", "mlp", "c_fc"].flops == 2 * 768 * 3072
+    assert work[f"block {DEPTH - 1}", "mlp", "c_fc"].flops == 2 * 768 * 3072
     assert work["block 1", "attention", "scores"].flops == 2 * 12 * 49 * 49 * 64
 
 

@@ -124,7 +124,7 @@ class Picture(msgspec.Struct, frozen=True):
     Attributes:
         pixels: u8 [H, W, 3] RGB.
         time: of its verdict, seconds since the Unix epoch.
-        cells: of each cell the detector saw: row and column of its corner, and side, in pixels.
+        cells: row, column of the top left corner and side, in pixels, of each cell that was seen.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -141,7 +141,7 @@ class Sink(Protocol):
         """Take an event; what cannot be delivered now is kept or counted, never raised."""
 
     def close(self, timeout: float) -> None:
-        """Deliver what is left, for that many seconds at most; the rest is kept or counted."""
+        """Deliver what is left, for at most so many seconds; the rest is kept or counted."""
 
 
 class Monitor(Protocol):

@@ -1,1 +1,77 @@
-"""Telling whoever must know: event sinks, metrics and the dashboard."""
+"""Telling whoever must know: event sinks, metrics and the dashboard.
+
+Example:
+    >>> sinks = open_sinks(config, lambda source: monitor.picture(source))
+    >>> metrics = open_metrics(config)
+    >>> if config.http is not None:
+    ...     server = serve(monitor, config.http, sinks=sinks, metrics=metrics)
+    ...     sinks.append(server)  # it shows and counts the events that it is sent
+    >>> sinks.send(event)
+    >>> sinks.close(timeout=1.0)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING
+
+from mpft_deploy.screen.streams.records import Monitor, Picture, Sink
+from mpft_deploy.screen.tell.config import TABLES, TellConfig, parse_tables
+
+if TYPE_CHECKING:
+    from mpft_deploy.screen.tell.config import Http
+    from mpft_deploy.screen.tell.fanout import Sinks
+    from mpft_deploy.screen.tell.metrics import Metrics
+    from mpft_deploy.screen.tell.server import Server
+
+__all__ = ["TABLES", "TellConfig", "open_metrics", "open_sinks", "parse_tables", "serve"]
+
+
+def open_sinks(config: TellConfig, picture: Callable[[str], Picture | None]) -> Sinks:
+    """Start what the configuration names, all but `[http]`.
+
+    The result is a sink made of them all. It names the snapshot in an event before the others see
+    it, and a fault in one costs the others nothing.
+
+    Args:
+        picture: the last judged frame of a source; asked when an event is sent, never before.
+
+    Raises:
+        MpftError: an extra is missing, or a secret, folder or file cannot be used.
+    """
+    from mpft_deploy.screen.tell.fanout import open_all
+
+    return open_all(config, picture)
+
+
+def open_metrics(config: TellConfig) -> Metrics:
+    """What the pipeline tells its timings to; without `[http]` it forgets them."""
+    from mpft_deploy.screen.tell.metrics import Metrics, PrometheusMetrics
+
+    return Metrics() if config.http is None else PrometheusMetrics()
+
+
+def serve(
+    monitor: Monitor,
+    http: Http,
+    *,
+    sinks: Collection[Sink] = (),
+    metrics: Metrics | None = None,
+    engine: Mapping[str, str] | None = None,
+) -> Server:
+    """Start the dashboard, metrics and health endpoints in threads of their own.
+
+    Args:
+        sinks: whose queues and failures the metrics show.
+        metrics: from `open_metrics`.
+        engine: what the metrics tell of the engine: backend, precision, device.
+
+    Returns:
+        A server, which is a sink too. `server.url` is where it listens.
+
+    Raises:
+        EnvironmentLacksError: the address is taken, or the extra `dashboard` is missing.
+    """
+    from mpft_deploy.screen.tell.server import Server
+
+    return Server(monitor, http, sinks=sinks, metrics=metrics, engine=engine)

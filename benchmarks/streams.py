@@ -1,0 +1,310 @@
+"""Streams: how many sources a machine keeps up with, how old frames are at verdict, at what cost.
+
+    python benchmarks/streams.py BUNDLE [--json OUT] [--seconds 60] [--only NAME]
+
+Each scenario runs in a process of its own, beside a process that plays the cameras
+(benchmarks/rtsp_load.py), and then again as the plain loop that a user would write: OpenCV's
+VideoCapture in turn, and the same engine. Frames carry their number, so ages are true ones: from
+when the server sent a frame to when its verdict was there. The loop needs opencv-python-headless.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import numpy as np
+import rtsp_load
+
+from mpft_deploy.bundle import Device, read_bundle
+from mpft_deploy.cores import available_cores
+from mpft_deploy.engine import load_engine
+from mpft_deploy.files import write_atomic
+from mpft_deploy.images import views
+from mpft_deploy.screen import Screener
+from mpft_deploy.screen.streams.config import Config, named
+from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.records import Event, FrameEvent
+from mpft_deploy.screen.streams.watch import TICK, Watch
+from mpft_deploy.statistics import summary
+
+FRAMES = 100
+"""Of a clip; its length in seconds, 4, bounds the ages that can be told apart."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is run.
+
+    Attributes:
+        decode: as for a source.
+        each: seconds within which every source must have a verdict.
+        every: the plain loop judges one frame of so many.
+    """
+
+    sources: int
+    width: int
+    height: int
+    decode: str | float
+    each: float
+    every: int
+
+
+SCENARIOS = {
+    "64 × 1080p25, keyframes every 2 s": Scenario(64, 1920, 1080, "keyframes", 2.0, 50),
+    "8 × 720p25, 5 frames a second": Scenario(8, 1280, 720, 5.0, 0.2, 5),
+    "1 × 720p25, every frame": Scenario(1, 1280, 720, "all", 0.04, 1),
+}
+
+
+class Meter:
+    """CPU and memory of this process from now on."""
+
+    def __init__(self) -> None:
+        self._began, self._cpu = time.monotonic(), self._used()
+
+    @staticmethod
+    def _used() -> float:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return usage.ru_utime + usage.ru_stime
+
+    def read(self) -> dict[str, float]:
+        """Cores used on average, and MB resident."""
+        seconds = time.monotonic() - self._began
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return {
+            "cores": (self._used() - self._cpu) / seconds,
+            "resident_mb": pages * resource.getpagesize() / 1e6,
+        }
+
+
+class Ages:
+    """Ages and verdicts by source; a sink of a watch."""
+
+    name = "benchmark"
+
+    def __init__(self, start: float, offsets: list[int]) -> None:
+        self.watch: Watch | None = None
+        self._start, self._offsets = start, offsets
+        self.recording = False
+        self.ages: list[float] = []
+        self.reported: list[float] = []
+        self.times: dict[str, list[float]] = defaultdict(list)
+
+    def send(self, event: Event) -> None:
+        """Note a verdict."""
+        if not self.recording or not isinstance(event, FrameEvent) or self.watch is None:
+            return
+        now = time.monotonic()
+        index = int(event.source)
+        channel = self.watch.scheduler.channels[index]
+        self.times[event.source].append(now)
+        self.reported.append(event.age_ms / 1e3)
+        if channel.shown is not None:
+            number = rtsp_load.read_number(channel.shown[1].views[0])
+            offset = self._offsets[index % len(self._offsets)]
+            self.ages.append(now - rtsp_load.sent_at(number, self._start, offset, FRAMES, now))
+
+    def close(self, timeout: float) -> None:
+        """Nothing to deliver."""
+
+
+def run_watch(
+    scenario: Scenario, screener: Screener, port: int, start: float, offsets: list[int], secs: float
+) -> dict[str, Any]:
+    """mpft-deploy's own streams."""
+    sources = [
+        source_settings(
+            f"rtsp://127.0.0.1:{port}/{index % len(offsets)}",
+            name=str(index),
+            decode=scenario.decode,
+            gate=0.0,
+        )
+        for index in range(scenario.sources)
+    ]
+    sink = Ages(start, offsets)
+    with Watch(screener, Config(sources=named(sources, "benchmark")), sink, keep=True) as watch:
+        sink.watch = watch
+        _tick(watch, lambda: all(s.state == "live" for s in watch.statuses()), 60)
+        _tick(watch, lambda: False, 3)
+        before = watch.statuses()
+        meter, sink.recording = Meter(), True
+        _tick(watch, lambda: False, secs)
+        sink.recording, used = False, meter.read()
+        after = watch.statuses()
+    return {
+        **used,
+        **_verdicts(sink.times, scenario, secs),
+        "age_s": summary(np.array(sink.ages)),
+        "age_since_receipt_s": summary(np.array(sink.reported)),
+        "received_per_second": sum(s.received for s in after) / secs
+        - sum(s.received for s in before) / secs,
+        "reconnects": sum(s.reconnects for s in after),
+        "dropped": _dropped(after),
+    }
+
+
+def run_loop(
+    scenario: Scenario, screener: Screener, port: int, start: float, offsets: list[int], secs: float
+) -> dict[str, Any]:
+    """The plain loop: read a frame of each camera in turn, judge one of so many."""
+    import cv2
+
+    captures = [
+        cv2.VideoCapture(f"rtsp://127.0.0.1:{port}/{index % len(offsets)}", cv2.CAP_FFMPEG)
+        for index in range(scenario.sources)
+    ]
+    size = screener.spec.crop.size
+    ages: list[float] = []
+    times: dict[str, list[float]] = defaultdict(list)
+    loops, last = [0] * len(captures), [-1] * len(captures)
+    meter, end, count = Meter(), time.monotonic() + secs, 0
+    opened = time.monotonic()
+    while time.monotonic() < end:
+        for index, capture in enumerate(captures):
+            good, frame = capture.read()
+            if not good or count % scenario.every:
+                continue
+            pixels = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            screener(pixels)
+            now = time.monotonic()
+            number = rtsp_load.read_number(views(pixels, size)[0])
+            # Read in order, so a smaller number is a later round of the clip.
+            offset = offsets[index % len(offsets)]
+            place = (number - offset) % FRAMES
+            if last[index] < 0:
+                first = rtsp_load.sent_at(number, start, offset, FRAMES, opened)
+                loops[index] = round((first - start - place / rtsp_load.FPS) / 4)
+            elif place < last[index]:
+                loops[index] += 1
+            last[index] = place
+            sent = start + (loops[index] * FRAMES + place) / rtsp_load.FPS
+            ages.append(now - sent)
+            times[str(index)].append(now)
+        count += 1
+    used = meter.read()
+    for capture in captures:
+        capture.release()
+    return {**used, **_verdicts(times, scenario, secs), "age_s": summary(np.array(ages or [0.0]))}
+
+
+def _tick(watch: Watch, enough: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not enough():
+        watch.tick()
+        time.sleep(TICK)
+
+
+def _verdicts(times: dict[str, list[float]], scenario: Scenario, seconds: float) -> dict[str, Any]:
+    """How often sources had a verdict."""
+    counts = np.array([len(times[str(index)]) for index in range(scenario.sources)])
+    gaps = [gap for moments in times.values() for gap in np.diff(moments)]
+    return {
+        "verdicts_per_second": float(counts.sum() / seconds),
+        "verdicts_per_second_of_worst_source": float(counts.min() / seconds),
+        "longest_gap_s": float(max(gaps, default=seconds)),
+        "gap_s": summary(np.array(gaps or [seconds])),
+    }
+
+
+def _dropped(statuses: list[Any]) -> dict[str, int]:
+    total: dict[str, int] = defaultdict(int)
+    for status in statuses:
+        for cause, count in status.dropped.items():
+            total[cause] += count
+    return dict(total)
+
+
+def run_one(bundle: Path, name: str, how: str, seconds: float, clip: Path) -> dict[str, Any]:
+    """One scenario, one way, in this process."""
+    scenario = SCENARIOS[name]
+    phases = min(scenario.sources, 16)
+    read = read_bundle(bundle)
+    screener = Screener(read, load_engine(read, spin=how != "mpft"))
+    run = run_watch if how == "mpft" else run_loop
+    with rtsp_load.running(clip, phases) as (port, start, process):
+        before, began = _cpu(process.pid), time.monotonic()
+        result = run(scenario, screener, port, start, rtsp_load.offsets(FRAMES, phases), seconds)
+        result["cameras_cores"] = (_cpu(process.pid) - before) / (time.monotonic() - began)
+    return result
+
+
+def _cpu(pid: int) -> float:
+    """Seconds of CPU that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def _show(name: str, how: str, r: dict[str, Any]) -> None:
+    age = r["age_s"]
+    print(
+        f"{name:<36} {how:<12} {r['verdicts_per_second']:7.1f} verdicts/s"
+        f"  worst source {r['verdicts_per_second_of_worst_source']:6.2f}/s"
+        f"  longest gap {r['longest_gap_s']:6.2f} s"
+        f"  age p50 {age['p50']:6.3f} p99 {age['p99']:6.3f} s"
+        f"  {r['cores']:.2f} cores {r['resident_mb']:.0f} MB (cameras {r['cameras_cores']:.2f})",
+        flush=True,
+    )
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--seconds", default=60.0, show_default=True, help="Of each measurement.")
+@click.option("--only", type=click.Choice(list(SCENARIOS)), help="This scenario alone.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result here.")
+@click.option("--child", nargs=3, hidden=True, help="Scenario, way and clip to run here.")
+def main(
+    bundle: Path,
+    seconds: float,
+    only: str | None,
+    json_path: Path | None,
+    child: tuple[str, str, str] | None,
+) -> None:
+    """Measure streams with BUNDLE."""
+    if child:
+        name, how, clip = child
+        print(json.dumps(run_one(bundle, name, how, seconds, Path(clip))), flush=True)
+        return
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, scenario in SCENARIOS.items():
+            if only and name != only:
+                continue
+            clip = Path(folder) / f"{scenario.height}.clip"
+            if not clip.exists():
+                rtsp_load.make_clip(clip, scenario.width, scenario.height, frames=FRAMES)
+            for how in ("mpft", "plain loop"):
+                command = [sys.executable, __file__, str(bundle), "--seconds", str(seconds)]
+                done = subprocess.run(
+                    [*command, "--child", name, how, str(clip)], stdout=subprocess.PIPE, check=True
+                )
+                result = json.loads(done.stdout.splitlines()[-1])
+                results.append({"scenario": name, "how": how, **result})
+                _show(name, how, result)
+    if json_path is not None:
+        git = ["git", "rev-parse", "HEAD"]
+        commit = subprocess.run(git, capture_output=True, text=True, check=False)
+        payload = {
+            "benchmark": "streams",
+            "device": msgspec.to_builtins(Device.here()),
+            "commit": commit.stdout.strip(),
+            "cores": available_cores(),
+            "seconds": seconds,
+            "results": results,
+        }
+        write_atomic(json_path, (json.dumps(payload, indent=2) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""Make the dashboard's pictures of the docs, with a headless Chromium.
+
+    python examples/dashboard_screenshots.py docs/images
+
+Needs chromium, and the Python package websockets.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from dashboard_demo import DemoMonitor, demo_sources
+from PIL import Image
+
+from mpft_deploy.screen.tell import serve
+from mpft_deploy.screen.tell.config import Http
+from mpft_deploy.screen.tell.server import Server
+
+DESKTOP, PHONE = (1280, 800), (390, 844)
+
+
+class Browser:
+    """A headless Chromium with one page, driven by its DevTools protocol."""
+
+    def __init__(self) -> None:
+        from websockets.sync.client import connect
+
+        program = shutil.which("chromium") or shutil.which("chromium-browser")
+        if program is None:
+            raise FileNotFoundError("chromium is not installed")
+        self._stack = contextlib.ExitStack()
+        self._folder = tempfile.mkdtemp(prefix="mpft-browser-")
+        self._process = subprocess.Popen(
+            [
+                *(program, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+                *("--remote-debugging-port=0", f"--user-data-dir={self._folder}"),
+                *("--disable-dev-shm-usage", "--hide-scrollbars", "about:blank"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            port = self._port()
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
+                pages = [page for page in json.load(answer) if page["type"] == "page"]
+            page = pages[0]["webSocketDebuggerUrl"]
+            self._socket = self._stack.enter_context(
+                connect(page, max_size=None, ping_interval=None, open_timeout=60)
+            )
+        except BaseException:
+            self.close()
+            raise
+        self._numbers = itertools.count(1)
+        self.messages: list[dict[str, Any]] = []
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send a command and wait for its answer; what comes before it is kept in `messages`."""
+        number = next(self._numbers)
+        self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self._socket.recv(timeout=120))
+            if message.get("id") == number:
+                if "error" in message:
+                    raise RuntimeError(f"{method}: {message['error']['message']}")
+                result: dict[str, Any] = message["result"]
+                return result
+            self.messages.append(message)
+
+    def show(self, url: str, size: tuple[int, int] = DESKTOP, *, dark: bool = False) -> None:
+        """Open a page."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=size[0],
+            height=size[1],
+            deviceScaleFactor=1,
+            mobile=size[0] < 600,
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call("Page.navigate", url="about:blank")
+        self.call("Page.navigate", url=url)
+
+    def ask(self, script: str) -> Any:
+        """The value of a JavaScript expression."""
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(answer["exceptionDetails"]["exception"].get("description", script))
+        return answer["result"].get("value")
+
+    def wait_for(self, script: str, seconds: float = 60.0) -> None:
+        """Until a JavaScript expression is true."""
+        deadline = time.monotonic() + seconds
+        while not self.ask(script):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"never came true: {script}")
+            time.sleep(0.1)
+
+    def press(self, key: str) -> None:
+        """Press a key."""
+        text = {"text": key} if len(key) == 1 else {}
+        code = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowRight": 39, "ArrowLeft": 37}.get(key, 0)
+        if key == "Enter":
+            text = {"text": "\r"}
+        common = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **common, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **common)
+
+    def picture(self) -> Image.Image:
+        """What the page looks like."""
+        answer = self.call("Page.captureScreenshot", format="png")
+        return Image.open(io.BytesIO(base64.b64decode(answer["data"]))).convert("RGB")
+
+    def close(self) -> None:
+        """End the browser."""
+        self._stack.close()
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _port(self) -> int:
+        """Where Chromium listens; it writes a file when it does."""
+        file = Path(self._folder) / "DevToolsActivePort"
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if file.exists() and (text := file.read_text()).count("\n"):
+                return int(text.splitlines()[0])
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise TimeoutError("chromium did not start")
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """A PNG with a palette: a third of the size, and hardly a difference to see."""
+    dither = Image.Dither.FLOYDSTEINBERG
+    image.quantize(256, Image.Quantize.MEDIANCUT, kmeans=3, dither=dither).save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size // 1024} KB")
+
+
+def lived(monitor: DemoMonitor, server: Server, seconds: int) -> None:
+    """Let made-up minutes pass, which end now."""
+    now = time.time()
+    for second in range(seconds):
+        for event in monitor.step(now - seconds + second, draw=False):
+            server.send(event)
+
+
+def shoot(
+    browser: Browser,
+    url: str,
+    path: Path,
+    *,
+    size: tuple[int, int] = DESKTOP,
+    dark: bool = False,
+    pictures: int = 0,
+) -> None:
+    """One screenshot, once the page has its pictures."""
+    browser.show(url, size, dark=dark)
+    browser.wait_for("document.querySelector('#link')?.textContent === 'live'")
+    browser.wait_for(f"document.querySelectorAll('#tiles image').length >= {pictures}")
+    if "source=" in url:
+        browser.wait_for("document.querySelectorAll('#detail image').length === 2")
+    time.sleep(0.6)
+    save(browser.picture(), path)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images")
+    folder.mkdir(parents=True, exist_ok=True)
+    browser = Browser()
+    try:
+        _idle(browser, folder)
+        _busy(browser, folder)
+    finally:
+        browser.close()
+
+
+def _idle(browser: Browser, folder: Path) -> None:
+    """Just started: sources connect, nothing is known."""
+    monitor = DemoMonitor(demo_sources(4, generated=0, down=0))
+    server = serve(monitor, Http(address="127.0.0.1:0"))
+    for name in monitor.sources:
+        monitor.sources[name].state, monitor.sources[name].grade = "connecting", "down"
+    shoot(browser, server.url, folder / "dashboard-idle.png")
+    shoot(browser, server.url, folder / "dashboard-idle-phone.png", size=PHONE)
+    server.close()
+
+
+def _busy(browser: Browser, folder: Path) -> None:
+    """Nine sources: one generated, one dead."""
+    monitor = DemoMonitor(demo_sources(9))
+    server = serve(monitor, Http(address="127.0.0.1:0"))
+    lived(monitor, server, 170)
+    last = list(monitor.sources)[-1]
+    gone = monitor.sources[last]
+    gone.grade, gone.reconnects, gone.evidence = "down", 4, 0.0
+    gone.dropped = {"decoder error": 12}
+    server.send(monitor.change(last, "stalled", "no frame for 5 s", time.time() - 9))
+    server.send(monitor.change(last, "down", "connection refused", time.time() - 3))
+    slow = monitor.sources["Pier 2"]
+    slow.grade, slow.reconnects = "fair", 2
+    generated, url = "Video+call+1", server.url
+    shoot(browser, url, folder / "dashboard-busy.png", pictures=4)
+    shoot(browser, f"{url}#urgent", folder / "dashboard-dark.png", dark=True, pictures=4)
+    shoot(browser, f"{url}#urgent", folder / "dashboard-phone.png", size=PHONE, pictures=1)
+    shoot(
+        browser,
+        f"{url}#urgent&cells",
+        folder / "dashboard-dead-phone.png",
+        size=PHONE,
+        dark=True,
+        pictures=2,
+    )
+    shoot(browser, f"{url}#source={generated}", folder / "dashboard-generated.png", pictures=4)
+    server.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""`mpft screen` on streams: what it does with addresses or a configuration file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mpft_deploy.bundle import Bundle
+    from mpft_deploy.screen.screener import Screener
+    from mpft_deploy.screen.streams.config import Config
+    from mpft_deploy.screen.streams.records import Event
+    from mpft_deploy.screen.streams.watch import Watch
+
+logger = logging.getLogger(__name__)
+
+
+def load_config(
+    path: Path | None, addresses: Sequence[str], given: Mapping[str, Any], as_json: bool
+) -> Config:
+    """The configuration that a command line means.
+
+    Args:
+        path: of a cameras.toml, or None.
+        addresses: further sources.
+        given: options of the command line that were given: those of [screen], `decode` and `http`.
+    """
+    import msgspec
+
+    from mpft_deploy.screen.streams.config import Config, named, read_config
+    from mpft_deploy.screen.streams.library import source_settings
+    from mpft_deploy.screen.tell.config import Http, Jsonl
+
+    config = Config(sources=()) if path is None else read_config(path)
+    screen = {key: value for key, value in given.items() if key not in ("decode", "http")}
+    decode = {"decode": given["decode"]} if "decode" in given else {}
+    sources = [msgspec.structs.replace(source, **decode) for source in config.sources]
+    sources += [source_settings(address, **decode) for address in addresses]
+    tell = config.tell
+    if "http" in given:
+        http = tell.http or Http()
+        tell = msgspec.structs.replace(
+            tell, http=msgspec.structs.replace(http, address=given["http"])
+        )
+    if as_json and tell.jsonl is None:
+        tell = msgspec.structs.replace(tell, jsonl=Jsonl(path="-"))
+    return msgspec.structs.replace(
+        config,
+        sources=named(sources, "the sources"),
+        screen=msgspec.structs.replace(config.screen, **screen),
+        tell=tell,
+    )
+
+
+def run_streams(
+    load: Callable[[], Config],
+    open_bundle: Callable[[Path | None], Bundle],
+    *,
+    as_json: bool,
+    seconds: float | None,
+) -> int:
+    """Screen until told to stop, every source has ended, or the time is over; the exit code.
+
+    Args:
+        load: reads the configuration; called again on SIGHUP.
+        open_bundle: gives the bundle in the folder that the configuration names, if it does.
+    """
+    from mpft_deploy.engine import load_engine
+    from mpft_deploy.screen.screener import Screener
+    from mpft_deploy.screen.streams.conceal import hide_arguments
+    from mpft_deploy.screen.streams.log import set_up_logging
+    from mpft_deploy.screen.streams.notify import Notifier
+
+    secrets: set[str] = set()
+    set_up_logging(as_json=as_json, secrets=lambda: frozenset(secrets))
+
+    def read() -> Config:
+        config = load()
+        secrets.update(*(source.target.secrets for source in config.sources))
+        return config
+
+    with _signals() as flags:
+        config = read()
+        hide_arguments(source.target for source in config.sources)
+        screen = config.screen
+        bundle = open_bundle(Path(screen.bundle) if screen.bundle else None)
+        engine = load_engine(bundle, threads=screen.threads, spin=False)
+        screener = Screener(
+            bundle, engine, views=screen.views, threshold=screen.threshold, batch=screen.batch
+        )
+        _warn(config, bundle)
+        watch = _open_watch(config, screener, bundle, as_json=as_json)
+        notifier = Notifier()
+        end = None if seconds is None else time.monotonic() + seconds
+        watch.start()
+        notifier.send(f"READY=1\nSTATUS=screening {len(config.sources)} sources")
+        while not (flags.stop.is_set() or watch.finished or _reader_left()):
+            if end is not None and time.monotonic() >= end:
+                break
+            if flags.reload.is_set():
+                flags.reload.clear()
+                _reload(watch, read)
+            watch.tick()
+            if watch.alive():
+                notifier.alive()
+            flags.stop.wait(_TICK)
+        notifier.send("STOPPING=1")
+        clean = watch.stop()
+        failure = watch.scheduler.failure
+    if failure is not None:
+        raise failure
+    return _leave(0, clean)
+
+
+_TICK = 0.25
+
+
+class _Flags:
+    """What signals ask for."""
+
+    def __init__(self) -> None:
+        self.stop, self.reload = threading.Event(), threading.Event()
+
+
+@contextmanager
+def _signals() -> Iterator[_Flags]:
+    """SIGTERM and Ctrl-C end the run, SIGHUP has the configuration read again."""
+    flags = _Flags()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        flags.stop.set()
+
+    def reload(number: int, frame: FrameType | None) -> None:
+        flags.reload.set()
+
+    wanted = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
+    before = {number: signal.signal(number, action) for number, action in wanted.items()}
+    try:
+        yield flags
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+def _open_watch(config: Config, screener: Screener, bundle: Bundle, *, as_json: bool) -> Watch:
+    """Sources, sinks and dashboard, put together but not started."""
+    from mpft_deploy.screen.streams.watch import Watch
+    from mpft_deploy.screen.tell import open_metrics, open_sinks, serve
+
+    tell = config.tell
+    metrics = open_metrics(tell)
+    keep = tell.http is not None or tell.snapshots is not None
+    watch = Watch(screener, config, keep=keep, metrics=metrics)
+    sinks = open_sinks(tell, watch.picture)
+    if not as_json:
+        sinks.append(_Text())
+    if tell.http is not None:
+        info = bundle.info
+        engine = {"backend": info.backend, "precision": info.precision, "bundle": bundle.seal[:12]}
+        server = serve(watch, tell.http, sinks=sinks, metrics=metrics, engine=engine)
+        logger.info("dashboard: %s", server.url)
+        sinks.append(server)
+    watch.tell(sinks)
+    return watch
+
+
+def _reload(watch: Watch, read: Callable[[], Config]) -> None:
+    from mpft_deploy.errors import MpftError
+
+    try:
+        watch.reload(read())
+    except MpftError as error:
+        logger.error("the configuration was not taken: %s; the one before stays", error)
+
+
+def _warn(config: Config, bundle: Bundle) -> None:
+    """Say what an operator may not expect."""
+    if config.screen.batch > 1 and bundle.info.precision == "int8":
+        logger.warning(
+            "batch %d: this int8 engine was certified one view at a time; frames that are judged "
+            "together may move each other's logits a little",
+            config.screen.batch,
+        )
+
+
+class _Text:
+    """A sink for people: changes of verdicts and states, a line each, on standard output."""
+
+    name = "text"
+
+    def __init__(self) -> None:
+        from mpft_deploy.screen.tell.stats import Worker
+
+        self._worker: Worker[str] = Worker(self.name, self._print, 1000)
+
+    def send(self, event: Event) -> None:
+        from mpft_deploy.screen.streams.records import FrameEvent
+
+        if not isinstance(event, FrameEvent):
+            self._worker.put(_line(event))
+
+    def close(self, timeout: float) -> None:
+        self._worker.close(timeout)
+
+    def _print(self, line: str) -> None:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+
+def _line(event: Any) -> str:
+    from mpft_deploy.files import printable
+    from mpft_deploy.screen.streams.records import StreamEvent
+
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time))
+    if isinstance(event, StreamEvent):
+        what = (
+            f"{event.verdict.upper()} (was {event.previous}: {event.reason}; "
+            f"evidence {event.evidence:+.1f} from {event.frames} frames)"
+        )
+    else:
+        what = event.state + (f": {event.reason}" if event.reason else "")
+        if event.retry_in is not None:
+            what += f"; trying again in {event.retry_in:.0f} s"
+    return printable(f"{when}  {event.source}  {what}")
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads standard output any more, as after `| head`."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(state & (select.POLLERR | select.POLLNVAL) for _, state in poll.poll(0))
+    except (OSError, ValueError, AttributeError):  # no descriptor, or a system without poll
+        return False
+
+
+def _leave(code: int, clean: bool) -> int:
+    """Return the code; where a thread hangs in a library, end the process without waiting."""
+    if not clean:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code

@@ -1,0 +1,128 @@
+"""One connection of a source, as its reader sees it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mpft_deploy.errors import InputError
+from mpft_deploy.screen.streams.clock import Clock
+from mpft_deploy.screen.streams.pixels import Shot
+from mpft_deploy.screen.streams.settings import SourceSettings
+
+if TYPE_CHECKING:
+    from mpft_deploy.screen.streams.source import Source
+
+GRACE = 10.0
+"""Seconds beyond its own time limit after which a call into a library is taken to hang."""
+
+
+class SourceLostError(InputError):
+    """A source cannot be opened, or stopped giving frames; it will be tried again."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A frame that waits to be judged.
+
+    received: by the monotonic clock. time: by the clock that tells the date.
+    """
+
+    shot: Shot
+    received: float
+    time: float
+
+
+class Attempt:
+    """One connection, as its reader sees it: where it tells what comes, and whether to go on.
+
+    Readers call `within` before whatever may block, `packet` for every frame that comes in, and
+    then exactly one of `offer` and `drop` for it.
+    """
+
+    def __init__(self, source: Source, clock: Clock) -> None:
+        self._source, self._clock = source, clock
+        self.began = self.heard = self.seen = clock.monotonic()
+        self.deadline = self.began + source.settings.connect + GRACE
+        self.cancelled = threading.Event()
+        self.pictures = 0
+        self.opened = False
+        self.cut = threading.Event()
+        self._open_frames = 0
+        self.rate = 0.0
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the reader should return."""
+        return self.cancelled.is_set()
+
+    @property
+    def name(self) -> str:
+        """The source's."""
+        return self._source.name
+
+    @property
+    def now(self) -> float:
+        """By the monotonic clock."""
+        return self._clock.monotonic()
+
+    @property
+    def occupied(self) -> bool:
+        """Whether the frame that was offered last still waits."""
+        return self._source.waiting() is not None
+
+    def within(self, seconds: float) -> None:
+        """What comes next may take that long."""
+        self.deadline = self._clock.monotonic() + seconds + GRACE
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, unless stopped; whether to go on."""
+        self.within(seconds)
+        return not self.cancelled.wait(seconds)
+
+    def describe(self, codec: str, rate: float = 0.0) -> None:
+        """What was opened; rate: frames a second that it promises."""
+        self._source.codec, self.rate, self.opened = codec, rate, True
+
+    def packet(self) -> float:
+        """A frame came in, still coded; the monotonic time.
+
+        Raises:
+            SourceLostError: data comes, but no picture of it for too long; or `reconnect`.
+        """
+        now = self.heard = self._clock.monotonic()
+        settings = self._source.settings
+        self.deadline = now + settings.timeout + GRACE
+        self._open_frames += 1
+        self._source.tally.receive(now)
+        if self.cut.is_set():
+            raise SourceLostError("it was to be connected anew")
+        if now - self.seen > settings.picture_timeout:
+            raise SourceLostError(f"no picture in {settings.picture_timeout:g} s of data")
+        return now
+
+    def offer(self, shot: Shot, received: float) -> None:
+        """A picture; it replaces one that nobody took yet."""
+        self.seen = self._clock.monotonic()
+        self._open_frames -= 1
+        self.pictures += 1
+        age = self.seen - received
+        self._source.put(Captured(shot, received, self._clock.time() - age), self)
+
+    def drop(self, cause: str, count: int = 1, *, picture: bool = False) -> None:
+        """Frames that will not be judged; picture: whether they could have been."""
+        if picture:
+            self.seen = self._clock.monotonic()
+        self._open_frames -= count
+        self._source.tally.drop(cause, count)
+
+    def settle(self) -> None:
+        """Whatever came in and went nowhere is lost with the connection."""
+        self._source.tally.drop("disconnected", self._open_frames)
+        self._open_frames = 0
+
+
+Reader = Callable[[SourceSettings, Attempt], None]
+"""Reads a source until it ends; raises SourceLostError if it should be tried again."""

@@ -1,0 +1,174 @@
+"""Reading cameras.toml: every mistake is told with file, place and what is wrong there."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mpft_deploy.errors import InputError, UsageError
+from mpft_deploy.files import display
+from mpft_deploy.screen.streams.address import parse, redact_text
+from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings, SourceSettings
+from mpft_deploy.screen.tell.config import TABLES, TellConfig, parse_tables
+from mpft_deploy.spec import Record
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # the same, for Python 3.10
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
+_UNKNOWN = re.compile(r"unknown field `(.*?)`")
+
+
+class Config(Record, frozen=True):
+    """A whole configuration.
+
+    Attributes:
+        sources: with unique names, in order.
+        tell: whom to tell of events, and where to show them.
+    """
+
+    sources: tuple[SourceSettings, ...]
+    screen: ScreenSettings = ScreenSettings()
+    decision: DecisionSettings = DecisionSettings()
+    tell: TellConfig = TellConfig()
+
+
+def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read a cameras.toml.
+
+    Raises:
+        InputError: it cannot be read or is not valid; the message says where.
+    """
+    where = display(path)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{where}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{where} is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{where} is not valid TOML: {error}") from None
+    allowed = ("source", "defaults", "screen", "decision", *TABLES)
+    for name in tables:
+        if name not in allowed:
+            raise InputError(f"{where}: {name}: no such table{_meant(name, allowed)}")
+    sources = tables.get("source", [])
+    defaults = tables.get("defaults", {})
+    if not isinstance(sources, list) or not isinstance(defaults, dict):
+        raise InputError(f"{where}: write each source as a table headed [[source]]")
+    if not sources:
+        raise InputError(f"{where}: it names no source: add a table headed [[source]]")
+    for name in ("address", "name"):
+        if name in defaults:
+            raise InputError(f"{where}: defaults.{name}: belongs to a [[source]], not to all")
+    return Config(
+        sources=named(
+            [
+                _source(entry, defaults, f"{where}: source {number}", environment)
+                for number, entry in enumerate(sources, 1)
+            ],
+            where,
+        ),
+        screen=_table(tables.get("screen", {}), ScreenSettings, f"{where}: screen"),
+        decision=_table(tables.get("decision", {}), DecisionSettings, f"{where}: decision"),
+        tell=_tell(tables, where, environment),
+    )
+
+
+def named(sources: Sequence[SourceSettings], where: str) -> tuple[SourceSettings, ...]:
+    """The sources with a name each: the given one, or the address without its secrets."""
+    taken: set[str] = set()
+    result = []
+    for source in sources:
+        name = source.name
+        if name in taken and name:
+            raise InputError(f"{where}: two sources are called {name!r}: give each its own name")
+        taken.add(name)
+        result.append(source)
+    for index, source in enumerate(result):
+        if not source.name:
+            base = short_name(source.address)
+            name, number = base, 2
+            while name in taken:
+                name, number = f"{base} {number}", number + 1
+            taken.add(name)
+            result[index] = msgspec.structs.replace(source, name=name)
+    return tuple(result)
+
+
+def short_name(address: str) -> str:
+    """What a source is called if nobody names it."""
+    return parse(address).shown.partition("://")[2].replace("***@", "") or parse(address).shown
+
+
+def _source(
+    entry: Any, defaults: dict[str, Any], where: str, environment: Mapping[str, str]
+) -> SourceSettings:
+    if not isinstance(entry, dict):
+        raise InputError(f"{where}: expected a table headed [[source]]")
+    if name := entry.get("name"):
+        where = f"{where} ({name})"
+    settings: SourceSettings = _table(
+        _expanded({**defaults, **entry}, where, environment), SourceSettings, where
+    )
+    try:
+        target = settings.target
+    except UsageError as error:
+        raise InputError(f"{where}: address: {error}") from None
+    if target.scheme in ("pipe", "gst") and settings.sides is None:
+        raise InputError(f'{where}: size: {target.scheme}: needs one, for example "1280x720"')
+    return settings
+
+
+def _tell(tables: Mapping[str, Any], where: str, environment: Mapping[str, str]) -> TellConfig:
+    given = {name: _expanded(tables[name], where, environment) for name in TABLES if name in tables}
+    try:
+        return parse_tables(given)
+    except UsageError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _table(value: Any, kind: type[Any], where: str) -> Any:
+    """Convert a table to its record."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        # "… - at `$.decode`": the place first, as in every other message here.
+        reason, _, place = str(error).partition(" - at `$")
+        place = place.rstrip("`").lstrip(".")
+        if found := _UNKNOWN.search(reason):
+            fields = [field.name for field in msgspec.structs.fields(kind)]
+            reason = f"no such key{_meant(found[1], fields)}"
+            place = found[1]
+        raise InputError(redact_text(f"{where}: {place}: {reason}".replace(": :", ":"))) from None
+
+
+def _expanded(value: Any, where: str, environment: Mapping[str, str]) -> Any:
+    """With the environment's values in place of ${NAME}, in every text of a table."""
+    if isinstance(value, dict):
+        return {key: _expanded(item, where, environment) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expanded(item, where, environment) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def variable(found: re.Match[str]) -> str:
+        if found[1] not in environment:
+            raise InputError(f"{where}: ${{{found[1]}}}: no such variable in the environment")
+        return environment[found[1]]
+
+    return _VARIABLE.sub(variable, value)
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"

@@ -1,0 +1,98 @@
+"""Events on their way: numbered, in order, never waited for.
+
+Whoever makes an event leaves it in a queue of bounded length; one thread hands it to the sink. When
+that is too slow the oldest frame verdicts are lost first, and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from typing import Any, TypeVar
+
+from mpft_deploy.screen.streams.clock import Clock
+from mpft_deploy.screen.streams.records import Event, FrameEvent, Sink
+
+logger = logging.getLogger(__name__)
+
+CAPACITY = 10_000
+"""Events that wait, at most; a minute of a busy machine."""
+
+E = TypeVar("E", bound=Event)
+
+
+class Emitter:
+    """Numbers events and hands them to a sink, from one thread, in order."""
+
+    def __init__(self, sink: Sink | None, clock: Clock, capacity: int = CAPACITY) -> None:
+        self._sink, self._clock, self._capacity = sink, clock, capacity
+        # Ids of a later process sort after those of an earlier one, as long as the clock is right.
+        self._prefix = f"{int(clock.time() * 1000):012x}"
+        self._count = 0
+        self._queue: deque[Event] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._failed = False
+        self.lost = 0
+        self._thread = threading.Thread(target=self._run, name="mpft-tell", daemon=True)
+
+    def tell(self, sink: Sink) -> None:
+        """Another sink; before the start."""
+        self._sink = sink
+
+    def start(self) -> None:
+        """Begin to hand events on."""
+        self._thread.start()
+
+    def emit(self, kind: type[E], **fields: Any) -> E:
+        """Make an event of that kind, queue it, and return it; from any thread."""
+        with self._changed:
+            self._count += 1
+            event = kind(id=f"{self._prefix}-{self._count:010x}", time=self._clock.time(), **fields)
+            if len(self._queue) >= self._capacity:
+                self._make_room()
+            self._queue.append(event)
+            self._changed.notify()
+        return event
+
+    def close(self, timeout: float) -> None:
+        """Hand on what waits and close the sink, within that many seconds in all."""
+        end = time.monotonic() + timeout
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(max(0.0, end - time.monotonic()))
+        if self._sink is not None:
+            self._sink.close(max(0.0, end - time.monotonic()))
+
+    def _make_room(self) -> None:
+        """Drop the oldest frame verdict, or the oldest event of all."""
+        self.lost += 1
+        for index, event in enumerate(self._queue):
+            if isinstance(event, FrameEvent):
+                del self._queue[index]
+                return
+        self._queue.popleft()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._queue and not self._closing:
+                    self._changed.wait()
+                if not self._queue:
+                    return
+                event = self._queue.popleft()
+            if self._sink is not None:
+                self._send(self._sink, event)
+
+    def _send(self, sink: Sink, event: Event) -> None:
+        try:
+            sink.send(event)
+        except Exception:
+            # A fault of whoever is told must not end the telling; said once, not each time.
+            if not self._failed:
+                self._failed = True
+                logger.exception("%s failed to take an event", sink.name)

@@ -1,0 +1,70 @@
+"""Streams as an iterator of events, for programs that embed the screener."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mpft_deploy.errors import UsageError
+from mpft_deploy.screen.streams.config import Config, named
+from mpft_deploy.screen.streams.records import Event
+from mpft_deploy.screen.streams.settings import SourceSettings
+from mpft_deploy.screen.streams.watch import TICK, Watch
+
+if TYPE_CHECKING:
+    from mpft_deploy.screen.screener import Screener
+
+DEPTH = 1000
+"""Events that wait for the program; beyond that the oldest are lost."""
+
+
+class _Queue:
+    """A sink that a program takes events from."""
+
+    name = "program"
+
+    def __init__(self) -> None:
+        self.events: queue.Queue[Event] = queue.Queue(DEPTH)
+
+    def send(self, event: Event) -> None:
+        """See `Sink`; whoever reads too slowly gets what is new."""
+        while True:
+            with contextlib.suppress(queue.Full):
+                return self.events.put_nowait(event)
+            with contextlib.suppress(queue.Empty):
+                self.events.get_nowait()
+
+    def close(self, timeout: float) -> None:
+        """Nothing to deliver: what is left is for whoever still reads."""
+
+
+def source_settings(address: str, **settings: object) -> SourceSettings:
+    """A source's settings, checked; a UsageError that names what is wrong."""
+    try:
+        source = msgspec.convert({"address": address, **settings}, SourceSettings)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"source settings: {error}") from None
+    _ = source.target
+    return source
+
+
+def watch(screener: Screener, *addresses: str, **settings: object) -> Iterator[Event]:
+    """The events of some streams, until all have ended; see `Screener.watch`."""
+    sources = [source_settings(address, **settings) for address in addresses]
+    if not sources:
+        raise UsageError("name at least one address to watch")
+    sink = _Queue()
+    with Watch(screener, Config(sources=named(sources, "watch")), sink) as running:
+        while not running.finished:
+            running.tick()
+            with contextlib.suppress(queue.Empty):
+                yield sink.events.get(timeout=TICK)
+        running.stop()
+        while not sink.events.empty():
+            yield sink.events.get()
+    if running.scheduler.failure is not None:
+        raise running.scheduler.failure

@@ -1,0 +1,61 @@
+"""Noticing that a machine cannot judge every frame that it should."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from mpft_deploy.screen.streams.tally import Tally
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 5.0
+"""Seconds over which frames are counted."""
+
+OVERLOADED, RELIEVED = 0.10, 0.03
+"""Shares of pictures lost for want of time: overload begins above one, ends below the other."""
+
+REMIND = 60.0
+"""Seconds until an overload that goes on is told again."""
+
+CAUSES = ("superseded", "stale", "behind")
+"""Of frames that a faster machine would have judged."""
+
+
+class Load:
+    """Tells when overload begins, goes on and ends; screening fewer frames is never silent."""
+
+    def __init__(self) -> None:
+        self.overloaded = False
+        self._began: float | None = None
+        self._told = 0.0
+        self._before = (0, 0)
+
+    def check(self, tallies: Iterable[Tally], now: float) -> None:
+        """Look at all sources' counts; called a few times a second, now monotonic."""
+        if self._began is not None and now - self._began < WINDOW:
+            return
+        lost = done = 0
+        for tally in tallies:
+            dropped = tally.dropped()
+            lost += sum(dropped.get(cause, 0) for cause in CAUSES)
+            done += tally.screened + tally.gated
+        seconds = now - self._began if self._began is not None else 0.0
+        new_lost, new_done = lost - self._before[0], done - self._before[1]
+        first = self._began is None
+        self._began, self._before = now, (lost, done)
+        # Sources that went take their counts with them.
+        if first or new_lost < 0 or new_done < 0 or new_lost + new_done == 0:
+            return
+        share = new_lost / (new_lost + new_done)
+        if share > OVERLOADED and (not self.overloaded or now - self._told >= REMIND):
+            self.overloaded, self._told = True, now
+            logger.warning(
+                "overloaded: %.1f of %.1f frames a second are judged, fewer of each source alike; "
+                "use fewer sources, --decode keyframes or a lower rate, or a faster engine",
+                new_done / seconds,
+                (new_lost + new_done) / seconds,
+            )
+        elif share < RELIEVED and self.overloaded:
+            self.overloaded = False
+            logger.warning("no longer overloaded: %.1f frames a second", new_done / seconds)

@@ -1,0 +1,279 @@
+"""One thread that takes the newest frames in turn, gates them, judges them and decides.
+
+Sources hold one frame each, so nothing can pile up: a machine that is too slow sees fewer frames of
+each source, evenly, and none that is old. The source that was served longest ago comes next.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mpft_deploy.images import at_least
+from mpft_deploy.screen.screener import Judged, Prepared, Screener
+from mpft_deploy.screen.streams.attempt import Captured
+from mpft_deploy.screen.streams.clock import Clock
+from mpft_deploy.screen.streams.decision import I32, StreamDecision, movement
+from mpft_deploy.screen.streams.emitter import Emitter
+from mpft_deploy.screen.streams.pixels import Cutter, Shot
+from mpft_deploy.screen.streams.records import FrameEvent, Picture, StreamEvent
+from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings
+from mpft_deploy.screen.streams.source import Source
+from mpft_deploy.screen.tell.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+IDLE = 0.2
+"""Seconds that the thread sleeps at most: how soon it notices that it should stop."""
+
+
+@dataclass
+class Channel:
+    """A source and what its frames have told so far.
+
+    served: the turn in which it had its last one.
+    judged: scores of the frame that was judged last, and when that was.
+    shown: the frame that was judged last, and its time, for whoever asks for a picture.
+    """
+
+    source: Source
+    decision: StreamDecision
+    served: int = 0
+    judged: tuple[I32, float] | None = None
+    shown: tuple[Shot, Prepared, float] | None = None
+    sides: tuple[int, int] | None = None
+    probability: float | None = None
+    age: float | None = None
+
+
+@dataclass(frozen=True)
+class _Work:
+    channel: Channel
+    frame: Captured
+    prepared: Prepared
+
+
+class Scheduler:
+    """Judges the frames of many sources; see the module.
+
+    Args:
+        screener: its engine is called from one thread alone.
+        keep: whether to keep the last judged frame of each source, for pictures.
+        metrics: told how long the stages took. Of a frame: "wait", from receipt to its turn, and
+            "prepare", crop and patches; of a batch: "engine", and "decide", with its events.
+    """
+
+    def __init__(
+        self,
+        screener: Screener,
+        settings: ScreenSettings,
+        decision: DecisionSettings,
+        emitter: Emitter,
+        clock: Clock,
+        *,
+        keep: bool = False,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._screener, self._settings, self._decision = screener, settings, decision
+        self._emitter, self._clock, self._keep = emitter, clock, keep
+        self._metrics = metrics or Metrics()
+        self._cutter = Cutter()
+        self._channels: tuple[Channel, ...] = ()
+        self._turn = 0
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self.turned = clock.monotonic()
+        """When the thread last went round, by the monotonic clock."""
+        self.failure: Exception | None = None
+        self.idle = True
+        """Whether no frame is between its source and its event."""
+        self._thread = threading.Thread(target=self._run, name="mpft-engine", daemon=True)
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """In the order of the configuration."""
+        return self._channels
+
+    def wake(self) -> None:
+        """A frame waits."""
+        self._wake.set()
+
+    def channel(self, source: Source) -> Channel:
+        """A channel for a new source."""
+        return Channel(source, self._new_decision(self._decision))
+
+    def set_channels(self, channels: Sequence[Channel]) -> None:
+        """The sources to serve from now on."""
+        self._channels = tuple(channels)
+
+    def decide_by(self, decision: DecisionSettings) -> None:
+        """Decide every stream anew, by other settings."""
+        self._decision = decision
+        for channel in self._channels:
+            channel.decision = self._new_decision(decision)
+
+    def start(self) -> None:
+        """Begin to judge."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> bool:
+        """Finish the frame at hand and end; whether it did in that many seconds."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def picture(self, channel: Channel) -> Picture | None:
+        """The last judged frame of a source, converted here; from any thread."""
+        if channel.shown is None:
+            return None
+        shot, prepared, when = channel.shown
+        spec = self._screener.spec
+        size, cell = spec.crop.size, spec.patch
+        pixels = at_least(shot.whole(), size)
+        columns = size // cell
+        cells = [
+            (row + int(position) // columns * cell, column + int(position) % columns * cell, cell)
+            for (row, column), positions in zip(
+                self._screener.corners(*pixels.shape[:2]), prepared.patches.positions, strict=True
+            )
+            for position in positions
+        ]
+        return Picture(pixels=pixels, time=when, cells=cells)
+
+    def _new_decision(self, settings: DecisionSettings) -> StreamDecision:
+        return StreamDecision(settings, self._screener.calibration.threshold)
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self.turned = self._clock.monotonic()
+                self.idle = False
+                found = self._round()
+                self.idle = True
+                if not found:
+                    self._wake.wait(IDLE)
+                    self._wake.clear()
+        except Exception as error:
+            # Without the engine there is nothing to do; whoever runs this must know.
+            logger.exception("the scheduler failed")
+            self.failure = error
+
+    def _round(self) -> bool:
+        """Judge one batch; whether there was a frame at all."""
+        batch: list[_Work] = []
+        views, began = 0, self._clock.monotonic()
+        found = False
+        while views < self._screener.batch_size:
+            channel = self._next(batch)
+            if channel is None:
+                left = began + self._settings.wait - self._clock.monotonic()
+                if not batch or left <= 0 or self._stop.is_set():
+                    break
+                self._wake.wait(left)
+                self._wake.clear()
+                continue
+            found = True
+            self._turn += 1
+            channel.served = self._turn
+            work = self._prepare(channel)
+            if work is not None:
+                batch.append(work)
+                views += len(work.prepared.views)
+        if batch:
+            self._judge(batch)
+        return found
+
+    def _next(self, batch: Sequence[_Work]) -> Channel | None:
+        """Of the sources with a frame that are not in the batch yet, the one served longest ago."""
+        ready = [
+            channel
+            for channel in self._channels
+            if channel.source.waiting() is not None
+            and all(channel is not work.channel for work in batch)
+        ]
+        return min(ready, key=lambda channel: channel.served, default=None)
+
+    def _prepare(self, channel: Channel) -> _Work | None:
+        """Take a source's frame and cut it; None if it is not to be judged, which is counted."""
+        source, settings = channel.source, channel.source.settings
+        frame = source.take()
+        if frame is None:
+            return None
+        now = self._clock.monotonic()
+        self._metrics.observe_stage("wait", now - frame.received)
+        if now - frame.received > self._settings.max_age:
+            source.tally.drop("stale")
+            return None
+        started = time.perf_counter()
+        prepared = self._cut(frame.shot)
+        self._metrics.observe_stage("prepare", time.perf_counter() - started)
+        scores = prepared.patches.scores
+        source.look(scores, now)
+        if channel.judged is not None and settings.gate:
+            last, when = channel.judged
+            if now - when < settings.look and movement(last, scores) < settings.gate:
+                source.tally.gate()
+                return None
+        channel.judged = (scores, now)
+        return _Work(channel, frame, prepared)
+
+    def _cut(self, shot: Shot) -> Prepared:
+        """The views of a picture; only the central crop is converted where that is all it takes."""
+        size = self._screener.spec.crop.size
+        central = self._screener.policy == "centre" and min(shot.height, shot.width) >= size
+        return self._screener.prepare(shot.centre(size, self._cutter) if central else shot.whole())
+
+    def _judge(self, batch: Sequence[_Work]) -> None:
+        started = time.perf_counter()
+        judged = self._screener.judge([work.prepared for work in batch])
+        done = time.perf_counter()
+        self._metrics.observe_stage("engine", done - started)
+        self._metrics.observe_batch(len(batch))
+        for work, result in zip(batch, judged, strict=True):
+            self._decide(work, result)
+        self._metrics.observe_stage("decide", time.perf_counter() - done)
+
+    def _decide(self, work: _Work, judged: Judged) -> None:
+        """What a judged frame means for its stream, as events."""
+        channel, frame, judgement = work.channel, work.frame, judged.judgement
+        now = self._clock.monotonic()
+        sides = (frame.shot.height, frame.shot.width)
+        changes = []
+        if channel.sides not in (None, sides):
+            changes += channel.decision.restart("scene change")
+        channel.sides = sides
+        changes += channel.decision.add(
+            judgement.probability, work.prepared.patches.scores, frame.received
+        )
+        channel.age = now - frame.received
+        channel.probability = judgement.probability
+        channel.source.tally.screen(now)
+        if self._keep:
+            channel.shown = (frame.shot, work.prepared, self._clock.time())
+        name = channel.source.name
+        self._emitter.emit(
+            FrameEvent,
+            source=name,
+            captured=frame.time,
+            age_ms=1e3 * channel.age,
+            verdict=judgement.verdict,
+            probability=judgement.probability,
+            logit=judgement.logit,
+            stream_verdict=channel.decision.verdict,
+            evidence=channel.decision.evidence,
+        )
+        for change in changes:
+            self._emitter.emit(
+                StreamEvent,
+                source=name,
+                verdict=change.verdict,
+                previous=change.previous,
+                evidence=change.evidence,
+                frames=change.frames,
+                seconds=change.seconds,
+                reason=change.reason,
+            )

@@ -1,0 +1,111 @@
+"""What can be set of a source, of deciding and of screening; each a table of cameras.toml."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+import msgspec
+
+from mpft_deploy.screen.streams.address import Address, parse
+from mpft_deploy.spec import Probability, Record
+
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(ge=0)]
+ErrorRate = Annotated[float, msgspec.Meta(gt=0, lt=0.5)]
+
+_SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
+
+
+class SourceSettings(Record, frozen=True):
+    """One source: a [[source]] of cameras.toml.
+
+    Attributes:
+        address: see docs/streams.md; ${NAME} stands for a variable of the environment.
+        name: in events and pages; the address without its secrets if empty.
+        decode: "all" frames, "keyframes" alone, or so many frames a second.
+        transport: of RTSP.
+        size: "1280x720", of raw pictures: those of pipe:, csi: and gst:.
+        hwaccel: FFmpeg's name of a hardware decoder, such as "cuda" or "vaapi"; decoding falls back
+            to software. Empty for none.
+        connect: seconds until the stream must be open.
+        stall: seconds without data until the source is called stalled.
+        timeout: seconds without data until it is connected anew.
+        picture_timeout: seconds of data without a picture until it is connected anew.
+        frozen: seconds of one and the same picture until it is called frozen; 0 for never.
+        gate: share of its texture by which a picture must have changed since the last one that was
+            judged to be judged too; 0 judges all.
+        look: seconds after which an unchanged picture is judged all the same.
+        retry: longest wait between two attempts, in seconds.
+    """
+
+    address: str
+    name: str = ""
+    decode: Literal["all", "keyframes"] | Seconds = "all"
+    transport: Literal["tcp", "udp"] = "tcp"
+    size: str = ""
+    hwaccel: str = ""
+    connect: Seconds = 10.0
+    stall: Seconds = 3.0
+    timeout: Seconds = 10.0
+    picture_timeout: Seconds = 30.0
+    frozen: Share = 30.0
+    gate: Share = 0.02
+    look: Seconds = 5.0
+    retry: Seconds = 60.0
+
+    def __post_init__(self) -> None:
+        if self.size and not _SIZE.fullmatch(self.size):
+            raise ValueError(f"size {self.size!r}: write WIDTHxHEIGHT, for example 1280x720")
+
+    @property
+    def target(self) -> Address:
+        """The parsed address."""
+        return parse(self.address)
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Height and width of raw pictures, where given."""
+        found = _SIZE.fullmatch(self.size)
+        return (int(found[2]), int(found[1])) if found else None
+
+
+class DecisionSettings(Record, frozen=True):
+    """How a stream is decided: [decision] of cameras.toml; see the module `decision`.
+
+    Attributes:
+        false_alarms: probability of calling a real stream generated.
+        misses: probability of calling a generated stream real.
+        seconds: apart from which on two frames may count as two.
+        movement: share of the texture that must have changed for that.
+        largest: log-likelihood ratio of one frame, at most.
+        scene: difference of two frames' textures, 0 to 1, from which on the scene is another.
+    """
+
+    false_alarms: ErrorRate = 0.01
+    misses: ErrorRate = 0.01
+    seconds: Seconds = 1.0
+    movement: Seconds = 0.2
+    largest: Seconds = 3.0
+    scene: Probability = 0.4
+
+
+class ScreenSettings(Record, frozen=True):
+    """The screening itself: [screen] of cameras.toml; the command line goes first.
+
+    Attributes:
+        bundle: folder of the bundle to judge with.
+        views, threshold, batch: see `Screener`.
+        threads: CPU threads of the engine; 0 takes all cores. They sleep while they wait, since
+            decoding needs the cores too.
+        wait: seconds that a frame may wait for others to fill a batch.
+        max_age: seconds; an older frame is dropped, never judged.
+    """
+
+    bundle: str = ""
+    views: Literal["centre", "five", "grid"] = "centre"
+    threshold: Probability | None = None
+    batch: Annotated[int, msgspec.Meta(ge=1)] = 1
+    threads: Annotated[int, msgspec.Meta(ge=0)] = 0
+    wait: Share = 0.02
+    max_age: Seconds = 2.0

@@ -1,0 +1,250 @@
+"""A source: a thread that reads it, connects it anew as often as it takes, and one newest frame.
+
+    connecting → live ⇄ stalled, frozen;  any → down → live …;  live → ended for what has an end
+
+Nothing waits for a reader: a thread that hangs in a library is abandoned, counted and replaced.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from mpft_deploy.errors import MpftError
+from mpft_deploy.screen.streams.address import redact_text
+from mpft_deploy.screen.streams.attempt import Attempt, Captured, Reader
+from mpft_deploy.screen.streams.backoff import Backoff, answers
+from mpft_deploy.screen.streams.clock import Clock
+from mpft_deploy.screen.streams.decision import I32
+from mpft_deploy.screen.streams.emitter import Emitter
+from mpft_deploy.screen.streams.records import SourceEvent, State
+from mpft_deploy.screen.streams.settings import SourceSettings
+from mpft_deploy.screen.streams.tally import Tally
+
+logger = logging.getLogger(__name__)
+
+HEALTHY = 30.0
+"""Seconds of pictures after which a failure is a first one again."""
+
+PROBE = 1.0
+"""Seconds between two looks at whether a server that was gone answers again."""
+
+MAX_ABANDONED = 3
+"""Hanging threads of a source; with so many it waits for one to return before it tries again."""
+
+SAME_PICTURES = 3
+"""Pictures that must be the same, besides the time, for a source to be called frozen."""
+
+
+class Source:
+    """A source that stays alive; see the module.
+
+    Args:
+        read: its reader.
+        wake: called when a frame waits.
+    """
+
+    def __init__(
+        self,
+        settings: SourceSettings,
+        read: Reader,
+        emitter: Emitter,
+        clock: Clock,
+        wake: Callable[[], None],
+    ) -> None:
+        self.settings, self.address = settings, settings.target
+        self.tally = Tally()
+        self.codec = ""
+        self.sides: tuple[int, int] | None = None
+        self.reason = ""
+        self.state: State = "connecting"
+        self._read, self._emitter, self._clock, self._wake = read, emitter, clock, wake
+        self._backoff = Backoff(longest=settings.retry)
+        self._lock = threading.RLock()
+        self._pending: Captured | None = None
+        self._attempt: Attempt | None = None
+        self._thread: threading.Thread | None = None
+        self._abandoned: list[threading.Thread] = []
+        self._hung = False
+        self._stopped = threading.Event()
+        self._same: I32 | None = None
+        self._same_since, self._same_count = 0.0, 0
+
+    @property
+    def name(self) -> str:
+        """In events and pages."""
+        return self.settings.name
+
+    @property
+    def abandoned(self) -> int:
+        """Threads that hang in a library."""
+        return sum(thread.is_alive() for thread in self._abandoned)
+
+    def start(self) -> None:
+        """Begin to read, in a thread of its own."""
+        self._attempt = Attempt(self, self._clock)
+        self._thread = threading.Thread(
+            target=self._run, args=(self._attempt,), name=f"mpft-{self.name}"[:15], daemon=True
+        )
+        self._thread.start()
+
+    def reconnect(self) -> None:
+        """End the connection, as if it had failed."""
+        if self._attempt is not None:
+            self._attempt.cut.set()
+
+    def stop(self) -> None:
+        """Tell the reader to end; `join` waits for it."""
+        self._stopped.set()
+        if self._attempt is not None:
+            self._attempt.cancelled.set()
+
+    def join(self, timeout: float) -> bool:
+        """Whether every thread of it has ended, after at most that many seconds."""
+        if self._thread is not None:
+            self._thread.join(max(0.0, timeout))
+        with self._lock:
+            if self._pending is not None:
+                self.tally.drop("stopped")
+                self._pending = None
+        return not self.abandoned and (self._thread is None or not self._thread.is_alive())
+
+    def put(self, frame: Captured, attempt: Attempt) -> None:
+        """Take a frame from the reader of `attempt`."""
+        with self._lock:
+            if attempt is not self._attempt or attempt.stopping:
+                self.tally.drop("stopped")
+                return
+            if self._pending is not None:
+                self.tally.drop("superseded")
+            self._pending = frame
+            self.sides = (frame.shot.height, frame.shot.width)
+            if attempt.pictures == 1:
+                self.tally.connect(frame.received, attempt.rate)
+                self._same = None
+            if self.state in ("connecting", "stalled", "down"):
+                self._set_state("live")
+        self._wake()
+
+    def waiting(self) -> float | None:
+        """When the waiting frame was received; None if there is none."""
+        pending = self._pending
+        return None if pending is None else pending.received
+
+    def take(self) -> Captured | None:
+        """The newest frame, if there is one that nobody took."""
+        with self._lock:
+            frame, self._pending = self._pending, None
+            return frame
+
+    def look(self, scores: I32, now: float) -> None:
+        """Compare a frame's texture scores with those before: the same for long means frozen."""
+        with self._lock:
+            if self._same is None or not np.array_equal(self._same, scores):
+                self._same, self._same_since, self._same_count = scores, now, 1
+                if self.state == "frozen":
+                    self._set_state("live")
+                return
+            self._same_count += 1
+            limit = self.settings.frozen
+            long = now - self._same_since >= limit and self._same_count >= SAME_PICTURES
+            if limit and long and self.state == "live":
+                self._set_state("frozen", f"the same picture for {limit:g} s")
+
+    def check(self, now: float) -> None:
+        """Notice silence and hanging threads; called a few times a second."""
+        with self._lock:
+            attempt, thread = self._attempt, self._thread
+            if attempt is None or thread is None or self._stopped.is_set():
+                return
+            silence = now - attempt.heard
+            if self.state in ("live", "frozen") and silence > self.settings.stall:
+                self._set_state("stalled", f"no data for {self.settings.stall:g} s")
+            if now > attempt.deadline and thread.is_alive() and not attempt.stopping:
+                attempt.cancelled.set()
+                self._abandoned.append(thread)
+                self._hung = True
+                self._set_state("down", "the connection hangs; it was given up")
+                logger.warning("%s: a reader hangs and was abandoned", self.name)
+            self._abandoned = [old for old in self._abandoned if old.is_alive()]
+            if self._hung and len(self._abandoned) < MAX_ABANDONED:
+                self._hung = False
+                self.start()
+
+    def _run(self, attempt: Attempt) -> None:
+        while True:
+            reason = ""
+            try:
+                self._read(self.settings, attempt)
+            except MpftError as error:
+                reason = self.clean(str(error))
+            except Exception as error:
+                # Whatever a library makes of a damaged stream, the next attempt must be made.
+                reason = self.clean(f"{type(error).__name__}: {error}")
+            attempt.settle()
+            if attempt.stopping:
+                return
+            if not reason:
+                with self._lock:
+                    self._set_state("ended")
+                return
+            if attempt.pictures and attempt.seen - attempt.began >= HEALTHY:
+                self._backoff.reset()
+            if not self._pause(attempt, reason):
+                return
+            with self._lock:
+                if self._attempt is not attempt:
+                    return
+                attempt = self._attempt = Attempt(self, self._clock)
+                if self._stopped.is_set():
+                    return
+
+    def _pause(self, attempt: Attempt, reason: str) -> bool:
+        """Wait before the next attempt; whether to go on.
+
+        A server that does not even answer is asked every PROBE seconds, and the attempt is made as
+        soon as it does; one that answers but has no stream for us is left alone for the whole time.
+        """
+        delay = self._backoff.next()
+        with self._lock:
+            self._set_state("down", reason, delay)
+        began = self._clock.monotonic()
+        gone = False
+        while True:
+            now = self._clock.monotonic()
+            if self.address.network:
+                attempt.within(2 * PROBE)
+                if answers(self.address, PROBE):
+                    if gone:
+                        self._backoff.reset()
+                        break
+                else:
+                    gone = True
+            # Should it only be deaf to our question, it is tried all the same, if seldom.
+            left = began + (self.settings.retry if gone else delay) - now
+            if left <= 0:
+                break
+            asked = self._clock.monotonic() - now
+            if not attempt.wait(min(max(0.0, PROBE - asked) if gone else 5 * PROBE, left)):
+                return False
+        return not attempt.stopping
+
+    def clean(self, text: str) -> str:
+        """A message without this source's secrets."""
+        return redact_text(text, self.address.secrets)
+
+    def _set_state(self, state: State, reason: str = "", retry_in: float | None = None) -> None:
+        """Under the lock. Repeated attempts at a source that is down are no news."""
+        previous, self.state, self.reason = self.state, state, reason
+        if previous != state:
+            self._emitter.emit(
+                SourceEvent,
+                source=self.name,
+                state=state,
+                previous=previous,
+                reason=reason,
+                retry_in=retry_in,
+            )

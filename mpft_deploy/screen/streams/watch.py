@@ -1,0 +1,200 @@
+"""Screening streams: sources, scheduler and sinks put together; answers whoever monitors them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from mpft_deploy.screen.screener import Screener
+from mpft_deploy.screen.streams.clock import Clock, SystemClock
+from mpft_deploy.screen.streams.config import Config
+from mpft_deploy.screen.streams.emitter import Emitter
+from mpft_deploy.screen.streams.load import Load
+from mpft_deploy.screen.streams.readers import find_reader
+from mpft_deploy.screen.streams.records import Picture, Sink, SourceStatus
+from mpft_deploy.screen.streams.scheduler import Channel, Scheduler
+from mpft_deploy.screen.streams.settings import SourceSettings
+from mpft_deploy.screen.streams.source import Source
+from mpft_deploy.screen.tell.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.25
+"""Seconds between two calls of `tick`."""
+
+HUNG = 10.0
+"""Seconds without a turn after which the scheduler is taken for dead."""
+
+
+class Watch:
+    """Watches sources until it is stopped; a `Monitor`.
+
+    Args:
+        screener: judges the frames.
+        config: sources, deciding, screening.
+        sink: where events go; closed by `stop`.
+        keep: whether to keep the last judged frames, for `picture`.
+        metrics: told how long stages take.
+    """
+
+    def __init__(
+        self,
+        screener: Screener,
+        config: Config,
+        sink: Sink | None = None,
+        *,
+        clock: Clock | None = None,
+        keep: bool = False,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._emitter = Emitter(sink, self._clock)
+        self._config = config
+        self.scheduler = Scheduler(
+            screener,
+            config.screen,
+            config.decision,
+            self._emitter,
+            self._clock,
+            keep=keep,
+            metrics=metrics,
+        )
+        self._load = Load()
+        self._set_sources(config.sources)
+
+    def __enter__(self) -> Watch:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing more to come: every source ended, or the scheduler failed."""
+        channels = self.scheduler.channels
+        ended = all(c.source.state == "ended" and c.source.waiting() is None for c in channels)
+        # In this order: a frame that is taken is waited for until it was judged.
+        return self.scheduler.failure is not None or (ended and self.scheduler.idle)
+
+    @property
+    def lost_events(self) -> int:
+        """Events that no sink took in time."""
+        return self._emitter.lost
+
+    def tell(self, sink: Sink) -> None:
+        """Where events go; before the start, for sinks that ask this for pictures."""
+        self._emitter.tell(sink)
+
+    def start(self) -> None:
+        """Begin."""
+        self._emitter.start()
+        self.scheduler.start()
+        for channel in self.scheduler.channels:
+            channel.source.start()
+
+    def tick(self) -> None:
+        """Look after the sources; to be called about every TICK seconds."""
+        now = self._clock.monotonic()
+        for channel in self.scheduler.channels:
+            channel.source.check(now)
+        self._load.check([c.source.tally for c in self.scheduler.channels], now)
+
+    def reload(self, config: Config) -> None:
+        """Take another configuration: sources that are the same in both go on undisturbed."""
+        before = {channel.source.name for channel in self.scheduler.channels}
+        kept = set(self._config.sources) & set(config.sources)
+        old = self.scheduler.channels
+        self._set_sources(config.sources)
+        if config.decision != self._config.decision:
+            self.scheduler.decide_by(config.decision)
+        if config.screen != self._config.screen or config.tell != self._config.tell:
+            logger.warning(
+                "[screen] and whom to tell are read at the start alone: restart for them"
+            )
+        self._config = config
+        going = [channel.source for channel in old if channel.source.settings not in kept]
+        for source in going:
+            source.stop()
+        for channel in self.scheduler.channels:
+            if channel.source.settings not in kept:
+                channel.source.start()
+        after = {channel.source.name for channel in self.scheduler.channels}
+        logger.info(
+            "configuration read: %d sources, %d added, %d removed, %d changed",
+            len(after),
+            len(after - before),
+            len(before - after),
+            len(after & before) - len(kept),
+        )
+
+    def stop(self, timeout: float = 1.5) -> bool:
+        """Finish what is at hand, tell it, and end; whether every thread ended in that time."""
+        end = time.monotonic() + timeout
+        sources = [channel.source for channel in self.scheduler.channels]
+        for source in sources:
+            source.stop()
+        clean = self.scheduler.stop(timeout / 3)
+        for source in sources:
+            clean = source.join(end - timeout / 3 - time.monotonic()) and clean
+        self._emitter.close(max(0.1, end - time.monotonic()))
+        return clean
+
+    def statuses(self) -> list[SourceStatus]:
+        """See `Monitor`."""
+        now = self._clock.monotonic()
+        return [_status(channel, now) for channel in self.scheduler.channels]
+
+    def picture(self, source: str) -> Picture | None:
+        """See `Monitor`."""
+        for channel in self.scheduler.channels:
+            if channel.source.name == source:
+                return self.scheduler.picture(channel)
+        raise KeyError(source)
+
+    def alive(self) -> bool:
+        """See `Monitor`."""
+        idle = self._clock.monotonic() - self.scheduler.turned
+        return self.scheduler.failure is None and idle < HUNG
+
+    def ready(self) -> bool:
+        """See `Monitor`."""
+        return self.alive() and any(c.source.state == "live" for c in self.scheduler.channels)
+
+    def _set_sources(self, sources: Sequence[SourceSettings]) -> None:
+        known = {channel.source.settings: channel for channel in self.scheduler.channels}
+        self.scheduler.set_channels(
+            [known[s] if s in known else self.scheduler.channel(self._source(s)) for s in sources]
+        )
+
+    def _source(self, settings: SourceSettings) -> Source:
+        reader = find_reader(settings.target)
+        return Source(settings, reader, self._emitter, self._clock, self.scheduler.wake)
+
+
+def _status(channel: Channel, now: float) -> SourceStatus:
+    source, tally = channel.source, channel.source.tally
+    fps_in, fps_screened = tally.rates(now)
+    height, width = source.sides or (None, None)
+    return SourceStatus(
+        source=source.name,
+        address=source.address.shown,
+        state=source.state,
+        grade=tally.grade(source.state, now),
+        verdict=channel.decision.verdict,
+        evidence=channel.decision.evidence,
+        probability=channel.probability,
+        fps_in=fps_in,
+        fps_screened=fps_screened,
+        frame_age_ms=None if channel.age is None else 1e3 * channel.age,
+        received=tally.received,
+        screened=tally.screened,
+        gated=tally.gated,
+        dropped=tally.dropped(),
+        reconnects=tally.reconnects,
+        width=width,
+        height=height,
+        codec=source.codec,
+        reason=source.reason,
+    )

@@ -1,0 +1,293 @@
+"""The tables of a configuration file that say whom to tell; errors name table and key."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from mpft_deploy.errors import InputError, UsageError
+from mpft_deploy.files import display, printable
+from mpft_deploy.spec import Record, Verdict
+
+EventName = Literal["frame", "stream", "source"]
+
+MIN_TOKEN = 16
+"""Characters that a dashboard token has at least."""
+
+SECRET_KEYS = frozenset({"secret", "token", "url"})
+"""Keys whose values never show in a repr; a webhook's address may carry a token."""
+
+
+class Table(Record, frozen=True):
+    """Base of a table; its repr keeps secrets to itself."""
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{name}={'<secret>' if name in SECRET_KEYS and value else repr(value)}"
+            for name, value in ((name, getattr(self, name)) for name in self.__struct_fields__)
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class Webhook(Table, frozen=True):
+    """`[webhook]`: where events are posted.
+
+    Attributes:
+        url: http or https.
+        secret, secret_file: the signing key itself, or a file that holds it; neither for none.
+        events: kinds that are sent.
+        spool: folder for events that wait; "" for one below the user's state folder.
+        spool_bytes: it grows no larger; the oldest events go first.
+        timeout: seconds that one delivery may take.
+    """
+
+    url: str
+    secret: str = ""
+    secret_file: str = ""
+    events: tuple[EventName, ...] = ("stream", "source")
+    spool: str = ""
+    spool_bytes: int = 64 * 1024 * 1024
+    timeout: float = 10.0
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname)
+            _ = parts.port
+        except ValueError:
+            good = False
+        _check("webhook", "url", good, "write http:// or https:// and a host")
+        _check_one_secret("webhook", "secret", self.secret, self.secret_file)
+        _check("webhook", "events", bool(self.events), "name at least one of frame, stream, source")
+        _check("webhook", "spool_bytes", self.spool_bytes >= 65536, "must be 65536 or more")
+        _check("webhook", "timeout", 0 < self.timeout <= 300, "must be above 0 and at most 300")
+
+    def key(self) -> bytes | None:
+        """The signing key; None for unsigned. An InputError if its file cannot be read."""
+        text = read_secret("webhook", "secret", self.secret, self.secret_file)
+        return text.encode() if text else None
+
+
+class Mqtt(Table, frozen=True):
+    """`[mqtt]`: the broker that gets states and events (extra `mqtt`).
+
+    Attributes:
+        port: 0 for 1883, or 8883 with `tls`.
+        user, password_file: both or neither.
+        prefix: first part of the topics.
+        discovery_prefix: of Home Assistant's discovery messages; "" for none.
+        tls, ca_file: encrypt; trust this authority instead of the system's.
+        interval: seconds between two states of a source whose verdict stays.
+    """
+
+    host: str
+    port: int = 0
+    user: str = ""
+    password_file: str = ""
+    prefix: str = "mpft"
+    discovery_prefix: str = "homeassistant"
+    tls: bool = False
+    ca_file: str = ""
+    interval: float = 10.0
+
+    def __post_init__(self) -> None:
+        _check("mqtt", "host", bool(self.host.strip()) and "/" not in self.host, "name a host")
+        _check("mqtt", "port", 0 <= self.port <= 65535, "must be 1 to 65535")
+        _check("mqtt", "user", bool(self.user) or not self.password_file, "is missing")
+        for key, topic in (("prefix", self.prefix), ("discovery_prefix", self.discovery_prefix)):
+            empty = topic == "" and key == "discovery_prefix"
+            good = empty or re.fullmatch(r"[^+#\0/$][^+#\0]*(?<!/)", topic) is not None
+            _check("mqtt", key, good, "write a topic without wildcards, such as mpft or home/mpft")
+        _check("mqtt", "ca_file", self.tls or not self.ca_file, "needs tls = true")
+        _check("mqtt", "interval", 0 <= self.interval <= 3600, "must be 0 to 3600 seconds")
+
+    def password(self) -> str:
+        """What `password_file` holds, or ""."""
+        return read_secret("mqtt", "password", "", self.password_file)
+
+
+class Snapshots(Table, frozen=True):
+    """`[snapshots]`: JPEG files of the frames that decided.
+
+    Attributes:
+        max_bytes, max_age_days: the oldest files beyond either are deleted.
+        when: stream verdicts of which a picture is kept.
+    """
+
+    folder: str
+    max_bytes: int = 1024**3
+    max_age_days: float = 30.0
+    when: tuple[Verdict, ...] = ("generated",)
+
+    def __post_init__(self) -> None:
+        _check("snapshots", "folder", bool(self.folder), "name a folder")
+        _check("snapshots", "max_bytes", self.max_bytes >= 1024**2, "must be 1048576 or more")
+        _check("snapshots", "max_age_days", self.max_age_days > 0, "must be above 0")
+        _check("snapshots", "when", bool(self.when), "name at least one verdict")
+
+
+class Jsonl(Table, frozen=True):
+    """`[jsonl]`: events as JSON lines.
+
+    Attributes:
+        path: a file, or "-" for standard output.
+        max_bytes, keep: a larger file becomes PATH.1, and so on up to PATH.keep.
+    """
+
+    path: str = "-"
+    events: tuple[EventName, ...] = ("frame", "stream", "source")
+    max_bytes: int = 64 * 1024 * 1024
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        _check("jsonl", "path", bool(self.path), "name a file, or - for standard output")
+        _check("jsonl", "events", bool(self.events), "name at least one of frame, stream, source")
+        _check("jsonl", "max_bytes", self.max_bytes >= 4096, "must be 4096 or more")
+        _check("jsonl", "keep", 0 <= self.keep <= 1000, "must be 0 to 1000")
+
+
+class Http(Table, frozen=True):
+    """`[http]`: dashboard, metrics and health (extra `dashboard`).
+
+    Attributes:
+        address: HOST:PORT, port 0 for any free one; needs a token unless it is a loopback address.
+        token, token_file: what a visitor must show, at least 16 characters.
+        hosts: names the page may be asked for by, besides localhost and plain IP addresses.
+        clients: connections at a time; further ones are told to come back.
+    """
+
+    address: str = "127.0.0.1:8088"
+    token: str = ""
+    token_file: str = ""
+    hosts: tuple[str, ...] = ()
+    clients: int = 64
+
+    def __post_init__(self) -> None:
+        host, port = self.bind()
+        _check_one_secret("http", "token", self.token, self.token_file)
+        if not (self.token or self.token_file) and not is_loopback(host):
+            raise UsageError(
+                f"[http] address: {printable(self.address)} can be reached from other machines, so "
+                "it needs a token: set [http] token_file, or use 127.0.0.1"
+            )
+        long = not self.token or len(self.token) >= MIN_TOKEN
+        _check("http", "token", long, f"must have at least {MIN_TOKEN} characters")
+        _check("http", "clients", 2 <= self.clients <= 1000, "must be 2 to 1000")
+        _check("http", "address", 0 <= port <= 65535, "the port must be 0 to 65535")
+
+    def bind(self) -> tuple[str, int]:
+        """Host and port; a UsageError unless it is HOST:PORT."""
+        host, colon, port = self.address.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        good = colon == ":" and bool(host) and port.isascii() and port.isdecimal()
+        _check("http", "address", good, "write HOST:PORT, for example 127.0.0.1:8088")
+        return host, int(port)
+
+    def secret(self) -> str:
+        """The token, or "" where none is asked for."""
+        token = read_secret("http", "token", self.token, self.token_file)
+        long = not token or len(token) >= MIN_TOKEN
+        _check("http", "token_file", long, f"must hold at least {MIN_TOKEN} characters")
+        return token
+
+
+class TellConfig(Record, frozen=True):
+    """Everything about telling; a table that is absent tells nobody."""
+
+    webhook: Webhook | None = None
+    mqtt: Mqtt | None = None
+    snapshots: Snapshots | None = None
+    jsonl: Jsonl | None = None
+    http: Http | None = None
+
+
+TABLES = TellConfig.__struct_fields__
+"""Names of the tables that this module reads."""
+
+
+def parse_tables(tables: Mapping[str, object]) -> TellConfig:
+    """Read the tables named in TABLES, as `tomllib` gives them.
+
+    Raises:
+        UsageError: a table or key is unknown, missing or has a bad value; the message names both.
+    """
+    try:
+        return msgspec.convert(dict(tables), TellConfig)
+    except msgspec.ValidationError as error:
+        raise UsageError(_explain(str(error))) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def state_folder(name: str) -> Path:
+    """Where this user's long-lived files of that name belong: systemd's folder, or the home's."""
+    if given := os.environ.get("STATE_DIRECTORY"):
+        return Path(given.split(":")[0]) / name
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "mpft-deploy" / name
+
+
+def read_secret(table: str, key: str, value: str, file: str) -> str:
+    """A secret given directly or as the first line of a file; "" for none.
+
+    Raises:
+        InputError: the file cannot be read, or is empty.
+    """
+    if not file:
+        return value
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise InputError(f"[{table}] {key}_file: {display(file)} cannot be read: {why}") from None
+    line = text.partition("\n")[0].strip()
+    if not line:
+        raise InputError(f"[{table}] {key}_file: {display(file)} is empty; write the {key} into it")
+    return line
+
+
+def _check(table: str, key: str, good: bool, wanted: str) -> None:
+    if not good:
+        raise UsageError(f"[{table}] {key}: {wanted}")
+
+
+def _check_one_secret(table: str, key: str, value: str, file: str) -> None:
+    _check(table, key, not (value and file), f"give {key} or {key}_file, not both")
+
+
+def _explain(message: str) -> str:
+    """msgspec's message, with the path put in the words of the file."""
+    text, _, path = message.partition(" - at ")
+    place = path.strip("`").removeprefix("$").removeprefix(".")
+    table, _, key = place.partition(".")
+    if unknown := re.search(r"unknown field `(.*)`", text):
+        if not table:
+            return f"[{printable(unknown[1])}]: unknown table; known are {', '.join(TABLES)}"
+        known = ", ".join(_KINDS[table].__struct_fields__)
+        return f"[{table}] {printable(unknown[1])}: unknown key; known are {known}"
+    if missing := re.search(r"missing required field `(.*)`", text):
+        return f"[{table}] {missing[1]}: is missing"
+    where = f"[{table}] {key}".strip() if table else "the configuration"
+    return f"{where}: {printable(text[:1].lower() + text[1:])}"
+
+
+_KINDS: dict[str, type[Table]] = {
+    "webhook": Webhook,
+    "mqtt": Mqtt,
+    "snapshots": Snapshots,
+    "jsonl": Jsonl,
+    "http": Http,
+}

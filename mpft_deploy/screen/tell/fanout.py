@@ -1,0 +1,91 @@
+"""All sinks as one: each gets every event, and none suffers from another."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from mpft_deploy.screen.streams.records import Event, Picture, Sink
+from mpft_deploy.screen.tell.config import TellConfig
+from mpft_deploy.screen.tell.snapshots import SnapshotSink
+
+logger = logging.getLogger(__name__)
+
+
+class Sinks:
+    """A sink that hands events to others.
+
+    Args:
+        snapshots: names the picture of an event before the others see it.
+    """
+
+    name = "all"
+
+    def __init__(self, sinks: Iterable[Sink] = (), snapshots: SnapshotSink | None = None) -> None:
+        self.snapshots = snapshots
+        self._sinks = list(sinks)
+        self._broken: set[str] = set()
+
+    def append(self, sink: Sink) -> None:
+        """One more; not while events are sent."""
+        self._sinks.append(sink)
+
+    def __len__(self) -> int:
+        return len(self._sinks) + (self.snapshots is not None)
+
+    def __contains__(self, sink: object) -> bool:
+        return sink in list(self)
+
+    def __iter__(self) -> Iterator[Sink]:
+        if self.snapshots is not None:
+            yield self.snapshots
+        yield from self._sinks
+
+    def send(self, event: Event) -> None:
+        """Hand an event to each."""
+        if self.snapshots is not None:
+            event = self.snapshots.attach(event)
+        for sink in self._sinks:
+            try:
+                sink.send(event)
+            except Exception:  # noqa: PERF203, each on its own is the point
+                if sink.name not in self._broken:
+                    logger.exception("%s: events are lost; reported once", sink.name)
+                self._broken.add(sink.name)
+
+    def close(self, timeout: float) -> None:
+        """Close all at once, so that a slow one costs the others no time."""
+        threads = [
+            threading.Thread(target=sink.close, args=(timeout,), daemon=True) for sink in self
+        ]
+        deadline = time.monotonic() + timeout
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.1, deadline - time.monotonic()))
+
+
+def open_all(config: TellConfig, picture: Callable[[str], Picture | None]) -> Sinks:
+    """Start what the configuration names; what was started is closed again if one cannot be."""
+    opened = Sinks()
+    try:
+        if config.snapshots is not None:
+            opened.snapshots = SnapshotSink(config.snapshots, picture)
+        if config.jsonl is not None:
+            from mpft_deploy.screen.tell.jsonl import JsonLines
+
+            opened.append(JsonLines(config.jsonl))
+        if config.webhook is not None:
+            from mpft_deploy.screen.tell.webhook import WebhookSink
+
+            opened.append(WebhookSink(config.webhook))
+        if config.mqtt is not None:
+            from mpft_deploy.screen.tell.mqtt import MqttSink
+
+            opened.append(MqttSink(config.mqtt))
+    except BaseException:
+        opened.close(0.5)
+        raise
+    return opened

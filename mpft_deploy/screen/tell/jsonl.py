@@ -1,0 +1,106 @@
+"""Events as JSON lines, on standard output or in a file that is rotated by size."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.files import display
+from mpft_deploy.screen.streams.records import Event
+from mpft_deploy.screen.tell.config import Jsonl
+from mpft_deploy.screen.tell.stats import SinkStats, Worker, kind
+
+CAPACITY = 10_000
+"""Events that wait for a slow disk, or for a reader of standard output that stopped reading."""
+
+
+class JsonLines:
+    """Writes each event as one line of JSON, whole; the schema is `docs/events.schema.json`.
+
+    Attributes:
+        reader_left: whether standard output leads nowhere any more, as with `| head`.
+    """
+
+    name = "jsonl"
+
+    def __init__(self, config: Jsonl) -> None:
+        self._config = config
+        self.reader_left = False
+        self._path = None if config.path == "-" else Path(config.path)
+        self._torn = False
+        if self._path is None:
+            sys.stdout.flush()  # what was printed before stays before
+            self._file = os.dup(sys.stdout.fileno())
+            self._size = 0
+        else:
+            try:
+                self._file = self._open(self._path)
+            except OSError as error:
+                raise EnvironmentLacksError(
+                    f"[jsonl] path: {display(self._path)} cannot be written: {error.strerror}"
+                ) from None
+        self._worker: Worker[bytes] = Worker(self.name, self._write, CAPACITY)
+
+    def send(self, event: Event) -> None:
+        """Queue an event."""
+        if kind(event) in self._config.events:
+            self._worker.put(msgspec.json.encode(event) + b"\n")
+
+    def close(self, timeout: float) -> None:
+        """Write what is queued."""
+        if self._worker.close(timeout):  # a thread that is stuck in a write keeps its file
+            os.close(self._file)
+
+    def stats(self) -> SinkStats:
+        """Counts of lines."""
+        return self._worker.stats(0 if self._path is None else self._size)
+
+    def _open(self, path: Path) -> int:
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._size = os.fstat(file).st_size
+        # A process that was killed may have left half a line.
+        self._torn = self._size > 0 and os.pread(file, 1, self._size - 1) != b"\n"
+        return file
+
+    def _write(self, line: bytes) -> None:
+        if self._path is None:
+            try:
+                while line:
+                    line = line[os.write(self._file, line) :]
+            except BrokenPipeError:
+                self.reader_left = True
+                raise
+            return
+        if self._size and self._size + len(line) > self._config.max_bytes:
+            self._rotate(self._path)
+        text = b"\n" + line if self._torn else line
+        try:
+            written = os.write(self._file, text)
+        except OSError:
+            written = 0
+            raise
+        finally:
+            if written < len(text):  # the disk is full: half a line would spoil the next one
+                os.ftruncate(self._file, self._size)
+        if written < len(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._size += written
+        self._torn = False
+
+    def _rotate(self, path: Path) -> None:
+        """PATH becomes PATH.1, that PATH.2, and so on; the last is gone."""
+        for number in range(self._config.keep - 1, 0, -1):
+            older = Path(f"{path}.{number}")
+            if older.exists():
+                older.replace(f"{path}.{number + 1}")
+        if self._config.keep:
+            path.replace(f"{path}.1")
+        else:
+            path.unlink()
+        os.close(self._file)
+        self._file = self._open(path)

@@ -1,0 +1,153 @@
+"""What a sink tells of itself, and the queue that most of them stand behind."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Generic, Protocol, TypeVar, runtime_checkable
+
+import msgspec
+
+from mpft_deploy.screen.streams.records import Event
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+
+class SinkStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts since the start, and sizes now.
+
+    Attributes:
+        delivered: events, or files, that arrived.
+        failures: attempts that failed.
+        dropped: events that are lost, by cause.
+        waiting: events in memory or on disk that are still to be delivered.
+        disk_bytes: that they, or the files kept, take.
+    """
+
+    delivered: int = 0
+    failures: int = 0
+    dropped: Mapping[str, int] = {}
+    waiting: int = 0
+    disk_bytes: int = 0
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A sink that has stats."""
+
+    name: str
+
+    def stats(self) -> SinkStats:
+        """From any thread."""
+
+
+def kind(event: Event) -> str:
+    """What the event's `event` field says: frame, stream or source."""
+    return str(type(event).__struct_config__.tag)
+
+
+class Worker(Generic[Item]):
+    """A thread that handles items in order, from a queue that drops its oldest when it is full.
+
+    Args:
+        handle: called for each item. An OSError is counted as a failure and costs that item;
+            anything else does too and is logged with its traceback.
+        capacity: items that wait, at most.
+        idle: called every `period` seconds while there is nothing to do.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        handle: Callable[[Item], None],
+        capacity: int,
+        *,
+        idle: Callable[[], None] | None = None,
+        period: float = 3600.0,
+    ) -> None:
+        self._name, self._handle, self._capacity = name, handle, capacity
+        self._idle, self._period = idle, period if idle is not None else None
+        self._items: deque[Item] = deque()
+        self._changed = threading.Condition()
+        self._closing = self._complained = False
+        self._delivered = self._failures = self._overflowed = self._left = 0
+        self._thread = threading.Thread(target=self._run, name=f"mpft-{name}", daemon=True)
+        self._thread.start()
+
+    def put(self, item: Item) -> None:
+        """Queue an item; never waits."""
+        with self._changed:
+            if self._closing:
+                self._left += 1
+                return
+            if len(self._items) >= self._capacity:
+                self._items.popleft()
+                self._overflowed += 1
+            self._items.append(item)
+            self._changed.notify()
+
+    def close(self, timeout: float) -> bool:
+        """Handle what is queued, for at most `timeout` seconds; whether the thread has ended."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        with self._changed:
+            self._left += len(self._items)
+            self._items.clear()
+        return not self._thread.is_alive()
+
+    def stats(self, disk_bytes: int = 0) -> SinkStats:
+        """Counts of items."""
+        with self._changed:
+            causes = {"queue": self._overflowed, "error": self._failures, "closed": self._left}
+            return SinkStats(
+                delivered=self._delivered,
+                failures=self._failures,
+                dropped={cause: count for cause, count in causes.items() if count},
+                waiting=len(self._items),
+                disk_bytes=disk_bytes,
+            )
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._items and not self._closing and self._changed.wait(self._period):
+                    pass
+                if not self._items and self._closing:
+                    return
+                items = [self._items.popleft()] if self._items else []
+            for item in items:
+                failed = self._failed(item)
+                with self._changed:
+                    self._failures += failed
+                    self._delivered += not failed
+            if not items:
+                self._rest()
+
+    def _rest(self) -> None:
+        try:
+            if self._idle is not None:
+                self._idle()
+        except Exception:
+            logger.exception("%s: upkeep failed", self._name)
+
+    def _failed(self, item: Item) -> bool:
+        try:
+            self._handle(item)
+        except OSError as error:
+            if not self._complained:  # once an outage, not once an event
+                logger.warning("%s: %s; what it costs is counted", self._name, error.strerror)
+            self._complained = True
+            return True
+        except Exception:
+            logger.exception("%s: an event was lost", self._name)
+            return True
+        self._complained = False
+        return False

@@ -1,0 +1,282 @@
+"""`mpft screen` on streams, as an operator runs it: signals, exit codes, events, and no secrets."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+import servers
+from command import MPFT, Screen
+from media import encoded, picture, write_video
+
+from mpft_deploy.screen.streams.records import Event
+
+ROOT = Path(__file__).resolve().parents[3]
+
+PASSWORD = "Pl4nted-S3cret"
+
+
+class Process:
+    """A running `mpft screen`; its output is read all the time."""
+
+    def __init__(self, arguments: list[str], bundle: Path, **environment: str) -> None:
+        self.lines: list[str] = []
+        self.errors: list[str] = []
+        self.process = subprocess.Popen(
+            [*MPFT, "screen", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "MPFT_BUNDLE": str(bundle), **environment},
+        )
+        self._readers = [
+            threading.Thread(target=kept.extend, args=(pipe,), daemon=True)
+            for kept, pipe in (
+                (self.lines, self.process.stdout),
+                (self.errors, self.process.stderr),
+            )
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        return [e for e in map(json.loads, list(self.lines)) if e["event"] == kind]
+
+    def until(self, what: Callable[[], object], seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < end, (self.lines[-3:], self.errors)
+            assert self.process.poll() is None, (self.lines[-3:], self.errors)
+            time.sleep(0.02)
+
+    def end(self, number: int | None = signal.SIGTERM) -> float:
+        """Signal it and wait; seconds that it took."""
+        began = time.monotonic()
+        if number is not None:
+            self.process.send_signal(number)
+        self.process.wait(20)
+        seconds = time.monotonic() - began
+        for reader in self._readers:
+            reader.join(5)
+        return seconds
+
+
+@pytest.fixture
+def run(bundle: Path) -> Iterator[Callable[..., Process]]:
+    started = []
+
+    def start(*arguments: str | Path, **environment: str) -> Process:
+        started.append(Process([str(a) for a in arguments], bundle, **environment))
+        return started[-1]
+
+    yield start
+    for one in started:
+        with contextlib.suppress(ProcessLookupError):
+            one.process.kill()
+        one.process.wait()
+
+
+def test_json_lines_until_it_is_told_to_stop(rtsp: Any, run: Any) -> None:
+    server = rtsp()
+    one = run(server.url("cam"), "--json", "--decode", "10", "--threads", "1")
+    one.until(lambda: len(one.events("frame")) > 5)
+    seconds = one.end()
+    assert one.process.returncode == 0
+    assert seconds < 2
+    decoded = [msgspec.json.decode(line, type=Event) for line in one.lines]
+    assert [event.id for event in decoded] == sorted({event.id for event in decoded})
+    assert one.events("source")[0]["state"] == "live"
+    schema = json.loads((ROOT / "docs" / "events.schema.json").read_text(encoding="utf-8"))
+    for line in one.lines:
+        jsonschema.validate(json.loads(line), schema)
+    # What it says besides is on standard error, a JSON object a line.
+    assert all("message" in json.loads(line) for line in one.errors)
+
+
+def test_lines_for_people_and_a_duration(rtsp: Any, run: Any) -> None:
+    one = run(rtsp().url("cam"), "--duration", "3")
+    assert one.end(None) < 20
+    assert one.process.returncode == 0
+    assert any("live" in line for line in one.lines)
+    assert not any(line.startswith("{") for line in one.lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_in_time_whatever_its_sources_do(rtsp: Any, run: Any, number: int) -> None:
+    server, silent = rtsp(), servers.Listener(servers.never_answer)
+    try:
+        dead = f"rtsp://127.0.0.1:{servers.free_port()}/dead"
+        deaf = f"rtsp://127.0.0.1:{silent.port}/deaf"
+        one = run(server.url("cam"), dead, deaf, "--json")
+        one.until(lambda: one.events("frame"))
+        assert one.end(number) < 2
+        assert one.process.returncode == 0
+    finally:
+        silent.close()
+
+
+def test_a_planted_password_is_in_no_output(clip: Any, rtsp: Any, run: Any, tmp_path: Path) -> None:
+    server = rtsp(cam=f"{clip()},25,viewer:{PASSWORD}")
+    good = server.url("cam", f"viewer:{PASSWORD}") + f"?token={PASSWORD}"
+    bad = f"rtsp://{PASSWORD}:{PASSWORD}@127.0.0.1:{servers.free_port()}/cam"
+    web = f"http://127.0.0.1:{servers.free_port()}/{PASSWORD}{PASSWORD}?auth={PASSWORD}"
+    short = f"rtsp://me:pw1@127.0.0.1:{servers.free_port()}/cam"
+    text = run(good, bad, short, "--http", "127.0.0.1:0")
+    one = run(good, bad, web, "--json", "--http", "127.0.0.1:0")
+    one.until(lambda: one.events("frame") and len(one.events("source")) >= 3)
+    for running in (one, text):
+        running.until(lambda r=running: any("dashboard" in line for line in r.errors))
+        line = next(line for line in running.errors if "dashboard" in line)
+        port = int(line.split("127.0.0.1:")[1].split("/")[0])
+        pages = ["/", "/metrics", "/livez", "/readyz", "/nothing"]
+        seen = "".join(fetch(port, page) for page in pages)
+        assert "mpft_" in seen
+        assert PASSWORD not in seen
+        title = Path(f"/proc/{running.process.pid}/cmdline").read_bytes()
+        assert PASSWORD.encode() not in title
+        assert b"screen" in title
+        assert b"pw1@" not in title
+        running.end()
+        assert running.process.returncode == 0
+        told = "".join(running.lines + running.errors)
+        assert "127.0.0.1" in told
+        assert PASSWORD not in told
+
+
+def fetch(port: int, path: str) -> str:
+    with socket.create_connection(("127.0.0.1", port), 5) as connection:
+        request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
+        connection.sendall(request.encode())
+        data = b""
+        while part := connection.recv(65536):
+            data += part
+    return data.decode(errors="replace")
+
+
+def test_mistakes_on_the_command_line_tell_no_password(screen: Screen, tmp_path: Path) -> None:
+    secret = f"viewer:{PASSWORD}"
+    (tmp_path / "cameras.toml").write_text(
+        f'[[source]]\naddress = "rtsp://{secret}@cam:port/a"\n', encoding="utf-8"
+    )
+    for arguments in (
+        [f"rtsp://{secret}@cam:port/a"],
+        [f"rtsp://{secret}@cam/a", f"gopher://{secret}@cam/a"],
+        [f"rtsp://{secret}@cam/a", "--fps", "3"],
+        [f"rtsp://{secret}@cam/a", "--decode", "some"],
+        ["--config", "cameras.toml"],
+        [f"rtsp://{secret}@cam/a", "--bundle", "nowhere"],
+    ):
+        for form in ([], ["--json"]):
+            done = screen(*arguments, *form)
+            assert done.code in (1, 2), arguments
+            assert done.out + done.err
+            assert PASSWORD not in done.out + done.err, arguments
+
+
+def test_a_configuration_is_read_again_on_a_hangup(rtsp: Any, run: Any, tmp_path: Path) -> None:
+    server = rtsp()
+    path = tmp_path / "cameras.toml"
+
+    def write(*names: str) -> None:
+        text = "[defaults]\ndecode = 5\n[screen]\nthreads = 1\n"
+        for name in names:
+            text += f'[[source]]\nname = "{name}"\naddress = "{server.url("cam")}"\n'
+        path.write_text(text, encoding="utf-8")
+
+    write("first", "second")
+    one = run("--config", path, "--json")
+    one.until(lambda: {"first", "second"} <= {e["source"] for e in one.events("frame")})
+    write("first", "third")
+    one.process.send_signal(signal.SIGHUP)
+    one.until(lambda: "third" in {e["source"] for e in one.events("frame")})
+    # A configuration that is wrong is refused, and the one before goes on.
+    path.write_text("[[source]]\naddres = 3\n", encoding="utf-8")
+    one.process.send_signal(signal.SIGHUP)
+    one.until(lambda: any("was not taken" in line for line in one.errors))
+    before = len(one.lines)
+    one.until(lambda: len([line for line in one.lines[before:] if '"third"' in line]) > 3)
+    late = {event["source"] for event in map(json.loads, one.lines[before:])}
+    assert late == {"first", "third"}
+    assert [e["state"] for e in one.events("source") if e["source"] == "first"] == ["live"]
+    one.end()
+    assert one.process.returncode == 0
+
+
+def test_it_ends_when_its_streams_do(run: Any, tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mp4", seconds=1)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(encoded(picture()))
+    one = run(f"file://{clip}", tmp_path / "images", "--json")
+    one.end(None)
+    assert one.process.returncode == 0
+    assert sorted(e["state"] for e in one.events("source")) == ["ended", "ended", "live", "live"]
+    assert {e["source"] for e in one.events("frame")} == {str(clip), str(tmp_path / "images")}
+
+
+def test_it_ends_when_nobody_reads_its_output(rtsp: Any, bundle: Path) -> None:
+    process = subprocess.Popen(
+        [*MPFT, "screen", rtsp().url("cam"), "--json", "--bundle", str(bundle)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name images, folders or clips, the address of a stream, or --config"),
+        (["rtsp://cam/a", "--report", "r.html"], "--report has no meaning for streams"),
+        (["rtsp://cam/a", "--fps", "2"], "--fps has no meaning for streams (use --decode)"),
+        (["a.png", "--decode", "all"], "--decode has no meaning for files"),
+        (["rtsp://cam/a", "--decode", "-1"], "write all, keyframes, or frames a second"),
+        (["--config", "none.toml"], "none.toml: No such file or directory"),
+        (["rtsp://cam/a", "rtsp:///a"], "names no host"),
+    ],
+)
+def test_wrong_usage(screen: Screen, arguments: list[str], message: str) -> None:
+    done = screen(*arguments)
+    assert done.code in (1, 2)
+    assert message in " ".join(done.err.split())
+
+
+def test_the_service_manager_is_told(rtsp: Any, run: Any, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        one = run(
+            rtsp().url("cam"),
+            "--json",
+            NOTIFY_SOCKET=str(tmp_path / "notify"),
+            WATCHDOG_USEC="1000000",
+        )
+        assert manager.recv(999).decode().splitlines()[0] == "READY=1"
+        times = []
+        for _ in range(4):
+            assert manager.recv(999) == b"WATCHDOG=1"
+            times.append(time.monotonic())
+        assert max(b - a for a, b in itertools.pairwise(times)) < 1.0
+        one.end()
+        told = b""
+        while told != b"STOPPING=1":
+            told = manager.recv(999)

@@ -1,0 +1,119 @@
+"""cameras.toml: defaults, names, the environment, and a clear word on every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mpft_deploy.errors import InputError
+from mpft_deploy.screen.streams.config import read_config
+
+GOOD = """
+[screen]
+bundle = "bundle"
+batch = 4
+
+[defaults]
+decode = "keyframes"
+stall = 5
+
+[decision]
+false_alarms = 0.001
+
+[http]
+address = "127.0.0.1:0"
+
+[[source]]
+name = "door"
+address = "rtsp://${USER_NAME}:${PASSWORD}@10.0.0.5/stream"
+decode = 5
+
+[[source]]
+address = "rtsp://viewer:pw12345@10.0.0.6/stream?channel=1"
+
+[[source]]
+address = "rtsp://other:pw54321@10.0.0.6/stream?channel=1"
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "cameras.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_whole_configuration(tmp_path: Path) -> None:
+    environment = {"USER_NAME": "viewer", "PASSWORD": "pässword"}
+    config = read_config(write(tmp_path, GOOD), environment)
+    door, first, second = config.sources
+    assert door.address == "rtsp://viewer:pässword@10.0.0.5/stream"
+    assert (door.decode, door.stall) == (5, 5)
+    assert first.decode == "keyframes"
+    assert [source.name for source in config.sources] == [
+        "door",
+        "10.0.0.6/stream?channel=1",
+        "10.0.0.6/stream?channel=1 2",
+    ]
+    assert second.target.host == "10.0.0.6"
+    assert config.decision.false_alarms == 0.001
+    assert config.decision.misses == 0.01
+    assert config.screen.batch == 4
+    assert config.tell.http is not None
+    assert config.tell.webhook is None
+
+
+SOURCE = '[[source]]\naddress = "rtsp://cam/a"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names no source"),
+        ("[[source]", "is not valid TOML: .*line 1"),
+        (SOURCE + "stal = 3", r"source 1: stal: no such key; did you mean stall\?"),
+        (SOURCE + "stall = -3", "source 1: stall: .*> 0"),
+        (SOURCE + 'stall = "long"', "source 1: stall: Expected `float`, got `str`"),
+        (SOURCE + 'decode = "some"', "source 1: decode"),
+        (SOURCE + 'name = "x"\n' + SOURCE + 'name = "x"', "two sources are called 'x'"),
+        (SOURCE + 'name = "x"\nsize = "big"', r"source 1 \(x\): size 'big': write WIDTHxHEIGHT"),
+        ('[[source]]\nname = "x"', r"source 1 \(x\): .*missing required field `address`"),
+        ('[[source]]\naddress = "cam://a"', "source 1: address: cam://a: scheme 'cam' is unknown"),
+        ('[[source]]\naddress = "pipe:"', "source 1: size: pipe: needs one"),
+        ('[[source]]\naddress = "${NOPE}"', r"source 1: \$\{NOPE\}: no such variable"),
+        (SOURCE + "[decisions]", "decisions: no such table; did you mean decision"),
+        (SOURCE + "[decision]\nmisses = 0.9", "decision: misses: .*< 0.5"),
+        (SOURCE + "[screen]\nviews = 3", "screen: views"),
+        (SOURCE + "[defaults]\naddress = 'a'", "defaults.address"),
+        (SOURCE + "[webhook]\nurl = 'ftp://x'", "webhook"),
+        ("source = 3", r"write each source as a table headed \[\[source\]\]"),
+    ],
+)
+def test_mistakes(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        read_config(write(tmp_path, text), {})
+    assert "cameras.toml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'address = "rtsp://viewer:pw12345@cam:x/a"',
+        'address = "rtps://viewer:pw12345@cam/a"',
+        'address = "rtsp://viewer:pw12345@cam/a"\nnam = "x"',
+        'address = "rtsp://viewer:pw12345@cam/a"\ndecode = "rtsp://viewer:pw12345@cam/a"',
+    ],
+)
+def test_mistakes_do_not_tell_passwords(tmp_path: Path, line: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_config(write(tmp_path, f"[[source]]\n{line}"), {})
+    assert "pw12345" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        read_config(tmp_path / "none.toml")
+    (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
+    with pytest.raises(InputError, match="UTF-8"):
+        read_config(tmp_path / "latin.toml")

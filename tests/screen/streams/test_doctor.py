@@ -1,0 +1,57 @@
+"""`mpft doctor`: what it finds, and the exit code that follows."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import servers
+from command import MPFT, Run
+
+
+def doctor(*arguments: str | Path) -> Run:
+    done = subprocess.run([*MPFT, "doctor", *arguments], capture_output=True, text=True, timeout=90)
+    assert "Traceback" not in done.stderr
+    return Run(done.returncode, done.stdout, done.stderr)
+
+
+def by_name(run: Run) -> dict[str, dict[str, Any]]:
+    return {line["name"]: line for line in run.lines}
+
+
+def test_a_machine_that_can_screen(bundle: Path, rtsp: Any) -> None:
+    run = doctor("--json", "--bundle", bundle, rtsp().url("cam"))
+    assert run.code == 0, run.out
+    checks = by_name(run)
+    assert checks["engine onnxruntime"]["result"] == "ok"
+    assert "h264" in checks["video"]["text"]
+    assert "verified and loaded" in checks["bundle"]["text"]
+    assert "h264 320 × 240" in checks["camera"]["text"]
+    # What is absent says what to do.
+    for check in checks.values():
+        assert check["text"]
+
+
+def test_a_table_for_people() -> None:
+    run = doctor()
+    assert run.code == 0
+    assert "engine onnxruntime" in run.out
+    assert "disk" in run.out
+
+
+def test_a_camera_that_is_not_there_and_a_damaged_bundle(tmp_path: Path) -> None:
+    address = f"rtsp://viewer:s3cr3tw0rd@127.0.0.1:{servers.free_port()}/cam"
+    run = doctor("--json", "--bundle", tmp_path, address)
+    assert run.code == 1
+    checks = by_name(run)
+    assert checks["bundle"]["result"] == checks["camera"]["result"] == "fault"
+    assert "Connection refused" in checks["camera"]["text"]
+    assert "s3cr3tw0rd" not in run.out + run.err
+
+
+def test_no_address() -> None:
+    run = doctor("gopher://viewer:s3cr3tw0rd@cam/")
+    assert run.code == 2
+    assert "unknown" in run.out
+    assert "s3cr3tw0rd" not in run.out + run.err

@@ -1,0 +1,298 @@
+"""The fault table: what goes wrong with cameras, and how soon verdicts come again.
+
+Each test writes what it measured to build/faults.json; docs/streams.md shows it.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import servers
+
+from mpft_deploy.screen.streams.clock import SystemClock
+from mpft_deploy.screen.streams.records import FrameEvent, SourceEvent, StreamEvent
+
+Faults = dict[str, dict[str, Any]]
+
+WITHIN = 2.0
+"""Seconds from when a server that was gone can be reached again to the next verdict."""
+
+LATE = 10.0
+"""What is late on any machine, however busy; what was measured is in the table."""
+
+
+def test_server_killed_and_back(rtsp: Any, watching: Any, faults: Faults) -> None:
+    server = rtsp()
+    running = watching(server.url("cam"))
+    running.frame()
+    before = len(running.events)
+    server.kill()
+    killed = time.monotonic()
+    running.state("down", after=before)
+    noticed = time.monotonic() - killed
+    # Long enough for delays to have grown beyond what recovery may take.
+    time.sleep(5)
+    server.start()
+    back = time.monotonic()
+    running.frame()
+    seconds = time.monotonic() - back
+    faults["server killed and back"] = {"noticed_s": noticed, "recovered_s": seconds}
+    assert seconds < WITHIN
+    assert running.status().reconnects == 1
+
+
+def test_server_paused_for_a_moment(rtsp: Any, watching: Any, faults: Faults) -> None:
+    server = rtsp()
+    running = watching(server.url("cam"), stall=1.0, timeout=20.0)
+    running.frame()
+    server.pause()
+    event = running.state("stalled")
+    assert event.reason == "no data for 1 s"
+    server.go_on()
+    back = time.monotonic()
+    frame = running.frame()
+    seconds = time.monotonic() - back
+    faults["server paused (SIGSTOP), shorter than the timeout"] = {"recovered_s": seconds}
+    assert seconds < LATE
+    assert frame.age_ms < 2000
+    assert running.status().reconnects == 0
+    assert running.states() == ["live", "stalled", "live"]
+
+
+def test_server_paused_for_long(rtsp: Any, watching: Any, faults: Faults) -> None:
+    server = rtsp()
+    running = watching(server.url("cam"), stall=0.5, timeout=1.5, connect=1.0)
+    running.frame()
+    server.pause()
+    paused = time.monotonic()
+    event = running.state("down")
+    assert event.reason == "no data for 1.5 s"
+    noticed = time.monotonic() - paused
+    time.sleep(4)
+    server.go_on()
+    back = time.monotonic()
+    running.frame()
+    seconds = time.monotonic() - back
+    faults["server paused (SIGSTOP), longer"] = {"noticed_s": noticed, "recovered_s": seconds}
+    assert seconds < LATE
+
+
+def test_network_dropped_in_mid_stream(rtsp: Any, watching: Any, faults: Faults) -> None:
+    proxy = servers.Proxy(rtsp().port)
+    try:
+        running = watching(proxy.url("cam"), stall=0.5, timeout=1.5, connect=1.0)
+        running.frame()
+        proxy.mode = "silent"
+        dropped = time.monotonic()
+        running.state("stalled")
+        running.state("down")
+        noticed = time.monotonic() - dropped
+        time.sleep(4)
+        proxy.mode = "forward"
+        back = time.monotonic()
+        running.frame()
+        seconds = time.monotonic() - back
+        faults["network dropped in mid-stream"] = {"noticed_s": noticed, "recovered_s": seconds}
+        assert seconds < LATE
+    finally:
+        proxy.close()
+
+
+def test_resolution_switch(clip: Any, rtsp: Any, watching: Any, faults: Faults) -> None:
+    server = rtsp()
+    running = watching(server.url("cam"))
+    running.frame()
+    assert running.status().width == 320
+    server.tell("play", "/cam", clip(width=640, height=360, seed=1))
+    switched = time.monotonic()
+    while running.status().width != 640:
+        running.frame()
+    seconds = time.monotonic() - switched
+    status = running.status()
+    assert (status.height, status.state, status.reconnects) == (360, "live", 0)
+    faults["resolution switched in mid-stream"] = {"recovered_s": seconds}
+    # What was seen before the switch no longer counts.
+    verdicts = [event for event in running.events if isinstance(event, StreamEvent)]
+    assert all(event.reason == "scene change" for event in verdicts if event.verdict == "unsure")
+
+
+def test_codec_switch(clip: Any, rtsp: Any, watching: Any, faults: Faults) -> None:
+    server = rtsp()
+    running = watching(server.url("cam"))
+    running.frame()
+    assert running.status().codec == "h264"
+    # A camera that is set to another codec ends its sessions.
+    server.kill()
+    server.set("cam", clip("h265", width=640, height=480))
+    server.start()
+    back = time.monotonic()
+    running.frame()
+    seconds = time.monotonic() - back
+    status = running.status()
+    assert (status.codec, status.width) == ("hevc", 640)
+    faults["codec switched"] = {"recovered_s": seconds}
+    assert seconds < LATE
+
+
+def test_corrupt_packets(clip: Any, rtsp: Any, watching: Any, faults: Faults) -> None:
+    proxy = servers.Proxy(rtsp(cam=str(clip(frames=50, keyframes=10))).port)
+    try:
+        running = watching(proxy.url("cam"), connect=3.0, timeout=3.0)
+        running.frame()
+        proxy.mode = "corrupt"
+        time.sleep(4)
+        status = running.status()
+        proxy.mode = "forward"
+        back = time.monotonic()
+        frame = running.frame()
+        while frame.captured < frame.time - (time.monotonic() - back):
+            frame = running.frame()
+        seconds = time.monotonic() - back
+        lost = sum(status.dropped.get(cause, 0) for cause in ("damaged", "disconnected"))
+        faults["corrupt packets (bits flipped for 4 s)"] = {
+            "recovered_s": seconds,
+            "damaged_frames": lost,
+        }
+        assert lost > 0, "nothing was damaged: this test tests nothing"
+        assert seconds < 10
+    finally:
+        proxy.close()
+
+
+def test_garbage_instead_of_a_stream(watching: Any, faults: Faults) -> None:
+    def serve(connection: socket.socket) -> None:
+        servers.send_http(connection)
+        for seed in range(1000):
+            connection.sendall(bytes((seed * index * 7 + index) % 251 for index in range(4096)))
+            time.sleep(0.01)
+
+    listener = servers.Listener(serve)
+    try:
+        running = watching(f"http://127.0.0.1:{listener.port}/live", connect=1.5, timeout=1.5)
+        began = time.monotonic()
+        event = running.state("down")
+        assert event.reason
+        faults["garbage instead of a stream"] = {"noticed_s": time.monotonic() - began}
+    finally:
+        listener.close()
+
+
+def test_a_stream_of_nothing(rtsp: Any, watching: Any, faults: Faults) -> None:
+    server = rtsp()
+    server.tell("hold", "/cam")
+    running = watching(server.url("cam"), connect=1.0)
+    began = time.monotonic()
+    event = running.state("down")
+    noticed = time.monotonic() - began
+    assert "no stream within 1 s" in event.reason or "holds no video" in event.reason
+    server.tell("go", "/cam")
+    back = time.monotonic()
+    running.frame()
+    faults["zero-byte stream"] = {
+        "noticed_s": noticed,
+        "recovered_s": time.monotonic() - back,
+    }
+
+
+def test_a_server_that_takes_the_connection_and_says_nothing(watching: Any, faults: Faults) -> None:
+    listener = servers.Listener(servers.never_answer)
+    try:
+        running = watching(f"rtsp://127.0.0.1:{listener.port}/cam", connect=1.0)
+        began = time.monotonic()
+        event = running.state("down")
+        noticed = time.monotonic() - began
+        assert event.reason == "no stream within 1 s"
+        faults["endless connect"] = {"noticed_s": noticed}
+        began = time.monotonic()
+        running.stop()
+        assert time.monotonic() - began < 2
+    finally:
+        listener.close()
+
+
+def test_the_clock_is_set(rtsp: Any, watching: Any, faults: Faults) -> None:
+    class Set(SystemClock):
+        offset = 0.0
+
+        def time(self) -> float:
+            return time.time() + self.offset
+
+    clock = Set()
+    running = watching(rtsp().url("cam"), clock=clock)
+    first = running.frame()
+    for offset in (86400.0, -86400.0, 0.0):
+        clock.offset = offset
+        running.frame()
+        event = running.frame()
+        assert abs(event.time - time.time() - offset) < 5
+        assert 0 <= event.age_ms < 2000
+        assert abs(event.time - event.captured - event.age_ms / 1000) < 0.5
+    assert running.states() == ["live"]
+    ids = [event.id for event in running.events]
+    assert ids == sorted(set(ids))
+    assert first.id < ids[-1]
+    faults["clock set by a day, both ways"] = {"recovered_s": 0.0}
+
+
+def test_ten_of_fifty_sources_are_dead(rtsp: Any, watching: Any, faults: Faults) -> None:
+    server = rtsp()
+    silent = servers.Listener(servers.never_answer)
+    try:
+        dead = [f"rtsp://127.0.0.1:{servers.free_port()}/{index}" for index in range(5)]
+        dead += [f"rtsp://127.0.0.1:{silent.port}/{index}" for index in range(5)]
+        good = [server.url("cam")] * 40
+        running = watching(*good, *dead, decode="keyframes", connect=5.0)
+        names = [status.source for status in running.watch.statuses()]
+        for name in names[:40]:
+            running.wait(
+                lambda e, name=name: isinstance(e, FrameEvent) and e.source == name, name, 40
+            )
+        # And they go on, undisturbed by what is tried with the others.
+        before = {s.source: s.screened for s in running.watch.statuses()}
+        time.sleep(4)
+        statuses = running.watch.statuses()
+        assert all(s.screened > before[s.source] for s in statuses[:40])
+        assert all(s.state in ("connecting", "down") for s in statuses[40:])
+        assert all(s.reconnects == 0 for s in statuses[:40])
+        ages = [e.age_ms for e in running.events if isinstance(e, FrameEvent)]
+        faults["50 sources, 10 of them dead"] = {"oldest_verdict_s": max(ages) / 1000}
+        assert max(ages) < 4000
+        began = time.monotonic()
+        running.stop()
+        assert time.monotonic() - began < 2
+    finally:
+        silent.close()
+
+
+def test_time_stamps_that_loop(tmp_path: Path, watching: Any, faults: Faults) -> None:
+    """A server that plays a short clip over and over, time stamps and all."""
+    from media import write_video
+
+    clip = write_video(tmp_path / "clip.ts", seconds=1, codec="mpeg2video", rate=25)
+    data = clip.read_bytes()
+
+    def serve(connection: socket.socket) -> None:
+        servers.send_http(connection)
+        for _ in range(20):
+            for at in range(0, len(data), 1316):
+                connection.sendall(data[at : at + 1316])
+                time.sleep(1316 / len(data))
+
+    listener = servers.Listener(serve)
+    try:
+        running = watching(f"http://127.0.0.1:{listener.port}/live.ts")
+        running.frame()
+        end = time.monotonic() + 5
+        longest = 0.0
+        while time.monotonic() < end:
+            began = time.monotonic()
+            running.frame()
+            longest = max(longest, time.monotonic() - began)
+        assert not [e for e in running.events if isinstance(e, SourceEvent) and e.state == "down"]
+        assert longest < LATE
+        faults["time stamps that loop every second"] = {"recovered_s": longest}
+    finally:
+        listener.close()

@@ -1,0 +1,257 @@
+"""Scheduling: fair turns, even reduction, gates, batches, and ages within the bound."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from media import picture
+
+from mpft_deploy.bundle import read_bundle
+from mpft_deploy.engine import load_engine
+from mpft_deploy.errors import GateError
+from mpft_deploy.screen import Screener
+from mpft_deploy.screen.streams import read_av
+from mpft_deploy.screen.streams.attempt import Attempt
+from mpft_deploy.screen.streams.config import Config, named
+from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.pixels import RgbShot
+from mpft_deploy.screen.streams.readers import READERS
+from mpft_deploy.screen.streams.records import Event, FrameEvent, StreamEvent
+from mpft_deploy.screen.streams.settings import ScreenSettings, SourceSettings
+from mpft_deploy.screen.streams.watch import Watch
+
+
+class SlowEngine:
+    """A real engine that takes a while longer."""
+
+    def __init__(self, engine: Any, seconds: float) -> None:
+        self._engine, self.seconds = engine, seconds
+        self.batches: list[int] = []
+
+    def run(self, patches: Any, positions: Any) -> Any:
+        time.sleep(self.seconds)
+        self.batches.append(len(patches))
+        return self._engine.run(patches, positions)
+
+
+class Told:
+    name = "told"
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def send(self, event: Event) -> None:
+        self.events.append(event)
+
+    def close(self, timeout: float) -> None:
+        pass
+
+
+def stream(fps: float, *, still: bool = False) -> Callable[[SourceSettings, Attempt], None]:
+    """A reader that gives so many pictures a second."""
+    pictures = [picture(seed=index) for index in range(1 if still else 32)]
+
+    def read(settings: SourceSettings, attempt: Attempt) -> None:
+        index = 0
+        while attempt.wait(1 / fps):
+            attempt.offer(RgbShot(pictures[index % len(pictures)]), attempt.packet())
+            index += 1
+
+    return read
+
+
+@pytest.fixture
+def run(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Run sources of a reader for some seconds on an engine of a given speed."""
+
+    def start(
+        readers: dict[str, Any],
+        seconds: float,
+        *,
+        engine_seconds: float = 0.0,
+        batch: int = 1,
+        screen: ScreenSettings | None = None,
+        **settings: Any,
+    ) -> tuple[Watch, list[Event], SlowEngine]:
+        read = read_bundle(bundle)
+        engine = SlowEngine(load_engine(read, threads=1), engine_seconds)
+        screener = Screener(read, engine, batch=batch)
+        monkeypatch.setitem(READERS, "gst", lambda s, a: readers[s.name](s, a))
+        sources = [
+            source_settings("gst:test", **{"name": name, "gate": 0.0, "size": "1x1", **settings})
+            for name in readers
+        ]
+        told = Told()
+        config = Config(sources=named(sources, "test"), screen=screen or ScreenSettings())
+        watch = Watch(screener, config, told)
+        with watch:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end and not watch.finished:
+                watch.tick()
+                time.sleep(0.02)
+        return watch, told.events, engine
+
+    yield start
+    assert not [t for t in threading.enumerate() if t.name.startswith("mpft-")]
+
+
+def counts(events: list[Event]) -> Counter[str]:
+    return Counter(event.source for event in events if isinstance(event, FrameEvent))
+
+
+def test_under_overload_all_sources_lose_alike_and_nothing_ages(run: Any) -> None:
+    readers = {f"s{index}": stream(50) for index in range(8)}
+    watch, events, _ = run(readers, 3, engine_seconds=0.02)
+    shares = counts(events)
+    # 8 × 50 frames a second are offered, 50 can be judged.
+    assert set(shares) == set(readers)
+    assert max(shares.values()) - min(shares.values()) <= 0.2 * max(shares.values()) + 2
+    ages = [event.age_ms for event in events if isinstance(event, FrameEvent)]
+    assert max(ages) < 2000
+    for status in watch.statuses():
+        assert status.dropped["superseded"] > status.screened
+        assert status.received == status.screened + sum(status.dropped.values())
+
+
+def test_a_slow_source_is_not_crowded_out_by_fast_ones(run: Any) -> None:
+    readers = {"slow": stream(3), **{f"s{index}": stream(100) for index in range(5)}}
+    _, events, _ = run(readers, 3, engine_seconds=0.02)
+    slow = [event for event in events if isinstance(event, FrameEvent) and event.source == "slow"]
+    assert len(slow) >= 5
+    assert max(event.age_ms for event in slow) < 2000
+
+
+def test_old_frames_are_dropped_never_judged(run: Any) -> None:
+    readers = {f"s{index}": stream(100) for index in range(6)}
+    screen = ScreenSettings(max_age=0.1)
+    watch, events, _ = run(readers, 3, engine_seconds=0.05, screen=screen)
+    ages = [event.age_ms for event in events if isinstance(event, FrameEvent)]
+    assert ages
+    # Judging itself takes its time beyond the bound on waiting.
+    assert np.median(ages) < 100 + 100
+    assert set(counts(events)) == set(readers)
+    assert sum(status.screened for status in watch.statuses()) > 20
+
+
+def test_batches_fill_across_sources_and_give_the_same_logits(run: Any) -> None:
+    readers = {f"s{index}": stream(40) for index in range(6)}
+    screen = ScreenSettings(batch=4, wait=0.05)
+    _, events, engine = run(readers, 2, engine_seconds=0.03, batch=4, screen=screen)
+    assert max(engine.batches) == 4
+    assert np.mean(engine.batches) > 2
+    assert set(counts(events)) == set(readers)
+
+
+def test_a_lone_frame_does_not_wait_for_a_batch(run: Any) -> None:
+    screen = ScreenSettings(batch=8, wait=0.05)
+    _, events, engine = run({"s": stream(4)}, 2, batch=8, screen=screen)
+    ages = [event.age_ms for event in events if isinstance(event, FrameEvent)]
+    assert len(ages) >= 4
+    assert min(ages) < 300
+    assert max(engine.batches) == 1
+
+
+def test_the_gate_passes_over_what_has_not_moved_but_looks_now_and_then(run: Any) -> None:
+    readers = {"still": stream(40, still=True), "moving": stream(40)}
+    watch, events, _ = run(readers, 3.5, gate=0.001, look=1.0, frozen=0.0)
+    still, moving = watch.statuses()
+    assert 2 <= still.screened <= 5
+    assert still.gated > 5 * still.screened
+    assert moving.gated == 0
+    assert moving.screened > 5 * still.screened
+    assert counts(events)["still"] == still.screened
+
+
+def test_a_failing_source_takes_nothing_from_the_others(run: Any) -> None:
+    def fail(settings: SourceSettings, attempt: Attempt) -> None:
+        raise RuntimeError("no")
+
+    watch, _, _ = run({"bad": fail, "good": stream(20)}, 2)
+    bad, good = watch.statuses()
+    assert bad.state == "down"
+    assert bad.grade == "down"
+    assert good.screened > 10
+    assert watch.ready()
+
+
+def test_streams_are_decided(run: Any) -> None:
+    watch, events, _ = run({"s": stream(20)}, 1.5)
+    [status] = watch.statuses()
+    frames = [event for event in events if isinstance(event, FrameEvent)]
+    assert frames[-1].evidence == status.evidence
+    assert frames[-1].stream_verdict == status.verdict
+    changes = [event for event in events if isinstance(event, StreamEvent)]
+    verdict = "unsure"
+    for change in changes:
+        assert change.previous == verdict
+        verdict = change.verdict
+    assert verdict == status.verdict
+
+
+def test_an_engine_that_fails_ends_the_run_and_says_so(
+    run: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(SlowEngine):
+        pass
+
+    def nan(self: Any, patches: Any, positions: Any) -> Any:
+        return np.full(len(patches), np.nan, np.float32)
+
+    original = SlowEngine.run
+    try:
+        SlowEngine.run = nan  # type: ignore[method-assign]
+        watch, _, _ = run({"s": stream(20)}, 5)
+    finally:
+        SlowEngine.run = original  # type: ignore[method-assign]
+    assert isinstance(watch.scheduler.failure, GateError)
+    assert watch.finished
+    assert not watch.alive()
+    assert not watch.ready()
+
+
+def test_reloading_leaves_the_same_sources_alone(bundle: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(READERS, "gst", stream(20))
+    screener = Screener.open(bundle, threads=1)
+
+    def config(**decode: Any) -> Config:
+        return Config(
+            sources=named(
+                [
+                    source_settings("gst:test", name=name, size="1x1", gate=0.0, decode=value)
+                    for name, value in decode.items()
+                ],
+                "test",
+            )
+        )
+
+    with Watch(screener, config(same="all", changed="all", gone="all")) as watch:
+        wait_for(lambda: all(s.state == "live" for s in watch.statuses()))
+        same = watch.scheduler.channels[0].source
+        watch.reload(config(new="all", changed="keyframes", same="all"))
+        assert [s.source for s in watch.statuses()] == ["new", "changed", "same"]
+        assert watch.scheduler.channels[2].source is same
+        wait_for(lambda: all(s.state == "live" for s in watch.statuses()))
+        assert same.tally.reconnects == 0
+        before = same.tally.screened
+        wait_for(lambda: same.tally.screened > before)
+        names = [t.name for t in threading.enumerate()]
+        wait_for(lambda: "mpft-gone" not in [t.name for t in threading.enumerate()])
+        assert names.count("mpft-same") == 1
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_every_reader_has_its_protocols() -> None:
+    assert read_av.PROTOCOLS.keys() <= READERS.keys()

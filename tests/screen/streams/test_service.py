@@ -1,0 +1,84 @@
+"""What is deployed: the unit is hardened and valid, and the example configuration is read."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from mpft_deploy.cli.main import cli
+from mpft_deploy.screen.streams.config import read_config
+
+ROOT = Path(__file__).resolve().parents[3]
+UNIT = ROOT / "deploy" / "systemd" / "mpft-screen.service"
+
+
+class _Unit(configparser.RawConfigParser):
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr
+
+
+def unit() -> configparser.RawConfigParser:
+    parser = _Unit(strict=False, interpolation=None)
+    parser.read(UNIT, encoding="utf-8")
+    return parser
+
+
+def test_the_unit_is_hardened_and_watched() -> None:
+    service = unit()["Service"]
+    for key in ("NoNewPrivileges", "PrivateTmp", "ProtectHome", "DynamicUser"):
+        assert service[key] == "yes"
+    assert service["ProtectSystem"] == "strict"
+    assert service["Type"] == "notify"
+    assert {"MemoryMax", "WatchdogSec", "TimeoutStopSec"} <= set(service)
+    assert service["CapabilityBoundingSet"] == ""
+
+
+def test_its_command_is_one_of_ours() -> None:
+    program, command, option, path = unit()["Service"]["ExecStart"].split()
+    assert program.endswith("/bin/mpft")
+    text = CliRunner().invoke(cli, [command, "--help"]).output
+    assert option in text
+    assert path.endswith("cameras.toml")
+
+
+def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed: apt-get install systemd")
+    # Its program is not installed here.
+    text = UNIT.read_text(encoding="utf-8").replace("/opt/mpft/bin/mpft", sys.executable)
+    (tmp_path / UNIT.name).write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / UNIT.name)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "SYSTEMD_LOG_LEVEL": "warning"},
+    )
+    complaints = [line for line in done.stderr.splitlines() if UNIT.name in line]
+    assert not complaints
+
+
+def test_the_example_configuration() -> None:
+    environment = {"CAMERA_USER": "viewer", "CAMERA_PASSWORD": "p4ssw0rd"}
+    config = read_config(ROOT / "deploy" / "cameras.toml", environment)
+    assert [(source.name, source.decode) for source in config.sources] == [
+        ("entrance", "keyframes"),
+        ("yard", 2),
+    ]
+
+
+def test_the_container_installs_what_it_says() -> None:
+    text = (ROOT / "deploy" / "container" / "Dockerfile").read_text(encoding="utf-8")
+    assert "ARG BASE" in text
+    assert "USER mpft" in text
+    extras = next(line for line in text.splitlines() if line.startswith("ARG EXTRAS="))
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for extra in extras.partition("=")[2].split(","):
+        assert f"\n{extra} = [" in project

@@ -1,0 +1,116 @@
+"""The tables that say whom to tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpft_deploy.errors import InputError, MpftError, UsageError
+from mpft_deploy.screen.tell.config import TABLES, Http, TellConfig, parse_tables, read_secret
+
+PASSWORD = "correct-horse-battery"
+
+
+def test_nothing_is_told_by_default() -> None:
+    assert parse_tables({}) == TellConfig()
+
+
+def test_every_table_reads_its_keys() -> None:
+    config = parse_tables(
+        {
+            "webhook": {"url": "https://example.org/hook", "events": ["stream"], "timeout": 3},
+            "mqtt": {"host": "broker", "tls": True},
+            "snapshots": {"folder": "shots", "when": ["generated", "unsure"]},
+            "jsonl": {"path": "events.jsonl"},
+            "http": {"address": "[::1]:0"},
+        }
+    )
+    assert config.webhook is not None
+    assert config.webhook.events == ("stream",)
+    assert config.http is not None
+    assert config.http.bind() == ("::1", 0)
+
+
+@pytest.mark.parametrize(
+    ("tables", "named"),
+    [
+        ({"webhok": {}}, "[webhok]: unknown table"),
+        ({"webhook": {}}, "[webhook] url: is missing"),
+        ({"webhook": {"url": "ftp://x"}}, "[webhook] url:"),
+        ({"webhook": {"url": "http://x:port/"}}, "[webhook] url:"),
+        ({"webhook": {"url": "http://x", "secert": "y"}}, "[webhook] secert: unknown key"),
+        ({"webhook": {"url": "http://x", "events": ["frames"]}}, "[webhook] events"),
+        ({"webhook": {"url": "http://x", "events": []}}, "[webhook] events:"),
+        ({"webhook": {"url": "http://x", "secret": "a", "secret_file": "b"}}, "[webhook] secret:"),
+        ({"webhook": {"url": "http://x", "spool_bytes": "1"}}, "[webhook] spool_bytes: expected"),
+        ({"webhook": {"url": "http://x", "timeout": 0}}, "[webhook] timeout:"),
+        ({"mqtt": {"host": ""}}, "[mqtt] host:"),
+        ({"mqtt": {"host": "b", "port": 70000}}, "[mqtt] port:"),
+        ({"mqtt": {"host": "b", "password_file": "p"}}, "[mqtt] user:"),
+        ({"mqtt": {"host": "b", "prefix": "a/#"}}, "[mqtt] prefix:"),
+        ({"mqtt": {"host": "b", "ca_file": "p"}}, "[mqtt] ca_file:"),
+        ({"snapshots": {"folder": "f", "when": ["fake"]}}, "[snapshots] when"),
+        ({"snapshots": {"folder": "f", "max_bytes": 1}}, "[snapshots] max_bytes:"),
+        ({"jsonl": {"keep": -1}}, "[jsonl] keep:"),
+        ({"http": {"address": "8088"}}, "[http] address:"),
+        ({"http": {"address": "127.0.0.1:99999"}}, "[http] address:"),
+        ({"http": {"address": "0.0.0.0:8088"}}, "[http] address:"),
+        ({"http": {"address": "example.org:8088"}}, "[http] address:"),
+        ({"http": {"token": "short"}}, "[http] token:"),
+        ({"http": 3}, "[http]: expected"),
+    ],
+)
+def test_errors_name_table_and_key(tables: dict[str, object], named: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_tables(tables)
+    assert str(caught.value).startswith(named)
+
+
+def test_secrets_do_not_show() -> None:
+    config = parse_tables(
+        {
+            "webhook": {"url": f"https://u:{PASSWORD}@x/{PASSWORD}", "secret": PASSWORD},
+            "http": {"address": "0.0.0.0:1", "token": PASSWORD},
+        }
+    )
+    assert PASSWORD not in repr(config)
+    assert PASSWORD not in str(config)
+
+
+def test_a_secret_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{PASSWORD}\n")
+    assert Http(address="0.0.0.0:0", token_file=str(file)).secret() == PASSWORD
+    file.write_text("short\n")
+    with pytest.raises(UsageError, match="token_file"):
+        Http(token_file=str(file)).secret()
+    file.write_text("\n")
+    with pytest.raises(InputError, match="empty"):
+        read_secret("http", "token", "", str(file))
+    with pytest.raises(InputError, match="cannot be read"):
+        read_secret("http", "token", "", str(tmp_path / "absent"))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=4,
+)
+KEYS = st.sampled_from(["url", "host", "folder", "address", "events", "when", "port"]) | st.text()
+
+
+@settings(max_examples=60)
+@given(
+    st.dictionaries(
+        st.sampled_from(TABLES) | st.text(), st.dictionaries(KEYS, VALUES, max_size=4), max_size=3
+    )
+)
+def test_any_table_is_read_or_refused_with_a_reason(tables: dict[str, object]) -> None:
+    try:
+        parse_tables(tables)
+    except MpftError as error:
+        message = str(error)
+        assert message.isprintable()

@@ -1,0 +1,159 @@
+"""JSON lines: whole lines, in order, with a schema."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+from telling import frame_event, source_event, stream_event
+
+from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.screen.streams.records import Event
+from mpft_deploy.screen.tell.config import Jsonl
+from mpft_deploy.screen.tell.jsonl import JsonLines
+
+ROOT = Path(__file__).resolve().parents[3]
+SCHEMA = ROOT / "docs" / "events.schema.json"
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines() if line]
+
+
+def test_every_event_is_a_line_of_the_schema(tmp_path: Path) -> None:
+    schema = json.loads(SCHEMA.read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    path = tmp_path / "events.jsonl"
+    sink = JsonLines(Jsonl(path=str(path)))
+    events = [
+        frame_event(1),
+        stream_event(2, snapshot="x.jpg"),
+        stream_event(3, reason="scene change"),
+        source_event(4),
+        source_event(5, state="down", previous="live", reason="time-out", retry_in=2.0),
+    ]
+    for event in events:
+        sink.send(event)
+    sink.close(5)
+    for line, event in zip(lines(path), events, strict=True):
+        validator.validate(line)
+        assert msgspec.convert(line, Event) == event
+    wrong = {**lines(path)[0], "verdict": "perhaps"}
+    assert not validator.is_valid(wrong)
+
+
+def test_the_schema_is_that_of_the_records() -> None:
+    """Written by: python -m mpft_deploy.screen.tell.schema docs/events.schema.json"""
+    from mpft_deploy.screen.tell.schema import events_schema
+
+    assert json.loads(SCHEMA.read_text()) == events_schema()
+
+
+def test_rotation_by_size(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    sink = JsonLines(Jsonl(path=str(path), max_bytes=4096, keep=2))
+    for number in range(100):
+        sink.send(stream_event(number))
+    sink.close(5)
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == ["events.jsonl", "events.jsonl.1", "events.jsonl.2"]
+    assert all(file.stat().st_size <= 4096 for file in files)
+    ids = [line["id"] for file in (files[2], files[1], files[0]) for line in lines(file)]
+    assert ids == [f"e{number:06d}" for number in range(100 - len(ids), 100)]
+
+
+def test_keeping_nothing_old(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    sink = JsonLines(Jsonl(path=str(path), max_bytes=4096, keep=0))
+    for number in range(100):
+        sink.send(stream_event(number))
+    sink.close(5)
+    assert [file.name for file in tmp_path.iterdir()] == ["events.jsonl"]
+    assert lines(path)[-1]["id"] == "e000099"
+
+
+def test_half_a_line_of_a_killed_process_spoils_none(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"event":"stream","id"')
+    sink = JsonLines(Jsonl(path=str(path)))
+    sink.send(stream_event(1))
+    sink.close(5)
+    assert json.loads(path.read_text().splitlines()[-1])["id"] == "e000001"
+
+
+def test_the_kinds_that_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    sink = JsonLines(Jsonl(path=str(path), events=("source",)))
+    for event in (frame_event(1), stream_event(1), source_event(1)):
+        sink.send(event)
+    sink.close(5)
+    assert [line["event"] for line in lines(path)] == ["source"]
+
+
+def test_a_file_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentLacksError, match=r"\[jsonl\] path"):
+        JsonLines(Jsonl(path=str(tmp_path / "absent" / "events.jsonl")))
+
+
+WRITER = """
+import sys, time
+from telling import stream_event
+from mpft_deploy.screen.tell.config import Jsonl
+from mpft_deploy.screen.tell.jsonl import JsonLines
+
+sink = JsonLines(Jsonl())
+began = time.monotonic()
+for number in range(int(sys.argv[1])):
+    sink.send(stream_event(number))
+print(time.monotonic() - began < 20, file=sys.stderr)
+if len(sys.argv) > 2:
+    while not sink.reader_left:
+        time.sleep(0.01)
+    print("left", file=sys.stderr)
+sink.close(0.5)
+print(sink.stats().dropped, file=sys.stderr)
+"""
+
+
+def run_writer(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={"PYTHONPATH": str(ROOT / "tests"), "PATH": ""},
+        text=True,
+    )
+
+
+def test_standard_output() -> None:
+    out, _ = run_writer("50").communicate(timeout=60)
+    assert [json.loads(line)["id"] for line in out.splitlines()] == [
+        f"e{number:06d}" for number in range(50)
+    ]
+
+
+def test_a_reader_that_stops_reading_stops_nobody() -> None:
+    process = run_writer("20000")
+    assert process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr.readline() == "True\n"  # though nobody read
+    assert int(process.stderr.readline().split("'queue': ")[1].split(",")[0].rstrip("}\n")) > 5000
+    process.stdout.close()
+    process.stderr.close()
+    process.wait(30)
+
+
+def test_a_reader_that_leaves_is_noticed() -> None:
+    process = run_writer("5", "wait")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert "left" in process.stderr.read()
+    process.stderr.close()
+    assert process.wait(30) == 0

@@ -1,0 +1,89 @@
+"""Metrics as Prometheus reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dashboard_demo import DemoMonitor, demo_sources
+from telling import frame_event, source_event, stream_event
+
+from mpft_deploy.screen.tell import open_metrics
+from mpft_deploy.screen.tell.config import Http, Jsonl, TellConfig
+from mpft_deploy.screen.tell.jsonl import JsonLines
+from mpft_deploy.screen.tell.metrics import Metrics, PrometheusMetrics
+
+parser = pytest.importorskip("prometheus_client.parser")
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def samples(text: bytes) -> Samples:
+    """Name and labels → value."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in parser.text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+def value(found: Samples, name: str, **labels: str) -> float:
+    return found[name, frozenset(labels.items())]
+
+
+def test_without_http_nothing_is_kept() -> None:
+    metrics = open_metrics(TellConfig())
+    assert type(metrics) is Metrics
+    metrics.observe_stage("engine", 0.1)
+    metrics.observe_batch(3)
+    metrics.observe_event(frame_event())
+    assert isinstance(open_metrics(TellConfig(http=Http())), PrometheusMetrics)
+
+
+def test_everything_is_there_once(tmp_path: Path) -> None:
+    monitor = DemoMonitor(demo_sources(3))
+    monitor.step(1.7e9)
+    last = list(monitor.sources)[-1]
+    monitor.sources[last].dropped = {"decoder error": 7}
+    monitor.sources[last].reconnects = 2
+    monitor.change(last, "down", "connection refused", 1.7e9)
+    sink = JsonLines(Jsonl(path=str(tmp_path / "events.jsonl")))
+    metrics = PrometheusMetrics()
+    metrics.watch(monitor, [sink], {"backend": "onnxruntime", "precision": "int8"})
+    metrics.observe_stage("engine", 0.02)
+    metrics.observe_stage("engine", 0.3)
+    metrics.observe_batch(4)
+    for event in (frame_event(1), frame_event(2), stream_event(3), source_event(4)):
+        metrics.observe_event(event)
+        sink.send(event)
+    sink.close(2)
+    found = samples(metrics.text())
+    for status in monitor.statuses():
+        for name in ("received", "screened", "gated"):
+            count = value(found, f"mpft_frames_{name}_total", source=status.source)
+            assert count == getattr(status, name)
+    assert value(found, "mpft_frames_dropped_total", source=last, cause="decoder error") == 7
+    assert value(found, "mpft_reconnects_total", source=last) == 2
+    assert value(found, "mpft_source_state", source=last, state="down") == 1
+    assert value(found, "mpft_source_state", source=last, state="live") == 0
+    assert value(found, "mpft_stage_seconds_count", stage="engine") == 2
+    assert value(found, "mpft_stage_seconds_bucket", stage="engine", le="0.025") == 1
+    assert value(found, "mpft_batch_frames_sum") == 4
+    assert value(found, "mpft_frame_age_at_verdict_seconds_count") == 2
+    assert value(found, "mpft_frame_age_at_verdict_seconds_bucket", le="0.1") == 0
+    assert value(found, "mpft_frame_age_at_verdict_seconds_bucket", le="0.2") == 2
+    assert value(found, "mpft_verdicts_total", source="gate", verdict="real") == 2
+    assert value(found, "mpft_stream_verdicts_total", source="gate", verdict="generated") == 1
+    assert value(found, "mpft_sink_delivered_total", sink="jsonl") == 4
+    assert value(found, "mpft_sink_waiting", sink="jsonl") == 0
+    assert value(found, "mpft_sink_disk_bytes", sink="jsonl") > 0
+    assert value(found, "mpft_alive") == value(found, "mpft_ready") == 1
+    info = [dict(labels) for name, labels in found if name == "mpft_engine_info"]
+    assert info[0]["backend"] == "onnxruntime"
+
+
+def test_two_screeners_in_one_process_count_apart() -> None:
+    one, other = PrometheusMetrics(), PrometheusMetrics()
+    one.observe_batch(5)
+    assert value(samples(one.text()), "mpft_batch_frames_count") == 1
+    assert value(samples(other.text()), "mpft_batch_frames_count") == 0
