@@ -4,14 +4,15 @@
 PYTHON ?= python3
 NATIVE := CMakeLists.txt $(shell find kernels -regex '.*\.\(cpp\|hpp\|cu\|cuh\|h\)' -o -name CMakeLists.txt)
 
-.PHONY: help demo test format lint types unit sanitize bench soak streams faults gpu-suite \
-	train-shipped clean
+.PHONY: help demo test format lint types unit sanitize bench bench-first-verdict bench-page soak \
+	streams faults gpu-suite train-shipped clean
 
 help:
 	@echo "make demo    export, certify, profile and screen with the shipped detector; no torch"
 	@echo "make test    format check, lint, types and tests"
 	@echo "make sanitize   the C++ kernel under address and undefined-behaviour sanitizers"
-	@echo "make bench      the kernel against its peers; parity first, then time"
+	@echo "make bench      everything against its peers, taking turns; draws docs/benchmarks.md"
+	@echo "make bench-first-verdict   from the start of the process, and memory of one stream"
 	@echo "make streams    many cameras: verdicts, ages, CPU and memory, beside the plain loop"
 	@echo "make faults     what goes wrong with cameras: recovery times, into docs/streams.md"
 	@echo "make soak       16 cameras for MINUTES=60: slopes of memory, threads and descriptors"
@@ -57,9 +58,18 @@ sanitize: .venv-test/installed
 	cmake -S tests/kernels/native -B build/sanitize -DMPFT_SANITIZE=address,undefined
 	cmake --build build/sanitize --target check
 
+# On a quiet machine. IMAGES=FOLDER gives the engines other images to judge, BUNDLE=DIR adds an engine
+# that was chosen before, such as the winner of `mpft-export --target cpu`.
 bench: .venv-test/installed
-	.venv-test/bin/python -m pip install --quiet opencv-python-headless
-	.venv-test/bin/python benchmarks/texture_patchify.py --callgrind
+	.venv-test/bin/python -m pip install --quiet opencv-python-headless nncf
+	.venv-test/bin/python benchmarks/suite.py $(if $(IMAGES),--images "$(IMAGES)") \
+		$(if $(BUNDLE),--bundle "$(BUNDLE)")
+
+bench-first-verdict: .venv-test/installed build/bundle/bundle.json
+	.venv-test/bin/python benchmarks/first_verdict.py build/bundle models/mpft-vit-b16
+
+bench-page: .venv-test/installed
+	.venv-test/bin/python benchmarks/page.py
 
 MINUTES ?= 60
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -139,6 +139,10 @@ class Bundle:
     def spec(self) -> DetectorSpec:
         """The detector's spec."""
         return self.info.spec
+
+    def without_engine(self) -> Bundle:
+        """This bundle without the engine's bytes, to free them once it is loaded."""
+        return replace(self, engine=b"")
 
 
 def read_bundle(path: Path, require_signature: Path | None = None) -> Bundle:

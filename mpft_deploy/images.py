@@ -8,7 +8,7 @@ import stat
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,8 @@ IMAGE_SUFFIXES = frozenset(
     | {".tiff", ".webp"}
 )
 
+_EXIF_ORIENTATION = 0x0112
+
 # The formats that are tried, whatever a file is called. Pillow knows more, and some of those start
 # other programs (EPS runs Ghostscript), which a file from a stranger must not.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
@@ -40,10 +42,12 @@ class Picture(NamedTuple):
 
     pixels: u8 [H, W, 3] RGB.
     note: what a reader of the verdict should know about the file; mostly empty.
+    whole: height and width of the image, where `pixels` are only its centre view.
     """
 
     pixels: U8
     note: str
+    whole: tuple[int, int] | None = None
 
 
 def decode_image(path: Path) -> U8:
@@ -51,12 +55,16 @@ def decode_image(path: Path) -> U8:
     return read_picture(path).pixels
 
 
-def read_picture(path: Path) -> Picture:
+def read_picture(path: Path, *, centre: int | None = None) -> Picture:
     """Decode an image file to RGB.
 
     EXIF rotation is applied; grey and palette images become RGB; an alpha channel is dropped, its
     colours kept; 16-bit images keep their high byte; CMYK is converted without a profile. Of an
     animation the first frame is taken. JPEG goes through libjpeg at full precision.
+
+    Args:
+        centre: side of the centre view, where nothing else is needed: of a JPEG, little more is
+            then decoded, to the same bytes. Other images still come whole.
 
     Raises:
         InputError: missing, unreadable, empty, no image, truncated, or over MAX_PIXELS.
@@ -70,7 +78,7 @@ def read_picture(path: Path) -> Picture:
             # Pillow's own size warning would come first; ours is an error.
             warnings.simplefilter("ignore")
             with Image.open(file, formats=_known_formats()) as image:
-                return _read_open(image, name)
+                return _read_centre(image, file, name, centre) or _read_open(image, name)
     except InputError:
         raise
     except Image.DecompressionBombError:
@@ -122,6 +130,24 @@ def _known_formats() -> tuple[str, ...]:
     return _FORMATS if avif else _FORMATS[:-1]
 
 
+def _read_centre(
+    image: PIL.Image.Image, file: BinaryIO, name: str, side: int | None
+) -> Picture | None:
+    """The centre view of an opened JPEG alone; None where the image must be decoded whole."""
+    check_pixels(*image.size, name)
+    width, height = image.size
+    if side is None or image.format != "JPEG" or min(width, height) < side:
+        return None
+    if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+        return None
+    from mpft_deploy.kernels.jpeg_window import decode_window
+
+    [(top, left)] = view_corners(height, width, side)
+    file.seek(0)
+    pixels = decode_window(file.read(), top, left, side, side)
+    return None if pixels is None else Picture(pixels, "", (height, width))
+
+
 def _read_open(image: PIL.Image.Image, name: str) -> Picture:
     """Pixels of an opened file."""
     from PIL import Image, ImageOps
@@ -133,13 +159,16 @@ def _read_open(image: PIL.Image.Image, name: str) -> Picture:
     )
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
     image.load()
-    upright = ImageOps.exif_transpose(image)
+    # Neither this nor the conversion below copies an image that is upright and RGB already: of
+    # 1080p, each copy would take longer than decoding a window.
+    ImageOps.exif_transpose(image, in_place=True)
+    upright: PIL.Image.Image = image
     if sixteen:
-        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-    elif upright.mode in ("I", "F"):
+        upright = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
         raise InputError(f"{name}: 32-bit pixels have no defined range; save it with 8 or 16 bits")
     note = "several frames in the file: the first was judged" if several else ""
-    return Picture(np.asarray(upright.convert("RGB")), note)
+    return Picture(np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB")), note)
 
 
 def at_least(frame: U8, size: int) -> U8:
@@ -221,4 +250,4 @@ def find_images(folder: Path) -> Iterator[Path]:
 
 def load_views(paths: Iterable[Path], size: int) -> U8:
     """The centre views of some image files: u8 [n, size, size, 3]."""
-    return np.concatenate([views(decode_image(path), size) for path in paths])
+    return np.concatenate([views(read_picture(path, centre=size).pixels, size) for path in paths])

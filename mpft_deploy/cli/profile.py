@@ -2,46 +2,294 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mpft_deploy.cli.options import PATH
 
+if TYPE_CHECKING:
+    from mpft_deploy.profile.compare import Limit
+    from mpft_deploy.profile.records import Gate, Profile
+    from mpft_deploy.profile.slo import Objective
 
-@click.command()
+SCENARIOS = ("single-stream", "multi-stream", "offline")
+
+
+class ProfileGroup(click.Group):
+    """Sub-commands by name; anything else is the bundle to measure."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or args[0] not in self.commands:
+            args = ["bundle", *args]
+        return super().parse_args(ctx, args)
+
+
+def _numbers(least: int) -> Callable[..., tuple[int, ...]]:
+    """Callback of an option: numbers with commas between, none below `least`."""
+
+    def parse(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+        parts = [part.strip() for part in value.split(",")]
+        if not all(part.isascii() and part.isdecimal() for part in parts):
+            raise click.BadParameter(f"{value!r}: write numbers with commas between, such as 1,2,4")
+        numbers = tuple(map(int, parts))
+        if min(numbers) < least:
+            raise click.BadParameter(f"{value!r}: no number may be below {least}")
+        return numbers
+
+    return parse
+
+
+@click.group(cls=ProfileGroup)
+def command() -> None:
+    """Measure latency (BUNDLE), list results (history), or sum up a stream's events (events)."""
+
+
+@command.command(
+    "bundle",
+    epilog="mpft profile history FOLDER lists older results, and mpft profile events FILE sums up "
+    "the latency of streams from capture to verdict.",
+)
 @click.argument("bundle", type=PATH)
-@click.option("--samples", type=click.IntRange(10), default=200, show_default=True)
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: all cores.")
+@click.option("--images", type=PATH, help="Folder of image files to decode; else golden crops.")
+@click.option(
+    "--scenario",
+    "scenarios",
+    type=click.Choice([*SCENARIOS, "all"]),
+    multiple=True,
+    default=("single-stream",),
+    show_default="single-stream",
+    help="As MLPerf means it; may be given several times.",
+)
+@click.option(
+    "--streams", type=click.IntRange(2), default=4, show_default=True, help="Of multi-stream."
+)
+@click.option(
+    "--batch",
+    "batches",
+    metavar="N,N,…",
+    callback=_numbers(1),
+    default="8",
+    show_default=True,
+    help="Of offline.",
+)
+@click.option(
+    "--threads",
+    metavar="N,N,…",
+    callback=_numbers(0),
+    default="0",
+    show_default=True,
+    help="CPU threads; 0: all cores.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(10),
+    default=500,
+    show_default=True,
+    help="Undisturbed queries that are wanted. p99 takes 299, p99.9 takes 2995.",
+)
+@click.option(
+    "--limit",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds after which a run ends with what it has.",
+)
+@click.option("--layers", is_flag=True, help="Look into the engine, layer by layer.")
+@click.option(
+    "--layers-from",
+    "trtexec",
+    type=PATH,
+    metavar="FILE",
+    help="With --layers, of TensorRT: what trtexec --exportProfile wrote.",
+)
+@click.option(
+    "--slo", "objectives", multiple=True, metavar="p99<=15ms", help="Gate: exit code 1 unless met."
+)
+@click.option("--compare", "older", type=PATH, metavar="OLD.json", help="An older result.")
+@click.option(
+    "--fail",
+    "limits",
+    multiple=True,
+    metavar="p50:5%",
+    help="With --compare, gate: a slowdown that must not go unseen.  [default: p50:5%]",
+)
+@click.option("--out", type=PATH, help="Write the result here, as JSON.")
+@click.option("--html", type=PATH, help="Write one HTML file that needs nothing else.")
+@click.option("--markdown", type=PATH, help="Write a summary for a pull request.")
+@click.option("--trace", type=PATH, help="With --layers: write a trace for ui.perfetto.dev.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(bundle: Path, samples: int, threads: int, as_json: bool) -> None:
-    """Measure BUNDLE's latency on this device: one view at a time, after warm-up."""
-    from mpft_deploy.bundle import Device, read_bundle
-    from mpft_deploy.cli.console import emit_json, steps, table
-    from mpft_deploy.engine import load_engine
-    from mpft_deploy.files import display
-    from mpft_deploy.profile.latency import measure
+def measure_bundle(
+    bundle: Path,
+    images: Path | None,
+    scenarios: tuple[str, ...],
+    streams: int,
+    batches: tuple[int, ...],
+    threads: tuple[int, ...],
+    samples: int,
+    limit: float,
+    layers: bool,
+    trtexec: Path | None,
+    objectives: tuple[str, ...],
+    older: Path | None,
+    limits: tuple[str, ...],
+    out: Path | None,
+    html: Path | None,
+    markdown: Path | None,
+    trace: Path | None,
+    as_json: bool,
+) -> int:
+    """Measure BUNDLE's latency on this device.
 
+    Queries are warmed up until steady, then timed in blocks; blocks that other work disturbed are
+    repeated until --samples are undisturbed or --limit is over. What cannot be told from the
+    samples is not reported, and a gate that they cannot decide says "undecided". Exit code 1 unless
+    every gate passed.
+    """
+    from mpft_deploy.bundle import read_bundle
+    from mpft_deploy.cli.console import emit_json, steps
+    from mpft_deploy.errors import UsageError
+    from mpft_deploy.profile.compare import Limit
+    from mpft_deploy.profile.measure import Plan
+    from mpft_deploy.profile.profiler import Request, profile_bundle
+    from mpft_deploy.profile.records import read_profile
+    from mpft_deploy.profile.slo import Objective
+
+    if limits and older is None:
+        raise UsageError("--fail goes with --compare OLD.json")
+    if (trace is not None or trtexec is not None) and not layers:
+        raise UsageError("--trace and --layers-from go with --layers")
+    slos = [Objective.parse(text) for text in objectives]
+    slowdowns = [Limit.parse(text) for text in limits or ("p50:5%",)]
+    before = read_profile(older) if older is not None else None
+    for path in filter(None, (out, html, markdown, trace)):
+        _check_writable(path)
+    chosen = [name for name in SCENARIOS if name in scenarios or "all" in scenarios]
     content = read_bundle(bundle)
-    engine = load_engine(content, threads=threads)
     with steps() as say:
-        say(f"timing {samples} views")
-        latency = measure(
-            engine, content.spec, content.golden.crops, samples=samples, threads=threads
+        profile = profile_bundle(
+            Request(
+                content,
+                Plan(samples=samples, seconds=limit),
+                images=images,
+                scenarios=chosen,  # type: ignore[arg-type]  # Click lets no others through
+                streams=streams,
+                batches=batches,
+                threads=threads,
+                layers=layers,
+                trtexec=trtexec,
+                say=say,
+            )
         )
-    device = Device.here()
+    profile = _with_gates(profile, slos, before, slowdowns)
+    _write(profile, out, html, markdown, trace)
     if as_json:
-        emit_json({"bundle": display(bundle), "device": device, "latency": latency})
+        emit_json(profile)
+    else:
+        from mpft_deploy.profile.terminal import print_profile
+
+        print_profile(profile)
+    return int(any(gate.verdict != "pass" for gate in profile.gates))
+
+
+def _with_gates(
+    profile: Profile, slos: list[Objective], before: Profile | None, slowdowns: list[Limit]
+) -> Profile:
+    """The result with the answers to its gates; objectives are about awaited queries."""
+    import msgspec
+
+    from mpft_deploy.profile.compare import compare
+    from mpft_deploy.profile.slo import judge_run
+
+    awaited = [run for run in profile.runs if run.scenario != "offline"] or profile.runs
+    gates: list[Gate] = [judge_run(slo, run) for slo in slos for run in awaited]
+    if before is not None:
+        gates += [gate for limit in slowdowns for gate in compare(limit, before, profile)]
+    return msgspec.structs.replace(profile, gates=gates)
+
+
+def _write(
+    profile: Profile, out: Path | None, html: Path | None, markdown: Path | None, trace: Path | None
+) -> None:
+    import msgspec
+
+    from mpft_deploy.files import write_atomic
+
+    if out is not None:
+        write_atomic(out, msgspec.json.encode(profile) + b"\n")
+    if markdown is not None:
+        from mpft_deploy.profile.markdown import render_markdown
+
+        write_atomic(markdown, render_markdown(profile).encode())
+    if html is not None:
+        from mpft_deploy.profile.html import render_html
+
+        write_atomic(html, render_html(profile).encode())
+    if trace is not None and profile.layers is not None:
+        from mpft_deploy.profile.flame import chrome_trace
+
+        write_atomic(trace, chrome_trace(profile.layers))
+    for path in filter(None, (out, html, markdown, trace)):
+        click.echo(f"written: {path}", err=True)
+
+
+def _check_writable(path: Path) -> None:
+    """Ask before the work whether an output has a place to go."""
+    from mpft_deploy.errors import UsageError
+    from mpft_deploy.files import display
+
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"{display(path)}: name a file in a folder that exists")
+
+
+@command.command("history")
+@click.argument("folder", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON a result.")
+def show_history(folder: Path, as_json: bool) -> int:
+    """List the results in FOLDER, oldest first, each with its change to the one before.
+
+    Only results of the same device, scenario, batch and threads are compared.
+    """
+    from mpft_deploy.cli.console import emit_json
+    from mpft_deploy.profile.history import read_history, rows
+
+    entries, failures = read_history(folder)
+    if as_json:
+        for row in rows(entries):
+            emit_json(row)
+    else:
+        from mpft_deploy.profile.terminal import print_history
+
+        print_history(rows(entries))
+    for failure in failures:
+        click.echo(f"error: {failure}", err=True)
+    return int(bool(failures))
+
+
+@command.command("events")
+@click.argument("file", type=click.Path(path_type=Path, readable=False, allow_dash=True))
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON a source.")
+def show_events(file: Path, as_json: bool) -> None:
+    """Latency from capture to verdict, from the JSON lines of `mpft screen SOURCE --json`.
+
+    FILE holds them; `-` reads standard input.
+    """
+    from mpft_deploy.cli.console import emit_json
+    from mpft_deploy.files import display
+    from mpft_deploy.profile.events import read_events
+
+    if str(file) == "-":
+        latencies = read_events(sys.stdin.buffer, "standard input")
+    else:
+        with file.open("rb") as lines:
+            latencies = read_events(lines, display(file))
+    if as_json:
+        for latency in latencies:
+            emit_json(latency)
         return
-    quantiles = ["min", "p50", "p90", "p99", "max", "mean"]
-    stages = [
-        ("patchify", latency.patchify_ms),
-        ("engine", latency.engine_ms),
-        ("total", latency.total_ms),
-    ]
-    table(
-        f"{display(bundle)} on {device.processor}, {latency.threads} threads, "
-        f"{samples} views; milliseconds",
-        ["stage", *quantiles],
-        [[name, *(f"{times[key]:.3f}" for key in quantiles)] for name, times in stages],
-    )
+    from mpft_deploy.profile.terminal import print_events
+
+    print_events(latencies)

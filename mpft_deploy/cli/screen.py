@@ -147,6 +147,7 @@ def command(
     from mpft_deploy.screen.sources import find_items
 
     engine = load_engine(content, threads=threads)
+    content = content.without_engine()
     screener = Screener(content, engine, views=views, threshold=threshold, batch=batch)
     kept: list[Screened] = []
     failures = 0

@@ -35,8 +35,13 @@ def load(engine: bytes, *, threads: int, spin: bool = True) -> OnnxRuntimeEngine
     return OnnxRuntimeEngine(engine, threads, spin)
 
 
-def make_session(model: bytes, *, threads: int, spin: bool = True) -> Any:
+def make_session(
+    model: bytes, *, threads: int, spin: bool = True, profile: str | None = None
+) -> Any:
     """An InferenceSession on exactly PROVIDER; `threads` 0 takes all available cores.
+
+    Args:
+        profile: how the name of the file begins that its profiler writes; None for no profiler.
 
     Raises:
         InputError: ONNX Runtime cannot load the model.
@@ -48,6 +53,8 @@ def make_session(model: bytes, *, threads: int, spin: bool = True) -> Any:
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
@@ -58,6 +65,9 @@ def make_session(model: bytes, *, threads: int, spin: bool = True) -> Any:
         raise EnvironmentLacksError(
             f"ONNX Runtime chose {session.get_providers()} instead of {PROVIDER}"
         )
+    # It keeps the file's bytes, as large as the engine, to fall back to another provider by itself;
+    # that never happens here.
+    session._model_bytes = None
     return session
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +11,7 @@ from mpft_deploy.bundle import Latency
 from mpft_deploy.cores import available_cores
 from mpft_deploy.engine import Engine
 from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.profile.timer import no_garbage_collection
 from mpft_deploy.spec import DetectorSpec
 from mpft_deploy.statistics import summary
 
@@ -48,7 +46,7 @@ class Stopwatch:
 
     def time(self, samples: int) -> None:
         """Time that many views more, one at a time."""
-        with _no_garbage_collection():
+        with no_garbage_collection():
             self._times += [self._once(index) for index in range(samples)]
 
     def latency(self) -> Latency:
@@ -83,15 +81,3 @@ def measure(
     watch = Stopwatch(engine, spec, views, threads)
     watch.time(samples)
     return watch.latency()
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

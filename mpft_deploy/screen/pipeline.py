@@ -141,11 +141,13 @@ def _events(
             continue
         error, small = "", b""
         try:
-            for index, frame in enumerate(read_frames(item, fps)):
+            # A picture for the report shows the whole frame.
+            centre = None if number < pictures else screener.centre
+            for index, frame in enumerate(read_frames(item, fps, centre=centre)):
                 if index == 0 and number < pictures:
                     small = thumbnail(frame.pixels)
                 prepared = screener.prepare(frame.pixels)
-                height, width = frame.pixels.shape[:2]
+                height, width = frame.whole or frame.pixels.shape[:2]
                 yield _Ready(
                     prepared, (height, width), frame.time, frame.note, small if index == 0 else b""
                 )
@@ -207,7 +209,7 @@ def _result(end: _End, gathered: _Gathered, screener: Screener, source: str) -> 
     count = gathered.frames.seen
     judgement = screener.verdict_of(gathered.logits / count, gathered.views)
     video = kind == "video"
-    small = first.shape != first.prepared.size
+    small = min(first.shape) < screener.spec.crop.size
     tiled = f"below {screener.spec.crop.size} pixels: repeated to fill the crop" if small else ""
     return Result(
         file=file_name(item.path),

@@ -97,6 +97,8 @@ class Screener:
         self.calibration = with_threshold(self.spec.calibration, threshold)
         self.policy = views
         self.batch_size = batch
+        self.centre = self.spec.crop.size if views == "centre" else None
+        """Side of the one view, where a frame's centre is all that is judged."""
         self._engine = engine
         self._keep = self.spec.keep_rule
 

@@ -57,11 +57,13 @@ class Frame:
     pixels: u8 [H, W, 3] RGB.
     time: seconds from the start of a video; 0 for an image.
     note: what a reader of the verdict should know; mostly empty.
+    whole: height and width of the frame, where `pixels` are only its centre view.
     """
 
     pixels: U8
     time: float = 0.0
     note: str = ""
+    whole: tuple[int, int] | None = None
 
 
 def find_items(paths: Iterable[Path]) -> Iterator[Item | Missing]:
@@ -93,11 +95,12 @@ def find_items(paths: Iterable[Path]) -> Iterator[Item | Missing]:
             yield Missing(path, InputError(f"{display(path)}: no images or videos in this folder"))
 
 
-def read_frames(item: Item, fps: float = 1.0) -> Iterator[Frame]:
+def read_frames(item: Item, fps: float = 1.0, *, centre: int | None = None) -> Iterator[Frame]:
     """The frames of an item that are to be screened, decoded as they are asked for.
 
     Args:
         fps: of a video, how many frames a second of media time; the first frame always comes.
+        centre: side of the centre view, where nothing else is needed; see `read_picture`.
 
     Raises:
         InputError: cannot be read. A damaged video may give frames before it raises.
@@ -108,8 +111,8 @@ def read_frames(item: Item, fps: float = 1.0) -> Iterator[Frame]:
     if item.kind == "video":
         yield from _video_frames(item.path, fps)
     else:
-        picture = read_picture(item.path)
-        yield Frame(picture.pixels, note=picture.note)
+        picture = read_picture(item.path, centre=centre)
+        yield Frame(picture.pixels, note=picture.note, whole=picture.whole)
 
 
 def _is_folder(path: Path) -> bool:

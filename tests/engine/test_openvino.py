@@ -102,3 +102,14 @@ def test_missing_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(EnvironmentLacksError, match=r"mpft-deploy\[openvino\]"):
         get_backend("openvino")
+
+
+def test_marks_its_copies_and_gives_the_same_logits(case):
+    graph, cut, _ = case
+    engine = load(graph)
+    for batch in (5, 2):
+        marks = []
+        patches, positions = cut.patches[:batch], cut.positions[:batch]
+        found = engine.run_marked(patches, positions, lambda marks=marks: marks.append(1))
+        assert marks == [1, 1]
+        np.testing.assert_array_equal(found, engine.run(patches, positions))

@@ -1,0 +1,248 @@
+"""docs/benchmarks.md and its charts, drawn from the committed results and from nothing else.
+
+python benchmarks/page.py            # draw
+python benchmarks/page.py --check    # exit code 1 unless the page is what the results give
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+from mpft_deploy.files import write_atomic
+
+HERE = Path(__file__).resolve().parent
+RESULTS, DOCS = HERE / "results", HERE.parent / "docs"
+
+HEAD = """# Benchmarks
+
+Drawn by `make bench` from the JSON in [benchmarks/results](../benchmarks/results); nothing here is
+typed. Contestants of a table took turns in one run (A B A B), so that what disturbed one disturbed
+all. Milliseconds are medians with 95 % intervals by block bootstrap. Losses are shown too.
+"""
+
+EMPTY = "\nNo results are committed yet: run `make bench` on a quiet machine.\n"
+
+Json = Mapping[str, Any]
+
+
+def newest(results: Path) -> dict[str, Json]:
+    """The last result of each device, by the file's name without its date."""
+    found: dict[str, Json] = {}
+    for path in sorted(results.glob("*.json"), key=lambda path: (path.stem[-10:], path.name)):
+        record = json.loads(path.read_bytes())
+        if record.get("benchmark") == "suite":
+            found[path.stem[:-11]] = {**record, "file": path.name}
+    return found
+
+
+def pages(results: Path) -> dict[str, str]:
+    """Files below docs/ and their text."""
+    files, parts = {}, [HEAD]
+    for device, record in newest(results).items():
+        sections = record["sections"]
+        parts.append(_head(record))
+        parts.append(_targets(sections))
+        if pipeline := sections.get("pipeline"):
+            picture = f"images/benchmarks-{device}.svg"
+            files[picture] = waterfall(pipeline["ablation"])
+            parts.append(_pipeline(pipeline, picture))
+        if engines := sections.get("engines"):
+            parts.append(_engines(engines))
+        if kernel := sections.get("texture_patchify"):
+            parts.append(_kernel(kernel))
+        for name, failure in record["failures"].items():
+            parts.append(f"\n**{name} was not measured**: {failure}.\n")
+    files["benchmarks.md"] = "".join(parts) + ("" if len(parts) > 1 else EMPTY)
+    return files
+
+
+def draw_page(results: Path = RESULTS, docs: Path = DOCS) -> None:
+    """Write the page and its charts."""
+    for name, text in pages(results).items():
+        path = docs / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text.encode())
+
+
+def stale(results: Path = RESULTS, docs: Path = DOCS) -> list[str]:
+    """Files that are not what the results give."""
+    return [
+        name
+        for name, text in pages(results).items()
+        if not (docs / name).exists() or (docs / name).read_text() != text
+    ]
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; numbers, all columns but the first, to the right."""
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _head(record: Json) -> str:
+    device = record["device"]
+    quiet = "; ".join(record["disturbed"]) or "quiet before the run"
+    return (
+        f"\n## {device['processor']}, {record['cores']} cores\n\n{record['date']}, commit "
+        f"`{record['commit']}`, {device['machine']} {device['system']}, {quiet}. "
+        f"[{record['file']}](../benchmarks/results/{record['file']})\n"
+    )
+
+
+def _targets(sections: Json) -> str:
+    rows = [
+        [
+            one["name"],
+            f"{one['value']:.2f} {one['unit']}",
+            f"{'≥' if one['at_least'] else '≤'} {one['limit']:g} {one['unit']}",
+            "met" if one["met"] else "**missed**",
+        ]
+        for part in sections.values()
+        for one in [*part.get("targets", []), *map(_ratio, part.get("ratios", []))]
+    ]
+    return "\n### Targets\n" + table(["figure", "measured", "target", ""], rows) if rows else ""
+
+
+def _ratio(ratio: Json) -> Json:
+    """A ratio of the engines benchmark as a target."""
+    value, limit = ratio["ratio"], ratio["target"]
+    return {
+        "name": f"engine alone, times as fast: {ratio['name']}",
+        "value": value,
+        "limit": limit,
+        "unit": "×",
+        "at_least": True,
+        "met": value >= limit,
+    }
+
+
+def _pipeline(section: Json, picture: str) -> str:
+    ours = section["rows"][0]["ms"]["p50"]["value"]
+    text = (
+        f"\n### From JPEG file to verdict, batch 1, {section['threads']} threads\n\n"
+        f"{section['jpeg']}.\n" + _times(section["rows"], ours)
+    )
+    text += (
+        "\n### What each optimisation is worth\n\nOurs with one left out at a time.\n\n"
+        f"![Milliseconds with one optimisation left out at a time]({picture})\n"
+        + _times(section["ablation"], ours)
+    )
+    decode = section["decode"]
+    text += "\n### Decoding a crop of a 1080p JPEG\n"
+    if decode["rows"]:
+        return text + _times(decode["rows"], decode["rows"][0]["ms"]["p50"]["value"])
+    return text + f"\nNot measured: {decode['why_not']}.\n"
+
+
+def _times(rows: Sequence[Json], ours: float) -> str:
+    def interval(figure: Json) -> str:
+        return f"{figure['value']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"
+
+    return table(
+        ["", "p50 ms", "p90 ms", "of ours"],
+        [
+            [
+                row["name"],
+                interval(row["ms"]["p50"]),
+                f"{row['ms']['p90']['value']:.2f}",
+                f"{row['ms']['p50']['value'] / ours:.2f} ×",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _value(figure: Any) -> float:
+    """A figure that may have an interval."""
+    return float(figure["value"] if isinstance(figure, Mapping) else figure)
+
+
+def _engines(section: Json) -> str:
+    """Whatever contestants that benchmark has, with the columns that it gives for them."""
+    rows = section["results"]
+    extra = {
+        "peak_memory_mb": "peak MB",
+        "size_mb": "file MB",
+        "flips": "flips",
+        "decisive": "decisive flips",
+        "mean_logit_difference": "mean logit difference",
+    }
+    shown = [key for key in extra if any(row.get(key) is not None for row in rows)]
+    slowest = max(_value(row["ms"]["p50"]) for row in rows)
+
+    def cells(row: Json) -> list[str]:
+        middle, ninety = _value(row["ms"]["p50"]), _value(row["ms"]["p90"])
+        values = [row.get(key) for key in shown]
+        return [
+            row["name"],
+            f"{middle:.2f}",
+            f"{ninety:.2f}",
+            f"{slowest / middle:.1f} ×",
+            *map(_cell, values),
+        ]
+
+    columns = ["", "p50 ms", "p90 ms", "of the slowest", *(extra[key] for key in shown)]
+    return (
+        f"\n### From view to logit, {section.get('views', 'some')} views, one at a time\n"
+        + table(columns, [cells(row) for row in rows])
+    )
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:d}" if isinstance(value, int) else f"{value:.{0 if value >= 10 else 3}f}"
+
+
+def _kernel(section: Json) -> str:
+    seconds = section["median_seconds"]
+    return "\n### texture_patchify, one view, one thread\n" + table(
+        ["", "µs"], [[name, f"{1e6 * value:.1f}"] for name, value in seconds.items()]
+    )
+
+
+WIDTH, ROW, LEFT, RIGHT = 760, 34, 216, 150
+
+
+def waterfall(rows: Sequence[Json]) -> str:
+    """One bar for all optimisations, and one that goes on from there for each left out."""
+    base = rows[0]["ms"]["p50"]["value"]
+    longest = max(row["ms"]["p50"]["value"] for row in rows)
+    scale = (WIDTH - LEFT - RIGHT) / longest
+    end = LEFT + base * scale
+    height = ROW * len(rows) + 12
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+        f'font-family="system-ui, sans-serif" font-size="14">',
+        "<style>text{fill:#1a1f27}.base{fill:#2b5fc4}.cost{fill:#d9953f}.gain{fill:#14794f}"
+        ".line{stroke:#8a94a3;stroke-dasharray:4 3}@media (prefers-color-scheme:dark){text"
+        "{fill:#e8ebf0}.base{fill:#83aefc}}</style>",
+        f'<path class="line" d="M{end:.1f} 4V{height - 4}"/>',
+    ]
+    for index, row in enumerate(rows):
+        value, y = row["ms"]["p50"]["value"], 6 + index * ROW
+        change = value - base
+        kind = "base" if index == 0 else "cost" if change >= 0 else "gain"
+        x, length = (LEFT, base) if index == 0 else (LEFT + min(base, value) * scale, abs(change))
+        label = f"{value:.1f} ms" if index == 0 else f"{change:+.1f} ms, {value / base:.2f} ×"
+        at = LEFT + max(value, base) * scale + 8
+        name = row["name"]
+        parts.append(
+            f'<text x="{LEFT - 10}" y="{y + 18}" text-anchor="end">{escape(name)}</text>'
+            f'<rect class="{kind}" x="{x:.1f}" y="{y}" width="{max(length * scale, 1.5):.1f}" '
+            f'height="{ROW - 9}" rx="3"/><text x="{at:.1f}" y="{y + 18}">{escape(label)}</text>'
+        )
+    return "".join([*parts, "</svg>\n"])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--check"]:
+        if names := stale():
+            sys.exit(f"not what the results give: {', '.join(names)}; run benchmarks/page.py")
+    else:
+        draw_page()

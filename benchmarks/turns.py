@@ -1,0 +1,95 @@
+"""Contestants that take turns, A B A B, so that what disturbs the machine disturbs all alike."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mpft_deploy.bundle import Device
+from mpft_deploy.cores import available_cores
+from mpft_deploy.profile.percentiles import intervals
+
+PAUSE_SECONDS = 0.1
+"""Between turns: an engine's threads spin for a while and would take the next one's cores."""
+
+WARM_UP = 2
+
+
+def take_turns(
+    runs: Mapping[str, Callable[[Any], object]],
+    inputs: Sequence[Any],
+    *,
+    rounds: int,
+    turn: int,
+) -> dict[str, list[float]]:
+    """Milliseconds of each run on each of its inputs, in the order in which they were timed.
+
+    Args:
+        runs: by name; each is warmed up at the start of every turn.
+        inputs: rotated, the same ones for all in a round.
+        rounds: turns that each has.
+        turn: queries in a turn.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    gc.collect()
+    gc.disable()
+    try:
+        for round_ in range(rounds):
+            chosen = [inputs[(round_ * turn + index) % len(inputs)] for index in range(turn)]
+            for name, run in runs.items():
+                time.sleep(PAUSE_SECONDS)
+                for one in chosen[:WARM_UP]:
+                    run(one)
+                for one in chosen:
+                    start = time.perf_counter_ns()
+                    run(one)
+                    times[name].append((time.perf_counter_ns() - start) / 1e6)
+    finally:
+        gc.enable()
+    return times
+
+
+def figures(milliseconds: Sequence[float]) -> dict[str, Any]:
+    """Percentiles with 95 % intervals, and the mean."""
+    found = intervals(np.array(milliseconds), (50, 90))
+    return {
+        name: {"value": one.value, "low": one.low, "high": one.high}
+        for name, one in found.items()
+        if name != "sd"
+    } | {"samples": len(milliseconds)}
+
+
+def provenance() -> dict[str, Any]:
+    """Device, cores, commit and day: what every result carries."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "device": msgspec.to_builtins(Device.here()),
+        "cores": available_cores(),
+        "commit": commit,
+        "date": datetime.now(timezone.utc).date().isoformat(),
+    }
+
+
+def target(name: str, value: float, limit: float, unit: str, *, at_least: bool) -> dict[str, Any]:
+    """A figure beside the limit that it should keep."""
+    met = value >= limit if at_least else value <= limit
+    sign = "≥" if at_least else "≤"
+    print(f"{'met ' if met else 'LOST'}  {name}: {value:.3g} {unit}, {sign} {limit:g} {unit}")
+    return {
+        "name": name,
+        "value": value,
+        "limit": limit,
+        "unit": unit,
+        "at_least": at_least,
+        "met": met,
+    }

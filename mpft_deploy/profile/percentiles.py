@@ -1,0 +1,156 @@
+"""Percentiles of correlated samples: how many are needed, and how sure they are.
+
+Queries that follow each other are alike: a slow second makes many of them slow. So intervals come
+from a block bootstrap (Künsch 1989), which draws runs of consecutive samples, and counts are
+divided by the autocorrelation time before a binomial law is asked about them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+F64 = npt.NDArray[np.float64]
+
+CONFIDENCE = 0.95
+RESAMPLES, MOST_DRAWS = 1000, 4_000_000
+UNSTABLE = 0.25
+"""A figure whose interval reaches further than this share to a side is not reported."""
+
+PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def unstable(self) -> bool:
+        """Whether the interval is too wide for the figure to mean anything."""
+        reach = max(self.high - self.value, self.value - self.low)
+        return reach > UNSTABLE * abs(self.value)
+
+
+def percentile_name(percent: float) -> str:
+    """`p50`, `p99.9`."""
+    return f"p{percent:g}"
+
+
+def samples_needed(percent: float, confidence: float = CONFIDENCE) -> int:
+    """Independent samples from which the largest is an upper bound of the percentile.
+
+    Below that no order statistic bounds it at this confidence (and below `1 - share`, the lower
+    percentiles, the same holds of the smallest).
+    """
+    share = max(percent, 100 - percent) / 100
+    return math.ceil(math.log(1 - confidence) / math.log(share))
+
+
+def binomial_cdf(hits: int, total: int, share: float) -> float:
+    """P(X ≤ hits) of a binomial, summed in logarithms so that no factor underflows."""
+    if hits < 0:
+        return 0.0
+    if hits >= total:
+        return 1.0
+    if share <= 0:
+        return 1.0
+    if share >= 1:
+        return 0.0
+    # The shorter tail has fewer terms and less rounding.
+    lower = hits < total * share
+    k = np.arange(0, hits + 1) if lower else np.arange(hits + 1, total + 1)
+    log_factorial = _log_factorials(total)
+    terms = (
+        log_factorial[total]
+        - log_factorial[k]
+        - log_factorial[total - k]
+        + k * math.log(share)
+        + (total - k) * math.log1p(-share)
+    )
+    tail = float(np.exp(terms).sum())
+    return min(1.0, tail) if lower else max(0.0, 1.0 - tail)
+
+
+def _log_factorials(n: int) -> F64:
+    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+
+
+def autocorrelation_time(values: npt.ArrayLike) -> float:
+    """How many samples in a row count as one: 1 for independent ones.
+
+    One and twice the sum of the autocorrelations, over Geyer's initial positive pairs; those within
+    the noise of independent samples count as none.
+    """
+    x = np.asarray(values, np.float64)
+    n = len(x)
+    x = x - x.mean() if n else x
+    variance = float(x @ x)
+    if n < 8 or variance <= 0:
+        return 1.0
+    size = 1 << (2 * n - 1).bit_length()
+    spectrum = np.abs(np.fft.rfft(x, size)) ** 2
+    correlation = np.fft.irfft(spectrum, size)[: n // 2] / variance
+    time = 1.0
+    for first in range(1, len(correlation) - 1, 2):
+        pair = float(correlation[first] + correlation[first + 1])
+        if pair <= 2 / math.sqrt(n):
+            break
+        time += 2 * pair
+    return min(time, n / 4)
+
+
+def block_length(values: F64) -> int:
+    """Samples a block of the bootstrap: n^⅓, or more where they hang together for longer."""
+    n = len(values)
+    ranks = np.argsort(np.argsort(values))  # an outlier must not hide the rest
+    length = max(n ** (1 / 3), 2 * autocorrelation_time(ranks))
+    return int(max(1, min(math.ceil(length), n // 5 or 1)))
+
+
+def resample(values: F64, generator: np.random.Generator, resamples: int = RESAMPLES) -> F64:
+    """Block-bootstrap samples of `values`: f64 [resamples, n]; blocks wrap around the end.
+
+    Fewer, but at least 100, where n is so large that they would need much memory.
+    """
+    n = len(values)
+    length = block_length(values)
+    count = -(-n // length)
+    resamples = max(100, min(resamples, MOST_DRAWS // max(1, n)))
+    starts = generator.integers(0, n, (resamples, count))
+    index = (starts[:, :, None] + np.arange(length)) % n
+    drawn: F64 = values[index.reshape(resamples, -1)[:, :n]]
+    return drawn
+
+
+def intervals(
+    values: npt.ArrayLike, percents: Sequence[float] = PERCENTILES
+) -> dict[str, Interval]:
+    """Percentiles, "mean", "sd" and "min" with intervals at CONFIDENCE; same input, same figures.
+
+    Percentiles that have too few samples are left out; see `samples_needed`.
+    """
+    x = np.asarray(values, np.float64)
+    drawn = resample(x, np.random.default_rng(len(x)))
+    enough = [p for p in percents if len(x) >= samples_needed(p)]
+    found = {}
+    if enough:
+        points, spread = np.percentile(x, enough), np.percentile(drawn, enough, axis=1)
+        for percent, point, row in zip(enough, points, spread, strict=True):
+            found[percentile_name(percent)] = _interval(float(point), row)
+    found["mean"] = _interval(float(x.mean()), drawn.mean(axis=1))
+    found["sd"] = _interval(float(x.std()), drawn.std(axis=1))
+    found["min"] = _interval(float(x.min()), drawn.min(axis=1))
+    return found
+
+
+def _interval(value: float, drawn: F64) -> Interval:
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(value, min(float(low), value), max(float(high), value))

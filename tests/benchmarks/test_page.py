@@ -1,0 +1,96 @@
+"""The benchmark page is what the committed results give."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("page")
+
+
+def test_the_committed_page_is_drawn_from_the_committed_results(page: ModuleType) -> None:
+    assert page.stale() == []
+
+
+def row(name: str, p50: float) -> dict[str, object]:
+    def figure(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 1, "high": value + 1}
+
+    return {"name": name, "ms": {"p50": figure(p50), "p90": figure(2 * p50)}}
+
+
+def suite(date: str, p50: float) -> dict[str, object]:
+    target = {"name": "faster <than> peer", "value": 9.5, "limit": 8, "unit": "×"}
+    return {
+        "benchmark": "suite",
+        "version": 1,
+        "device": {"processor": "Some CPU", "machine": "x86_64", "system": "Linux"},
+        "cores": 2,
+        "commit": "abc",
+        "date": date,
+        "disturbed": [],
+        "failures": {"texture_patchify": "ended with exit code 1"},
+        "sections": {
+            "pipeline": {
+                "threads": 2,
+                "jpeg": "1080p",
+                "rows": [row("ours", p50), row("peer", 100)],
+                "ablation": [row("all optimisations", p50), row("a & b", 30), row("sleep", 9)],
+                "decode": {"rows": [], "targets": [], "why_not": "no compiler"},
+                "targets": [{**target, "at_least": True, "met": True}],
+            },
+            "engines": {
+                "views": 60,
+                "ratios": [{"name": "of eager", "ratio": 5.0, "target": 15.0}],
+                "results": [
+                    {"name": "eager", "ms": {"p50": 60.0, "p90": 70.0}, "flips": None},
+                    {"name": "int8", "ms": {"p50": 12.0, "p90": 13.0}, "flips": 3, "size_mb": 67.1},
+                ],
+            },
+        },
+    }
+
+
+def test_page_of_a_result(page: ModuleType, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "some-2core-2026-01-01.json").write_text(json.dumps(suite("2026-01-01", 50.0)))
+    (results / "some-2core-2026-02-01.json").write_text(json.dumps(suite("2026-02-01", 10.0)))
+    (results / "other.json").write_text('{"benchmark": "else"}')
+    files = page.pages(results)
+    assert set(files) == {"benchmarks.md", "images/benchmarks-some-2core.svg"}
+    text = files["benchmarks.md"]
+    assert "2026-02-01" in text
+    assert "2026-01-01" not in text
+    assert "| peer | 100.00 (99.00 to 101.00) | 200.00 | 10.00 × |" in text
+    assert "| int8 | 12.00 | 13.00 | 5.0 × | 67 | 3 |" in text
+    assert "of eager | 5.00 × | ≥ 15 × | **missed** |" in text
+    assert "| faster <than> peer | 9.50 × | ≥ 8 × | met |" in text
+    assert "Not measured: no compiler" in text
+    assert "texture_patchify was not measured" in text
+    picture = ET.fromstring(files["images/benchmarks-some-2core.svg"])
+    bars = [bar for bar in picture.iter() if bar.tag.endswith("rect")]
+    assert [bar.get("class") for bar in bars] == ["base", "cost", "gain"]
+    # From the end of the first bar on: 20 ms more, and 1 ms less.
+    widths = [float(bar.get("width", "")) for bar in bars]
+    assert widths[1] / widths[0] == pytest.approx(2, rel=0.01)
+    assert widths[2] / widths[0] == pytest.approx(0.1, rel=0.02)
+    page.draw_page(results, tmp_path / "docs")
+    assert page.stale(results, tmp_path / "docs") == []
+    (tmp_path / "docs" / "benchmarks.md").write_text(text.replace("12.00", "11.00"))
+    assert page.stale(results, tmp_path / "docs") == ["benchmarks.md"]
+
+
+def test_page_without_results(page: ModuleType, tmp_path: Path) -> None:
+    assert "run `make bench`" in page.pages(tmp_path)["benchmarks.md"]
