@@ -86,7 +86,10 @@ def _round(rows: F32, bits: int) -> tuple[npt.NDArray[np.int8], F32]:
 
 def _integers(rows: F32, scale: F32, bits: int) -> npt.NDArray[np.int8]:
     limit = _LARGEST[bits]
-    return np.clip(np.rint(rows / scale[:, None]), -limit, limit).astype(np.int8)
+    rounded: npt.NDArray[np.int8] = (
+        np.clip(np.rint(rows / scale[:, None]), -limit, limit).astype(np.int8)
+    )
+    return rounded
 
 
 def _pack(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:

@@ -9,9 +9,10 @@ part of one. Labels enter through the linear probe alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
@@ -117,7 +118,7 @@ class Teacher:
         """What `fit` found, for a checkpoint."""
         return {name: getattr(self, name).numpy() for name in STATE}
 
-    def load_state(self, state: dict[str, F32]) -> None:
+    def load_state(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Take what `state` gave; a KeyError if it lacks something."""
         for name in STATE:
             setattr(self, name, torch.from_numpy(state[name]))
