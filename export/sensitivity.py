@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 GROUPS = {
@@ -13,8 +12,9 @@ GROUPS = {
 }
 """Group of layers → its pattern within a block; the last block has q and kv in place of qkv."""
 
-BLOCK_SHARE = 1 / 3
-"""Part of the blocks that is tried first in the worst group."""
+RUNGS = (1, 3)
+"""How many blocks of the worst group are tried before all of them: an engine may miss its budget by
+one image, and each layer in float costs time."""
 
 Layers = tuple[str, ...]
 
@@ -32,8 +32,7 @@ def float_layer_ladder(error: Callable[[Layers], float], depth: int) -> list[Lay
     groups = _worst_first(error, [f"*.{pattern}" for pattern in GROUPS.values()])
     within = groups[0].removeprefix("*.")
     blocks = _worst_first(error, [f"block{index}.{within}" for index in range(depth)])
-    some = blocks[: math.ceil(depth * BLOCK_SHARE)]
-    ladder = [tuple(some)] if len(some) < depth else []
+    ladder = [tuple(blocks[:count]) for count in RUNGS if count < depth]
     return ladder + [tuple(groups[:count]) for count in range(1, len(groups))]
 
 

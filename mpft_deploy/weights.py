@@ -86,8 +86,8 @@ def _round(rows: F32, bits: int) -> tuple[npt.NDArray[np.int8], F32]:
 
 def _integers(rows: F32, scale: F32, bits: int) -> npt.NDArray[np.int8]:
     limit = _LARGEST[bits]
-    rounded: npt.NDArray[np.int8] = (
-        np.clip(np.rint(rows / scale[:, None]), -limit, limit).astype(np.int8)
+    rounded: npt.NDArray[np.int8] = np.clip(np.rint(rows / scale[:, None]), -limit, limit).astype(
+        np.int8
     )
     return rounded
 

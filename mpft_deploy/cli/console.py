@@ -30,6 +30,10 @@ def emit_json(value: Any) -> None:
     click.echo(msgspec.json.encode(value).decode())
 
 
+PLAIN_WIDTH = 200
+"""Columns that a table may take where there is no terminal to tell its width."""
+
+
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table on standard output; file names and other text are shown as they are."""
     from rich.console import Console
@@ -41,7 +45,10 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         grid.add_column(column, overflow="fold")
     for row in rows:
         grid.add_row(*map(Text, row))
-    Console().print(grid)
+    console = Console()
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    console.print(grid)
 
 
 def comparison_rows(name: str, comparison: Any) -> list[list[str]]:

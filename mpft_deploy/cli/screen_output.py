@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mpft_deploy.cli.console import PLAIN_WIDTH
+
 if TYPE_CHECKING:
     from mpft_deploy.screen.results import Result
 
@@ -19,9 +21,6 @@ STYLES = {"generated": "bold red", "unsure": "yellow", "real": "green"}
 
 PROGRESS_SECONDS = 5.0
 """Between two lines of progress where there is no terminal."""
-
-PLAIN_WIDTH = 200
-"""Columns that a table may take where there is no terminal to tell its width."""
 
 
 @contextmanager

@@ -232,7 +232,8 @@ def test_ladder_takes_what_costs_most_first():
         return 2 - share * costs[layer]
 
     assert float_layer_ladder(error, 6) == [
-        ("block4.mlp.c_proj", "block1.mlp.c_proj"),
+        ("block4.mlp.c_proj",),
+        ("block4.mlp.c_proj", "block1.mlp.c_proj", "block0.mlp.c_proj"),
         ("*.mlp.c_proj",),
         ("*.mlp.c_proj", "*.attention.[qk]*"),
         ("*.mlp.c_proj", "*.attention.[qk]*", "*.attention.out_proj"),
