@@ -10,6 +10,7 @@ The winner is proven on the images that it was chosen by. Where that matters, ce
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +53,7 @@ TARGETS = {"auto": tuple(BACKENDS), "cpu": ("onnxruntime", "openvino")}
 TILES = (63, 95, 127, 191)
 """Counts of cells that fill a GPU's matmul tiles together with the class token."""
 
+PAUSE_SECONDS = 0.1
 ROUND, BRIEF_ROUNDS = 5, 3  # samples in a row; turns of the first timing
 CLEARLY = 1.25
 """How many times slower a brief timing must be for a candidate to be given up unproven."""
@@ -210,7 +212,7 @@ class _Search:
             for one in fresh:
                 self._say(f"timing {one.name}, turn {turn + 1} of {BRIEF_ROUNDS}")
                 assert one.watch is not None
-                one.watch.time(ROUND)
+                _take_turn(one.watch)
         for one in fresh:
             self._keep_time(one)
         return open_
@@ -225,7 +227,7 @@ class _Search:
         watches = [self._watch(one) for one in rivals]
         while watches[0].samples < LATENCY_SAMPLES:
             for watch in watches:
-                watch.time(ROUND)
+                _take_turn(watch)
         for one in rivals:
             self._keep_time(one)
 
@@ -369,6 +371,12 @@ class _Search:
                 **find_backend(request.backend).versions(),
             },
         }
+
+
+def _take_turn(watch: Stopwatch) -> None:
+    """Time a round once the engine before has let go of the cores: its threads spin for a while."""
+    time.sleep(PAUSE_SECONDS)
+    watch.time(ROUND)
 
 
 def _combinations(request: Request, target: str, keeps: Sequence[str | None]) -> list[Request]:
