@@ -164,17 +164,6 @@ def test_undecodable_image_fails_the_certificate(mpft, detector, pictures, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_profile(mpft, bundle):
-    code, text, _ = mpft("profile", bundle, "--samples", 20, "--json")
-    assert code == 0
-    latency = json.loads(text)["latency"]
-    assert latency["samples"] == 20
-    assert latency["total_ms"]["p50"] >= latency["engine_ms"]["p50"] > 0
-    code, text, _ = mpft("profile", bundle, "--samples", 20)
-    assert code == 0
-    assert "p99" in text
-
-
 def test_inspect_detector(mpft, detector):
     code, text, _ = mpft("inspect", detector, "--json")
     assert code == 0
