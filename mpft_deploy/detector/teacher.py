@@ -1,10 +1,10 @@
 """What a frozen backbone sees with all cells, for a detector to learn with few of them.
 
-Fine-tuning on labels sharpens a detector on the generators that it learns from, and costs ranking
-on others (docs/method.md). A frozen backbone ranks unseen generators best by the class token and
-the mean patch token of a middle block. So the detector learns to give those, from a disturbed view
-and the kept cells alone: feature distillation (Romero et al., arXiv 1412.6550) of a whole view into
-part of one. Labels enter through the linear probe alone.
+Across the training sets a frozen backbone ranks unseen generators best by the class token and the
+mean patch token of a middle block (docs/method.md, which also says where that did not hold). The
+detector learns to give those, from a disturbed view and the kept cells alone: feature distillation
+(Romero et al., arXiv 1412.6550) of a whole view into part of one. Labels fit linear probes alone:
+the head, and the direction that the loss weighs more.
 """
 
 from __future__ import annotations
