@@ -145,12 +145,8 @@ class _Search:
     def _rules(self, keeps: Sequence[str]) -> list[str]:
         """Keep rules by what was asked for: a rule, a count of the detector's own kind, or auto."""
         spec = self._materials.detector.spec
-        out = []
-        for keep in keeps:
-            if keep == AUTO:
-                out += [spec.keep, *(str(count) for count in TILES if count < spec.tokens)]
-            else:
-                out.append(keep)
+        auto = [spec.keep, *(str(count) for count in TILES if count < spec.tokens)]
+        out = [rule for keep in keeps for rule in (auto if keep == AUTO else [keep])]
         return list(dict.fromkeys(self._materials.spec_at(rule).keep for rule in out))
 
     def find(self) -> Candidate | None:
@@ -194,8 +190,8 @@ class _Search:
         request = candidate.request
         if request.keep is None:
             return None
-        key = {**self._key(Candidate(Request(request.detector, request.out, keep=request.keep)))}
-        key |= {"images": self._images, "what": "keep"}
+        exact = Candidate(Request(request.detector, request.out, keep=request.keep))
+        key = {**self._key(exact), "images": self._images, "what": "keep"}
         known = self._notebook.get(key, Comparison)
         if known is None:
             self._say(f"comparing {request.keep} with the detector's own rule in float32")

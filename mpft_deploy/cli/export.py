@@ -198,6 +198,8 @@ def command(
         keeps = [part.strip() for part in keep.split(",")] if keep else []
         _search(request, target or "auto", latency, keeps, explain=explain, as_json=as_json)
         return
+    if keep and (keep == "auto" or "," in keep):
+        raise UsageError("--keep with auto or several rules goes with a search: add --target auto")
     request = replace(request, keep=keep)
     if latency or explain:
         raise UsageError("--latency and --explain go with a search: add --target auto")

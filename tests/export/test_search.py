@@ -278,3 +278,6 @@ def test_one_engine_of_fewer_cells_says_what_it_is(detector, tmp_path, pictures,
     assert bundle.info.sources["detector_keep"] == own.keep
     assert run(verify, "verify", [str(tmp_path / "out")]) == 0
     assert run(command, "mpft-export", [*arguments, "--overwrite", "--keep", "9999"]) == 2
+    capsys.readouterr()
+    assert run(command, "mpft-export", [*arguments, "--overwrite", "--keep", "3,4"]) == 2
+    assert "--target auto" in capsys.readouterr().out
