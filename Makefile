@@ -86,7 +86,7 @@ faults: .venv-test/installed
 
 build/bundle/bundle.json: .venv-test/installed
 	.venv-test/bin/mpft-export models/mpft-vit-b16 build/bundle --overwrite \
-		--precision int8 --float-layers 'block0.*' --budget 'flips<=10%'
+		--backend openvino --precision int8-static+bf16 --float-layers '*.mlp.c_proj'
 
 gpu-suite: .venv-test/installed
 	.venv-test/bin/python benchmarks/gpu_suite.py

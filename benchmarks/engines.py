@@ -105,7 +105,7 @@ def build(detector: Path, bundle: Path | None, images: Path, views: U8, work: Pa
     export(Request(detector, work / "int8", precision="int8", budget=budget, threads=THREADS))
     if bundle is None:
         chosen = Request(detector, work / "chosen", precision="int8", threads=THREADS,
-                         images=(images,), float_layers=("block0.*",))  # fmt: skip
+                         images=(images,), float_layers=("*.mlp.c_proj",))  # fmt: skip
         export(chosen)
     (work / "done").touch()
 
