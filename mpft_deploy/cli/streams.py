@@ -71,6 +71,8 @@ def run_streams(
 ) -> int:
     """Screen until told to stop, every source has ended, or the time is over; the exit code.
 
+    It is 1 if a source had not shown one frame when the time was over or all had ended.
+
     Args:
         load: reads the configuration; called again on SIGHUP.
         open_bundle: gives the bundle in the folder that the configuration names, if it does.
@@ -114,12 +116,16 @@ def run_streams(
             if watch.alive():
                 notifier.alive()
             flags.stop.wait(_TICK)
+        told = flags.stop.is_set() or _reader_left()
         notifier.send("STOPPING=1")
         clean = watch.stop()
         failure = watch.scheduler.failure
     if failure is not None:
         raise failure
-    return _leave(0, clean)
+    missing = {} if told else watch.without_frames()
+    for name, why in missing.items():
+        logger.error("%s: not one frame came: %s", name, why)
+    return _leave(1 if missing else 0, clean)
 
 
 _TICK = 0.25

@@ -16,6 +16,7 @@ from mpft_deploy.screen.streams.records import Picture, Sink, SourceStatus
 from mpft_deploy.screen.streams.scheduler import Channel, Scheduler
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.source import Source
+from mpft_deploy.screen.tell.config import TABLES
 from mpft_deploy.screen.tell.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,11 @@ class Watch:
         # In this order: a frame that is taken is waited for until it was judged.
         return self.scheduler.failure is not None or (ended and self.scheduler.idle)
 
+    def without_frames(self) -> dict[str, str]:
+        """Sources that never showed a frame, and why."""
+        sources = [channel.source for channel in self.scheduler.channels]
+        return {s.name: s.reason or s.state for s in sources if not s.tally.connections}
+
     @property
     def lost_events(self) -> int:
         """Events that no sink took in time."""
@@ -109,10 +115,8 @@ class Watch:
         self._set_sources(config.sources)
         if config.decision != self._config.decision:
             self.scheduler.decide_by(config.decision)
-        if config.screen != self._config.screen or config.tell != self._config.tell:
-            logger.warning(
-                "[screen] and whom to tell are read at the start alone: restart for them"
-            )
+        if changed := _changed_tables(self._config, config):
+            logger.warning("%s: read at the start alone; restart for what changed there", changed)
         self._config = config
         going = [channel.source for channel in old if channel.source.settings not in kept]
         for source in going:
@@ -173,6 +177,13 @@ class Watch:
         return Source(settings, reader, self._emitter, self._clock, self.scheduler.wake)
 
 
+def _changed_tables(old: Config, new: Config) -> str:
+    """Names of the tables that differ, of those that only a restart reads."""
+    pairs = {"screen": (old.screen, new.screen)}
+    pairs |= {name: (getattr(old.tell, name), getattr(new.tell, name)) for name in TABLES}
+    return ", ".join(f"[{name}]" for name, (before, after) in pairs.items() if before != after)
+
+
 def _status(channel: Channel, now: float) -> SourceStatus:
     source, tally = channel.source, channel.source.tally
     fps_in, fps_screened = tally.rates(now)
@@ -197,4 +208,5 @@ def _status(channel: Channel, now: float) -> SourceStatus:
         height=height,
         codec=source.codec,
         reason=source.reason,
+        retry_in=None if source.retry_at is None else max(0.0, source.retry_at - now),
     )

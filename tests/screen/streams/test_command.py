@@ -190,8 +190,8 @@ def test_a_configuration_is_read_again_on_a_hangup(rtsp: Any, run: Any, tmp_path
     server = rtsp()
     path = tmp_path / "cameras.toml"
 
-    def write(*names: str) -> None:
-        text = "[defaults]\ndecode = 5\n[screen]\nthreads = 1\n"
+    def write(*names: str, more: str = "") -> None:
+        text = f"[defaults]\ndecode = 5\n[screen]\nthreads = 1\n{more}"
         for name in names:
             text += f'[[source]]\nname = "{name}"\naddress = "{server.url("cam")}"\n'
         path.write_text(text, encoding="utf-8")
@@ -199,9 +199,12 @@ def test_a_configuration_is_read_again_on_a_hangup(rtsp: Any, run: Any, tmp_path
     write("first", "second")
     one = run("--config", path, "--json")
     one.until(lambda: {"first", "second"} <= {e["source"] for e in one.events("frame")})
-    write("first", "third")
+    write("first", "third", more=f'wait = 0.1\n[snapshots]\nfolder = "{tmp_path}"\n')
     one.process.send_signal(signal.SIGHUP)
     one.until(lambda: "third" in {e["source"] for e in one.events("frame")})
+    # What only a restart reads is named, and nothing else is.
+    [line] = [line for line in one.errors if "restart" in line]
+    assert "[screen], [snapshots]: read at the start alone" in json.loads(line)["message"]
     # A configuration that is wrong is refused, and the one before goes on.
     path.write_text("[[source]]\naddres = 3\n", encoding="utf-8")
     one.process.send_signal(signal.SIGHUP)
@@ -213,6 +216,24 @@ def test_a_configuration_is_read_again_on_a_hangup(rtsp: Any, run: Any, tmp_path
     assert [e["state"] for e in one.events("source") if e["source"] == "first"] == ["live"]
     one.end()
     assert one.process.returncode == 0
+
+
+def test_a_source_that_never_showed_a_frame_is_a_failure(rtsp: Any, run: Any) -> None:
+    dead = f"rtsp://viewer:{PASSWORD}@127.0.0.1:{servers.free_port()}/dead"
+    silent = servers.Listener(servers.never_answer)
+    try:
+        deaf = f"rtsp://127.0.0.1:{silent.port}/deaf"
+        one = run(rtsp().url("cam"), dead, deaf, "--duration", "4", "--threads", "1")
+        one.end(None)
+    finally:
+        silent.close()
+    assert one.process.returncode == 1
+    said = [line for line in one.errors if "not one frame came" in line]
+    assert len(said) == 2, one.errors
+    assert "/dead: not one frame came: " in said[0]
+    assert "Connection refused" in said[0]
+    assert said[1].endswith("/deaf: not one frame came: connecting\n")
+    assert PASSWORD not in "".join(one.errors)
 
 
 def test_it_ends_when_its_streams_do(run: Any, tmp_path: Path) -> None:
