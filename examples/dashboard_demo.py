@@ -37,6 +37,9 @@ Pixels = npt.NDArray[np.uint8]
 
 WIDTH, HEIGHT, VIEW, CELL = 1280, 720, 224, 16
 
+RETRY = 8.0
+"""Seconds between two attempts at a source that is down."""
+
 
 def _canvas(top: tuple[int, int, int], bottom: tuple[int, int, int]) -> Image.Image:
     """A vertical gradient."""
@@ -212,6 +215,7 @@ class DemoSource:
     grade: Grade = "good"
     reconnects: int = 0
     reason: str = ""
+    changed: float = 0.0
     dropped: dict[str, int] = field(default_factory=dict)
     picture: Picture | None = None
     received: int = 0
@@ -241,6 +245,7 @@ class DemoSource:
             height=HEIGHT if seen else None,
             codec="h264" if seen else "",
             reason=self.reason,
+            retry_in=(self.changed - time.monotonic()) % RETRY if self.state == "down" else None,
         )
 
 
@@ -274,6 +279,7 @@ class DemoMonitor:
         """A source changes its state."""
         source = self.sources[name]
         previous, source.state, source.reason = source.state, state, reason
+        source.changed = time.monotonic()
         return SourceEvent(
             id=self.identity(),
             source=name,
@@ -281,7 +287,7 @@ class DemoMonitor:
             state=state,
             previous=previous,
             reason=reason,
-            retry_in=8.0 if state == "down" else None,
+            retry_in=RETRY if state == "down" else None,
         )
 
     def step(self, at: float, *, draw: bool = True) -> list[Event]:

@@ -30,6 +30,15 @@ from mpft_deploy.screen.tell.server import Server
 
 DESKTOP, PHONE = (1280, 800), (390, 844)
 
+COMPLETE = """
+sources.size > 0 && [...sources.values()].every((source) => {
+  const { top, bottom } = source.tile.getBoundingClientRect();
+  const seen = bottom > 0 && top < innerHeight;
+  return !seen || source.status.picture_time === null || source.picture !== null;
+})
+"""
+"""Whether every tile in view has a picture, if its source has one."""
+
 
 class Browser:
     """A headless Chromium with one page, driven by its DevTools protocol."""
@@ -170,12 +179,11 @@ def shoot(
     *,
     size: tuple[int, int] = DESKTOP,
     dark: bool = False,
-    pictures: int = 0,
 ) -> None:
-    """One screenshot, once the page has its pictures."""
+    """One screenshot, once every tile that can be seen has the picture that there is."""
     browser.show(url, size, dark=dark)
     browser.wait_for("document.querySelector('#link')?.textContent === 'live'")
-    browser.wait_for(f"document.querySelectorAll('#tiles image').length >= {pictures}")
+    browser.wait_for(COMPLETE)
     if "source=" in url:
         browser.wait_for("document.querySelectorAll('#detail image').length === 2")
     time.sleep(0.6)
@@ -211,25 +219,24 @@ def _busy(browser: Browser, folder: Path) -> None:
     lived(monitor, server, 170)
     last = list(monitor.sources)[-1]
     gone = monitor.sources[last]
-    gone.grade, gone.reconnects, gone.evidence = "down", 4, 0.0
+    gone.grade, gone.reconnects = "down", 4
     gone.dropped = {"decoder error": 12}
     server.send(monitor.change(last, "stalled", "no frame for 5 s", time.time() - 9))
     server.send(monitor.change(last, "down", "connection refused", time.time() - 3))
     slow = monitor.sources["Pier 2"]
     slow.grade, slow.reconnects = "fair", 2
     generated, url = "Video+call+1", server.url
-    shoot(browser, url, folder / "dashboard-busy.png", pictures=4)
-    shoot(browser, f"{url}#urgent", folder / "dashboard-dark.png", dark=True, pictures=4)
-    shoot(browser, f"{url}#urgent", folder / "dashboard-phone.png", size=PHONE, pictures=1)
+    shoot(browser, url, folder / "dashboard-busy.png")
+    shoot(browser, f"{url}#urgent", folder / "dashboard-dark.png", dark=True)
+    shoot(browser, f"{url}#urgent", folder / "dashboard-phone.png", size=PHONE)
     shoot(
         browser,
         f"{url}#urgent&cells",
         folder / "dashboard-dead-phone.png",
         size=PHONE,
         dark=True,
-        pictures=2,
     )
-    shoot(browser, f"{url}#source={generated}", folder / "dashboard-generated.png", pictures=4)
+    shoot(browser, f"{url}#source={generated}", folder / "dashboard-generated.png")
     server.close()
 
 

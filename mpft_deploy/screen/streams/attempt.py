@@ -40,6 +40,9 @@ class Attempt:
 
     Readers call `within` before whatever may block, `packet` for every frame that comes in, and
     then exactly one of `offer` and `drop` for it.
+
+    Attributes:
+        retry_at: when the next attempt is made, by the monotonic clock, once this one has failed.
     """
 
     def __init__(self, source: Source, clock: Clock) -> None:
@@ -52,6 +55,7 @@ class Attempt:
         self.cut = threading.Event()
         self._open_frames = 0
         self.rate = 0.0
+        self.retry_at: float | None = None
 
     @property
     def stopping(self) -> bool:

@@ -95,6 +95,8 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
         received, screened, gated: frames since the start.
         dropped: frames by cause since the start.
         reason: why it is not live.
+        retry_in: seconds until a source that is down is tried again, sooner if its server answers
+            again; None while it is tried, or where it waits for a hanging thread.
     """
 
     source: str
@@ -116,6 +118,7 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     height: int | None
     codec: str
     reason: str
+    retry_in: float | None
 
 
 class Picture(msgspec.Struct, frozen=True):

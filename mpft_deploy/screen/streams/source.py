@@ -79,6 +79,12 @@ class Source:
         return self.settings.name
 
     @property
+    def retry_at(self) -> float | None:
+        """When it is tried again, by the monotonic clock; None if it is not waiting for that."""
+        attempt = self._attempt
+        return None if attempt is None or self.state != "down" else attempt.retry_at
+
+    @property
     def abandoned(self) -> int:
         """Threads that hang in a library."""
         return sum(thread.is_alive() for thread in self._abandoned)
@@ -213,6 +219,7 @@ class Source:
             self._set_state("down", reason, delay)
         began = self._clock.monotonic()
         gone = False
+        attempt.retry_at = began + delay
         while True:
             now = self._clock.monotonic()
             if self.address.network:
@@ -224,7 +231,8 @@ class Source:
                 else:
                     gone = True
             # Should it only be deaf to our question, it is tried all the same, if seldom.
-            left = began + (self.settings.retry if gone else delay) - now
+            attempt.retry_at = began + (self.settings.retry if gone else delay)
+            left = attempt.retry_at - now
             if left <= 0:
                 break
             asked = self._clock.monotonic() - now

@@ -116,6 +116,24 @@ def test_a_source_that_fails_is_tried_again_and_again(bench: Any) -> None:
     assert one.source.tally.reconnects >= 1
 
 
+def test_when_it_is_tried_again_is_known(bench: Any) -> None:
+    clock, begun = HandClock(), threading.Event()
+
+    def read(settings: SourceSettings, attempt: Attempt) -> None:
+        if begun.is_set():
+            attempt.cancelled.wait()
+        begun.set()
+        raise SourceLostError("refused")
+
+    one = bench(read, clock, retry=60.0)
+    one.until(lambda: one.source.retry_at is not None)
+    # The first wait is a second, less a quarter at most.
+    assert clock.now + 0.75 <= one.source.retry_at <= clock.now + 1
+    clock.now += 1
+    one.until(lambda: one.source.retry_at is None)
+    assert one.source.state == "down"
+
+
 def test_what_ends_is_not_tried_again(bench: Any) -> None:
     one = bench(lambda settings, attempt: attempt.offer(SHOT, attempt.packet()))
     one.until(lambda: one.states == ["live", "ended"])

@@ -101,6 +101,10 @@ def test_it_follows_what_happens(browser: Browser, server: Server, monitor: Demo
     browser.wait_for("document.querySelectorAll('.tile.broken').length === 1")
     assert "connection refused" in texts(browser, ".tile.broken .banner")[0]
     browser.wait_for("document.querySelector('#events li .why').textContent.includes('refused')")
+    # When it is tried again counts down.
+    banner = "document.querySelector('.broken .banner').textContent"
+    for seconds in (3, 2):
+        browser.wait_for(f"{banner}.includes('next try in {seconds}\u00a0s')")
     server.send(monitor.change(last, "live", "", time.time()))
     browser.wait_for("document.querySelectorAll('.tile.broken').length === 0")
     monitor.is_alive = False

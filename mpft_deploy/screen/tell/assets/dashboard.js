@@ -28,8 +28,8 @@ const rate = (value) => (value >= 9.95 ? value.toFixed(0) : value.toFixed(1)) + 
 const count = (value) => value.toLocaleString("en-US");
 function span(ms) {
   if (ms === null || ms === undefined) return "–";
-  if (ms < 1000) return `${Math.round(ms)} ms`;
-  return ms < 60000 ? `${(ms / 1000).toFixed(1)} s` : `${Math.round(ms / 60000)} min`;
+  if (ms < 1000) return `${Math.round(ms)}\u00a0ms`;
+  return ms < 60000 ? `${(ms / 1000).toFixed(1)}\u00a0s` : `${Math.round(ms / 60000)}\u00a0min`;
 }
 function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -42,6 +42,8 @@ function shape(tag, attributes) {
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   return made;
 }
+const nextTry = (status) =>
+  status.retry_in === null ? "" : `next try in ${Math.ceil(status.retry_in)}\u00a0s`;
 const BROKEN = new Set(["stalled", "frozen", "down"]);
 const isBroken = (status) => BROKEN.has(status.state);
 const isIdle = (status) => isBroken(status) || status.state === "connecting";
@@ -196,7 +198,7 @@ function drawTile(source, now) {
   tile.classList.toggle("idle", idle);
   setText(tile, ".chip", status.state === "ended" ? `${status.verdict}, ended` : status.verdict);
   if (idle) {
-    const parts = [status.reason];
+    const parts = [status.reason, nextTry(status)];
     if (status.picture_time) parts.push(`last frame ${span(1000 * (now - status.picture_time))} ago`);
     const words = parts.filter(Boolean).join(" · ");
     $(".banner", tile).replaceChildren(element("b", "", status.state), ` ${words}`);
@@ -390,7 +392,7 @@ function drawDetail() {
   const size = status.width ? `${status.width} × ${status.height}` : "–";
   const facts = [
     ["address", status.address],
-    ["state", status.reason ? `${status.state}: ${status.reason}` : status.state],
+    ["state", [status.state, status.reason, nextTry(status)].filter(Boolean).join(" · ")],
     ["quality", status.grade],
     ["picture", status.codec ? `${size}, ${status.codec}` : size],
     ["last frame", status.probability === null ? "–" : `probability of generated ${status.probability.toFixed(3)}`],
