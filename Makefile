@@ -14,7 +14,7 @@ help:
 	@echo "make bench      everything against its peers, taking turns; draws docs/benchmarks.md"
 	@echo "make bench-first-verdict   from the start of the process, and memory of one stream"
 	@echo "make streams    many cameras: verdicts, ages, CPU and memory, beside the plain loop"
-	@echo "make faults     what goes wrong with cameras: recovery times, into docs/streams.md"
+	@echo "make faults     faults of cameras, receivers and disks: recovery times, into docs/streams.md"
 	@echo "make soak       16 cameras for MINUTES=60: slopes of memory, threads and descriptors"
 	@echo "make gpu-suite  the GPU kernels on a GPU: the same bits, then speed"
 	@echo "make train-shipped   train the detector in models/ anew, from \$$MPFT_SHARED or ../shared"
@@ -81,7 +81,8 @@ streams: .venv-test/installed build/bundle/bundle.json
 	.venv-test/bin/python benchmarks/streams.py build/bundle --json build/streams.json
 
 faults: .venv-test/installed
-	.venv-test/bin/python -m pytest tests/screen/streams/test_faults.py
+	MPFT_DOWN_SECONDS=60 .venv-test/bin/python -m pytest tests/screen/streams/test_faults.py \
+		tests/screen/tell/test_faults.py
 	.venv-test/bin/python benchmarks/fault_table.py
 
 build/bundle/bundle.json: .venv-test/installed

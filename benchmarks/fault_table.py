@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from mpft_deploy.files import write_atomic
 
@@ -18,19 +19,21 @@ DOCS = ROOT / "docs" / "streams.md"
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 
-def table(faults: dict[str, dict[str, float]]) -> str:
+def table(faults: dict[str, dict[str, Any]]) -> str:
     """Rows in the order of their names."""
 
     def seconds(value: float | None) -> str:
         return "–" if value is None else "at once" if value < 0.05 else f"{value:.1f} s"
 
     lines = [
-        "| fault | noticed after | verdicts again after | |",
+        "| fault | noticed after | well again after | |",
         "|---|---|---|---|",
     ]
-    for name, values in sorted(faults.items()):
+    for name, values in sorted(faults.items(), key=lambda item: item[0].lower()):
         other = ", ".join(
-            f"{key.removesuffix('_s').replace('_', ' ')} {value:.2f} s"
+            value
+            if key == "note"
+            else f"{key.removesuffix('_s').replace('_', ' ')} {value:.{0 if value > 10 else 2}f} s"
             if key.endswith("_s")
             else f"{value:.0f} {key.replace('_', ' ')}"
             for key, value in values.items()

@@ -1,13 +1,18 @@
-"""`mpft screen` as a person runs it."""
+"""`mpft screen` as a person runs it, and the fault table's measurements."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import MPFT, Run, Screen
+
+FAULTS = Path(os.environ.get("MPFT_FAULTS", "build/faults.json"))
 
 
 @pytest.fixture
@@ -27,3 +32,14 @@ def screen(bundle: Path, tmp_path: Path) -> Screen:
         return run
 
     return run
+
+
+@pytest.fixture(scope="session")
+def faults() -> Iterator[dict[str, dict[str, Any]]]:
+    """Fault → what was measured; written for the docs when the tests have run."""
+    measured: dict[str, dict[str, Any]] = {}
+    yield measured
+    if measured:
+        FAULTS.parent.mkdir(exist_ok=True)
+        before = json.loads(FAULTS.read_text()) if FAULTS.exists() else {}
+        FAULTS.write_text(json.dumps({**before, **measured}, indent=2, sort_keys=True) + "\n")

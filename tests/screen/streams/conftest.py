@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +18,6 @@ from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, SourceStatus
 from mpft_deploy.screen.streams.watch import TICK, Watch
-
-FAULTS = Path(os.environ.get("MPFT_FAULTS", "build/faults.json"))
 
 
 @pytest.fixture(scope="session")
@@ -152,14 +149,3 @@ def watching(screener: Screener) -> Iterator[Callable[..., Running]]:
     yield start
     for running in started:
         running.stop()
-
-
-@pytest.fixture(scope="session")
-def faults() -> Iterator[dict[str, dict[str, Any]]]:
-    """Fault → what was measured; written for the docs when the tests have run."""
-    measured: dict[str, dict[str, Any]] = {}
-    yield measured
-    if measured:
-        FAULTS.parent.mkdir(exist_ok=True)
-        before = json.loads(FAULTS.read_text()) if FAULTS.exists() else {}
-        FAULTS.write_text(json.dumps({**before, **measured}, indent=2, sort_keys=True) + "\n")

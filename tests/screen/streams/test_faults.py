@@ -223,9 +223,12 @@ def test_the_clock_is_set(rtsp: Any, watching: Any, faults: Faults) -> None:
     clock = Set()
     running = watching(rtsp().url("cam"), clock=clock)
     first = running.frame()
+    longest = 0.0
     for offset in (86400.0, -86400.0, 0.0):
         clock.offset = offset
+        began = time.monotonic()
         running.frame()
+        longest = max(longest, time.monotonic() - began)
         event = running.frame()
         assert abs(event.time - time.time() - offset) < 5
         assert 0 <= event.age_ms < 2000
@@ -234,7 +237,7 @@ def test_the_clock_is_set(rtsp: Any, watching: Any, faults: Faults) -> None:
     ids = [event.id for event in running.events]
     assert ids == sorted(set(ids))
     assert first.id < ids[-1]
-    faults["clock set by a day, both ways"] = {"recovered_s": 0.0}
+    faults["clock set by a day, both ways"] = {"recovered_s": longest}
 
 
 def test_ten_of_fifty_sources_are_dead(rtsp: Any, watching: Any, faults: Faults) -> None:

@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import resource
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import pytest
-from telling import eventually, receiving, stream_event
+from telling import eventually, fill, receiving, stream_event
 
-from mpft_deploy.screen.streams.records import Picture
-from mpft_deploy.screen.tell.config import Jsonl, Snapshots, Webhook
+from mpft_deploy.screen.tell.config import Jsonl, Webhook
 from mpft_deploy.screen.tell.jsonl import JsonLines
-from mpft_deploy.screen.tell.snapshots import SnapshotSink
 from mpft_deploy.screen.tell.spool import Spool
 from mpft_deploy.screen.tell.webhook import WebhookSink
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """Leave no byte free."""
-    path = folder / "ballast"
-    with path.open("wb", buffering=0) as file:
-        for size in (4096, 1):
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(b"x" * size)
-    return path
 
 
 def ids(spool: Spool) -> list[int]:
@@ -106,27 +75,6 @@ def test_events_are_delivered_while_the_disk_is_full(small_disk: Path) -> None:
         assert receiver.ids() == [f"e{number:06d}" for number in range(30)]
         sink.close(2)
         assert sink.stats().dropped == {}
-
-
-def test_snapshots_are_counted(small_disk: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
-    sink = SnapshotSink(
-        Snapshots(folder=str(small_disk / "shots")), lambda source: Picture(pixels, 1.7e9, [])
-    )
-    for number in range(6):
-        sink.send(stream_event(number))
-        eventually(
-            lambda number=number: sink.stats().delivered + sink.stats().failures == number + 1
-        )
-    stats = sink.stats()
-    assert stats.delivered >= 1
-    assert stats.dropped["error"] == stats.failures == 6 - stats.delivered >= 1
-    for path in (small_disk / "shots").iterdir():
-        path.unlink()
-    sink.send(stream_event(7))
-    sink.close(5)
-    assert sink.stats().delivered == stats.delivered + 1
-    assert [path.suffix for path in (small_disk / "shots").iterdir()] == [".jpg"]  # no rest
 
 
 def test_lines_stay_whole(small_disk: Path) -> None:

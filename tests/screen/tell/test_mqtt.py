@@ -4,111 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from telling import Network, eventually, frame_event, free_port, source_event, stream_event
+from broker import PASSWORD, Broker, Subscriber, require_broker
+from telling import Network, eventually, frame_event, source_event, stream_event
 
 from mpft_deploy.screen.tell.config import Mqtt
 from mpft_deploy.screen.tell.discovery import entities, slug
 from mpft_deploy.screen.tell.mqtt import MqttSink
 
-paho = pytest.importorskip("paho.mqtt.client")
 
-PROGRAM = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
-PASSWORD = "a-broker-password"
-
-pytestmark = pytest.mark.skipif(
-    PROGRAM is None, reason="mosquitto is not installed: apt install mosquitto"
-)
-
-
-class Broker:
-    """Mosquitto on a free port; what it retained is lost when it stops."""
-
-    def __init__(self, folder: Path, *, login: bool = False) -> None:
-        self.port = free_port()
-        self._config = folder / "mosquitto.conf"
-        lines = [f"listener {self.port} 127.0.0.1", "persistence false", "log_dest none"]
-        if login:
-            passwords = folder / "passwords"
-            passwords.touch(mode=0o600)
-            tool = shutil.which("mosquitto_passwd") or "mosquitto_passwd"
-            command = [tool, "-b", str(passwords), "screener", PASSWORD]
-            subprocess.run(command, check=True, capture_output=True)
-            lines += [f"password_file {passwords}", "allow_anonymous false", "user root"]
-        else:
-            lines += ["allow_anonymous true"]
-        self._config.write_text("\n".join(lines) + "\n")
-        self.up()
-
-    def up(self) -> None:
-        """Start, and wait until it listens."""
-        self._process = subprocess.Popen(
-            [str(PROGRAM), "-c", str(self._config)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        eventually(self._listens)
-
-    def down(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """Stop."""
-        self._process.send_signal(how)
-        self._process.wait(10)
-
-    def _listens(self) -> bool:
-        import socket
-
-        try:
-            socket.create_connection(("127.0.0.1", self.port), 1).close()
-        except OSError:
-            return False
-        return True
-
-
-class Listener:
-    """Subscribes to everything.
-
-    Attributes:
-        messages: topic and text of each, in order.
-        latest: text of the last message of a topic.
-    """
-
-    def __init__(self, port: int, login: tuple[str, str] | None = None) -> None:
-        from paho.mqtt.enums import CallbackAPIVersion
-
-        self.messages: list[tuple[str, str]] = []
-        self.latest: dict[str, str] = {}
-        self._ready = threading.Event()
-        self.client = paho.Client(CallbackAPIVersion.VERSION2)
-        if login:
-            self.client.username_pw_set(*login)
-        self.client.reconnect_delay_set(1, 1)
-        self.client.on_connect = lambda client, *_: client.subscribe("#", qos=1)
-        self.client.on_subscribe = lambda *_: self._ready.set()
-        self.client.on_message = self._keep
-        self.client.connect("127.0.0.1", port)
-        self.client.loop_start()
-        assert self._ready.wait(10)
-
-    def _keep(self, client: Any, data: Any, message: Any) -> None:
-        text = message.payload.decode()
-        self.messages.append((message.topic, text))
-        self.latest[message.topic] = text
-
-    def ids(self, topic: str) -> list[str]:
-        """Of the events of a topic."""
-        return [json.loads(text)["id"] for name, text in self.messages if name == topic]
-
-    def close(self) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
+@pytest.fixture(autouse=True)
+def _broker_installed() -> None:
+    require_broker()
 
 
 @pytest.fixture
@@ -124,7 +35,7 @@ def open_sink(broker: Broker, **changes: Any) -> MqttSink:
 
 
 def test_states_events_and_discovery(broker: Broker) -> None:
-    listener, sink = Listener(broker.port), open_sink(broker)
+    listener, sink = Subscriber(broker.port), open_sink(broker)
     sink.send(source_event(1))
     sink.send(frame_event(2))
     sink.send(stream_event(3))
@@ -157,7 +68,7 @@ def test_states_events_and_discovery(broker: Broker) -> None:
 
 
 def test_a_dead_source_is_unavailable(broker: Broker) -> None:
-    listener, sink = Listener(broker.port), open_sink(broker)
+    listener, sink = Subscriber(broker.port), open_sink(broker)
     sink.send(source_event(1))
     eventually(lambda: listener.latest.get("mpft/gate/availability") == "online")
     sink.send(source_event(2, state="down", previous="live", reason="connection refused"))
@@ -168,7 +79,7 @@ def test_a_dead_source_is_unavailable(broker: Broker) -> None:
 
 
 def test_the_last_will_tells_of_a_process_that_died(broker: Broker) -> None:
-    listener, sink = Listener(broker.port), open_sink(broker)
+    listener, sink = Subscriber(broker.port), open_sink(broker)
     eventually(lambda: listener.latest.get("mpft/availability") == "online")
     sink._client.socket().close()  # as the kernel does for a killed process: no goodbye
     eventually(lambda: ("mpft/availability", "offline") in listener.messages)
@@ -176,34 +87,8 @@ def test_the_last_will_tells_of_a_process_that_died(broker: Broker) -> None:
     listener.close()
 
 
-def test_a_broker_that_restarts_hears_everything_again(broker: Broker) -> None:
-    sink = open_sink(broker)
-    sink.send(source_event(1))
-    sink.send(frame_event(1))
-    eventually(lambda: sink.stats().delivered >= 8 and sink.stats().waiting == 0)
-    broker.down()
-    eventually(lambda: not sink._client.is_connected())
-    began = time.monotonic()
-    for number in range(2, 40):
-        sink.send(stream_event(number, verdict="generated" if number % 2 else "real"))
-    assert time.monotonic() - began < 1
-    eventually(lambda: sink.stats().waiting >= 38)
-    broker.up()
-    listener = Listener(broker.port)
-    eventually(lambda: sink.stats().waiting == 0)  # the broker confirmed every event
-    eventually(lambda: "mpft/gate/state" in listener.latest)
-    # What the restarted broker retains is the newest state, whatever was repeated before.
-    eventually(lambda: json.loads(listener.latest["mpft/gate/state"])["verdict"] == "generated")
-    assert listener.latest["mpft/availability"] == "online"
-    assert sum(topic.endswith("/config") for topic in listener.latest) == 5
-    assert sink.stats().failures >= 1
-    assert sink.stats().dropped == {}
-    sink.close(2)
-    listener.close()
-
-
 def test_a_network_that_was_cut_loses_no_event(broker: Broker) -> None:
-    network, listener = Network(broker.port), Listener(broker.port)
+    network, listener = Network(broker.port), Subscriber(broker.port)
     sink = open_sink(broker, port=network.port)
     sink.send(source_event(1))
     eventually(lambda: listener.latest.get("mpft/gate/availability") == "online")
@@ -245,7 +130,7 @@ def test_events_wait_for_a_broker_that_comes_late(tmp_path: Path) -> None:
 
 
 def test_home_assistant_starts_and_asks_again(broker: Broker) -> None:
-    listener, sink = Listener(broker.port), open_sink(broker)
+    listener, sink = Subscriber(broker.port), open_sink(broker)
     sink.send(source_event(1))
     topic = "homeassistant/sensor/mpft_gate/state/config"
     eventually(lambda: topic in listener.latest)
@@ -262,7 +147,7 @@ def test_a_broker_with_passwords(tmp_path: Path) -> None:
     broker = Broker(tmp_path, login=True)
     secret = tmp_path / "secret"
     secret.write_text(PASSWORD + "\n")
-    listener = Listener(broker.port, ("screener", PASSWORD))
+    listener = Subscriber(broker.port, ("screener", PASSWORD))
     sink = open_sink(broker, user="screener", password_file=str(secret))
     sink.send(source_event(1))
     eventually(lambda: "mpft/gate/state" in listener.latest)

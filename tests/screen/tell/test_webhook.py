@@ -105,21 +105,6 @@ def test_faults_lose_nothing(receiver: Receiver, tmp_path: Path, mode: Mode) -> 
     sink.close(1)
 
 
-def test_a_receiver_that_is_down_for_a_while(receiver: Receiver, tmp_path: Path) -> None:
-    receiver.down()
-    sink = open_sink(receiver, tmp_path)
-    for number in range(50):
-        sink.send(stream_event(number))
-        time.sleep(0.02)
-    eventually(lambda: sink.stats().failures >= 3)
-    assert sink.stats().waiting == 50
-    assert sink.stats().disk_bytes > 0
-    receiver.up()
-    eventually(lambda: len(receiver.received) == 50)
-    assert receiver.ids() == names(0, 50)
-    sink.close(1)
-
-
 def test_what_is_not_delivered_outlives_the_process(receiver: Receiver, tmp_path: Path) -> None:
     receiver.down()
     sink = open_sink(receiver, tmp_path)
