@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 MPFT = [sys.executable, "-c", "from mpft_deploy.cli.main import main; main()"]
@@ -24,3 +30,48 @@ class Run(NamedTuple):
 
 
 Screen = Callable[..., Run]
+
+
+class Process:
+    """A running `mpft screen`; its output is read all the time."""
+
+    def __init__(self, arguments: list[str], bundle: Path, **environment: str) -> None:
+        self.lines: list[str] = []
+        self.errors: list[str] = []
+        self.process = subprocess.Popen(
+            [*MPFT, "screen", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "MPFT_BUNDLE": str(bundle), **environment},
+        )
+        self._readers = [
+            threading.Thread(target=kept.extend, args=(pipe,), daemon=True)
+            for kept, pipe in (
+                (self.lines, self.process.stdout),
+                (self.errors, self.process.stderr),
+            )
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        return [e for e in map(json.loads, list(self.lines)) if e["event"] == kind]
+
+    def until(self, what: Callable[[], object], seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < end, (self.lines[-3:], self.errors)
+            assert self.process.poll() is None, (self.lines[-3:], self.errors)
+            time.sleep(0.02)
+
+    def end(self, number: int | None = signal.SIGTERM) -> float:
+        """Signal it and wait; seconds that it took."""
+        began = time.monotonic()
+        if number is not None:
+            self.process.send_signal(number)
+        self.process.wait(20)
+        seconds = time.monotonic() - began
+        for reader in self._readers:
+            reader.join(5)
+        return seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import socket
 import struct
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from mpft_deploy.screen.streams.records import FrameEvent, SourceEvent, StreamEvent
 
@@ -87,6 +89,17 @@ def fill(folder: Path) -> Path:
                 while True:
                     file.write(b"x" * size)
     return path
+
+
+def everything(url: str, method: str, path: str, token: str) -> bytes:
+    """Status line, headers and body of an answer."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    connection.request(method, path, headers=headers)
+    answer = connection.getresponse()
+    text = f"{answer.status} {answer.headers}".encode() + answer.read()
+    connection.close()
+    return text
 
 
 class Receiver:

@@ -24,6 +24,9 @@ _SHOWN = frozenset(
     | {"subtype", "transport", "type", "unicast", "video", "width"}
 )
 _PLAIN = re.compile(r"[A-Za-z0-9x._-]{1,12}")
+_PROPERTY = re.compile(
+    r"(?i)([\w-]*(?:auth|cookie|header|key|pass|pw|secret|token|user)[\w-]*)\s*=\s*(\"[^\"]*\"|'[^']*'|[^\s!]+)"
+)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/{1,2}\S+")
 _TOKEN = re.compile(r"(?=[^0-9]*[0-9])[A-Za-z0-9_\-]{16,}")
 _SCHEME = re.compile(r"(?s)([A-Za-z][A-Za-z0-9+.\-]*):(.*)")
@@ -65,9 +68,10 @@ def parse(text: str) -> Address:
     A text without a scheme is a path.
     """
     scheme, rest = _split(text)
+    if scheme == "gst":
+        return Address(scheme, redact(text), text, rest, secrets=tuple(_secrets(text)))
     if scheme in LOCAL:
-        path = rest.removeprefix("//") if scheme != "gst" else rest
-        return Address(scheme, printable(text), text, unquote(path) if scheme != "gst" else path)
+        return Address(scheme, redact(text), text, unquote(rest.removeprefix("//")))
     if scheme not in PORTS:
         known = ", ".join([*PORTS, *LOCAL])
         raise UsageError(f"{redact(text)}: scheme {scheme!r} is unknown; choose {known}")
@@ -93,8 +97,13 @@ def is_address(text: str) -> bool:
 
 
 def redact(url: str) -> str:
-    """An address without user, password and whatever in its path or query may be a secret."""
+    """An address without user, password and whatever in its path or query may be a secret.
+
+    Of a GStreamer pipeline, without those of the addresses in it, and of elements' properties.
+    """
     scheme, rest = _split(url)
+    if scheme == "gst":
+        return printable("gst:" + _PROPERTY.sub(rf"\1={HIDDEN}", redact_text(rest)))
     if not rest.startswith("/") or scheme in ("v4l2", "csi", "file"):
         return printable(url)
     # A careless password may hold "/" or "?": all before the last "@" goes.
@@ -145,7 +154,11 @@ def _shown_pair(pair: str) -> str:
 
 def _secrets(url: str) -> set[str]:
     """What `redact` hides, as written and decoded; too short ones would hide half a log."""
-    rest = _split(url)[1].lstrip("/")
+    scheme, rest = _split(url)
+    if scheme == "gst":
+        found = {value.strip("\"'") for _, value in _PROPERTY.findall(rest)}
+        return found.union(*(_secrets(text.strip("\"'")) for text in _URL.findall(rest)))
+    rest = rest.lstrip("/")
     login, _, body = rest.rpartition("@")
     found = {login, *login.split(":", 1)} if login else set()
     for part in re.split(r"[/?&#]", body)[1:]:

@@ -28,6 +28,6 @@ def hide_arguments(addresses: Iterable[Address]) -> None:
             raw = os.fsencode(address.raw)
             shown = os.fsencode(address.shown)[: len(raw)].ljust(len(raw), b"*")
             place = line.find(raw)
-            while start and address.network and place >= 0:
+            while start and raw != shown and place >= 0:
                 ctypes.memmove(start + place, shown, len(raw))
                 place = line.find(raw, place + len(raw))

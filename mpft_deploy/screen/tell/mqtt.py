@@ -49,7 +49,7 @@ class MqttSink:
 
     name = "mqtt"
 
-    def __init__(self, config: Mqtt, *, longest_wait: int = 60) -> None:
+    def __init__(self, config: Mqtt, *, longest_wait: int = 15) -> None:
         client = _client(config)
         self._config, self._client = config, client
         self._states: dict[str, dict[str, Any]] = {}

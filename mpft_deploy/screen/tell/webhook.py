@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 REFUSALS = frozenset({400, 413, 415, 422})
 """Replies to an event that no repetition will make welcome; any other failure may pass."""
 
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
+FIRST_WAIT, LONGEST_WAIT = 1.0, 15.0
 """Seconds between attempts: doubled each time, and shortened by up to a half at random."""
 
 

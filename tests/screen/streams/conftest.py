@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import clips
 import pytest
 import servers
+from command import Process
 
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.config import Config, named
@@ -132,6 +134,21 @@ class Running:
         self._stop.set()
         self._ticker.join()
         return self.watch.stop()
+
+
+@pytest.fixture
+def run(bundle: Path) -> Iterator[Callable[..., Process]]:
+    started = []
+
+    def start(*arguments: str | Path, **environment: str) -> Process:
+        started.append(Process([str(a) for a in arguments], bundle, **environment))
+        return started[-1]
+
+    yield start
+    for one in started:
+        with contextlib.suppress(ProcessLookupError):
+            one.process.kill()
+        one.process.wait()
 
 
 @pytest.fixture

@@ -37,6 +37,11 @@ CARELESS = st.text("QXZJqxzj019:/?#@&=+", min_size=4, max_size=16).filter(
         ("v4l2:///dev/video0", "v4l2:///dev/video0"),
         ("clip.mp4", "clip.mp4"),
         ("rtsp://cam/\x1b[31m", "rtsp://cam/\\x1b[31m"),
+        (
+            'gst:rtspsrc location=rtsp://u:p@cam/a?auth=b user-id=me user-pw = "my pw" ! decodebin',
+            "gst:rtspsrc location=rtsp://***@cam/a?auth=*** user-id=*** user-pw=*** ! decodebin",
+        ),
+        ("gst:videotestsrc pattern=snow ! x", "gst:videotestsrc pattern=snow ! x"),
     ],
 )
 def test_what_is_shown(address: str, shown: str) -> None:
@@ -59,6 +64,17 @@ def test_no_secret_is_shown(user: str, password: str, token: str, scheme: str) -
     for secret in (user, password, token):
         assert secret in target.secrets
         assert secret not in repr(target)
+        assert secret not in redact_text(f"bad password {secret}", target.secrets)
+
+
+@given(user=SECRET, password=SECRET, pin=SECRET.filter(lambda s: not set("!'") & set(s)))
+def test_no_secret_of_a_pipeline_is_shown(user: str, password: str, pin: str) -> None:
+    address = f"gst:rtspsrc location='rtsp://{user}:{password}@cam/a' user-pw={pin} ! decodebin"
+    target = parse(address)
+    assert target.shown.endswith("! decodebin")
+    for secret in (user, password, pin):
+        assert secret not in target.shown
+        assert secret in target.secrets
         assert secret not in redact_text(f"bad password {secret}", target.secrets)
 
 

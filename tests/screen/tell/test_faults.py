@@ -36,8 +36,8 @@ Faults = dict[str, dict[str, Any]]
 DOWN = float(os.environ.get("MPFT_DOWN_SECONDS", "2"))
 """Seconds that a receiver or a broker is away."""
 
-WAITED = 120.0
-"""Seconds within which it must be noticed that one is back: waits grow to 60 s."""
+WAITED = 60.0
+"""Seconds within which it must be noticed that one is back: waits grow to 15 s."""
 
 
 def send_for(seconds: float, send: Callable[[Event], None], first: int) -> int:

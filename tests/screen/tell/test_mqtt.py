@@ -92,6 +92,7 @@ def test_a_network_that_was_cut_loses_no_event(broker: Broker) -> None:
     sink = open_sink(broker, port=network.port)
     sink.send(source_event(1))
     eventually(lambda: listener.latest.get("mpft/gate/availability") == "online")
+    eventually(lambda: sink.stats().waiting == 0)  # or it would be repeated later
     network.cut()
     eventually(lambda: listener.latest["mpft/availability"] == "offline")  # the last will
     eventually(lambda: not sink._client.is_connected())

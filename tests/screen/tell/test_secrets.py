@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import logging
 import shutil
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from dashboard_demo import DemoMonitor, demo_sources
-from telling import eventually, frame_event, receiving, source_event, stream_event
+from telling import eventually, everything, frame_event, receiving, source_event, stream_event
 
 from mpft_deploy.errors import MpftError
 from mpft_deploy.screen.tell import open_metrics, open_sinks, parse_tables, serve
@@ -21,17 +19,6 @@ PATHS = [
     *("/", "/login", "/livez", "/metrics", "/api/sources", "/api/history", "/api/events"),
     *("/api/picture?source=Main+street", "/api/nothing", f"/api/sources?token={PLANTED}"),
 ]
-
-
-def everything(url: str, method: str, path: str, token: str) -> bytes:
-    """Status line, headers and body of an answer."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    connection.request(method, path, headers=headers)
-    answer = connection.getresponse()
-    text = f"{answer.status} {answer.headers}".encode() + answer.read()
-    connection.close()
-    return text
 
 
 def test_nothing_that_is_written_holds_it(
