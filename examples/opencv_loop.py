@@ -9,6 +9,7 @@ stays alive: it reconnects, keeps only the newest frame, and never falls behind 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 
 import cv2
@@ -50,4 +51,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(KeyboardInterrupt):
+        main()

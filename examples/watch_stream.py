@@ -5,6 +5,7 @@ python examples/watch_stream.py BUNDLE rtsp://camera/stream
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 from mpft_deploy.screen import Screener
@@ -12,7 +13,7 @@ from mpft_deploy.screen.streams.records import FrameEvent, SourceEvent, StreamEv
 
 
 def main(bundle: str, address: str) -> None:
-    """Print what happens, until the stream has ended."""
+    """Print what happens, until the stream has ended, or Ctrl-C."""
     for event in Screener.open(bundle).watch(address, decode=5.0):
         if isinstance(event, FrameEvent):
             print(f"{event.verdict} ({event.probability:.2f}), {event.age_ms:.0f} ms old")
@@ -23,4 +24,5 @@ def main(bundle: str, address: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    with contextlib.suppress(KeyboardInterrupt):
+        main(*sys.argv[1:])
