@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 import threading
@@ -22,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 import numpy as np
 import rtsp_load
+from turns import provenance
 
-from mpft_deploy.bundle import Device, read_bundle
-from mpft_deploy.cores import available_cores
+from mpft_deploy.bundle import read_bundle
 from mpft_deploy.engine import load_engine
 from mpft_deploy.files import write_atomic
+from mpft_deploy.profile.system import resident_mb
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
@@ -68,18 +66,17 @@ class Oldest:
         """Nothing to deliver."""
 
 
-def sample() -> dict[str, float]:
+def sample() -> dict[str, Any]:
     """What this process holds now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "time": time.monotonic(),
-        "resident_mb": pages * resource.getpagesize() / 1e6,
+        "resident_mb": resident_mb(field="VmRSS"),
         "threads": float(threading.active_count()),
         "descriptors": float(len(os.listdir("/proc/self/fd"))),  # noqa: PTH208, names alone
     }
 
 
-def slope(samples: list[dict[str, float]], key: str) -> float:
+def slope(samples: list[dict[str, Any]], key: str) -> float:
     """By how much it grows in an hour: the median of the slopes of all pairs (Theil and Sen)."""
     kept = samples[int(len(samples) * WARM_UP) :]
     values = np.array([[one["time"], one[key]] for one in kept])
@@ -93,7 +90,7 @@ def soak(bundle: Path, minutes: float, sources: int, clip: Path) -> dict[str, An
     read = read_bundle(bundle)
     screener = Screener(read, load_engine(read, spin=False))
     phases = min(sources, 16)
-    samples: list[dict[str, float]] = []
+    samples: list[dict[str, Any]] = []
     sink = Oldest()
     with rtsp_load.running(clip, phases) as (port, _, _):
         settings = [
@@ -161,16 +158,7 @@ def main(bundle: Path, minutes: float, sources: int, json_path: Path | None) -> 
         if bad
     ]
     if json_path is not None:
-        git = ["git", "rev-parse", "HEAD"]
-        commit = subprocess.run(git, capture_output=True, text=True, check=False)
-        record = {
-            "benchmark": "soak",
-            "device": msgspec.to_builtins(Device.here()),
-            "commit": commit.stdout.strip(),
-            "cores": available_cores(),
-            "broken": broken,
-            **result,
-        }
+        record = {"benchmark": "soak", **provenance(), "broken": broken, **result}
         write_atomic(json_path, (json.dumps(record, indent=2) + "\n").encode())
     if broken:
         sys.exit(f"bounds that are broken: {', '.join(broken)}")

@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 import numpy as np
 import rtsp_load
+from turns import provenance
 
-from mpft_deploy.bundle import Device, read_bundle
-from mpft_deploy.cores import available_cores
+from mpft_deploy.bundle import read_bundle
 from mpft_deploy.engine import load_engine
 from mpft_deploy.files import write_atomic
 from mpft_deploy.images import views
+from mpft_deploy.profile.system import resident_mb
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
@@ -79,13 +79,12 @@ class Meter:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return usage.ru_utime + usage.ru_stime
 
-    def read(self) -> dict[str, float]:
+    def read(self) -> dict[str, float | None]:
         """Cores used on average, and MB resident."""
         seconds = time.monotonic() - self._began
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
         return {
             "cores": (self._used() - self._cpu) / seconds,
-            "resident_mb": pages * resource.getpagesize() / 1e6,
+            "resident_mb": resident_mb(field="VmRSS"),
         }
 
 
@@ -293,13 +292,9 @@ def main(
                 results.append({"scenario": name, "how": how, **result})
                 _show(name, how, result)
     if json_path is not None:
-        git = ["git", "rev-parse", "HEAD"]
-        commit = subprocess.run(git, capture_output=True, text=True, check=False)
         payload = {
             "benchmark": "streams",
-            "device": msgspec.to_builtins(Device.here()),
-            "commit": commit.stdout.strip(),
-            "cores": available_cores(),
+            **provenance(),
             "seconds": seconds,
             "results": results,
         }

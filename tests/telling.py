@@ -1,4 +1,4 @@
-"""Parts for tests of telling: events, a receiver that fails on demand, and patience."""
+"""Parts for tests of telling: events, a clock, sinks, a receiver with faults, and patience."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from mpft_deploy.screen.streams.records import FrameEvent, SourceEvent, StreamEvent
+from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
 
 Mode = Literal["ok", "fail", "refuse", "hang", "dribble", "reset"]
 
@@ -100,6 +100,34 @@ def everything(url: str, method: str, path: str, token: str) -> bytes:
     text = f"{answer.status} {answer.headers}".encode() + answer.read()
     connection.close()
     return text
+
+
+class HandClock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now, self.date = 1000.0, 1.7e9
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.date
+
+
+class Told:
+    """A sink that keeps what it is sent."""
+
+    name = "told"
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def send(self, event: Event) -> None:
+        self.events.append(event)
+
+    def close(self, timeout: float) -> None:
+        pass
 
 
 class Receiver:

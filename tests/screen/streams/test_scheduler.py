@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from media import picture
+from telling import Told, eventually
 
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.engine import load_engine
@@ -39,19 +40,6 @@ class SlowEngine:
         time.sleep(self.seconds)
         self.batches.append(len(patches))
         return self._engine.run(patches, positions)
-
-
-class Told:
-    name = "told"
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def send(self, event: Event) -> None:
-        self.events.append(event)
-
-    def close(self, timeout: float) -> None:
-        pass
 
 
 def stream(fps: float, *, still: bool = False) -> Callable[[SourceSettings, Attempt], None]:
@@ -232,25 +220,18 @@ def test_reloading_leaves_the_same_sources_alone(bundle: Path, monkeypatch: Any)
         )
 
     with Watch(screener, config(same="all", changed="all", gone="all")) as watch:
-        wait_for(lambda: all(s.state == "live" for s in watch.statuses()))
+        eventually(lambda: all(s.state == "live" for s in watch.statuses()))
         same = watch.scheduler.channels[0].source
         watch.reload(config(new="all", changed="keyframes", same="all"))
         assert [s.source for s in watch.statuses()] == ["new", "changed", "same"]
         assert watch.scheduler.channels[2].source is same
-        wait_for(lambda: all(s.state == "live" for s in watch.statuses()))
+        eventually(lambda: all(s.state == "live" for s in watch.statuses()))
         assert same.tally.reconnects == 0
         before = same.tally.screened
-        wait_for(lambda: same.tally.screened > before)
+        eventually(lambda: same.tally.screened > before)
         names = [t.name for t in threading.enumerate()]
-        wait_for(lambda: "mpft-gone" not in [t.name for t in threading.enumerate()])
+        eventually(lambda: "mpft-gone" not in [t.name for t in threading.enumerate()])
         assert names.count("mpft-same") == 1
-
-
-def wait_for(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_every_reader_has_its_protocols() -> None:

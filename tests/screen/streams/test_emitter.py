@@ -1,0 +1,51 @@
+"""Events on their way to sinks: numbered, bounded, and no sink in the way of another."""
+
+from __future__ import annotations
+
+import time
+
+from telling import HandClock, Told
+
+from mpft_deploy.screen.streams.clock import SystemClock
+from mpft_deploy.screen.streams.emitter import Emitter
+from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent
+from mpft_deploy.screen.tell.fanout import Sinks
+
+
+def test_events_are_numbered_and_frames_give_way() -> None:
+    told, clock = Told(), HandClock()
+    emitter = Emitter(told, clock, capacity=10)
+    fields = {"captured": 0.0, "age_ms": 0.0, "verdict": "real", "probability": 0.1, "logit": -1.0}
+    fields |= {"stream_verdict": "real", "evidence": -3.0}
+    for index in range(8):
+        emitter.emit(FrameEvent, source=f"f{index}", **fields)
+    for index in range(12):
+        emitter.emit(SourceEvent, source=f"s{index}", state="live", previous="down")
+    assert emitter.lost == 10
+    emitter.start()
+    emitter.close(2)
+    assert [event.source for event in told.events] == [f"s{index}" for index in range(2, 12)]
+    ids = [event.id for event in told.events]
+    assert ids == sorted(set(ids))
+    clock.date += 1
+    later = Emitter(None, clock).emit(SourceEvent, source="s", state="live", previous="down")
+    assert later.id > ids[-1]
+
+
+def test_a_sink_that_fails_or_hangs_costs_the_others_nothing() -> None:
+    class Failing(Told):
+        def send(self, event: Event) -> None:
+            raise RuntimeError("broken")
+
+    class Hanging(Told):
+        def close(self, timeout: float) -> None:
+            time.sleep(5)
+
+    good = Told()
+    emitter = Emitter(Sinks([Failing(), Hanging(), good]), SystemClock())
+    emitter.start()
+    emitter.emit(SourceEvent, source="s", state="live", previous="down")
+    began = time.monotonic()
+    emitter.close(0.3)
+    assert time.monotonic() - began < 2
+    assert len(good.events) == 1
