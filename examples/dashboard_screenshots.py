@@ -16,8 +16,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +174,25 @@ def lived(monitor: DemoMonitor, server: Server, seconds: int) -> None:
             server.send(event)
 
 
+@contextlib.contextmanager
+def living(monitor: DemoMonitor, server: Server) -> Iterator[None]:
+    """Go on in real time, while pictures are taken."""
+    ended = threading.Event()
+
+    def live() -> None:
+        while not ended.wait(1.0):
+            for event in monitor.step(time.time(), draw=False):
+                server.send(event)
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def shoot(
     browser: Browser,
     url: str,
@@ -226,17 +247,18 @@ def _busy(browser: Browser, folder: Path) -> None:
     slow = monitor.sources["Pier 2"]
     slow.grade, slow.reconnects = "fair", 2
     generated, url = "Video+call+1", server.url
-    shoot(browser, url, folder / "dashboard-busy.png")
-    shoot(browser, f"{url}#urgent", folder / "dashboard-dark.png", dark=True)
-    shoot(browser, f"{url}#urgent", folder / "dashboard-phone.png", size=PHONE)
-    shoot(
-        browser,
-        f"{url}#urgent&cells",
-        folder / "dashboard-dead-phone.png",
-        size=PHONE,
-        dark=True,
-    )
-    shoot(browser, f"{url}#source={generated}", folder / "dashboard-generated.png")
+    with living(monitor, server):
+        shoot(browser, url, folder / "dashboard-busy.png")
+        shoot(browser, f"{url}#urgent", folder / "dashboard-dark.png", dark=True)
+        shoot(browser, f"{url}#urgent", folder / "dashboard-phone.png", size=PHONE)
+        shoot(
+            browser,
+            f"{url}#urgent&cells",
+            folder / "dashboard-dead-phone.png",
+            size=PHONE,
+            dark=True,
+        )
+        shoot(browser, f"{url}#source={generated}", folder / "dashboard-generated.png")
     server.close()
 
 
