@@ -1,8 +1,8 @@
 """Soak: sources for a long time; what grows, and how old verdicts get.
 
-    python benchmarks/soak.py BUNDLE [--minutes 60] [--sources 16] [--json OUT]
+    python benchmarks/soak.py BUNDLE [--minutes 60] [--sources 16] [--decode 5] [--json OUT]
 
-Sources of 720p25, five frames a second each, one of which is cut off every minute, since what leaks
+Sources of 720p25, by default five frames a second each, one of which is cut off every minute, since what leaks
 does so when connections are made anew. Cameras run in a process of their own. Ends with exit code 1
 if a bound is broken: memory grows by less than 1 MB an hour after warming up, threads and
 descriptors not at all, and no verdict is older than the bound of `max_age` and a batch.
@@ -25,6 +25,7 @@ import rtsp_load
 from turns import provenance
 
 from mpft_deploy.bundle import read_bundle
+from mpft_deploy.cli.options import parse_decode
 from mpft_deploy.engine import load_engine
 from mpft_deploy.files import write_atomic
 from mpft_deploy.profile.system import resident_mb
@@ -85,7 +86,9 @@ def slope(samples: list[dict[str, Any]], key: str) -> float:
     return float(np.median(rises[:, 1] / rises[:, 0])) * 3600 if len(rises) else 0.0
 
 
-def soak(bundle: Path, minutes: float, sources: int, clip: Path) -> dict[str, Any]:
+def soak(
+    bundle: Path, minutes: float, sources: int, clip: Path, decode: str | float
+) -> dict[str, Any]:
     """Run it."""
     read = read_bundle(bundle)
     screener = Screener(read, load_engine(read, spin=False))
@@ -95,7 +98,10 @@ def soak(bundle: Path, minutes: float, sources: int, clip: Path) -> dict[str, An
     with rtsp_load.running(clip, phases) as (port, _, _):
         settings = [
             source_settings(
-                f"rtsp://127.0.0.1:{port}/{index % phases}", name=str(index), decode=5.0, gate=0.0
+                f"rtsp://127.0.0.1:{port}/{index % phases}",
+                name=str(index),
+                decode=decode,
+                gate=0.0,
             )
             for index in range(sources)
         ]
@@ -117,6 +123,7 @@ def soak(bundle: Path, minutes: float, sources: int, clip: Path) -> dict[str, An
     return {
         "minutes": minutes,
         "sources": sources,
+        "decode": decode,
         "memory_mb": samples[-1]["resident_mb"],
         "memory_mb_per_hour": slope(samples, "resident_mb"),
         "threads_per_hour": slope(samples, "threads"),
@@ -134,13 +141,22 @@ def soak(bundle: Path, minutes: float, sources: int, clip: Path) -> dict[str, An
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--minutes", default=60.0, show_default=True)
 @click.option("--sources", default=16, show_default=True)
+@click.option(
+    "--decode",
+    default="5",
+    show_default=True,
+    callback=parse_decode,
+    help="all, keyframes or frames a second.",
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result here.")
-def main(bundle: Path, minutes: float, sources: int, json_path: Path | None) -> None:
+def main(
+    bundle: Path, minutes: float, sources: int, decode: str | float, json_path: Path | None
+) -> None:
     """Soak with BUNDLE."""
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder) / "720.clip"
         rtsp_load.make_clip(clip, 1280, 720)
-        result = soak(bundle, minutes, sources, clip)
+        result = soak(bundle, minutes, sources, clip, decode)
     hour = "an hour" + ("" if minutes >= 30 else f", from {minutes:g} minutes alone")
     print(f"memory       {result['memory_mb_per_hour']:+8.2f} MB {hour}")
     print(f"threads      {result['threads_per_hour']:+8.2f} {hour}, now {result['threads']:.0f}")
