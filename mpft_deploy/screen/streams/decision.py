@@ -171,7 +171,7 @@ def movement(before: I32, after: I32) -> float:
     if before.shape != after.shape:
         return 1.0
     changed = np.abs(after.astype(np.int64) - before).sum()
-    return float(changed) / max(1.0, (float(before.sum()) + float(after.sum())) / 2)
+    return 2 * float(changed) / max(1.0, float(before.sum()) + float(after.sum()))
 
 
 def scene_distance(before: I32, after: I32) -> float:

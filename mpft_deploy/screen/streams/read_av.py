@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ PROTOCOLS = {
     "rtmp": "rtmp,tcp",
 }
 """What a stream may make FFmpeg open: a playlist from a stranger must not lead to local files."""
+
+_ASKING_HARDWARE = threading.Lock()
+"""Sources that start together ask once."""
 
 BEHIND = 1.0
 """Seconds by which a source's own clock may fall back before only keyframes are decoded."""
@@ -72,7 +76,9 @@ def _open(settings: SourceSettings) -> av.container.InputContainer:
         "metadata_errors": "replace",
         "timeout": (settings.connect, settings.timeout),
     }
-    if settings.hwaccel and not why_no_hardware(settings.hwaccel):
+    with _ASKING_HARDWARE:
+        hardware = bool(settings.hwaccel) and not why_no_hardware(settings.hwaccel)
+    if hardware:
         from av.codec.hwaccel import HWAccel
 
         arguments["hwaccel"] = HWAccel(settings.hwaccel, allow_software_fallback=True)
