@@ -50,8 +50,18 @@ def suite(date: str, p50: float) -> dict[str, object]:
                 "decode": {"rows": [], "targets": [], "why_not": "no compiler"},
                 "targets": [{**target, "at_least": True, "met": True}],
             },
+            "keeps": {
+                "threads": 2,
+                "own": "textured:60",
+                "float_layers": ["*.mlp.c_proj"],
+                "rows": [
+                    {"keep": keep, "ms": {"a fp32": row("", ms)["ms"], "b int8": row("", 5)["ms"]}}
+                    for keep, ms in (("textured:60", 12), ("all", 40))
+                ],
+            },
             "engines": {
                 "views": 60,
+                "left_out": ["OpenVINO bf16: not here"],
                 "ratios": [{"name": "of eager", "ratio": 5.0, "target": 15.0}],
                 "results": [
                     {"name": "eager", "ms": {"p50": 60.0, "p90": 70.0}, "flips": None},
@@ -77,6 +87,9 @@ def test_page_of_a_result(page: ModuleType, tmp_path: Path) -> None:
     assert "| int8 | 12.00 | 13.00 | 5.0 × | 67 | 3 |" in text
     assert "of eager | 5.00 × | ≥ 15 × | **missed** |" in text
     assert "| faster <than> peer | 9.50 × | ≥ 8 × | met |" in text
+    assert "| `textured:60` (the detector's own) | 12.00 | 5.00 |" in text
+    assert "| `all` | 40.00 | 5.00 |" in text
+    assert "Not measured: OpenVINO bf16: not here" in text
     assert "Not measured: no compiler" in text
     assert "texture_patchify was not measured" in text
     picture = ET.fromstring(files["images/benchmarks-some-2core.svg"])
