@@ -89,9 +89,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _head(record: Json) -> str:
     device = record["device"]
     quiet = "; ".join(record["disturbed"]) or "quiet before the run"
+    able = f" with {', '.join(record['instructions'])}" if record["instructions"] else ""
     return (
         f"\n## {device['processor']}, {record['cores']} cores\n\n{record['date']}, commit "
-        f"`{record['commit']}`, {device['machine']} {device['system']}, {quiet}. "
+        f"`{record['commit']}`, {device['machine']}{able}, {device['system']}, {quiet}. "
         f"[{record['file']}](../benchmarks/results/{record['file']})\n"
     )
 

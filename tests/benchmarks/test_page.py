@@ -37,6 +37,7 @@ def suite(date: str, p50: float) -> dict[str, object]:
         "version": 1,
         "device": {"processor": "Some CPU", "machine": "x86_64", "system": "Linux"},
         "cores": 2,
+        "instructions": ["avx2", "avx512_vnni"],
         "commit": "abc",
         "date": date,
         "disturbed": [],
@@ -82,6 +83,7 @@ def test_page_of_a_result(page: ModuleType, tmp_path: Path) -> None:
     assert set(files) == {"benchmarks.md", "images/benchmarks-some-2core.svg"}
     text = files["benchmarks.md"]
     assert "2026-02-01" in text
+    assert "x86_64 with avx2, avx512_vnni, Linux" in text
     assert "2026-01-01" not in text
     assert "| peer | 100.00 (99.00 to 101.00) | 200.00 | 10.00 × |" in text
     assert "| int8 | 12.00 | 13.00 | 5.0 × | 67 | 3 |" in text
