@@ -2,6 +2,7 @@
 # compiler and the package index, and nothing else.
 
 PYTHON ?= python3
+SHIPPED := models/mpft-vit-b16
 NATIVE := CMakeLists.txt $(shell find kernels -regex '.*\.\(cpp\|hpp\|cu\|cuh\|h\)' -o -name CMakeLists.txt)
 
 .PHONY: help demo test format lint types unit sanitize bench bench-first-verdict bench-page soak \
@@ -58,15 +59,15 @@ sanitize: .venv-test/installed
 	cmake -S tests/kernels/native -B build/sanitize -DMPFT_SANITIZE=address,undefined
 	cmake --build build/sanitize --target check
 
-# On a quiet machine. IMAGES=FOLDER gives the engines other images to judge, BUNDLE=DIR adds an engine
-# that was chosen before, such as the winner of `mpft-export --target cpu`.
-bench: .venv-test/installed
+# On a quiet machine. IMAGES=FOLDER gives the engines other images to judge, BUNDLE=DIR is another
+# engine, such as the winner of `mpft-export --target cpu`.
+BUNDLE ?= build/bundle
+bench: .venv-test/installed build/bundle/bundle.json
 	.venv-test/bin/python -m pip install --quiet opencv-python-headless nncf
-	.venv-test/bin/python benchmarks/suite.py $(if $(IMAGES),--images "$(IMAGES)") \
-		$(if $(BUNDLE),--bundle "$(BUNDLE)")
+	.venv-test/bin/python benchmarks/suite.py "$(BUNDLE)" $(if $(IMAGES),--images "$(IMAGES)")
 
 bench-first-verdict: .venv-test/installed build/bundle/bundle.json
-	.venv-test/bin/python benchmarks/first_verdict.py build/bundle models/mpft-vit-b16
+	.venv-test/bin/python benchmarks/first_verdict.py build/bundle $(SHIPPED)
 
 bench-page: .venv-test/installed
 	.venv-test/bin/python benchmarks/page.py
@@ -85,8 +86,8 @@ faults: .venv-test/installed
 		tests/screen/tell/test_faults.py
 	.venv-test/bin/python benchmarks/fault_table.py
 
-build/bundle/bundle.json: .venv-test/installed
-	.venv-test/bin/mpft-export models/mpft-vit-b16 build/bundle --overwrite \
+build/bundle/bundle.json: .venv-test/installed $(addprefix $(SHIPPED)/,detector.json weights.safetensors)
+	.venv-test/bin/mpft-export $(SHIPPED) build/bundle --overwrite \
 		--backend openvino --precision int8-static+bf16 --float-layers '*.mlp.c_proj'
 
 gpu-suite: .venv-test/installed
@@ -94,7 +95,6 @@ gpu-suite: .venv-test/installed
 
 # Under an hour on two cores. The threshold is that of two false alarms in a hundred, on "val".
 SHARED := $(or $(MPFT_SHARED),../shared)
-SHIPPED := models/mpft-vit-b16
 train-shipped: .venv-test/installed
 	.venv-test/bin/mpft train $(SHARED)/data/manifest.csv --out $(SHIPPED) --overwrite \
 		--backbone ViT-B-16-quickgelu@$(SHARED)/backbones/clip-vit-b-16-openai-int8.safetensors \

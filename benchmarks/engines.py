@@ -1,11 +1,11 @@
 """Engines of one detector against what a user would run instead: parity first, then time.
 
-    python benchmarks/engines.py DETECTOR IMAGES [--bundle BUNDLE] [--json OUT]
+    python benchmarks/engines.py DETECTOR IMAGES BUNDLE [--json OUT]
 
 From a decoded view to its logit, one view at a time, two threads, the engines taking turns of some
 views (A B C A B C …), each warmed up at the start of its turn. Peers see all tokens of the whole
 backbone, with random weights: those cost the same. BUNDLE is an engine that was exported before,
-such as the winner of `mpft-export --target auto`; without it, int8 within its budget stands there.
+such as the winner of `mpft-export --target auto`.
 Peak memory is that of a fresh process that loads one engine and runs a few views.
 
 Needs the extras `train` and `openvino`, and nncf.
@@ -91,7 +91,7 @@ def of_bundle(path: Path) -> Entry:
     return Entry(of_engine(bundle.spec, partial(load_engine, bundle, threads=THREADS)), True, size)
 
 
-def build(detector: Path, bundle: Path | None, images: Path, views: U8, work: Path) -> None:
+def build(detector: Path, views: U8, work: Path) -> None:
     """Write everything that is loaded later into `work`, unless it is there."""
     if (work / "done").exists():
         return
@@ -103,14 +103,10 @@ def build(detector: Path, bundle: Path | None, images: Path, views: U8, work: Pa
     export(request)
     budget = Budget.parse("flips<=100%")
     export(Request(detector, work / "int8", precision="int8", budget=budget, threads=THREADS))
-    if bundle is None:
-        chosen = Request(detector, work / "chosen", precision="int8", threads=THREADS,
-                         images=(images,), float_layers=("*.mlp.c_proj",))  # fmt: skip
-        export(chosen)
     (work / "done").touch()
 
 
-def entries(detector: Path, bundle: Path | None, work: Path) -> dict[str, Entry]:
+def entries(detector: Path, bundle: Path, work: Path) -> dict[str, Entry]:
     """All engines of the shipped size, by name."""
     spec = read_detector(detector).spec
     whole = partial(peers.tower, spec.architecture, spec.patch, spec.crop.size)
@@ -122,10 +118,22 @@ def entries(detector: Path, bundle: Path | None, work: Path) -> dict[str, Entry]
         "ONNX Runtime fp32 of torch.onnx": Entry(
             lambda: peers.onnxruntime(work / "exported.onnx"), False, onnx
         ),
+        "OpenVINO fp32 of torch.onnx": Entry(
+            lambda: peers.openvino(work / "exported.onnx", "f32"), False, onnx
+        ),
+        **(
+            {
+                "OpenVINO bf16 of torch.onnx": Entry(
+                    lambda: peers.openvino(work / "exported.onnx", "bf16"), False, onnx
+                )
+            }
+            if peers.has_bf16()
+            else {}
+        ),
         "OpenVINO int8 of NNCF": Entry(lambda: peers.openvino(work / "int8.xml"), False, int8),
         EXACT: of_bundle(work / "fp32"),
         "ours, int8 throughout": of_bundle(work / "int8"),
-        CHOSEN: of_bundle(bundle or work / "chosen"),
+        CHOSEN: of_bundle(bundle),
     }
 
 
@@ -177,7 +185,7 @@ def time_in_turns(
 @click.command()
 @click.argument("detector", type=click.Path(path_type=Path))
 @click.argument("images", type=click.Path(path_type=Path))
-@click.option("--bundle", type=click.Path(path_type=Path), help="An engine that was chosen.")
+@click.argument("bundle", type=click.Path(path_type=Path, exists=True))
 @click.option("--views", "count", default=150, show_default=True, help="Images, spread evenly.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result here.")
 @click.option("--work", type=click.Path(path_type=Path), hidden=True)
@@ -185,7 +193,7 @@ def time_in_turns(
 def main(
     detector: Path,
     images: Path,
-    bundle: Path | None,
+    bundle: Path,
     count: int,
     json_path: Path | None,
     work: Path | None,
@@ -202,7 +210,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         work = work or Path(folder)
         views = load_views(paths, spec.crop.size)
-        build(detector, bundle, images, views, work)
+        build(detector, views, work)
         found = entries(detector, bundle, work)
         times, logits = time_in_turns({name: one.load() for name, one in found.items()}, views)
         extra, side = large(work)
@@ -249,6 +257,7 @@ def main(
                 "blocks": spec.architecture.layers,
             },
             "results": results,
+            "left_out": [] if peers.has_bf16() else [peers.NO_BF16],
             "ratios": ratios,
         }
         write_atomic(json_path, (json.dumps(record, indent=2) + "\n").encode())
@@ -279,9 +288,7 @@ def memory_of(arguments: list[str], work: Path, name: str) -> float:
     return float(done.stdout.split()[-1])
 
 
-def measure_memory(
-    detector: Path, bundle: Path | None, work: Path, name: str, paths: list[Path]
-) -> None:
+def measure_memory(detector: Path, bundle: Path, work: Path, name: str, paths: list[Path]) -> None:
     if name.startswith("L/14"):
         found, side = large(work)
     else:

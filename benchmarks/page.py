@@ -53,6 +53,8 @@ def pages(results: Path) -> dict[str, str]:
             parts.append(_pipeline(pipeline, picture))
         if engines := sections.get("engines"):
             parts.append(_engines(engines))
+        if keeps := sections.get("keeps"):
+            parts.append(_keeps(keeps))
         if kernel := sections.get("texture_patchify"):
             parts.append(_kernel(kernel))
         for name, failure in record["failures"].items():
@@ -87,9 +89,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _head(record: Json) -> str:
     device = record["device"]
     quiet = "; ".join(record["disturbed"]) or "quiet before the run"
+    able = f" with {', '.join(record['instructions'])}" if record["instructions"] else ""
     return (
         f"\n## {device['processor']}, {record['cores']} cores\n\n{record['date']}, commit "
-        f"`{record['commit']}`, {device['machine']} {device['system']}, {quiet}. "
+        f"`{record['commit']}`, {device['machine']}{able}, {device['system']}, {quiet}. "
         f"[{record['file']}](../benchmarks/results/{record['file']})\n"
     )
 
@@ -130,7 +133,7 @@ def _pipeline(section: Json, picture: str) -> str:
     text += (
         "\n### What each optimisation is worth\n\nOurs with one left out at a time.\n\n"
         f"![Milliseconds with one optimisation left out at a time]({picture})\n"
-        + _times(section["ablation"], ours)
+        + _times(section["ablation"], section["ablation"][0]["ms"]["p50"]["value"])
     )
     decode = section["decode"]
     text += "\n### Decoding a crop of a 1080p JPEG\n"
@@ -147,7 +150,7 @@ def _times(rows: Sequence[Json], ours: float) -> str:
         ["", "p50 ms", "p90 ms", "of ours"],
         [
             [
-                row["name"],
+                row["name"].replace("*", "\\*"),
                 interval(row["ms"]["p50"]),
                 f"{row['ms']['p90']['value']:.2f}",
                 f"{row['ms']['p50']['value'] / ours:.2f} ×",
@@ -186,10 +189,33 @@ def _engines(section: Json) -> str:
             *map(_cell, values),
         ]
 
-    columns = ["", "p50 ms", "p90 ms", "of the slowest", *(extra[key] for key in shown)]
+    columns = ["", "p50 ms", "p90 ms", "times as fast", *(extra[key] for key in shown)]
+    left_out = "".join(f"\nNot measured: {reason}.\n" for reason in section.get("left_out", []))
     return (
-        f"\n### From view to logit, {section.get('views', 'some')} views, one at a time\n"
+        f"\n### From view to logit, {section.get('views', 'some')} views, one at a time\n\n"
+        "Peers see all tokens of the whole backbone. Flips are decisions that change against "
+        "ours in fp32, decisive ones from one side of the unsure band to the other.\n"
         + table(columns, [cells(row) for row in rows])
+        + left_out
+    )
+
+
+def _keeps(section: Json) -> str:
+    """One row a number of cells, one column an engine."""
+    names = list(section["rows"][0]["ms"])
+    floats = ", ".join(f"`{name}`" for name in section["float_layers"])
+    rows = [
+        [
+            f"`{row['keep']}`" + (" (the detector's own)" if row["keep"] == section["own"] else ""),
+            *(f"{row['ms'][name]['p50']['value']:.2f}" for name in names),
+        ]
+        for row in section["rows"]
+    ]
+    return (
+        f"\n### Ours at each number of cells and precision, view to logit, "
+        f"{section['threads']} threads\n\n"
+        f"Median milliseconds; int8 keeps {floats} in float. What other numbers of cells do to "
+        "verdicts is in [method.md](method.md).\n" + table(["cells", *names], rows)
     )
 
 

@@ -98,10 +98,22 @@ def write_openvino_int8(onnx: Path, views: U8, path: Path) -> None:
     openvino.save_model(quantised, path)
 
 
-def openvino(path: Path) -> Run:
-    """A graph that OpenVINO reads, for latency."""
+NO_BF16 = "OpenVINO bf16: this processor has no bfloat16, so that OpenVINO would run it in fp32"
+
+
+def has_bf16() -> bool:
+    """Whether OpenVINO can multiply in bfloat16 here."""
+    import openvino as ov
+
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def openvino(path: Path, precision: str = "") -> Run:
+    """A graph that OpenVINO reads, for latency; `precision` f32 or bf16, else as it chooses."""
     import openvino as ov
 
     settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": THREADS, "PERFORMANCE_HINT": "LATENCY"}
+    if precision:
+        settings["INFERENCE_PRECISION_HINT"] = precision
     request = ov.Core().compile_model(path, "CPU", settings).create_infer_request()
     return lambda view: float(request.infer([normalised(view)])[0].item())

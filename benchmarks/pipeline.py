@@ -1,14 +1,13 @@
 """From the file of a 1080p JPEG to its verdict, at batch 1: ours, the peer, and each optimisation.
 
-    python benchmarks/pipeline.py models/NAME [--bundle BUNDLE] [--json OUT]
+    python benchmarks/pipeline.py DETECTOR BUNDLE [--json OUT]
 
 The peer is what a user would write: Pillow, torchvision's transforms, PyTorch eager in float32 on
 all tokens; with the blocks that the detector has, and with all of its backbone (random weights in
 the others: they cost the same). BUNDLE is an engine that was exported before, such as the winner
-of `mpft-export --target cpu`; it runs beside ours in int8, and the faster counts. Then ours with
-each optimisation left out in turn, and the decode of a window beside libjpeg-turbo alone. All take
-turns.
-Needs the extra `train`.
+of `mpft-export --target cpu`; it runs beside ours in int8 of ONNX Runtime, and the faster counts.
+Then that of ONNX Runtime with each optimisation left out in turn, and the decode of a window beside
+libjpeg-turbo alone. All take turns. Needs the extra `train`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from typing import Any
 
 import click
 import numpy as np
-from samples import write_jpegs
+from samples import FLOAT_LAYERS, write_jpegs
 from turns import figures, provenance, take_turns, target
 
 from mpft_deploy.bundle import read_bundle
@@ -48,7 +47,6 @@ THREADS = 2
 ROUNDS, TURN = 10, 10
 DECODE_ROUNDS, DECODE_TURN = 20, 8
 FASTER, DECODE_COST = 8.0, 1.2
-FLOAT_LAYERS = ["block0.*"]
 OURS = "ours"
 
 Verdict = Callable[[Path], str]
@@ -110,7 +108,7 @@ def ours(
 
 
 def contestants(
-    folder: DetectorFolder, bundle: Path | None
+    folder: DetectorFolder, bundle: Path
 ) -> tuple[dict[str, Verdict], dict[str, Verdict]]:
     """Whole pipelines by name, the peers last; and ours with one optimisation left out each."""
     spec = folder.spec
@@ -118,7 +116,7 @@ def contestants(
 
     def model(precision: str, tokens: int | None = None) -> bytes:
         graph = build_graph(spec, smoothed, tokens=tokens)
-        floats = FLOAT_LAYERS if precision == "int8" else []
+        floats = FLOAT_LAYERS if precision == "int8" else ()
         return serialise(apply_precision(graph, precision, floats))
 
     int8 = model("int8")
@@ -126,12 +124,12 @@ def contestants(
     base = ours(folder, engine)
     every = KeepRule("all")
     blocks = spec.architecture.layers
-    wholes = {OURS: base}
-    if bundle is not None:
-        read = read_bundle(bundle)
-        name = f"{OURS}, {read.info.backend} {read.info.precision}"
-        wholes[name] = ours(folder, load_engine(read, threads=THREADS))
-    wholes |= {
+    read = read_bundle(bundle)
+    wholes = {
+        f"{OURS}, onnxruntime int8 (float: {', '.join(FLOAT_LAYERS)})": base,
+        f"{OURS}, {read.info.backend} {read.info.precision}": ours(
+            folder, load_engine(read, threads=THREADS)
+        ),
         f"Pillow + torchvision + PyTorch eager, all tokens, {spec.depth} blocks": peer(
             folder, spec.depth
         ),
@@ -223,7 +221,7 @@ def _rows(times: dict[str, list[float]]) -> list[dict[str, Any]]:
 
 @click.command()
 @click.argument("detector", type=click.Path(path_type=Path))
-@click.option("--bundle", type=click.Path(path_type=Path), help="An engine that was chosen.")
+@click.argument("bundle", type=click.Path(path_type=Path, exists=True))
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of 1080p JPEGs to use.")
 @click.option(
     "--rounds",
@@ -234,9 +232,9 @@ def _rows(times: dict[str, list[float]]) -> list[dict[str, Any]]:
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result here.")
 def main(
-    detector: Path, bundle: Path | None, images: Path | None, rounds: int, json_path: Path | None
+    detector: Path, bundle: Path, images: Path | None, rounds: int, json_path: Path | None
 ) -> None:
-    """Time DETECTOR's whole path against its peers."""
+    """Time the whole path of DETECTOR and its BUNDLE against its peers."""
     folder = read_detector(detector)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)

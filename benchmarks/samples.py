@@ -11,6 +11,9 @@ from mpft_deploy.detector_folder import read_detector
 
 WIDTH, HEIGHT, QUALITY = 1920, 1080, 90
 
+FLOAT_LAYERS = ("*.mlp.c_proj",)
+"""Kept in float by the engines that the README, the demo and the Makefile build."""
+
 
 def mosaic(crops: np.ndarray, seed: int) -> np.ndarray:
     """u8 [HEIGHT, WIDTH, 3]: golden crops, which are photographs and the like, side by side."""

@@ -1,6 +1,8 @@
 """Every benchmark in one run: `make bench`. Writes results/DEVICE-DATE.json and draws the page.
 
-    python benchmarks/suite.py [--images FOLDER] [--quick]
+    python benchmarks/suite.py BUNDLE [--images FOLDER] [--quick]
+
+BUNDLE is one of the shipped detector, such as `make build/bundle/bundle.json` builds.
 
 One that fails is told and the others still run; the exit code is then 1.
 """
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from page import draw_page
+from page import DOCS, RESULTS, draw_page
 from samples import write_crops
 from turns import provenance
 
@@ -31,28 +33,23 @@ from mpft_deploy.files import write_atomic
 from mpft_deploy.profile.disturbance import Watch
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
+QUICK = HERE.parent / "build" / "quick"
 DETECTOR = HERE.parent / "models" / "mpft-vit-b16"
 VIEWS = 60
 LIMIT_SECONDS = 900
 QUIET_SECONDS = 2.0
 
 
-def commands(
-    bundle: Path, chosen: Path | None, images: Path, out: Path, *, quick: bool
-) -> dict[str, list[str]]:
-    """The benchmarks by name, each writing NAME.json into `out`; `chosen` as main's --bundle."""
+def commands(bundle: Path, images: Path, out: Path, *, quick: bool) -> dict[str, list[str]]:
+    """The benchmarks by name, each writing NAME.json into `out`."""
     every = {
-        "pipeline": [
-            str(DETECTOR),
-            *(["--bundle", str(chosen)] if chosen else []),
-            *(["--rounds", "3"] if quick else []),
-        ],
+        "pipeline": [str(DETECTOR), str(bundle), *(["--rounds", "3"] if quick else [])],
         "first_verdict": [str(bundle), str(DETECTOR)],
         "repeat": [str(bundle)],
         "texture_patchify": ["--callgrind"] if shutil.which("valgrind") and not quick else [],
+        "keeps": [str(DETECTOR), *(["--rounds", "3"] if quick else [])],
         "engines": [
-            *(str(DETECTOR), str(images), "--bundle", str(chosen or bundle)),
+            *(str(DETECTOR), str(images), str(bundle)),
             *("--views", str(10 if quick else VIEWS)),
         ],
     }
@@ -60,14 +57,6 @@ def commands(
         name: [sys.executable, str(HERE / f"{name}.py"), *arguments, "--json", f"{out}/{name}.json"]
         for name, arguments in every.items()
     }
-
-
-def export(bundle: Path) -> None:
-    """The bundle that the demo builds."""
-    command = [sys.executable, "-c", "from mpft_deploy.cli.main import export_main; export_main()"]
-    command += [str(DETECTOR), str(bundle), "--precision", "int8", "--float-layers", "block0.*"]
-    command += ["--budget", "flips<=10%"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def disturbances() -> list[str]:
@@ -101,33 +90,28 @@ def run(name: str, command: list[str]) -> str:
 
 
 @click.command()
+@click.argument("bundle", type=click.Path(path_type=Path, exists=True))
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of images for engines.")
-@click.option(
-    "--bundle",
-    "chosen",
-    type=click.Path(path_type=Path, exists=True),
-    help="An engine that was chosen, such as the winner of mpft-export --target cpu.",
-)
-@click.option("--quick", is_flag=True, help="Only to see that everything runs; writes no result.")
-def main(images: Path | None, chosen: Path | None, quick: bool) -> None:
-    """Run every benchmark."""
+@click.option("--quick", is_flag=True, help="Few samples, into build/quick: do all parts run?")
+def main(bundle: Path, images: Path | None, quick: bool) -> None:
+    """Run every benchmark on BUNDLE and its peers."""
     record: dict[str, Any] = {"benchmark": "suite", "version": 1, **provenance()}
     if reasons := disturbances():
         print(f"warning: this machine is not quiet: {'; '.join(reasons)}", file=sys.stderr)
     record["disturbed"] = reasons
-    record["sections"], record["failures"] = {}, {}
+    record["sections"], record["failures"], record["seconds"] = {}, {}, {}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        bundle = scratch / "bundle"
-        print("exporting the bundle", flush=True)
-        export(bundle)
         load_engine(read_bundle(bundle))  # its self-test, if any, is not the first verdict's
         if images is None:
             images = scratch / "crops"
             images.mkdir()
             write_crops(DETECTOR, images)
-        for part, command in commands(bundle, chosen, images, scratch, quick=quick).items():
-            if failure := run(part, command):
+        for part, command in commands(bundle, images, scratch, quick=quick).items():
+            begin = time.perf_counter()
+            failure = run(part, command)
+            record["seconds"][part] = round(time.perf_counter() - begin)
+            if failure:
                 record["failures"][part] = failure
                 print(f"error: {part} {failure}", file=sys.stderr)
             else:
@@ -135,11 +119,12 @@ def main(images: Path | None, chosen: Path | None, quick: bool) -> None:
     for part in record["sections"].values():
         for one in part.get("targets", []):
             print(f"{'met ' if one['met'] else 'LOST'}  {one['name']}: {one['value']:.3g}")
-    if not quick:
-        path = RESULTS / slug(record)
-        write_atomic(path, (json.dumps(record, indent=2) + "\n").encode())
-        draw_page()
-        print(f"written: {path} and docs/benchmarks.md")
+    results, docs = (QUICK / "results", QUICK / "docs") if quick else (RESULTS, DOCS)
+    results.mkdir(parents=True, exist_ok=True)
+    path = results / slug(record)
+    write_atomic(path, (json.dumps(record, indent=2) + "\n").encode())
+    draw_page(results, docs)
+    print(f"written: {path} and {docs / 'benchmarks.md'}")
     sys.exit(1 if record["failures"] else 0)
 
 

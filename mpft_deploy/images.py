@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import stat
@@ -124,6 +125,7 @@ def check_pixels(width: int, height: int, name: str) -> None:
         )
 
 
+@functools.cache
 def _known_formats() -> tuple[str, ...]:
     """The formats that this Pillow can tell; AVIF came with 11.3."""
     avif = importlib.util.find_spec("PIL.AvifImagePlugin") is not None

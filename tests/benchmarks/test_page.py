@@ -37,6 +37,7 @@ def suite(date: str, p50: float) -> dict[str, object]:
         "version": 1,
         "device": {"processor": "Some CPU", "machine": "x86_64", "system": "Linux"},
         "cores": 2,
+        "instructions": ["avx2", "avx512_vnni"],
         "commit": "abc",
         "date": date,
         "disturbed": [],
@@ -45,13 +46,23 @@ def suite(date: str, p50: float) -> dict[str, object]:
             "pipeline": {
                 "threads": 2,
                 "jpeg": "1080p",
-                "rows": [row("ours", p50), row("peer", 100)],
-                "ablation": [row("all optimisations", p50), row("a & b", 30), row("sleep", 9)],
+                "rows": [row("ours", 2 * p50), row("peer", 100)],
+                "ablation": [row("all of *.c", p50), row("a & b", 30), row("sleep", 9)],
                 "decode": {"rows": [], "targets": [], "why_not": "no compiler"},
                 "targets": [{**target, "at_least": True, "met": True}],
             },
+            "keeps": {
+                "threads": 2,
+                "own": "textured:60",
+                "float_layers": ["*.mlp.c_proj"],
+                "rows": [
+                    {"keep": keep, "ms": {"a fp32": row("", ms)["ms"], "b int8": row("", 5)["ms"]}}
+                    for keep, ms in (("textured:60", 12), ("all", 40))
+                ],
+            },
             "engines": {
                 "views": 60,
+                "left_out": ["OpenVINO bf16: not here"],
                 "ratios": [{"name": "of eager", "ratio": 5.0, "target": 15.0}],
                 "results": [
                     {"name": "eager", "ms": {"p50": 60.0, "p90": 70.0}, "flips": None},
@@ -72,11 +83,17 @@ def test_page_of_a_result(page: ModuleType, tmp_path: Path) -> None:
     assert set(files) == {"benchmarks.md", "images/benchmarks-some-2core.svg"}
     text = files["benchmarks.md"]
     assert "2026-02-01" in text
+    assert "x86_64 with avx2, avx512_vnni, Linux" in text
     assert "2026-01-01" not in text
-    assert "| peer | 100.00 (99.00 to 101.00) | 200.00 | 10.00 × |" in text
+    assert "| peer | 100.00 (99.00 to 101.00) | 200.00 | 5.00 × |" in text
+    assert "| all of \\*.c | 10.00 (9.00 to 11.00) | 20.00 | 1.00 × |" in text
+    assert "| a & b | 30.00 (29.00 to 31.00) | 60.00 | 3.00 × |" in text
     assert "| int8 | 12.00 | 13.00 | 5.0 × | 67 | 3 |" in text
     assert "of eager | 5.00 × | ≥ 15 × | **missed** |" in text
     assert "| faster <than> peer | 9.50 × | ≥ 8 × | met |" in text
+    assert "| `textured:60` (the detector's own) | 12.00 | 5.00 |" in text
+    assert "| `all` | 40.00 | 5.00 |" in text
+    assert "Not measured: OpenVINO bf16: not here" in text
     assert "Not measured: no compiler" in text
     assert "texture_patchify was not measured" in text
     picture = ET.fromstring(files["images/benchmarks-some-2core.svg"])

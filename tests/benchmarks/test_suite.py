@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,28 +15,24 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def suite(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, detector: Path, bundle: Path
-) -> ModuleType:
+def suite(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, detector: Path) -> ModuleType:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     module = importlib.import_module("suite")
     monkeypatch.setattr(module, "RESULTS", tmp_path)
     monkeypatch.setattr(module, "DETECTOR", detector)
     monkeypatch.setattr(module, "HERE", tmp_path / "benchmarks")
     monkeypatch.setattr(module, "QUIET_SECONDS", 0.1)
-    monkeypatch.setattr(module, "export", lambda out: shutil.copytree(bundle, out))
-    monkeypatch.setattr(module, "draw_page", lambda: None)
+    monkeypatch.setattr(module, "draw_page", lambda results, docs: None)
     return module
 
 
 def test_one_that_fails_is_told_and_the_others_are_kept(
-    suite: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    suite: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bundle: Path
 ) -> None:
     write = "import sys; open(sys.argv[1], 'w').write('{\"targets\": []}')"
 
-    def commands(
-        bundle: Path, chosen: Path | None, images: Path, out: Path, *, quick: bool
-    ) -> dict[str, list[str]]:
+    def commands(measured: Path, images: Path, out: Path, *, quick: bool) -> dict[str, list[str]]:
+        assert measured == bundle
         assert len(list(images.iterdir())) == 12  # the golden crops
         return {
             "good": [sys.executable, "-c", write, str(out / "good.json")],
@@ -45,7 +40,7 @@ def test_one_that_fails_is_told_and_the_others_are_kept(
         }
 
     monkeypatch.setattr(suite, "commands", commands)
-    done = CliRunner().invoke(suite.main, [])
+    done = CliRunner().invoke(suite.main, [str(bundle)])
     assert done.exit_code == 1
     [path] = tmp_path.glob("*.json")
     record = json.loads(path.read_bytes())
@@ -56,8 +51,12 @@ def test_one_that_fails_is_told_and_the_others_are_kept(
 
 
 def test_every_benchmark_of_the_suite_is_there(tmp_path: Path, suite: ModuleType) -> None:
-    for name, command in suite.commands(
-        tmp_path, tmp_path, tmp_path, tmp_path, quick=False
-    ).items():
+    for name, command in suite.commands(tmp_path, tmp_path, tmp_path, quick=False).items():
         assert (ROOT / "benchmarks" / Path(command[1]).name).exists()
         assert command[-2:] == ["--json", f"{tmp_path}/{name}.json"]
+
+
+def test_its_engines_are_those_that_people_are_told_to_build(suite: ModuleType) -> None:
+    [pattern] = importlib.import_module("samples").FLOAT_LAYERS
+    for name in ("README.md", "Makefile", "examples/demo.py"):
+        assert pattern in (ROOT / name).read_text(), name

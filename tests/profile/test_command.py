@@ -101,6 +101,11 @@ def test_gates_decide_the_exit_code(bundle: Path, tmp_path: Path, run: Command) 
     near = run(bundle, *QUICK, "--slo", "p50<=1us", "--json")
     assert near.lines[0]["gates"][0]["verdict"] in ("fail", "undecided")
     assert near.code == 1
+    # A p99.99 takes 29,956 samples: more than a few seconds give, on any machine.
+    few = run(bundle, *QUICK, "--slo", "p99.99<=100s", "--json")
+    [gate] = few.lines[0]["gates"]
+    assert (gate["verdict"], few.code) == ("undecided", 1)
+    assert "disturbed" in gate["reason"] or gate["more"] > 10_000
     old = tmp_path / "old.json"
     assert run(bundle, *QUICK, "--out", old).code == 0
     compared = run(bundle, *QUICK, "--compare", old, "--fail", "p50:900%", "--json")
