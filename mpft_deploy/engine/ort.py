@@ -53,6 +53,9 @@ def make_session(
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # x86-64 without VNNI adds pairs of u8 · s8 products in 16 bits, which saturate: mean int8 logit
+    # error 0.43 instead of 0.13 on such a machine, at the same latency. Ignored where VNNI is.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, profile
     if not spin:
