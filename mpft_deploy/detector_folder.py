@@ -81,10 +81,11 @@ def read_detector(path: Path) -> DetectorFolder:
     for name in (WEIGHTS, GOLDEN, CARD):
         if name not in content:
             raise InputError(f"{display(path)} is incomplete: its manifest does not list {name}")
+    weights = display(path / WEIGHTS)
     return DetectorFolder(
         path,
         spec,
-        dequantise(decode(content[WEIGHTS], display(path / WEIGHTS))),
+        dequantise(decode(content[WEIGHTS], weights), weights),
         Golden.from_bytes(content[GOLDEN], spec, display(path / GOLDEN)),
         content[CARD].decode("utf-8", "replace"),
         sealed.seal,

@@ -41,14 +41,16 @@ def decode(data: bytes, where: str) -> dict[str, npt.NDArray[np.generic]]:
     return tensors
 
 
-def dequantise(stored: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, F32]:
+def dequantise(
+    stored: Mapping[str, npt.NDArray[np.generic]], where: str = "the weights"
+) -> dict[str, F32]:
     """float32 weights from stored ones.
 
     A key `X` with a companion `X.scale` is rounded with one scale a row: `q · scale[:, None]`. As
     int8 it holds `q` itself; as uint8, the values coded by `_pack`.
 
     Raises:
-        InputError: coded values are damaged.
+        InputError: coded values are damaged; names `where`.
     """
     out = {}
     for key, value in stored.items():
@@ -56,7 +58,7 @@ def dequantise(stored: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, F32]:
             continue
         scale = stored.get(key + SCALE)
         if scale is not None and value.dtype == np.uint8:
-            value = _unpack(key, value, len(scale))
+            value = _unpack(f"{where}: {key}", value, len(scale))
         real = value.astype(np.float32)
         if scale is not None:
             real *= scale.astype(np.float32).reshape(-1, *([1] * (real.ndim - 1)))
@@ -109,15 +111,15 @@ def _pack(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     return np.frombuffer(coder.compress(values.tobytes()) + coder.flush(), np.uint8)
 
 
-def _unpack(name: str, packed: npt.NDArray[np.generic], rows: int) -> npt.NDArray[np.int8]:
-    """What `_pack` was given, i8 [rows, C]; an InputError if damaged, `name` is for it."""
+def _unpack(what: str, packed: npt.NDArray[np.generic], rows: int) -> npt.NDArray[np.int8]:
+    """What `_pack` was given, i8 [rows, C]; an InputError that names `what` if damaged."""
     coder = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         values = coder.decompress(packed.tobytes(), MOST_INFLATED * packed.size + 1)
     except zlib.error as error:
-        raise InputError(f"the weights {name} are damaged: {error}") from None
+        raise InputError(f"{what} is damaged: {error}") from None
     if not coder.eof or not rows or len(values) % rows:
-        raise InputError(f"the weights {name} are damaged: {len(values)} values in {rows} rows")
+        raise InputError(f"{what} is damaged: {len(values)} values in {rows} rows")
     return np.frombuffer(values, np.int8).reshape(rows, -1)
 
 

@@ -81,6 +81,13 @@ PLAIN_SECONDS = 15.0
 @click.option(
     "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True
 )
+@click.option(
+    "--blend",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="Share of the fine-tuned weights in those that are kept; the rest are the backbone's.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option(
     "--precision",

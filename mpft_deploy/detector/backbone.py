@@ -120,7 +120,7 @@ def read_weights(path: Path) -> Weights:
         tensors = archive.state_dict()
     else:
         tensors = _read_pickle(path)
-    return _unpack_int8(_image_tower(tensors))
+    return _unpack_int8(_image_tower(tensors), where)
 
 
 def shapes(tower: Geometry, depth: int | None = None) -> dict[str, tuple[int, ...]]:
@@ -231,11 +231,11 @@ def _image_tower(tensors: Mapping[str, torch.Tensor]) -> Weights:
     return named
 
 
-def _unpack_int8(stored: Weights) -> Weights:
+def _unpack_int8(stored: Weights, where: str) -> Weights:
     """float32 weights; int8 ones are scaled, and their `proj` is turned back."""
     if not any(key.endswith(SCALE) for key in stored):
         return {key: value.float() for key, value in stored.items()}
-    arrays = dequantise({key: value.numpy() for key, value in stored.items()})
+    arrays = dequantise({key: value.numpy() for key, value in stored.items()}, where)
     weights = {key: torch.from_numpy(value) for key, value in arrays.items()}
     if f"proj{SCALE}" in stored:
         weights["proj"] = weights["proj"].T.contiguous()

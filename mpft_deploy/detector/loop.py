@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from mpft_deploy.dataset import Sample
+from mpft_deploy.detector.backbone import Backbone
 from mpft_deploy.detector.batches import Batch, Masking, training_batches
 from mpft_deploy.detector.evaluate import image_logits
 from mpft_deploy.detector.model import Detector
@@ -121,20 +123,46 @@ class Loop:
         """Begin from a linear probe: of the model's head, or of what the teacher sees."""
         if self.teacher is None:
             self.reporter.line("fitting the head on the frozen backbone")
-            self._fit_head(self.masking)
+            self._fit_head(self.model, self.masking)
             return
         self.reporter.line("asking the frozen backbone for its features")
         self.teacher.fit(self.model, self.images.train, self.masking, bf16=self.bf16)
 
-    def _fit_head(self, masking: Masking) -> None:
+    def _fit_head(
+        self, model: Detector, masking: Masking, check: Callable[[], None] = lambda: None
+    ) -> None:
         fit_head(
-            self.model,
+            model,
             self.images.train,
             masking,
             seed=self.settings.seed,
             bf16=self.bf16,
             standardise=self.teacher is None,
+            after_batch=check,
         )
+
+    def finished(self, backbone: Backbone | None, check: Callable[[], None]) -> Detector:
+        """The model to keep: what was learnt, blended with the backbone as the settings say.
+
+        Args:
+            backbone: None where nothing is blended.
+            check: called between batches; may raise.
+        """
+        share = self.settings.blend
+        if backbone is None or share == 1:
+            return self.model
+        self.reporter.line(f"blending: {share:g} fine-tuned, {1 - share:g} frozen backbone")
+        model = copy.deepcopy(self.model)
+        with torch.no_grad():
+            for name, weight in model.visual.named_parameters():
+                weight.lerp_(backbone.weights[name].to(weight), 1 - share)
+        self._fit_head(model, self._at_inference(), check)
+        return model
+
+    def _at_inference(self) -> Masking:
+        """The inference rule, as a masking."""
+        rule = KeepRule.parse(self.settings.keep)
+        return Masking((rule,), False, self.masking.patch, self.masking.size)
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -216,8 +244,7 @@ class Loop:
         """Validate, log, draw and report."""
         settings, done = self.settings, self.progress.step
         if self.teacher is not None:
-            rule = KeepRule.parse(settings.keep)
-            self._fit_head(Masking((rule,), False, self.masking.patch, self.masking.size))
+            self._fit_head(self.model, self._at_inference(), check)
         rules = [KeepRule.parse(settings.keep), self.masking.rules[0], KeepRule("all")]
         logits = image_logits(
             self.model,

@@ -35,6 +35,9 @@ class TrainSettings(Record, frozen=True):
         layer_decay: factor of the backbone's rate from a block to the one before it.
         augment: share of training images that are resized, blurred or re-saved.
         dropout: share of the normalised feature that is zeroed before the head while training.
+        blend: share of the fine-tuned weights in those that are kept; the rest are the backbone's,
+            and the head is fitted anew. Between the two lies what generalises best (WiSE-FT,
+            Wortsman et al., arXiv 2109.01903).
         seed: decides order, crops, flips, random cells and dropout; 0 to 2³² − 1.
         precision: `bf16` computes matmuls in bfloat16 while fine-tuning; weights stay float32.
     """
@@ -53,6 +56,7 @@ class TrainSettings(Record, frozen=True):
     layer_decay: float = 0.8
     augment: float = 0.5
     dropout: float = 0.1
+    blend: float = 1.0
     seed: int = 0
     precision: Precision = "bf16"
 
@@ -65,6 +69,7 @@ class TrainSettings(Record, frozen=True):
             ("layer_decay", 0 < self.layer_decay <= 1, "above 0, to 1"),
             ("augment", 0 <= self.augment <= 1, "from 0 to 1"),
             ("dropout", 0 <= self.dropout < 1, "from 0 to below 1"),
+            ("blend", 0 <= self.blend <= 1, "from 0 to 1"),
             ("seed", 0 <= self.seed < 2**32, "0 to 2**32 - 1"),
         ):
             if not good:
@@ -91,8 +96,9 @@ class TrainSettings(Record, frozen=True):
         return depth
 
     def needs_backbone(self, resumed: bool) -> bool:
-        """Whether the backbone's weights are read: a resumed run has its own, but for a teacher."""
-        return not resumed or self.objective == "features"
+        """Whether the backbone's weights are read: a resumed run has its own, unless it also needs
+        those that it started from."""
+        return not resumed or self.objective == "features" or self.blend < 1
 
     def differences(self, other: TrainSettings) -> list[str]:
         """The settings in which `other` differs, each as "name: ours, other's"."""

@@ -116,7 +116,7 @@ def train(
         try:
             loop.run(check)
             spec, validation = publish(
-                model, out, settings, images.train, images.val,
+                loop.finished(backbone, check), out, settings, images.train, images.val,
                 stored=stored, golden=golden, overwrite=overwrite,
                 epochs=loop.progress.epochs, check=check,
             )  # fmt: skip

@@ -18,6 +18,7 @@ import pytest
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.cli.train import command
 from mpft_deploy.dataset import find_samples
+from mpft_deploy.detector.backbone import load_backbone
 from mpft_deploy.detector.evaluate import crop_logits, image_logits
 from mpft_deploy.detector.loop import one_cycle
 from mpft_deploy.detector.model import Detector
@@ -121,11 +122,11 @@ def test_run_gives_a_detector_that_proves_itself(
     assert [event["event"] for event in events(out)].count("epoch") == 4
 
 
-@pytest.mark.parametrize("objective", ["labels", "features"])
+@pytest.mark.parametrize(("objective", "blend"), [("labels", 1), ("labels", 0.5), ("features", 1)])
 def test_interrupted_run_goes_on_as_if_nothing_had_happened(
-    world: Path, settings: TrainSettings, tmp_path: Path, objective: Objective
+    world: Path, settings: TrainSettings, tmp_path: Path, objective: Objective, blend: float
 ) -> None:
-    settings = msgspec.structs.replace(settings, objective=objective)
+    settings = msgspec.structs.replace(settings, objective=objective, blend=blend)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     heard = Listener()
     go(world, whole, settings, heard)
@@ -153,6 +154,43 @@ def test_same_seed_same_detector_and_another_seed_another(
         go(world, tmp_path / name, msgspec.structs.replace(settings, seed=seed, fill="zero"))
     seals = {name: (tmp_path / name / WEIGHTS).read_bytes() for name in "abc"}
     assert seals["a"] == seals["b"] != seals["c"]
+
+
+def test_a_blend_lies_between_the_backbone_and_what_was_learnt(
+    world: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    learnt, half, frozen = (
+        go(world, tmp_path / str(share), msgspec.structs.replace(settings, blend=share))
+        for share in (1.0, 0.5, 0.0)
+    )
+    assert min(one.validation.auc or 0 for one in (learnt, half, frozen)) > 0.9
+    backbone = load_backbone(settings.backbone).weights
+    every = [weights(one.path) for one in (learnt, half, frozen)]
+    for name in backbone.keys() & every[0].keys():
+        start, (a, b, c) = backbone[name].numpy(), (one[name] for one in every)
+        np.testing.assert_array_equal(c, start, err_msg=name)
+        np.testing.assert_allclose(b, (a + start) / 2, atol=1e-6, err_msg=name)
+    key = "transformer.resblocks.1.mlp.c_proj.weight"
+    assert np.abs(every[0][key] - backbone[key].numpy()).max() > 1e-4
+
+
+def test_interrupting_the_blend_does_not_blend_twice(
+    world: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    settings = msgspec.structs.replace(settings, blend=0.5)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    go(world, whole, settings)
+
+    class AtBlend(Listener):
+        def line(self, text: str) -> None:
+            if text.startswith("blending"):
+                interrupt()
+
+    with pytest.raises(InterruptedRunError, match="--resume"):
+        go(world, parts, settings, AtBlend())
+    go(world, parts, settings, resume=True)
+    for name, value in weights(whole).items():
+        np.testing.assert_array_equal(value, weights(parts)[name], err_msg=name)
 
 
 def test_a_detector_learns_what_the_frozen_backbone_sees_of_whole_views(
