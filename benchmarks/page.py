@@ -89,7 +89,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _head(record: Json) -> str:
     device = record["device"]
     quiet = "; ".join(record["disturbed"]) or "quiet before the run"
-    able = f" with {', '.join(record['instructions'])}" if record["instructions"] else ""
+    able = f" with {', '.join(device['instructions'])}" if device["instructions"] else ""
     return (
         f"\n## {device['processor']}, {record['cores']} cores\n\n{record['date']}, commit "
         f"`{record['commit']}`, {device['machine']}{able}, {device['system']}, {quiet}. "

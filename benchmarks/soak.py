@@ -2,10 +2,10 @@
 
     python benchmarks/soak.py BUNDLE [--minutes 60] [--sources 16] [--decode 5] [--json OUT]
 
-Sources of 720p25, by default five frames a second each, one of which is cut off every minute, since what leaks
-does so when connections are made anew. Cameras run in a process of their own. Ends with exit code 1
-if a bound is broken: memory grows by less than 1 MB an hour after warming up, threads and
-descriptors not at all, and no verdict is older than the bound of `max_age` and a batch.
+Sources of 720p25, by default five frames a second each, one of which is cut off every minute, since
+what leaks does so when connections are made anew. Cameras run in a process of their own. Ends with
+exit code 1 if a bound is broken: memory grows by less than 1 MB an hour after warming up, threads
+and descriptors not at all, and no verdict is older than the bound of `max_age` and a batch.
 """
 
 from __future__ import annotations

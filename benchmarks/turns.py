@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +16,11 @@ import numpy as np
 from mpft_deploy.bundle import Device
 from mpft_deploy.cores import available_cores
 from mpft_deploy.profile.percentiles import intervals
-from mpft_deploy.profile.system import read_text
 
 PAUSE_SECONDS = 0.1
 """Between turns: an engine's threads spin for a while and would take the next one's cores."""
 
 WARM_UP = 2
-
-CPUINFO = Path("/proc/cpuinfo")
-INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
-                "asimddp", "i8mm", "bf16")  # fmt: skip
 
 
 def take_turns(
@@ -73,12 +67,6 @@ def figures(milliseconds: Sequence[float]) -> dict[str, Any]:
     } | {"samples": len(milliseconds)}
 
 
-def instructions() -> list[str]:
-    """What the processor can do that matters here: one name is sold with and without them."""
-    match = re.search(r"^(?:flags|Features)\s*:(.*)$", read_text(CPUINFO) or "", re.MULTILINE)
-    return [name for name in INSTRUCTIONS if match and name in match[1].split()]
-
-
 def provenance() -> dict[str, Any]:
     """Device, cores, commit and day: what every result carries."""
     here = Path(__file__).resolve().parent
@@ -87,7 +75,6 @@ def provenance() -> dict[str, Any]:
     return {
         "device": msgspec.to_builtins(Device.here()),
         "cores": available_cores(),
-        "instructions": instructions(),
         "commit": commit,
         "date": datetime.now(timezone.utc).date().isoformat(),
     }

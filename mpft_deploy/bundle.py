@@ -22,17 +22,42 @@ MANIFEST = "bundle.json"
 CERTIFICATE, LATENCY = "certificate.json", "latency.json"
 
 
+INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
+                "asimddp", "i8mm", "bf16")  # fmt: skip
+"""Of integers and narrow floats, by Linux's names."""
+
+
 class Device(Record, frozen=True):
-    """Where an engine was built and proven: enough to tell another device, and nobody's name."""
+    """Where an engine was built and proven: enough to tell another device, and nobody's name.
+
+    `instructions` are those of INSTRUCTIONS that the processor has: one name is sold with and
+    without them, and engines compute other bits, at other speeds, by them.
+    """
 
     machine: str
     system: str
     processor: str
+    instructions: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        able = f" with {', '.join(self.instructions)}" if self.instructions else ""
+        return f"{self.processor}{able}"
 
     @classmethod
     def here(cls) -> Device:
         """This device."""
-        return cls(machine=platform.machine(), system=platform.system(), processor=_processor())
+        cpu = _cpuinfo()
+        return cls(
+            machine=platform.machine(),
+            system=platform.system(),
+            processor=cpu.get("model name") or cpu.get("hardware") or platform.processor()
+            or "unknown",
+            instructions=tuple(
+                name
+                for name in INSTRUCTIONS
+                if name in (cpu.get("flags") or cpu.get("features") or "").split()
+            ),
+        )  # fmt: skip
 
 
 class Flip(Record, frozen=True):
@@ -199,12 +224,11 @@ def write_bundle(
         write_seal(staging, MANIFEST, msgspec.to_builtins(info), sign=sign)
 
 
-def _processor() -> str:
-    """The processor's model name, as far as the system tells."""
+def _cpuinfo() -> dict[str, str]:
+    """What the system tells of its processors, by lower-case names; empty if nothing."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.lower().startswith(("model name", "hardware")):
-                return line.partition(":")[2].strip()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        pass
-    return platform.processor() or "unknown"
+        return {}
+    pairs = (line.partition(":") for line in lines)
+    return {name.strip().lower(): value.strip() for name, _, value in pairs}

@@ -99,4 +99,4 @@ def _record_path(bundle: Bundle) -> Path:
 
 def _describe(device: Device, versions: dict[str, str]) -> str:
     names = " ".join(f"{name} {version}" for name, version in versions.items())
-    return f"{device.processor} ({device.machine}, {device.system}) with {names}"
+    return f"{device} ({device.machine}, {device.system}), {names}"

@@ -59,7 +59,7 @@ def compare(limit: Limit, old: Profile, new: Profile) -> list[Gate]:
     if old.environment.device != new.environment.device:
         raise InputError(
             f"the results cannot be compared: the old one is of "
-            f"{old.environment.device.processor}, this one of {new.environment.device.processor}"
+            f"{old.environment.device}, this one of {new.environment.device}"
         )
     earlier = {_setting(run): run for run in old.runs}
     pairs = [(earlier[_setting(run)], run) for run in new.runs if _setting(run) in earlier]

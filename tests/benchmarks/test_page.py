@@ -35,9 +35,13 @@ def suite(date: str, p50: float) -> dict[str, object]:
     return {
         "benchmark": "suite",
         "version": 1,
-        "device": {"processor": "Some CPU", "machine": "x86_64", "system": "Linux"},
+        "device": {
+            "processor": "Some CPU",
+            "machine": "x86_64",
+            "system": "Linux",
+            "instructions": ["avx2", "avx512_vnni"],
+        },
         "cores": 2,
-        "instructions": ["avx2", "avx512_vnni"],
         "commit": "abc",
         "date": date,
         "disturbed": [],

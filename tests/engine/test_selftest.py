@@ -62,6 +62,23 @@ def test_device_of_the_certificate_needs_no_test(bundle, cache, count_runs, capl
     assert not cache.exists()
 
 
+def test_the_same_name_with_other_instructions_is_another_device(bundle, monkeypatch):
+    read = read_bundle(bundle)
+    here = read.info.device
+    fewer = msgspec.structs.replace(here, instructions=here.instructions[:-1] or ("i8mm",))
+    monkeypatch.setattr(Device, "here", classmethod(lambda cls: fewer))
+    certified, now = explain_device(read).split("; this device is ")
+    assert str(here) in certified
+    assert str(fewer) in now
+
+
+def test_this_device_knows_its_instructions():
+    known = Path("/proc/cpuinfo").read_text()
+    for name in Device.here().instructions:
+        assert f" {name}" in known
+    assert "avx2" in Device.here().instructions or " avx2" not in known
+
+
 def test_explanation_names_both_sides(bundle, elsewhere, monkeypatch):
     read = read_bundle(bundle)
     sentence = explain_device(read)
