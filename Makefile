@@ -98,8 +98,8 @@ SHARED := $(or $(MPFT_SHARED),../shared)
 train-shipped: .venv-test/installed
 	.venv-test/bin/mpft train $(SHARED)/data/manifest.csv --out $(SHIPPED) --overwrite \
 		--backbone ViT-B-16-quickgelu@$(SHARED)/backbones/clip-vit-b-16-openai-int8.safetensors \
-		--objective features --train-keep textured:60 --keep textured:60 --depth 8 \
-		--epochs 5 --batch 16 --backbone-lr 7e-5 --head-lr 3e-4 --stored int6 --golden synthetic
+		--depth 9 --train-keep smooth:60+textured:60 --keep textured:60 --backbone-lr 2e-5 \
+		--blend 0.5 --precision f32 --stored int6 --golden synthetic
 	.venv-test/bin/mpft calibrate $(SHIPPED) $(SHARED)/data/manifest.csv --split val \
 		--false-alarm 2%
 

@@ -52,6 +52,11 @@ def model_card(
     )
     version_text = ", ".join(f"{name} {text}" for name, text in training["versions"].items())
     learnt = OBJECTIVE_TEXT[training["settings"]["objective"]]
+    if (share := training["settings"].get("blend", 1)) < 1:
+        learnt += (
+            f"\nIts weights are {share:g} of what was learnt and {1 - share:g} of the frozen tower "
+            "(WiSE-FT, arXiv 2109.01903);\nthe head was fitted anew."
+        )
     masked = "were dropped" if spec.fill == "drop" else "had their pixels set to zero"
     return f"""# Detector of generated images: {arch.name}, {spec.depth} of {arch.layers} blocks
 

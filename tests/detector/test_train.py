@@ -164,6 +164,7 @@ def test_a_blend_lies_between_the_backbone_and_what_was_learnt(
         for share in (1.0, 0.5, 0.0)
     )
     assert min(one.validation.auc or 0 for one in (learnt, half, frozen)) > 0.9
+    assert "0.5 of the frozen tower" in Detector.from_folder(half.path)[1].card
     backbone = load_backbone(settings.backbone).weights
     every = [weights(one.path) for one in (learnt, half, frozen)]
     for name in backbone.keys() & every[0].keys():
