@@ -88,7 +88,7 @@ def _bundle(bundle: Any) -> tuple[dict[str, Any], list[list[str]]]:
     rows = [
         ["kind", "bundle"],
         ["engine", f"{info.backend}, {info.precision}, {len(bundle.engine) / 1e6:.1f} MB"],
-        ["built on", f"{info.device.processor} ({info.device.machine}, {info.device.system})"],
+        ["built on", f"{info.device} ({info.device.machine}, {info.device.system})"],
         *([["for", f"SM {', '.join(info.compute_capability)}"]] if info.compute_capability else []),
         ["versions", " ".join(f"{name} {version}" for name, version in info.versions.items())],
         *_spec_rows(info.spec),

@@ -186,9 +186,11 @@ def roofline(layers: Layers) -> str:
         ("operations a byte", "GFLOP/s"),
         logarithmic=True,
     )
-    label_y = -math.inf
+    label_y = math.inf
+    label_at = {}
+    for name, peak in sorted(peaks.items(), key=lambda item: item[1]):
+        label_at[name] = label_y = min(axes.at_y(peak) - 5, label_y - 14)  # roofs may lie close
     for index, (name, peak) in enumerate(sorted(peaks.items(), key=lambda item: -item[1])):
-        label_y = max(axes.at_y(peak) - 5, label_y + 14)  # roofs may lie close together
         knee = peak / bandwidth
         slope = (
             f"M{axes.at_x(low_x):.1f} {axes.at_y(bandwidth * low_x):.1f}"
@@ -197,7 +199,7 @@ def roofline(layers: Layers) -> str:
         start = slope if index == 0 else f"M{axes.at_x(knee):.1f} {axes.at_y(peak):.1f}"
         axes.parts.append(
             f'<path class="roof" d="{start}H{WIDTH - RIGHT}"/>'
-            f'<text class="label" x="{WIDTH - RIGHT - 4}" y="{label_y:.1f}" '
+            f'<text class="label" x="{WIDTH - RIGHT - 4}" y="{label_at[name]:.1f}" '
             f'text-anchor="end">{escape(name)} {number(peak)} GFLOP/s</text>'
         )
     longest = max((layer.ms for layer, _, _ in points), default=1.0)

@@ -98,7 +98,7 @@ def environment_rows(profile: Profile) -> list[list[str]]:
             f"{subject.backend} {subject.precision}, {subject.depth} blocks, {subject.keep}",
         ],
         ["input", f"{subject.images} ({subject.image_count})"],
-        ["device", f"{here.device.processor} ({here.device.machine}, {here.device.system})"],
+        ["device", f"{here.device} ({here.device.machine}, {here.device.system})"],
         ["cores", f"{here.cores}{limit}{clock}"],
         ["governor", here.governor or f"unknown: {here.unknown.get('governor', '')}"],
         ["load before", number(here.load)],
