@@ -187,6 +187,7 @@ def _changed_tables(old: Config, new: Config) -> str:
 def _status(channel: Channel, now: float) -> SourceStatus:
     source, tally = channel.source, channel.source.tally
     fps_in, fps_screened = tally.rates(now)
+    retry_at = source.retry_at  # once: its thread may be about to try
     height, width = source.sides or (None, None)
     return SourceStatus(
         source=source.name,
@@ -208,5 +209,5 @@ def _status(channel: Channel, now: float) -> SourceStatus:
         height=height,
         codec=source.codec,
         reason=source.reason,
-        retry_in=None if source.retry_at is None else max(0.0, source.retry_at - now),
+        retry_in=None if retry_at is None else max(0.0, retry_at - now),
     )
