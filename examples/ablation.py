@@ -2,76 +2,88 @@
 
     python examples/ablation.py probe MANIFEST BACKBONE WORK
     python examples/ablation.py run MANIFEST BACKBONE WORK [--only TEXT]
-    python examples/ablation.py draw WORK DOCS
+    python examples/ablation.py latency BACKBONE WORK
+    python examples/ablation_tables.py WORK DOCS
 
 Each learns from one set of the manifest's `train` split and is judged on the other set's `val`
 images: neither its generators nor its kind of content were learnt from. `probe` keeps a frozen
 backbone's features after each block; `run` fine-tunes each variant, appends its logits to
-WORK/logits.jsonl and goes on where it stopped; `draw` makes tables and pictures of both, without a
-backbone.
+WORK/logits.jsonl and goes on where it stopped; `latency` times one view; `ablation_tables.py` makes
+tables and pictures of all, without a backbone.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterable
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import numpy as np
 
 SETS = ("faces", "sd1")
 CELLS = 60
-INFERENCE = ["all", *(f"{kind}:{CELLS}" for kind in ("textured", "random", "smooth"))]
-MORE_CELLS = [f"textured:{count}" for count in (20, 40, 96, 128)]
+MIXED = "smooth:{0}+textured:{0}"
+INFERENCE = ("all", *(f"{kind}:{CELLS}" for kind in ("textured", "random", "smooth")))
+FEWER, MORE = (20, 40), (96, 128)
+DEPTHS = range(4, 13)
+TRAINED_DEPTHS = (4, 6, 8, 9, 10, 12)
+BLENDS = (1.0, 0.7, 0.5, 0.3, 0.0)
 PROBED = ("all", "textured:96", "textured:63")
 POOLS = {"class token": [0], "class + mean patch token": [0, 1]}
-DEPTHS = range(4, 13)
 PROBE_PENALTY = 0.1
-RESAMPLES = 1000
+VIEWS = 40
+"""Timed for one figure of latency."""
 
 Records = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One recipe; `settings` replace those of its objective."""
+    """One recipe: its settings, the rules it is judged by, and how much of what was learnt stays.
+
+    Of each share in `blends` but 1, the frozen backbone makes up the rest; the name tells which.
+    """
 
     name: str
     settings: dict[str, Any]
-    rules: tuple[str, ...] = tuple(INFERENCE)
+    rules: tuple[str, ...] = INFERENCE
+    blends: tuple[float, ...] = (1.0,)
 
 
-LABELS: dict[str, Any] = {"objective": "labels", "depth": 8, "epochs": 1}
-FEATURES: dict[str, Any] = {
-    "objective": "features", "depth": 8, "epochs": 2, "backbone_lr": 7e-5, "head_lr": 3e-4,
-}  # fmt: skip
+LABELS: dict[str, Any] = {"depth": 9, "backbone_lr": 2e-5}
+FEATURES: dict[str, Any] = {"depth": 9, "backbone_lr": 7e-5, "head_lr": 3e-4}
 
 
-def variant(objective: dict[str, Any], rule: str, *more: str, **settings: Any) -> Variant:
-    """A variant that is named by its objective, its training rule and what else it changes."""
-    told = {**objective, "train_keep": rule, "keep": f"textured:{CELLS}", **settings}
-    changed = "".join(f", {name} {value}" for name, value in settings.items())
-    return Variant(f"{told['objective']}, {rule}{changed}", told, (*INFERENCE, *more))
+def variant(rule: str, blends: tuple[float, ...] = (1.0,), **changes: Any) -> Variant:
+    """A variant that is named by its training rule and what else it changes."""
+    objective = changes.get("objective", "labels")
+    defaults = FEATURES if objective == "features" else LABELS
+    told = {**defaults, "train_keep": rule, "keep": f"textured:{CELLS}", **changes}
+    changed = "".join(f", {name} {value}" for name, value in changes.items())
+    return Variant(f"{rule}{changed}", told, INFERENCE, blends)
+
+
+def at_cells(count: int) -> Variant:
+    """The shipped mixture with other numbers of cells, judged by these too."""
+    rule = MIXED.format(count)
+    own = (f"textured:{count}", "all")
+    return Variant(rule, {**LABELS, "train_keep": rule, "keep": own[0]}, own)
 
 
 VARIANTS = [
-    variant(FEATURES, f"textured:{CELLS}", *MORE_CELLS),
-    variant(LABELS, f"textured:{CELLS}"),
-    variant(LABELS, f"smooth:{CELLS}"),
-    variant(LABELS, f"random:{CELLS}"),
-    variant(FEATURES, f"random:{CELLS}"),
-    variant(LABELS, "all"),
-    variant(FEATURES, f"smooth:{CELLS}"),
-    variant(LABELS, f"smooth:{CELLS}", fill="zero"),
-    variant(LABELS, f"textured:{CELLS}", augment=0.0),
-    variant(LABELS, f"textured:{CELLS}", depth=12),
-    variant(LABELS, f"textured:{CELLS}", depth=6),
-    variant(FEATURES, f"textured:{CELLS}", depth=6),
+    variant(MIXED.format(CELLS), BLENDS),
+    *(variant(f"{kind}:{CELLS}") for kind in ("smooth", "random", "textured")),
+    variant("all"),
+    *(at_cells(count) for count in (*FEWER, *MORE)),
+    *(variant(MIXED.format(CELLS), depth=depth) for depth in TRAINED_DEPTHS if depth != 9),
+    *(variant(f"{kind}:{CELLS}", fill="zero") for kind in ("smooth", "random", "textured")),
+    variant(f"textured:{CELLS}", objective="features"),
+    variant(MIXED.format(CELLS), augment=0.0),
 ]
 
 
@@ -113,20 +125,24 @@ def run_one(variant: Variant, seed: int, manifest: Path, backbone: str, learnt: 
         loop = Loop(model, images, run, Progress(settings=settings, data={}), Lines(), teacher)
         loop.start()
         loop.run(lambda: None)
-    rules = [KeepRule.parse(rule) for rule in variant.rules]
-    logits = image_logits(model, unseen, rules, bf16=True)
-    return [
-        {
-            "variant": variant.name,
-            "seed": seed,
-            "learnt": learnt,
-            "rule": rule,
-            "labels": [one.label for one in unseen],
-            "generators": [one.generator for one in unseen],
-            "logits": [round(float(value), 4) for value in values],
-        }
-        for rule, values in zip(variant.rules, logits, strict=True)
-    ]
+        rules = [KeepRule.parse(rule) for rule in variant.rules]
+        records = []
+        for blend in variant.blends:
+            loop.settings = msgspec.structs.replace(settings, blend=blend)
+            logits = image_logits(loop.finished(whole, lambda: None), unseen, rules, bf16=True)
+            records += [
+                {
+                    "variant": variant.name if blend == 1 else f"{variant.name}, blend {blend:g}",
+                    "seed": seed,
+                    "learnt": learnt,
+                    "rule": rule,
+                    "labels": [one.label for one in unseen],
+                    "generators": [one.generator for one in unseen],
+                    "logits": [round(float(value), 4) for value in values],
+                }
+                for rule, values in zip(variant.rules, logits, strict=True)
+            ]
+    return records
 
 
 def read(work: Path) -> Records:
@@ -158,59 +174,11 @@ def run(manifest: Path, backbone: str, work: Path, only: str, seeds: int) -> Non
                 if (variant.name, seed, learnt) in done:
                     continue
                 click.echo(f"{variant.name}, seed {seed}, learning from {learnt}")
+                began = time.monotonic()
                 records = run_one(variant, seed, manifest, backbone, learnt)
+                click.echo(f"  {time.monotonic() - began:.0f} s")
                 with (work / "logits.jsonl").open("a") as file:
                     file.writelines(json.dumps(one) + "\n" for one in records)
-
-
-def unseen_aucs(records: Records, rng: np.random.Generator | None) -> list[float]:
-    """AUC of each unseen generator against the reals of its set; resampled if `rng` is given."""
-    from mpft_deploy.statistics import auc
-
-    out = []
-    for record in records:
-        labels, logits = np.array(record["labels"]), np.array(record["logits"])
-        names = np.array(record["generators"])
-        for name in sorted(set(names[labels == 1])):
-            groups = [np.flatnonzero(labels == 0), np.flatnonzero((labels == 1) & (names == name))]
-            if rng is not None:
-                groups = [rng.choice(group, len(group)) for group in groups]
-            chosen = np.concatenate(groups)
-            out.append(auc(labels[chosen], logits[chosen]) or 0.0)
-    return out
-
-
-def mean_auc(records: Records) -> tuple[float, float, float]:
-    """Mean AUC over unseen generators, with the 95 % bootstrap interval over images."""
-    rng = np.random.default_rng(0)
-    resampled = [np.mean(unseen_aucs(records, rng)) for _ in range(RESAMPLES)]
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return float(np.mean(unseen_aucs(records, None))), float(low), float(high)
-
-
-def grouped(work: Path) -> dict[tuple[str, str], Records]:
-    """Finished runs by variant and inference rule; only those judged on both sets."""
-    found: dict[tuple[str, str], Records] = defaultdict(list)
-    for record in read(work):
-        found[record["variant"], record["rule"]].append(record)
-    return {
-        key: records
-        for key, records in found.items()
-        if {one["learnt"] for one in records} == set(SETS)
-    }
-
-
-def table(head: list[str], rows: Iterable[list[str]]) -> None:
-    """Print Markdown."""
-    print(f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    for row in rows:
-        print(f"| {' | '.join(row)} |")
-
-
-def cell(figures: tuple[float, float, float]) -> str:
-    """A mean with its interval."""
-    value, low, high = figures
-    return f"{value:.3f} ({low:.3f}–{high:.3f})"
 
 
 @main.command()
@@ -291,69 +259,35 @@ def probe_records(manifest: Path, work: Path, rule: str, blocks: int, parts: lis
 
 
 @main.command()
-@click.argument("work", type=click.Path(path_type=Path, exists=True))
-@click.argument("docs", type=click.Path(path_type=Path))
-def draw(work: Path, docs: Path) -> None:
-    """Print the tables as Markdown, and draw accuracy against depth and against the cells kept."""
-    found = grouped(work)
-    table(
-        ["fine-tuned on", "seeds", *(f"judged on {rule}" for rule in INFERENCE)],
-        (
-            [
-                one.name,
-                str(len({record["seed"] for record in found[one.name, INFERENCE[0]]})),
-                *(cell(mean_auc(found[one.name, rule])) for rule in INFERENCE),
-            ]
-            for one in VARIANTS
-            if (one.name, INFERENCE[0]) in found
-        ),
-    )
-    kept = VARIANTS[0].name
-    cells = {
-        196 if rule == "all" else int(rule.partition(":")[2]): mean_auc(records)
-        for (name, rule), records in found.items()
-        if name == kept and rule.startswith(("textured", "all"))
-    }
-    if cells:
-        plot(
-            {kept: cells}, "most textured cells kept, of 196", docs / "images" / "auc-by-cells.svg"
-        )
+@click.argument("backbone")
+@click.argument("work", type=click.Path(path_type=Path))
+def latency(backbone: str, work: Path) -> None:
+    """Time one view by blocks and by cells kept: PyTorch in float32, random cells."""
+    import torch
 
-    path = work / "probes.jsonl"
-    curves: dict[str, dict[int, tuple[float, float, float]]] = defaultdict(dict)
-    for line in path.read_text().splitlines() if path.exists() else ():
-        one = json.loads(line)
-        curves[f"{one['pool']}, {one['rule']}"][one["blocks"]] = mean_auc(one["records"])
-    table(
-        ["frozen, probe of", *(f"{blocks} blocks" for blocks in DEPTHS)],
-        ([name, *(f"{curve[b][0]:.3f}" for b in DEPTHS)] for name, curve in curves.items()),
-    )
-    if curves:
-        plot(dict(curves), "blocks of the frozen backbone", docs / "images" / "auc-by-depth.svg")
+    from mpft_deploy.detector.backbone import load_backbone
+    from mpft_deploy.detector.model import Detector, encode
+    from mpft_deploy.spec import KeepRule
 
-
-def plot(curves: dict[str, dict[int, tuple[float, float, float]]], what: str, path: Path) -> None:
-    """Mean AUC against a number, a line with its interval for each curve."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for name, curve in curves.items():
-        steps = sorted(curve)
-        values, low, high = (
-            np.array(column) for column in zip(*(curve[step] for step in steps), strict=True)
-        )
-        [line] = axes.plot(steps, values, marker="o", label=name)
-        if len(curves) == 1:
-            axes.fill_between(steps, low, high, alpha=0.2, linewidth=0, color=line.get_color())
-    axes.set(xlabel=what, ylabel="mean AUC, unseen generators")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    whole = load_backbone(backbone)
+    view = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
+    wanted = [(depth, CELLS) for depth in TRAINED_DEPTHS]
+    wanted += [(9, count) for count in (*FEWER, *MORE, whole.geometry.cells)]
+    ms = {}
+    for depth, cells in wanted:
+        model = Detector.from_backbone(whole, depth).eval()
+        cut = encode(view, whole.geometry.patch, KeepRule.parse(f"random:{cells}"))
+        times = []
+        with torch.inference_mode():
+            for _ in range(VIEWS + 5):
+                began = time.perf_counter()
+                model(*cut)
+                times.append(time.perf_counter() - began)
+        ms[f"{depth},{cells}"] = round(float(np.median(times[5:])) * 1e3, 2)
+        click.echo(f"{depth} blocks, {cells} cells: {ms[f'{depth},{cells}']} ms")
+    work.mkdir(parents=True, exist_ok=True)
+    told = {"threads": torch.get_num_threads(), "ms": ms}
+    (work / "latency.json").write_text(json.dumps(told) + "\n")
 
 
 if __name__ == "__main__":
