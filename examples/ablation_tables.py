@@ -29,7 +29,7 @@ from ablation import (
 )
 
 RESAMPLES = 1000
-SHIPPED = MIXED.format(CELLS)
+MIXTURE = MIXED.format(CELLS)
 REFERENCE = f"random:{CELLS}"
 """What other training rules are compared with: hiding cells, whichever."""
 
@@ -110,7 +110,7 @@ def main(work: Path, docs: Path) -> None:
     names = list(dict.fromkeys(name for name, _ in found))
     seeds = {name: len({r["seed"] for r in read(work) if r["variant"] == name}) for name in names}
     wanted = [one.name for one in VARIANTS]
-    wanted[1:1] = [f"{SHIPPED}, blend {blend:g}" for blend in BLENDS if blend != 1]
+    wanted[1:1] = [f"{MIXTURE}, blend {blend:g}" for blend in BLENDS if blend != 1]
     table(
         ["fine-tuned on", "seeds", *(f"judged on {rule}" for rule in INFERENCE)],
         (
@@ -144,7 +144,7 @@ def main(work: Path, docs: Path) -> None:
         f"judged on {rule}": {
             depth: summary(found[name, rule])
             for depth in TRAINED_DEPTHS
-            for name in [SHIPPED if depth == 9 else f"{SHIPPED}, depth {depth}"]
+            for name in [MIXTURE if depth == 9 else f"{MIXTURE}, depth {depth}"]
             if (name, rule) in found
         }
         for rule in (f"textured:{CELLS}", "all")
@@ -158,7 +158,7 @@ def main(work: Path, docs: Path) -> None:
     )
     plot(
         by_depth,
-        f"blocks, fine-tuned on {SHIPPED}",
+        f"blocks, fine-tuned on {MIXTURE}",
         docs / "images" / "auc-by-trained-depth.svg",
         {depth: value for (depth, cells), value in times.items() if cells == CELLS},
     )

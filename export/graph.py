@@ -9,7 +9,7 @@ is computed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,9 +88,14 @@ def build_graph(
     _check_weights(spec, weights)
     builder = GraphBuilder()
     x = _embed(builder, spec, weights)
+    read = []
     for block in range(spec.depth):
-        x = _block(builder, spec, weights, block, class_only=block == spec.depth - 1)
-    _head(builder, weights, x)
+        last = block == spec.depth - 1
+        x = _block(builder, spec, weights, block, class_only=last)
+        if block >= spec.depth - spec.taps:
+            token = f"features.block{block}"
+            read.append(x if last else builder.node("Gather", token, x, "first", axis=1))
+    _head(builder, weights, read)
     columns = 3 * spec.patch**2
     graph = helper.make_graph(
         builder.nodes,
@@ -279,18 +284,14 @@ def _activation(builder: GraphBuilder, spec: DetectorSpec, name: str, x: str) ->
     return builder.node("Mul", name, x, gate)
 
 
-def _head(builder: GraphBuilder, weights: Mapping[str, F32], x: str) -> str:
-    """Class token f32 [B, 1, D] → logit f32 [B]."""
-    only = builder.node(
-        "Gather", "features", x, builder.constant("only", np.array(0, np.int32)), axis=1
-    )
-    normal = builder.layer_norm("ln_post", only, weights["ln_post.weight"], weights["ln_post.bias"])
-    vector = weights["proj"].astype(np.float64) @ weights["head.weight"][0].astype(np.float64)
-    product = builder.node(
-        "MatMul",
-        "head.matmul",
-        normal,
-        builder.constant("head.weight", vector.astype(np.float32)),
-    )
+def _head(builder: GraphBuilder, weights: Mapping[str, F32], read: Sequence[str]) -> str:
+    """Class tokens f32 [B, 1, D] of the blocks that are read → logit f32 [B]."""
+    x = read[0] if len(read) == 1 else builder.node("Concat", "features", *read, axis=1)
+    normal = builder.layer_norm("ln_post", x, weights["ln_post.weight"], weights["ln_post.bias"])
+    proj = weights["proj"].astype(np.float64)
+    parts = weights["head.weight"].astype(np.float64).reshape(len(read), -1)
+    vector = builder.constant("head.weight", (parts @ proj.T).ravel().astype(np.float32))
+    rows = builder.node("Flatten", "head.rows", normal, axis=1)
+    product = builder.node("MatMul", "head.matmul", rows, vector)
     bias = builder.constant("head.bias", np.array(weights["head.bias"][0], np.float32))
     return builder.node("Add", "logit", product, bias)

@@ -60,7 +60,7 @@ class DetectorFolder:
     """What a detector folder holds.
 
     weights: float32, dequantised where they are stored in fewer bits; open_clip's names of a visual
-        tower, blocks 0 to depth − 1 alone, and `head.weight` [1, E], `head.bias` [1].
+        tower, blocks 0 to depth − 1 alone, and `head.weight` [1, taps · E], `head.bias` [1].
     """
 
     path: Path

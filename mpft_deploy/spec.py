@@ -148,6 +148,7 @@ class DetectorSpec(Record, frozen=True):
     Attributes:
         architecture: the backbone.
         depth: how many of its first blocks are run, 1 to `architecture.layers`.
+        taps: after how many of these, the last ones, the class token is read.
         patch: side of a cell in pixels.
         crop: size and policy of the views.
         train_keep, fill: the masking rule of fine-tuning (`drop` the other cells or `zero` their
@@ -167,6 +168,7 @@ class DetectorSpec(Record, frozen=True):
     fill: Literal["drop", "zero"]
     keep: str
     keep_seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    taps: Positive = 1
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
     decoder: Literal["libjpeg-exact"] = "libjpeg-exact"
@@ -176,6 +178,8 @@ class DetectorSpec(Record, frozen=True):
     def __post_init__(self) -> None:
         if self.depth > self.architecture.layers:
             raise ValueError(f"depth {self.depth} exceeds the {self.architecture.layers} blocks")
+        if self.taps > self.depth:
+            raise ValueError(f"{self.taps} taps exceed the {self.depth} blocks that are run")
         if self.crop.size % self.patch:
             raise ValueError(f"crop size {self.crop.size} is no multiple of patch {self.patch}")
         if min(self.std) <= 0:

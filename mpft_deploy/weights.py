@@ -155,4 +155,4 @@ def detector_shapes(spec: DetectorSpec) -> dict[str, tuple[int, ...]]:
     """Shape of every weight of a detector: its tower's, and the head's."""
     arch = spec.architecture
     tower = tower_shapes(arch, patch=spec.patch, cells=spec.cells, depth=spec.depth)
-    return {**tower, "head.weight": (1, arch.output_dim), "head.bias": (1,)}
+    return {**tower, "head.weight": (1, spec.taps * arch.output_dim), "head.bias": (1,)}

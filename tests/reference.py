@@ -59,6 +59,7 @@ def logits(spec: DetectorSpec, weights: Mapping[str, F32], cut: Patches) -> F32:
     first = w["class_embedding"] + w["positional_embedding"][0]
     x = np.concatenate([np.broadcast_to(first, (len(x), 1, arch.width)), x], 1)
     x = _norm(x, w, "ln_pre")
+    features = []
     for block in range(spec.depth):
         own = f"transformer.resblocks.{block}"
         x = x + _attention(_norm(x, w, f"{own}.ln_1"), w, f"{own}.attn", arch.heads)
@@ -66,8 +67,9 @@ def logits(spec: DetectorSpec, weights: Mapping[str, F32], cut: Patches) -> F32:
         hidden = _activation(hidden + w[f"{own}.mlp.c_fc.bias"], arch.activation)
         hidden = hidden * w.get(f"{own}.mlp.c_proj.smoothed", 1)
         x = x + hidden @ w[f"{own}.mlp.c_proj.weight"].T + w[f"{own}.mlp.c_proj.bias"]
-    features = _norm(x[:, 0], w, "ln_post") @ w["proj"]
-    return (features @ w["head.weight"][0] + w["head.bias"][0]).astype(np.float32)
+        features.append(_norm(x[:, 0], w, "ln_post") @ w["proj"])
+    read = np.concatenate(features[spec.depth - spec.taps :], 1)
+    return (read @ w["head.weight"][0] + w["head.bias"][0]).astype(np.float32)
 
 
 Array = npt.NDArray[np.float64]

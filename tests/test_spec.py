@@ -77,6 +77,8 @@ def test_spec_survives_json(keep, shift, depth):
         ({"patch": "8"}, "patch"),
         ({"surprise": 1}, "surprise"),
         ({"depth": 4}, "depth 4 exceeds the 3 blocks"),
+        ({"taps": 3}, "3 taps exceed the 2 blocks"),
+        ({"taps": 0}, "taps"),
         ({"crop": {"size": 30}}, "no multiple"),
         ({"keep": "textured:17"}, "only 16 cells"),
         ({"keep": "rough:6"}, "keep rule"),

@@ -33,19 +33,6 @@ PLAIN_SECONDS = 15.0
     help="NAME[@SOURCE]: an open_clip model, and a tag of it or a file of weights.",
 )
 @click.option(
-    "--objective",
-    type=click.Choice(["labels", "features"]),
-    default="labels",
-    show_default=True,
-    help="Learn the labels, or the features that the frozen backbone has of whole images; of those "
-    "the labels fit the head alone.",
-)
-@click.option(
-    "--teacher-depth",
-    type=click.IntRange(1),
-    help="Of --objective features: after how many blocks they are taken. Default: two thirds.",
-)
-@click.option(
     "--train-keep",
     default="smooth:96",
     show_default=True,
@@ -60,6 +47,13 @@ PLAIN_SECONDS = 15.0
     help="While fine-tuning, drop the other cells or zero their pixels.",
 )
 @click.option("--depth", type=click.IntRange(1), help="Use the first D blocks. Default: all.")
+@click.option(
+    "--taps",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Read the class token after each of the last T of them.",
+)
 @click.option("--epochs", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--batch", type=click.IntRange(2), default=16, show_default=True)
 @click.option("--backbone-lr", type=click.FloatRange(0), default=1e-5, show_default=True)

@@ -64,14 +64,12 @@ class Masking:
 class Batch:
     """What a step learns from.
 
-    patches u8 [B, K, 3·p·p], positions i32 [B, K], labels f32 [B] (1 generated); clean u8
-    [B, S, S, 3] holds the views as they were before they were blurred or re-saved.
+    patches u8 [B, K, 3·p·p], positions i32 [B, K], labels f32 [B] (1 generated).
     """
 
     patches: torch.Tensor
     positions: torch.Tensor
     labels: torch.Tensor
-    clean: U8
 
 
 class BalancedOrder:
@@ -112,20 +110,21 @@ def random_crop(frame: U8, size: int, rng: np.random.Generator) -> U8:
     return crop[:, ::-1] if rng.integers(2) else crop
 
 
-def disturb(frame: U8, rng: np.random.Generator, share: float) -> tuple[U8, U8]:
-    """A frame, and the same as it may arrive, in a `share` of cases: blurred and re-saved.
+def disturb(frame: U8, rng: np.random.Generator, share: float) -> U8:
+    """A frame as it may arrive, in a `share` of cases: resized or blurred, and re-saved.
 
-    Some of those are resized first, both alike. Real and generated images are treated alike, so
-    that no trace of a format or a resize tells them apart.
+    Real and generated images are treated alike, so that no trace of a format or a resize tells them
+    apart.
     """
     if rng.random() >= share:
-        return frame, frame
+        return frame
     kind = rng.integers(3)
     if kind == 0:
         frame = resize(frame, rng, factor=float(np.exp(rng.uniform(np.log(0.5), np.log(2)))))
-    arrived = blur(frame, rng, radius=float(rng.uniform(0.3, 1.2))) if kind == 1 else frame
+    elif kind == 1:
+        frame = blur(frame, rng, radius=float(rng.uniform(0.3, 1.2)))
     quality = int(rng.integers(40, 97))
-    return frame, resave(arrived, "WEBP" if rng.random() < 0.2 else "JPEG", quality)
+    return resave(frame, "WEBP" if rng.random() < 0.2 else "JPEG", quality)
 
 
 def training_batches(
@@ -150,17 +149,15 @@ def training_batches(
 
     def prepare(step: int) -> Batch:
         crops = np.empty((batch, masking.size, masking.size, 3), np.uint8)
-        clean = np.empty_like(crops)
         chosen = [samples[index] for index in order.indices(step)]
         for place, sample in enumerate(chosen):
             rng = np.random.default_rng((seed, 2, step, place))
-            pair = disturb(decode_image(sample.path), rng, augment)
-            both = random_crop(np.concatenate(pair, axis=2), masking.size, rng)
-            clean[place], crops[place] = both[..., :3], both[..., 3:]
+            frame = disturb(decode_image(sample.path), rng, augment)
+            crops[place] = random_crop(frame, masking.size, rng)
         # A random rule draws anew at every step.
         patches, positions = masking.encode(crops, seed * 2**32 + step)
         labels = torch.tensor([float(sample.label) for sample in chosen])
-        return Batch(patches, positions, labels, clean)
+        return Batch(patches, positions, labels)
 
     steps = iter(range(first, stop))
     waiting: deque[Future[Batch]] = deque()

@@ -13,12 +13,6 @@ GOLDEN_TEXT = {
     "synthetic": "pictures drawn by a seeded program; they hold nobody's content",
 }
 
-OBJECTIVE_TEXT = {
-    "labels": "It learnt the labels.",
-    "features": "It learnt to give the features that the frozen tower has of whole, undisturbed "
-    "crops; the\nlabels fitted the linear head alone.",
-}
-
 
 def model_card(
     spec: DetectorSpec,
@@ -51,7 +45,9 @@ def model_card(
         f"| {name} | {value} |" for name, value in training["settings"].items()
     )
     version_text = ", ".join(f"{name} {text}" for name, text in training["versions"].items())
-    learnt = OBJECTIVE_TEXT[training["settings"]["objective"]]
+    learnt = f"Its linear head reads the class token after each of the last {spec.taps} blocks."
+    if spec.taps == 1:
+        learnt = "Its linear head reads the class token after the last block."
     if (share := training["settings"].get("blend", 1)) < 1:
         learnt += (
             f"\nIts weights are {share:g} of what was learnt and {1 - share:g} of the frozen tower "

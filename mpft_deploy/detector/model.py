@@ -28,6 +28,10 @@ HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
 class Detector(nn.Module):
     """Logit of "generated" from the kept cells of a view.
 
+    What the head reads is CLIP's own embedding of the class token, taken after each of the last
+    `taps` blocks: middle blocks see traces that later ones give up for meaning (RINE, Koutlis and
+    Papadopoulos, arXiv 2402.19091).
+
     Cells are embedded one by one, so those that are left out cost nothing in any block. `visual` is
     open_clip's own tower, so weights go by open_clip's names.
 
@@ -46,6 +50,7 @@ class Detector(nn.Module):
         tower: Geometry,
         depth: int,
         *,
+        taps: int = 1,
         dropout: float = 0.0,
         mean: tuple[float, float, float] = CLIP_MEAN,
         std: tuple[float, float, float] = CLIP_STD,
@@ -55,12 +60,13 @@ class Detector(nn.Module):
         Args:
             tower: geometry of the backbone.
             depth: how many of its first blocks are run, 1 to `architecture.layers`.
+            taps: after how many of these, the last ones, the class token is read.
             dropout: share of the normalised feature that is zeroed while training.
             mean, std: normalisation of RGB in 0..1.
         """
         super().__init__()
         arch = tower.architecture
-        self.tower, self.depth = tower, depth
+        self.tower, self.depth, self.taps = tower, depth, taps
         self.visual = VisionTransformer(
             image_size=tower.size,
             patch_size=tower.patch,
@@ -72,16 +78,18 @@ class Detector(nn.Module):
             output_dim=arch.output_dim,
             act_layer=QuickGELU if arch.activation == "quick_gelu" else nn.GELU,
         )
-        self.norm = nn.BatchNorm1d(arch.output_dim, eps=NORM_EPS, affine=False)
+        self.norm = nn.BatchNorm1d(taps * arch.output_dim, eps=NORM_EPS, affine=False)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(arch.output_dim, 1)
+        self.head = nn.Linear(taps * arch.output_dim, 1)
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
     @classmethod
-    def from_backbone(cls, backbone: Backbone, depth: int, *, dropout: float = 0.0) -> Detector:
+    def from_backbone(
+        cls, backbone: Backbone, depth: int, *, taps: int = 1, dropout: float = 0.0
+    ) -> Detector:
         """A detector with a backbone's first `depth` blocks and a head of zeros."""
-        detector = cls(backbone.geometry, depth, dropout=dropout)
+        detector = cls(backbone.geometry, depth, taps=taps, dropout=dropout)
         kept = {name: backbone.weights[name] for name in shapes(backbone.geometry, depth)}
         detector.visual.load_state_dict(kept)
         nn.init.zeros_(detector.head.weight)
@@ -92,7 +100,7 @@ class Detector(nn.Module):
     def from_spec(cls, spec: DetectorSpec, weights: Mapping[str, F32], where: str) -> Detector:
         """A detector in evaluation mode from a spec and weights, checked; `where` is for errors."""
         tower = Geometry(spec.architecture, spec.patch, spec.crop.size)
-        detector = cls(tower, spec.depth, mean=spec.mean, std=spec.std)
+        detector = cls(tower, spec.depth, taps=spec.taps, mean=spec.mean, std=spec.std)
         detector.set_weights(weights, where)
         return detector.eval()
 
@@ -114,7 +122,7 @@ class Detector(nn.Module):
     def set_weights(self, weights: Mapping[str, F32], where: str) -> None:
         """Take weights by the names of a detector folder; an InputError if they do not fit."""
         expected = shapes(self.tower, self.depth)
-        expected[HEAD_WEIGHT] = (1, self.tower.architecture.output_dim)
+        expected[HEAD_WEIGHT] = (1, self.head.in_features)
         expected[HEAD_BIAS] = (1,)
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
         checked = check_weights(tensors, expected, where)
@@ -126,7 +134,7 @@ class Detector(nn.Module):
         variance.fill_(1 - NORM_EPS)
 
     def norm_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Running mean and variance of the feature, f32 [E] each, to be read or set in place."""
+        """Running mean and variance of the feature, f32 [taps · E] each, to be set in place."""
         return (
             cast(torch.Tensor, self.norm.running_mean),
             cast(torch.Tensor, self.norm.running_var),
@@ -137,41 +145,38 @@ class Detector(nn.Module):
         return self.judge(self.features(patches, positions))
 
     def judge(self, feature: torch.Tensor) -> torch.Tensor:
-        """Logits f32 [B] of features f32 [B, E]."""
+        """Logits f32 [B] of features f32 [B, taps · E]."""
         with torch.autocast(feature.device.type, enabled=False):
             return cast(torch.Tensor, self.head(self.dropout(self.norm(feature)))[:, 0])
 
     def features(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """The class token's embedding after the last block.
+        """The class token's embeddings after the last `taps` blocks, one after the other.
 
         Args:
             patches: u8 [B, K, 3·p·p], pixels in the order row, column, channel.
             positions: i32 or i64 [B, K], index of each cell in raster order.
 
         Returns:
-            f32 [B, E].
+            f32 [B, taps · E].
         """
-        token = self.class_token(patches, positions)
+        tokens = self._class_tokens(patches, positions)
         # The feature differs little between images beside its own size: keep it in full precision.
-        with torch.autocast(token.device.type, enabled=False):
-            feature = self.visual.ln_post(token.float()) @ self.visual.proj
-        return cast(torch.Tensor, feature)
+        with torch.autocast(tokens.device.type, enabled=False):
+            feature = self.visual.ln_post(tokens.float()) @ self.visual.proj
+        return cast(torch.Tensor, feature.flatten(1))
 
-    def class_token(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """The class token after the last block, [B, W]; arguments as for `features`."""
+    def _class_tokens(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """The class token after each of the last `taps` blocks, [B, taps, W]."""
         x = self._embed(patches, positions)
         *blocks, last = self.visual.transformer.resblocks
+        read = []
         for block in blocks:
             x = block(x)
+            read.append(x[:, 0])
         # Only the class token is read, so the last block computes nothing else.
         keys = last.ln_1(x)
         x = x[:, 0] + last.attention(keys[:, :1], keys, keys)[:, 0]
-        return cast(torch.Tensor, x + last.mlp(last.ln_2(x)))
-
-    def tokens(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """All tokens after the last block, [B, K + 1, W]; arguments as for `features`."""
-        *_, last = self.states(patches, positions)
-        return last
+        return torch.stack([*read, x + last.mlp(last.ln_2(x))][-self.taps :], 1)
 
     def states(self, patches: torch.Tensor, positions: torch.Tensor) -> Iterator[torch.Tensor]:
         """All tokens after each block in turn, [B, K + 1, W]; arguments as for `features`."""

@@ -32,7 +32,7 @@ def fit_head(
     *,
     seed: int,
     bf16: bool,
-    standardise: bool = True,
+    inverse_penalty: float = INVERSE_PENALTY,
     after_batch: Callable[[], None] = lambda: None,
 ) -> None:
     """Set a model's head and the statistics before it from its features of training images.
@@ -44,8 +44,7 @@ def fit_head(
         samples: both classes; at most MOST of them are used, drawn by `seed`.
         masking: how training views keep their cells.
         bf16: compute in bfloat16 where autocast does.
-        standardise: whether the components of the feature weigh alike; a teacher's have weights of
-            their own.
+        inverse_penalty: how little large weights of the standardised components are penalised.
         after_batch: called after each batch; may raise.
     """
     order = np.random.default_rng((seed, 3)).permutation(len(samples))[:MOST]
@@ -60,9 +59,7 @@ def fit_head(
         after_batch()
     features = np.concatenate(parts)
     centre, variance = features.mean(0), features.var(0)
-    if not standardise:
-        variance = np.full_like(variance, 1 - NORM_EPS)
-    probe = LogisticRegression(C=INVERSE_PENALTY, class_weight="balanced", max_iter=3000)
+    probe = LogisticRegression(C=inverse_penalty, class_weight="balanced", max_iter=3000)
     probe.fit(
         (features - centre) / np.sqrt(variance + NORM_EPS), [sample.label for sample in chosen]
     )

@@ -63,6 +63,7 @@ def publish(
         train_keep=settings.train_keep,
         fill=settings.fill,
         keep=settings.keep,
+        taps=model.taps,
     )
     rounded = Detector.from_spec(spec, weights, "the trained weights")
     rounded.to(next(model.parameters()).device)

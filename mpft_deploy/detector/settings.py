@@ -13,7 +13,6 @@ from mpft_deploy.spec import KeepRule, Record, parse_mixture
 DEFAULT_BACKBONE = "ViT-B-16-quickgelu@openai"
 
 Precision = Literal["bf16", "f32"]
-Objective = Literal["labels", "features"]
 GoldenSource = Literal["validation", "synthetic"]
 
 
@@ -22,16 +21,13 @@ class TrainSettings(Record, frozen=True):
 
     Attributes:
         backbone: NAME[@SOURCE], see `load_backbone`.
-        objective: learn the labels, or the features that the frozen backbone has of whole views;
-            see `mpft_deploy.detector.teacher`.
-        teacher_depth: after how many blocks those features are taken; None for two thirds of them.
         train_keep, fill: cells kept while fine-tuning (several rules joined by `+` take turns), and
             whether the others are dropped or their pixels zeroed.
         keep: cells kept at inference; validation and calibration go by it.
         depth: how many of the backbone's blocks are used; None for all.
+        taps: after how many of these, the last ones, the class token is read.
         epochs, batch: passes over the training images, images a step.
-        backbone_lr, head_lr: highest learning rates of the one-cycle schedule; of the features the
-            latter is the projection's.
+        backbone_lr, head_lr: highest learning rates of the one-cycle schedule.
         layer_decay: factor of the backbone's rate from a block to the one before it.
         augment: share of training images that are resized, blurred or re-saved.
         dropout: share of the normalised feature that is zeroed before the head while training.
@@ -43,12 +39,11 @@ class TrainSettings(Record, frozen=True):
     """
 
     backbone: str = DEFAULT_BACKBONE
-    objective: Objective = "labels"
-    teacher_depth: int | None = None
     train_keep: str = "smooth:96"
     fill: Literal["drop", "zero"] = "drop"
     keep: str = "textured:96"
     depth: int | None = None
+    taps: int = 1
     epochs: int = 2
     batch: int = 16
     backbone_lr: float = 1e-5
@@ -83,22 +78,14 @@ class TrainSettings(Record, frozen=True):
         depth = layers if self.depth is None else self.depth
         if not 1 <= depth <= layers:
             raise UsageError(f"depth {depth}: {tower.architecture.name} has 1 to {layers} blocks")
-        return depth
-
-    def teacher_blocks(self, tower: Geometry) -> int:
-        """How many blocks of a tower teach; a UsageError if it has fewer."""
-        layers = tower.architecture.layers
-        depth = round(layers * 2 / 3) if self.teacher_depth is None else self.teacher_depth
-        if not 1 <= depth <= layers:
-            raise UsageError(
-                f"teacher depth {depth}: {tower.architecture.name} has 1 to {layers} blocks"
-            )
+        if not 1 <= self.taps <= depth:
+            raise UsageError(f"taps {self.taps}: read 1 to {depth} blocks, those that are run")
         return depth
 
     def needs_backbone(self, resumed: bool) -> bool:
         """Whether the backbone's weights are read: a resumed run has its own, unless it also needs
         those that it started from."""
-        return not resumed or self.objective == "features" or self.blend < 1
+        return not resumed or self.blend < 1
 
     def differences(self, other: TrainSettings) -> list[str]:
         """The settings in which `other` differs, each as "name: ours, other's"."""

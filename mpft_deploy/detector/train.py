@@ -20,7 +20,6 @@ from mpft_deploy.detector.model import Detector, choose_device
 from mpft_deploy.detector.publish import publish
 from mpft_deploy.detector.run_folder import EpochReport, Progress, RunFolder
 from mpft_deploy.detector.settings import GoldenSource, TrainSettings
-from mpft_deploy.detector.teacher import Teacher
 from mpft_deploy.errors import MpftError, UsageError
 from mpft_deploy.evaluate.scores import Score
 from mpft_deploy.files import check_free, display
@@ -94,18 +93,15 @@ def train(
     if resume:
         progress, tensors = run.load()
         _require_same(progress, settings, hashes)
-        model = Detector(tower, depth, dropout=settings.dropout)
+        model = Detector(tower, depth, taps=settings.taps, dropout=settings.dropout)
     else:
         assert backbone is not None
-        model = Detector.from_backbone(backbone, depth, dropout=settings.dropout)
+        model = Detector.from_backbone(
+            backbone, depth, taps=settings.taps, dropout=settings.dropout
+        )
         progress, tensors = Progress(settings=settings, data=hashes), None
         run.start(overwrite=overwrite)
-    teacher = None
-    if settings.objective == "features":
-        assert backbone is not None
-        teacher = Teacher(backbone, settings.teacher_blocks(tower))
-        teacher.model.to(target)
-    loop = Loop(model.to(target), images, run, progress, reporter, teacher)
+    loop = Loop(model.to(target), images, run, progress, reporter)
     if tensors is not None:
         loop.restore(tensors)
         reporter.line(f"resumed at step {progress.step} of {loop.total}")

@@ -29,9 +29,9 @@ def shrunk(name: str, layers: int) -> Geometry:
     return dataclasses.replace(tower, architecture=architecture)
 
 
-def detector(tower: Geometry, make: Make, depth: int | None = None) -> Detector:
+def detector(tower: Geometry, make: Make, depth: int | None = None, taps: int = 1) -> Detector:
     depth = tower.architecture.layers if depth is None else depth
-    model = Detector.from_backbone(Backbone(tower, make(tower), "random"), depth)
+    model = Detector.from_backbone(Backbone(tower, make(tower), "random"), depth, taps=taps)
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         model.head.weight.normal_(generator=generator)
@@ -55,8 +55,12 @@ def plain_forward(model: Detector, images: np.ndarray, positions: torch.Tensor) 
         [(one + places[1:])[chosen.long()] for one, chosen in zip(grid, positions, strict=True)]
     )
     first = (visual.class_embedding + places[0]).expand(len(cells), 1, -1)
-    x = visual.transformer(visual.ln_pre(torch.cat([first, cells], 1)))
-    return model.head(visual.ln_post(x)[:, 0] @ visual.proj)[:, 0]
+    x = visual.ln_pre(torch.cat([first, cells], 1))
+    features = []
+    for block in visual.transformer.resblocks:
+        x = block(x)
+        features.append(visual.ln_post(x)[:, 0] @ visual.proj)
+    return model.head(torch.cat(features[-model.taps :], 1))[:, 0]
 
 
 @pytest.mark.parametrize(
@@ -96,9 +100,10 @@ def test_any_subset_of_cells_is_that_subset(
 ) -> None:
     count = data.draw(st.integers(1, tiny.cells))
     depth = data.draw(st.integers(1, 3))
+    taps = data.draw(st.integers(1, depth))
     chosen = [sorted(data.draw(st.permutations(range(tiny.cells)))[:count]) for _ in range(2)]
     positions = torch.tensor(chosen, dtype=torch.int32)
-    model, images = detector(tiny, random_weights, depth), crops(tiny.size)
+    model, images = detector(tiny, random_weights, depth, taps), crops(tiny.size)
     whole = texture_patchify(images, tiny.patch, KeepRule("all")).patches
     patches = np.take_along_axis(whole, positions.numpy()[:, :, None].astype(np.int64), axis=1)
     with torch.no_grad():
@@ -117,7 +122,7 @@ def test_class_token_alone_in_the_last_block_has_the_plain_gradients(
         lambda model: model(patches, positions),
         lambda model: plain_forward(model, images, positions),
     ):
-        model = detector(tiny, random_weights)
+        model = detector(tiny, random_weights, taps=2)
         forward(model).square().sum().backward()
         grads.append({name: p.grad for name, p in model.named_parameters()})
     for name, grad in grads[0].items():

@@ -22,7 +22,7 @@ from mpft_deploy.detector.backbone import load_backbone
 from mpft_deploy.detector.evaluate import crop_logits, image_logits
 from mpft_deploy.detector.loop import one_cycle
 from mpft_deploy.detector.model import Detector
-from mpft_deploy.detector.settings import Objective, TrainSettings
+from mpft_deploy.detector.settings import TrainSettings
 from mpft_deploy.detector.train import InterruptedRunError, Trained, train
 from mpft_deploy.detector_folder import WEIGHTS
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, UsageError
@@ -122,11 +122,11 @@ def test_run_gives_a_detector_that_proves_itself(
     assert [event["event"] for event in events(out)].count("epoch") == 4
 
 
-@pytest.mark.parametrize(("objective", "blend"), [("labels", 1), ("labels", 0.5), ("features", 1)])
+@pytest.mark.parametrize(("taps", "blend"), [(1, 1), (2, 0.5)])
 def test_interrupted_run_goes_on_as_if_nothing_had_happened(
-    world: Path, settings: TrainSettings, tmp_path: Path, objective: Objective, blend: float
+    world: Path, settings: TrainSettings, tmp_path: Path, taps: int, blend: float
 ) -> None:
-    settings = msgspec.structs.replace(settings, objective=objective, blend=blend)
+    settings = msgspec.structs.replace(settings, taps=taps, blend=blend)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     heard = Listener()
     go(world, whole, settings, heard)
@@ -192,24 +192,6 @@ def test_interrupting_the_blend_does_not_blend_twice(
     go(world, parts, settings, resume=True)
     for name, value in weights(whole).items():
         np.testing.assert_array_equal(value, weights(parts)[name], err_msg=name)
-
-
-def test_a_detector_learns_what_the_frozen_backbone_sees_of_whole_views(
-    world: Path, settings: TrainSettings, tmp_path: Path
-) -> None:
-    out = tmp_path / "detector"
-    told = msgspec.structs.replace(
-        settings, objective="features", teacher_depth=2, train_keep="all", augment=0.0, epochs=20
-    )
-    listener = Listener()
-    listener.total = 20 * 3
-    trained = go(world, out, told, listener)
-    assert trained.validation.auc is not None
-    assert trained.validation.auc > 0.9
-    losses = [loss for _, loss in sorted(listener.losses.items())]
-    assert np.mean(losses[-6:]) < 0.85 * np.mean(losses[:6])
-    with pytest.raises(UsageError, match="teacher depth 4"):
-        go(world, out, msgspec.structs.replace(told, teacher_depth=4), overwrite=True)
 
 
 def test_resume_names_what_differs(world: Path, settings: TrainSettings, tmp_path: Path) -> None:

@@ -22,12 +22,12 @@ def images(spec, count=5, seed=1):
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 @pytest.mark.parametrize("keep", ["textured:6", "smooth:1", "random:15", "all"])
-@pytest.mark.parametrize("depth", [1, 3])
-def test_equals_independent_encoder(activation, keep, depth):
+@pytest.mark.parametrize(("depth", "taps"), [(1, 1), (3, 1), (3, 2), (3, 3)])
+def test_equals_independent_encoder(activation, keep, depth, taps):
     arch = Architecture(
         name="t", width=64, layers=3, heads=2, hidden=96, output_dim=32, activation=activation
     )
-    spec = reference.tiny_spec(architecture=arch, keep=keep, depth=depth)
+    spec = reference.tiny_spec(architecture=arch, keep=keep, depth=depth, taps=taps)
     weights = reference.random_weights(spec)
     cut = texture_patchify(images(spec), spec.patch, spec.keep_rule)
     engine = load(serialise(build_graph(spec, weights)), threads=1)
@@ -55,9 +55,10 @@ def test_bytes_are_deterministic():
     assert serialise(build_graph(spec, shuffled)) == first
 
 
+@pytest.mark.parametrize("taps", [1, 2])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_graph_is_valid_and_holds_no_int64_computation(precision):
-    spec = reference.tiny_spec()
+def test_graph_is_valid_and_holds_no_int64_computation(precision, taps):
+    spec = reference.tiny_spec(taps=taps)
     model = apply_precision(build_graph(spec, reference.random_weights(spec)), precision)
     onnx.checker.check_model(model, full_check=True)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
