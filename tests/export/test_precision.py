@@ -34,7 +34,7 @@ class Case:
     """A tiny detector with its graph, ranges and views."""
 
     def __init__(self) -> None:
-        self.spec = reference.tiny_spec(depth=3)
+        self.spec = reference.tiny_spec(taps=2, depth=3)
         self.weights = reference.random_weights(self.spec)
         size = self.spec.crop.size
         self.views = np.random.default_rng(1).integers(0, 256, (24, size, size, 3), np.uint8)
