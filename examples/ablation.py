@@ -111,7 +111,7 @@ def run_one(variant: Variant, seed: int, manifest: Path, backbone: str, learnt: 
     unseen = [one for one in find_samples([manifest], "val") if one.set != learnt]
     whole = load_backbone(backbone)
     depth = settings.blocks(whole.geometry)
-    model = Detector.from_backbone(whole, depth, taps=settings.taps, dropout=settings.dropout)
+    model = Detector.from_backbone(whole, depth, dropout=settings.dropout)
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder) / "detector")
         run.start(overwrite=False)
@@ -124,7 +124,8 @@ def run_one(variant: Variant, seed: int, manifest: Path, backbone: str, learnt: 
         records = []
         for blend in variant.blends:
             loop.settings = msgspec.structs.replace(settings, blend=blend)
-            logits = image_logits(loop.finished(whole, lambda: None), unseen, rules, bf16=True)
+            finished = loop.finished(whole, lambda: None)
+            logits = image_logits(finished, unseen, rules, bf16=True)
             records += [
                 {
                     "variant": variant.name if blend == 1 else f"{variant.name}, blend {blend:g}",

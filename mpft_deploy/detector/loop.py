@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -145,20 +144,28 @@ class Loop:
         )
 
     def finished(self, backbone: Backbone | None, check: Callable[[], None]) -> Detector:
-        """The model to keep: what was learnt, blended with the backbone as the settings say.
+        """The model to keep: blended with the backbone, its head on all taps, as the settings say.
+
+        Fine-tuning itself reads the last block alone: a loss on middle blocks makes them forget
+        what they were to be read for (docs/method.md).
 
         Args:
             backbone: None where nothing is blended.
             check: called between batches; may raise.
         """
-        share = self.settings.blend
-        if backbone is None or share == 1:
+        share, taps = self.settings.blend, self.settings.taps
+        if share == 1 and taps == 1:
             return self.model
-        self.reporter.line(f"blending: {share:g} fine-tuned, {1 - share:g} frozen backbone")
-        model = copy.deepcopy(self.model)
-        with torch.no_grad():
-            for name, weight in model.visual.named_parameters():
-                weight.lerp_(backbone.weights[name].to(weight), 1 - share)
+        model = Detector(self.model.tower, self.model.depth, taps=taps).to(self.device)
+        model.visual.load_state_dict(self.model.visual.state_dict())
+        if backbone is not None and share < 1:
+            self.reporter.line(f"blending: {share:g} fine-tuned, {1 - share:g} frozen backbone")
+            with torch.no_grad():
+                for name, weight in model.visual.named_parameters():
+                    weight.lerp_(backbone.weights[name].to(weight), 1 - share)
+        self.reporter.line(
+            f"fitting the head on the last {taps} blocks" if taps > 1 else "fitting the head anew"
+        )
         rule = KeepRule.parse(self.settings.keep)
         masking = Masking((rule,), False, self.masking.patch, self.masking.size)
         self._fit_head(model, masking, check=check)

@@ -25,7 +25,7 @@ class TrainSettings(Record, frozen=True):
             whether the others are dropped or their pixels zeroed.
         keep: cells kept at inference; validation and calibration go by it.
         depth: how many of the backbone's blocks are used; None for all.
-        taps: after how many of these, the last ones, the class token is read.
+        taps: after how many of these, the last ones, the class token is read at inference.
         epochs, batch: passes over the training images, images a step.
         backbone_lr, head_lr: highest learning rates of the one-cycle schedule.
         layer_decay: factor of the backbone's rate from a block to the one before it.

@@ -93,12 +93,10 @@ def train(
     if resume:
         progress, tensors = run.load()
         _require_same(progress, settings, hashes)
-        model = Detector(tower, depth, taps=settings.taps, dropout=settings.dropout)
+        model = Detector(tower, depth, dropout=settings.dropout)
     else:
         assert backbone is not None
-        model = Detector.from_backbone(
-            backbone, depth, taps=settings.taps, dropout=settings.dropout
-        )
+        model = Detector.from_backbone(backbone, depth, dropout=settings.dropout)
         progress, tensors = Progress(settings=settings, data=hashes), None
         run.start(overwrite=overwrite)
     loop = Loop(model.to(target), images, run, progress, reporter)
