@@ -174,7 +174,10 @@ class Watch:
 
     def _source(self, settings: SourceSettings) -> Source:
         reader = find_reader(settings.target)
-        return Source(settings, reader, self._emitter, self._clock, self.scheduler.wake)
+        scheduler = self.scheduler
+        return Source(
+            settings, reader, self._emitter, self._clock, scheduler.wake, scheduler.wake_decoders
+        )
 
 
 def _changed_tables(old: Config, new: Config) -> str:

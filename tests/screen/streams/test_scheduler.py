@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engines import SlowEngine
 from media import picture
 from telling import Told, eventually
 
@@ -27,19 +28,6 @@ from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import Event, FrameEvent, StreamEvent
 from mpft_deploy.screen.streams.settings import ScreenSettings, SourceSettings
 from mpft_deploy.screen.streams.watch import Watch
-
-
-class SlowEngine:
-    """A real engine that takes a while longer."""
-
-    def __init__(self, engine: Any, seconds: float) -> None:
-        self._engine, self.seconds = engine, seconds
-        self.batches: list[int] = []
-
-    def run(self, patches: Any, positions: Any) -> Any:
-        time.sleep(self.seconds)
-        self.batches.append(len(patches))
-        return self._engine.run(patches, positions)
 
 
 def stream(fps: float, *, still: bool = False) -> Callable[[SourceSettings, Attempt], None]:
