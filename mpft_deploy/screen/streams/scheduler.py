@@ -190,8 +190,6 @@ class Scheduler:
                 self._wake.clear()
                 continue
             found = True
-            self._turn += 1
-            channel.served = self._turn
             work = self._prepare(channel)
             if work is not None:
                 batch.append(work)
@@ -221,6 +219,9 @@ class Scheduler:
         if now - frame.received > self._settings.max_age:
             source.tally.drop("stale")
             return None
+        # One whose frame was too old keeps its place, or it would wait for another whole round.
+        self._turn += 1
+        channel.served = self._turn
         started = time.perf_counter()
         prepared = self._cut(frame.shot)
         self._metrics.observe_stage("prepare", time.perf_counter() - started)
