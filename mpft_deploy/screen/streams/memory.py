@@ -20,7 +20,7 @@ LARGE = 128 * 1024
 """Bytes from which on a block is returned to the system when it is freed; where glibc starts."""
 
 ARENAS = 2
-"""Threads share them: sources' threads wait most of the time, so they do not wait for each other."""
+"""Threads share them: those of sources wait for data most of the time, not for each other."""
 
 
 def give_frames_back() -> bool:
