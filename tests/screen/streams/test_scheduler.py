@@ -116,6 +116,22 @@ def test_old_frames_are_dropped_never_judged(run: Any) -> None:
     assert sum(status.screened for status in watch.statuses()) > 20
 
 
+def test_a_source_keeps_its_place_when_its_frame_was_too_old(run: Any) -> None:
+    def late(settings: SourceSettings, attempt: Attempt) -> None:
+        old = False
+        while attempt.wait(0.002):
+            if not attempt.occupied:
+                old = not old
+                attempt.offer(RgbShot(picture()), attempt.packet() - (5 if old else 0))
+
+    readers = {"late": late, **{f"s{index}": stream(50) for index in range(5)}}
+    watch, events, _ = run(readers, 4, engine_seconds=0.05)
+    shares = counts(events)
+    # Each second frame of it is too old; it would have a turn in two rounds if it lost its place.
+    assert watch.statuses()[0].dropped["stale"] >= shares["late"] - 2
+    assert shares["late"] > 0.8 * shares["s0"]
+
+
 def test_batches_fill_across_sources_and_give_the_same_logits(run: Any) -> None:
     readers = {f"s{index}": stream(40) for index in range(6)}
     screen = ScreenSettings(batch=4, wait=0.05)
