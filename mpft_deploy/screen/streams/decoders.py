@@ -9,17 +9,20 @@ so each that was decoded is also judged, and sources are served in even turns.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from mpft_deploy.cores import available_cores
-from mpft_deploy.screen.streams.attempt import Coded
+from mpft_deploy.screen.streams.attempt import GRACE, Coded
 from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.settings import ScreenSettings
 from mpft_deploy.screen.streams.source import Source
+
+logger = logging.getLogger(__name__)
 
 MOST = 8
 """Threads, at most; FFmpeg decodes hundreds of keyframes of 1080p a second with them."""
@@ -40,6 +43,15 @@ class Mean:
         weight = WEIGHT if self._begun else 1.0
         self.seconds += weight * (seconds - self.seconds)
         self._begun = True
+
+
+class _Worker:
+    """A thread, and the frame that it decodes and since when, while it does."""
+
+    def __init__(self, run: Callable[[_Worker], None]) -> None:
+        self.busy: tuple[Source, Coded, float] | None = None
+        self.abandoned = False
+        self.thread = threading.Thread(target=run, args=(self,), name="mpft-decode", daemon=True)
 
 
 class Turn(Protocol):
@@ -70,10 +82,8 @@ class Decoders:
         self._batch, self._judging, self._decoding = batch, judging, Mean()
         self._changed = threading.Condition()
         self._news = self._stopping = False
-        self._threads = [
-            threading.Thread(target=self._run, name=f"mpft-decode{index}", daemon=True)
-            for index in range(min(MOST, available_cores()))
-        ]
+        self._workers = [_Worker(self._run) for _ in range(min(MOST, available_cores()))]
+        self._abandoned: list[_Worker] = []
 
     def wake(self) -> None:
         """A frame waits to be decoded, or the turn of one came nearer."""
@@ -83,8 +93,24 @@ class Decoders:
 
     def start(self) -> None:
         """Begin to decode."""
-        for thread in self._threads:
-            thread.start()
+        for worker in self._workers:
+            worker.thread.start()
+
+    def check(self, now: float) -> None:
+        """Replace threads that hang in a decoder; called a few times a second."""
+        for index, worker in enumerate(self._workers):
+            busy = worker.busy
+            if busy is None or now - busy[2] < GRACE:
+                continue
+            source, frame, _ = busy
+            logger.warning("%s: a decoder hangs and was abandoned", source.name)
+            worker.abandoned = True
+            self._abandoned = [old for old in self._abandoned if old.thread.is_alive()] + [worker]
+            self._workers[index] = _Worker(self._run)
+            self._workers[index].thread.start()
+            source.decoded(frame, "damaged")
+            frame.attempt.cut.set()
+            self.wake()
 
     def stop(self, timeout: float) -> bool:
         """Finish the frames at hand and end; whether all did in that many seconds."""
@@ -92,12 +118,12 @@ class Decoders:
             self._stopping = True
             self._changed.notify_all()
         end = self._clock.monotonic() + timeout
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join(max(0.0, end - self._clock.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        for worker in self._workers:
+            if worker.thread.is_alive():
+                worker.thread.join(max(0.0, end - self._clock.monotonic()))
+        return not any(one.thread.is_alive() for one in (*self._workers, *self._abandoned))
 
-    def _run(self) -> None:
+    def _run(self, worker: _Worker) -> None:
         while True:
             with self._changed:
                 while not self._news and not self._stopping:
@@ -108,7 +134,12 @@ class Decoders:
             while not self._stopping and (found := self._claim()) is not None:
                 self.wake()  # there may be one for the next thread
                 source, frame, wait = found
-                source.decoded(frame, self._decode(frame, wait))
+                worker.busy = (source, frame, self._clock.monotonic())
+                result = self._decode(frame, wait)
+                worker.busy = None
+                source.decoded(frame, result)
+                if worker.abandoned:
+                    return
 
     def _claim(self) -> tuple[Source, Coded, float] | None:
         """A frame that is to be decoded now, and in how many seconds it is judged then."""

@@ -110,6 +110,10 @@ class Scheduler:
         """A frame waits to be decoded."""
         self._decoders.wake()
 
+    def check(self, now: float) -> None:
+        """Notice decoders that hang; called a few times a second."""
+        self._decoders.check(now)
+
     def channel(self, source: Source) -> Channel:
         """A channel for a new source."""
         return Channel(source, self._new_decision(self._decision))

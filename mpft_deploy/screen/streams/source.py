@@ -170,8 +170,13 @@ class Source:
             return self._decoding
 
     def decoded(self, frame: Coded, result: Shot | str) -> None:
-        """What became of a claimed frame: its picture, or the cause for which there is none."""
+        """What became of a claimed frame: its picture, or the cause for which there is none.
+
+        A frame that was given up while its decoder hung was counted then.
+        """
         with self._lock:
+            if frame is not self._decoding:
+                return
             self._decoding = None
             if not isinstance(result, str):
                 if self._stopped.is_set():

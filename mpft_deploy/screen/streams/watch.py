@@ -105,6 +105,7 @@ class Watch:
         now = self._clock.monotonic()
         for channel in self.scheduler.channels:
             channel.source.check(now)
+        self.scheduler.check(now)
         self._load.check([c.source.tally for c in self.scheduler.channels], now)
 
     def reload(self, config: Config) -> None:

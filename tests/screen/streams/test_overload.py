@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -10,15 +11,19 @@ from typing import Any
 
 import pytest
 from engines import SlowEngine
+from media import picture
 from telling import eventually
 from test_live import check_accounts
 
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.engine import load_engine
 from mpft_deploy.screen import Screener
-from mpft_deploy.screen.streams import read_av
-from mpft_deploy.screen.streams.pixels import DecodedShot
+from mpft_deploy.screen.streams import decoders, read_av
+from mpft_deploy.screen.streams.attempt import Attempt
+from mpft_deploy.screen.streams.pixels import DecodedShot, RgbShot
+from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import FrameEvent
+from mpft_deploy.screen.streams.settings import SourceSettings
 
 SOURCES = 8
 GROUP = 10
@@ -109,3 +114,32 @@ def test_all_is_decoded_again_when_there_is_time(
     assert min(verdicts.values()) > 3 * 25 / 2
     assert pictures > SOURCES * 3 * 25 * 0.8
     check_accounts(running)
+
+
+def test_decoders_that_hang_are_replaced(
+    watching: Any, engine: SlowEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoders, "GRACE", 0.3)
+    engine.seconds = 0.0
+    hang, hung = threading.Event(), threading.Semaphore(decoders.MOST)
+
+    def decode() -> RgbShot:
+        if hung.acquire(blocking=False):  # as often as there may be threads
+            hang.wait()
+        return RgbShot(picture())
+
+    def read(settings: SourceSettings, attempt: Attempt) -> None:
+        attempt.offer(RgbShot(picture()), attempt.packet())
+        while attempt.wait(0.02):
+            attempt.hold(decode, attempt.packet())
+
+    monkeypatch.setitem(READERS, "gst", read)
+    running = watching(*[f"gst:test{index}" for index in range(4)], size="1x1", retry=0.1)
+    eventually(lambda: hung._value == 0)
+    for status in running.watch.statuses():
+        running.frame(status.source)
+    assert sum(s.dropped.get("damaged", 0) for s in running.watch.statuses()) >= 1
+    assert any(status.reconnects for status in running.watch.statuses())
+    hang.set()
+    check_accounts(running)
+    eventually(lambda: not [t for t in threading.enumerate() if t.name == "mpft-decode"])
