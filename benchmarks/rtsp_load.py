@@ -3,8 +3,9 @@
     python benchmarks/rtsp_load.py CLIP [--phases N]
 
 Prints `ready PORT START`: where it listens, and the monotonic time at which frame 0 of phase 0 was
-due. It ends with its standard input. `make_clip` makes the clip, whose frames carry their number,
-so that whoever looks at one can tell when it was sent (`read_number`, `sent_at`).
+due. Each byte on its standard input cuts the connection that has played for the longest time; with
+the end of that input it ends. `make_clip` makes the clip, whose frames carry their number, so that
+whoever looks at one can tell when it was sent (`read_number`, `sent_at`).
 
 RTP over the RTSP connection (RFC 2326, 3550 and 6184). Packets are made once and sent to all: 64
 clients cost a few per cent of a core. PATH /N is phase N, N / phases of a clip later than phase 0,
@@ -221,13 +222,15 @@ def serve(clip: Clip, phases: int) -> None:
         due = start + index / FPS
         wait = max(0.0, due - time.monotonic())
         ready, _, _ = select.select([0, listener.fileno(), *clients], [], [], wait)
-        if 0 in ready and not sys.stdin.buffer.raw.read(1):  # type: ignore[attr-defined]
-            return
+        gone = []
+        if 0 in ready:
+            if not sys.stdin.buffer.raw.read(1):  # type: ignore[attr-defined]
+                return
+            gone += [number for number, client in clients.items() if client.playing][:1]
         if listener.fileno() in ready:
             connection, _ = listener.accept()
             clients[connection.fileno()] = Client(connection)
-        gone = []
-        for number in set(ready) & clients.keys():
+        for number in (set(ready) & clients.keys()) - set(gone):
             try:
                 clients[number].receive(clip)
             except (OSError, ValueError):  # noqa: PERF203, each on its own is the point

@@ -1,45 +1,44 @@
-"""Soak: sources for a long time; what grows, and how old verdicts get.
+"""Soak: `mpft screen` for a long time; what grows in it, and how old verdicts get.
 
     python benchmarks/soak.py BUNDLE [--minutes 60] [--sources 16] [--decode 5] [--json OUT]
 
 Sources of 720p25, by default five frames a second each, one of which is cut off every minute, since
-what leaks does so when connections are made anew. Cameras run in a process of their own. Ends with
-exit code 1 if a bound is broken: memory grows by less than 1 MB an hour after warming up, threads
-and descriptors not at all, and no verdict is older than the bound of `max_age` and a batch.
+what leaks does so when connections are made anew. The command runs as an operator has it run, with
+events as JSON lines, dashboard and metrics, and is watched from outside: its metrics are asked for
+at every sample. Cameras run in a process of their own. Ends with exit code 1 if a bound is broken:
+memory grows by less than 1 MB an hour after warming up, threads and descriptors not at all, no
+verdict is older than the bound of `max_age` and a batch, and it ends with 0 when it is told to.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import numpy as np
 import rtsp_load
 from turns import provenance
 
-from mpft_deploy.bundle import read_bundle
 from mpft_deploy.cli.options import parse_decode
-from mpft_deploy.engine import load_engine
 from mpft_deploy.files import write_atomic
-from mpft_deploy.profile.system import resident_mb
-from mpft_deploy.screen import Screener
-from mpft_deploy.screen.streams.config import Config, named
-from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.records import Event, FrameEvent
-from mpft_deploy.screen.streams.watch import TICK, Watch
 
 SAMPLE = 5.0
 """Seconds between two looks at memory, threads and descriptors."""
 
 WARM_UP = 0.25
-"""Share of the time that is left out: pools fill, and caches."""
+"""Share of the time that is left out. The dashboard's history is full after 300 verdicts a source,
+which takes 10 minutes of an hour with a keyframe every 2 s; pools and caches fill meanwhile."""
 
 CUT = 60.0
 """Seconds between two cuts of a connection."""
@@ -48,36 +47,86 @@ MEMORY_MB_PER_HOUR = 1.0
 OLDEST_S = 2.5
 """`max_age`, and as much again as a batch may take on a slow machine."""
 
-
-class Oldest:
-    """A sink that counts verdicts and keeps the highest age."""
-
-    name = "soak"
-
-    def __init__(self) -> None:
-        self.verdicts, self.oldest = 0, 0.0
-
-    def send(self, event: Event) -> None:
-        """Look at a verdict's age."""
-        if isinstance(event, FrameEvent):
-            self.verdicts += 1
-            self.oldest = max(self.oldest, event.age_ms / 1e3)
-
-    def close(self, timeout: float) -> None:
-        """Nothing to deliver."""
+START_S = 60.0
+"""Seconds that the command may take until it serves its metrics."""
 
 
-def sample() -> dict[str, Any]:
-    """What this process holds now."""
-    return {
-        "time": time.monotonic(),
-        "resident_mb": resident_mb(field="VmRSS"),
-        "threads": float(threading.active_count()),
-        "descriptors": float(len(os.listdir("/proc/self/fd"))),  # noqa: PTH208, names alone
-    }
+class Screen:
+    """`mpft screen` in a process of its own, and what it tells."""
+
+    def __init__(self, bundle: Path, config: Path) -> None:
+        main = "from mpft_deploy.cli.main import main; main()"
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-c", main, "screen", "--config", config, "--bundle", bundle),
+                *("--json", "--http", "127.0.0.1:0"),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._proc = Path("/proc") / str(self._process.pid)
+        self.verdicts, self.oldest, self.reconnects = 0, 0.0, 0
+        self._url = ""
+        self._threads = [threading.Thread(target=t) for t in (self._read_events, self._read_log)]
+        for thread in self._threads:
+            thread.start()
+
+    def _read_events(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            event = msgspec.json.decode(line, type=Event)
+            if isinstance(event, FrameEvent):
+                self.verdicts += 1
+                self.oldest = max(self.oldest, event.age_ms / 1e3)
+
+    def _read_log(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            record = json.loads(line) if line.startswith("{") else {"message": line.rstrip()}
+            message = str(record.get("message", ""))
+            if message.startswith("dashboard: "):
+                self._url = message.removeprefix("dashboard: ").rstrip("/")
+            else:
+                print(message, file=sys.stderr, flush=True)
+
+    def wait(self) -> None:
+        """Until it serves."""
+        end = time.monotonic() + START_S
+        while not self._url:
+            if self._process.poll() is not None or time.monotonic() > end:
+                sys.exit("mpft screen did not start; see its messages above")
+            time.sleep(0.1)
+
+    def sample(self) -> dict[str, float]:
+        """What the process holds now; its metrics are asked for as Prometheus does."""
+        with urllib.request.urlopen(f"{self._url}/metrics", timeout=10) as answer:
+            metrics = answer.read().decode()
+        self.reconnects = sum(
+            int(float(line.rpartition(" ")[2]))
+            for line in metrics.splitlines()
+            if line.startswith("mpft_reconnects_total")
+        )
+        status = dict(
+            line.split(":", 1) for line in (self._proc / "status").read_text().splitlines()
+        )
+        return {
+            "time": time.monotonic(),
+            "resident_mb": int(status["VmRSS"].split()[0]) * 1024 / 1e6,
+            "threads": float(status["Threads"]),
+            "descriptors": float(len(os.listdir(self._proc / "fd"))),  # noqa: PTH208, names alone
+        }
+
+    def stop(self) -> int:
+        """End it; its exit code."""
+        self._process.terminate()
+        code = self._process.wait(30)
+        for thread in self._threads:
+            thread.join()
+        return code
 
 
-def slope(samples: list[dict[str, Any]], key: str) -> float:
+def slope(samples: list[dict[str, float]], key: str) -> float:
     """By how much it grows in an hour: the median of the slopes of all pairs (Theil and Sen)."""
     kept = samples[int(len(samples) * WARM_UP) :]
     values = np.array([[one["time"], one[key]] for one in kept])
@@ -86,40 +135,42 @@ def slope(samples: list[dict[str, Any]], key: str) -> float:
     return float(np.median(rises[:, 1] / rises[:, 0])) * 3600 if len(rises) else 0.0
 
 
+def configuration(sources: int, decode: str | float, port: int, phases: int) -> str:
+    """A cameras.toml."""
+    lines = ["[defaults]", f"decode = {json.dumps(decode)}", "gate = 0"]
+    for index in range(sources):
+        address = f"rtsp://127.0.0.1:{port}/{index % phases}"
+        lines += ["[[source]]", f'name = "{index}"', f'address = "{address}"']
+    return "\n".join(lines) + "\n"
+
+
 def soak(
-    bundle: Path, minutes: float, sources: int, clip: Path, decode: str | float
+    bundle: Path, minutes: float, sources: int, folder: Path, decode: str | float
 ) -> dict[str, Any]:
     """Run it."""
-    read = read_bundle(bundle)
-    screener = Screener(read, load_engine(read, spin=False))
+    clip, config = folder / "720.clip", folder / "cameras.toml"
+    rtsp_load.make_clip(clip, 1280, 720)
     phases = min(sources, 16)
-    samples: list[dict[str, Any]] = []
-    sink = Oldest()
-    with rtsp_load.running(clip, phases) as (port, _, _):
-        settings = [
-            source_settings(
-                f"rtsp://127.0.0.1:{port}/{index % phases}",
-                name=str(index),
-                decode=decode,
-                gate=0.0,
-            )
-            for index in range(sources)
-        ]
-        with Watch(screener, Config(sources=named(settings, "soak")), sink) as watch:
-            end = time.monotonic() + 60 * minutes
-            next_sample = time.monotonic() + SAMPLE
-            next_cut, cut = time.monotonic() + CUT, 0
-            while (now := time.monotonic()) < end:
-                watch.tick()
+    samples: list[dict[str, float]] = []
+    with rtsp_load.running(clip, phases) as (port, _, cameras):
+        assert cameras.stdin is not None
+        config.write_text(configuration(sources, decode, port, phases))
+        screen = Screen(bundle, config)
+        try:
+            screen.wait()
+            begin = time.monotonic()
+            next_sample, next_cut = begin + SAMPLE, begin + CUT
+            while (now := time.monotonic()) < begin + 60 * minutes:
                 if now >= next_sample:
                     next_sample += SAMPLE
-                    samples.append(sample())
+                    samples.append(screen.sample())
                 if now >= next_cut:
                     next_cut += CUT
-                    watch.scheduler.channels[cut % sources].source.reconnect()
-                    cut += 1
-                time.sleep(TICK)
-            statuses = watch.statuses()
+                    cameras.stdin.write(".")
+                    cameras.stdin.flush()
+                time.sleep(max(0.0, min(next_sample, next_cut) - time.monotonic()))
+        finally:
+            code = screen.stop()
     return {
         "minutes": minutes,
         "sources": sources,
@@ -130,9 +181,10 @@ def soak(
         "descriptors_per_hour": slope(samples, "descriptors"),
         "threads": samples[-1]["threads"],
         "descriptors": samples[-1]["descriptors"],
-        "verdicts": sink.verdicts,
-        "oldest_verdict_s": sink.oldest,
-        "reconnects": sum(status.reconnects for status in statuses),
+        "verdicts": screen.verdicts,
+        "oldest_verdict_s": screen.oldest,
+        "reconnects": screen.reconnects,
+        "exit_code": code,
         "samples": samples,
     }
 
@@ -154,9 +206,7 @@ def main(
 ) -> None:
     """Soak with BUNDLE."""
     with tempfile.TemporaryDirectory() as folder:
-        clip = Path(folder) / "720.clip"
-        rtsp_load.make_clip(clip, 1280, 720)
-        result = soak(bundle, minutes, sources, clip, decode)
+        result = soak(bundle, minutes, sources, Path(folder), decode)
     hour = "an hour" + ("" if minutes >= 30 else f", from {minutes:g} minutes alone")
     print(f"memory       {result['memory_mb_per_hour']:+8.2f} MB {hour}")
     print(f"threads      {result['threads_per_hour']:+8.2f} {hour}, now {result['threads']:.0f}")
@@ -170,6 +220,7 @@ def main(
             "threads": result["threads_per_hour"] > 0,
             "descriptors": result["descriptors_per_hour"] > 0,
             "age": result["oldest_verdict_s"] > OLDEST_S,
+            "exit code": result["exit_code"] != 0,
         }.items()
         if bad
     ]

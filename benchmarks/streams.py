@@ -35,6 +35,7 @@ from mpft_deploy.profile.system import resident_mb
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.memory import give_frames_back
 from mpft_deploy.screen.streams.records import Event, FrameEvent
 from mpft_deploy.screen.streams.watch import TICK, Watch
 from mpft_deploy.statistics import summary
@@ -230,6 +231,8 @@ def run_one(bundle: Path, name: str, how: str, seconds: float, clip: Path) -> di
     scenario = SCENARIOS[name]
     phases = min(scenario.sources, 16)
     read = read_bundle(bundle)
+    if how == "mpft":
+        give_frames_back()  # as `mpft screen` does
     screener = Screener(read, load_engine(read, spin=how != "mpft"))
     run = run_watch if how == "mpft" else run_loop
     with rtsp_load.running(clip, phases) as (port, start, process):

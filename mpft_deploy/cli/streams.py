@@ -81,6 +81,7 @@ def run_streams(
     from mpft_deploy.screen.screener import Screener
     from mpft_deploy.screen.streams.conceal import hide_arguments
     from mpft_deploy.screen.streams.log import set_up_logging
+    from mpft_deploy.screen.streams.memory import give_frames_back
     from mpft_deploy.screen.streams.notify import Notifier
 
     secrets: set[str] = set()
@@ -91,6 +92,7 @@ def run_streams(
         secrets.update(*(source.target.secrets for source in config.sources))
         return config
 
+    give_frames_back()
     with _signals() as flags:
         config = read()
         hide_arguments(source.target for source in config.sources)

@@ -35,11 +35,28 @@ class Captured:
     time: float
 
 
+Decode = Callable[[], "Shot | str"]
+"""Decodes one frame, from any thread: its picture, or the cause for which there is none."""
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A frame that stands alone and waits, still coded, for its turn to be near.
+
+    received, time: as those of `Captured`.
+    """
+
+    decode: Decode
+    received: float
+    time: float
+    attempt: Attempt
+
+
 class Attempt:
     """One connection, as its reader sees it: where it tells what comes, and whether to go on.
 
     Readers call `within` before whatever may block, `packet` for every frame that comes in, and
-    then exactly one of `offer` and `drop` for it.
+    then exactly one of `offer`, `hold` and `drop` for it.
 
     Attributes:
         retry_at: when the next attempt is made, by the monotonic clock, once this one has failed.
@@ -77,6 +94,11 @@ class Attempt:
         """Whether the frame that was offered last still waits."""
         return self._source.waiting() is not None
 
+    @property
+    def turns(self) -> int:
+        """How many of the source's frames were taken to be judged, since its start."""
+        return self._source.turns
+
     def within(self, seconds: float) -> None:
         """What comes next may take that long."""
         self.deadline = self._clock.monotonic() + seconds + GRACE
@@ -109,16 +131,29 @@ class Attempt:
 
     def offer(self, shot: Shot, received: float) -> None:
         """A picture; it replaces one that nobody took yet."""
-        self.seen = self._clock.monotonic()
+        self.see()
         self._open_frames -= 1
         self.pictures += 1
         age = self.seen - received
         self._source.put(Captured(shot, received, self._clock.time() - age), self)
 
+    def hold(self, decode: Decode, received: float) -> None:
+        """A frame that stands alone; it is decoded only if its turn comes.
+
+        The first picture of a connection is to be offered instead: it shows that there is one.
+        """
+        self._open_frames -= 1
+        age = self._clock.monotonic() - received
+        self._source.hold(Coded(decode, received, self._clock.time() - age, self))
+
+    def see(self) -> None:
+        """There was a picture, or would have been if there had been time for it."""
+        self.seen = self._clock.monotonic()
+
     def drop(self, cause: str, count: int = 1, *, picture: bool = False) -> None:
         """Frames that will not be judged; picture: whether they could have been."""
         if picture:
-            self.seen = self._clock.monotonic()
+            self.see()
         self._open_frames -= count
         self._source.tally.drop(cause, count)
 

@@ -25,7 +25,9 @@ def first_picture(address: str, timeout: float = 15.0) -> str:
     settings = source_settings(address, name=short_name(address))
     clock = SystemClock()
     emitter = Emitter(None, clock)
-    source = Source(settings, find_reader(settings.target), emitter, clock, lambda: None)
+    source = Source(
+        settings, find_reader(settings.target), emitter, clock, lambda: None, lambda: None
+    )
     source.start()
     try:
         end = clock.monotonic() + timeout

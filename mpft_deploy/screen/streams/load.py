@@ -18,7 +18,7 @@ OVERLOADED, RELIEVED = 0.10, 0.03
 REMIND = 60.0
 """Seconds until an overload that goes on is told again."""
 
-CAUSES = ("superseded", "stale", "behind")
+CAUSES = ("overload", "superseded", "stale", "behind")
 """Of frames that a faster machine would have judged."""
 
 

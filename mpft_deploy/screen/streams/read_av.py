@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mpft_deploy.errors import InputError
 from mpft_deploy.images import check_pixels, check_readable
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
-from mpft_deploy.screen.streams.pixels import DecodedShot
+from mpft_deploy.screen.streams.pixels import DecodedShot, Shot
 from mpft_deploy.screen.streams.settings import SourceSettings
 
 if TYPE_CHECKING:
@@ -155,8 +155,11 @@ def _read_open(
 class _Decoder:
     """Decodes what is to be judged, and as little else as possible.
 
-    shed: whether to decode keyframes alone while more comes in than can be decoded, as a live
-        source must; frames of a file can wait.
+    A frame that stands alone is kept coded until its turn is near, and decoded by the scheduler's
+    threads. Of what hangs together either all is decoded as it comes in, or keyframes alone: while
+    more comes in than can be decoded, or than is judged.
+
+    shed: whether it can come in faster than it is decoded, as from a camera; frames of a file wait.
     """
 
     def __init__(
@@ -168,6 +171,9 @@ class _Decoder:
         context.thread_type = "SLICE"
         context.thread_count = 1
         context.copy_opaque = True
+        self._lock = threading.Lock()
+        # Whether the decoder holds, or refers to, frames of a group that is decoded as it comes in.
+        self._chained = False
         self._keyframes = settings.decode == "keyframes"
         if self._keyframes:
             context.skip_frame = "NONKEY"
@@ -176,7 +182,8 @@ class _Decoder:
         self._alone = context.codec.intra_only
         self._due = -math.inf
         self._lag = Lag()
-        self._shed, self._shedding = shed, False
+        self._shed, self._behind = shed, False
+        self._turns, self._unserved = attempt.turns, 0
 
     def feed(self, packet: av.Packet) -> None:
         """Decode a packet if its frames may be wanted."""
@@ -185,23 +192,61 @@ class _Decoder:
         packet.opaque = now
         if self._skip(packet, now):
             return
+        alone = self._alone or self._keyframes or self._shedding
+        if alone and self._chained:
+            self.flush()
+        if alone and attempt.pictures:
+            self._wait_for_due(now)
+            attempt.hold(functools.partial(self._decode_alone, packet), now)
+            return
+        with self._lock:
+            self._chained = not alone
+            frames = self._decode(packet, alone=alone)
+        if frames is None:
+            attempt.drop("damaged")
+        else:
+            self._give(frames, now)
+
+    def flush(self) -> None:
+        """Give what the decoder holds, at the end of a file or of what hangs together."""
+        with self._lock:
+            frames = self._decode(None, alone=True)
+            self._chained = False
+        self._give(frames or [], None)
+
+    @property
+    def _shedding(self) -> bool:
+        """Whether keyframes alone are to be decoded, although more was asked for."""
+        return self._behind or self._unserved > 0
+
+    def _decode(self, packet: av.Packet | None, *, alone: bool) -> list[av.VideoFrame] | None:
+        """Under the lock: the frames of a packet, all of them if it stands alone; None if damaged.
+
+        Without a packet those that the decoder still holds.
+        """
+        import av
+
         try:
-            frames = self._context.decode(packet)
-            if self._keyframes or self._shedding:
+            frames = [] if packet is None else self._context.decode(packet)
+            if alone:
                 # A decoder that reorders would keep this frame until the next keyframe.
                 frames += self._context.decode(None)
                 self._context.flush_buffers()
-        except Exception as error:
-            self._damaged(error)
-            return
-        self._give(frames, now)
+        except (av.error.FFmpegError, ValueError):
+            return None
+        return frames
 
-    def flush(self) -> None:
-        """Give what the decoder holds, at the end of a file."""
-        try:
-            self._give(self._context.decode(None), None)
-        except Exception as error:
-            self._damaged(error)
+    def _decode_alone(self, packet: av.Packet) -> Shot | str:
+        """The picture of a frame that stands alone, or the cause for which there is none."""
+        with self._lock:
+            if self._chained:  # frames are decoded as they come in again: this one is in the way
+                return "overload"
+            frames = self._decode(packet, alone=True) or []
+        for frame in frames:
+            if not frame.is_corrupt:
+                check_pixels(frame.width, frame.height, self._attempt.name)
+                return DecodedShot(frame)
+        return "damaged"
 
     def _skip(self, packet: av.Packet, now: float) -> bool:
         """Whether a packet is not decoded at all; counts it."""
@@ -215,16 +260,36 @@ class _Decoder:
         if self._shed and time is not None:
             lag = self._lag.update(now, time)
             if lag > BEHIND:
-                self._shedding = True
+                self._behind = True
             elif lag < CAUGHT_UP and packet.is_keyframe:
-                self._shedding = False
-            if self._shedding and not packet.is_keyframe:
-                self._attempt.drop("behind")
-                return True
-        if self._alone and self._interval and now < self._due:
+                self._behind = False
+        if packet.is_keyframe:
+            self._look_for_turns()
+        elif self._shedding:
+            self._attempt.drop("behind" if self._behind else "overload")
+            return True
+        if (self._alone or self._shedding) and self._interval and now < self._due:
             self._attempt.drop("rate", picture=True)
             return True
         return False
+
+    def _look_for_turns(self) -> None:
+        """At a keyframe: whether those since the one before were decoded in vain.
+
+        A source that has less than a turn from keyframe to keyframe needs nothing but keyframes. It
+        gets more when there was a turn for two in a row.
+        """
+        turns = self._attempt.turns
+        if turns == self._turns and self._attempt.occupied:
+            self._unserved = 2
+        elif self._unserved and turns > self._turns:
+            self._unserved -= 1
+        self._turns = turns
+
+    def _wait_for_due(self, received: float) -> None:
+        """A frame was given: when the next is due."""
+        # Kept to the grid, so that the rate is met on average; not after a silence.
+        self._due = max(self._due + self._interval, received)
 
     def _give(self, frames: list[av.VideoFrame], now: float | None) -> None:
         """Offer decoded frames, at the rate that was asked for."""
@@ -240,18 +305,9 @@ class _Decoder:
                 if received < self._due:
                     attempt.drop("rate", picture=True)
                     continue
-                # Kept to the grid, so that the rate is met on average; not after a silence.
-                self._due = max(self._due + self._interval, received)
+                self._wait_for_due(received)
             check_pixels(frame.width, frame.height, attempt.name)
             attempt.offer(DecodedShot(frame), received)
-
-    def _damaged(self, error: Exception) -> None:
-        """A packet could not be decoded; the next may."""
-        import av
-
-        if not isinstance(error, av.error.FFmpegError | ValueError):
-            raise error
-        self._attempt.drop("damaged")
 
 
 class Lag:

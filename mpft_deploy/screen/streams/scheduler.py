@@ -1,7 +1,8 @@
 """One thread that takes the newest frames in turn, gates them, judges them and decides.
 
-Sources hold one frame each, so nothing can pile up: a machine that is too slow sees fewer frames of
-each source, evenly, and none that is old. The source that was served longest ago comes next.
+Sources hold their newest frame alone, so nothing can pile up: a machine that is too slow sees fewer
+frames of each source, evenly, and none that is old. The source that was served longest ago comes
+next; frames that can wait coded are decoded shortly before (`decoders`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mpft_deploy.screen.screener import Judged, Prepared, Screener
 from mpft_deploy.screen.streams.attempt import Captured
 from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.decision import I32, StreamDecision, movement
+from mpft_deploy.screen.streams.decoders import Decoders, Mean
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.pixels import Cutter, Shot
 from mpft_deploy.screen.streams.records import FrameEvent, Picture, StreamEvent
@@ -84,6 +86,10 @@ class Scheduler:
         self._channels: tuple[Channel, ...] = ()
         self._turn = 0
         self._wake, self._stop = threading.Event(), threading.Event()
+        self._judging = Mean()
+        self._decoders = Decoders(
+            lambda: self._channels, settings, clock, screener.batch_size, self._judging
+        )
         self.turned = clock.monotonic()
         """When the thread last went round, by the monotonic clock."""
         self.failure: Exception | None = None
@@ -97,8 +103,16 @@ class Scheduler:
         return self._channels
 
     def wake(self) -> None:
-        """A frame waits."""
+        """A frame waits to be judged."""
         self._wake.set()
+
+    def wake_decoders(self) -> None:
+        """A frame waits to be decoded."""
+        self._decoders.wake()
+
+    def check(self, now: float) -> None:
+        """Notice decoders that hang; called a few times a second."""
+        self._decoders.check(now)
 
     def channel(self, source: Source) -> Channel:
         """A channel for a new source."""
@@ -116,15 +130,18 @@ class Scheduler:
 
     def start(self) -> None:
         """Begin to judge."""
+        self._decoders.start()
         self._thread.start()
 
     def stop(self, timeout: float) -> bool:
         """Finish the frame at hand and end; whether it did in that many seconds."""
+        end = time.monotonic() + timeout
         self._stop.set()
         self._wake.set()
+        clean = self._decoders.stop(timeout)
         if self._thread.is_alive():
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
+            self._thread.join(max(0.0, end - time.monotonic()))
+        return clean and not self._thread.is_alive()
 
     def picture(self, channel: Channel) -> Picture | None:
         """The last judged frame of a source, converted here; from any thread."""
@@ -177,8 +194,6 @@ class Scheduler:
                 self._wake.clear()
                 continue
             found = True
-            self._turn += 1
-            channel.served = self._turn
             work = self._prepare(channel)
             if work is not None:
                 batch.append(work)
@@ -188,12 +203,11 @@ class Scheduler:
         return found
 
     def _next(self, batch: Sequence[_Work]) -> Channel | None:
-        """Of the sources with a frame that are not in the batch yet, the one served longest ago."""
+        """Of the sources that are ready and not in the batch yet, the one served longest ago."""
         ready = [
             channel
             for channel in self._channels
-            if channel.source.waiting() is not None
-            and all(channel is not work.channel for work in batch)
+            if channel.source.ready and all(channel is not work.channel for work in batch)
         ]
         return min(ready, key=lambda channel: channel.served, default=None)
 
@@ -203,11 +217,15 @@ class Scheduler:
         frame = source.take()
         if frame is None:
             return None
+        self._decoders.wake()  # the next is one place nearer
         now = self._clock.monotonic()
         self._metrics.observe_stage("wait", now - frame.received)
         if now - frame.received > self._settings.max_age:
             source.tally.drop("stale")
             return None
+        # One whose frame was too old keeps its place, or it would wait for another whole round.
+        self._turn += 1
+        channel.served = self._turn
         started = time.perf_counter()
         prepared = self._cut(frame.shot)
         self._metrics.observe_stage("prepare", time.perf_counter() - started)
@@ -231,6 +249,7 @@ class Scheduler:
         started = time.perf_counter()
         judged = self._screener.judge([work.prepared for work in batch])
         done = time.perf_counter()
+        self._judging.add((done - started) / len(batch))
         self._metrics.observe_stage("engine", done - started)
         self._metrics.observe_batch(len(batch))
         for work, result in zip(batch, judged, strict=True):

@@ -1,4 +1,4 @@
-"""A source: a thread that reads it, connects it anew as often as it takes, and one newest frame.
+"""A source: a thread that reads it, connects it anew as often as it takes, and its newest frame.
 
     connecting → live ⇄ stalled, frozen;  any → down → live …;  live → ended for what has an end
 
@@ -15,11 +15,12 @@ import numpy as np
 
 from mpft_deploy.errors import MpftError
 from mpft_deploy.screen.streams.address import redact_text
-from mpft_deploy.screen.streams.attempt import Attempt, Captured, Reader
+from mpft_deploy.screen.streams.attempt import Attempt, Captured, Coded, Reader
 from mpft_deploy.screen.streams.backoff import Backoff, answers
 from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.decision import I32
 from mpft_deploy.screen.streams.emitter import Emitter
+from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.records import SourceEvent, State
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.tally import Tally
@@ -44,7 +45,11 @@ class Source:
 
     Args:
         read: its reader.
-        wake: called when a frame waits.
+        wake: called when a frame waits to be judged.
+        wake_decoders: called when one waits to be decoded.
+
+    Attributes:
+        turns: frames that were taken to be judged.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class Source:
         emitter: Emitter,
         clock: Clock,
         wake: Callable[[], None],
+        wake_decoders: Callable[[], None],
     ) -> None:
         self.settings, self.address = settings, settings.target
         self.tally = Tally()
@@ -61,9 +67,14 @@ class Source:
         self.sides: tuple[int, int] | None = None
         self.reason = ""
         self.state: State = "connecting"
-        self._read, self._emitter, self._clock, self._wake = read, emitter, clock, wake
+        self.turns = 0
+        self._read, self._emitter, self._clock = read, emitter, clock
+        self._wake, self._wake_decoders = wake, wake_decoders
         self._backoff = Backoff(longest=settings.retry)
         self._lock = threading.RLock()
+        # A frame passes through these in turn; one that came decoded starts with the last.
+        self._coded: Coded | None = None
+        self._decoding: Coded | None = None
         self._pending: Captured | None = None
         self._attempt: Attempt | None = None
         self._thread: threading.Thread | None = None
@@ -113,9 +124,8 @@ class Source:
         if self._thread is not None:
             self._thread.join(max(0.0, timeout))
         with self._lock:
-            if self._pending is not None:
-                self.tally.drop("stopped")
-                self._pending = None
+            self.tally.drop("stopped", sum(f is not None for f in (self._coded, self._pending)))
+            self._coded = self._pending = None
         return not self.abandoned and (self._thread is None or not self._thread.is_alive())
 
     def put(self, frame: Captured, attempt: Attempt) -> None:
@@ -126,6 +136,7 @@ class Source:
                 return
             if self._pending is not None:
                 self.tally.drop("superseded")
+            self._leave_coded()
             self._pending = frame
             self.sides = (frame.shot.height, frame.shot.width)
             if attempt.pictures == 1:
@@ -135,16 +146,78 @@ class Source:
                 self._set_state("live")
         self._wake()
 
+    def hold(self, frame: Coded) -> None:
+        """Take a frame that is still coded from a reader."""
+        with self._lock:
+            if frame.attempt is not self._attempt or frame.attempt.stopping:
+                self.tally.drop("stopped")
+                return
+            self._leave_coded()
+            self._coded = frame
+            if self.state in ("connecting", "stalled", "down"):
+                self._set_state("live")
+        self._wake_decoders()
+
+    def claim(self) -> Coded | None:
+        """The coded frame, to be decoded and given to `decoded`; None if there is none to decode.
+
+        There is none either while another is decoded, or waits decoded to be judged.
+        """
+        with self._lock:
+            if self._decoding is not None or self._pending is not None:
+                return None
+            self._decoding, self._coded = self._coded, None
+            return self._decoding
+
+    def decoded(self, frame: Coded, result: Shot | str) -> None:
+        """What became of a claimed frame: its picture, or the cause for which there is none.
+
+        A frame that was given up while its decoder hung was counted then.
+        """
+        with self._lock:
+            if frame is not self._decoding:
+                return
+            self._decoding = None
+            if not isinstance(result, str):
+                if self._stopped.is_set():
+                    result = "stopped"
+                elif self._pending is not None:
+                    result = "superseded"
+            if result != "damaged":
+                frame.attempt.see()
+            if isinstance(result, str):
+                self.tally.drop(result)
+                return
+            self._pending = Captured(result, frame.received, frame.time)
+            self.sides = (result.height, result.width)
+        self._wake()
+
     def waiting(self) -> float | None:
-        """When the waiting frame was received; None if there is none."""
-        pending = self._pending
-        return None if pending is None else pending.received
+        """When the waiting frame was received, decoded or not; None if there is none."""
+        with self._lock:
+            for frame in (self._pending, self._decoding, self._coded):
+                if frame is not None:
+                    return frame.received
+            return None
+
+    @property
+    def ready(self) -> bool:
+        """Whether a frame waits to be judged."""
+        return self._pending is not None
 
     def take(self) -> Captured | None:
-        """The newest frame, if there is one that nobody took."""
+        """The frame to judge, if there is one that nobody took."""
         with self._lock:
             frame, self._pending = self._pending, None
+            self.turns += frame is not None
             return frame
+
+    def _leave_coded(self) -> None:
+        """Under the lock: a newer frame takes the place of one that nobody found time to decode."""
+        if self._coded is not None:
+            self._coded.attempt.see()
+            self._coded = None
+            self.tally.drop("overload")
 
     def look(self, scores: I32, now: float) -> None:
         """Compare a frame's texture scores with those before: the same for long means frozen."""

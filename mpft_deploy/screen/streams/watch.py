@@ -105,6 +105,7 @@ class Watch:
         now = self._clock.monotonic()
         for channel in self.scheduler.channels:
             channel.source.check(now)
+        self.scheduler.check(now)
         self._load.check([c.source.tally for c in self.scheduler.channels], now)
 
     def reload(self, config: Config) -> None:
@@ -174,7 +175,10 @@ class Watch:
 
     def _source(self, settings: SourceSettings) -> Source:
         reader = find_reader(settings.target)
-        return Source(settings, reader, self._emitter, self._clock, self.scheduler.wake)
+        scheduler = self.scheduler
+        return Source(
+            settings, reader, self._emitter, self._clock, scheduler.wake, scheduler.wake_decoders
+        )
 
 
 def _changed_tables(old: Config, new: Config) -> str:

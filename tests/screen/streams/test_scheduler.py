@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engines import SlowEngine
 from media import picture
 from telling import Told, eventually
 
@@ -27,19 +28,6 @@ from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import Event, FrameEvent, StreamEvent
 from mpft_deploy.screen.streams.settings import ScreenSettings, SourceSettings
 from mpft_deploy.screen.streams.watch import Watch
-
-
-class SlowEngine:
-    """A real engine that takes a while longer."""
-
-    def __init__(self, engine: Any, seconds: float) -> None:
-        self._engine, self.seconds = engine, seconds
-        self.batches: list[int] = []
-
-    def run(self, patches: Any, positions: Any) -> Any:
-        time.sleep(self.seconds)
-        self.batches.append(len(patches))
-        return self._engine.run(patches, positions)
 
 
 def stream(fps: float, *, still: bool = False) -> Callable[[SourceSettings, Attempt], None]:
@@ -126,6 +114,22 @@ def test_old_frames_are_dropped_never_judged(run: Any) -> None:
     assert np.median(ages) < 100 + 100
     assert set(counts(events)) == set(readers)
     assert sum(status.screened for status in watch.statuses()) > 20
+
+
+def test_a_source_keeps_its_place_when_its_frame_was_too_old(run: Any) -> None:
+    def late(settings: SourceSettings, attempt: Attempt) -> None:
+        old = False
+        while attempt.wait(0.002):
+            if not attempt.occupied:
+                old = not old
+                attempt.offer(RgbShot(picture()), attempt.packet() - (5 if old else 0))
+
+    readers = {"late": late, **{f"s{index}": stream(50) for index in range(5)}}
+    watch, events, _ = run(readers, 4, engine_seconds=0.05)
+    shares = counts(events)
+    # Each second frame of it is too old; it would have a turn in two rounds if it lost its place.
+    assert watch.statuses()[0].dropped["stale"] >= shares["late"] - 2
+    assert shares["late"] > 0.8 * shares["s0"]
 
 
 def test_batches_fill_across_sources_and_give_the_same_logits(run: Any) -> None:

@@ -31,7 +31,9 @@ class Bench:
         self.emitter = Emitter(self.told, clock)
         self.emitter.start()
         merged = {"address": "gst:test", "name": "cam", "retry": 0.05, **settings}
-        self.source = Source(SourceSettings(**merged), read, self.emitter, clock, lambda: None)
+        self.source = Source(
+            SourceSettings(**merged), read, self.emitter, clock, lambda: None, lambda: None
+        )
 
     @property
     def states(self) -> list[str]:

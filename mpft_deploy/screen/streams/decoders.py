@@ -1,0 +1,167 @@
+"""Threads that decode frames shortly before their turn, and no others.
+
+A frame that stands alone, a keyframe for instance, is worth decoding only if it will be judged. So
+sources keep it coded until its turn is near: until the frames that are judged before it take about
+as long as decoding does. A newer one takes its place for nothing meanwhile, and one that would be
+too old at its turn is never decoded. Frames go to be judged in the order in which they were begun,
+so each that was decoded is also judged, and sources are served in even turns.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from mpft_deploy.cores import available_cores
+from mpft_deploy.screen.streams.attempt import GRACE, Coded
+from mpft_deploy.screen.streams.clock import Clock
+from mpft_deploy.screen.streams.pixels import Shot
+from mpft_deploy.screen.streams.settings import ScreenSettings
+from mpft_deploy.screen.streams.source import Source
+
+logger = logging.getLogger(__name__)
+
+MOST = 8
+"""Threads, at most; FFmpeg decodes hundreds of keyframes of 1080p a second with them."""
+
+WEIGHT = 0.1
+"""Of the newest duration in a mean."""
+
+
+class Mean:
+    """A running mean of durations, in seconds; 0 before the first."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._begun = False
+
+    def add(self, seconds: float) -> None:
+        """One more."""
+        weight = WEIGHT if self._begun else 1.0
+        self.seconds += weight * (seconds - self.seconds)
+        self._begun = True
+
+
+class _Worker:
+    """A thread, and the frame that it decodes and since when, while it does."""
+
+    def __init__(self, run: Callable[[_Worker], None]) -> None:
+        self.busy: tuple[Source, Coded, float] | None = None
+        self.abandoned = False
+        self.thread = threading.Thread(target=run, args=(self,), name="mpft-decode", daemon=True)
+
+
+class Turn(Protocol):
+    """A source and the turn in which it was served last."""
+
+    source: Source
+    served: int
+
+
+class Decoders:
+    """Decodes what will soon be judged; see the module.
+
+    Args:
+        turns: the sources now.
+        batch: frames that are judged at once.
+        judging: how long one frame takes to be judged.
+    """
+
+    def __init__(
+        self,
+        turns: Callable[[], Sequence[Turn]],
+        settings: ScreenSettings,
+        clock: Clock,
+        batch: int,
+        judging: Mean,
+    ) -> None:
+        self._turns, self._settings, self._clock = turns, settings, clock
+        self._batch, self._judging, self._decoding = batch, judging, Mean()
+        self._changed = threading.Condition()
+        self._news = self._stopping = False
+        self._workers = [_Worker(self._run) for _ in range(min(MOST, available_cores()))]
+        self._abandoned: list[_Worker] = []
+
+    def wake(self) -> None:
+        """A frame waits to be decoded, or the turn of one came nearer."""
+        with self._changed:
+            self._news = True
+            self._changed.notify()
+
+    def start(self) -> None:
+        """Begin to decode."""
+        for worker in self._workers:
+            worker.thread.start()
+
+    def check(self, now: float) -> None:
+        """Replace threads that hang in a decoder; called a few times a second."""
+        for index, worker in enumerate(self._workers):
+            busy = worker.busy
+            if busy is None or now - busy[2] < GRACE:
+                continue
+            source, frame, _ = busy
+            logger.warning("%s: a decoder hangs and was abandoned", source.name)
+            worker.abandoned = True
+            self._abandoned = [old for old in self._abandoned if old.thread.is_alive()] + [worker]
+            self._workers[index] = _Worker(self._run)
+            self._workers[index].thread.start()
+            source.decoded(frame, "damaged")
+            frame.attempt.cut.set()
+            self.wake()
+
+    def stop(self, timeout: float) -> bool:
+        """Finish the frames at hand and end; whether all did in that many seconds."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        end = self._clock.monotonic() + timeout
+        for worker in self._workers:
+            if worker.thread.is_alive():
+                worker.thread.join(max(0.0, end - self._clock.monotonic()))
+        return not any(one.thread.is_alive() for one in (*self._workers, *self._abandoned))
+
+    def _run(self, worker: _Worker) -> None:
+        while True:
+            with self._changed:
+                while not self._news and not self._stopping:
+                    self._changed.wait()
+                if self._stopping:
+                    return
+                self._news = False
+            while not self._stopping and (found := self._claim()) is not None:
+                self.wake()  # there may be one for the next thread
+                source, frame, wait = found
+                worker.busy = (source, frame, self._clock.monotonic())
+                result = self._decode(frame, wait)
+                worker.busy = None
+                source.decoded(frame, result)
+                if worker.abandoned:
+                    return
+
+    def _claim(self) -> tuple[Source, Coded, float] | None:
+        """A frame that is to be decoded now, and in how many seconds it is judged then."""
+        waiting = [turn for turn in self._turns() if turn.source.waiting() is not None]
+        waiting.sort(key=lambda turn: turn.served)
+        judging = self._judging.seconds
+        ahead = self._batch + (math.ceil(self._decoding.seconds / judging) if judging else MOST)
+        for place, turn in enumerate(waiting[:ahead]):
+            frame = turn.source.claim()
+            if frame is not None:
+                return turn.source, frame, (place + 0.5) * judging
+        return None
+
+    def _decode(self, frame: Coded, wait: float) -> Shot | str:
+        began = self._clock.monotonic()
+        if began + wait - frame.received > self._settings.max_age:
+            return "overload"
+        try:
+            result = frame.decode()
+        except Exception:
+            # Whatever a library makes of a damaged frame, the next one must be decoded. That there
+            # are none for long ends the connection, and a new one says why.
+            return "damaged"
+        self._decoding.add(self._clock.monotonic() - began)
+        return result

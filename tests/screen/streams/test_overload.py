@@ -1,0 +1,145 @@
+"""More comes in than can be judged: what nobody judges is not decoded, and turns are even."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engines import SlowEngine
+from media import picture
+from telling import eventually
+from test_live import check_accounts
+
+from mpft_deploy.bundle import read_bundle
+from mpft_deploy.engine import load_engine
+from mpft_deploy.screen import Screener
+from mpft_deploy.screen.streams import decoders, read_av
+from mpft_deploy.screen.streams.attempt import Attempt
+from mpft_deploy.screen.streams.pixels import DecodedShot, RgbShot
+from mpft_deploy.screen.streams.readers import READERS
+from mpft_deploy.screen.streams.records import FrameEvent
+from mpft_deploy.screen.streams.settings import SourceSettings
+
+SOURCES = 8
+GROUP = 10
+"""Frames from keyframe to keyframe, at 25 a second."""
+
+SLOW = 0.15
+"""Seconds that the slow engine takes: 6.7 frames a second, of 20 keyframes and 200 frames."""
+
+
+@pytest.fixture
+def engine(bundle: Path) -> SlowEngine:
+    return SlowEngine(load_engine(read_bundle(bundle), threads=1), SLOW)
+
+
+@pytest.fixture
+def screener(bundle: Path, engine: SlowEngine) -> Screener:
+    """Of the slow engine; `watching` takes it."""
+    return Screener(read_bundle(bundle), engine)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Grows by one for every picture that comes out of a decoder."""
+    times: list[float] = []
+
+    class Counted(DecodedShot):
+        def __init__(self, frame: Any) -> None:
+            times.append(time.monotonic())
+            super().__init__(frame)
+
+    monkeypatch.setattr(read_av, "DecodedShot", Counted)
+    return times
+
+
+@pytest.fixture
+def cameras(clip: Any, rtsp: Any, watching: Any) -> Callable[..., Any]:
+    """Watch several cameras of a codec."""
+
+    def start(codec: str = "h264", **settings: Any) -> Any:
+        server = rtsp(cam=str(clip(codec, keyframes=GROUP, frames=50)))
+        addresses = [server.url("cam") for _ in range(SOURCES)]
+        running = watching(*addresses, **settings)
+        eventually(lambda: all(status.screened for status in running.watch.statuses()))
+        return running
+
+    return start
+
+
+def measure(running: Any, decoded: list[float], seconds: float) -> tuple[Counter[str], int]:
+    """Verdicts by source in so many seconds, and how many pictures were decoded meanwhile."""
+    events, pictures = len(running.events), len(decoded)
+    time.sleep(seconds)
+    judged = [event for event in running.events[events:] if isinstance(event, FrameEvent)]
+    assert max(event.age_ms for event in judged) < 2000 + 2 * SLOW * 1000
+    return Counter(event.source for event in judged), len(decoded) - pictures
+
+
+@pytest.mark.parametrize(
+    ("codec", "decode"), [("h264", "keyframes"), ("mjpeg", "all"), ("h264", "all"), ("h264", 10.0)]
+)
+def test_what_is_not_judged_is_not_decoded(
+    codec: str, decode: Any, cameras: Any, decoded: list[float]
+) -> None:
+    running = cameras(codec, decode=decode)
+    time.sleep(2)  # sources notice that whole groups of theirs are decoded in vain
+    verdicts, pictures = measure(running, decoded, 5)
+    judged = sum(verdicts.values())
+    # The engine is never kept waiting.
+    assert judged > 0.8 * 5 / SLOW
+    # Some are under way at either end.
+    assert judged - 4 <= pictures <= judged + 4
+    assert len(verdicts) == SOURCES
+    assert max(verdicts.values()) - min(verdicts.values()) <= 2
+    for status in running.watch.statuses():
+        assert status.dropped["overload"] > status.screened
+    check_accounts(running)
+
+
+def test_all_is_decoded_again_when_there_is_time(
+    cameras: Any, decoded: list[float], engine: SlowEngine
+) -> None:
+    running = cameras(decode="all")
+    time.sleep(2)
+    engine.seconds = 0.0
+    time.sleep(2)
+    verdicts, pictures = measure(running, decoded, 3)
+    # All 25 frames a second of each, less what a busy machine may miss.
+    assert min(verdicts.values()) > 3 * 25 / 2
+    assert pictures > SOURCES * 3 * 25 * 0.8
+    check_accounts(running)
+
+
+def test_decoders_that_hang_are_replaced(
+    watching: Any, engine: SlowEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoders, "GRACE", 0.3)
+    engine.seconds = 0.0
+    hang, hung = threading.Event(), threading.Semaphore(decoders.MOST)
+
+    def decode() -> RgbShot:
+        if hung.acquire(blocking=False):  # as often as there may be threads
+            hang.wait()
+        return RgbShot(picture())
+
+    def read(settings: SourceSettings, attempt: Attempt) -> None:
+        attempt.offer(RgbShot(picture()), attempt.packet())
+        while attempt.wait(0.02):
+            attempt.hold(decode, attempt.packet())
+
+    monkeypatch.setitem(READERS, "gst", read)
+    running = watching(*[f"gst:test{index}" for index in range(4)], size="1x1", retry=0.1)
+    eventually(lambda: hung._value == 0)
+    for status in running.watch.statuses():
+        running.frame(status.source)
+    assert sum(s.dropped.get("damaged", 0) for s in running.watch.statuses()) >= 1
+    assert any(status.reconnects for status in running.watch.statuses())
+    hang.set()
+    check_accounts(running)
+    eventually(lambda: not [t for t in threading.enumerate() if t.name == "mpft-decode"])
