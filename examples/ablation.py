@@ -33,8 +33,13 @@ FEWER, MORE = (20,), (128,)
 DEPTHS = range(4, 13)
 TRAINED_DEPTHS = (4, 6, 9, 12)
 BLENDS = (1.0, 0.7, 0.5, 0.3, 0.0)
-PROBED = ("all", "textured:96", "textured:63")
-POOLS = {"class token": [0], "class + mean patch token": [0, 1]}
+PROBED = ("all", f"textured:{CELLS}")
+POOLS = {
+    "class token": ([0], 1),
+    "class + mean patch token": ([0, 1], 1),
+    "class tokens of this and three blocks before": ([0], 4),
+}
+"""Which tokens (0 class, 1 mean patch), after how many blocks."""
 PROBE_PENALTY = 0.1
 VIEWS = 40
 """Timed for one figure of latency."""
@@ -213,15 +218,17 @@ def probe(manifest: Path, backbone: str, work: Path) -> None:
     done = len(path.read_text().splitlines()) if path.exists() else 0
     wanted = [(rule, name, b) for rule in PROBED for name in POOLS for b in DEPTHS]
     for rule, name, blocks in wanted[done:]:
-        records = probe_records(manifest, work, rule, blocks, POOLS[name])
+        records = probe_records(manifest, work, rule, blocks, *POOLS[name])
         with path.open("a") as file:
             told = {"rule": rule, "pool": name, "blocks": blocks, "records": records}
             file.write(json.dumps(told) + "\n")
         click.echo(f"probed {name}, {rule}, {blocks} blocks")
 
 
-def probe_records(manifest: Path, work: Path, rule: str, blocks: int, parts: list[int]) -> Records:
-    """Logits of a linear probe after some blocks; parts: 0 class token, 1 mean patch token."""
+def probe_records(
+    manifest: Path, work: Path, rule: str, blocks: int, parts: list[int], taps: int
+) -> Records:
+    """Logits of a linear probe of some tokens after the last `taps` of that many blocks."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -232,7 +239,7 @@ def probe_records(manifest: Path, work: Path, rule: str, blocks: int, parts: lis
     features = {}
     for split, found in samples.items():
         kept = np.load(work / f"{split}_{rule.replace(':', '')}.npy", mmap_mode="r")
-        features[split] = np.asarray(kept[:, blocks - 1, parts]).reshape(len(found), -1)
+        features[split] = np.asarray(kept[:, blocks - taps : blocks, parts]).reshape(len(found), -1)
     out = []
     for learnt in SETS:
         which = np.array([one.set == learnt for one in samples["train"]])

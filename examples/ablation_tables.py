@@ -187,6 +187,8 @@ def plot(
 
     ms: milliseconds a view, drawn on an axis of their own.
     """
+    if not any(curves.values()):
+        return
     import matplotlib
 
     matplotlib.use("svg")

@@ -7,10 +7,10 @@ it would have had, however many threads load them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import torch
 
 from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.backbone import Geometry
+from mpft_deploy.detector.evaluate import BATCH
 from mpft_deploy.detector.model import encode
 from mpft_deploy.evaluate.protocols import blur, resave, resize
 from mpft_deploy.images import at_least, decode_image
@@ -125,6 +126,19 @@ def disturb(frame: U8, rng: np.random.Generator, share: float) -> U8:
         frame = blur(frame, rng, radius=float(rng.uniform(0.3, 1.2)))
     quality = int(rng.integers(40, 97))
     return resave(frame, "WEBP" if rng.random() < 0.2 else "JPEG", quality)
+
+
+def disturbed_crops(samples: Sequence[Sample], size: int, seed: int) -> Iterator[U8]:
+    """A random view u8 [n, size, size, 3] of each image as it may arrive, BATCH at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        for start in range(0, len(samples), BATCH):
+            places = range(start, min(start + BATCH, len(samples)))
+            yield np.stack(list(pool.map(partial(_disturbed, samples, size, seed), places)))
+
+
+def _disturbed(samples: Sequence[Sample], size: int, seed: int, place: int) -> U8:
+    rng = np.random.default_rng((seed, 4, place))
+    return random_crop(disturb(decode_image(samples[place].path), rng, 1.0), size, rng)
 
 
 def training_batches(

@@ -131,6 +131,7 @@ class Loop:
         model: Detector,
         masking: Masking,
         inverse_penalty: float = INVERSE_PENALTY,
+        disturbed: bool = False,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         fit_head(
@@ -140,6 +141,7 @@ class Loop:
             seed=self.settings.seed,
             bf16=self.bf16,
             inverse_penalty=inverse_penalty,
+            disturbed=disturbed,
             after_batch=check,
         )
 
@@ -168,7 +170,7 @@ class Loop:
         )
         rule = KeepRule.parse(self.settings.keep)
         masking = Masking((rule,), False, self.masking.patch, self.masking.size)
-        self._fit_head(model, masking, check=check)
+        self._fit_head(model, masking, disturbed=self.settings.augment > 0, check=check)
         return model
 
     def save(self) -> None:

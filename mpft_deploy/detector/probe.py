@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from mpft_deploy.dataset import Sample, fingerprint, require_both_classes
 from mpft_deploy.detector.backbone import Backbone
-from mpft_deploy.detector.batches import Masking
+from mpft_deploy.detector.batches import Masking, disturbed_crops
 from mpft_deploy.detector.evaluate import centre_crops, crop_logits
 from mpft_deploy.detector.model import NORM_EPS, Detector, choose_device
 from mpft_deploy.errors import UsageError
@@ -34,6 +35,7 @@ def fit_head(
     seed: int,
     bf16: bool,
     inverse_penalty: float = INVERSE_PENALTY,
+    disturbed: bool = False,
     after_batch: Callable[[], None] = lambda: None,
 ) -> None:
     """Set a model's head and the statistics before it from its features of training images.
@@ -46,6 +48,8 @@ def fit_head(
         masking: how training views keep their cells.
         bf16: compute in bfloat16 where autocast does.
         inverse_penalty: how little large weights of the standardised components are penalised.
+        disturbed: whether each image is also seen as it may arrive: resized or blurred, and
+            re-saved. Without, a head takes traces of such changes for those of a generator.
         after_batch: called after each batch; may raise.
     """
     order = np.random.default_rng((seed, 3)).permutation(len(samples))[:MOST]
@@ -53,7 +57,10 @@ def fit_head(
     device = next(model.parameters()).device
     model.eval()
     parts = []
-    for crops in centre_crops(chosen, masking.size):
+    sources = [centre_crops(chosen, masking.size)]
+    if disturbed:
+        sources.append(disturbed_crops(chosen, masking.size, seed))
+    for crops in chain(*sources):
         patches, positions = masking.encode(crops, seed)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             parts.append(model.features(patches.to(device), positions.to(device)).cpu().numpy())
@@ -62,7 +69,8 @@ def fit_head(
     centre, variance = features.mean(0), features.var(0)
     probe = LogisticRegression(C=inverse_penalty, class_weight="balanced", max_iter=3000)
     probe.fit(
-        (features - centre) / np.sqrt(variance + NORM_EPS), [sample.label for sample in chosen]
+        (features - centre) / np.sqrt(variance + NORM_EPS),
+        [sample.label for sample in chosen] * len(sources),
     )
     running_mean, running_variance = model.norm_statistics()
     with torch.no_grad():

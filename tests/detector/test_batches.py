@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpft_deploy.dataset import find_samples
-from mpft_deploy.detector.batches import BalancedOrder, Masking, random_crop, training_batches
+from mpft_deploy.detector.batches import (
+    BalancedOrder,
+    Masking,
+    disturbed_crops,
+    random_crop,
+    training_batches,
+)
+from mpft_deploy.detector.evaluate import BATCH, centre_crops
 from mpft_deploy.spec import parse_mixture
 
 
@@ -52,6 +59,20 @@ def test_batches_follow_from_the_seed_alone(world: Path) -> None:
     assert batches(3, 0) == whole
     assert batches(2, 4) == whole[4:]
     assert batches(1, 0, seed=6)[0] != whole[0]
+
+
+def test_every_image_is_disturbed_once_by_the_seed_and_its_place(world: Path) -> None:
+    samples = (find_samples([world / "train"]) * 2)[: BATCH + 3]
+    views = [np.concatenate(list(disturbed_crops(samples, 64, seed))) for seed in (1, 1, 2)]
+    assert views[0].shape == (len(samples), 64, 64, 3)
+    np.testing.assert_array_equal(views[0], views[1])
+    assert (views[0] != views[2]).any()
+    clean = np.concatenate(list(centre_crops(samples, 64)))
+    changed = [(a != b).any() for a, b in zip(views[0], clean, strict=True)]
+    assert all(changed)
+    # Of its own image: nearest in mean colour by far.
+    colours = [one.astype(float).mean((1, 2)) for one in (views[0], clean)]
+    assert np.abs(colours[0] - colours[1]).mean() < 12
 
 
 def test_random_crop_is_a_part_of_the_image_flipped_half_of_the_time() -> None:
