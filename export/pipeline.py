@@ -152,7 +152,7 @@ def build(request: Request, say: Say = silent) -> Built:
     if made.engine is None:
         certificate = unproven(budget, spec.calibration, str(made.not_run))
     else:
-        say(f"comparing with the trained model on {len(golden.logits)} golden crops")
+        say("comparing with the trained model on golden crops")
         on_golden = compare_golden(made.engine, spec, golden)
         on_images = materials.compare_images(made.engine, spec)
         certificate = judge(on_golden, on_images, budget, spec.calibration)

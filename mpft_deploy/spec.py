@@ -132,6 +132,13 @@ class Calibration(Record, frozen=True):
         # Both branches keep the exponent negative, so that no logit overflows.
         return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
 
+    @property
+    def logit_threshold(self) -> float:
+        """The logit at which the probability reaches the threshold; ±inf for thresholds 1 and 0."""
+        if self.threshold in (0.0, 1.0):
+            return math.inf if self.threshold else -math.inf
+        return math.log(self.threshold / (1 - self.threshold)) / self.scale - self.shift
+
     def decide(self, probability: float) -> Decision:
         """Which side of the threshold: the decision that a certificate counts flips of."""
         return "generated" if probability >= self.threshold else "real"

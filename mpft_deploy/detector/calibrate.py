@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
@@ -52,11 +50,3 @@ def fit_calibration(labels: npt.ArrayLike, logits: npt.ArrayLike) -> Calibration
         raise GateError("the higher the logit, the less often a validation image is generated")
     scale = slope / spread
     return Calibration(shift=intercept / scale - centre, scale=scale)
-
-
-def logit_threshold(calibration: Calibration) -> float:
-    """The logit at which the probability reaches the threshold; ±inf for thresholds of 1 and 0."""
-    threshold = calibration.threshold
-    if threshold in (0.0, 1.0):
-        return math.inf if threshold else -math.inf
-    return math.log(threshold / (1 - threshold)) / calibration.scale - calibration.shift

@@ -14,9 +14,6 @@ I64 = npt.NDArray[np.int64]
 GOLDEN_COUNT = 32
 POOL = 256
 """Synthetic crops among which the golden ones are chosen."""
-CLEAR = 0.05
-"""Nearer to the threshold than this share of the logits' range, rounding decides and not an engine:
-one such crop of 32 is a flip of 3 % by chance. Flips near the threshold are counted on images."""
 
 
 def spread(logits: npt.ArrayLike, count: int = GOLDEN_COUNT) -> I64:
@@ -26,13 +23,6 @@ def spread(logits: npt.ArrayLike, count: int = GOLDEN_COUNT) -> I64:
     for target in np.linspace(values.min(), values.max(), min(count, len(values))):
         free[np.argmin(np.where(free, np.abs(values - target), np.inf))] = False
     return np.flatnonzero(~free)
-
-
-def telling(logits: npt.ArrayLike, threshold: float) -> I64:
-    """Indices, ascending, of the logits that are clear of a threshold; all if none is."""
-    values = np.asarray(logits, np.float64)
-    found = np.flatnonzero(np.abs(values - threshold) >= CLEAR * np.ptp(values))
-    return found if len(found) else np.arange(len(values))
 
 
 def choose(crops: U8, logits: F32) -> tuple[U8, F32]:

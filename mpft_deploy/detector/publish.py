@@ -13,10 +13,10 @@ import numpy as np
 
 from mpft_deploy import __version__
 from mpft_deploy.dataset import Sample
-from mpft_deploy.detector.calibrate import fit_calibration, logit_threshold
+from mpft_deploy.detector.calibrate import fit_calibration
 from mpft_deploy.detector.card import model_card
 from mpft_deploy.detector.evaluate import crop_logits, image_logits
-from mpft_deploy.detector.golden import choose, spread, synthetic_crops, telling
+from mpft_deploy.detector.golden import choose, spread, synthetic_crops
 from mpft_deploy.detector.model import Detector
 from mpft_deploy.detector.run_folder import EpochReport
 from mpft_deploy.detector.settings import GoldenSource, TrainSettings
@@ -70,7 +70,7 @@ def publish(
     [logits] = image_logits(rounded, val, [spec.keep_rule], seed=spec.keep_seed, after_batch=check)
     labels = [sample.label for sample in val]
     calibration = fit_calibration(labels, logits)
-    threshold = logit_threshold(calibration)
+    threshold = calibration.logit_threshold
     validation = score(labels, logits, threshold)
     by_set = score_by_set(val, logits, threshold)
     spec = msgspec.structs.replace(
@@ -120,16 +120,12 @@ def _golden(
 ) -> Golden:
     """Golden crops with logits that the CPU gives in float32."""
     model.cpu()
-    threshold = logit_threshold(spec.calibration)
     size, keep = spec.crop.size, spec.keep_rule
     if source == "validation":
-        clear = telling(logits, threshold)
-        crops = load_views([val[clear[index]].path for index in spread(logits[clear])], size)
+        crops = load_views([val[index].path for index in spread(logits)], size)
     else:
         pool = synthetic_crops(size, seed=seed)
-        seen = crop_logits(model, pool, keep, seed=spec.keep_seed)
-        clear = telling(seen, threshold)
-        crops, _ = choose(pool[clear], seen[clear])
+        crops, _ = choose(pool, crop_logits(model, pool, keep, seed=spec.keep_seed))
     return Golden(np.ascontiguousarray(crops), crop_logits(model, crops, keep, seed=spec.keep_seed))
 
 

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mpft_deploy.dataset import Sample, fingerprint
-from mpft_deploy.detector.calibrate import fit_calibration, logit_threshold
+from mpft_deploy.detector.calibrate import fit_calibration
 from mpft_deploy.detector.evaluate import crop_logits
-from mpft_deploy.detector.golden import telling
 from mpft_deploy.detector.model import Detector
 from mpft_deploy.detector_folder import DetectorFolder, Golden, rewrite_detector
 from mpft_deploy.errors import GateError, InputError, UsageError
@@ -110,16 +109,13 @@ def recalibrate(
 def write_outcome(
     model: Detector, folder: DetectorFolder, outcome: Outcome, samples: Sequence[Sample]
 ) -> None:
-    """Write the outcome into the detector's spec and model card.
-
-    Golden logits are anew if the rule changed, and crops that the threshold came near to are left
-    out.
+    """Write the outcome into the detector's spec and model card; golden logits if the rule changed.
 
     Args:
         model: as it was read from `folder`.
         samples: the images, for the provenance.
     """
-    spec, golden = folder.spec, folder.golden
+    spec, golden = folder.spec, None
     sets = sorted({sample.set for sample in samples})
     provenance = {
         "keep": outcome.keep,
@@ -136,10 +132,9 @@ def write_outcome(
         training={**spec.training, "calibration": provenance},
     )
     if outcome.keep != spec.keep:
-        logits = crop_logits(model.cpu(), golden.crops, changed.keep_rule, seed=spec.keep_seed)
-        golden = Golden(golden.crops, logits)
-    kept = telling(golden.logits, logit_threshold(outcome.after))
-    golden = Golden(golden.crops[kept], golden.logits[kept])
+        crops = folder.golden.crops
+        logits = crop_logits(model.cpu(), crops, changed.keep_rule, seed=spec.keep_seed)
+        golden = Golden(crops, logits)
     card = folder.card.partition(CARD_SECTION)[0] + CARD_SECTION + _card_text(changed.calibration)
     card += (
         f"Keep {outcome.keep}; on {outcome.real} real and {outcome.generated} generated images of "
@@ -229,6 +224,6 @@ def _card_text(calibration: Calibration) -> str:
     return (
         f'The probability of "generated" is sigmoid({calibration.scale:.4f} · (logit '
         f"{calibration.shift:+.4f})), the threshold {calibration.threshold:.4g} (logit "
-        f'{logit_threshold(calibration):+.4f}), "unsure" between {calibration.unsure[0]:.4g} and '
+        f'{calibration.logit_threshold:+.4f}), "unsure" between {calibration.unsure[0]:.4g} and '
         f"{calibration.unsure[1]:.4g}. "
     )

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpft_deploy.dataset import Sample
-from mpft_deploy.detector.calibrate import fit_calibration, logit_threshold
-from mpft_deploy.detector.golden import CLEAR, spread, synthetic_crops, telling
+from mpft_deploy.detector.calibrate import fit_calibration
+from mpft_deploy.detector.golden import spread, synthetic_crops
 from mpft_deploy.errors import GateError
 from mpft_deploy.evaluate.scores import score, score_by_set
 from mpft_deploy.spec import Calibration
@@ -47,7 +47,7 @@ def test_probabilities_do_not_depend_on_the_logits_unit(
             plain.probability(value), abs=1e-3
         )
     at = Calibration(shift=offset, scale=gain, threshold=threshold, unsure=(0.0, 1.0))
-    assert at.probability(logit_threshold(at)) == pytest.approx(threshold, abs=1e-9)
+    assert at.probability(at.logit_threshold) == pytest.approx(threshold, abs=1e-9)
 
 
 def test_separable_logits_still_give_a_finite_scale() -> None:
@@ -94,13 +94,6 @@ def test_spread_takes_the_ends_and_no_logit_twice(logits: list[float], count: in
 def test_spread_is_even_where_logits_crowd() -> None:
     logits = np.concatenate([np.zeros(500), np.linspace(0, 10, 101)])
     assert np.diff(np.sort(logits[spread(logits, 11)])).max() <= 1.1
-
-
-def test_golden_crops_are_clear_of_the_threshold() -> None:
-    logits = np.array([-5.0, 1.6, 5.0, 1.4, 2.6, 2.0])
-    assert CLEAR * np.ptp(logits) == 0.5
-    np.testing.assert_array_equal(telling(logits, 2.0), [0, 2, 3, 4])
-    np.testing.assert_array_equal(telling(np.ones(3), 1.0), [0, 1, 2])  # none is clear
 
 
 def test_synthetic_crops_follow_from_the_seed_and_vary() -> None:

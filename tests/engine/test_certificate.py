@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpft_deploy.engine.certificate import (
+    CLEAR,
     METRICS,
     Budget,
     compare,
     default_budget,
     judge,
+    telling,
     worse_than_certified,
 )
 from mpft_deploy.errors import UsageError
@@ -135,3 +137,11 @@ def test_worse_than_certified(budget, judged_on_images, now, fails):
     golden = comparison([(1, -2), (2, 2)])
     certificate = judge(golden, images, Budget.parse(budget), CALIBRATION)
     assert bool(worse_than_certified(comparison(now), certificate)) == fails
+
+
+def test_golden_crops_on_the_threshold_tell_nothing():
+    logits = np.array([-5.0, 1.6, 5.0, 1.4, 2.6, 2.0], np.float32)
+    assert CLEAR * np.ptp(logits) == 0.5
+    np.testing.assert_array_equal(telling(logits, 2.0), [0, 2, 3, 4])
+    np.testing.assert_array_equal(telling(np.ones(3, np.float32), 1.0), [0, 1, 2])  # none is clear
+    np.testing.assert_array_equal(telling(logits, math.inf), np.arange(6))
