@@ -117,19 +117,22 @@ def test_old_frames_are_dropped_never_judged(run: Any) -> None:
 
 
 def test_a_source_keeps_its_place_when_its_frame_was_too_old(run: Any) -> None:
+    shot = RgbShot(picture())
+
     def late(settings: SourceSettings, attempt: Attempt) -> None:
         old = False
         while attempt.wait(0.002):
             if not attempt.occupied:
                 old = not old
-                attempt.offer(RgbShot(picture()), attempt.packet() - (5 if old else 0))
+                attempt.offer(shot, attempt.packet() - (5 if old else 0))
 
     readers = {"late": late, **{f"s{index}": stream(50) for index in range(5)}}
-    watch, events, _ = run(readers, 4, engine_seconds=0.05)
+    watch, events, _ = run(readers, 6, engine_seconds=0.05)
     shares = counts(events)
-    # Each second frame of it is too old; it would have a turn in two rounds if it lost its place.
+    # Each second frame of it is too old; if it lost its place, it would be judged in every second
+    # round, 0.5 of what others are.
     assert watch.statuses()[0].dropped["stale"] >= shares["late"] - 2
-    assert shares["late"] > 0.8 * shares["s0"]
+    assert shares["late"] > 0.7 * shares["s0"]
 
 
 def test_batches_fill_across_sources_and_give_the_same_logits(run: Any) -> None:
