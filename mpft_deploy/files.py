@@ -75,20 +75,27 @@ def explain_unwritable(target: Path) -> Iterator[None]:
         raise
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, flush it to disk, and rename it into place."""
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, replace: bool = True) -> None:
+    """Write a file under a temporary name, flush it to disk, and move it into place.
+
+    Raises:
+        FileExistsError: there is one already, and it is not to be replaced.
+    """
     with explain_full_disk(path):
+        # mkstemp makes a file that only its owner can read, before a byte is in it.
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
+            Path(name).chmod(mode)
+            if replace:
+                Path(name).replace(path)
+            else:
+                os.link(name, path)  # unlike a rename, a link never replaces
+        finally:
             Path(name).unlink(missing_ok=True)
-            raise
 
 
 @contextlib.contextmanager

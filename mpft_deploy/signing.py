@@ -7,14 +7,12 @@ files: the private one PKCS #8, unencrypted and readable by its owner alone.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
-from mpft_deploy.files import display, explain_full_disk, sha256
+from mpft_deploy.files import display, sha256, write_atomic
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -173,20 +171,7 @@ def _read_key(path: Path) -> bytes:
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:
-    """Write a file that did not exist, whole or not at all."""
-    with explain_full_disk(path):
-        # mkstemp makes a file that only its owner can read, before a byte is in it.
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(mode)
-            os.link(name, path)  # unlike a rename, a link never replaces
-        except FileExistsError:
-            raise UsageError(
-                f"{display(path)} exists already; keys are never overwritten"
-            ) from None
-        finally:
-            Path(name).unlink(missing_ok=True)
+    try:
+        write_atomic(path, data, mode=mode, replace=False)
+    except FileExistsError:
+        raise UsageError(f"{display(path)} exists already; keys are never overwritten") from None

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from mpft_deploy.weights import F32
-
 U8 = npt.NDArray[np.uint8]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -23,12 +21,6 @@ def spread(logits: npt.ArrayLike, count: int = GOLDEN_COUNT) -> I64:
     for target in np.linspace(values.min(), values.max(), min(count, len(values))):
         free[np.argmin(np.where(free, np.abs(values - target), np.inf))] = False
     return np.flatnonzero(~free)
-
-
-def choose(crops: U8, logits: F32) -> tuple[U8, F32]:
-    """The golden crops out of a pool of u8 [n, S, S, 3] with logits f32 [n]."""
-    chosen = spread(logits)
-    return crops[chosen], logits[chosen]
 
 
 def synthetic_crops(size: int, *, count: int = POOL, seed: int = 0) -> U8:

@@ -16,7 +16,7 @@ from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.calibrate import fit_calibration
 from mpft_deploy.detector.card import model_card
 from mpft_deploy.detector.evaluate import crop_logits, image_logits
-from mpft_deploy.detector.golden import choose, spread, synthetic_crops
+from mpft_deploy.detector.golden import spread, synthetic_crops
 from mpft_deploy.detector.model import Detector
 from mpft_deploy.detector.run_folder import EpochReport
 from mpft_deploy.detector.settings import GoldenSource, TrainSettings
@@ -125,7 +125,7 @@ def _golden(
         crops = load_views([val[index].path for index in spread(logits)], size)
     else:
         pool = synthetic_crops(size, seed=seed)
-        crops, _ = choose(pool, crop_logits(model, pool, keep, seed=spec.keep_seed))
+        crops = pool[spread(crop_logits(model, pool, keep, seed=spec.keep_seed))]
     return Golden(np.ascontiguousarray(crops), crop_logits(model, crops, keep, seed=spec.keep_seed))
 
 
