@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,20 @@ def shared() -> Path:
     if not (folder / "data" / "manifest.csv").exists():
         pytest.skip("the development images are not here; set MPFT_SHARED to their folder")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    """A real browser with one page, `dashboard_screenshots.Browser`; skips where there is none."""
+    pytest.importorskip("websockets")
+    from dashboard_screenshots import Browser
+
+    try:
+        one = Browser()
+    except FileNotFoundError as error:
+        pytest.skip(f"{error}: apt install chromium")
+    yield one
+    one.close()
 
 
 @pytest.fixture(scope="session")

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command import MPFT
 from dashboard_screenshots import PHONE, Browser
 from profile_screenshots import WIDE, open_whole
-
-pytestmark = pytest.mark.skipif(
-    shutil.which("chromium") is None, reason="chromium is not installed: apt install chromium"
-)
 
 # Texts of a picture that lie over each other or beyond its edge; names of layers are cut to fit.
 UNREADABLE = """
@@ -46,14 +40,6 @@ def report(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [*MPFT, "profile", str(bundle), *options, "--html", str(path)]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    pytest.importorskip("websockets")
-    one = Browser()
-    yield one
-    one.close()
 
 
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["desktop", "phone"])

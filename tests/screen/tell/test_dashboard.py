@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Iterator
 
@@ -18,18 +17,6 @@ from mpft_deploy.screen.tell.server import Server
 
 TOKEN = "a-token-of-more-than-16"
 LIVE = "document.querySelector('#link')?.textContent === 'live'"
-
-pytestmark = pytest.mark.skipif(
-    shutil.which("chromium") is None, reason="chromium is not installed: apt install chromium"
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    pytest.importorskip("websockets")
-    one = Browser()
-    yield one
-    one.close()
 
 
 @pytest.fixture(scope="module")
