@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from mpft_deploy.bundle import Certificate, Comparison, Latency
+from mpft_deploy.engine import BACKENDS, find_backend, get_backend
 from mpft_deploy.errors import UsageError
 from mpft_deploy.export.pipeline import Made, Request, precision_name
 from mpft_deploy.export.sensitivity import Layers
 from mpft_deploy.profile.latency import Stopwatch
 from mpft_deploy.spec import Record
+
+AUTO = "auto"
+TARGETS = {"auto": tuple(BACKENDS), "cpu": ("onnxruntime", "openvino")}
+"""Target → the backends that are tried for it."""
 
 
 @dataclass(frozen=True)
@@ -96,3 +102,27 @@ class Candidate:
     def lose(self, reason: str) -> None:
         """Say why it is not taken, and free its memory."""
         self.why_lost, self.made, self.watch = reason, None, None
+
+
+def combinations(request: Request, target: str, keeps: Sequence[str | None]) -> list[Request]:
+    """One request for each backend, precision and keep rule that go together."""
+    backends = TARGETS[target] if request.backend == AUTO else (request.backend,)
+    if request.backend != AUTO:
+        get_backend(request.backend)
+    out = []
+    for backend in backends:
+        taken = find_backend(backend).PRECISIONS
+        wanted = taken if request.precision == AUTO else (request.precision,)
+        out += [
+            replace(request, backend=backend, precision=precision, keep=keep)
+            for precision in wanted
+            if precision in taken
+            for keep in keeps
+        ]
+    if not out:
+        raise UsageError(
+            f"none of the backends {', '.join(backends)} takes precision {request.precision}"
+        )
+    if request.float_layers and request.precision == AUTO:
+        raise UsageError("--float-layers goes with one --precision; auto finds the layers itself")
+    return out

@@ -21,10 +21,18 @@ import numpy as np
 
 from mpft_deploy import __version__
 from mpft_deploy.bundle import Certificate, Comparison, Device
-from mpft_deploy.engine import BACKENDS, find_backend, get_backend
+from mpft_deploy.engine import find_backend
 from mpft_deploy.engine.certificate import compare_golden, judge
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, MpftError, UsageError
-from mpft_deploy.export.candidates import Candidate, LatencyLimit, Proven, Sensitivity, Timed
+from mpft_deploy.export.candidates import (
+    AUTO,
+    Candidate,
+    LatencyLimit,
+    Proven,
+    Sensitivity,
+    Timed,
+    combinations,
+)
 from mpft_deploy.export.materials import Materials, Say
 from mpft_deploy.export.notebook import Notebook
 from mpft_deploy.export.pipeline import (
@@ -45,10 +53,6 @@ from mpft_deploy.export.sensitivity import Layers, float_layer_ladder
 from mpft_deploy.files import absolute, check_free, sha256
 from mpft_deploy.profile.latency import Stopwatch
 from mpft_deploy.signing import load_signer
-
-AUTO = "auto"
-TARGETS = {"auto": tuple(BACKENDS), "cpu": ("onnxruntime", "openvino")}
-"""Target → the backends that are tried for it."""
 
 TILES = (63, 95, 127, 191)
 """Counts of cells that fill a GPU's matmul tiles together with the class token."""
@@ -137,7 +141,7 @@ class _Search:
         self._device = msgspec.to_builtins(Device.here())
         own = self._materials.detector.spec.keep
         rules = [None if keep == own else keep for keep in self._rules(keeps)] or [request.keep]
-        self.candidates = [Candidate(one) for one in _combinations(request, target, rules)]
+        self.candidates = [Candidate(one) for one in combinations(request, target, rules)]
         # Read now: an image that cannot be read is no candidate's fault.
         self._images = self._materials.views.fingerprint if self._materials.views else None
         self._calibration = sha256(self._materials.calibration_views.tobytes())
@@ -382,27 +386,3 @@ def _take_turn(watch: Stopwatch) -> None:
     """Time a round once the engine before has let go of the cores: its threads spin for a while."""
     time.sleep(PAUSE_SECONDS)
     watch.time(ROUND)
-
-
-def _combinations(request: Request, target: str, keeps: Sequence[str | None]) -> list[Request]:
-    """One request for each backend, precision and keep rule that go together."""
-    backends = TARGETS[target] if request.backend == AUTO else (request.backend,)
-    if request.backend != AUTO:
-        get_backend(request.backend)
-    out = []
-    for backend in backends:
-        taken = find_backend(backend).PRECISIONS
-        wanted = taken if request.precision == AUTO else (request.precision,)
-        out += [
-            replace(request, backend=backend, precision=precision, keep=keep)
-            for precision in wanted
-            if precision in taken
-            for keep in keeps
-        ]
-    if not out:
-        raise UsageError(
-            f"none of the backends {', '.join(backends)} takes precision {request.precision}"
-        )
-    if request.float_layers and request.precision == AUTO:
-        raise UsageError("--float-layers goes with one --precision; auto finds the layers itself")
-    return out
