@@ -37,6 +37,7 @@ from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.memory import give_frames_back
 from mpft_deploy.screen.streams.records import Event, FrameEvent
+from mpft_deploy.screen.streams.settings import ScreenSettings
 from mpft_deploy.screen.streams.watch import TICK, Watch
 from mpft_deploy.statistics import summary
 
@@ -231,10 +232,14 @@ def run_one(bundle: Path, name: str, how: str, seconds: float, clip: Path) -> di
     scenario = SCENARIOS[name]
     phases = min(scenario.sources, 16)
     read = read_bundle(bundle)
-    if how == "mpft":
-        give_frames_back()  # as `mpft screen` does
-    screener = Screener(read, load_engine(read, spin=how != "mpft"))
-    run = run_watch if how == "mpft" else run_loop
+    run, batch, threads = run_loop, 1, 0
+    if how == "mpft":  # as `mpft screen` does
+        give_frames_back()
+        settings = ScreenSettings()
+        batch, threads = settings.batch_of(read.info), settings.threads_for(scenario.sources)
+        run = run_watch
+    engine = load_engine(read, threads=threads, spin=how != "mpft")
+    screener = Screener(read, engine, batch=batch)
     with rtsp_load.running(clip, phases) as (port, start, process):
         before, began = _cpu(process.pid), time.monotonic()
         result = run(scenario, screener, port, start, rtsp_load.offsets(FRAMES, phases), seconds)

@@ -140,6 +140,12 @@ class BundleInfo(Record, frozen=True):
     sources: dict[str, str]
     compute_capability: tuple[str, ...] = ()
 
+    @property
+    def mixes_views(self) -> bool:
+        """Whether a view's logit depends on the views that are judged with it: int8 takes the scale
+        of its activations from the whole batch."""
+        return self.precision == "int8"
+
 
 @dataclass(frozen=True)
 class Bundle:

@@ -56,14 +56,14 @@ if TYPE_CHECKING:
     "--batch",
     type=click.IntRange(1),
     default=1,
-    show_default=True,
-    help="Views in one call of the engine. More than 1 may move an int8 engine's logits a little.",
+    help="Views in one call of the engine.  [default: 1; of streams, up to 8 that wait]  More than "
+    "1 may move the logits of an engine in int8 a little.",
 )
 @click.option(
     "--threads",
     type=click.IntRange(0),
     default=0,
-    help="CPU threads; 0: all cores.",
+    help="CPU threads of the engine.  [default: all cores; one fewer for several streams]",
 )
 @click.option("--report", type=PATH, help="Write one HTML file that needs nothing else.")
 @click.option(

@@ -98,9 +98,13 @@ def run_streams(
         hide_arguments(source.target for source in config.sources)
         screen = config.screen
         bundle = open_bundle(Path(screen.bundle) if screen.bundle else None)
-        engine = load_engine(bundle, threads=screen.threads, spin=False)
+        engine = load_engine(bundle, threads=screen.threads_for(len(config.sources)), spin=False)
         screener = Screener(
-            bundle, engine, views=screen.views, threshold=screen.threshold, batch=screen.batch
+            bundle,
+            engine,
+            views=screen.views,
+            threshold=screen.threshold,
+            batch=screen.batch_of(bundle.info),
         )
         _warn(config, bundle)
         watch = _open_watch(config, screener, bundle, people=not as_json)
@@ -197,7 +201,7 @@ def _reload(watch: Watch, read: Callable[[], Config]) -> None:
 
 def _warn(config: Config, bundle: Bundle) -> None:
     """Say what an operator may not expect."""
-    if config.screen.batch > 1 and bundle.info.precision == "int8":
+    if config.screen.batch > 1 and bundle.info.mixes_views:
         logger.warning(
             "batch %d: this int8 engine was certified one view at a time; frames that are judged "
             "together may move each other's logits a little",

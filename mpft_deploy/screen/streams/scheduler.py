@@ -2,7 +2,9 @@
 
 Sources hold their newest frame alone, so nothing can pile up: a machine that is too slow sees fewer
 frames of each source, evenly, and none that is old. The source that was served longest ago comes
-next; frames that can wait coded are decoded shortly before (`decoders`).
+next; frames that can wait coded are decoded shortly before (`decoders`). A batch is what waits when
+the engine is free: one frame where it keeps up, more where it does not, which it judges in less
+time than one by one.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.tell.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+
+BATCH_SECONDS = 0.25
+"""A batch is full with as many frames as are judged in this time."""
 
 IDLE = 0.2
 """Seconds that the thread sleeps at most: how soon it notices that it should stop."""
@@ -184,7 +189,9 @@ class Scheduler:
         batch: list[_Work] = []
         views, began = 0, self._clock.monotonic()
         found = False
-        while views < self._screener.batch_size:
+        while (
+            views < self._screener.batch_size and len(batch) * self._judging.seconds < BATCH_SECONDS
+        ):
             channel = self._next(batch)
             if channel is None:
                 left = began + self._settings.wait - self._clock.monotonic()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
+from mpft_deploy.cores import available_cores
 from mpft_deploy.screen.streams.address import Address, parse
 from mpft_deploy.spec import Probability, Record
+
+if TYPE_CHECKING:
+    from mpft_deploy.bundle import BundleInfo
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0)]
@@ -90,14 +94,20 @@ class DecisionSettings(Record, frozen=True):
     scene: Probability = 0.4
 
 
+BATCH = 8
+"""Views from which on two cores' engines gain little more: half the time of eight single ones."""
+
+
 class ScreenSettings(Record, frozen=True):
     """The screening itself: [screen] of cameras.toml; the command line goes first.
 
     Attributes:
         bundle: folder of the bundle to judge with.
-        views, threshold, batch: see `Screener`.
-        threads: CPU threads of the engine; 0 takes all cores. They sleep while they wait, since
-            decoding needs the cores too.
+        views, threshold: see `Screener`.
+        batch: views that are judged at once, at most; 0 takes 8, or 1 where the engine's logits
+            depend on that.
+        threads: CPU threads of the engine; 0 takes all cores for one source and leaves one to
+            decoding where there are more. They sleep while they wait.
         wait: seconds that a frame may wait for others to fill a batch.
         max_age: seconds; an older frame is dropped, never judged.
     """
@@ -105,7 +115,15 @@ class ScreenSettings(Record, frozen=True):
     bundle: str = ""
     views: Literal["centre", "five", "grid"] = "centre"
     threshold: Probability | None = None
-    batch: Annotated[int, msgspec.Meta(ge=1)] = 1
+    batch: Annotated[int, msgspec.Meta(ge=0)] = 0
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
-    wait: Share = 0.02
+    wait: Share = 0.0
     max_age: Seconds = 2.0
+
+    def batch_of(self, info: BundleInfo) -> int:
+        """Views that an engine judges at once, at most."""
+        return self.batch or (1 if info.mixes_views else BATCH)
+
+    def threads_for(self, sources: int) -> int:
+        """CPU threads of the engine."""
+        return self.threads or max(1, available_cores() - (sources > 1))

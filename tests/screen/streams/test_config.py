@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from mpft_deploy.bundle import read_bundle
+from mpft_deploy.cores import available_cores
 from mpft_deploy.errors import InputError
 from mpft_deploy.screen.streams.config import read_config
+from mpft_deploy.screen.streams.settings import ScreenSettings
 
 GOOD = """
 [screen]
@@ -61,6 +65,17 @@ def test_a_whole_configuration(tmp_path: Path) -> None:
     assert config.screen.batch == 4
     assert config.tell.http is not None
     assert config.tell.webhook is None
+
+
+def test_batch_and_threads_follow_engine_and_sources(bundle: Path) -> None:
+    own = ScreenSettings()
+    fp32 = read_bundle(bundle).info
+    int8 = msgspec.structs.replace(fp32, precision="int8")
+    assert (own.batch_of(fp32), own.batch_of(int8)) == (8, 1)
+    assert ScreenSettings(batch=4).batch_of(int8) == 4
+    cores = available_cores()
+    assert (own.threads_for(1), own.threads_for(2)) == (cores, max(1, cores - 1))
+    assert ScreenSettings(threads=3).threads_for(9) == 3
 
 
 SOURCE = '[[source]]\naddress = "rtsp://cam/a"\n'

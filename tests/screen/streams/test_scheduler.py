@@ -52,12 +52,13 @@ def run(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
         seconds: float,
         *,
         engine_seconds: float = 0.0,
+        view_seconds: float = 0.0,
         batch: int = 1,
         screen: ScreenSettings | None = None,
         **settings: Any,
     ) -> tuple[Watch, list[Event], SlowEngine]:
         read = read_bundle(bundle)
-        engine = SlowEngine(load_engine(read, threads=1), engine_seconds)
+        engine = SlowEngine(load_engine(read, threads=1), engine_seconds, view_seconds)
         screener = Screener(read, engine, batch=batch)
         monkeypatch.setitem(READERS, "gst", lambda s, a: readers[s.name](s, a))
         sources = [
@@ -142,6 +143,15 @@ def test_batches_fill_across_sources_and_give_the_same_logits(run: Any) -> None:
     assert max(engine.batches) == 4
     assert np.mean(engine.batches) > 2
     assert set(counts(events)) == set(readers)
+
+
+def test_a_batch_is_what_waits_and_can_be_judged_in_a_quarter_second(run: Any) -> None:
+    readers = {f"s{index}": stream(40) for index in range(8)}
+    _, events, engine = run(readers, 3, view_seconds=0.1, batch=8)
+    # Of the first nobody knows yet how long it takes.
+    assert set(engine.batches[2:]) == {3}
+    shares = counts(events)
+    assert max(shares.values()) - min(shares.values()) <= 2
 
 
 def test_a_lone_frame_does_not_wait_for_a_batch(run: Any) -> None:
