@@ -98,8 +98,7 @@ SHARED := $(or $(MPFT_SHARED),../shared)
 train-shipped: .venv-test/installed
 	.venv-test/bin/mpft train $(SHARED)/data/manifest.csv --out $(SHIPPED) --overwrite \
 		--backbone ViT-B-16-quickgelu@$(SHARED)/backbones/clip-vit-b-16-openai-int8.safetensors \
-		--depth 9 --taps 4 --train-keep smooth:60+textured:60 --keep textured:60 --batch 32 \
-		--backbone-lr 2e-5 --blend 0.5 --precision f32 --stored int6 --golden synthetic
+		--precision f32 --stored int6 --golden synthetic
 	.venv-test/bin/mpft calibrate $(SHIPPED) $(SHARED)/data/manifest.csv --split val \
 		--false-alarm 2%
 

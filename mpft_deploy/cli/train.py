@@ -34,11 +34,11 @@ PLAIN_SECONDS = 15.0
 )
 @click.option(
     "--train-keep",
-    default="smooth:96",
+    default="smooth:60+textured:60",
     show_default=True,
     help="Cells kept while fine-tuning: smooth:K, textured:K, random:K or all; several by `+`.",
 )
-@click.option("--keep", default="textured:96", show_default=True, help="Cells kept at inference.")
+@click.option("--keep", default="textured:60", show_default=True, help="Cells kept at inference.")
 @click.option(
     "--fill",
     type=click.Choice(["drop", "zero"]),
@@ -46,17 +46,19 @@ PLAIN_SECONDS = 15.0
     show_default=True,
     help="While fine-tuning, drop the other cells or zero their pixels.",
 )
-@click.option("--depth", type=click.IntRange(1), help="Use the first D blocks. Default: all.")
+@click.option(
+    "--depth", type=click.IntRange(1), help="Use the first D blocks. Default: three quarters."
+)
 @click.option(
     "--taps",
     type=click.IntRange(1),
-    default=1,
+    default=4,
     show_default=True,
     help="Read the class token after each of the last T of them.",
 )
 @click.option("--epochs", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--batch", type=click.IntRange(2), default=16, show_default=True)
-@click.option("--backbone-lr", type=click.FloatRange(0), default=1e-5, show_default=True)
+@click.option("--batch", type=click.IntRange(2), default=32, show_default=True)
+@click.option("--backbone-lr", type=click.FloatRange(0), default=2e-5, show_default=True)
 @click.option("--head-lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True)
 @click.option(
     "--layer-decay",
@@ -78,7 +80,7 @@ PLAIN_SECONDS = 15.0
 @click.option(
     "--blend",
     type=click.FloatRange(0, 1),
-    default=1.0,
+    default=0.5,
     show_default=True,
     help="Share of the fine-tuned weights in those that are kept; the rest are the backbone's.",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -17,14 +18,15 @@ GoldenSource = Literal["validation", "synthetic"]
 
 
 class TrainSettings(Record, frozen=True):
-    """Settings of a run. The paper's abstract fixes none of them: the defaults are ours.
+    """Settings of a run. The paper's abstract fixes none of them: the defaults are ours, those of
+    the shipped detector (docs/method.md).
 
     Attributes:
         backbone: NAME[@SOURCE], see `load_backbone`.
         train_keep, fill: cells kept while fine-tuning (several rules joined by `+` take turns), and
             whether the others are dropped or their pixels zeroed.
         keep: cells kept at inference; validation and calibration go by it.
-        depth: how many of the backbone's blocks are used; None for all.
+        depth: how many of the backbone's blocks are used; None for three quarters of them.
         taps: after how many of these, the last ones, the class token is read at inference.
         epochs, batch: passes over the training images, images a step.
         backbone_lr, head_lr: highest learning rates of the one-cycle schedule.
@@ -39,19 +41,19 @@ class TrainSettings(Record, frozen=True):
     """
 
     backbone: str = DEFAULT_BACKBONE
-    train_keep: str = "smooth:96"
+    train_keep: str = "smooth:60+textured:60"
     fill: Literal["drop", "zero"] = "drop"
-    keep: str = "textured:96"
+    keep: str = "textured:60"
     depth: int | None = None
-    taps: int = 1
+    taps: int = 4
     epochs: int = 2
-    batch: int = 16
-    backbone_lr: float = 1e-5
+    batch: int = 32
+    backbone_lr: float = 2e-5
     head_lr: float = 1e-3
     layer_decay: float = 0.8
     augment: float = 0.5
     dropout: float = 0.1
-    blend: float = 1.0
+    blend: float = 0.5
     seed: int = 0
     precision: Precision = "bf16"
 
@@ -75,7 +77,7 @@ class TrainSettings(Record, frozen=True):
         KeepRule.parse(self.keep).resolve(tower.cells)
         parse_mixture(self.train_keep, tower.cells)
         layers = tower.architecture.layers
-        depth = layers if self.depth is None else self.depth
+        depth = math.ceil(0.75 * layers) if self.depth is None else self.depth
         if not 1 <= depth <= layers:
             raise UsageError(f"depth {depth}: {tower.architecture.name} has 1 to {layers} blocks")
         if not 1 <= self.taps <= depth:

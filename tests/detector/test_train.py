@@ -53,8 +53,8 @@ class Listener:
 @pytest.fixture
 def settings(tiny_backbone: str) -> TrainSettings:
     return TrainSettings(
-        backbone=tiny_backbone, train_keep="smooth:6", keep="textured:7", depth=2, epochs=4,
-        batch=8, backbone_lr=1e-3, head_lr=1e-2, seed=3, precision="f32",
+        backbone=tiny_backbone, train_keep="smooth:6", keep="textured:7", depth=2, taps=1, epochs=4,
+        batch=8, blend=1.0, backbone_lr=1e-3, head_lr=1e-2, seed=3, precision="f32",
     )  # fmt: skip
 
 
@@ -261,7 +261,7 @@ def arguments(world: Path, out: Path, backbone: str) -> list[str]:
     return [
         "train", str(world / "train"), "--val", str(world / "val"), "--out", str(out),
         "--backbone", backbone, "--train-keep", "smooth:6", "--keep", "textured:7", "--depth", "2",
-        "--batch", "8", "--backbone-lr", "1e-3", "--seed", "3", "--precision", "f32",
+        "--taps", "1", "--blend", "1", "--batch", "8", "--backbone-lr", "1e-3", "--seed", "3", "--precision", "f32",
     ]  # fmt: skip
 
 
