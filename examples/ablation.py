@@ -60,12 +60,9 @@ class Variant:
     blends: tuple[float, ...] = (1.0,)
 
 
-SHIPPED: dict[str, Any] = {"depth": 9, "taps": 4, "batch": 32, "backbone_lr": 2e-5}
-
-
 def variant(rule: str, blends: tuple[float, ...] = (1.0,), **changes: Any) -> Variant:
-    """A variant that is named by its training rule and what else it changes."""
-    told = {**SHIPPED, "train_keep": rule, "keep": f"textured:{CELLS}", **changes}
+    """A variant of the default recipe, named by its training rule and what else it changes."""
+    told = {"train_keep": rule, "keep": f"textured:{CELLS}", **changes}
     changed = "".join(f", {name} {value}" for name, value in changes.items())
     return Variant(f"{rule}{changed}", told, INFERENCE, blends)
 
@@ -74,7 +71,7 @@ def at_cells(count: int) -> Variant:
     """The shipped mixture with other numbers of cells, judged by these too."""
     rule = MIXED.format(count)
     own = (f"textured:{count}", "all")
-    return Variant(rule, {**SHIPPED, "train_keep": rule, "keep": own[0]}, own)
+    return Variant(rule, {"train_keep": rule, "keep": own[0]}, own)
 
 
 VARIANTS = [

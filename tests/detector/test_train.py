@@ -261,7 +261,8 @@ def arguments(world: Path, out: Path, backbone: str) -> list[str]:
     return [
         "train", str(world / "train"), "--val", str(world / "val"), "--out", str(out),
         "--backbone", backbone, "--train-keep", "smooth:6", "--keep", "textured:7", "--depth", "2",
-        "--taps", "1", "--blend", "1", "--batch", "8", "--backbone-lr", "1e-3", "--seed", "3", "--precision", "f32",
+        "--taps", "1", "--blend", "1", "--batch", "8", "--backbone-lr", "1e-3", "--seed", "3",
+        "--precision", "f32",
     ]  # fmt: skip
 
 
