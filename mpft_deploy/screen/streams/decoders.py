@@ -18,31 +18,14 @@ from typing import Protocol
 from mpft_deploy.cores import available_cores
 from mpft_deploy.screen.streams.attempt import GRACE, Coded
 from mpft_deploy.screen.streams.clock import Clock
+from mpft_deploy.screen.streams.pace import Mean, Pace
 from mpft_deploy.screen.streams.pixels import Shot
-from mpft_deploy.screen.streams.settings import ScreenSettings
 from mpft_deploy.screen.streams.source import Source
 
 logger = logging.getLogger(__name__)
 
 MOST = 8
 """Threads, at most; FFmpeg decodes hundreds of keyframes of 1080p a second with them."""
-
-WEIGHT = 0.1
-"""Of the newest duration in a mean."""
-
-
-class Mean:
-    """A running mean of durations, in seconds; 0 before the first."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._begun = False
-
-    def add(self, seconds: float) -> None:
-        """One more."""
-        weight = WEIGHT if self._begun else 1.0
-        self.seconds += weight * (seconds - self.seconds)
-        self._begun = True
 
 
 class _Worker:
@@ -66,20 +49,17 @@ class Decoders:
 
     Args:
         turns: the sources now.
-        batch: frames that are judged at once.
-        judging: how long one frame takes to be judged.
+        pace: of the engine.
     """
 
     def __init__(
         self,
         turns: Callable[[], Sequence[Turn]],
-        settings: ScreenSettings,
         clock: Clock,
-        batch: int,
-        judging: Mean,
+        pace: Pace,
     ) -> None:
-        self._turns, self._settings, self._clock = turns, settings, clock
-        self._batch, self._judging, self._decoding = batch, judging, Mean()
+        self._turns, self._clock, self._pace = turns, clock, pace
+        self._decoding = Mean()
         self._changed = threading.Condition()
         self._news = self._stopping = False
         self._workers = [_Worker(self._run) for _ in range(min(MOST, available_cores()))]
@@ -145,17 +125,18 @@ class Decoders:
         """A frame that is to be decoded now, and in how many seconds it is judged then."""
         waiting = [turn for turn in self._turns() if turn.source.waiting() is not None]
         waiting.sort(key=lambda turn: turn.served)
-        judging = self._judging.seconds
-        ahead = self._batch + (math.ceil(self._decoding.seconds / judging) if judging else MOST)
+        pace = self._pace.turn.seconds
+        meanwhile = math.ceil(self._decoding.seconds / pace) if pace else MOST
+        ahead = self._pace.batch + meanwhile
         for place, turn in enumerate(waiting[:ahead]):
             frame = turn.source.claim()
             if frame is not None:
-                return turn.source, frame, (place + 0.5) * judging
+                return turn.source, frame, (place + 0.5) * pace
         return None
 
     def _decode(self, frame: Coded, wait: float) -> Shot | str:
         began = self._clock.monotonic()
-        if began + wait - frame.received > self._settings.max_age:
+        if began + wait - frame.received > self._pace.oldest:
             return "overload"
         try:
             result = frame.decode()

@@ -20,8 +20,9 @@ from mpft_deploy.screen.screener import Judged, Prepared, Screener
 from mpft_deploy.screen.streams.attempt import Captured
 from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.decision import I32, StreamDecision, movement
-from mpft_deploy.screen.streams.decoders import Decoders, Mean
+from mpft_deploy.screen.streams.decoders import Decoders
 from mpft_deploy.screen.streams.emitter import Emitter
+from mpft_deploy.screen.streams.pace import Pace
 from mpft_deploy.screen.streams.pixels import Cutter, Shot
 from mpft_deploy.screen.streams.records import FrameEvent, Picture, StreamEvent
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings
@@ -29,9 +30,6 @@ from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.tell.metrics import Metrics
 
 logger = logging.getLogger(__name__)
-
-BATCH_SECONDS = 0.25
-"""A batch is full with as many frames as are judged in this time."""
 
 IDLE = 0.2
 """Seconds that the thread sleeps at most: how soon it notices that it should stop."""
@@ -90,11 +88,10 @@ class Scheduler:
         self._cutter = Cutter()
         self._channels: tuple[Channel, ...] = ()
         self._turn = 0
+        self._busy_since: float | None = None  # end of a batch behind which frames waited
         self._wake, self._stop = threading.Event(), threading.Event()
-        self._judging = Mean()
-        self._decoders = Decoders(
-            lambda: self._channels, settings, clock, screener.batch_size, self._judging
-        )
+        self._pace = Pace(screener.batch_size, settings.max_age)
+        self._decoders = Decoders(lambda: self._channels, clock, self._pace)
         self.turned = clock.monotonic()
         """When the thread last went round, by the monotonic clock."""
         self.failure: Exception | None = None
@@ -176,6 +173,8 @@ class Scheduler:
                 self.idle = False
                 found = self._round()
                 self.idle = True
+                if not any(channel.source.waiting() is not None for channel in self._channels):
+                    self._busy_since = None
                 if not found:
                     self._wake.wait(IDLE)
                     self._wake.clear()
@@ -189,9 +188,7 @@ class Scheduler:
         batch: list[_Work] = []
         views, began = 0, self._clock.monotonic()
         found = False
-        while (
-            views < self._screener.batch_size and len(batch) * self._judging.seconds < BATCH_SECONDS
-        ):
+        while views < self._screener.batch_size and len(batch) < self._pace.batch:
             channel = self._next(batch)
             if channel is None:
                 left = began + self._settings.wait - self._clock.monotonic()
@@ -207,6 +204,9 @@ class Scheduler:
                 views += len(work.prepared.views)
         if batch:
             self._judge(batch)
+            now = self._clock.monotonic()
+            self._pace.turn.add((now - (self._busy_since or began)) / len(batch))
+            self._busy_since = now
         return found
 
     def _next(self, batch: Sequence[_Work]) -> Channel | None:
@@ -227,7 +227,7 @@ class Scheduler:
         self._decoders.wake()  # the next is one place nearer
         now = self._clock.monotonic()
         self._metrics.observe_stage("wait", now - frame.received)
-        if now - frame.received > self._settings.max_age:
+        if now - frame.received > self._pace.oldest:
             source.tally.drop("stale")
             return None
         # One whose frame was too old keeps its place, or it would wait for another whole round.
@@ -256,7 +256,7 @@ class Scheduler:
         started = time.perf_counter()
         judged = self._screener.judge([work.prepared for work in batch])
         done = time.perf_counter()
-        self._judging.add((done - started) / len(batch))
+        self._pace.judging.add((done - started) / len(batch))
         self._metrics.observe_stage("engine", done - started)
         self._metrics.observe_batch(len(batch))
         for work, result in zip(batch, judged, strict=True):
