@@ -81,7 +81,7 @@ def run_streams(
     from mpft_deploy.screen.screener import Screener
     from mpft_deploy.screen.streams.conceal import hide_arguments
     from mpft_deploy.screen.streams.log import set_up_logging
-    from mpft_deploy.screen.streams.memory import TRIM_SECONDS, give_frames_back, trim
+    from mpft_deploy.screen.streams.memory import give_frames_back
     from mpft_deploy.screen.streams.notify import Notifier
 
     secrets: set[str] = set()
@@ -110,7 +110,6 @@ def run_streams(
         watch = _open_watch(config, screener, bundle, people=not as_json)
         notifier = Notifier()
         end = None if seconds is None else time.monotonic() + seconds
-        next_trim = time.monotonic() + TRIM_SECONDS
         watch.start()
         notifier.send(f"READY=1\nSTATUS=screening {len(config.sources)} sources")
         while not (flags.stop.is_set() or watch.finished or _reader_left()):
@@ -119,9 +118,6 @@ def run_streams(
             if flags.reload.is_set():
                 flags.reload.clear()
                 _reload(watch, read)
-            if time.monotonic() >= next_trim:
-                next_trim += TRIM_SECONDS
-                trim()
             watch.tick()
             if watch.alive():
                 notifier.alive()

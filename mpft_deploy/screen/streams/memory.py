@@ -6,16 +6,12 @@ live long, in an arena for every few threads, and what is freed between those st
 16 cameras of 720p 65 MB beside the 62 MB in use, and ever more. With the limit kept at its first
 value that is 4 MB beside 64, and does not grow. Decoders use their frames again and again, so few
 more blocks have to be asked for.
-
-Small blocks that were freed between others are returned by nobody, a few MB that grow for hours;
-trimming returns the pages in them.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
 """Of mallopt(3) in glibc."""
@@ -27,29 +23,15 @@ ARENAS = 2
 """Threads share them: those of sources wait for data most of the time, not for each other."""
 
 
-TRIM_SECONDS = 60.0
-"""Between two trims of a program that runs for weeks; one takes some milliseconds."""
-
-
 def give_frames_back() -> bool:
     """Set the allocator of this process, before its threads start; whether it could be set.
 
     For a program's start, not for a library: it concerns the whole process. Allocators other than
     glibc's are left as they are.
     """
-    mallopt = _of_glibc("mallopt")
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and all(
         mallopt(name, value) for name, value in ((M_MMAP_THRESHOLD, LARGE), (M_ARENA_MAX, ARENAS))
     )
-
-
-def trim() -> bool:
-    """Return all free pages of this process to the system; whether its allocator can."""
-    malloc_trim = _of_glibc("malloc_trim")
-    if malloc_trim is not None:
-        malloc_trim(ctypes.c_size_t(0))
-    return malloc_trim is not None
-
-
-def _of_glibc(name: str) -> Callable[..., int] | None:
-    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
