@@ -68,15 +68,16 @@ def variant(rule: str, blends: tuple[float, ...] = (1.0,), **changes: Any) -> Va
 
 
 def at_cells(count: int) -> Variant:
-    """The shipped mixture with other numbers of cells, judged by these too."""
+    """The mixture with other numbers of cells, judged by these too."""
     rule = MIXED.format(count)
     own = (f"textured:{count}", "all")
     return Variant(rule, {"train_keep": rule, "keep": own[0]}, own)
 
 
 VARIANTS = [
+    variant(f"textured:{CELLS}", (1.0, 0.5)),
     variant(MIXED.format(CELLS), BLENDS),
-    *(variant(f"{kind}:{CELLS}") for kind in ("textured", "smooth", "random")),
+    *(variant(f"{kind}:{CELLS}") for kind in ("smooth", "random")),
     variant(MIXED.format(CELLS), taps=1),
     *(at_cells(count) for count in (*FEWER, *MORE)),
     *(variant(MIXED.format(CELLS), depth=depth) for depth in TRAINED_DEPTHS if depth != 9),

@@ -63,7 +63,7 @@ sigmoid({calibration.scale:.4f} · (logit {calibration.shift:+.4f})), "unsure" b
 
 ## Method
 CLIP's image tower, fine-tuned on `{spec.train_keep}` of the {spec.cells} cells of each crop (the
-others {masked}) and run on `{spec.keep}`. {learnt} Hiding textured areas while fine-tuning is the
+others {masked}) and run on `{spec.keep}`. {learnt} Masking by texture while fine-tuning is the
 idea of "Detecting AI-Generated Images via Distributional Deviations from Real Images" (arXiv
 2601.03586), of which only the abstract could be read: texture measure, cells, selection, depth,
 head and settings are our reconstruction, and the paper's figures are not this detector's.
