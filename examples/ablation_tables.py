@@ -212,7 +212,7 @@ def plot(
         steps = sorted(ms)
         other.plot(steps, [ms[step] for step in steps], color="0.5", linestyle="--", marker=".")
         other.set(ylabel="ms a view, PyTorch float32 (dashed)", ylim=(0, None))
-    axes.legend(fontsize="small", frameon=False)
+    axes.legend(fontsize="small", frameon=False, loc="lower right" if ms else "best")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)

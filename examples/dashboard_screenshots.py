@@ -113,9 +113,15 @@ class Browser:
         return answer["result"].get("value")
 
     def wait_for(self, script: str, seconds: float = 60.0) -> None:
-        """Until a JavaScript expression is true."""
+        """Until a JavaScript expression is true; between two documents it may fail."""
         deadline = time.monotonic() + seconds
-        while not self.ask(script):
+        while True:
+            try:
+                if self.ask(script):
+                    return
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
             if time.monotonic() > deadline:
                 raise TimeoutError(f"never came true: {script}")
             time.sleep(0.1)
