@@ -95,7 +95,7 @@ class DecisionSettings(Record, frozen=True):
 
 
 BATCH = 8
-"""Views from which on two cores' engines gain little more: half the time of eight single ones."""
+"""Beyond so many views at once a CPU gains little; these take half the time of single ones."""
 
 
 class ScreenSettings(Record, frozen=True):

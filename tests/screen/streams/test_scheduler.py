@@ -127,13 +127,13 @@ def test_a_source_keeps_its_place_when_its_frame_was_too_old(run: Any) -> None:
                 old = not old
                 attempt.offer(shot, attempt.packet() - (5 if old else 0))
 
-    readers = {"late": late, **{f"s{index}": stream(50) for index in range(5)}}
-    watch, events, _ = run(readers, 6, engine_seconds=0.05)
+    readers = {"late": late, **{f"s{index}": stream(20) for index in range(11)}}
+    watch, events, _ = run(readers, 6, engine_seconds=0.03)
     shares = counts(events)
-    # Each second frame of it is too old; if it lost its place, it would be judged in every second
-    # round, 0.5 of what others are.
+    # Each second frame of it is too old, so it is judged one turn behind its place: 12 of 13 times.
+    # If it lost its place, it would be judged in every second round.
     assert watch.statuses()[0].dropped["stale"] >= shares["late"] - 2
-    assert shares["late"] > 0.7 * shares["s0"]
+    assert shares["late"] > 0.8 * shares["s0"]
 
 
 def test_batches_fill_across_sources_and_give_the_same_logits(run: Any) -> None:
@@ -149,7 +149,8 @@ def test_a_batch_is_what_waits_and_can_be_judged_in_a_quarter_second(run: Any) -
     readers = {f"s{index}": stream(40) for index in range(8)}
     _, events, engine = run(readers, 3, view_seconds=0.1, batch=8)
     # Of the first nobody knows yet how long it takes.
-    assert set(engine.batches[2:]) == {3}
+    assert max(engine.batches[2:]) == 3
+    assert np.mean(engine.batches[2:]) > 2
     shares = counts(events)
     assert max(shares.values()) - min(shares.values()) <= 2
 
