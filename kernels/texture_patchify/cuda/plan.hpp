@@ -132,12 +132,13 @@ inline int make_plan(const mpft_texture_patchify_args& args, int multiprocessors
   const int grid = args.size / args.patch;
   const int cells = grid * grid;
   const auto keep = static_cast<Keep>(args.keep);
-  // A block a frame keeps all scores in shared memory, and needs enough frames to fill the device.
+  // A block a frame keeps all scores in shared memory, and needs enough frames to fill the device:
+  // on 132 multiprocessors it is the faster at 256 frames and the slower at 64 (README.md).
   const bool fits = cells <= kCachedCells;
   if (args.schedule == MPFT_SCHEDULE_FRAMES && !fits) return MPFT_TOO_LARGE;
   plan.whole_frames = args.schedule == MPFT_SCHEDULE_FRAMES ||
                       (args.schedule == MPFT_SCHEDULE_AUTO && fits &&
-                       args.batch / 2 >= multiprocessors);
+                       args.batch / 3 * 2 >= multiprocessors);
   // Enough blocks to fill the device twice; each selects for itself and packs its share of slots.
   const int wanted = divide_up(2 * multiprocessors, args.batch > 0 ? args.batch : 1);
   int slots = divide_up(args.count, wanted);
