@@ -6,7 +6,8 @@
     python examples/ablation_tables.py WORK DOCS
 
 Each learns from one set of the manifest's `train` split and is judged on the other set's `val`
-images: neither its generators nor its kind of content were learnt from. `probe` keeps a frozen
+images, as they are and resized, blurred or re-saved: neither its generators nor its kind of content
+were learnt from. `probe` keeps a frozen
 backbone's features after each block; `run` fine-tunes each variant, appends its logits to
 WORK/logits.jsonl and goes on where it stopped; `latency` times one view; `ablation_tables.py` makes
 tables and pictures of all, without a backbone.
@@ -17,21 +18,26 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 import numpy as np
 
+if TYPE_CHECKING:
+    from mpft_deploy.dataset import Sample
+    from mpft_deploy.images import U8
+
 SETS = ("faces", "sd1")
-CELLS = 60
+CELLS, MORE = 60, 128
 MIXED = "smooth:{0}+textured:{0}"
-INFERENCE = ("all", *(f"{kind}:{CELLS}" for kind in ("textured", "random", "smooth")))
-FEWER, MORE = (20,), (128,)
+KINDS = ("textured", "random", "smooth")
+INFERENCE = ("all", *(f"{kind}:{CELLS}" for kind in KINDS))
 DEPTHS = range(4, 13)
-TRAINED_DEPTHS = (4, 6, 9, 12)
 BLENDS = (1.0, 0.7, 0.5, 0.3, 0.0)
 PROBED = ("all", f"textured:{CELLS}")
 POOLS = {
@@ -41,6 +47,8 @@ POOLS = {
 }
 """Which tokens (0 class, 1 mean patch), after how many blocks."""
 PROBE_PENALTY = 0.1
+TIMED = [(depth, CELLS) for depth in (4, 6, 9, 12)] + [(9, count) for count in (20, MORE, 196)]
+TIMED += [(depth, 196) for depth in (8, 10, 12)]
 VIEWS = 40
 """Timed for one figure of latency."""
 
@@ -49,41 +57,54 @@ Records = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Variant:
-    """One recipe: its settings, the rules it is judged by, and how much of what was learnt stays.
+    """One recipe, and how it is finished and judged: every rule by each share and number of taps.
 
-    Of each share in `blends` but 1, the frozen backbone makes up the rest; the name tells which.
+    rules: each has a head of its own.
+    blends: how much of what was learnt stays; the frozen backbone makes up the rest.
+    taps: after how many blocks, the last ones, the head reads the class token.
     """
 
     name: str
     settings: dict[str, Any]
-    rules: tuple[str, ...] = INFERENCE
-    blends: tuple[float, ...] = (1.0,)
+    rules: tuple[str, ...]
+    blends: tuple[float, ...] = (1.0, 0.5)
+    taps: tuple[int, ...] = (4,)
 
 
-def variant(rule: str, blends: tuple[float, ...] = (1.0,), **changes: Any) -> Variant:
-    """A variant of the default recipe, named by its training rule and what else it changes."""
-    told = {"train_keep": rule, "keep": f"textured:{CELLS}", **changes}
+def variant(
+    train_keep: str,
+    rules: tuple[str, ...],
+    blends: tuple[float, ...] = (1.0, 0.5),
+    taps: tuple[int, ...] = (4,),
+    **changes: Any,
+) -> Variant:
+    """A variant named by its training rule and what else it changes."""
     changed = "".join(f", {name} {value}" for name, value in changes.items())
-    return Variant(f"{rule}{changed}", told, INFERENCE, blends)
+    return Variant(train_keep + changed, {"train_keep": train_keep, **changes}, rules, blends, taps)
 
 
-def at_cells(count: int) -> Variant:
-    """The mixture with other numbers of cells, judged by these too."""
-    rule = MIXED.format(count)
-    own = (f"textured:{count}", "all")
-    return Variant(rule, {"train_keep": rule, "keep": own[0]}, own)
-
-
+FEW, MANY = (f"textured:{CELLS}", "all"), (f"textured:{MORE}", "all")
+MIXTURE = MIXED.format(CELLS)
+TAPS = (1, 2, 4, 6, 9)
 VARIANTS = [
-    variant(f"textured:{CELLS}", (1.0, 0.5)),
-    variant(MIXED.format(CELLS), BLENDS),
-    *(variant(f"{kind}:{CELLS}") for kind in ("smooth", "random")),
-    variant(MIXED.format(CELLS), taps=1),
-    *(at_cells(count) for count in (*FEWER, *MORE)),
-    *(variant(MIXED.format(CELLS), depth=depth) for depth in TRAINED_DEPTHS if depth != 9),
-    variant("all"),
-    *(variant(f"{kind}:{CELLS}", fill="zero") for kind in ("textured", "smooth", "random")),
-    variant(MIXED.format(CELLS), augment=0.0),
+    variant("all", (*INFERENCE, f"textured:{MORE}"), taps=TAPS),
+    variant(MIXTURE, INFERENCE, BLENDS),
+    *(variant(f"{kind}:{CELLS}", INFERENCE) for kind in KINDS),
+    *(variant(MIXED.format(count), (f"textured:{count}", "all")) for count in (20, MORE)),
+    *(variant(MIXTURE, FEW, depth=depth) for depth in (4, 6, 12)),
+    *(variant("all", MANY, taps=(1, 4, 6), depth=depth) for depth in (8, 10)),
+    variant("all", FEW, (1.0, 0.5, 0.0), (1, 4, 6, 8, 12), depth=12),
+    *(variant(f"{kind}:{CELLS}", FEW, (1.0,), fill="zero") for kind in KINDS),
+    variant(MIXTURE, FEW, augment=0.0),
+    variant(f"textured:{MORE}", (*FEW, f"textured:{MORE}")),
+    variant(f"random:{MORE}+textured:{MORE}", (*FEW, f"textured:{MORE}")),
+    variant("all", MANY, augment=1.0),
+    *(variant("all", MANY, backbone_lr=rate) for rate in (1e-5, 4e-5)),
+    *(variant("all", MANY, epochs=count) for count in (1, 4)),
+    *(variant("all", MANY, layer_decay=decay) for decay in (0.6, 1.0)),
+    variant("all", MANY, head_lr=1e-4),
+    variant("all", MANY, dropout=0.5),
+    variant("all", MANY, epochs=4, backbone_lr=4e-5),
 ]
 
 
@@ -98,49 +119,70 @@ class Lines:
             click.echo(f"  step {done} of {total}, loss {loss:.3f}")
 
 
-def run_one(variant: Variant, seed: int, manifest: Path, backbone: str, learnt: str) -> Records:
-    """Train on one set, and give the logits of the other under each inference rule."""
+def arriving(samples: list[Sample], size: int) -> Iterator[U8]:
+    """Centre views u8 [1, size, size, 3] of images that were resized or blurred, and re-saved."""
+    from mpft_deploy.detector.batches import disturb
+    from mpft_deploy.images import decode_image, views
+
+    for place, sample in enumerate(samples):
+        rng = np.random.default_rng((99, 7, place))
+        yield views(disturb(decode_image(sample.path), rng, 1.0), size)
+
+
+def run_one(
+    variant: Variant, seed: int, manifest: Path, backbone: str, learnt: str, device: str
+) -> Records:
+    """Train on one set; logits of the other's images, as they are and as they may arrive."""
     from mpft_deploy.dataset import find_samples
     from mpft_deploy.detector.backbone import load_backbone
-    from mpft_deploy.detector.evaluate import image_logits
+    from mpft_deploy.detector.evaluate import centre_crops, crop_logits
     from mpft_deploy.detector.loop import Images, Loop
-    from mpft_deploy.detector.model import Detector
+    from mpft_deploy.detector.model import Detector, choose_device
     from mpft_deploy.detector.run_folder import Progress, RunFolder
     from mpft_deploy.detector.settings import TrainSettings
     from mpft_deploy.spec import KeepRule
 
-    settings = TrainSettings(backbone=backbone, seed=seed, **variant.settings)
+    # Validation has its turn below, by more rules.
+    told = {**variant.settings, "keep": variant.rules[0]}
+    settings = TrainSettings(backbone=backbone, seed=seed, **told)
     train = [one for one in find_samples([manifest], "train") if one.set == learnt]
     unseen = [one for one in find_samples([manifest], "val") if one.set != learnt]
     whole = load_backbone(backbone)
+    size = whole.geometry.size
+    judged = {
+        False: np.concatenate(list(centre_crops(unseen, size))),
+        True: np.concatenate(list(arriving(unseen, size))),
+    }
     depth = settings.blocks(whole.geometry)
     model = Detector.from_backbone(whole, depth, dropout=settings.dropout)
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder) / "detector")
         run.start(overwrite=False)
-        # Validation has its turn below, by more rules.
         images = Images(train, [next(o for o in unseen if o.label == kind) for kind in (0, 1)])
-        loop = Loop(model, images, run, Progress(settings=settings, data={}), Lines())
+        progress = Progress(settings=settings, data={})
+        loop = Loop(model.to(choose_device(device)), images, run, progress, Lines())
         loop.start()
         loop.run(lambda: None)
-        rules = [KeepRule.parse(rule) for rule in variant.rules]
         records = []
-        for blend in variant.blends:
-            loop.settings = msgspec.structs.replace(settings, blend=blend)
-            finished = loop.finished(whole, lambda: None)
-            logits = image_logits(finished, unseen, rules, bf16=True)
-            records += [
-                {
-                    "variant": variant.name if blend == 1 else f"{variant.name}, blend {blend:g}",
-                    "seed": seed,
-                    "learnt": learnt,
-                    "rule": rule,
-                    "labels": [one.label for one in unseen],
-                    "generators": [one.generator for one in unseen],
-                    "logits": [round(float(value), 4) for value in values],
-                }
-                for rule, values in zip(variant.rules, logits, strict=True)
-            ]
+        for blend, rule, taps in product(variant.blends, variant.rules, variant.taps):
+            loop.settings = msgspec.structs.replace(settings, blend=blend, keep=rule, taps=taps)
+            finished = loop.finished(whole, lambda: None).eval()
+            for changed, crops in judged.items():
+                logits = crop_logits(finished, crops, KeepRule.parse(rule), bf16=True)
+                records.append(
+                    {
+                        "variant": variant.name,
+                        "seed": seed,
+                        "learnt": learnt,
+                        "rule": rule,
+                        "blend": blend,
+                        "taps": taps,
+                        "changed": changed,
+                        "labels": [one.label for one in unseen],
+                        "generators": [one.generator for one in unseen],
+                        "logits": [round(float(value), 4) for value in logits],
+                    }
+                )
     return records
 
 
@@ -161,7 +203,8 @@ def main() -> None:
 @click.argument("work", type=click.Path(path_type=Path))
 @click.option("--only", default="", help="Runs whose name holds this.")
 @click.option("--seeds", default=1, show_default=True)
-def run(manifest: Path, backbone: str, work: Path, only: str, seeds: int) -> None:
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def run(manifest: Path, backbone: str, work: Path, only: str, seeds: int, device: str) -> None:
     """Train and judge every variant that is not done yet."""
     work.mkdir(parents=True, exist_ok=True)
     for seed in range(seeds):
@@ -174,7 +217,7 @@ def run(manifest: Path, backbone: str, work: Path, only: str, seeds: int) -> Non
                     continue
                 click.echo(f"{variant.name}, seed {seed}, learning from {learnt}")
                 began = time.monotonic()
-                records = run_one(variant, seed, manifest, backbone, learnt)
+                records = run_one(variant, seed, manifest, backbone, learnt, device)
                 click.echo(f"  {time.monotonic() - began:.0f} s")
                 with (work / "logits.jsonl").open("a") as file:
                     file.writelines(json.dumps(one) + "\n" for one in records)
@@ -272,10 +315,8 @@ def latency(backbone: str, work: Path) -> None:
 
     whole = load_backbone(backbone)
     view = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
-    wanted = [(depth, CELLS) for depth in TRAINED_DEPTHS]
-    wanted += [(9, count) for count in (*FEWER, *MORE, whole.geometry.cells)]
     ms = {}
-    for depth, cells in wanted:
+    for depth, cells in TIMED:
         model = Detector.from_backbone(whole, depth).eval()
         cut = encode(view, whole.geometry.patch, KeepRule.parse(f"random:{cells}"))
         times = []

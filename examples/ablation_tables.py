@@ -8,60 +8,112 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import numpy.typing as npt
 from ablation import (
-    BLENDS,
     CELLS,
     DEPTHS,
-    FEWER,
     INFERENCE,
+    KINDS,
     MIXED,
+    MIXTURE,
     MORE,
-    SETS,
-    TRAINED_DEPTHS,
+    TAPS,
     VARIANTS,
     Records,
     read,
 )
 
 RESAMPLES = 1000
-MIXTURE = MIXED.format(CELLS)
 REFERENCE = f"random:{CELLS}"
 """What other training rules are compared with: hiding cells, whichever."""
+VARIED = [MIXED.format(20), MIXTURE, MIXED.format(MORE)]
 
 Means = npt.NDArray[np.float64]
 Curve = dict[int, tuple[float, float, float]]
+Row = tuple[str, float, int]
+"""Variant, blend, taps."""
+
+SHOWN: list[tuple[str, list[Row], tuple[str, ...]]] = [
+    (
+        "fine-tuned on",
+        [(rule, 1.0, 4) for rule in ("all", *(f"{kind}:{CELLS}" for kind in KINDS), MIXTURE)],
+        INFERENCE,
+    ),
+    ("blend", [(MIXTURE, blend, 4) for blend in (1.0, 0.7, 0.5, 0.3, 0.0)], INFERENCE),
+    (
+        "fine-tuned on all, blocks read",
+        [("all", blend, taps) for blend in (1.0, 0.5) for taps in TAPS],
+        (f"textured:{CELLS}", f"textured:{MORE}", "all"),
+    ),
+    (
+        "blocks",
+        [
+            *((MIXTURE + (f", depth {d}" if d != 9 else ""), 1.0, 4) for d in (4, 6, 9, 12)),
+            *(("all" + (f", depth {d}" if d != 9 else ""), 1.0, t) for d in (8, 9, 10, 12)
+              for t in (1, 4)),
+            *(("all, depth 12", 0.0, taps) for taps in (1, 4, 12)),
+        ],
+        (f"textured:{CELLS}", "all"),
+    ),
+    (
+        "other cells",
+        [(f"{kind}:{CELLS}{fill}", 1.0, 4) for kind in KINDS for fill in ("", ", fill zero")],
+        (f"textured:{CELLS}", "all"),
+    ),
+    (
+        "recipe",
+        [
+            (one.name, blend, 4)
+            for one in VARIANTS
+            if f"textured:{MORE}" in one.rules and "depth" not in one.name
+            for blend in (1.0, 0.5)
+        ],
+        (f"textured:{MORE}", "all"),
+    ),
+    ("disturbed views", [(MIXTURE + a, 1.0, 4) for a in ("", ", augment 0.0")], ("all",)),
+]  # fmt: skip
+"""Tables: what their rows vary, the rows, and the rules of inference."""
 
 
-def unseen_aucs(records: Records, rng: np.random.Generator | None) -> list[float]:
-    """AUC of each unseen generator against the reals of its set; resampled if `rng` is given."""
-    from mpft_deploy.statistics import auc
+def counts(size: int, rng: np.random.Generator) -> Means:
+    """How often each of `size` images is drawn, f64 [1 + RESAMPLES, size]; once each at first."""
+    drawn = rng.multinomial(size, [1 / size] * size, RESAMPLES)
+    return np.concatenate([np.ones((1, size)), drawn])
 
+
+def unseen_aucs(record: dict[str, Any]) -> Means:
+    """AUC of each unseen generator against the reals of its set, f64 [1 + RESAMPLES, generators].
+
+    The same images are drawn for all records of a set, so that differences are paired.
+    """
+    rng = np.random.default_rng(0)
+    labels, logits = np.array(record["labels"]), np.array(record["logits"])
+    names = np.array(record["generators"])
+    reals = logits[labels == 0]
+    real_counts = counts(len(reals), rng)
     out = []
-    for record in records:
-        labels, logits = np.array(record["labels"]), np.array(record["logits"])
-        names = np.array(record["generators"])
-        for name in sorted(set(names[labels == 1])):
-            groups = [np.flatnonzero(labels == 0), np.flatnonzero((labels == 1) & (names == name))]
-            if rng is not None:
-                groups = [rng.choice(group, len(group)) for group in groups]
-            chosen = np.concatenate(groups)
-            out.append(auc(labels[chosen], logits[chosen]) or 0.0)
-    return out
+    for name in sorted(set(names[labels == 1])):
+        ones = logits[(labels == 1) & (names == name)]
+        above = (ones[:, None] > reals) + 0.5 * (ones[:, None] == reals)
+        won = (counts(len(ones), rng) @ above * real_counts).sum(1)
+        out.append(won / above.size)
+    return np.stack(out, 1)
 
 
 def resampled(records: Records) -> Means:
-    """Mean AUC over unseen generators: first as it is, then of each bootstrap over images.
-
-    The same images are drawn for all records of the same seeds, so differences are paired.
-    """
-    rng = np.random.default_rng(0)
-    draws = (None, *[rng] * RESAMPLES)
-    return np.array([np.mean(unseen_aucs(records, draw)) for draw in draws])
+    """Mean AUC over unseen generators: first as it is, then of each draw of images and of seeds."""
+    by_seed: dict[int, list[Means]] = defaultdict(list)
+    for record in records:
+        by_seed[record.get("seed", 0)].append(unseen_aucs(record))
+    means = np.stack([np.concatenate(by_seed[seed], 1).mean(1) for seed in sorted(by_seed)], 1)
+    weights = counts(len(by_seed), np.random.default_rng(1))
+    return (means * weights).mean(1)
 
 
 def summary(means: Means) -> tuple[float, float, float]:
@@ -70,16 +122,26 @@ def summary(means: Means) -> tuple[float, float, float]:
     return float(means[0]), float(low), float(high)
 
 
-def grouped(work: Path) -> dict[tuple[str, str], Means]:
-    """Figures of finished runs by variant and inference rule; only those judged on both sets."""
-    found: dict[tuple[str, str], Records] = defaultdict(list)
-    for record in read(work):
-        found[record["variant"], record["rule"]].append(record)
-    return {
-        key: resampled(sorted(records, key=lambda one: (one["seed"], one["learnt"])))
-        for key, records in found.items()
-        if {one["learnt"] for one in records} == set(SETS)
-    }
+class Figures:
+    """Figures of finished runs, computed when they are first asked for."""
+
+    def __init__(self, records: Records) -> None:
+        self.records: dict[tuple[str, float, int, str], Records] = defaultdict(list)
+        for one in sorted(records, key=lambda one: (one["seed"], one["learnt"], one["changed"])):
+            self.records[one["variant"], one["blend"], one["taps"], one["rule"]].append(one)
+
+    def seeds(self, row: Row) -> int:
+        """Of how many seeds a row is."""
+        return max(len({one["seed"] for one in v}) for k, v in self.records.items() if k[:3] == row)
+
+    def __contains__(self, key: tuple[Row, str]) -> bool:
+        return (*key[0], key[1]) in self.records
+
+    @cache  # noqa: B019 - lives as long as the program
+    def at(self, row: Row, rule: str, changed: bool | None = None) -> Means:
+        """Resampled means; of images as they are, changed ones, or both."""
+        found = self.records[(*row, rule)]
+        return resampled([one for one in found if changed in (None, one["changed"])])
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> None:
@@ -89,16 +151,23 @@ def table(head: list[str], rows: Iterable[list[str]]) -> None:
         print(f"| {' | '.join(row)} |")
 
 
-def cell(means: Means) -> str:
-    """A mean with its interval."""
-    value, low, high = summary(means)
-    return f"{value:.3f} ({low:.3f}–{high:.3f})"
+def cell(figures: Figures, row: Row, rule: str) -> str:
+    """A mean with its interval, and its parts: images as they are, and changed ones."""
+    value, low, high = summary(figures.at(row, rule))
+    parts = (figures.at(row, rule, changed)[0] for changed in (False, True))
+    return f"{value:.3f} ({low:.3f}–{high:.3f}; {' / '.join(f'{part:.3f}' for part in parts)})"
 
 
-def difference(means: Means, reference: Means) -> str:
+def difference(figures: Figures, row: Row, reference: Row, rule: str) -> str:
     """By how much a figure is above another, with the interval of the difference."""
-    value, low, high = summary(means - reference)
+    value, low, high = summary(figures.at(row, rule) - figures.at(reference, rule))
     return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def title(row: Row) -> str:
+    """A row's name: what it differs by from four blocks read and nothing blended."""
+    name, blend, taps = row
+    return name + (f", blend {blend:g}" if blend != 1 else "") + (f", taps {taps}" * (taps != 4))
 
 
 @click.command()
@@ -106,59 +175,69 @@ def difference(means: Means, reference: Means) -> str:
 @click.argument("docs", type=click.Path(path_type=Path))
 def main(work: Path, docs: Path) -> None:
     """Print tables as Markdown, and draw accuracy and latency against depth and cells."""
-    found = grouped(work)
-    names = list(dict.fromkeys(name for name, _ in found))
-    seeds = {name: len({r["seed"] for r in read(work) if r["variant"] == name}) for name in names}
-    wanted = [one.name for one in VARIANTS]
-    wanted[1:1] = [f"{MIXTURE}, blend {blend:g}" for blend in BLENDS if blend != 1]
+    figures = Figures(read(work))
+    for name, rows, rules in SHOWN:
+        known = [row for row in rows if any((row, rule) in figures for rule in rules)]
+        table(
+            [name, "seeds", *rules],
+            (
+                [
+                    title(row),
+                    str(figures.seeds(row)),
+                    *(cell(figures, row, rule) if (row, rule) in figures else "" for rule in rules),
+                ]
+                for row in known
+            ),
+        )
+    name, rows, rules = SHOWN[0]
+    reference = (REFERENCE, 1.0, 4)
     table(
-        ["fine-tuned on", "seeds", *(f"judged on {rule}" for rule in INFERENCE)],
+        [f"{name}, against {REFERENCE}", *rules],
         (
-            [name, str(seeds[name]), *(cell(found[name, rule]) for rule in INFERENCE)]
-            for name in wanted
-            if all((name, rule) in found for rule in INFERENCE)
-        ),
-    )
-    table(
-        [f"fine-tuned on, against {REFERENCE}", *(f"judged on {rule}" for rule in INFERENCE)],
-        (
-            [name, *(difference(found[name, rule], found[REFERENCE, rule]) for rule in INFERENCE)]
-            for name in wanted
-            if name != REFERENCE
-            and all((one, rule) in found for one in (name, REFERENCE) for rule in INFERENCE)
-            and seeds[name] == seeds[REFERENCE]
+            [title(row), *(difference(figures, row, reference, rule) for rule in rules)]
+            for row in rows
+            if row != reference
         ),
     )
     path = work / "latency.json"
     ms = json.loads(path.read_text())["ms"] if path.exists() else {}
-    rules = {"the same cells": lambda count: f"textured:{count}", "all cells": lambda count: "all"}
-    by_cells = {
-        f"judged on {title}": {
-            count: summary(found[MIXED.format(count), rule(count)])
-            for count in (*FEWER, CELLS, *MORE)
-            if (MIXED.format(count), rule(count)) in found
-        }
-        for title, rule in rules.items()
-    }
-    by_depth = {
-        f"judged on {rule}": {
-            depth: summary(found[name, rule])
-            for depth in TRAINED_DEPTHS
-            for name in [MIXTURE if depth == 9 else f"{MIXTURE}, depth {depth}"]
-            if (name, rule) in found
-        }
-        for rule in (f"textured:{CELLS}", "all")
-    }
     times = {tuple(int(part) for part in key.split(",")): value for key, value in ms.items()}
+    whole = ("all", 0.5, 1)
     plot(
-        by_cells,
-        "cells kept of 196, half of the views the smoothest, half the most textured",
+        {
+            "shown whole images, judged on the most textured": {
+                count: summary(figures.at(whole, rule))
+                for count, rule in (
+                    (CELLS, f"textured:{CELLS}"),
+                    (MORE, f"textured:{MORE}"),
+                    (196, "all"),
+                )
+                if (whole, rule) in figures
+            },
+            "shown as many cells, judged on the most textured": {
+                count: summary(figures.at((name, 0.5, 4), f"textured:{count}"))
+                for count, name in zip((20, CELLS, MORE), VARIED, strict=True)
+                if ((name, 0.5, 4), f"textured:{count}") in figures
+            },
+        },
+        "cells kept of 196 at inference, nine blocks",
         docs / "images" / "auc-by-cells.svg",
         {cells: value for (depth, cells), value in times.items() if depth == 9},
     )
+    depths = {depth: f", depth {depth}" if depth != 9 else "" for depth in (4, 6, 8, 9, 10, 12)}
     plot(
-        by_depth,
-        f"blocks, fine-tuned on {MIXTURE}",
+        {
+            f"shown and judged on {shown}, four blocks read": {
+                depth: summary(figures.at((train + name, 1.0, 4), rule))
+                for depth, name in depths.items()
+                if ((train + name, 1.0, 4), rule) in figures
+            }
+            for shown, train, rule in (
+                ("whole images", "all", "all"),
+                (f"{CELLS} cells", MIXTURE, f"textured:{CELLS}"),
+            )
+        },
+        "blocks",
         docs / "images" / "auc-by-trained-depth.svg",
         {depth: value for (depth, cells), value in times.items() if cells == CELLS},
     )

@@ -146,7 +146,7 @@ class Loop:
         )
 
     def finished(self, backbone: Backbone | None, check: Callable[[], None]) -> Detector:
-        """The model to keep: blended with the backbone, its head on all taps, as the settings say.
+        """The model to keep: blended with the backbone, its head fitted for the inference rule.
 
         Fine-tuning itself reads the last block alone: a loss on middle blocks makes them forget
         what they were to be read for (docs/method.md).
@@ -156,8 +156,6 @@ class Loop:
             check: called between batches; may raise.
         """
         share, taps = self.settings.blend, self.settings.taps
-        if share == 1 and taps == 1:
-            return self.model
         model = Detector(self.model.tower, self.model.depth, taps=taps).to(self.device)
         model.visual.load_state_dict(self.model.visual.state_dict())
         if backbone is not None and share < 1:
@@ -165,10 +163,8 @@ class Loop:
             with torch.no_grad():
                 for name, weight in model.visual.named_parameters():
                     weight.lerp_(backbone.weights[name].to(weight), 1 - share)
-        self.reporter.line(
-            f"fitting the head on the last {taps} blocks" if taps > 1 else "fitting the head anew"
-        )
         rule = KeepRule.parse(self.settings.keep)
+        self.reporter.line(f"fitting the head for {rule}, blocks read: {taps}")
         masking = Masking((rule,), False, self.masking.patch, self.masking.size)
         self._fit_head(model, masking, disturbed=self.settings.augment > 0, check=check)
         return model

@@ -41,11 +41,11 @@ class TrainSettings(Record, frozen=True):
     """
 
     backbone: str = DEFAULT_BACKBONE
-    train_keep: str = "smooth:60+textured:60"
+    train_keep: str = "all"
     fill: Literal["drop", "zero"] = "drop"
-    keep: str = "textured:60"
+    keep: str = "textured:127"
     depth: int | None = None
-    taps: int = 4
+    taps: int = 1
     epochs: int = 2
     batch: int = 32
     backbone_lr: float = 2e-5
