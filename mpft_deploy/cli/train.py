@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,9 +13,19 @@ from typing import Any
 import click
 
 from mpft_deploy.cli.options import PATH
+from mpft_deploy.detector.settings import TrainSettings
 
+DEFAULTS = TrainSettings()
 PLAIN_SECONDS = 15.0
 """How often a step is reported where there is no terminal."""
+
+
+def setting(
+    name: str, text: str | None, kind: click.ParamType | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """An option for one of `TrainSettings`, with its default."""
+    default = getattr(DEFAULTS, name.removeprefix("--").replace("-", "_"))
+    return click.option(name, type=kind, default=default, show_default=True, help=text)
 
 
 @click.command()
@@ -26,71 +37,44 @@ PLAIN_SECONDS = 15.0
     type=PATH,
     help="Images to validate and calibrate on. Default: split `val` of DATA.",
 )
-@click.option(
-    "--backbone",
-    default="ViT-B-16-quickgelu@openai",
-    show_default=True,
-    help="NAME[@SOURCE]: an open_clip model, and a tag of it or a file of weights.",
-)
-@click.option(
+@setting("--backbone", "NAME[@SOURCE]: an open_clip model, and a tag of it or a file of weights.")
+@setting(
     "--train-keep",
-    default="smooth:60+textured:60",
-    show_default=True,
-    help="Cells kept while fine-tuning: smooth:K, textured:K, random:K or all; several by `+`.",
+    "Cells kept while fine-tuning: smooth:K, textured:K, random:K or all; several by `+`.",
 )
-@click.option("--keep", default="textured:60", show_default=True, help="Cells kept at inference.")
-@click.option(
+@setting("--keep", "Cells kept at inference.")
+@setting(
     "--fill",
-    type=click.Choice(["drop", "zero"]),
-    default="drop",
-    show_default=True,
-    help="While fine-tuning, drop the other cells or zero their pixels.",
+    "While fine-tuning, drop the other cells or zero their pixels.",
+    click.Choice(["drop", "zero"]),
 )
-@click.option(
-    "--depth", type=click.IntRange(1), help="Use the first D blocks. Default: three quarters."
-)
-@click.option(
-    "--taps",
-    type=click.IntRange(1),
-    default=4,
-    show_default=True,
-    help="Read the class token after each of the last T of them.",
-)
-@click.option("--epochs", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--batch", type=click.IntRange(2), default=32, show_default=True)
-@click.option("--backbone-lr", type=click.FloatRange(0), default=2e-5, show_default=True)
-@click.option("--head-lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True)
-@click.option(
+@setting("--depth", "Use the first D blocks. Default: three quarters.", click.IntRange(1))
+@setting("--taps", "Read the class token after each of the last T of them.", click.IntRange(1))
+@setting("--epochs", None, click.IntRange(1))
+@setting("--batch", None, click.IntRange(2))
+@setting("--backbone-lr", None, click.FloatRange(0))
+@setting("--head-lr", None, click.FloatRange(0, min_open=True))
+@setting(
     "--layer-decay",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=0.8,
-    show_default=True,
-    help="Factor of the backbone's rate from each block to the one before it.",
+    "Factor of the backbone's rate from each block to the one before it.",
+    click.FloatRange(0, 1, min_open=True),
 )
-@click.option(
+@setting(
     "--augment",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Share of training images that are resized, blurred or re-saved, of both classes.",
+    "Share of training images that are resized, blurred or re-saved, of both classes.",
+    click.FloatRange(0, 1),
 )
-@click.option(
-    "--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True
-)
-@click.option(
+@setting("--dropout", None, click.FloatRange(0, 1, max_open=True))
+@setting(
     "--blend",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Share of the fine-tuned weights in those that are kept; the rest are the backbone's.",
+    "Share of the fine-tuned weights in those that are kept; the rest are the backbone's.",
+    click.FloatRange(0, 1),
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
-@click.option(
+@setting("--seed", None, click.IntRange(0, 2**32 - 1))
+@setting(
     "--precision",
-    type=click.Choice(["bf16", "f32"]),
-    default="bf16",
-    show_default=True,
-    help="Of matmuls while fine-tuning; weights, calibration and golden logits are float32.",
+    "Of matmuls while fine-tuning; weights, calibration and golden logits are float32.",
+    click.Choice(["bf16", "f32"]),
 )
 @click.option(
     "--stored",
@@ -132,7 +116,6 @@ def command(
     require_train_extra()
     import msgspec
 
-    from mpft_deploy.detector.settings import TrainSettings
     from mpft_deploy.detector.train import train
 
     with _progress() as reporter:

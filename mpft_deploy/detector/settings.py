@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from mpft_deploy.detector.backbone import Geometry
 from mpft_deploy.errors import UsageError
 from mpft_deploy.spec import KeepRule, Record, parse_mixture
+
+if TYPE_CHECKING:  # the command line reads the defaults from here, and must not load torch
+    from mpft_deploy.detector.backbone import Geometry
 
 DEFAULT_BACKBONE = "ViT-B-16-quickgelu@openai"
 
