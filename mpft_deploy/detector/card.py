@@ -53,7 +53,10 @@ def model_card(
             f"\nIts weights are {share:g} of what was learnt and {1 - share:g} of the frozen tower "
             "(WiSE-FT, arXiv 2109.01903);\nthe head was fitted anew."
         )
-    masked = "were dropped" if spec.fill == "drop" else "had their pixels set to zero"
+    others = "were dropped" if spec.fill == "drop" else "had their pixels set to zero"
+    shown = f"`{spec.train_keep}` of the {spec.cells} cells of each crop (the\nothers {others})"
+    if spec.train_keep == "all":
+        shown = f"all {spec.cells} cells of each crop"
     return f"""# Detector of generated images: {arch.name}, {spec.depth} of {arch.layers} blocks
 
 Tells images made by generative models from real ones. Input: a {spec.crop.size} × {spec.crop.size}
@@ -62,11 +65,12 @@ sigmoid({calibration.scale:.4f} · (logit {calibration.shift:+.4f})), "unsure" b
 {calibration.unsure[0]:g} and {calibration.unsure[1]:g}.
 
 ## Method
-CLIP's image tower, fine-tuned on `{spec.train_keep}` of the {spec.cells} cells of each crop (the
-others {masked}) and run on `{spec.keep}`. {learnt} Masking by texture while fine-tuning is the
-idea of "Detecting AI-Generated Images via Distributional Deviations from Real Images" (arXiv
-2601.03586), of which only the abstract could be read: texture measure, cells, selection, depth,
-head and settings are our reconstruction, and the paper's figures are not this detector's.
+CLIP's image tower, fine-tuned on {shown} and run on `{spec.keep}`.
+{learnt}
+Leaving cells out by their texture is the idea of "Detecting AI-Generated Images via Distributional
+Deviations from Real Images" (arXiv 2601.03586), of which only the abstract could be read: texture
+measure, cells, selection, depth, head and settings are our reconstruction, and the paper's figures
+are not this detector's.
 
 ## Validation
 At the inference rule and threshold {calibration.threshold:g}, on the weights as stored,
