@@ -236,7 +236,7 @@ def run_one(bundle: Path, name: str, how: str, seconds: float, clip: Path) -> di
     if how == "mpft":  # as `mpft screen` does
         give_frames_back()
         settings = ScreenSettings()
-        batch, threads = settings.batch_of(read.info), settings.threads_for(scenario.sources)
+        batch, threads = settings.batch_of(read.info), settings.engine_threads
         run = run_watch
     engine = load_engine(read, threads=threads, spin=how != "mpft")
     screener = Screener(read, engine, batch=batch)

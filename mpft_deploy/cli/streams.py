@@ -98,7 +98,7 @@ def run_streams(
         hide_arguments(source.target for source in config.sources)
         screen = config.screen
         bundle = open_bundle(Path(screen.bundle) if screen.bundle else None)
-        engine = load_engine(bundle, threads=screen.threads_for(len(config.sources)), spin=False)
+        engine = load_engine(bundle, threads=screen.engine_threads, spin=False)
         screener = Screener(
             bundle,
             engine,

@@ -106,8 +106,7 @@ class ScreenSettings(Record, frozen=True):
         views, threshold: see `Screener`.
         batch: views that are judged at once, at most; 0 takes 8, or 1 where the engine's logits
             depend on that.
-        threads: CPU threads of the engine; 0 takes all cores for one source and leaves one to
-            decoding where there are more. They sleep while they wait.
+        threads: CPU threads of the engine; 0 takes all cores. They sleep while they wait.
         wait: seconds that a frame may wait for others to fill a batch.
         max_age: seconds; an older frame is dropped, never judged.
     """
@@ -124,6 +123,7 @@ class ScreenSettings(Record, frozen=True):
         """Views that an engine judges at once, at most."""
         return self.batch or (1 if info.mixes_views else BATCH)
 
-    def threads_for(self, sources: int) -> int:
+    @property
+    def engine_threads(self) -> int:
         """CPU threads of the engine."""
-        return self.threads or max(1, available_cores() - (sources > 1))
+        return self.threads or available_cores()

@@ -74,8 +74,7 @@ def test_batch_and_threads_follow_engine_and_sources(bundle: Path) -> None:
     assert (own.batch_of(fp32), own.batch_of(int8)) == (8, 1)
     assert ScreenSettings(batch=4).batch_of(int8) == 4
     cores = available_cores()
-    assert (own.threads_for(1), own.threads_for(2)) == (cores, max(1, cores - 1))
-    assert ScreenSettings(threads=3).threads_for(9) == 3
+    assert (own.engine_threads, ScreenSettings(threads=3).engine_threads) == (cores, 3)
 
 
 SOURCE = '[[source]]\naddress = "rtsp://cam/a"\n'
