@@ -21,7 +21,7 @@ PLAIN_SECONDS = 15.0
 
 
 def setting(
-    name: str, text: str | None, kind: click.ParamType | None = None
+    name: str, text: str | None, kind: click.ParamType[Any] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """An option for one of `TrainSettings`, with its default."""
     default = getattr(DEFAULTS, name.removeprefix("--").replace("-", "_"))
