@@ -13,9 +13,8 @@ from typing import Any
 import click
 
 from mpft_deploy.cli.options import PATH
-from mpft_deploy.detector.settings import TrainSettings
+from mpft_deploy.detector.recipe import Recipe
 
-DEFAULTS = TrainSettings()
 PLAIN_SECONDS = 15.0
 """How often a step is reported where there is no terminal."""
 
@@ -24,7 +23,7 @@ def setting(
     name: str, text: str | None, kind: click.ParamType[Any] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """An option for one of `TrainSettings`, with its default."""
-    default = getattr(DEFAULTS, name.removeprefix("--").replace("-", "_"))
+    default = getattr(Recipe, name.removeprefix("--").replace("-", "_"))
     return click.option(name, type=kind, default=default, show_default=True, help=text)
 
 
@@ -116,6 +115,7 @@ def command(
     require_train_extra()
     import msgspec
 
+    from mpft_deploy.detector.settings import TrainSettings
     from mpft_deploy.detector.train import train
 
     with _progress() as reporter:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
+from mpft_deploy.detector.backbone import Geometry
+from mpft_deploy.detector.recipe import Recipe
 from mpft_deploy.errors import UsageError
 from mpft_deploy.spec import KeepRule, Record, parse_mixture
-
-if TYPE_CHECKING:  # the command line reads the defaults from here, and must not load torch
-    from mpft_deploy.detector.backbone import Geometry
-
-DEFAULT_BACKBONE = "ViT-B-16-quickgelu@openai"
 
 Precision = Literal["bf16", "f32"]
 GoldenSource = Literal["validation", "synthetic"]
@@ -42,22 +39,22 @@ class TrainSettings(Record, frozen=True):
         precision: `bf16` computes matmuls in bfloat16 while fine-tuning; weights stay float32.
     """
 
-    backbone: str = DEFAULT_BACKBONE
-    train_keep: str = "all"
-    fill: Literal["drop", "zero"] = "drop"
-    keep: str = "textured:127"
-    depth: int | None = None
-    taps: int = 1
-    epochs: int = 2
-    batch: int = 32
-    backbone_lr: float = 2e-5
-    head_lr: float = 1e-3
-    layer_decay: float = 0.8
-    augment: float = 0.5
-    dropout: float = 0.1
-    blend: float = 0.5
-    seed: int = 0
-    precision: Precision = "bf16"
+    backbone: str = Recipe.backbone
+    train_keep: str = Recipe.train_keep
+    fill: Literal["drop", "zero"] = Recipe.fill
+    keep: str = Recipe.keep
+    depth: int | None = Recipe.depth
+    taps: int = Recipe.taps
+    epochs: int = Recipe.epochs
+    batch: int = Recipe.batch
+    backbone_lr: float = Recipe.backbone_lr
+    head_lr: float = Recipe.head_lr
+    layer_decay: float = Recipe.layer_decay
+    augment: float = Recipe.augment
+    dropout: float = Recipe.dropout
+    blend: float = Recipe.blend
+    seed: int = Recipe.seed
+    precision: Precision = Recipe.precision
 
     def __post_init__(self) -> None:
         for name, good, wanted in (

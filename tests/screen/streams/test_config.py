@@ -67,7 +67,7 @@ def test_a_whole_configuration(tmp_path: Path) -> None:
     assert config.tell.webhook is None
 
 
-def test_batch_and_threads_follow_engine_and_sources(bundle: Path) -> None:
+def test_the_batch_follows_the_engine_and_threads_the_cores(bundle: Path) -> None:
     own = ScreenSettings()
     fp32 = read_bundle(bundle).info
     int8 = msgspec.structs.replace(fp32, precision="int8")
