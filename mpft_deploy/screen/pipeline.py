@@ -196,6 +196,7 @@ def _gather(gathered: _Gathered, frame: _Ready, judged: Judged) -> None:
             verdict=judgement.verdict,
             probability=judgement.probability,
             logit=judgement.logit,
+            reason=judgement.reason,
         )
     )
 

@@ -12,13 +12,17 @@ import msgspec
 from mpft_deploy.spec import Record, Verdict
 
 
-class FrameResult(Record, frozen=True):
-    """The verdict of one frame of a video; `time` in seconds from its start."""
+class FrameResult(Record, frozen=True, omit_defaults=True):
+    """The verdict of one frame of a video; `time` in seconds from its start.
+
+    `reason` says why it can have no verdict and is "unsure".
+    """
 
     time: float
     verdict: Verdict
     probability: float
     logit: float
+    reason: str = ""
 
 
 class Result(Record, frozen=True, omit_defaults=True):
@@ -29,6 +33,7 @@ class Result(Record, frozen=True, omit_defaults=True):
         kind: what it was read as, where that is known.
         verdict, probability, logit: of the item; absent if none of it could be read. Of a video,
             by the mean of its frames' logits.
+        reason: why no verdict can be given and it is "unsure", whatever the logit; else "".
         views: how many views were judged, over all frames.
         width, height: of the first frame, in pixels.
         screened: how many frames of a video were judged.
@@ -44,6 +49,7 @@ class Result(Record, frozen=True, omit_defaults=True):
     verdict: Verdict | None = None
     probability: float | None = None
     logit: float | None = None
+    reason: str = ""
     views: int | None = None
     width: int | None = None
     height: int | None = None

@@ -27,16 +27,18 @@ class Judgement(Record, frozen=True):
     """What the detector says of an image.
 
     Attributes:
-        verdict: "real", "generated", or "unsure" strictly inside the unsure band.
+        verdict: "real", "generated", or "unsure": strictly inside the unsure band, or for a reason.
         probability: of "generated", calibrated, 0 to 1.
         logit: mean over the views, before calibration.
         views: how many views were judged.
+        reason: why no verdict can be given, whatever the logit is; "" if one can.
     """
 
     verdict: Verdict
     probability: float
     logit: float
     views: int
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,14 @@ class Prepared:
         if it was smaller.
     size: height and width of that frame.
     patches: of every view.
+    reason: why no verdict can be given of it; "" if one can.
     """
 
     views: U8
     corners: list[tuple[int, int]]
     size: tuple[int, int]
     patches: Patches
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -184,16 +188,18 @@ class Screener:
             np.concatenate([frame.patches.positions for frame in frames]),
         )
         ends = np.cumsum([len(frame.views) for frame in frames])[:-1]
-        return [self._judged(part) for part in np.split(logits, ends)]
+        parts = np.split(logits, ends)
+        return [self._judged(part, frame.reason) for part, frame in zip(parts, frames, strict=True)]
 
-    def verdict_of(self, logit: float, views: int) -> Judgement:
-        """The judgement that a logit means."""
+    def verdict_of(self, logit: float, views: int, reason: str = "") -> Judgement:
+        """The judgement that a logit means; "unsure" if there is a reason to give none."""
         probability = self.calibration.probability(logit)
         return Judgement(
-            verdict=self.calibration.verdict(probability),
+            verdict="unsure" if reason else self.calibration.verdict(probability),
             probability=probability,
             logit=logit,
             views=views,
+            reason=reason,
         )
 
     def _run(self, patches: U8, positions: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> F32:
@@ -204,14 +210,14 @@ class Screener:
         ]
         return np.concatenate(parts)
 
-    def _judged(self, logits: F32) -> Judged:
+    def _judged(self, logits: F32, reason: str) -> Judged:
         mean = float(np.mean(logits, dtype=np.float64))
         if not math.isfinite(mean):
             raise GateError(
                 "the engine gave a logit that is no finite number, so no verdict of it can be "
                 "trusted: prove the bundle with mpft verify, and export it again if that fails"
             )
-        return Judged(self.verdict_of(mean, len(logits)), logits)
+        return Judged(self.verdict_of(mean, len(logits), reason), logits)
 
 
 def with_threshold(calibration: Calibration, threshold: float | None) -> Calibration:
