@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     "--threads",
     type=click.IntRange(0),
     default=0,
-    help="CPU threads of the engine.  [default: all cores; one fewer for several streams]",
+    help="CPU threads of the engine.  [default: all cores]",
 )
 @click.option("--report", type=PATH, help="Write one HTML file that needs nothing else.")
 @click.option(

@@ -99,6 +99,7 @@ def run_streams(
         screen = config.screen
         bundle = open_bundle(Path(screen.bundle) if screen.bundle else None)
         engine = load_engine(bundle, threads=screen.engine_threads, spin=False)
+        bundle = bundle.without_engine()  # what was loaded is not kept twice
         screener = Screener(
             bundle,
             engine,
@@ -187,12 +188,16 @@ def _open_watch(config: Config, screener: Screener, bundle: Bundle, *, people: b
 
 
 def _reload(watch: Watch, read: Callable[[], Config]) -> None:
+    """Take the configuration as it is now; whatever is wrong with it, screening goes on."""
     from mpft_deploy.errors import MpftError
 
     try:
-        watch.reload(read())
-    except MpftError as error:
-        logger.error("the configuration was not taken: %s; the one before stays", error)
+        config = read()
+    except Exception as error:
+        why = str(error) if isinstance(error, MpftError) else f"{type(error).__name__}: {error}"
+        logger.error("the configuration was not taken: %s; the one before stays", why)
+        return
+    watch.reload(config)
 
 
 def _warn(config: Config, bundle: Bundle) -> None:

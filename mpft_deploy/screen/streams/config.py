@@ -57,6 +57,8 @@ def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
         raise InputError(f"{where} is not UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{where} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise InputError(f"{where} is nested too deeply") from None
     allowed = ("source", "defaults", "screen", "decision", *TABLES)
     for name in tables:
         if name not in allowed:

@@ -7,6 +7,7 @@ that is too slow the oldest frame verdicts are lost first, and counted.
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 from collections import deque
@@ -28,8 +29,9 @@ class Emitter:
 
     def __init__(self, sink: Sink | None, clock: Clock, capacity: int = CAPACITY) -> None:
         self._sink, self._clock, self._capacity = sink, clock, capacity
-        # Ids of a later process sort after those of an earlier one, as long as the clock is right.
-        self._prefix = f"{int(clock.time() * 1000):012x}"
+        # Ids of a later process sort after those of an earlier one, as long as the clock is right;
+        # processes that start at once differ by chance.
+        self._prefix = f"{int(clock.time() * 1000):012x}-{secrets.token_hex(4)}"
         self._count = 0
         self._queue: deque[Event] = deque()
         self._changed = threading.Condition()

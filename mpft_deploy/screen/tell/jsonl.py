@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import stat
 import sys
 from pathlib import Path
 
 import msgspec
 
-from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.files import display
 from mpft_deploy.screen.streams.records import Event
 from mpft_deploy.screen.tell.config import Jsonl
@@ -22,8 +24,14 @@ CAPACITY = 10_000
 class JsonLines:
     """Writes each event as one line of JSON, whole; the schema is `docs/events.schema.json`.
 
+    A file that was moved or removed meanwhile, as by logrotate, is made anew for the next line.
+
     Attributes:
         reader_left: whether standard output leads nowhere any more, as with `| head`.
+
+    Raises:
+        UsageError: another process writes this file.
+        EnvironmentLacksError: it cannot be written.
     """
 
     name = "jsonl"
@@ -40,6 +48,11 @@ class JsonLines:
         else:
             try:
                 self._file = self._open(self._path)
+            except BlockingIOError:
+                raise UsageError(
+                    f"[jsonl] path: {display(self._path)} is written by another process; "
+                    "name a file for each"
+                ) from None
             except OSError as error:
                 raise EnvironmentLacksError(
                     f"[jsonl] path: {display(self._path)} cannot be written: {error.strerror}"
@@ -61,11 +74,33 @@ class JsonLines:
         return self._worker.stats(0 if self._path is None else self._size)
 
     def _open(self, path: Path) -> int:
+        """The file, locked: two processes would cut off each other's lines on a full disk."""
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        self._size = os.fstat(file).st_size
-        # A process that was killed may have left half a line.
-        self._torn = self._size > 0 and os.pread(file, 1, self._size - 1) != b"\n"
+        try:
+            status = os.fstat(file)
+            if stat.S_ISREG(status.st_mode):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._size = status.st_size
+            # A process that was killed may have left half a line.
+            self._torn = self._size > 0 and os.pread(file, 1, self._size - 1) != b"\n"
+        except OSError:
+            os.close(file)
+            raise
+        self._identity = (status.st_dev, status.st_ino)
         return file
+
+    def _reopen(self, path: Path) -> None:
+        """Go on with another file if this one no longer has its name."""
+        try:
+            status = path.stat()
+            moved = (status.st_dev, status.st_ino) != self._identity
+        except FileNotFoundError:
+            moved = True
+        if moved:
+            old, self._file = self._file, self._open(path)
+            os.close(old)
+        else:
+            self._size = status.st_size  # someone may have emptied it
 
     def _write(self, line: bytes) -> None:
         if self._path is None:
@@ -76,6 +111,7 @@ class JsonLines:
                 self.reader_left = True
                 raise
             return
+        self._reopen(self._path)
         if self._size and self._size + len(line) > self._config.max_bytes:
             self._rotate(self._path)
         text = b"\n" + line if self._torn else line
@@ -102,5 +138,4 @@ class JsonLines:
             path.replace(f"{path}.1")
         else:
             path.unlink()
-        os.close(self._file)
-        self._file = self._open(path)
+        self._reopen(path)

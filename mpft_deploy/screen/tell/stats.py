@@ -51,6 +51,33 @@ def kind(event: Event) -> str:
     return str(type(event).__struct_config__.tag)
 
 
+QUIET = 60.0
+"""Seconds between two complaints of one kind, at least."""
+
+
+class Trouble:
+    """Says that something fails, and that it works again: once an outage, and once a minute.
+
+    What fails for moments, again and again, would fill the log otherwise; all is counted anyway.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger, self._told, self._next = logger, False, float("-inf")
+
+    def begin(self, what: str) -> None:
+        """It failed, once more."""
+        now = time.monotonic()
+        if not self._told and now >= self._next:
+            self._told, self._next = True, now + QUIET
+            self._logger.warning("%s", what)
+
+    def end(self, what: str) -> None:
+        """It worked."""
+        if self._told:
+            self._told = False
+            self._logger.info("%s", what)
+
+
 class Worker(Generic[Item]):
     """A thread that handles items in order, from a queue that drops its oldest when it is full.
 
@@ -74,7 +101,7 @@ class Worker(Generic[Item]):
         self._idle, self._period = idle, period if idle is not None else None
         self._items: deque[Item] = deque()
         self._changed = threading.Condition()
-        self._closing = self._complained = False
+        self._closing, self._trouble = False, Trouble(logger)
         self._delivered = self._failures = self._overflowed = self._left = 0
         self._thread = threading.Thread(target=self._run, name=f"mpft-{name}", daemon=True)
         self._thread.start()
@@ -142,12 +169,10 @@ class Worker(Generic[Item]):
         try:
             self._handle(item)
         except OSError as error:
-            if not self._complained:  # once an outage, not once an event
-                logger.warning("%s: %s; what it costs is counted", self._name, error.strerror)
-            self._complained = True
+            self._trouble.begin(f"{self._name}: {error.strerror}; what it costs is counted")
             return True
         except Exception:
             logger.exception("%s: an event was lost", self._name)
             return True
-        self._complained = False
+        self._trouble.end(f"{self._name}: works again")
         return False

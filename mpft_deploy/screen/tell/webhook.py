@@ -25,12 +25,15 @@ from mpft_deploy.screen.streams.records import Event
 from mpft_deploy.screen.tell.config import Webhook, state_folder
 from mpft_deploy.screen.tell.post import DeliveryError, Poster
 from mpft_deploy.screen.tell.spool import Spool
-from mpft_deploy.screen.tell.stats import SinkStats, kind
+from mpft_deploy.screen.tell.stats import SinkStats, Trouble, kind
 
 logger = logging.getLogger(__name__)
 
 REFUSALS = frozenset({400, 413, 415, 422})
 """Replies to an event that no repetition will make welcome; any other failure may pass."""
+
+MIN_KEY = 16
+"""Bytes that a signing key has at least: fewer can be guessed."""
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 15.0
 """Seconds between attempts: doubled each time, and shortened by up to a half at random."""
@@ -44,12 +47,18 @@ def signature(key: bytes, identity: str, timestamp: int, body: bytes) -> str:
 
 def signing_key(text: bytes) -> bytes:
     """A key as configured: `whsec_` and base64, or any other text for its own bytes."""
-    if not text.startswith(b"whsec_"):
-        return text
-    try:
-        return base64.b64decode(text.removeprefix(b"whsec_"), validate=True)
-    except binascii.Error:
-        raise UsageError("[webhook] secret: what follows whsec_ is not base64") from None
+    key = text
+    if text.startswith(b"whsec_"):
+        try:
+            key = base64.b64decode(text.removeprefix(b"whsec_"), validate=True)
+        except binascii.Error:
+            raise UsageError("[webhook] secret: what follows whsec_ is not base64") from None
+    if len(key) < MIN_KEY:
+        raise UsageError(
+            f"[webhook] secret: the key has {len(key)} bytes and needs {MIN_KEY} or more; "
+            "docs/telling.md shows how to make one"
+        )
+    return key
 
 
 class WebhookSink:
@@ -64,7 +73,7 @@ class WebhookSink:
         self._poster = Poster(config.url, config.timeout)
         folder = Path(config.spool) if config.spool else state_folder("webhook")
         self._spool = Spool(folder, config.spool_bytes)
-        self._closing = threading.Event()
+        self._trouble, self._closing = Trouble(logger), threading.Event()
         self._delivered = self._failures = self._in_row = 0
         self._refused: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name="mpft-webhook", daemon=True)
@@ -135,8 +144,7 @@ class WebhookSink:
         except DeliveryError as error:
             return self._failed(str(error), 0)
         if 200 <= reply.status < 300:
-            if self._in_row:
-                logger.info("webhook %s: receives again", self._poster.where)
+            self._trouble.end(f"webhook {self._poster.where}: receives again")
             self._in_row = 0
             self._delivered += 1
             return 0
@@ -147,8 +155,8 @@ class WebhookSink:
         return self._failed(f"it answered {reply.status}", reply.retry_after)
 
     def _failed(self, reason: str, at_least: float) -> float:
-        if not self._in_row and not self._closing.is_set():
-            logger.warning("webhook %s: %s; events wait on disk", self._poster.where, reason)
+        if not self._closing.is_set():
+            self._trouble.begin(f"webhook {self._poster.where}: {reason}; events wait on disk")
         longest = min(LONGEST_WAIT, self._first_wait * 2 ** min(self._in_row, 20))
         self._in_row += 1
         self._failures += 1

@@ -18,6 +18,7 @@ import servers
 from command import MPFT, Screen
 from media import encoded, picture, write_video
 
+from mpft_deploy.cli.streams import _reload
 from mpft_deploy.screen.streams.records import Event
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -159,6 +160,23 @@ def test_it_ends_when_nobody_reads_its_output(rtsp: Any, bundle: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize(
+    "error", [RecursionError("too deep"), UnicodeError("no text"), MemoryError(), OSError("gone")]
+)
+def test_whatever_reading_a_configuration_raises_the_one_before_stays(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Untouched:
+        def __getattr__(self, name: str) -> Any:
+            raise AssertionError(f"{name} was asked for")
+
+    def read() -> Any:
+        raise error
+
+    _reload(Untouched(), read)  # type: ignore[arg-type]
+    assert "the one before stays" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ SOURCE = '[[source]]\naddress = "rtsp://cam/a"\n'
     [
         ("", "names no source"),
         ("[[source]", "is not valid TOML: .*line 1"),
+        ("a = " + 3000 * "[", "is nested too deeply"),
         (SOURCE + "stal = 3", r"source 1: stal: no such key; did you mean stall\?"),
         (SOURCE + "stall = -3", "source 1: stall: .*> 0"),
         (SOURCE + 'stall = "long"', "source 1: stall: Expected `float`, got `str`"),

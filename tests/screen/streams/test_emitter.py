@@ -32,6 +32,15 @@ def test_events_are_numbered_and_frames_give_way() -> None:
     assert later.id > ids[-1]
 
 
+def test_screeners_that_start_at_once_have_ids_of_their_own() -> None:
+    clock = HandClock()
+    made = {
+        Emitter(None, clock).emit(SourceEvent, source="s", state="live", previous="down").id
+        for _ in range(50)
+    }
+    assert len(made) == 50
+
+
 def test_a_sink_that_fails_or_hangs_costs_the_others_nothing() -> None:
     class Failing(Told):
         def send(self, event: Event) -> None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import under_unit
 from click.testing import CliRunner
+from command import MPFT
+from media import encoded, picture
 
 from mpft_deploy.cli.main import cli
 from mpft_deploy.screen.streams.config import read_config
@@ -63,6 +70,69 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
     )
     complaints = [line for line in done.stderr.splitlines() if UNIT.name in line]
     assert not complaints
+
+
+def run_under_unit(state: Path, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
+    """Start `mpft` as the unit would."""
+    return subprocess.Popen(
+        [sys.executable, under_unit.__file__, UNIT, state, *MPFT, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "STATE_DIRECTORY": str(state), "HOME": "/"},
+        cwd=state,
+        **options,
+    )
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """The one folder that the service may write."""
+    if reason := under_unit.why_not():
+        pytest.skip(reason)
+    (tmp_path / "state").mkdir()
+    return tmp_path / "state"
+
+
+def test_files_are_screened_under_the_unit(bundle: Path, state: Path) -> None:
+    image = state / "a.png"
+    image.write_bytes(encoded(picture()))
+    with run_under_unit(state, "screen", image, "--bundle", bundle, "--json") as process:
+        out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert json.loads(out)["verdict"] in ("real", "generated", "unsure")
+
+
+def test_streams_are_screened_under_the_unit(rtsp: Any, bundle: Path, state: Path) -> None:
+    config = state / "cameras.toml"
+    config.write_text(
+        f"""
+        [[source]]
+        name = "cam"
+        address = "{rtsp().url("cam")}"
+        decode = 5
+        [jsonl]
+        path = "events.jsonl"
+        [snapshots]
+        folder = "snapshots"
+        [webhook]
+        url = "http://127.0.0.1:9/"
+        [http]
+        address = "127.0.0.1:0"
+        """,
+        encoding="utf-8",
+    )
+    process = run_under_unit(state, "screen", "--config", config, "--bundle", bundle)
+    events = state / "events.jsonl"
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        if events.exists() and '"frame"' in events.read_text(encoding="utf-8"):
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0, errors
+    assert '"frame"' in events.read_text(encoding="utf-8"), errors
 
 
 def test_the_example_configuration() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 import jsonschema
 import msgspec
 import pytest
-from telling import frame_event, source_event, stream_event
+from telling import eventually, frame_event, source_event, stream_event
 
-from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.screen.streams.records import Event
 from mpft_deploy.screen.tell.config import Jsonl
 from mpft_deploy.screen.tell.jsonl import JsonLines
@@ -76,6 +77,42 @@ def test_keeping_nothing_old(tmp_path: Path) -> None:
     sink.close(5)
     assert [file.name for file in tmp_path.iterdir()] == ["events.jsonl"]
     assert lines(path)[-1]["id"] == "e000099"
+
+
+def test_a_file_has_one_writer(tmp_path: Path) -> None:
+    config = Jsonl(path=str(tmp_path / "events.jsonl"))
+    first = JsonLines(config)
+    with pytest.raises(UsageError, match="written by another process"):
+        JsonLines(config)
+    first.close(5)
+    JsonLines(config).close(5)
+    for _ in range(2):  # what is no file needs no lock
+        JsonLines(Jsonl(path="/dev/null")).close(5)
+
+
+def test_a_file_that_is_moved_away_is_made_anew(tmp_path: Path) -> None:
+    """As logrotate does, with and without `create` and `copytruncate`."""
+    path = tmp_path / "events.jsonl"
+    sink = JsonLines(Jsonl(path=str(path), max_bytes=4096))
+
+    def tell(number: int) -> None:
+        sink.send(stream_event(number))
+        eventually(lambda: sink.stats().delivered == number)
+
+    tell(1)
+    path.rename(tmp_path / "moved")
+    tell(2)
+    path.rename(tmp_path / "again")
+    path.touch()
+    tell(3)
+    os.truncate(path, 0)
+    tell(4)
+    assert sink.stats().disk_bytes == path.stat().st_size
+    path.unlink()
+    tell(5)
+    sink.close(5)
+    for name, number in (("moved", 1), ("again", 2), ("events.jsonl", 5)):
+        assert [line["id"] for line in lines(tmp_path / name)] == [f"e{number:06d}"]
 
 
 def test_half_a_line_of_a_killed_process_spoils_none(tmp_path: Path) -> None:

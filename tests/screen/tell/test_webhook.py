@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from telling import (
 
 from mpft_deploy.errors import UsageError
 from mpft_deploy.screen.tell.config import Webhook
+from mpft_deploy.screen.tell.stats import Trouble
 from mpft_deploy.screen.tell.webhook import WebhookSink
 
 SECRET = "a-secret-of-the-receiver"
@@ -79,6 +81,23 @@ def test_keys_of_standard_webhooks(receiver: Receiver, tmp_path: Path) -> None:
     assert headers["webhook-signature"] == "v1," + base64.b64encode(digest).decode()
     with pytest.raises(UsageError, match="base64"):
         open_sink(receiver, tmp_path, secret="whsec_%%%")
+
+
+@pytest.mark.parametrize("secret", ["whsec_", "whsec_AAECAwQFBgcICQoLDA0O", "fifteen letters"])
+def test_a_key_that_can_be_guessed_is_refused(
+    receiver: Receiver, tmp_path: Path, secret: str
+) -> None:
+    with pytest.raises(UsageError, match="needs 16 or more"):
+        open_sink(receiver, tmp_path, secret=secret)
+
+
+def test_a_receiver_that_fails_now_and_then_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    trouble = Trouble(logging.getLogger("test"))
+    for _ in range(40):
+        trouble.begin("it answered 503")
+        trouble.begin("it answered 503")
+        trouble.end("receives again")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 @pytest.mark.parametrize("mode", ["fail", "hang", "dribble", "reset"])
@@ -176,6 +195,7 @@ SENDER = """
 import sys, time
 from telling import stream_event
 from mpft_deploy.screen.tell.config import Webhook
+from mpft_deploy.screen.tell.stats import Trouble
 from mpft_deploy.screen.tell.webhook import WebhookSink
 
 sink = WebhookSink(Webhook(url=sys.argv[1], spool=sys.argv[2]), first_wait=0.05)
