@@ -16,7 +16,7 @@ help:
 	@echo "make bench-first-verdict   from the start of the process, and memory of one stream"
 	@echo "make streams    many cameras: verdicts, ages, CPU and memory, beside the plain loop"
 	@echo "make faults     faults of cameras, receivers and disks: recovery times, into docs/streams.md"
-	@echo "make soak       16 cameras for MINUTES=60: slopes of memory, threads and descriptors"
+	@echo "make soak       8 cameras for MINUTES=60: slopes of memory, threads and descriptors"
 	@echo "make gpu-suite  the GPU kernels on a GPU: the same bits, then speed"
 	@echo "make train-shipped   train the detector in models/ anew, from \$$MPFT_SHARED or ../shared"
 	@echo "make format  format and fix the sources"

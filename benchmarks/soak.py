@@ -1,25 +1,35 @@
 """Soak: `mpft screen` for a long time; what grows in it, and how old verdicts get.
 
-    python benchmarks/soak.py BUNDLE [--minutes 60] [--sources 16] [--decode 5] [--json OUT]
+    python benchmarks/soak.py BUNDLE [--cameras 8] [--minutes 60] [--decode 5] [--json OUT]
 
-Sources of 720p25, by default five frames a second each, one of which is cut off every minute, since
+Cameras of 720p25, by default five frames a second each, one of which is cut off every minute, since
 what leaks does so when connections are made anew. The command runs as an operator has it run, with
-events as JSON lines, dashboard and metrics, and is watched from outside: its metrics are asked for
-at every sample. Cameras run in a process of their own. Ends with exit code 1 if a bound is broken:
-memory grows by less than 1 MB an hour after warming up, threads and descriptors not at all, no
-verdict is older than the bound of `max_age` and a batch, and it ends with 0 when it is told to.
+events as JSON lines, page, metrics, webhook and, where mosquitto is installed, MQTT; a visitor has
+the page open. It is watched from outside. Before that one camera alone is screened
+for a minute, without all that.
+
+Ends with exit code 1 if a bound is broken: it ends by itself or with another code than 0; threads
+or descriptors grow; a verdict is older than the bound of `max_age` and a batch; a sink gets
+nothing; one camera takes more than ONE_CAMERA_MB; after warming up anonymous memory grows or
+shrinks by more than MEMORY_MB_PER_HOUR. The last is judged of runs of 45 minutes or more.
 """
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +46,23 @@ from mpft_deploy.screen.streams.records import Event, FrameEvent
 SAMPLE = 5.0
 """Seconds between two looks at memory, threads and descriptors."""
 
-WARM_UP = 0.25
-"""Share of the time that is left out. The dashboard's history is full after 300 verdicts a source,
-which takes 10 minutes of an hour with a keyframe every 2 s; pools and caches fill meanwhile."""
+WARM_UP = 30.0
+"""Minutes that are left out, at most half of all: pools, caches and the allocator's arenas fill."""
+
+JUDGED = 45.0
+"""Minutes from which on the slope of memory is judged."""
 
 CUT = 60.0
 """Seconds between two cuts of a connection."""
 
+ALONE = 60.0
+"""Seconds that one camera is screened alone."""
+
+LOOK = 2.0
+"""Seconds between two pictures of a camera that a visitor's page asks for."""
+
 MEMORY_MB_PER_HOUR = 1.0
+ONE_CAMERA_MB = 260.0
 OLDEST_S = 2.5
 """`max_age`, and as much again as a batch may take on a slow machine."""
 
@@ -54,12 +73,12 @@ START_S = 60.0
 class Screen:
     """`mpft screen` in a process of its own, and what it tells."""
 
-    def __init__(self, bundle: Path, config: Path) -> None:
+    def __init__(self, bundle: Path, config: Path, *, page: bool) -> None:
         main = "from mpft_deploy.cli.main import main; main()"
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-c", main, "screen", "--config", config, "--bundle", bundle),
-                *("--json", "--http", "127.0.0.1:0"),
+                *("--json", *(("--http", "127.0.0.1:0") if page else ())),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -67,7 +86,8 @@ class Screen:
         )
         self._proc = Path("/proc") / str(self._process.pid)
         self.verdicts, self.oldest, self.reconnects = 0, 0.0, 0
-        self._url = ""
+        self.delivered: dict[str, int] = {}
+        self._page, self.url = page, ""
         self._threads = [threading.Thread(target=t) for t in (self._read_events, self._read_log)]
         for thread in self._threads:
             thread.start()
@@ -86,113 +106,255 @@ class Screen:
             record = json.loads(line) if line.startswith("{") else {"message": line.rstrip()}
             message = str(record.get("message", ""))
             if message.startswith("dashboard: "):
-                self._url = message.removeprefix("dashboard: ").rstrip("/")
+                self.url = message.removeprefix("dashboard: ").rstrip("/")
             else:
                 print(message, file=sys.stderr, flush=True)
 
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
     def wait(self) -> None:
-        """Until it serves."""
+        """Until it serves, or judges where it has no page."""
         end = time.monotonic() + START_S
-        while not self._url:
-            if self._process.poll() is not None or time.monotonic() > end:
+        while not (self.url if self._page else self.verdicts):
+            if not self.running or time.monotonic() > end:
                 sys.exit("mpft screen did not start; see its messages above")
             time.sleep(0.1)
 
+    def get(self, path: str) -> bytes:
+        """What it answers."""
+        with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+            return bytes(answer.read())
+
     def sample(self) -> dict[str, float]:
-        """What the process holds now; its metrics are asked for as Prometheus does."""
-        with urllib.request.urlopen(f"{self._url}/metrics", timeout=10) as answer:
-            metrics = answer.read().decode()
-        self.reconnects = sum(
-            int(float(line.rpartition(" ")[2]))
-            for line in metrics.splitlines()
-            if line.startswith("mpft_reconnects_total")
-        )
+        """What the process holds now, in MB where it is memory; its metrics are read as well."""
+        if self._page:
+            for line in self.get("/metrics").decode().splitlines():
+                name, _, value = line.rpartition(" ")
+                if name.startswith("mpft_sink_delivered_total"):
+                    self.delivered[name.split('"')[1]] = int(float(value))
+            sources = json.loads(self.get("/api/sources"))["sources"]
+            self.reconnects = sum(source["reconnects"] for source in sources)
         status = dict(
             line.split(":", 1) for line in (self._proc / "status").read_text().splitlines()
         )
+        memory = {"anonymous": "RssAnon", "resident": "VmRSS", "peak": "VmHWM"}
         return {
             "time": time.monotonic(),
-            "resident_mb": int(status["VmRSS"].split()[0]) * 1024 / 1e6,
+            **{f"{k}_mb": int(status[v].split()[0]) * 1024 / 1e6 for k, v in memory.items()},
             "threads": float(status["Threads"]),
             "descriptors": float(len(os.listdir(self._proc / "fd"))),  # noqa: PTH208, names alone
         }
 
     def stop(self) -> int:
-        """End it; its exit code."""
-        self._process.terminate()
+        """End it; its exit code, or minus the signal that ended it."""
+        if self.running:
+            self._process.terminate()
         code = self._process.wait(30)
         for thread in self._threads:
             thread.join()
         return code
 
 
+class Visitor:
+    """Has the page open, as a browser has: the live connection, and pictures one at a time."""
+
+    def __init__(self, screen: Screen, cameras: int) -> None:
+        self._screen, self._cameras = screen, cameras
+        self.pictures, self._stopped = 0, threading.Event()
+        for work in (self._follow, self._look):
+            threading.Thread(target=work, daemon=True).start()
+
+    def stop(self) -> None:
+        """Leave."""
+        self._stopped.set()
+
+    def _follow(self) -> None:
+        while not self._stopped.is_set():
+            address = self._screen.url + "/api/stream"
+            with (
+                contextlib.suppress(OSError, http.client.HTTPException),
+                urllib.request.urlopen(address, timeout=10) as stream,
+            ):
+                while not self._stopped.is_set() and stream.readline():
+                    pass
+            self._stopped.wait(1)
+
+    def _look(self) -> None:
+        while not self._stopped.wait(LOOK / self._cameras):
+            name = self.pictures % self._cameras
+            near = self.pictures // self._cameras % 2
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                picture = json.loads(self._screen.get(f"/api/picture?source={name}&near={near}"))
+                self.pictures += picture is not None
+
+
+@contextlib.contextmanager
+def receiver() -> Iterator[int]:
+    """The port of a webhook's receiver, which takes everything."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+
+
+@contextlib.contextmanager
+def broker(folder: Path) -> Iterator[int | None]:
+    """The port of an MQTT broker; None where none is installed."""
+    program = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    if program is None:
+        print("mosquitto is not installed: without MQTT", file=sys.stderr)
+        yield None
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = folder / "mosquitto.conf"
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nlog_dest none\n")
+    with subprocess.Popen([program, "-c", config], stderr=subprocess.DEVNULL) as process:
+        yield port
+        process.terminate()
+
+
 def slope(samples: list[dict[str, float]], key: str) -> float:
     """By how much it grows in an hour: the median of the slopes of all pairs (Theil and Sen)."""
-    kept = samples[int(len(samples) * WARM_UP) :]
-    values = np.array([[one["time"], one[key]] for one in kept])
+    if not samples:
+        return 0.0
+    begin, end = samples[0]["time"], samples[-1]["time"]
+    warm = begin + min(60 * WARM_UP, (end - begin) / 2)
+    values = np.array([[one["time"], one[key]] for one in samples if one["time"] >= warm])
     first, second = np.triu_indices(len(values), 1)
     rises = values[second] - values[first]
     return float(np.median(rises[:, 1] / rises[:, 0])) * 3600 if len(rises) else 0.0
 
 
-def configuration(sources: int, decode: str | float, port: int, phases: int) -> str:
+def configuration(cameras: int, decode: str | float, port: int, tell: str = "") -> str:
     """A cameras.toml."""
-    lines = ["[defaults]", f"decode = {json.dumps(decode)}", "gate = 0"]
-    for index in range(sources):
-        address = f"rtsp://127.0.0.1:{port}/{index % phases}"
+    lines = ["[defaults]", f"decode = {json.dumps(decode)}", "gate = 0", tell]
+    for index in range(cameras):
+        address = f"rtsp://127.0.0.1:{port}/{index % 16}"
         lines += ["[[source]]", f'name = "{index}"', f'address = "{address}"']
     return "\n".join(lines) + "\n"
 
 
+def watch(screen: Screen, seconds: float, cut: Any = None) -> tuple[list[dict[str, float]], str]:
+    """Samples of a running command, and what went wrong, if something did."""
+    samples: list[dict[str, float]] = []
+    begin = time.monotonic()
+    next_sample, next_cut = begin + min(SAMPLE, seconds / 3), begin + CUT
+    while (now := time.monotonic()) < begin + seconds:
+        if now >= next_sample:
+            next_sample += SAMPLE
+            try:
+                samples.append(screen.sample())
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                if not screen.running:
+                    return samples, "it ended by itself"
+                return samples, f"its metrics did not answer: {error}"
+        if cut is not None and now >= next_cut:
+            next_cut += CUT
+            cut()
+        time.sleep(max(0.0, min(next_sample, next_cut) - time.monotonic()))
+    return samples, ""
+
+
 def soak(
-    bundle: Path, minutes: float, sources: int, folder: Path, decode: str | float
+    bundle: Path, minutes: float, cameras: int, folder: Path, decode: str | float
 ) -> dict[str, Any]:
     """Run it."""
     clip, config = folder / "720.clip", folder / "cameras.toml"
     rtsp_load.make_clip(clip, 1280, 720)
-    phases = min(sources, 16)
-    samples: list[dict[str, float]] = []
-    with rtsp_load.running(clip, phases) as (port, _, cameras):
-        assert cameras.stdin is not None
-        config.write_text(configuration(sources, decode, port, phases))
-        screen = Screen(bundle, config)
+    with contextlib.ExitStack() as stack:
+        port, _, player = stack.enter_context(rtsp_load.running(clip, min(cameras, 16)))
+        stdin = player.stdin
+        assert stdin is not None
+
+        def cut() -> None:
+            stdin.write(".")
+            stdin.flush()
+
+        config.write_text(configuration(1, 1, port))
+        screen = Screen(bundle, config, page=False)
         try:
             screen.wait()
-            begin = time.monotonic()
-            next_sample, next_cut = begin + SAMPLE, begin + CUT
-            while (now := time.monotonic()) < begin + 60 * minutes:
-                if now >= next_sample:
-                    next_sample += SAMPLE
-                    samples.append(screen.sample())
-                if now >= next_cut:
-                    next_cut += CUT
-                    cameras.stdin.write(".")
-                    cameras.stdin.flush()
-                time.sleep(max(0.0, min(next_sample, next_cut) - time.monotonic()))
+            alone, trouble = watch(screen, min(ALONE, 60 * minutes))
+        finally:
+            code_alone = screen.stop()
+
+        hook = stack.enter_context(receiver())
+        mqtt = stack.enter_context(broker(folder))
+        tell = f'[webhook]\nurl = "http://127.0.0.1:{hook}/"\nspool = "{folder}/spool"\n'
+        tell += f'[mqtt]\nhost = "127.0.0.1"\nport = {mqtt}\n' if mqtt is not None else ""
+        config.write_text(configuration(cameras, decode, port, tell))
+        screen = Screen(bundle, config, page=True)
+        try:
+            screen.wait()
+            visitor = Visitor(screen, cameras)
+            samples, wrong = watch(screen, 60 * minutes, cut)
+            visitor.stop()
         finally:
             code = screen.stop()
+    last = samples[-1] if samples else {}
     return {
         "minutes": minutes,
-        "sources": sources,
+        "cameras": cameras,
         "decode": decode,
-        "memory_mb": samples[-1]["resident_mb"],
-        "memory_mb_per_hour": slope(samples, "resident_mb"),
+        "trouble": trouble or wrong,
+        "exit_codes": [code_alone, code],
+        "one_camera_mb": alone[-1]["resident_mb"] if alone else None,
+        "one_camera_peak_mb": alone[-1]["peak_mb"] if alone else None,
+        "memory_mb": last.get("resident_mb"),
+        "peak_mb": last.get("peak_mb"),
+        "anonymous_mb": last.get("anonymous_mb"),
+        "anonymous_mb_per_hour": slope(samples, "anonymous_mb"),
         "threads_per_hour": slope(samples, "threads"),
         "descriptors_per_hour": slope(samples, "descriptors"),
-        "threads": samples[-1]["threads"],
-        "descriptors": samples[-1]["descriptors"],
+        "threads": last.get("threads"),
+        "descriptors": last.get("descriptors"),
         "verdicts": screen.verdicts,
         "oldest_verdict_s": screen.oldest,
         "reconnects": screen.reconnects,
-        "exit_code": code,
+        "pictures": visitor.pictures,
+        "delivered": screen.delivered,
         "samples": samples,
     }
+
+
+def broken_bounds(result: dict[str, Any]) -> list[str]:
+    """What is not as it should be."""
+    growth = abs(result["anonymous_mb_per_hour"])
+    bounds = {
+        result["trouble"]: bool(result["trouble"]),
+        f"exit codes {result['exit_codes']}": any(result["exit_codes"]),
+        "memory": result["minutes"] >= JUDGED and growth > MEMORY_MB_PER_HOUR,
+        "memory of one camera": (result["one_camera_mb"] or 0) > ONE_CAMERA_MB,
+        "threads": result["threads_per_hour"] > 0,
+        "descriptors": result["descriptors_per_hour"] > 0,
+        "age": result["oldest_verdict_s"] > OLDEST_S,
+        "no pictures": not result["pictures"],
+        "a sink got nothing": not result["delivered"] or 0 in result["delivered"].values(),
+    }
+    return [what for what, bad in bounds.items() if bad]
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--minutes", default=60.0, show_default=True)
-@click.option("--sources", default=16, show_default=True)
+@click.option("--cameras", default=8, show_default=True)
 @click.option(
     "--decode",
     default="5",
@@ -202,28 +364,25 @@ def soak(
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result here.")
 def main(
-    bundle: Path, minutes: float, sources: int, decode: str | float, json_path: Path | None
+    bundle: Path, minutes: float, cameras: int, decode: str | float, json_path: Path | None
 ) -> None:
     """Soak with BUNDLE."""
     with tempfile.TemporaryDirectory() as folder:
-        result = soak(bundle, minutes, sources, Path(folder), decode)
-    hour = "an hour" + ("" if minutes >= 30 else f", from {minutes:g} minutes alone")
-    print(f"memory       {result['memory_mb_per_hour']:+8.2f} MB {hour}")
-    print(f"threads      {result['threads_per_hour']:+8.2f} {hour}, now {result['threads']:.0f}")
-    print(f"descriptors  {result['descriptors_per_hour']:+8.2f} {hour}")
+        result = soak(bundle, minutes, cameras, Path(folder), decode)
+    hour = "an hour" + (
+        "" if minutes >= JUDGED else f", from {minutes:g} minutes alone: not judged"
+    )
+    if result["samples"]:
+        alone, peak = result["one_camera_mb"], result["one_camera_peak_mb"]
+        print(f"one camera   {alone:8.1f} MB, peak {peak:.1f}")
+        print(f"memory       {result['memory_mb']:8.1f} MB, peak {result['peak_mb']:.1f}")
+    print(f"anonymous    {result['anonymous_mb_per_hour']:+8.2f} MB {hour}")
+    print(f"threads      {result['threads_per_hour']:+8.2f} an hour, now {result['threads']}")
+    print(f"descriptors  {result['descriptors_per_hour']:+8.2f} an hour")
     print(f"verdicts     {result['verdicts']}, the oldest {result['oldest_verdict_s']:.2f} s")
-    print(f"reconnects   {result['reconnects']}")
-    broken = [
-        what
-        for what, bad in {
-            "memory": result["memory_mb_per_hour"] >= MEMORY_MB_PER_HOUR and minutes >= 30,
-            "threads": result["threads_per_hour"] > 0,
-            "descriptors": result["descriptors_per_hour"] > 0,
-            "age": result["oldest_verdict_s"] > OLDEST_S,
-            "exit code": result["exit_code"] != 0,
-        }.items()
-        if bad
-    ]
+    print(f"reconnects   {result['reconnects']}; pictures {result['pictures']}")
+    print(f"delivered    {result['delivered']}")
+    broken = broken_bounds(result)
     if json_path is not None:
         record = {"benchmark": "soak", **provenance(), "broken": broken, **result}
         write_atomic(json_path, (json.dumps(record, indent=2) + "\n").encode())

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mpft_deploy.bundle import Bundle
+    from mpft_deploy.bundle import Bundle, BundleInfo
     from mpft_deploy.screen.screener import Screener
     from mpft_deploy.screen.streams.config import Config
     from mpft_deploy.screen.streams.records import Event
@@ -99,7 +99,6 @@ def run_streams(
         screen = config.screen
         bundle = open_bundle(Path(screen.bundle) if screen.bundle else None)
         engine = load_engine(bundle, threads=screen.engine_threads, spin=False)
-        bundle = bundle.without_engine()  # what was loaded is not kept twice
         screener = Screener(
             bundle,
             engine,
@@ -107,8 +106,10 @@ def run_streams(
             threshold=screen.threshold,
             batch=screen.batch_of(bundle.info),
         )
-        _warn(config, bundle)
-        watch = _open_watch(config, screener, bundle, people=not as_json)
+        info, seal = bundle.info, bundle.seal
+        del bundle  # as large as what was loaded of it
+        _warn(config, info)
+        watch = _open_watch(config, screener, info, seal, people=not as_json)
         notifier = Notifier()
         end = None if seconds is None else time.monotonic() + seconds
         watch.start()
@@ -165,7 +166,9 @@ def _signals() -> Iterator[_Flags]:
             signal.signal(number, action)
 
 
-def _open_watch(config: Config, screener: Screener, bundle: Bundle, *, people: bool) -> Watch:
+def _open_watch(
+    config: Config, screener: Screener, info: BundleInfo, seal: str, *, people: bool
+) -> Watch:
     """Sources, sinks and dashboard, put together but not started; lines for people if wanted."""
     from mpft_deploy.screen.streams.watch import Watch
     from mpft_deploy.screen.tell import open_metrics, open_sinks, serve
@@ -178,8 +181,7 @@ def _open_watch(config: Config, screener: Screener, bundle: Bundle, *, people: b
     if people and (tell.jsonl is None or tell.jsonl.path != "-"):
         sinks.append(_Text())
     if tell.http is not None:
-        info = bundle.info
-        engine = {"backend": info.backend, "precision": info.precision, "bundle": bundle.seal[:12]}
+        engine = {"backend": info.backend, "precision": info.precision, "bundle": seal[:12]}
         server = serve(watch, tell.http, sinks=sinks, metrics=metrics, engine=engine)
         logger.info("dashboard: %s", server.url)
         sinks.append(server)
@@ -200,9 +202,9 @@ def _reload(watch: Watch, read: Callable[[], Config]) -> None:
     watch.reload(config)
 
 
-def _warn(config: Config, bundle: Bundle) -> None:
+def _warn(config: Config, info: BundleInfo) -> None:
     """Say what an operator may not expect."""
-    if config.screen.batch > 1 and bundle.info.mixes_views:
+    if config.screen.batch > 1 and info.mixes_views:
         logger.warning(
             "batch %d: this int8 engine was certified one view at a time; frames that are judged "
             "together may move each other's logits a little",
