@@ -115,7 +115,7 @@ def test_a_damaged_packet_leaves_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "scratched.avi"
     path.write_bytes(whole)
     read: list[Frame] = []
-    with pytest.raises(InputError, match="packets were left out"):
+    with pytest.raises(InputError, match="frames were left out"):
         read.extend(read_frames(Item(path, "video")))
     assert read[-1].time == pytest.approx(5, abs=0.2)
 
