@@ -5,13 +5,14 @@ PYTHON ?= python3
 SHIPPED := models/mpft-vit-b16
 NATIVE := CMakeLists.txt $(shell find kernels -regex '.*\.\(cpp\|hpp\|cu\|cuh\|h\)' -o -name CMakeLists.txt)
 
-.PHONY: help demo test format lint types unit sanitize bench bench-first-verdict bench-page soak \
+.PHONY: help demo test format lint types unit sanitize fuzz bench bench-first-verdict bench-page soak \
 	streams faults gpu-suite train-shipped clean
 
 help:
 	@echo "make demo    export, certify, profile and screen with the shipped detector; no torch"
 	@echo "make test    format check, lint, types and tests"
 	@echo "make sanitize   the C++ kernel under address and undefined-behaviour sanitizers"
+	@echo "make fuzz       TARGET=picture SECONDS=3600: one reader of foreign bytes, from the kept corpus"
 	@echo "make bench      everything against its peers, taking turns; draws docs/benchmarks.md"
 	@echo "make bench-first-verdict   from the start of the process, and memory of one stream"
 	@echo "make streams    many cameras: verdicts, ages, CPU and memory, beside the plain loop"
@@ -58,6 +59,11 @@ unit: .venv-test/installed
 sanitize: .venv-test/installed
 	cmake -S tests/kernels/native -B build/sanitize -DMPFT_SANITIZE=address,undefined
 	cmake --build build/sanitize --target check
+
+# What reached new code is kept in tests/fuzz/corpus; a fault is written to build/.
+SECONDS ?= 3600
+fuzz: .venv-test/installed
+	cd build && ../.venv-test/bin/python ../tests/fuzz/fuzz.py $(TARGET) --seconds $(SECONDS) --keep
 
 # On a quiet machine. IMAGES=FOLDER gives the engines other images to judge, BUNDLE=DIR is another
 # engine, such as the winner of `mpft-export --target cpu`.

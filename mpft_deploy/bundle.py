@@ -192,7 +192,12 @@ def read_bundle(path: Path, require_signature: Path | None = None) -> Bundle:
             raise InputError(f"{display(path)} is incomplete: its manifest does not list {name}")
 
     def record(name: str, kind: type[Any]) -> Any:
-        return convert_record(msgspec.json.decode(content[name]), kind, display(path / name))
+        where = display(path / name)
+        try:
+            payload = msgspec.json.decode(content[name])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise InputError(f"{where} is damaged: it is not JSON. Export it again.") from None
+        return convert_record(payload, kind, where)
 
     certificate: Certificate = record(CERTIFICATE, Certificate)
     if certificate.not_run is None and (certificate.golden is None or LATENCY not in content):

@@ -1,0 +1,102 @@
+// One window of a JPEG, byte for byte as a decode of the whole image has it.
+//
+// libjpeg-turbo entropy-decodes the rows above the window and no more, and transforms only the
+// columns around it. Upsampling of colour looks at neighbours, so MARGIN columns more than asked for
+// are decoded on both sides; rows need none, since jpeg_skip_scanlines keeps their neighbours.
+//
+// Whatever is unusual (CMYK, 12 bits, warnings, a file that ends early) gives no window: the caller
+// decodes the whole image and tells what is wrong.
+#pragma once
+
+#include <csetjmp>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+
+#include <jpeglib.h>
+
+namespace mpft::jpeg_window {
+
+constexpr JDIMENSION MARGIN = 32;  // the widest MCU of libjpeg
+
+struct Failure {
+  jpeg_error_mgr base;  // first: libjpeg hands out a pointer to it
+  std::jmp_buf back;
+};
+
+inline void leave(j_common_ptr info) {
+  std::longjmp(reinterpret_cast<Failure*>(info->err)->back, 1);
+}
+
+inline void count(j_common_ptr info, int level) {
+  if (level < 0) ++info->err->num_warnings;
+}
+
+inline void stay_silent(j_common_ptr) {}
+
+// Whether the image's end is in the file. Its marker cannot occur within entropy-coded data.
+inline bool ends(jpeg_decompress_struct& info) {
+  if (jpeg_input_complete(&info) || info.unread_marker == JPEG_EOI) return true;
+  const JOCTET* at = info.src->next_input_byte;
+  const JOCTET* end = at + info.src->bytes_in_buffer;
+  while (at + 1 < end) {
+    at = static_cast<const JOCTET*>(std::memchr(at, 0xFF, end - at - 1));
+    if (at == nullptr) return false;
+    if (at[1] == JPEG_EOI) return true;
+    ++at;
+  }
+  return false;
+}
+
+// Rows [top, top + height) and columns [left, left + width) as RGB. No C++ object lives here, for
+// libjpeg's errors leave by longjmp.
+inline bool decode(const std::uint8_t* data, std::size_t size, JDIMENSION top, JDIMENSION left,
+            JDIMENSION height, JDIMENSION width, std::uint8_t* out) {
+  jpeg_decompress_struct info;
+  Failure failure;
+  info.err = jpeg_std_error(&failure.base);
+  failure.base.error_exit = leave;
+  failure.base.emit_message = count;
+  failure.base.output_message = stay_silent;
+  if (setjmp(failure.back)) {
+    jpeg_destroy_decompress(&info);
+    return false;
+  }
+  jpeg_create_decompress(&info);
+  jpeg_mem_src(&info, data, static_cast<unsigned long>(size));
+  jpeg_read_header(&info, TRUE);
+  const bool known = info.jpeg_color_space == JCS_YCbCr || info.jpeg_color_space == JCS_RGB ||
+                     info.jpeg_color_space == JCS_GRAYSCALE;
+  if (!known || info.data_precision != 8 ||
+      std::uint64_t(top) + height > info.image_height ||
+      std::uint64_t(left) + width > info.image_width) {
+    jpeg_destroy_decompress(&info);
+    return false;
+  }
+  info.out_color_space = JCS_RGB;
+  info.dct_method = JDCT_ISLOW;
+  info.do_fancy_upsampling = TRUE;
+  jpeg_start_decompress(&info);
+
+  JDIMENSION first = left > MARGIN ? left - MARGIN : 0;
+  JDIMENSION columns = left + width + MARGIN;
+  columns = (columns < info.output_width ? columns : info.output_width) - first;
+  if (columns < info.output_width) jpeg_crop_scanline(&info, &first, &columns);
+  if (first > left || left - first + width > info.output_width) {  // so that memory stays safe
+    jpeg_destroy_decompress(&info);
+    return false;
+  }
+  JSAMPARRAY row = info.mem->alloc_sarray(reinterpret_cast<j_common_ptr>(&info), JPOOL_IMAGE,
+                                          info.output_width * 3, 1);
+  if (top > 0) jpeg_skip_scanlines(&info, top);
+  for (JDIMENSION index = 0; index < height; ++index) {
+    jpeg_read_scanlines(&info, row, 1);
+    std::memcpy(out + std::size_t(index) * width * 3, row[0] + std::size_t(left - first) * 3,
+                std::size_t(width) * 3);
+  }
+  const bool sound = info.err->num_warnings == 0 && ends(info);
+  jpeg_destroy_decompress(&info);
+  return sound;
+}
+
+}  // namespace mpft::jpeg_window
