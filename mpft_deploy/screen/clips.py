@@ -20,6 +20,7 @@ from mpft_deploy.screen.video import (
     is_picture,
     pick_track,
     prepare_decoder,
+    to_rgb,
 )
 from mpft_deploy.screen.whole import is_cut
 
@@ -122,14 +123,18 @@ def _at_least_two(frames: Iterator[ClipFrame], clip: _Clip) -> Iterator[ClipFram
 def _sample(
     frames: Iterator[tuple[av.VideoFrame, float]], fps: float, note: str
 ) -> Iterator[ClipFrame]:
-    interval = 1 / fps
+    from av.video.reformatter import VideoReformatter
+
+    interval, reformatter = 1 / fps, VideoReformatter()
     first = taken = None
     for frame, time in frames:
         first = time if first is None else first
         # A clock that jumps back, as joined recordings have it, starts a new interval.
         if taken is None or abs(time - taken) >= interval - _CLOCK:
             taken = time
-            yield ClipFrame(_upright(frame), time - first, note)
+            # As a player should turn it.
+            pixels = np.rot90(to_rgb(frame, reformatter), round(frame.rotation / 90) % 4)
+            yield ClipFrame(np.ascontiguousarray(pixels), time - first, note)
 
 
 class _Clip:
@@ -228,10 +233,3 @@ def _promised(container: av.container.InputContainer, stream: av.VideoStream) ->
     if len(container.streams) == 1 and container.duration is not None:
         return float(container.duration) / 1e6
     return None
-
-
-def _upright(frame: av.VideoFrame) -> U8:
-    """u8 [H, W, 3] RGB, turned as the container says a player should turn it."""
-    pixels: U8 = frame.to_ndarray(format="rgb24")
-    quarter_turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, quarter_turns))

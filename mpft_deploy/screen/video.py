@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpft_deploy.images import MAX_PIXELS
+from mpft_deploy.images import MAX_PIXELS, U8
 
 if TYPE_CHECKING:
     import av
+    from av.video.reformatter import VideoReformatter
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,asf,flv,ogg"
 """Containers that hold their own data. FFmpeg knows others, playlists among them, which would have
@@ -89,6 +90,20 @@ class Sent(NamedTuple):
 
     place: int
     received: float = 0.0
+
+
+def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter | None = None) -> U8:
+    """u8 [height, width, 3] RGB, not turned.
+
+    PyAV would keep a converter on the frame, with as many threads as there are cores.
+    """
+    if reformatter is None:
+        from av.video.reformatter import VideoReformatter
+
+        reformatter = VideoReformatter()
+    converted: Any = reformatter.reformat(frame, format="rgb24", threads=1)
+    pixels: U8 = converted.to_ndarray()
+    return pixels
 
 
 REORDERED = 16

@@ -5,18 +5,61 @@ Converting a frame of 1080p costs milliseconds, its central crop a fraction of o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from mpft_deploy.images import U8, view_corners
+from mpft_deploy.screen.video import to_rgb
 
 if TYPE_CHECKING:
     import av
 
-# FFmpeg converts these without looking at neighbours: a pixel depends on its own chroma sample
-# alone. That holds for even heights; all others go through its scaler, and are converted whole.
-_LOCAL_FORMATS = ("yuv420p", "yuvj420p")
+
+class _Layout(NamedTuple):
+    """How a pixel format lies in memory.
+
+    across, down: chroma samples have 2 ** that columns and rows.
+    columns: bytes of a column (of luma in the first plane, of chroma in others), for each plane.
+    """
+
+    across: int
+    down: int
+    columns: tuple[int, ...]
+
+
+def _planar(name: str, across: int, down: int) -> dict[str, _Layout]:
+    deep = {f"{name}{bits}le": _Layout(across, down, (2, 2, 2)) for bits in (10, 12)}
+    return {name: _Layout(across, down, (1, 1, 1)), **deep}
+
+
+# What cameras, decoders of hardware and files give. All others are converted whole.
+_LAYOUTS = {
+    **_planar("yuv420p", 1, 1),
+    **_planar("yuv422p", 1, 0),
+    **_planar("yuv444p", 0, 0),
+    "yuvj420p": _Layout(1, 1, (1, 1, 1)),
+    "yuvj422p": _Layout(1, 0, (1, 1, 1)),
+    "yuvj444p": _Layout(0, 0, (1, 1, 1)),
+    "nv12": _Layout(1, 1, (1, 2)),
+    "nv21": _Layout(1, 1, (1, 2)),
+    "nv16": _Layout(1, 0, (1, 2)),
+    "p010le": _Layout(1, 1, (2, 4)),
+    "p210le": _Layout(1, 0, (2, 4)),
+    "yuyv422": _Layout(1, 0, (2,)),
+    "uyvy422": _Layout(1, 0, (2,)),
+    "gray": _Layout(0, 0, (1,)),
+    "gray10le": _Layout(0, 0, (2,)),
+    "rgb24": _Layout(0, 0, (3,)),
+    "bgr24": _Layout(0, 0, (3,)),
+    "bgra": _Layout(0, 0, (4,)),
+    "bgr0": _Layout(0, 0, (4,)),
+}
+
+_ROWS, _COLUMNS = 8, 64
+"""Converters look at a few neighbours, and treat so many columns at once: a cut starts on multiples
+of these, and takes one more on each side."""
 
 
 class Shot(Protocol):
@@ -49,24 +92,35 @@ class RgbShot:
 
 
 class DecodedShot:
-    """A frame as the decoder gave it, turned as its stream says."""
+    """A frame as the decoder gave it, turned as its stream says; from any thread.
+
+    A conversion writes to the frame it reads meanwhile: one thread at a time is let near it, and
+    the whole is converted once.
+    """
 
     def __init__(self, frame: av.VideoFrame) -> None:
         self._frame = frame
+        self._lock = threading.Lock()
+        self._whole: U8 | None = None
         self._turns = round(frame.rotation / 90) % 4
         sides = (frame.height, frame.width)
         self.height, self.width = sides if self._turns % 2 == 0 else sides[::-1]
 
     def centre(self, size: int, cutter: Cutter) -> U8:
         """See `Shot`."""
-        if self._turns:
+        if self._turns or self._whole is not None:
             return _centre(self.whole(), size)
-        return cutter.cut(self._frame, size)
+        with self._lock:
+            return cutter.cut(self._frame, size)
 
     def whole(self) -> U8:
-        """See `Shot`."""
-        pixels: U8 = self._frame.to_ndarray(format="rgb24")
-        return np.ascontiguousarray(np.rot90(pixels, self._turns)) if self._turns else pixels
+        """See `Shot`; read-only."""
+        with self._lock:
+            if self._whole is None:
+                pixels = to_rgb(self._frame)
+                self._whole = np.ascontiguousarray(np.rot90(pixels, self._turns))
+                self._whole.flags.writeable = False
+            return self._whole
 
 
 class Cutter:
@@ -76,38 +130,47 @@ class Cutter:
         from av.video.reformatter import VideoReformatter
 
         self._reformatter = VideoReformatter()
-        self._scratch: av.VideoFrame | None = None
+        self._scratch: tuple[tuple[Any, ...], av.VideoFrame] | None = None
 
     def cut(self, frame: av.VideoFrame, size: int) -> U8:
         """The central view, u8 [size, size, 3] RGB: the bytes of the converted whole."""
-        if frame.format.name not in _LOCAL_FORMATS or frame.height % 2:
-            return _centre(frame.to_ndarray(format="rgb24"), size)
+        layout = _LAYOUTS.get(frame.format.name)
+        # Odd sides have their chroma stretched, each row and column by another amount.
+        if layout is None or frame.height % 2 or frame.width % 2:
+            return _centre(to_rgb(frame), size)
         [(top, left)] = view_corners(frame.height, frame.width, size)
-        # Chroma samples lie at even rows and columns: the cut starts and ends on them.
-        row, column = top & ~1, left & ~1
-        height = (top + size - row + 1) & ~1
-        width = (left + size - column + 1) & ~1
+        row, height = _span(top, size, frame.height, _ROWS)
+        column, width = _span(left, size, frame.width, _COLUMNS)
         cut = self._blank(frame, height, width)
         for index, (source, target) in enumerate(zip(frame.planes, cut.planes, strict=True)):
-            step = 2 if index else 1
-            rows, columns = height // step, width // step
-            r, c = row // step, column // step
-            part = _plane(source)[r : r + rows, c : c + columns]
-            # Beyond the last chroma column of an odd width there is nothing to copy, nor seen.
-            _plane(target)[:rows, : part.shape[1]] = part
-        converted: Any = self._reformatter.reformat(cut, format="rgb24").to_ndarray()
-        view: U8 = converted[top - row : top - row + size, left - column : left - column + size]
-        return view
+            down, across = (layout.down, layout.across) if index else (0, 0)
+            step = layout.columns[index]
+            rows = slice(row >> down, (row + height) >> down)
+            columns = slice((column >> across) * step, ((column + width) >> across) * step)
+            _plane(target)[:, : columns.stop - columns.start] = _plane(source)[rows, columns]
+        converted = to_rgb(cut, self._reformatter)
+        return converted[top - row : top - row + size, left - column : left - column + size]
 
     def _blank(self, frame: av.VideoFrame, height: int, width: int) -> av.VideoFrame:
-        """A frame to fill, of the same format and colours."""
-        import av
+        """A frame to fill, of the same format and colours, and interlaced if that one is."""
+        kind = (height, width, frame.format.name, frame.interlaced_frame)
+        if self._scratch is None or self._scratch[0] != kind:
+            import av
 
-        blank, name = self._scratch, frame.format.name
-        if blank is None or (blank.height, blank.width, blank.format.name) != (height, width, name):
-            blank = self._scratch = av.VideoFrame(width, height, name)
+            # Scaled, for its properties alone: a new frame could not be marked as interlaced.
+            like = self._reformatter.reformat(frame, width=width, height=height, threads=1)
+            blank = like if frame.interlaced_frame else av.VideoFrame(width, height, kind[2])
+            self._scratch = kind, blank
+        blank = self._scratch[1]
         blank.colorspace, blank.color_range = frame.colorspace, frame.color_range
         return blank
+
+
+def _span(start: int, size: int, side: int, step: int) -> tuple[int, int]:
+    """Where a cut along one side starts, and how long it is."""
+    first = max(0, start // step - 1) * step
+    end = min(side, (-(-(start + size) // step) + 1) * step)
+    return first, end - first
 
 
 def _centre(pixels: U8, size: int) -> U8:

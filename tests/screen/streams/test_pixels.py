@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from typing import Any
+
 import av
 import numpy as np
 import pytest
@@ -10,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpft_deploy.images import views
-from mpft_deploy.screen.streams.pixels import Cutter, DecodedShot, RgbShot
+from mpft_deploy.screen.streams.pixels import _LAYOUTS, Cutter, DecodedShot, RgbShot
+from mpft_deploy.screen.video import to_rgb
 
-FORMATS = ["yuv420p", "yuvj420p", "nv12", "yuv422p", "yuv444p", "yuv420p10le", "gray", "rgb24"]
+FORMATS = [*_LAYOUTS, "yuv411p", "yuva420p", "gbrp"]
 
 
 def frame_of(height: int, width: int, form: str, seed: int = 0) -> av.VideoFrame:
@@ -21,10 +27,10 @@ def frame_of(height: int, width: int, form: str, seed: int = 0) -> av.VideoFrame
     return frame
 
 
-@settings(max_examples=150)
+@settings(max_examples=200, deadline=None)
 @given(
-    height=st.integers(32, 130),
-    width=st.integers(32, 200),
+    height=st.integers(32, 200),
+    width=st.integers(32, 500),
     form=st.sampled_from(FORMATS),
     size=st.sampled_from([32, 31]),
     seed=st.integers(0, 99),
@@ -47,7 +53,7 @@ def test_the_crop_is_that_of_the_whole(
 @pytest.mark.parametrize(("height", "width"), [(1080, 1920), (720, 1280), (576, 704), (224, 224)])
 def test_sizes_of_cameras(height: int, width: int) -> None:
     cutter = Cutter()
-    for form in ("yuv420p", "yuvj420p", "yuv420p"):
+    for form in ("yuv420p", "nv12", "p010le", "yuvj422p", "yuyv422", "yuv444p", "yuv420p"):
         shot = DecodedShot(frame_of(height, width, form))
         assert np.array_equal(shot.centre(224, cutter), views(shot.whole(), 224, "centre")[0])
 
@@ -69,3 +75,47 @@ def test_pictures_that_came_as_rgb() -> None:
     assert (shot.height, shot.width) == (50, 61)
     assert np.array_equal(shot.centre(32, Cutter()), views(pixels, 32, "centre")[0])
     assert shot.whole() is pixels
+
+
+@pytest.mark.parametrize("form", ["yuv420p", "yuv422p", "yuv420p10le"])
+def test_interlaced_frames(form: str) -> None:
+    """Their fields are converted each by itself, so the cut must be interlaced as well."""
+    encoder = av.CodecContext.create("libx264", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = 320, 192, form
+    encoder.time_base = Fraction(1, 25)
+    encoder.options = {"x264-params": "tff=1:log-level=none", "tune": "zerolatency"}
+    packets = [*encoder.encode(frame_of(192, 320, form)), *encoder.encode(None)]
+    decoder = av.CodecContext.create("h264", "r")
+    [frame] = [*decoder.decode(packets[0]), *decoder.decode(None)]
+    assert frame.interlaced_frame
+    shot = DecodedShot(frame)
+    cutter = Cutter()
+    for size in (32, 64):
+        view = shot.centre(size, cutter)
+        assert np.array_equal(view, views(to_rgb(frame), size, "centre")[0])
+
+
+@pytest.mark.parametrize("form", ["yuv420p", "nv12", "yuv422p"])
+def test_one_frame_is_converted_by_one_thread_at_a_time(form: str) -> None:
+    """Several that asked for the picture of one frame at once ended the process, or hung."""
+    for seed in range(6):
+        frame = frame_of(360, 640, form, seed)
+        expected = to_rgb(frame_of(360, 640, form, seed))
+        shot, start = DecodedShot(frame), threading.Barrier(4)
+
+        def ask(index: int, shot: DecodedShot = shot, start: threading.Barrier = start) -> Any:
+            start.wait(10)
+            return shot.whole() if index % 2 else shot.centre(224, Cutter())
+
+        with ThreadPoolExecutor(4) as pool:
+            pictures = list(pool.map(ask, range(4)))
+        for index, pixels in enumerate(pictures):
+            whole = expected if index % 2 else views(expected, 224, "centre")[0]
+            assert np.array_equal(pixels, whole)
+
+
+def test_the_whole_is_converted_once_and_cannot_be_written_to() -> None:
+    shot = DecodedShot(frame_of(64, 96, "yuv420p"))
+    assert shot.whole() is shot.whole()
+    with pytest.raises(ValueError, match="read-only"):
+        shot.whole()[0, 0] = 0
