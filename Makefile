@@ -99,8 +99,7 @@ build/bundle/bundle.json: .venv-test/installed $(addprefix $(SHIPPED)/,detector.
 gpu-suite: .venv-test/installed
 	.venv-test/bin/python benchmarks/gpu_suite.py
 
-# Half an hour on two cores with AMX; where the processor lacks bfloat16 give `mpft train`
-# --precision f32. The threshold is that of two false alarms in a hundred, on "val".
+# Half an hour on two cores with AMX. The threshold is that of two false alarms in a hundred, on "val".
 SHARED := $(or $(MPFT_SHARED),../shared)
 train-shipped: .venv-test/installed
 	.venv-test/bin/mpft train $(SHARED)/data/manifest.csv --out $(SHIPPED) --overwrite \

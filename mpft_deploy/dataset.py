@@ -7,28 +7,22 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import display
-from mpft_deploy.images import decode_image, find_images
+from mpft_deploy.images import decode_image
+from mpft_deploy.layouts import read_folder
 
-REAL_FOLDERS = frozenset(("0_real", "real", "nature", "0"))
-FAKE_FOLDERS = frozenset(("1_fake", "fake", "ai", "generated", "1"))
 REAL_LABELS = frozenset(("0", "real"))
 FAKE_LABELS = frozenset(("1", "fake", "generated", "ai"))
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
 
 BAD_SHARE = 0.01
-"""Unreadable images that are left out; more are an error."""
+"""Images that are left out, unreadable or copies of others; more are an error."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +31,9 @@ class Sample:
 
     label: 0 real, 1 generated.
     set, generator, licence: for reports; split: train, val, test or another name, None if unstated.
+    source: where images come from that have much in common: folder, or what a manifest states.
+    folder: its class folder in lower case; "" of a manifest, or if it was taken to be real.
+    pixels: SHA-256 of its pixels, "" until they were decoded.
     """
 
     path: Path
@@ -45,38 +42,60 @@ class Sample:
     generator: str = ""
     split: str | None = None
     licence: str = ""
+    source: str = ""
+    folder: str = ""
+    pixels: str = ""
 
 
-def find_samples(sources: Iterable[Path], split: str | None = None) -> list[Sample]:
+def find_samples(
+    sources: Iterable[Path], split: str | None = None, *, plain_is_real: bool = False
+) -> list[Sample]:
     """Labelled images of folders and CSV manifests, in a fixed order.
 
-    In a folder, the nearest class folder above an image gives its label (`0_real` and `1_fake`,
-    `real` and `fake`, `nature` and `ai`, at any depth), the first other folder its set (the
-    folder's own name if there is none), and a folder such as `train` or `val` its split. A manifest
-    has the columns path and label, and may have split, set, generator and licence; paths are
-    relative to it.
+    Folders are read by `layouts.read_folder`. A manifest has the columns path and label, and may
+    have split, set, generator, licence and source; paths are relative to it.
 
     Args:
         sources: folders or `.csv` files.
         split: leave out images that are stated to be of another split.
+        plain_is_real: a folder without any class folder holds real images.
 
     Raises:
-        InputError: a source is missing, malformed, or holds no labelled image of that split.
+        InputError: a source is missing, malformed, not understood, or holds no labelled image of
+            that split.
     """
     found: dict[Path, Sample] = {}
     for source in sources:
-        samples = _read_manifest(source) if source.suffix.lower() == ".csv" else _walk(source)
-        if not samples:
-            raise InputError(
-                f"{display(source)} holds no labelled images; expected folders such as 0_real and "
-                "1_fake, real and fake, or nature and ai, or a CSV with the columns path,label"
-            )
+        if source.suffix.lower() == ".csv":
+            samples = _read_manifest(source)
+        else:
+            samples = [
+                Sample(
+                    one.path,
+                    one.label,
+                    one.set,
+                    one.generator,
+                    one.split,
+                    source=one.source,
+                    folder=one.folder,
+                )
+                for one in read_folder(source, split=split, plain_is_real=plain_is_real)
+            ]
         kept = [s for s in samples if split is None or s.split in (None, split)]
         if not kept:
             there = ", ".join(sorted({str(sample.split) for sample in samples}))
             raise InputError(f"{display(source)} holds no images of split {split}, only of {there}")
         found.update((sample.path, sample) for sample in kept)
     return list(found.values())
+
+
+def describe_sets(samples: Sequence[Sample]) -> str:
+    """The sets with their images of each class, in one line."""
+    counts = Counter((sample.set, sample.label) for sample in samples)
+    sets = sorted({name for name, _ in counts})
+    return ", ".join(
+        f"{name} ({counts[name, 0]} real, {counts[name, 1]} generated)" for name in sets
+    )
 
 
 def require_both_classes(samples: Sequence[Sample], what: str) -> None:
@@ -88,16 +107,6 @@ def require_both_classes(samples: Sequence[Sample], what: str) -> None:
         )
 
 
-def require_disjoint(train: Sequence[Sample], val: Sequence[Sample]) -> None:
-    """A UsageError if an image file serves both training and validation."""
-    shared = {s.path.resolve() for s in train} & {s.path.resolve() for s in val}
-    if shared:
-        raise UsageError(
-            f"{len(shared)} images are in both the training and the validation data, such as "
-            f"{display(min(shared))}; name other images to validate on with --val"
-        )
-
-
 def drop_unreadable(
     samples: Sequence[Sample],
     report: Callable[[str], None],
@@ -105,22 +114,24 @@ def drop_unreadable(
     share: float = BAD_SHARE,
     workers: int = 2,
 ) -> list[Sample]:
-    """Decode every image once and leave out those that cannot be, each named through `report`.
+    """Decode every image once; leave out those that cannot be, each named through `report`.
+
+    Returns:
+        The others, with `pixels`.
 
     Raises:
         InputError: more than `share` of them cannot be decoded.
     """
 
-    def problem(sample: Sample) -> str | None:
+    def decoded(sample: Sample) -> Sample | str:
         try:
-            decode_image(sample.path)
+            return replace(sample, pixels=pixel_digest(decode_image(sample.path)))
         except InputError as error:
             return str(error)
-        return None
 
     with ThreadPoolExecutor(workers) as pool:
-        problems = list(pool.map(problem, samples))
-    bad = [text for text in problems if text is not None]
+        outcomes = list(pool.map(decoded, samples))
+    bad = [text for text in outcomes if isinstance(text, str)]
     if len(bad) > share * len(samples):
         raise InputError(
             f"{len(bad)} of {len(samples)} images cannot be read, more than {share:.0%}; "
@@ -128,7 +139,71 @@ def drop_unreadable(
         )
     for text in bad:
         report(f"left out: {text}")
-    return [sample for sample, text in zip(samples, problems, strict=True) if text is None]
+    return [one for one in outcomes if isinstance(one, Sample)]
+
+
+def pixel_digest(frame: npt.NDArray[np.uint8]) -> str:
+    """SHA-256 of a frame, u8 [H, W, 3]: the same for copies in whatever file."""
+    return hashlib.sha256(repr(frame.shape).encode() + frame.tobytes()).hexdigest()
+
+
+def drop_contradicting(
+    samples: Sequence[Sample], report: Callable[[str], None], *, share: float = BAD_SHARE
+) -> list[Sample]:
+    """Leave out images whose very pixels are both real and generated, and tell so.
+
+    Args:
+        samples: as `drop_unreadable` gives them.
+
+    Raises:
+        InputError: they are more than `share` of all.
+    """
+    labels: dict[str, set[int]] = {}
+    for sample in samples:
+        labels.setdefault(sample.pixels, set()).add(sample.label)
+    bad = [sample for sample in samples if len(labels[sample.pixels]) > 1]
+    if bad:
+        told = f"{len(bad)} of {len(samples)} images are in both classes, such as {_some(bad)}"
+        if len(bad) > share * len(samples):
+            raise InputError(f"{told}: one of the labels is wrong; remove the copies")
+        report(f"left out: {told}")
+    return [sample for sample in samples if len(labels[sample.pixels]) == 1]
+
+
+def drop_shared(
+    train: Sequence[Sample],
+    val: Sequence[Sample],
+    report: Callable[[str], None],
+    *,
+    share: float = BAD_SHARE,
+) -> list[Sample]:
+    """The training images whose pixels are not in the validation data too; tells of the others.
+
+    Args:
+        train, val: as `drop_unreadable` gives them.
+
+    Raises:
+        UsageError: more than `share` of the validation images are copies of training images.
+    """
+    held_out, learnt = ({sample.pixels for sample in samples} for samples in (val, train))
+    bad = [sample for sample in val if sample.pixels in learnt]
+    if bad:
+        told = (
+            f"{len(bad)} of {len(val)} validation images are in both the training and the "
+            f"validation data, as the same file or a copy, such as {_some(bad)}"
+        )
+        if len(bad) > share * len(val):
+            raise UsageError(f"{told}; name other images to validate on with --val")
+        report(f"left out of training: {told}")
+    return [sample for sample in train if sample.pixels not in held_out]
+
+
+def _some(samples: Sequence[Sample]) -> str:
+    return " and ".join(display(sample.path) for sample in sorted(samples, key=_by_pixels)[:2])
+
+
+def _by_pixels(sample: Sample) -> tuple[str, str]:
+    return sample.pixels, str(sample.path)
 
 
 def fingerprint(samples: Iterable[Sample]) -> str:
@@ -140,32 +215,6 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     return digest.hexdigest()
 
 
-def _walk(folder: Path) -> list[Sample]:
-    if not folder.is_dir():
-        raise InputError(f"{display(folder)}: no such folder or .csv file")
-    return [
-        sample for path in find_images(folder) if (sample := _by_folders(folder, path)) is not None
-    ]
-
-
-def _by_folders(root: Path, path: Path) -> Sample | None:
-    """The sample at `path` by the names of its folders; None if none of them is a class."""
-    label = split = None
-    others = []
-    for name in path.relative_to(root).parts[:-1]:
-        lowered = name.lower()
-        if lowered in REAL_FOLDERS | FAKE_FOLDERS:
-            label = int(lowered in FAKE_FOLDERS)
-        elif lowered in SPLIT_FOLDERS:
-            split = SPLIT_FOLDERS[lowered]
-        else:
-            others.append(name)
-    if label is None:
-        return None
-    name = others[0] if others else root.resolve().name
-    return Sample(path, label, display(name), display(name) if label else "", split)
-
-
 def _read_manifest(path: Path) -> list[Sample]:
     where = display(path)
     try:
@@ -174,11 +223,14 @@ def _read_manifest(path: Path) -> list[Sample]:
             columns = set(reader.fieldnames or ())
             if not {"path", "label"} <= columns:
                 raise InputError(f"{where} needs the columns path and label in its first line")
-            return [_by_row(path, reader.line_num, row) for row in reader]
+            rows = [_by_row(path, reader.line_num, row) for row in reader]
     except OSError as error:
         raise InputError(f"{where} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{where} is not a CSV file in UTF-8: {error}") from None
+    if not rows:
+        raise InputError(f"{where} holds no labelled images: there is no line after the first")
+    return rows
 
 
 def _by_row(manifest: Path, line: int, row: dict[str, str | None]) -> Sample:
@@ -197,4 +249,5 @@ def _by_row(manifest: Path, line: int, row: dict[str, str | None]) -> Sample:
         cell("generator"),
         cell("split") or None,
         cell("licence"),
+        cell("source") or cell("set"),
     )

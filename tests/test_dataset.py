@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from mpft_deploy.dataset import (
     Sample,
+    drop_contradicting,
+    drop_shared,
     drop_unreadable,
     find_samples,
     fingerprint,
     require_both_classes,
-    require_disjoint,
 )
 from mpft_deploy.errors import InputError, UsageError
+from mpft_deploy.layouts import benchmark_of, paired_reals
 
 
 def image(path: Path, colour: tuple[int, int, int] = (9, 9, 9)) -> Path:
@@ -28,31 +32,149 @@ def summary(samples: list[Sample]) -> list[tuple[str, int, str, str | None]]:
     return [(sample.path.name, sample.label, sample.set, sample.split) for sample in samples]
 
 
+LAYOUTS = {
+    "plain": (["0_real/a", "1_fake/b"], {("data", 0, None), ("data", 1, None)}),
+    "deeper": (
+        ["REAL/a", "Fake/deep/b"],
+        {("data", 0, None), ("data", 1, None)},
+    ),
+    "GenImage": (
+        ["Midjourney/imagenet_midjourney/val/ai/a", "Midjourney/imagenet_midjourney/val/nature/b",
+         "ADM/imagenet_ai_0508_adm/train/ai/c"],
+        {("ADM", 1, "train"), ("Midjourney", 1, "val"), ("Midjourney", 0, "val")},
+    ),
+    "GenImage, short": (
+        ["ADM/val/ai/a", "ADM/val/nature/b"],
+        {("ADM", 1, "val"), ("ADM", 0, "val")},
+    ),
+    "GenImage, wrapped": (
+        ["GenImage/glide/val/ai/a", "GenImage/VQDM/val/nature/b"],
+        {("glide", 1, "val"), ("VQDM", 0, "val")},
+    ),
+    "ForenSynths": (
+        ["progan/0_real/a", "progan/1_fake/b", "cyclegan/apple/0_real/a", "cyclegan/cat/1_fake/b"],
+        {("progan", 0, None), ("progan", 1, None), ("cyclegan", 0, None), ("cyclegan", 1, None)},
+    ),
+    "UniversalFakeDetect": (
+        ["CNN/test/progan/cat/0_real/a", "CNN/test/unheard_of/1_fake/b", "CNN/test/san/0_real/a",
+         "diffusion_datasets/laion/0_real/a", "diffusion_datasets/ldm_200/1_fake/b",
+         "diffusion_datasets/glide_50_27/1_fake/b"],
+        {("progan", 0, "test"), ("unheard_of", 1, "test"), ("san", 0, "test"), ("laion", 0, None),
+         ("ldm_200", 1, None), ("glide_50_27", 1, None)},
+    ),
+    "Community Forensics": (
+        ["Midjourney/real/a", "Midjourney/fake/b", "some-model/fake/c", "some-model/real/c"],
+        {("Midjourney", 0, None), ("Midjourney", 1, None), ("some-model", 1, None),
+         ("some-model", 0, None)},
+    ),
+    "of faces": (
+        ["real_vs_fake/real-vs-fake/valid/real/a", "real_vs_fake/real-vs-fake/valid/fake/b"],
+        {("real_vs_fake", 0, "val"), ("real_vs_fake", 1, "val")},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts(name: str, tmp_path: Path) -> None:
+    files, expected = LAYOUTS[name]
+    for file in files:
+        image(tmp_path / "data" / f"{file}.png")
+    (tmp_path / "data" / files[0]).with_name("notes.txt").write_text("no image")
+    found = find_samples([tmp_path / "data"])
+    assert {(s.set, s.label, s.split) for s in found} == expected
+    assert len(found) == len(files)
+    generated = [s for s in found if s.label]
+    assert [s.generator for s in generated] == [
+        "deep" if "deep" in s.path.parts else s.set for s in generated
+    ]
+
+
 @pytest.mark.parametrize(
-    ("files", "expected"),
+    ("root", "files", "expected"),
     [
-        (["0_real/a.png", "1_fake/b.png"], [(0, "data", None), (1, "data", None)]),
-        (["REAL/a.png", "Fake/deep/b.png"], [(1, "deep", None), (0, "data", None)]),
-        (
-            ["Midjourney/val/ai/a.png", "Midjourney/val/nature/b.png", "ADM/train/ai/c.png"],
-            [(1, "ADM", "train"), (1, "Midjourney", "val"), (0, "Midjourney", "val")],
-        ),
-        (
-            ["progan/car/0_real/a.png", "progan/cat/1_fake/b.png"],
-            [(0, "progan", None), (1, "progan", None)],
-        ),
-        (["real/fake/a.png"], [(1, "data", None)]),
+        ("cyclegan", ["apple/0_real/a", "horse/1_fake/b"], "cyclegan"),
+        ("Midjourney/val", ["ai/a", "nature/b"], "Midjourney"),
+        ("holiday/real", ["a", "beach/b"], "holiday"),
+        ("net/san", ["one/real/a", "one/fake/b"], "one"),
     ],
 )
-def test_layouts(
-    files: list[str], expected: list[tuple[int, str, str | None]], tmp_path: Path
+def test_the_set_may_be_the_folder_that_was_named(
+    root: str, files: list[str], expected: str, tmp_path: Path
 ) -> None:
-    for name in [*files, "notes/unlabelled.png"]:
+    for file in files:
+        image(tmp_path / root / f"{file}.png")
+    assert {s.set for s in find_samples([tmp_path / root])} == {expected}
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["real/a", "full_synthetic/b", "tampered/c", "tampered/d"],
+         ["tampered (2)", "full_synthetic (1)", "real (1)"]),
+        (["0_reel/a", "1_fake/b"], ["0_reel (1) (is 0_reel meant to be 0_real?)"]),
+        (["progan/cat/0_real/a", "progan/cat/1_fake/b", "progan/dog/0_reel/a"],
+         ["progan/dog/0_reel (1)"]),
+        (["real/a", "fake/b", "c"], ["in no class folder: . (1)"]),
+        (["train/real/a", "train/b"], ["in no class folder: train (1)"]),
+        (["fake/nature/a", "real/b"], ["both classes", "fake/nature (1)"]),
+        (["fake/0/a", "fake/1/b"], ["both classes", "fake/0 (1)"]),
+        (["dalle2/a", "sdxl/b"], ["holds no labelled images, only dalle2 (1), sdxl (1)"]),
+        (["full_synthetic/a"], ["only full_synthetic (1)"]),
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_is_listed(
+    files: list[str], told: list[str], tmp_path: Path
+) -> None:
+    for file in files:
+        image(tmp_path / f"{file}.png")
+    with pytest.raises(InputError) as raised:
+        find_samples([tmp_path])
+    for text in told:
+        assert text in str(raised.value)
+
+
+def test_empty_classes_and_links_are_told(tmp_path: Path) -> None:
+    for name in ("train/real/a.png", "train/fake/b.png", "val/real/c.png"):
         image(tmp_path / "data" / name)
-    (tmp_path / "data" / "0_real").mkdir(exist_ok=True)
-    (tmp_path / "data" / "0_real" / "notes.txt").write_text("no image")
-    found = find_samples([tmp_path / "data"])
-    assert [(s.label, s.set, s.split) for s in found] == expected
+    (tmp_path / "data" / "val" / "fake").mkdir()
+    (tmp_path / "data" / "val" / "fake" / "photo.heic").write_bytes(b"no known format")
+    with pytest.raises(InputError, match="without an image that can be read: val/fake"):
+        find_samples([tmp_path / "data"])
+    assert len(find_samples([tmp_path / "data"], "train")) == 2
+    (tmp_path / "data" / "val" / "fake").rename(tmp_path / "elsewhere")
+    (tmp_path / "data" / "val" / "fake").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="links to folders, which are not followed: val/fake"):
+        find_samples([tmp_path / "data"])
+
+
+def test_a_plain_folder_is_real_where_that_is_asked_for_and_nothing_speaks_against_it(
+    tmp_path: Path,
+) -> None:
+    for name in ("2021/a.png", "b.png"):
+        image(tmp_path / "photos" / name)
+    found = find_samples([tmp_path / "photos"], plain_is_real=True)
+    assert [(s.label, s.set, s.folder) for s in found] == [(0, "photos", ""), (0, "photos", "")]
+    assert len({s.source for s in found}) == 2
+    with pytest.raises(InputError, match="no labelled images, only"):
+        find_samples([tmp_path / "photos"])
+    for name in ("0_reel", "1_fakes", "full_synthetic", "ai images", "generate"):
+        image(tmp_path / name / name / "a.png")
+        with pytest.raises(InputError, match="sound like classes"):
+            find_samples([tmp_path / name], plain_is_real=True)
+
+
+def test_the_reals_of_universal_fake_detect_are_paired_by_its_own_rule(tmp_path: Path) -> None:
+    laion = ("ldm_200", "ldm_200_cfg", "ldm_100", "glide_100_27", "glide_50_27", "glide_100_10",
+             "dalle")  # fmt: skip
+    for name in ("imagenet/0_real", "laion/0_real", *(f"{one}/1_fake" for one in laion),
+                 "guided/1_fake", "progan/0_real", "progan/1_fake"):  # fmt: skip
+        image(tmp_path / "diffusion_datasets" / name / "a.png")
+    sets = [(s.set, s.folder, s.label) for s in find_samples([tmp_path])]
+    assert paired_reals(sets) == {**dict.fromkeys(laion, "laion"), "guided": "imagenet"}
+    assert benchmark_of(sets) == "UniversalFakeDetect"
+    assert benchmark_of([*sets, ("new", "1_fake", 1)]) == ""
+    others = [(name, "fake" if label else "real", label) for name, _, label in sets]
+    assert (paired_reals(others), benchmark_of(others)) == ({}, "")
 
 
 def test_split_leaves_out_what_is_stated_to_be_another(tmp_path: Path) -> None:
@@ -104,13 +226,44 @@ def test_missing_and_empty_folders_are_errors(tmp_path: Path) -> None:
         find_samples([tmp_path])
 
 
-def test_one_class_alone_and_shared_images_are_errors(tmp_path: Path) -> None:
+def test_one_class_alone_is_an_error(tmp_path: Path) -> None:
     image(tmp_path / "real/a.png")
     samples = find_samples([tmp_path])
     with pytest.raises(InputError, match="1 real and 0 generated"):
         require_both_classes(samples, "it")
-    with pytest.raises(UsageError, match="both the training and the validation"):
-        require_disjoint(samples, find_samples([tmp_path / "real" / ".."]))
+
+
+def noise(path: Path, seed: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_copies_are_found_by_their_pixels(tmp_path: Path) -> None:
+    for seed in range(4):
+        noise(tmp_path / f"a/real/{seed}.png", seed)
+        noise(tmp_path / f"a/fake/{seed}.png", 10 + seed)
+    shutil.copy(tmp_path / "a/real/0.png", tmp_path / "a/fake/copy.png")  # the same bytes
+    noise(tmp_path / "a/fake/again.tiff", 1)  # the same pixels
+    told: list[str] = []
+    train = drop_unreadable(find_samples([tmp_path / "a"]), told.append)
+    with pytest.raises(InputError, match=r"4 of 10 images are in both classes, such as .* and "):
+        drop_contradicting(train, told.append)
+    kept = drop_contradicting(train, told.append, share=0.5)
+    assert sorted(s.path.name for s in kept) == sorted(
+        ["2.png", "3.png", "0.png", "1.png", "2.png", "3.png"]
+    )
+    assert len(told) == 1
+    noise(tmp_path / "b/real/x.bmp", 2)
+    noise(tmp_path / "b/real/y.png", 99)
+    val = drop_unreadable(find_samples([tmp_path / "b"]), told.append)
+    with pytest.raises(UsageError, match=r"1 of 2 validation images .*name other images .*--val"):
+        drop_shared(kept, val, told.append)
+    apart = drop_shared(kept, val, told.append, share=0.5)
+    assert {s.path for s in kept} - {s.path for s in apart} == {tmp_path / "a/real/2.png"}
+    assert "left out of training" in told[-1]
+    assert drop_shared(apart, val, told.append, share=0) == apart
 
 
 def test_few_unreadable_images_are_named_and_left_out(tmp_path: Path) -> None:

@@ -72,8 +72,9 @@ def setting(
 @setting("--seed", None, click.IntRange(0, 2**32 - 1))
 @setting(
     "--precision",
-    "Of matmuls while fine-tuning; weights, calibration and golden logits are float32.",
-    click.Choice(["bf16", "f32"]),
+    "Of matmuls while fine-tuning; auto: bf16 where the device has it. Weights, calibration and "
+    "golden logits are float32.",
+    click.Choice(["auto", "bf16", "f32"]),
 )
 @click.option(
     "--stored",
@@ -107,7 +108,9 @@ def command(
 ) -> None:
     """Fine-tune a detector on DATA: folders or CSV manifests of real and generated images.
 
-    Folders may be laid out as 0_real and 1_fake, real and fake, or nature and ai, at any depth.
+    Folders may be laid out as 0_real and 1_fake, real and fake, or nature and ai, at any depth;
+    what is not understood is an error. Images that both classes have, or training and validation,
+    as the same file or a copy, are left out.
     Checkpoint, log and curves stay in OUT.run; an interrupted run goes on with --resume.
     """
     from mpft_deploy.detector import require_train_extra

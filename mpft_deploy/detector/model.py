@@ -13,6 +13,7 @@ from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import nn
 from torch.nn import functional
 
+from mpft_deploy.bundle import Device
 from mpft_deploy.detector.backbone import Backbone, Geometry, check_weights, shapes
 from mpft_deploy.detector_folder import DetectorFolder, read_detector
 from mpft_deploy.errors import UsageError
@@ -196,6 +197,13 @@ class Detector(nn.Module):
         first = visual.class_embedding + visual.positional_embedding[0]
         tokens = torch.cat([first.expand(len(cells), 1, -1), cells], 1)
         return cast(torch.Tensor, visual.ln_pre(tokens))
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16 by instructions of its own; without, it is slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(Device.here().instructions))
 
 
 def choose_device(name: str) -> torch.device:

@@ -26,4 +26,4 @@ class Recipe:
     dropout = 0.1
     blend = 0.5
     seed = 0
-    precision: Literal["bf16", "f32"] = "bf16"
+    precision: Literal["auto", "bf16", "f32"] = "auto"

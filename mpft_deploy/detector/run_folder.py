@@ -58,13 +58,19 @@ class RunFolder:
         self.path = whole.with_name(whole.name + ".run")
         self.events: list[dict[str, Any]] = []
 
-    def start(self, *, overwrite: bool) -> None:
-        """Begin an empty run; a UsageError if there is one already and it may not be replaced."""
-        if (self.path / CHECKPOINT).exists() and not overwrite:
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """A UsageError unless a run may begin here, or go on; changes nothing."""
+        there = (self.path / CHECKPOINT).exists()
+        if resume and not there:
+            raise UsageError(f"nothing to resume: {display(self.path / CHECKPOINT)} does not exist")
+        if there and not (resume or overwrite):
             raise UsageError(
                 f"{display(self.path)} holds a run: pass --resume to go on with it, "
                 "or --overwrite to begin anew"
             )
+
+    def start(self) -> None:
+        """Begin an empty run, in place of one that is there."""
         with explain_full_disk(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             for name in (CHECKPOINT, LOG, CURVE):
@@ -79,12 +85,9 @@ class RunFolder:
         """Read the checkpoint, and the log up to it.
 
         Raises:
-            UsageError: there is no run.
             InputError: the checkpoint is damaged or from another version.
         """
         path = self.path / CHECKPOINT
-        if not path.exists():
-            raise UsageError(f"nothing to resume: {display(path)} does not exist")
         try:
             with safetensors.safe_open(path, "numpy") as file:
                 metadata = file.metadata() or {}

@@ -12,7 +12,7 @@ from mpft_deploy.detector.recipe import Recipe
 from mpft_deploy.errors import UsageError
 from mpft_deploy.spec import KeepRule, Record, parse_mixture
 
-Precision = Literal["bf16", "f32"]
+Precision = Literal["auto", "bf16", "f32"]
 GoldenSource = Literal["validation", "synthetic"]
 
 
@@ -37,6 +37,7 @@ class TrainSettings(Record, frozen=True):
             Wortsman et al., arXiv 2109.01903).
         seed: decides order, crops, flips, random cells and dropout; 0 to 2³² − 1.
         precision: `bf16` computes matmuls in bfloat16 while fine-tuning; weights stay float32.
+            `auto`: whichever the device is built for; a run records which it was.
     """
 
     backbone: str = Recipe.backbone

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+import torch
+
 from mpft_deploy.dataset import (
+    describe_sets,
+    drop_contradicting,
+    drop_shared,
     drop_unreadable,
     find_samples,
     fingerprint,
     require_both_classes,
-    require_disjoint,
 )
 from mpft_deploy.detector.backbone import geometry, load_backbone
 from mpft_deploy.detector.interrupt import StopRequestedError, stop_signals
 from mpft_deploy.detector.loop import Images, Loop, Reporter
-from mpft_deploy.detector.model import Detector, choose_device
+from mpft_deploy.detector.model import Detector, choose_device, has_bf16
 from mpft_deploy.detector.publish import publish
 from mpft_deploy.detector.run_folder import EpochReport, Progress, RunFolder
 from mpft_deploy.detector.settings import GoldenSource, TrainSettings
 from mpft_deploy.errors import MpftError, UsageError
 from mpft_deploy.evaluate.scores import Score
-from mpft_deploy.files import check_free, display
+from mpft_deploy.files import check_free, display, explain_full_disk, explain_unwritable
 from mpft_deploy.spec import Calibration
 from mpft_deploy.weights import Stored
+
+TRAINING, VALIDATION = "the training data", "the validation data"
 
 
 class InterruptedRunError(MpftError):
@@ -82,23 +91,30 @@ def train(
         GateError: training diverged, or its logits rank no better than chance.
         InterruptedRunError: SIGINT or SIGTERM came; the checkpoint is written.
     """
+    # All that can be wrong comes before the images are decoded, which may take hours.
     check_free(out, replace=overwrite)
     tower = geometry(settings.backbone.partition("@")[0])
     depth = settings.blocks(tower)
     target = choose_device(device)
     run = RunFolder(out)
-    images = _load_images(data, val, reporter)
-    hashes = {"train": fingerprint(images.train), "val": fingerprint(images.val)}
+    run.check(resume=resume, overwrite=overwrite)
+    found = _find_images(data, val, reporter)
+    progress, tensors = run.load() if resume else (None, None)
+    settings = _with_precision(settings, progress, target, reporter)
+    if progress is not None:
+        _require_same(progress.settings.differences(settings))
     backbone = load_backbone(settings.backbone) if settings.needs_backbone(resume) else None
-    if resume:
-        progress, tensors = run.load()
-        _require_same(progress, settings, hashes)
+    with _tried(run.path):
+        images = _load_images(found, reporter)
+    hashes = {"train": fingerprint(images.train), "val": fingerprint(images.val)}
+    if progress is not None:
+        _require_same(_other_images(progress, hashes))
         model = Detector(tower, depth, dropout=settings.dropout)
     else:
         assert backbone is not None
         model = Detector.from_backbone(backbone, depth, dropout=settings.dropout)
-        progress, tensors = Progress(settings=settings, data=hashes), None
-        run.start(overwrite=overwrite)
+        progress = Progress(settings=settings, data=hashes)
+        run.start()
     loop = Loop(model.to(target), images, run, progress, reporter)
     if tensors is not None:
         loop.restore(tensors)
@@ -124,29 +140,71 @@ def train(
     return Trained(out, validation, spec.calibration, loop.progress.epochs, step_seconds)
 
 
-def _load_images(data: Sequence[Path], val: Sequence[Path], reporter: Reporter) -> Images:
-    """Find, check and decode all images."""
-    train_samples, val_samples = find_samples(data, "train"), find_samples(val, "val")
-    require_disjoint(train_samples, val_samples)
-    reporter.line(f"decoding {len(train_samples) + len(val_samples)} images once, to find bad ones")
-    images = []
-    for samples, what in (
-        (train_samples, "the training data"),
-        (val_samples, "the validation data"),
-    ):
-        readable = drop_unreadable(samples, reporter.line)
-        require_both_classes(readable, what)
-        images.append(readable)
-    reporter.line(f"{len(images[0])} images to learn from, {len(images[1])} to validate on")
-    return Images(*images)
+def _find_images(data: Sequence[Path], val: Sequence[Path], reporter: Reporter) -> Images:
+    """All images by what their folders and manifests say, none of them opened."""
+    images = Images(find_samples(data, "train"), find_samples(val, "val"))
+    for samples, what in ((images.train, TRAINING), (images.val, VALIDATION)):
+        require_both_classes(samples, what)
+        reporter.line(f"{what}: {describe_sets(samples)}")
+    return images
 
 
-def _require_same(progress: Progress, settings: TrainSettings, data: dict[str, str]) -> None:
-    """A UsageError that names what differs from the run that is resumed."""
-    differences = progress.settings.differences(settings)
-    for name, what in (("train", "training"), ("val", "validation")):
-        if progress.data.get(name) != data[name]:
-            differences.append(f"the {what} images are not those of the run")
+def _load_images(found: Images, reporter: Reporter) -> Images:
+    """Decode all images once: those that can be used, none of them twice over."""
+    count = len(found.train) + len(found.val)
+    reporter.line(f"decoding {count} images once, to find bad ones and copies")
+    train, val = (
+        drop_contradicting(drop_unreadable(samples, reporter.line), reporter.line)
+        for samples in (found.train, found.val)
+    )
+    train = drop_shared(train, val, reporter.line)
+    require_both_classes(train, TRAINING)
+    require_both_classes(val, VALIDATION)
+    reporter.line(f"{len(train)} images to learn from, {len(val)} to validate on")
+    return Images(train, val)
+
+
+@contextlib.contextmanager
+def _tried(folder: Path) -> Iterator[None]:
+    """Try before the block whether a folder can be written; none is left that was not there."""
+    there = folder.is_dir()
+    with explain_full_disk(folder), explain_unwritable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    try:
+        yield
+    finally:
+        if not there:
+            folder.rmdir()
+
+
+def _with_precision(
+    settings: TrainSettings, progress: Progress | None, device: torch.device, reporter: Reporter
+) -> TrainSettings:
+    """The settings with a precision in place of `auto`, told; that of the run which is resumed."""
+    wanted, able = settings.precision, has_bf16(device)
+    what = "has bf16 instructions" if able else "has no bf16 instructions"
+    if wanted == "auto":
+        chosen = progress.settings.precision if progress else "bf16" if able else "f32"
+        settings = msgspec.structs.replace(settings, precision=chosen)
+    text = f"matmuls in {settings.precision}: this device ({device.type}) {what}"
+    if settings.precision == "bf16" and not able:
+        text += "; f32 would be faster"
+    reporter.line(text)
+    return settings
+
+
+def _other_images(progress: Progress, data: dict[str, str]) -> list[str]:
+    return [
+        f"the {what} images are not those of the run"
+        for name, what in (("train", "training"), ("val", "validation"))
+        if progress.data.get(name) != data[name]
+    ]
+
+
+def _require_same(differences: Sequence[str]) -> None:
+    """A UsageError that names what differs from the run that is resumed, if anything."""
     if differences:
         raise UsageError(
             "the run cannot be resumed with other settings: " + "; ".join(differences)

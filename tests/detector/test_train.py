@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,14 +15,17 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from mpft_deploy.bundle import Device
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.cli.train import command
 from mpft_deploy.dataset import find_samples
 from mpft_deploy.detector.backbone import load_backbone
 from mpft_deploy.detector.evaluate import crop_logits, image_logits
 from mpft_deploy.detector.loop import one_cycle
-from mpft_deploy.detector.model import Detector
+from mpft_deploy.detector.model import Detector, has_bf16
 from mpft_deploy.detector.settings import TrainSettings
 from mpft_deploy.detector.train import InterruptedRunError, Trained, train
 from mpft_deploy.detector_folder import WEIGHTS
@@ -304,7 +308,7 @@ def test_command_line(
 
 
 def test_command_and_settings_have_the_same_defaults() -> None:
-    """Stated twice, since help must not import what the settings need."""
+    """Both take them from `Recipe`; an option that states its own would differ unseen."""
     stated = {option.name: option.default for option in command.params}
     settings = {k: v for k, v in msgspec.to_builtins(TrainSettings()).items() if v is not None}
     shared = stated.keys() & settings.keys()
@@ -341,6 +345,86 @@ def test_wrong_usage_is_one_clear_line(
     assert run(cli, "mpft", [*arguments(world, out, tiny_backbone), *extra]) == code
     assert told in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_images_are_decoded_last(
+    world: Path, tiny_backbone: str, settings: TrainSettings, tmp_path: Path
+) -> None:
+    """None of these can be decoded, so whatever is told was found before that."""
+    for split in ("train", "val"):
+        for name in ("0_real", "1_fake"):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            (folder / f"{split}.png").write_bytes(b"no image")
+    data, out = tmp_path / "data", tmp_path / "detector"
+    nowhere = msgspec.structs.replace(settings, backbone="mpft-tiny@nowhere.safetensors")
+    with pytest.raises(InputError, match="no such file"):
+        go(data, out, nowhere)
+    (tmp_path / "detector.run").write_text("a file where the run should stand")
+    with pytest.raises((OSError, UsageError, EnvironmentLacksError), match=r"detector\.run"):
+        go(data, out, settings)
+    (tmp_path / "detector.run").unlink()
+    with pytest.raises(InputError, match="2 of 2 images cannot be read"):
+        go(data, out, settings)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+def test_the_device_chooses_the_precision_and_the_run_records_it(
+    world: Path, settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto = msgspec.structs.replace(settings, precision="auto", epochs=1)
+    out, told = tmp_path / "detector", Listener(1, interrupt)
+    told.total = 3
+    able = "has bf16" if has_bf16(torch.device("cpu")) else "has no bf16"
+    with pytest.raises(InterruptedRunError):
+        go(world, out, auto, told)
+    [line] = [line for line in told.lines if line.startswith("matmuls in")]
+    assert able in line
+    # Elsewhere the same command goes on as it began.
+    other = "has no bf16" if able == "has bf16" else "has bf16"
+    monkeypatch.setattr("mpft_deploy.detector.train.has_bf16", lambda device: other == "has bf16")
+    told = Listener()
+    told.total = 3
+    go(world, out, auto, told, resume=True)
+    [line] = [line for line in told.lines if line.startswith("matmuls in")]
+    assert other in line
+    recorded = Detector.from_folder(out)[1].spec.training["settings"]["precision"]
+    assert recorded == ("bf16" if able == "has bf16" else "f32")
+
+
+@pytest.mark.parametrize(
+    ("instructions", "able"),
+    [
+        ((), False),
+        (("avx2", "avx512f", "avx512_vnni", "amx_int8"), False),
+        (("avx512_bf16",), True),
+        (("amx_bf16",), True),
+        (("asimddp", "bf16"), True),
+    ],
+)
+def test_bf16_is_for_processors_with_instructions_for_it(
+    instructions: tuple[str, ...], able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = msgspec.structs.replace(Device.here(), instructions=instructions)
+    monkeypatch.setattr(Device, "here", lambda: device)
+    assert has_bf16(torch.device("cpu")) == able
+
+
+def test_copies_in_training_and_validation_are_left_out_of_training(
+    world: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(world, data)
+    for index in range(90):  # so that one copy is no more than a slip
+        pixels = np.random.default_rng(index).integers(0, 255, (70, 70, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(data / f"val/colours/0_real/more{index}.png")
+    copied = data / "val/colours/0_real/more0.png"
+    shutil.copy(copied, data / "train/colours/0_real/again.png")
+    told = Listener(1, interrupt)
+    with pytest.raises(InterruptedRunError):
+        go(data, tmp_path / "detector", settings, told)
+    assert any("1 of 110 validation images" in line for line in told.lines)
+    assert "24 images to learn from, 110 to validate on" in told.lines
 
 
 def test_training_on_the_validation_images_is_refused(
