@@ -202,7 +202,7 @@ class Detector(nn.Module):
 def has_bf16(device: torch.device) -> bool:
     """Whether a device multiplies in bfloat16 by instructions of its own; without, it is slower."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(Device.here().instructions))
 
 
