@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,24 +11,29 @@ from typing import Any
 
 import click
 
+from mpft_deploy.cli.standard import fitting, is_terminal
+
 
 @contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
     """Yield a function that tells the step of long work, on standard error."""
-    if sys.stderr.isatty():
+    if is_terminal(sys.stderr):
         from rich.console import Console
 
-        with Console(stderr=True).status("starting") as status:
+        console = Console(stderr=True)
+        spinner = "dots" if console.encoding.startswith("utf") else "line"
+        with console.status("starting", spinner=spinner) as status:
             yield status.update
     else:
         yield lambda text: click.echo(text, err=True)
 
 
 def emit_json(value: Any) -> None:
-    """Print a record, or anything of builtins and records, as one line of JSON."""
+    """Print a record, or anything of builtins and records, as one line of JSON in ASCII."""
     import msgspec
 
-    click.echo(msgspec.json.encode(value).decode())
+    text = msgspec.json.encode(value).decode()
+    click.echo("".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text))
 
 
 PLAIN_WIDTH = 200
@@ -40,11 +46,11 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(title=title, title_justify="left", title_style="bold")
+    grid = Table(title=Text(fitting(title)), title_justify="left", title_style="bold")
     for column in columns:
-        grid.add_column(column, overflow="fold")
+        grid.add_column(Text(fitting(column)), overflow="fold")
     for row in rows:
-        grid.add_row(*map(Text, row))
+        grid.add_row(*(Text(fitting(cell)) for cell in row))
     console = Console()
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
@@ -103,7 +109,7 @@ def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
 
     What is done at the first call is taken as done before, and left out of the speed.
     """
-    if sys.stderr.isatty():
+    if is_terminal(sys.stderr):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 

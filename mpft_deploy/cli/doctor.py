@@ -8,7 +8,7 @@ import click
 
 from mpft_deploy.cli.options import PATH
 
-MARKS = {"ok": "ok", "note": "–", "fault": "FAULT"}
+MARKS = {"ok": "ok", "note": "-", "fault": "FAULT"}
 
 
 @click.command()

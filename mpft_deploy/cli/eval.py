@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mpft_deploy.cli.options import Threads
+
 if TYPE_CHECKING:
     from mpft_deploy.evaluate.compare import Pair
     from mpft_deploy.evaluate.models import Model
@@ -35,7 +37,7 @@ PATH = click.Path(path_type=Path)
     help="Also under JPEG, WebP, resizing, crops, blur, noise and screenshots.",
 )
 @click.option("--device", default="auto", show_default=True, help="PyTorch: auto, cpu or cuda.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: all cores.")
+@click.option("--threads", type=Threads(), default=0, help="CPU threads; 0: all cores.")
 @click.option("--overwrite", is_flag=True, help="Drop the predictions of another run in OUT.")
 @click.option(
     "--from",
@@ -189,6 +191,7 @@ def _predict(
     overwrite: bool,
 ) -> Predictions:
     from mpft_deploy.cli.console import progress
+    from mpft_deploy.cli.signals import resumable
     from mpft_deploy.evaluate.mistakes import MISTAKES, collect, write_mistakes
     from mpft_deploy.evaluate.protocols import protocol_names
     from mpft_deploy.evaluate.run import evaluate, find_entries
@@ -201,7 +204,7 @@ def _predict(
         f"keep {', '.join(model.keeps)}",
         err=True,
     )
-    with progress(len(entries), "images") as tell:
+    with progress(len(entries), "images") as tell, resumable():
         predictions = evaluate(model, entries, protocols, out, overwrite=overwrite, progress=tell)
     for bad in predictions.header.unreadable:
         click.echo(f"not decoded, not scored: {display(bad.path)}: {bad.reason}", err=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpft_deploy.cli.options import PATH
+from mpft_deploy.cli.options import PATH, Threads
 
 if TYPE_CHECKING:
     from mpft_deploy.export.pipeline import Request
@@ -120,7 +120,7 @@ PRECISIONS = [
 @click.option("--hardware-compatible", is_flag=True, help="TensorRT: for any GPU from SM 8.0 on.")
 @click.option("--version-compatible", is_flag=True, help="TensorRT: for later minor versions too.")
 @click.option("--dry-run", is_flag=True, help="Print what would be built, and build nothing.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: all cores.")
+@click.option("--threads", type=Threads(), default=0, help="CPU threads; 0: all cores.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--allow-over-budget", is_flag=True, help="Write an engine that misses its budget.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

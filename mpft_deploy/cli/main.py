@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import json
 import sys
@@ -10,7 +12,10 @@ from typing import Any
 import click
 
 from mpft_deploy import __version__
-from mpft_deploy.errors import InputError, MpftError
+from mpft_deploy.cli import signals, standard
+from mpft_deploy.cli.options import did_you_mean
+from mpft_deploy.cli.signals import Interrupted
+from mpft_deploy.errors import EnvironmentLacksError, InputError, MpftError
 from mpft_deploy.files import display
 
 # name → (module, what it does in a line). A new command is one file and one line here.
@@ -42,6 +47,14 @@ class LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and name not in COMMANDS:
+            raise click.UsageError(f"No such command {name!r}.{did_you_mean(name, COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
@@ -59,6 +72,20 @@ def cli() -> None:
 
 def run(command: click.Command, name: str, arguments: list[str]) -> int:
     """Run a command and return its exit code; errors become one line, or JSON under --json."""
+    code = _answer(command, name, arguments)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    lost = standard.lost_output()
+    if lost is None:
+        return code
+    if isinstance(lost, BrokenPipeError):  # the reader has seen enough: no failure of ours
+        return 0
+    reason = "it is closed" if lost.errno == errno.EBADF else lost.strerror
+    click.echo(f"error: standard output cannot be written: {reason}", err=True)
+    return EnvironmentLacksError.exit_code
+
+
+def _answer(command: click.Command, name: str, arguments: list[str]) -> int:
     try:
         result: Any = command.main(arguments, prog_name=name, standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -68,25 +95,34 @@ def run(command: click.Command, name: str, arguments: list[str]) -> int:
         return _fail(error.format_message(), 2, arguments, error)
     except MpftError as error:
         return _fail(str(error), error.exit_code, arguments)
+    except Interrupted as stop:
+        return _fail(f"interrupted; {stop.remark}", stop.exit_code, arguments)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", 130, arguments)
+    except MemoryError as error:
+        text = f"this machine has too little memory for that: {error or 'no more can be had'}"
+        return _fail(text, EnvironmentLacksError.exit_code, arguments)
     except OSError as error:
+        if error is standard.lost_output():
+            return EnvironmentLacksError.exit_code
         # A path that this user may not even ask about, wherever it was asked.
         where = f"{display(error.filename)}: " if error.filename is not None else ""
         return _fail(f"{where}{error.strerror or error}", InputError.exit_code, arguments)
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; nothing half-written was left behind", 130, arguments)
-    except SystemExit as stop:
-        # So Click and Rich end when the reader of our output has left: no failure of ours.
-        if stop.code == 1:
-            return 0
-        raise
+    except SystemExit:
+        if standard.lost_output() is None:
+            raise
+        return EnvironmentLacksError.exit_code  # so Click and Rich end when nothing can be written
 
 
 def _fail(
     message: str, code: int, arguments: list[str], error: click.ClickException | None = None
 ) -> int:
     if "--json" in arguments:
-        click.echo(json.dumps({"error": message, "exit_code": code}))
-    elif error is not None:
+        with contextlib.suppress(OSError):
+            click.echo(json.dumps({"error": message, "exit_code": code}))
+        if standard.lost_output() is None:
+            return code
+    if error is not None:
         error.show()
     else:
         click.echo(f"error: {message}", err=True)
@@ -94,12 +130,23 @@ def _fail(
 
 
 def main() -> None:
-    """Entry point of `mpft`."""
-    sys.exit(run(cli, "mpft", sys.argv[1:]))
+    """The command `mpft`, in a process of its own."""
+    _main(cli, "mpft")
 
 
 def export_main() -> None:
-    """Entry point of `mpft-export`: `mpft export` under the name its users know."""
+    """`mpft-export`: `mpft export` under the name its users know."""
     from mpft_deploy.cli.export import command
 
-    sys.exit(run(command, "mpft-export", sys.argv[1:]))
+    _main(command, "mpft-export")
+
+
+def _main(command: click.Command, name: str) -> None:
+    try:
+        signals.raise_interrupts()
+        standard.prepare()
+        code = run(command, name, sys.argv[1:])
+        signals.end_at_once()  # what is left is to leave
+    except Interrupted as stop:  # outside of any command's work
+        code = stop.exit_code
+    sys.exit(code)

@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 
+from mpft_deploy.cores import check_threads
+from mpft_deploy.errors import UsageError
+
 PATH = click.Path(path_type=Path, readable=False)
 """A path; whether it can be read is found out, and told, where it is read."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message on an unknown word: " Did you mean …?", or nothing if none is near."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, list(known), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+class Number(click.FloatRange):
+    """A float option within bounds; unlike Click's own it refuses what is no finite number."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
+
+
+class Threads(click.IntRange):
+    """Threads of an engine: 0, for all cores, up to `cores.MOST_THREADS`."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        threads = int(super().convert(value, param, ctx))
+        try:
+            check_threads(threads)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+        return threads
 
 
 def parse_decode(

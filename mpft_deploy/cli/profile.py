@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpft_deploy.cli.options import PATH
+from mpft_deploy.cli.options import PATH, Number, Threads
 
 if TYPE_CHECKING:
     from mpft_deploy.profile.compare import Limit
@@ -19,37 +19,37 @@ if TYPE_CHECKING:
 SCENARIOS = ("single-stream", "multi-stream", "offline")
 
 
-class ProfileGroup(click.Group):
-    """Sub-commands by name; anything else is the bundle to measure."""
+class ProfileCommand(click.Command):
+    """Measures a bundle, unless the first word is the name of another command."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or args[0] not in self.commands:
-            args = ["bundle", *args]
-        return super().parse_args(ctx, args)
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Of this command, or of the one that is named."""
+        if args and args[0] in OTHERS:
+            name, *rest = args
+            return OTHERS[name].make_context(f"{info_name} {name}", rest, parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
 
 
-def _numbers(least: int) -> Callable[..., tuple[int, ...]]:
-    """Callback of an option: numbers with commas between, none below `least`."""
+def _numbers(kind: click.ParamType[int]) -> Callable[..., tuple[int, ...]]:
+    """Callback of an option: numbers of some kind with commas between."""
 
     def parse(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
         parts = [part.strip() for part in value.split(",")]
         if not all(part.isascii() and part.isdecimal() for part in parts):
             raise click.BadParameter(f"{value!r}: write numbers with commas between, such as 1,2,4")
-        numbers = tuple(map(int, parts))
-        if min(numbers) < least:
-            raise click.BadParameter(f"{value!r}: no number may be below {least}")
-        return numbers
+        return tuple(int(kind.convert(part, parameter, context)) for part in parts)
 
     return parse
 
 
-@click.group(cls=ProfileGroup)
-def command() -> None:
-    """Measure latency (BUNDLE), list results (history), or sum up a stream's events (events)."""
-
-
-@command.command(
-    "bundle",
+@click.command(
+    cls=ProfileCommand,
     epilog="mpft profile history FOLDER lists older results, and mpft profile events FILE sums up "
     "the latency of streams from capture to verdict.",
 )
@@ -71,7 +71,7 @@ def command() -> None:
     "--batch",
     "batches",
     metavar="N,N,…",
-    callback=_numbers(1),
+    callback=_numbers(click.IntRange(1)),
     default="8",
     show_default=True,
     help="Of offline.",
@@ -79,7 +79,7 @@ def command() -> None:
 @click.option(
     "--threads",
     metavar="N,N,…",
-    callback=_numbers(0),
+    callback=_numbers(Threads()),
     default="0",
     show_default=True,
     help="CPU threads; 0: all cores.",
@@ -93,7 +93,7 @@ def command() -> None:
 )
 @click.option(
     "--limit",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     default=60.0,
     show_default=True,
     help="Seconds after which a run ends with what it has.",
@@ -122,7 +122,7 @@ def command() -> None:
 @click.option("--markdown", type=PATH, help="Write a summary for a pull request.")
 @click.option("--trace", type=PATH, help="With --layers: write a trace for ui.perfetto.dev.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def measure_bundle(
+def command(
     bundle: Path,
     images: Path | None,
     scenarios: tuple[str, ...],
@@ -245,7 +245,7 @@ def _check_writable(path: Path) -> None:
         raise UsageError(f"{display(path)}: name a file in a folder that exists")
 
 
-@command.command("history")
+@click.command("history")
 @click.argument("folder", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON a result.")
 def show_history(folder: Path, as_json: bool) -> int:
@@ -269,7 +269,7 @@ def show_history(folder: Path, as_json: bool) -> int:
     return int(bool(failures))
 
 
-@command.command("events")
+@click.command("events")
 @click.argument("file", type=click.Path(path_type=Path, readable=False, allow_dash=True))
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON a source.")
 def show_events(file: Path, as_json: bool) -> None:
@@ -293,3 +293,7 @@ def show_events(file: Path, as_json: bool) -> None:
     from mpft_deploy.profile.terminal import print_events
 
     print_events(latencies)
+
+
+OTHERS = {"history": show_history, "events": show_events}
+"""Commands below `mpft profile`; anything else is the bundle to measure."""

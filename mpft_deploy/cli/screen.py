@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpft_deploy.cli.options import PATH, parse_decode
+from mpft_deploy.cli.options import PATH, Number, Threads, parse_decode
 
 if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle
     from mpft_deploy.images import ViewPolicy
     from mpft_deploy.screen.pipeline import Screened
+    from mpft_deploy.screen.sources import Item, Missing
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--threshold",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     help="Call generated from this probability on.  [default: the bundle's]  The bundle's unsure "
     "band stays if it holds this threshold; otherwise nothing is called unsure.",
 )
 @click.option(
     "--fps",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     default=1.0,
     show_default=True,
     help="Screened frames a second of a video's own time.",
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--threads",
-    type=click.IntRange(0),
+    type=Threads(),
     default=0,
     help="CPU threads of the engine.  [default: all cores]",
 )
@@ -84,7 +84,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--duration",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     metavar="SECONDS",
     help="Of streams: stop after that time.  [default: never]",
 )
@@ -139,7 +139,8 @@ def command(
     sources = _read_notes(notes)
     content = _open_bundle(bundle, require_signature)
 
-    from mpft_deploy.cli.screen_output import print_results, progress
+    from mpft_deploy.cli.screen_output import output
+    from mpft_deploy.cli.signals import Interrupted, held
     from mpft_deploy.engine import load_engine
     from mpft_deploy.screen.pipeline import screen_items
     from mpft_deploy.screen.report import MAX_PICTURES, write_report
@@ -150,27 +151,38 @@ def command(
     content = content.without_engine()
     screener = Screener(content, engine, views=views, threshold=threshold, batch=batch)
     kept: list[Screened] = []
-    failures = 0
-    with progress(quiet=as_json and sys.stdout.isatty()) as advance:
-        for screened in screen_items(
-            find_items(map(Path, paths)),
-            screener,
-            fps=fps,
-            pictures=MAX_PICTURES if report is not None else 0,
-            sources=sources,
-        ):
-            failures += bool(screened.result.error)
-            if as_json:
-                click.echo(screened.result.to_json())
-            if not as_json or report is not None:
-                kept.append(screened)
-            advance(screened.result)
-    if not as_json:
-        print_results([screened.result for screened in kept])
-    if report is not None:
-        write_report(report, kept, content, screener)
-        click.echo(f"report: {_shown(report)}", err=True)
-    return 1 if failures else 0
+
+    def items() -> Iterator[Item | Missing]:
+        return find_items(map(Path, paths))
+
+    unfinished = ""
+    with output(as_json=as_json, count=lambda: sum(1 for _ in items())) as shown:
+        try:
+            for screened in screen_items(
+                shown.reading(items()),
+                screener,
+                fps=fps,
+                pictures=MAX_PICTURES if report is not None else 0,
+                sources=sources,
+                advance=shown.views,
+            ):
+                with held():
+                    if report is not None:
+                        kept.append(screened)
+                    shown.result(screened.result)
+        except BaseException as stop:
+            unfinished = str(stop) or type(stop).__name__
+            if isinstance(stop, Interrupted):
+                stop.remark = f"{shown.count} judged until then, as told above"
+            raise
+        finally:
+            # Whatever ended the run, what it found is told.
+            with held():
+                if report is not None and (kept or not unfinished):
+                    write_report(report, kept, content, screener, unfinished=unfinished)
+                    click.echo(f"report: {_shown(report)}", err=True)
+                shown.summary()
+    return 1 if shown.failures else 0
 
 
 _STREAM_OPTIONS = ("views", "threshold", "batch", "threads", "decode", "http")

@@ -1,127 +1,182 @@
-"""What `mpft screen` shows of files: progress, and a table for people."""
+"""What `mpft screen` shows of files: each result as it is known, and how far it has come."""
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from mpft_deploy.cli.console import PLAIN_WIDTH
+from mpft_deploy.cli.standard import is_terminal
 
 if TYPE_CHECKING:
-    from mpft_deploy.screen.results import Result
+    from rich.progress import Progress
 
-STYLES = {"generated": "bold red", "unsure": "yellow", "real": "green"}
+    from mpft_deploy.screen.results import Result
+    from mpft_deploy.screen.sources import Item, Missing
+
+    AnyItem = TypeVar("AnyItem", bound=Item | Missing)
+
+COLOURS = {"generated": "red", "unsure": "yellow", "real": "green"}
 
 PROGRESS_SECONDS = 5.0
 """Between two lines of progress where there is no terminal."""
 
 
-@contextmanager
-def progress(*, quiet: bool) -> Iterator[Callable[[Result], None]]:
-    """Yield a function to call with each result; it shows progress on standard error."""
-    if quiet:
-        yield lambda result: None
-    elif sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn
+class Output:
+    """Prints results, a line each, and counts them; of progress it says nothing.
 
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.completed:.0f} screened"),
-            TextColumn("{task.fields[name]}", markup=False),
-        )
-        # Rich would else send what is printed meanwhile, JSON lines too, to standard error.
-        with Progress(
-            *columns,
-            console=Console(stderr=True),
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        ) as progress:
-            task = progress.add_task("", total=None, name="")
-            yield lambda result: progress.update(task, advance=1, name=_printable(result.file))
-    else:
-        yield _Lines().advance
+    A line is out before the next item is judged, so that nothing is lost whatever comes.
+    """
 
+    def __init__(self, *, as_json: bool) -> None:
+        self._json = as_json
+        self._verdicts: Counter[str] = Counter()
+        self.count = self.failures = 0
 
-class _Lines:
-    """Progress as a plain line from time to time."""
-
-    def __init__(self) -> None:
-        self._count, self._failures = 0, 0
-        self._next = time.monotonic() + PROGRESS_SECONDS
-
-    def advance(self, result: Result) -> None:
-        self._count += 1
-        self._failures += bool(result.error)
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + PROGRESS_SECONDS
-            click.echo(f"{self._count} screened, {self._failures} with errors", err=True)
-
-
-def print_results(results: list[Result]) -> None:
-    """The table for people on standard output, errors below it on standard error."""
-    judged = [result for result in results if result.verdict is not None]
-    if judged:
-        _print_table(judged)
-    for result in results:
+    def result(self, result: Result) -> None:
+        """Print one."""
+        self.count += 1
+        self.failures += bool(result.error)
+        if self._json:
+            click.echo(result.to_json())
+            return
+        if result.verdict is not None:
+            if not self._verdicts:
+                click.echo("verdict    probability   logit  file")
+            self._verdicts[result.verdict] += 1
+            click.echo(_row(result))
         if result.error:
             click.echo(f"error: {_printable(result.error)}", err=True)
-    counts = [
-        f"{sum(result.verdict == verdict for result in judged)} {verdict}" for verdict in STYLES
-    ]
-    unread = len(results) - len(judged)
-    click.echo(", ".join([*counts, *([f"{unread} could not be read"] if unread else [])]))
+
+    def summary(self) -> None:
+        """Print how many of each verdict there were; of JSON lines that is for their reader."""
+        if self._json:
+            return
+        counts = [f"{self._verdicts[verdict]} {verdict}" for verdict in COLOURS]
+        unread = self.count - self._verdicts.total()
+        click.echo(", ".join([*counts, *([f"{unread} could not be read"] if unread else [])]))
+
+    def reading(self, items: Iterable[AnyItem]) -> Iterator[AnyItem]:
+        """The same items; their names are noted as they are read."""
+        yield from items
+
+    def views(self, done: int, of: int) -> None:
+        """Take note of how many views are done of the frame that is judged now."""
 
 
-def _print_table(judged: list[Result]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    noted = any(_note(result) for result in judged)
-    folder = _common_folder(judged)
-    title = Text(f"in {_printable(folder)}") if folder else None
-    grid = Table(title=title, title_justify="left")
-    grid.add_column("file", overflow="fold")
-    grid.add_column("verdict", no_wrap=True)
-    grid.add_column("probability", justify="right", no_wrap=True)
-    grid.add_column("logit", justify="right", no_wrap=True)
-    if noted:
-        grid.add_column("note", overflow="fold")
-    for result in judged:
-        verdict = str(result.verdict)
-        row = [
-            Text(_printable(os.path.relpath(result.file, folder) if folder else result.file)),
-            Text(verdict, style=STYLES[verdict]),
-            Text(f"{result.probability:.3f}"),
-            Text(f"{result.logit:+.2f}"),
-        ]
-        grid.add_row(*row, *([Text(_note(result))] if noted else []))
-    console = Console()
-    if not console.is_terminal:
-        console.width = PLAIN_WIDTH
-    console.print(grid)
+def _row(result: Result) -> str:
+    verdict = click.style(f"{result.verdict:<9}", fg=COLOURS[str(result.verdict)])
+    if not is_terminal(sys.stdout) or os.environ.get("NO_COLOR"):
+        verdict = click.unstyle(verdict)
+    note = f"  ({_note(result)})" if _note(result) else ""
+    figures = f"{result.probability:11.3f}  {result.logit:+6.2f}"
+    return f"{verdict}  {figures}  {_printable(result.file)}{note}"
 
 
-def _common_folder(results: list[Result]) -> str:
-    """The folder that all of several items lie in, "" if there is none to speak of."""
-    folders = {str(Path(result.file).parent) for result in results}
-    try:
-        return os.path.commonpath(folders) if len(results) > 1 else ""
-    except ValueError:  # absolute and relative paths
-        return ""
+class _Lines(Output):
+    """Says how far it is by a plain line from time to time."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__(as_json=as_json)
+        self._next = time.monotonic() + PROGRESS_SECONDS
+
+    def result(self, result: Result) -> None:
+        """Print one."""
+        super().result(result)
+        self._tell("")
+
+    def views(self, done: int, of: int) -> None:
+        """Say so if the time has come."""
+        self._tell(f", {done} of {of} views of the next" if of > 1 else "")
+
+    def _tell(self, more: str) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + PROGRESS_SECONDS
+            text = f"{self.count} screened, {self.failures} with errors{more}"
+            click.echo(text, err=True)
+
+
+class _Bar(Output):
+    """Says how far it is by a bar below the results."""
+
+    def __init__(self, bar: Progress, *, as_json: bool) -> None:
+        super().__init__(as_json=as_json)
+        self._bar, self._task = bar, bar.add_task("", total=None, name="", views="")
+        self._frames = 0
+
+    def result(self, result: Result) -> None:
+        """Print one."""
+        super().result(result)
+        self._frames = 0
+        self._bar.update(self._task, completed=self.count, views="")
+
+    def total(self, count: int) -> None:
+        """Take note of how many items there are."""
+        self._bar.update(self._task, total=count)
+
+    def reading(self, items: Iterable[AnyItem]) -> Iterator[AnyItem]:
+        """The same items; shows their names as they are read."""
+        for item in items:
+            self._bar.update(self._task, name=_printable(item.path.name))
+            yield item
+
+    def views(self, done: int, of: int) -> None:
+        """Show it, or of a clip how many frames are done."""
+        self._frames += done == of
+        text = f"{done} of {of} views" if of > 1 else f"{self._frames} frames"
+        self._bar.update(self._task, views=text if max(of, self._frames) > 1 else "")
+
+
+@contextmanager
+def output(*, as_json: bool, count: Callable[[], int]) -> Iterator[Output]:
+    """Yield what to tell of each result; shows progress on standard error or the terminal.
+
+    Args:
+        count: finds how many items there are, which may take its time.
+    """
+    if as_json and is_terminal(sys.stdout):
+        yield Output(as_json=True)  # the lines themselves show how far it is
+    elif is_terminal(sys.stdout) or is_terminal(sys.stderr):
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[views]}", markup=False),
+            TextColumn("{task.fields[name]}", markup=False),
+        )
+        # What is printed meanwhile goes above the bar, where both are on one terminal.
+        with Progress(
+            *columns,
+            console=Console(stderr=not is_terminal(sys.stdout)),
+            transient=True,
+            redirect_stdout=is_terminal(sys.stdout),
+            redirect_stderr=is_terminal(sys.stderr),
+        ) as bar:
+            shown = _Bar(bar, as_json=as_json)
+            threading.Thread(target=lambda: shown.total(count()), daemon=True).start()
+            yield shown
+    else:
+        yield _Lines(as_json=as_json)
 
 
 def _note(result: Result) -> str:
-    """What the table says beside a verdict."""
+    """What is said beside a verdict."""
     frames = f"mean of {result.screened} frames" if result.kind == "video" else ""
     return _printable("; ".join(filter(None, [frames, result.note, result.source])))
 

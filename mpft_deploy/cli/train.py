@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from mpft_deploy.cli.options import PATH
+from mpft_deploy.cli.options import PATH, Number
+from mpft_deploy.cli.standard import is_terminal
 from mpft_deploy.detector.recipe import Recipe
 
 PLAIN_SECONDS = 15.0
@@ -51,23 +52,23 @@ def setting(
 @setting("--taps", "Read the class token after each of the last T of them.", click.IntRange(1))
 @setting("--epochs", None, click.IntRange(1))
 @setting("--batch", None, click.IntRange(2))
-@setting("--backbone-lr", None, click.FloatRange(0))
-@setting("--head-lr", None, click.FloatRange(0, min_open=True))
+@setting("--backbone-lr", None, Number(0))
+@setting("--head-lr", None, Number(0, min_open=True))
 @setting(
     "--layer-decay",
     "Factor of the backbone's rate from each block to the one before it.",
-    click.FloatRange(0, 1, min_open=True),
+    Number(0, 1, min_open=True),
 )
 @setting(
     "--augment",
     "Share of training images that are resized, blurred or re-saved, of both classes.",
-    click.FloatRange(0, 1),
+    Number(0, 1),
 )
-@setting("--dropout", None, click.FloatRange(0, 1, max_open=True))
+@setting("--dropout", None, Number(0, 1, max_open=True))
 @setting(
     "--blend",
     "Share of the fine-tuned weights in those that are kept; the rest are the backbone's.",
-    click.FloatRange(0, 1),
+    Number(0, 1),
 )
 @setting("--seed", None, click.IntRange(0, 2**32 - 1))
 @setting(
@@ -152,7 +153,7 @@ def command(
 
 
 def _progress() -> _Bar | _Lines:
-    return _Bar() if sys.stderr.isatty() else _Lines()
+    return _Bar() if is_terminal(sys.stderr) else _Lines()
 
 
 class _Lines:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mpft_deploy.cli.options import PATH
+from mpft_deploy.cli.options import PATH, Threads
 
 
 @click.command()
@@ -23,7 +23,7 @@ from mpft_deploy.cli.options import PATH
     metavar="PRIVATE_KEY",
     help="Sign the bundle anew, should its proof be made now.",
 )
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: all cores.")
+@click.option("--threads", type=Threads(), default=0, help="CPU threads; 0: all cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     bundle: Path, require_signature: Path | None, sign: Path | None, threads: int, as_json: bool

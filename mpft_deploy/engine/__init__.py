@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpft_deploy.bundle import Bundle
+from mpft_deploy.cores import check_threads
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.files import display
 
@@ -92,7 +93,9 @@ def load_engine(
 
     Raises:
         GateError: the self-test failed.
+        UsageError: more threads than can be meant.
     """
+    check_threads(threads)
     if not bundle.certificate.passed and bundle.certificate.not_run is None:
         reasons = "; ".join(bundle.certificate.reasons)
         logger.warning("%s was written over its budget: %s", display(bundle.path), reasons)

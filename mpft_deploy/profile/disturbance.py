@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mpft_deploy.cores import ROOT
 from mpft_deploy.profile import system
 from mpft_deploy.profile.nvml import GpuReading
 from mpft_deploy.profile.nvml import gpus as read_gpus
@@ -66,7 +67,7 @@ class Watch:
         self,
         threads: int,
         *,
-        root: Path = system.ROOT,
+        root: Path = ROOT,
         cores: list[int] | None = None,
         wall: Callable[[], float] = time.perf_counter,
         own: Callable[[], float] = time.process_time,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from mpft_deploy.cores import ROOT
 from mpft_deploy.profile import nvml, system
 from mpft_deploy.profile.records import Energy
 
@@ -103,7 +104,7 @@ class Gpu:
         return None if after is None or self._before is None else (after - self._before) / 1e3
 
 
-def find_meter(root: Path = system.ROOT, *, gpu: bool = False) -> tuple[Meter | None, str]:
+def find_meter(root: Path = ROOT, *, gpu: bool = False) -> tuple[Meter | None, str]:
     """The meter of this device, or why there is none.
 
     Args:

@@ -10,12 +10,13 @@ import numpy as np
 
 import mpft_deploy
 from mpft_deploy.bundle import Bundle, Device
+from mpft_deploy.cores import ROOT, cpu_limit
 from mpft_deploy.engine import get_backend
 from mpft_deploy.profile import nvml, system
 from mpft_deploy.profile.records import Environment
 
 
-def describe_environment(bundle: Bundle, root: Path = system.ROOT) -> Environment:
+def describe_environment(bundle: Bundle, root: Path = ROOT) -> Environment:
     """Read it now."""
     cores = system.own_cores()
     governor, clock = system.governor(root, cores), system.clock_mhz(root, cores)
@@ -35,7 +36,7 @@ def describe_environment(bundle: Bundle, root: Path = system.ROOT) -> Environmen
     return Environment(
         device=Device.here(),
         cores=len(cores),
-        cpu_limit_cores=system.cpu_limit(root),
+        cpu_limit_cores=cpu_limit(root),
         memory_limit_mb=system.memory_limit_mb(root),
         governor=governor,
         clock_mhz=clock,

@@ -9,9 +9,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from mpft_deploy.cores import available_cores
-
-ROOT = Path("/")
+from mpft_deploy.cores import ROOT, control_group
 
 
 def read_text(path: Path) -> str | None:
@@ -34,7 +32,7 @@ def read_number(path: Path) -> float | None:
 def own_cores() -> list[int]:
     """Numbers of the cores that this process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return sorted(affinity(0)) if affinity else list(range(available_cores()))
+    return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
 
 
 def ticks_per_second() -> int:
@@ -105,51 +103,28 @@ def thermal_throttles(root: Path, cores: Iterable[int]) -> float | None:
     return sum(known) if known else None
 
 
-def control_group(root: Path) -> list[Path]:
-    """Folders of this process's control group, nearest first, of version 2 or 1."""
-    text = read_text(root / "proc/self/cgroup") or ""
-    folders = []
-    for line in text.splitlines():
-        _, controllers, path = line.split(":", 2)
-        base = root / "sys/fs/cgroup"
-        relative = path.lstrip("/")
-        for name in controllers.split(","):
-            if name in ("", "cpu", "memory"):
-                folders += [base / name / relative, base / name]
-    return list(dict.fromkeys(folders))
-
-
-def cpu_limit(root: Path) -> float | None:
-    """Cores that the control group may use; None where it sets no limit."""
-    for folder in control_group(root):
-        text = read_text(folder / "cpu.max")
-        if text is not None and (fields := text.split())[0] != "max":
-            return int(fields[0]) / int(fields[1])
-        quota = read_number(folder / "cpu.cfs_quota_us")
-        period = read_number(folder / "cpu.cfs_period_us")
-        if quota and period and quota > 0:
-            return quota / period
-    return None
-
-
 def memory_limit_mb(root: Path) -> float | None:
-    """Memory that the control group may use; None where it sets no limit."""
-    for folder in control_group(root):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            limit = read_number(folder / name)
-            if limit is not None and limit < 2**60:
-                return limit / 1e6
-    return None
+    """Memory that the control group may use, by its own limit and its parents'; None for none."""
+    limits = [
+        read_number(folder / name)
+        for folder in control_group("memory", root)
+        for name in ("memory.max", "memory.limit_in_bytes")
+    ]
+    return min(
+        (limit / 1e6 for limit in limits if limit is not None and limit < 2**60), default=None
+    )
 
 
 def limit_hits(root: Path) -> float | None:
-    """How often the control group was halted because it had used up its share of the cores."""
-    for folder in control_group(root):
-        for line in (read_text(folder / "cpu.stat") or "").splitlines():
-            name, _, value = line.partition(" ")
-            if name == "nr_throttled":
-                return float(value)
-    return None
+    """How often the control group or a parent was halted, having used up its share of the cores."""
+    counts = [
+        float(value)
+        for folder in control_group("cpu", root)
+        for line in (read_text(folder / "cpu.stat") or "").splitlines()
+        for name, _, value in (line.partition(" "),)
+        if name == "nr_throttled"
+    ]
+    return sum(counts) if counts else None
 
 
 def load(root: Path) -> float | None:

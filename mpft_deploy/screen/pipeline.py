@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, TypeVar
 
-from mpft_deploy.errors import InputError
+from mpft_deploy.errors import InputError, MpftError
+from mpft_deploy.files import display
 from mpft_deploy.screen.picture import Picture, draw, thumbnail
 from mpft_deploy.screen.results import FrameResult, Result, Spread, file_name
-from mpft_deploy.screen.screener import Judged, Prepared, Screener
+from mpft_deploy.screen.screener import Advance, Judged, Prepared, Screener
 from mpft_deploy.screen.sources import Item, Missing, read_frames
 
 T = TypeVar("T")
@@ -57,6 +60,7 @@ class _Gathered:
     logits: float = 0.0
     views: int = 0
     last_time: float = 0.0
+    failure: Exception | None = None
     frames: Spread = field(default_factory=Spread)
 
 
@@ -67,25 +71,32 @@ def screen_items(
     fps: float = 1.0,
     pictures: int = 0,
     sources: Mapping[str, str] | None = None,
+    advance: Advance = lambda views, of: None,
 ) -> Iterator[Screened]:
     """Screen items in order, each result as soon as it is known; memory does not grow with them.
+
+    An item that fails in a way that nobody foresaw is a result with that error, and the next one is
+    screened; what says that no item can be screened, such as a missing package, is raised.
 
     Args:
         items: as `find_items` gives them.
         fps: screened frames a second of a video's media time.
         pictures: for how many of the first items to draw what a report shows.
         sources: file name → where that file comes from.
+        advance: told now and then how many views of the frames at hand are judged, of how many.
     """
     notes = sources or {}
     gathered = _Gathered()
     with Prefetch(_events(items, screener, fps, pictures), AHEAD) as events:
-        for event, judged in _judge(events, screener):
+        for event, judged in _judge(events, screener, advance):
             if isinstance(event, _End):
                 source = notes.get(event.item.path.name, "")
                 yield Screened(_result(event, gathered, screener, source), gathered.picture)
                 gathered = _Gathered()
-            elif judged is not None:
+            elif isinstance(judged, Judged):
                 _gather(gathered, event, judged)
+            elif judged is not None:
+                gathered.failure = judged
 
 
 class Prefetch(Generic[T]):
@@ -153,12 +164,21 @@ def _events(
                 )
         except InputError as failure:
             error = str(failure)
+        except MpftError:
+            raise
+        except Exception as failure:
+            error = _unforeseen(item.path, failure)
         yield _End(item, error)
 
 
+def _unforeseen(path: Path, failure: Exception) -> str:
+    """What is said of an item that failed in a way that no code expects."""
+    return f"{display(path)}: cannot be screened ({type(failure).__name__}: {failure})"
+
+
 def _judge(
-    events: Iterable[_Ready | _End], screener: Screener
-) -> Iterator[tuple[_Ready | _End, Judged | None]]:
+    events: Iterable[_Ready | _End], screener: Screener, advance: Advance
+) -> Iterator[tuple[_Ready | _End, Judged | Exception | None]]:
     """The same events in order, frames with their judgement, in batches of the screener's size."""
     waiting: list[_Ready | _End] = []
     views = 0
@@ -166,16 +186,22 @@ def _judge(
         waiting.append(event)
         views += len(event.prepared.views) if isinstance(event, _Ready) else 0
         if views >= screener.batch_size or views == 0:
-            yield from _judge_batch(waiting, screener)
+            yield from _judge_batch(waiting, screener, advance)
             waiting, views = [], 0
-    yield from _judge_batch(waiting, screener)
+    yield from _judge_batch(waiting, screener, advance)
 
 
 def _judge_batch(
-    events: list[_Ready | _End], screener: Screener
-) -> Iterator[tuple[_Ready | _End, Judged | None]]:
+    events: list[_Ready | _End], screener: Screener, advance: Advance
+) -> Iterator[tuple[_Ready | _End, Judged | Exception | None]]:
     frames = [event.prepared for event in events if isinstance(event, _Ready)]
-    judged = iter(screener.judge(frames))
+    judged: Iterator[Judged | Exception]
+    try:
+        judged = iter(screener.judge(frames, advance))
+    except MpftError:
+        raise
+    except Exception as failure:
+        judged = itertools.repeat(failure)
     for event in events:
         yield event, next(judged) if isinstance(event, _Ready) else None
 
@@ -205,8 +231,11 @@ def _result(end: _End, gathered: _Gathered, screener: Screener, source: str) -> 
     """The result of an item whose frames are all judged."""
     item, first = end.item, gathered.first
     kind = item.kind if isinstance(item, Item) else None
+    error = end.error
+    if gathered.failure is not None:
+        error = error or _unforeseen(item.path, gathered.failure)
     if first is None:
-        return Result(file=file_name(item.path), kind=kind, source=source, error=end.error)
+        return Result(file=file_name(item.path), kind=kind, source=source, error=error)
     count = gathered.frames.seen
     judgement = screener.verdict_of(gathered.logits / count, gathered.views)
     video = kind == "video"
@@ -226,5 +255,5 @@ def _result(end: _End, gathered: _Gathered, screener: Screener, source: str) -> 
         frames=tuple(gathered.frames.kept) if video else (),
         note="; ".join(filter(None, [first.note, tiled])),
         source=source,
-        error=end.error,
+        error=error,
     )

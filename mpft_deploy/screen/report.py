@@ -23,7 +23,14 @@ MAX_PICTURES = 500
 VERDICTS = ("generated", "unsure", "real")
 
 
-def write_report(path: Path, items: Sequence[Screened], bundle: Bundle, screener: Screener) -> None:
+def write_report(
+    path: Path,
+    items: Sequence[Screened],
+    bundle: Bundle,
+    screener: Screener,
+    *,
+    unfinished: str = "",
+) -> None:
     """Write the report of some results, whole or not at all.
 
     Args:
@@ -31,11 +38,12 @@ def write_report(path: Path, items: Sequence[Screened], bundle: Bundle, screener
             without are listed in a table.
         bundle: whose certificate and latency are shown.
         screener: that judged; it holds the threshold in force.
+        unfinished: why there are no more items, where the run did not come to its end.
 
     Raises:
         EnvironmentLacksError: the disk is full or the folder cannot be written.
     """
-    page = render(items, bundle, screener)
+    page = render(items, bundle, screener, unfinished)
     try:
         write_atomic(path, page.encode("utf-8"))
     except OSError as error:
@@ -45,7 +53,9 @@ def write_report(path: Path, items: Sequence[Screened], bundle: Bundle, screener
         ) from None
 
 
-def render(items: Sequence[Screened], bundle: Bundle, screener: Screener) -> str:
+def render(
+    items: Sequence[Screened], bundle: Bundle, screener: Screener, unfinished: str = ""
+) -> str:
     """The report as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -63,6 +73,7 @@ def render(items: Sequence[Screened], bundle: Bundle, screener: Screener) -> str
     return environment.get_template("report.html").render(
         version=__version__,
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        unfinished=unfinished,
         bundle=bundle,
         name=display(bundle.path.name or bundle.path),
         spec=screener.spec,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import numpy as np
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle
     from mpft_deploy.engine import Engine
     from mpft_deploy.screen.streams.records import Event
+
+
+Advance: TypeAlias = Callable[[int, int], None]
+"""Told how many views are judged, and of how many."""
 
 
 class Judgement(Record, frozen=True):
@@ -175,8 +179,13 @@ class Screener:
         corners = self.corners(height, width)
         return Prepared(cut, corners, (height, width), patches)
 
-    def judge(self, frames: Sequence[Prepared]) -> list[Judged]:
+    def judge(
+        self, frames: Sequence[Prepared], advance: Advance = lambda views, of: None
+    ) -> list[Judged]:
         """Run the engine over the views of some frames and judge each frame.
+
+        Args:
+            advance: told after each call of the engine how many views are done, of how many.
 
         Raises:
             GateError: the engine gave a logit that is no finite number.
@@ -186,6 +195,7 @@ class Screener:
         logits = self._run(
             np.concatenate([frame.patches.patches for frame in frames]),
             np.concatenate([frame.patches.positions for frame in frames]),
+            advance,
         )
         ends = np.cumsum([len(frame.views) for frame in frames])[:-1]
         parts = np.split(logits, ends)
@@ -202,12 +212,17 @@ class Screener:
             reason=reason,
         )
 
-    def _run(self, patches: U8, positions: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> F32:
-        step = self.batch_size
-        parts = [
-            self._engine.run(patches[start : start + step], positions[start : start + step])
-            for start in range(0, len(patches), step)
-        ]
+    def _run(
+        self,
+        patches: U8,
+        positions: np.ndarray[tuple[int, ...], np.dtype[np.int32]],
+        advance: Advance,
+    ) -> F32:
+        step, parts = self.batch_size, []
+        for start in range(0, len(patches), step):
+            end = min(start + step, len(patches))
+            parts.append(self._engine.run(patches[start:end], positions[start:end]))
+            advance(end, len(patches))
         return np.concatenate(parts)
 
     def _judged(self, logits: F32, reason: str) -> Judged:

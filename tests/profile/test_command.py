@@ -120,6 +120,9 @@ def test_gates_decide_the_exit_code(bundle: Path, tmp_path: Path, run: Command) 
         (("--trace", "t.json"), "--layers"),
         (("--batch", "1,x"), "1,2,4"),
         (("--threads", "-1"), "1,2,4"),
+        (("--threads", "1,3000"), "3000 threads are not possible"),
+        (("--limit", "nan"), "no finite number"),
+        (("--limit", "inf"), "no finite number"),
         (("--html", "/nowhere/at/all.html"), "folder that exists"),
     ],
 )

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mpft_deploy.cores import cpu_limit
 from mpft_deploy.profile import nvml, system
 from mpft_deploy.profile.energy import Rails, Rapl, energy, find_meter
 
@@ -85,7 +86,7 @@ def test_limits_of_the_control_group(
     file(tmp_path, "proc/self/cgroup", group)
     for name, text in files.items():
         file(tmp_path, f"sys/fs/cgroup/{name}", text)
-    assert system.cpu_limit(tmp_path) == cores
+    assert cpu_limit(tmp_path) == cores
     assert system.memory_limit_mb(tmp_path) == megabytes
 
 

@@ -211,9 +211,12 @@ def test_hostile_names_cannot_write_on_the_terminal_or_the_page(
         ([], 2, "Missing argument"),
         (["photo.png", "--bundle", "none"], 1, "not a folder"),
         (["photo.png", "--threshold", "2"], 2, "0<=x<=1"),
-        (["photo.png", "--threshold", "nan"], 2, "from 0 to 1"),
+        (["photo.png", "--threshold", "nan"], 2, "no finite number"),
         (["photo.png", "--fps", "0"], 2, "x>0"),
-        (["photo.png", "--fps", "nan"], 2, "more than 0"),
+        (["photo.png", "--fps", "nan"], 2, "no finite number"),
+        (["photo.png", "--fps", "inf"], 2, "no finite number"),
+        (["photo.png", "--duration", "nan"], 2, "no finite number"),
+        (["photo.png", "--threads", "3000"], 2, "3000 threads are not possible"),
         (["photo.png", "--views", "all"], 2, "'centre', 'five', 'grid'"),
         (["photo.png", "--batch", "0"], 2, "x>=1"),
         (["photo.png", "--report", "."], 2, "is a folder"),
@@ -269,7 +272,7 @@ def test_a_reader_that_leaves_is_no_failure(tmp_path: Path, bundle: Path) -> Non
         assert process.wait(30) == 0
 
 
-def test_ctrl_c_ends_at_once_and_leaves_nothing_half_written(tmp_path: Path, bundle: Path) -> None:
+def test_ctrl_c_ends_at_once_and_the_report_says_so(tmp_path: Path, bundle: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
     first = folder / "0.png"
@@ -290,9 +293,13 @@ def test_ctrl_c_ends_at_once_and_leaves_nothing_half_written(tmp_path: Path, bun
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert time.monotonic() - sent < 5
-    assert "interrupted" in out.splitlines()[-1]
+    *judged, last = map(json.loads, out.splitlines())
+    assert "interrupted" in last["error"]
     assert "Traceback" not in err
-    assert [path.name for path in tmp_path.iterdir()] == ["many"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "r.html"]
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Not finished: interrupted by SIGINT" in page
+    assert page.count("<article") == len(judged) + 1  # the one whose line is out
 
 
 @pytest.fixture
