@@ -15,6 +15,7 @@ from mpft_deploy.files import display
 from mpft_deploy.images import U8, check_pixels, check_readable
 from mpft_deploy.screen.video import (
     CONTAINERS,
+    RefusedError,
     Sent,
     Sieve,
     is_picture,
@@ -48,10 +49,6 @@ class ClipFrame(NamedTuple):
     note: str
 
 
-class _RefusedError(Exception):
-    """A strict decoder refused the first keyframe: it may be odd rather than damaged."""
-
-
 def read_clip(path: Path, fps: float) -> Iterator[ClipFrame]:
     """The sound frames of a clip at `fps` of its media time; the first one always comes.
 
@@ -65,7 +62,7 @@ def read_clip(path: Path, fps: float) -> Iterator[ClipFrame]:
     try:
         try:
             yield from _read(path, fps, name, strict=True)
-        except _RefusedError:
+        except RefusedError:
             yield from _read(path, fps, name, strict=False)
     except InputError:
         raise
@@ -169,7 +166,7 @@ class _Clip:
             except av.error.FFmpegError:
                 # One bad packet is no reason to leave the rest of a recording unseen.
                 if self._strict and not self.count and packet.is_keyframe:
-                    raise _RefusedError from None
+                    raise RefusedError from None
                 self._sieve.fail(place)
                 continue
             yield from self._timed(self._sieve.take(decoded))

@@ -31,6 +31,10 @@ _PICTURES = frozenset(
 """Codecs of pictures: one frame of them is a cover or a thumbnail, not a clip."""
 
 
+class RefusedError(Exception):
+    """A strict decoder refused the first keyframe: it may be odd rather than damaged."""
+
+
 class Track(NamedTuple):
     """The video track that is judged.
 
@@ -77,9 +81,14 @@ def prepare_decoder(
     refusing = strict and context.name in _REFUSING
     context.options = {
         "err_detect": _CAREFUL + ("+explode" if refusing else ""),
-        "max_pixels": str(max_pixels),
+        **size_limit(max_pixels),
     }
     context.copy_opaque = True
+
+
+def size_limit(max_pixels: int) -> dict[str, str]:
+    """What keeps FFmpeg's decoders from larger pictures; theirs are padded to whole blocks."""
+    return {"max_pixels": str(max_pixels + max_pixels // 16 + 2**16)}
 
 
 class Sent(NamedTuple):

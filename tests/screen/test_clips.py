@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from clips import moving
+from clips import moving, write_spoiled
 from media import picture, write_video
 
 from mpft_deploy.errors import InputError
@@ -269,22 +269,7 @@ def test_frames_that_were_concealed_are_left_out_and_counted(tmp_path: Path, cod
 
 
 def test_what_refers_to_damage_is_left_out_until_a_keyframe(tmp_path: Path) -> None:
-    """One slice of H.264 spoiled in the middle of the second of three groups of twelve frames."""
-    path = tmp_path / "clip.mkv"
-    with av.open(path, "w") as container:
-        options = {"x264-params": "bframes=0:keyint=12:min-keyint=12:scenecut=0:log-level=none"}
-        stream: Any = container.add_stream("libx264", rate=12, options=options)
-        stream.width, stream.height, stream.pix_fmt = 192, 144, "yuv420p"
-        for pixels in moving(144, 192, 36):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
-        container.mux(stream.encode())
-    with av.open(path) as container:
-        coded = [bytes(packet) for packet in container.demux(video=0)]
-    data = bytearray(path.read_bytes())
-    middle = data.index(coded[15]) + len(coded[15]) // 2
-    data[middle : middle + 40] = bytes(40)
-    path.write_bytes(data)
-    read, error = judged(path)
+    read, error = judged(write_spoiled(tmp_path / "clip.mkv"))
     assert "9 of its 36 frames were left out" in error
     assert [round(12 * frame.time) for frame in read] == [*range(15), *range(24, 36)]
 

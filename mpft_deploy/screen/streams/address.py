@@ -13,6 +13,7 @@ from mpft_deploy.files import printable
 HIDDEN = "***"
 
 PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935}
+PORTS |= {"hls+http": 80, "hls+https": 443}
 """Network schemes that are opened, with their ports; TCP all."""
 
 LOCAL = ("file", "v4l2", "csi", "gst", "pipe")
@@ -71,7 +72,9 @@ def parse(text: str) -> Address:
     if scheme == "gst":
         return Address(scheme, redact(text), text, rest, secrets=tuple(_secrets(text)))
     if scheme in LOCAL:
-        return Address(scheme, redact(text), text, unquote(rest.removeprefix("//")))
+        # %XX is a matter of addresses: without a scheme it is part of a name.
+        path = rest if rest == text else unquote(rest.removeprefix("//"))
+        return Address(scheme, redact(text), text, path)
     if scheme not in PORTS:
         known = ", ".join([*PORTS, *LOCAL])
         raise UsageError(f"{redact(text)}: scheme {scheme!r} is unknown; choose {known}")

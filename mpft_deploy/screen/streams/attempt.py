@@ -71,7 +71,6 @@ class Attempt:
         self.opened = False
         self.cut = threading.Event()
         self._open_frames = 0
-        self.rate = 0.0
         self.retry_at: float | None = None
 
     @property
@@ -108,9 +107,9 @@ class Attempt:
         self.within(seconds)
         return not self.cancelled.wait(seconds)
 
-    def describe(self, codec: str, rate: float = 0.0) -> None:
-        """What was opened; rate: frames a second that it promises."""
-        self._source.codec, self.rate, self.opened = codec, rate, True
+    def describe(self, codec: str, note: str = "") -> None:
+        """What was opened; note: what an operator should know of it, empty mostly."""
+        self._source.codec, self._source.note, self.opened = codec, note, True
 
     def packet(self) -> float:
         """A frame came in, still coded; the monotonic time.

@@ -55,7 +55,7 @@ def answers(address: Address, timeout: float = 1.0) -> bool:
             if address.scheme == "rtmp":  # it speaks in binary; the connection must do
                 return True
             connection.settimeout(timeout)
-            if address.scheme in ("https", "rtsps"):
+            if address.scheme in ("https", "hls+https", "rtsps"):
                 # Nothing secret is sent, and the certificate is judged by the real connection.
                 context = ssl.create_default_context()
                 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import functools
-import logging
 import math
 import threading
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mpft_deploy.errors import InputError
-from mpft_deploy.images import check_pixels, check_readable
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
+from mpft_deploy.screen.streams.open_av import check_size, explain, is_still, open_source
+from mpft_deploy.screen.streams.origin import follow_redirects
 from mpft_deploy.screen.streams.pixels import DecodedShot, Shot
 from mpft_deploy.screen.streams.settings import SourceSettings
+from mpft_deploy.screen.video import (
+    RefusedError,
+    Sent,
+    Sieve,
+    Track,
+    pick_track,
+    prepare_decoder,
+)
 
 if TYPE_CHECKING:
     import av
 
-logger = logging.getLogger(__name__)
-
-PROTOCOLS = {
-    "rtsp": "rtsp,rtp,udp,tcp",
-    "rtsps": "rtsp,rtsps,rtp,srtp,udp,tcp,tls",
-    "http": "http,https,tcp,tls,crypto",
-    "https": "https,tcp,tls,crypto",
-    "rtmp": "rtmp,tcp",
-}
-"""What a stream may make FFmpeg open: a playlist from a stranger must not lead to local files."""
-
-_ASKING_HARDWARE = threading.Lock()
-"""Sources that start together ask once."""
+STILL = 1.0
+"""Seconds from one still picture of a camera to the next, unless `decode` says."""
 
 BEHIND = 1.0
 """Seconds by which a source's own clock may fall back before only keyframes are decoded."""
@@ -43,9 +40,6 @@ DRIFT = 1e-3
 JUMP, BACK = 10.0, 1.0
 """Seconds: a clock that jumps further, forward or back, starts anew."""
 
-# What PyAV raises when its time is up; it says nothing to an operator.
-_TIME_OUT = ("ExitError", "TimeoutError")
-
 
 def read(settings: SourceSettings, attempt: Attempt) -> None:
     """Read a source with FFmpeg; returns at the end of a file.
@@ -55,82 +49,62 @@ def read(settings: SourceSettings, attempt: Attempt) -> None:
     """
     import av
 
+    strict, location = True, None
     try:
-        attempt.within(2 * settings.connect)  # to connect, and again to see what it sends
-        with _open(settings) as container:
-            _read_open(container, settings, attempt)
+        while not attempt.stopping:
+            attempt.within(2 * settings.connect)  # to connect, and again to see what it sends
+            try:
+                with open_source(settings, location) as container:
+                    _read_open(container, settings, attempt, strict=strict)
+                    still = settings.target.network and is_still(container)
+            except RefusedError:
+                strict = False
+                continue
+            except OSError as error:
+                # FFmpeg, which must not follow redirects, says no more than that of one.
+                here = error.errno == errno.EIO and not attempt.opened and location is None
+                if here and settings.target.scheme in ("http", "https"):
+                    location = follow_redirects(settings.target.raw, settings.connect / 5)
+                if location is None or not here:
+                    raise
+                continue
+            # A camera that gives one picture is asked for the next, at the rate that is wanted.
+            pause = 1 / settings.decode if isinstance(settings.decode, float) else STILL
+            if not still or not attempt.wait(pause):
+                return
     except InputError:
         raise
     except av.error.FFmpegError as error:
         # Not str(error): that names the address.
-        raise SourceLostError(_explain(error, settings, attempt)) from None
+        raise SourceLostError(explain(error, settings, attempt)) from None
     except OSError as error:
         raise SourceLostError(error.strerror or type(error).__name__) from None
 
 
-def _open(settings: SourceSettings) -> av.container.InputContainer:
-    import av
-
-    target = settings.target
-    arguments: dict[str, Any] = {
-        "metadata_errors": "replace",
-        "timeout": (settings.connect, settings.timeout),
-    }
-    with _ASKING_HARDWARE:
-        hardware = bool(settings.hwaccel) and not why_no_hardware(settings.hwaccel)
-    if hardware:
-        from av.codec.hwaccel import HWAccel
-
-        arguments["hwaccel"] = HWAccel(settings.hwaccel, allow_software_fallback=True)
-    if target.scheme == "file":
-        check_readable(Path(target.rest))
-        return av.open(target.rest, options={"protocol_whitelist": "file"}, **arguments)
-    # Little is looked at before the first frame is given out: that is age of the first frames.
-    options = {
-        "protocol_whitelist": PROTOCOLS[target.scheme],
-        "fpsprobesize": "0",
-        "analyzeduration": "500000",
-    }
-    if target.scheme.startswith("rtsp"):
-        options["rtsp_transport"] = settings.transport
-        options["allowed_media_types"] = "video"
-    return av.open(target.raw, options=options, **arguments)
-
-
-@functools.cache
-def why_no_hardware(name: str) -> str:
-    """Why a hardware decoder cannot be used here, "" if it can; a reason is logged, once."""
-    import av
-    from av.codec.hwaccel import HWAccel, hwdevices_available
-
-    reason = ""
-    known = hwdevices_available()
-    if name not in known:
-        reason = f"it is none of {', '.join(known) or 'those of this FFmpeg, which has none'}"
-    else:
-        try:
-            HWAccel(name).create(av.Codec("h264", "r"))
-        except Exception as error:  # a driver may say anything
-            reason = getattr(error, "strerror", None) or str(error)
-    if reason:
-        logger.warning("hwaccel %s cannot be used (%s): decoding in software", name, reason)
-    return reason
-
-
 def _read_open(
-    container: av.container.InputContainer, settings: SourceSettings, attempt: Attempt
+    container: av.container.InputContainer,
+    settings: SourceSettings,
+    attempt: Attempt,
+    *,
+    strict: bool,
 ) -> None:
-    if not container.streams.video:
+    track = pick_track(container)
+    still = settings.target.network and is_still(container)
+    if track is None and still:
+        track = Track(container.streams.video[0], "")
+    if track is None:
         raise SourceLostError("holds no video")
-    stream = container.streams.video[0]
+    stream = track.stream
     if stream.codec_context is None:
         raise SourceLostError("its video is coded in a way that cannot be read")
+    check_size(stream.width, stream.height, settings)
     target = settings.target
     local = target.scheme == "file"
-    finite = local or (target.scheme in ("http", "https") and container.duration is not None)
-    decoder = _Decoder(stream, settings, attempt, shed=not finite)
-    attempt.describe(stream.codec_context.name, float(stream.average_rate or 0))
-    pace = _Pace(attempt) if finite else None
+    finite = local or still
+    finite = finite or (target.scheme in ("http", "https") and container.duration is not None)
+    decoder = _Decoder(stream, settings, attempt, shed=not finite, strict=strict)
+    attempt.describe(stream.codec_context.name, track.note)
+    pace = _Pace(attempt) if finite and not still else None
     packets = container.demux(stream)
     while not attempt.stopping:
         attempt.within(settings.timeout)
@@ -163,14 +137,21 @@ class _Decoder:
     """
 
     def __init__(
-        self, stream: av.VideoStream, settings: SourceSettings, attempt: Attempt, *, shed: bool
+        self,
+        stream: av.VideoStream,
+        settings: SourceSettings,
+        attempt: Attempt,
+        *,
+        shed: bool,
+        strict: bool,
     ) -> None:
-        self._stream, self._attempt = stream, attempt
+        self._settings, self._attempt, self._strict = settings, attempt, strict
         self._context = context = stream.codec_context
         # Frame threads delay every frame by their number; sources are what runs side by side here.
         context.thread_type = "SLICE"
         context.thread_count = 1
-        context.copy_opaque = True
+        prepare_decoder(context, max_pixels=settings.max_pixels, strict=strict)
+        self._sieve, self._place = Sieve(context), 0
         self._lock = threading.Lock()
         # Whether the decoder holds, or refers to, frames of a group that is decoded as it comes in.
         self._chained = False
@@ -189,7 +170,6 @@ class _Decoder:
         """Decode a packet if its frames may be wanted."""
         attempt = self._attempt
         now = attempt.packet()
-        packet.opaque = now
         if self._skip(packet, now):
             return
         alone = self._alone or self._keyframes or self._shedding
@@ -201,18 +181,36 @@ class _Decoder:
             return
         with self._lock:
             self._chained = not alone
+            packet.opaque = Sent(self._place, now)
+            self._place += 1
             frames = self._decode(packet, alone=alone)
-        if frames is None:
+        if frames is None and self._strict and packet.is_keyframe and not attempt.pictures:
             attempt.drop("damaged")
-        else:
-            self._give(frames, now)
+            raise RefusedError
+        self._sift(frames, flush=alone)
 
     def flush(self) -> None:
         """Give what the decoder holds, at the end of a file or of what hangs together."""
         with self._lock:
             frames = self._decode(None, alone=True)
             self._chained = False
-        self._give(frames or [], None)
+        self._sift(frames or [], flush=True)
+
+    def _sift(self, frames: list[av.VideoFrame] | None, *, flush: bool) -> None:
+        """Give the sound ones of decoded frames, None for a packet that was not decoded.
+
+        flush: nothing that comes later refers to them.
+        """
+        sieve = self._sieve
+        before = sieve.left_out
+        if frames is None:
+            sieve.fail(self._place - 1)
+        sound = sieve.take(frames or [])
+        if flush:
+            sound += sieve.flush()
+            sieve.reset()
+        self._attempt.drop("damaged", sieve.left_out - before)
+        self._give(sound)
 
     @property
     def _shedding(self) -> bool:
@@ -232,6 +230,13 @@ class _Decoder:
                 # A decoder that reorders would keep this frame until the next keyframe.
                 frames += self._context.decode(None)
                 self._context.flush_buffers()
+        except av.error.ArgumentError:
+            if self._attempt.pictures:
+                return None
+            limit = self._settings.max_pixels
+            raise SourceLostError(
+                f"its pictures have more than max_pixels = {limit} pixels, or cannot be decoded"
+            ) from None
         except (av.error.FFmpegError, ValueError):
             return None
         return frames
@@ -244,13 +249,14 @@ class _Decoder:
             frames = self._decode(packet, alone=True) or []
         for frame in frames:
             if not frame.is_corrupt:
-                check_pixels(frame.width, frame.height, self._attempt.name)
                 return DecodedShot(frame)
         return "damaged"
 
     def _skip(self, packet: av.Packet, now: float) -> bool:
         """Whether a packet is not decoded at all; counts it."""
         if packet.is_corrupt:
+            if self._chained:
+                self._sieve.fail(self._place)
             self._attempt.drop("damaged")
             return True
         if self._keyframes and not packet.is_keyframe:
@@ -291,22 +297,17 @@ class _Decoder:
         # Kept to the grid, so that the rate is met on average; not after a silence.
         self._due = max(self._due + self._interval, received)
 
-    def _give(self, frames: list[av.VideoFrame], now: float | None) -> None:
+    def _give(self, frames: list[av.VideoFrame]) -> None:
         """Offer decoded frames, at the rate that was asked for."""
         attempt = self._attempt
         for frame in frames:
-            received = frame.opaque if isinstance(frame.opaque, float) else now
-            if received is None:
-                received = attempt.seen
-            if frame.is_corrupt:
-                attempt.drop("damaged")
-                continue
+            received = frame.opaque.received if isinstance(frame.opaque, Sent) else attempt.seen
             if self._interval:
                 if received < self._due:
                     attempt.drop("rate", picture=True)
                     continue
                 self._wait_for_due(received)
-            check_pixels(frame.width, frame.height, attempt.name)
+            check_size(frame.width, frame.height, self._settings)
             attempt.offer(DecodedShot(frame), received)
 
 
@@ -352,14 +353,3 @@ def _seconds(packet: av.Packet) -> float | None:
     """Its time stamp, in the order of decoding, which runs forward."""
     stamp = packet.pts if packet.dts is None else packet.dts
     return None if stamp is None else float(stamp * packet.time_base)
-
-
-def _explain(error: av.error.FFmpegError, settings: SourceSettings, attempt: Attempt) -> str:
-    """What happened, without the address."""
-    if attempt.opened:
-        if type(error).__name__ in _TIME_OUT:
-            return f"no data for {settings.timeout:g} s"
-    # What FFmpeg says when its time is up depends on where it was.
-    elif attempt.now - attempt.began >= 0.95 * settings.connect:
-        return f"no stream within {settings.connect:g} s"
-    return error.strerror or type(error).__name__

@@ -30,6 +30,7 @@ class SourceSettings(Record, frozen=True):
         decode: "all" frames, "keyframes" alone, or so many frames a second.
         transport: of RTSP.
         size: "1280x720", of raw pictures: those of pipe:, csi: and gst:.
+        max_pixels: of a picture; a stream that sends larger ones is not read.
         hwaccel: FFmpeg's name of a hardware decoder, such as "cuda" or "vaapi"; decoding falls back
             to software. Empty for none.
         connect: seconds until the stream must be open.
@@ -48,6 +49,7 @@ class SourceSettings(Record, frozen=True):
     decode: Literal["all", "keyframes"] | Seconds = "all"
     transport: Literal["tcp", "udp"] = "tcp"
     size: str = ""
+    max_pixels: Annotated[int, msgspec.Meta(gt=0)] = 4096 * 2304
     hwaccel: str = ""
     connect: Seconds = 10.0
     stall: Seconds = 3.0

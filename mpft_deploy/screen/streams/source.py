@@ -63,7 +63,7 @@ class Source:
     ) -> None:
         self.settings, self.address = settings, settings.target
         self.tally = Tally()
-        self.codec = ""
+        self.codec = self.note = ""
         self.sides: tuple[int, int] | None = None
         self.reason = ""
         self.state: State = "connecting"
@@ -140,10 +140,10 @@ class Source:
             self._pending = frame
             self.sides = (frame.shot.height, frame.shot.width)
             if attempt.pictures == 1:
-                self.tally.connect(frame.received, attempt.rate)
+                self.tally.connect(frame.received)
                 self._same = None
             if self.state in ("connecting", "stalled", "down"):
-                self._set_state("live")
+                self._set_state("live", self.note)
         self._wake()
 
     def hold(self, frame: Coded) -> None:
@@ -155,7 +155,7 @@ class Source:
             self._leave_coded()
             self._coded = frame
             if self.state in ("connecting", "stalled", "down"):
-                self._set_state("live")
+                self._set_state("live", self.note)
         self._wake_decoders()
 
     def claim(self) -> Coded | None:
@@ -225,7 +225,7 @@ class Source:
             if self._same is None or not np.array_equal(self._same, scores):
                 self._same, self._same_since, self._same_count = scores, now, 1
                 if self.state == "frozen":
-                    self._set_state("live")
+                    self._set_state("live", self.note)
                 return
             self._same_count += 1
             limit = self.settings.frozen

@@ -10,6 +10,9 @@ from mpft_deploy.screen.streams.records import Grade, State
 WINDOW = 5
 """Seconds that a frame rate is told over."""
 
+USUAL = 300
+"""Seconds over which it is known what a source mostly sends."""
+
 MINUTE = 60.0
 
 POOR_RECONNECTS = 3
@@ -17,10 +20,11 @@ POOR_RECONNECTS = 3
 
 
 class Rate:
-    """Events a second, over the last WINDOW whole seconds; memory does not grow."""
+    """Events a second, over the last `window` whole seconds; memory does not grow."""
 
-    def __init__(self) -> None:
-        self._seconds: deque[tuple[int, int]] = deque(maxlen=WINDOW + 1)
+    def __init__(self, window: int = WINDOW) -> None:
+        self._window = window
+        self._seconds: deque[tuple[int, int]] = deque(maxlen=window + 1)
         self._began: int | None = None
 
     def add(self, now: float) -> None:
@@ -37,7 +41,7 @@ class Rate:
         if self._began is None:
             return 0.0
         last = int(now)
-        span = min(WINDOW, last - self._began)
+        span = min(self._window, last - self._began)
         count = sum(n for second, n in self._seconds if last - span <= second < last)
         return count / span if span else 0.0
 
@@ -52,8 +56,7 @@ class Tally:
         self._lock = threading.Lock()
         self.received = self.screened = self.gated = 0
         self._dropped: Counter[str] = Counter()
-        self._in, self._out = Rate(), Rate()
-        self._expected = 0.0
+        self._in, self._out, self._usual = Rate(), Rate(), Rate(USUAL)
         self.connections = 0
         self._reconnects: deque[float] = deque(maxlen=POOR_RECONNECTS)
 
@@ -62,6 +65,7 @@ class Tally:
         with self._lock:
             self.received += 1
             self._in.add(now)
+            self._usual.add(now)
 
     def screen(self, now: float) -> None:
         """A frame was judged."""
@@ -80,11 +84,11 @@ class Tally:
             with self._lock:
                 self._dropped[cause] += count
 
-    def connect(self, now: float, rate: float) -> None:
-        """A connection gave its first picture; rate: frames a second that it promises, or 0."""
+    def connect(self, now: float) -> None:
+        """A connection gave its first picture."""
         with self._lock:
             self.connections += 1
-            self._expected = rate
+            self._usual = Rate(USUAL)
             if self.connections > 1:
                 self._reconnects.append(now)
 
@@ -104,12 +108,16 @@ class Tally:
             return self._in.per_second(now), self._out.per_second(now)
 
     def grade(self, state: State, now: float) -> Grade:
-        """Quality by frame rate and the last minute's reconnects, as Frigate grades cameras."""
+        """Quality by the last minute's reconnects, and by frame rate beside what it mostly sends.
+
+        What a camera promises says little: many send fewer at night, or when nothing moves.
+        """
         if state in ("connecting", "down", "ended"):
             return "down"
         with self._lock:
             recent = sum(now - at < MINUTE for at in self._reconnects)
-            share = self._in.per_second(now) / self._expected if self._expected else 1.0
+            usual = self._usual.per_second(now)
+            share = self._in.per_second(now) / usual if usual else 1.0
         if state != "live" or recent >= POOR_RECONNECTS or share < 0.5:
             return "poor"
         return "fair" if recent or share < 0.8 else "good"

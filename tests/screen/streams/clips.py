@@ -74,3 +74,23 @@ def write_clip(
     units += [bytes(packet) for packet in encoder.encode(None)]
     path.write_bytes(b"".join(struct.pack(">I", len(unit)) + unit for unit in units))
     return path
+
+
+def write_spoiled(path: Path) -> Path:
+    """Three groups of twelve frames of H.264; a slice of the fourth of the second is spoiled."""
+    import av
+
+    with av.open(path, "w") as container:
+        options = {"x264-params": "bframes=0:keyint=12:min-keyint=12:scenecut=0:log-level=none"}
+        stream: Any = container.add_stream("libx264", rate=12, options=options)
+        stream.width, stream.height, stream.pix_fmt = 192, 144, "yuv420p"
+        for pixels in moving(144, 192, 36):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        container.mux(stream.encode())
+    with av.open(path) as container:
+        coded = [bytes(packet) for packet in container.demux(video=0)]
+    data = bytearray(path.read_bytes())
+    middle = data.index(coded[15]) + len(coded[15]) // 2
+    data[middle : middle + 40] = bytes(40)
+    path.write_bytes(data)
+    return path

@@ -14,7 +14,7 @@ import servers
 from media import encoded, picture, write_video
 
 from mpft_deploy.images import view_corners
-from mpft_deploy.screen.streams import read_av
+from mpft_deploy.screen.streams import open_av
 from mpft_deploy.screen.streams.records import FrameEvent, SourceEvent
 
 
@@ -205,7 +205,7 @@ def test_an_iterator_ends_with_its_streams(tmp_path: Path, screener: Any) -> Non
 def test_without_its_hardware_a_source_is_decoded_in_software(
     name: str, tmp_path: Path, watching: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    read_av.why_no_hardware.cache_clear()
+    open_av.why_no_hardware.cache_clear()
     clip = write_video(tmp_path / "clip.mp4", seconds=1, codec="libx264")
     running = watching(f"file://{clip}", f"file://{clip}", hwaccel=name)
     wait_until_finished(running)

@@ -1,8 +1,12 @@
-"""How far a reader is behind its stream."""
+"""What a reader leaves out of a stream, and how far it is behind."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+from clips import write_spoiled
 
 from mpft_deploy.screen.streams.read_av import Lag
 
@@ -22,3 +26,11 @@ def test_lag_is_what_waits_in_buffers() -> None:
     for second in range(10_000):
         behind = lag.update(13 + second, 5001 + second * (1 - 1e-4))
     assert behind < 0.1
+
+
+def test_what_refers_to_damage_is_no_frame_of_a_stream(tmp_path: Path, watching: Any) -> None:
+    running = watching(str(write_spoiled(tmp_path / "clip.mkv")))
+    running.state("ended")
+    status = running.status()
+    assert status.received == 36
+    assert status.dropped["damaged"] == 9

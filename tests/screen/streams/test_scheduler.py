@@ -19,7 +19,7 @@ from mpft_deploy.bundle import read_bundle
 from mpft_deploy.engine import load_engine
 from mpft_deploy.errors import GateError
 from mpft_deploy.screen import Screener
-from mpft_deploy.screen.streams import read_av
+from mpft_deploy.screen.streams import open_av
 from mpft_deploy.screen.streams.attempt import Attempt
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
@@ -253,4 +253,4 @@ def test_reloading_leaves_the_same_sources_alone(bundle: Path, monkeypatch: Any)
 
 
 def test_every_reader_has_its_protocols() -> None:
-    assert read_av.PROTOCOLS.keys() <= READERS.keys()
+    assert open_av.PROTOCOLS.keys() <= READERS.keys()

@@ -32,17 +32,17 @@ def test_a_rate_is_of_whole_seconds() -> None:
 def test_grades() -> None:
     tally = Tally()
     assert tally.grade("connecting", 0.0) == "down"
-    tally.connect(0.0, 25.0)
+    tally.connect(0.0)
     for index in range(250):
         tally.receive(index / 25)
     assert tally.grade("live", 10.0) == "good"
     assert tally.grade("frozen", 10.0) == "poor"
     assert tally.grade("down", 10.0) == "down"
-    tally.connect(10.0, 25.0)
+    tally.connect(10.0)
     assert tally.grade("live", 10.0) == "fair"
     assert tally.reconnects == 1
-    tally.connect(10.0, 25.0)
-    tally.connect(10.0, 25.0)
+    tally.connect(10.0)
+    tally.connect(10.0)
     assert tally.grade("live", 10.0) == "poor"
     for index in range(100 * 25):
         tally.receive(10 + index / 25)

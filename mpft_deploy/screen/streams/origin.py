@@ -1,0 +1,125 @@
+"""HTTP that stays at one server: what a camera answers must not lead into the operator's network.
+
+FFmpeg would follow redirects and playlists to wherever they lead.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import ssl
+from typing import Any
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+
+from mpft_deploy.screen.streams.attempt import SourceLostError
+
+_PORTS = {"http": 80, "https": 443}
+_REDIRECTS = 5
+
+
+def follow_redirects(url: str, timeout: float) -> str | None:
+    """Where an address leads within its server; None if it leads nowhere else.
+
+    Raises:
+        SourceLostError: it leads to another server, or in a circle.
+    """
+    first = url
+    for _ in range(_REDIRECTS):
+        connection = _connect(urlsplit(url), timeout)
+        try:
+            location = _ask(connection, urlsplit(url), {}).getheader("Location")
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
+        finally:
+            connection.close()
+        if location is None:
+            return None if url == first else url
+        url = within(first, urljoin(url, location))
+    raise SourceLostError("it redirects in a circle")
+
+
+def within(origin: str, url: str) -> str:
+    """An address that a server named, with the login of `origin`, if both are of one server.
+
+    Raises:
+        SourceLostError: it is another one, or no HTTP.
+    """
+    home, parts = urlsplit(origin), urlsplit(url)
+    try:
+        named = (parts.scheme, parts.hostname, _port(parts))
+    except ValueError:
+        named = ("", "", 0)
+    own = (home.scheme, home.hostname, _port(home))
+    secured = own[0] == "http" and own[2] == 80 and named == ("https", own[1], 443)
+    if named != own and not secured:
+        raise SourceLostError(
+            f"it leads to another server, {parts.scheme}://{parts.netloc.rpartition('@')[2]}: "
+            "if that is meant, give its address instead"
+        )
+    login, at, _ = home.netloc.rpartition("@")
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{login}{at}{host}").geturl()
+
+
+class Playlists:
+    """Opens what FFmpeg asks for while it plays a list, if it is of the list's own server.
+
+    Args:
+        origin: the list's address, credentials and all.
+        timeout: seconds that a server may be silent.
+
+    Attributes:
+        failure: why something was not opened, which FFmpeg does not pass on.
+    """
+
+    def __init__(self, origin: str, timeout: float) -> None:
+        self._origin, self._timeout = origin, timeout
+        self.failure: SourceLostError | None = None
+
+    def __call__(self, url: str, flags: int, options: dict[str, str]) -> Any:
+        """A file-like object."""
+        try:
+            return self._open(url, options)
+        except SourceLostError as error:
+            self.failure = error
+            raise
+
+    def _open(self, url: str, options: dict[str, str]) -> http.client.HTTPResponse:
+        parts = urlsplit(within(self._origin, url))
+        headers = {}
+        start, end = options.get("offset", "0"), options.get("end_offset", "0")
+        if start != "0" or end != "0":
+            headers["Range"] = f"bytes={start}-{int(end) - 1 if int(end) else ''}"
+        try:
+            response = _ask(_connect(parts, self._timeout), parts, headers)
+        except (OSError, http.client.HTTPException) as error:
+            raise SourceLostError(getattr(error, "strerror", None) or "no HTTP answer") from None
+        if response.status not in (200, 206):
+            response.close()
+            raise SourceLostError(f"the server answers {response.status}")
+        return response
+
+
+def _port(parts: SplitResult) -> int:
+    return parts.port or _PORTS.get(parts.scheme, 0)
+
+
+def _connect(parts: SplitResult, timeout: float) -> http.client.HTTPConnection:
+    host, port = parts.hostname or "", _port(parts)
+    if parts.scheme == "https":
+        # As FFmpeg does: cameras sign for themselves, and what they send is no secret of ours.
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+    return http.client.HTTPConnection(host, port, timeout=timeout)
+
+
+def _ask(
+    connection: http.client.HTTPConnection, parts: SplitResult, headers: dict[str, str]
+) -> http.client.HTTPResponse:
+    if parts.username:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+        headers = {**headers, "Authorization": f"Basic {base64.b64encode(login).decode()}"}
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    connection.request("GET", target, headers={"Connection": "close", **headers})
+    return connection.getresponse()
