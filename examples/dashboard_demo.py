@@ -261,6 +261,10 @@ class DemoMonitor:
     def statuses(self) -> list[SourceStatus]:
         return [source.status() for source in self.sources.values()]
 
+    @property
+    def lost_events(self) -> int:
+        return 0
+
     def picture(self, source: str) -> Picture | None:
         return self.sources[source].picture
 

@@ -78,6 +78,7 @@ def run_streams(
         open_bundle: gives the bundle in the folder that the configuration names, if it does.
     """
     from mpft_deploy.engine import load_engine
+    from mpft_deploy.errors import MpftError
     from mpft_deploy.screen.screener import Screener
     from mpft_deploy.screen.streams.conceal import hide_arguments
     from mpft_deploy.screen.streams.log import set_up_logging
@@ -127,9 +128,12 @@ def run_streams(
         told = flags.stop.is_set() or _reader_left()
         notifier.send("STOPPING=1")
         clean = watch.stop()
-        failure = watch.scheduler.failure
+        failure = watch.failure
     if failure is not None:
-        raise failure
+        if isinstance(failure, MpftError):
+            raise failure
+        logger.error("ended, since a part failed that nothing works without: %s", failure)
+        return _leave(1, clean)
     missing = {} if told else watch.without_frames()
     for name, why in missing.items():
         logger.error("%s: not one frame came: %s", name, why)
@@ -175,9 +179,12 @@ def _open_watch(
 
     tell = config.tell
     metrics = open_metrics(tell)
-    keep = tell.http is not None or tell.snapshots is not None
-    watch = Watch(screener, config, keep=keep, metrics=metrics)
-    sinks = open_sinks(tell, watch.picture)
+    evidence = tell.snapshots.when if tell.snapshots is not None else ()
+    keep = tell.http is not None
+    watch = Watch(screener, config, keep=keep, evidence=evidence, metrics=metrics)
+    sinks = open_sinks(
+        tell, watch.take_evidence, lambda: [status.source for status in watch.statuses()]
+    )
     if people and (tell.jsonl is None or tell.jsonl.path != "-"):
         sinks.append(_Text())
     if tell.http is not None:
@@ -221,6 +228,11 @@ class _Text:
         from mpft_deploy.screen.tell.stats import Worker
 
         self._worker: Worker[str] = Worker(self.name, self._print, 1000)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """See `Supervised`."""
+        return self._worker.failure
 
     def send(self, event: Event) -> None:
         from mpft_deploy.screen.streams.records import FrameEvent

@@ -21,11 +21,16 @@ from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.pace import Mean, Pace
 from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.source import Source
+from mpft_deploy.screen.streams.task import Task
 
 logger = logging.getLogger(__name__)
 
 MOST = 8
 """Threads, at most; FFmpeg decodes hundreds of keyframes of 1080p a second with them."""
+
+
+MOST_ABANDONED = 16
+"""Hanging threads; with so many, one that hangs is waited for."""
 
 
 class _Worker:
@@ -34,7 +39,7 @@ class _Worker:
     def __init__(self, run: Callable[[_Worker], None]) -> None:
         self.busy: tuple[Source, Coded, float] | None = None
         self.abandoned = False
-        self.thread = threading.Thread(target=run, args=(self,), name="mpft-decode", daemon=True)
+        self.thread = Task("decode", lambda: run(self))
 
 
 class Turn(Protocol):
@@ -65,6 +70,11 @@ class Decoders:
         self._workers = [_Worker(self._run) for _ in range(min(MOST, available_cores()))]
         self._abandoned: list[_Worker] = []
 
+    @property
+    def alive(self) -> bool:
+        """Whether none of its threads failed since the last `check`."""
+        return all(worker.thread.failure is None for worker in self._workers)
+
     def wake(self) -> None:
         """A frame waits to be decoded, or the turn of one came nearer."""
         with self._changed:
@@ -77,19 +87,24 @@ class Decoders:
             worker.thread.start()
 
     def check(self, now: float) -> None:
-        """Replace threads that hang in a decoder; called a few times a second."""
+        """Replace threads that hang in a decoder, or failed; called a few times a second."""
+        self._abandoned = [old for old in self._abandoned if old.thread.is_alive()]
         for index, worker in enumerate(self._workers):
-            busy = worker.busy
-            if busy is None or now - busy[2] < GRACE:
+            busy, failed = worker.busy, worker.thread.failure is not None
+            hangs = busy is not None and now - busy[2] >= GRACE
+            if not failed and (not hangs or len(self._abandoned) >= MOST_ABANDONED):
                 continue
-            source, frame, _ = busy
-            logger.warning("%s: a decoder hangs and was abandoned", source.name)
             worker.abandoned = True
-            self._abandoned = [old for old in self._abandoned if old.thread.is_alive()] + [worker]
+            if hangs:
+                self._abandoned.append(worker)
+            if busy is not None:
+                source, frame, _ = busy
+                if hangs:
+                    logger.warning("%s: a decoder hangs and was abandoned", source.name)
+                source.decoded(frame, "damaged")
+                frame.attempt.cut.set()
             self._workers[index] = _Worker(self._run)
             self._workers[index].thread.start()
-            source.decoded(frame, "damaged")
-            frame.attempt.cut.set()
             self.wake()
 
     def stop(self, timeout: float) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.records import Event, FrameEvent, Sink
+from mpft_deploy.screen.streams.task import HUNG, Task, failure_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,18 @@ class Emitter:
         self._closing = False
         self._failed = False
         self.lost = 0
-        self._thread = threading.Thread(target=self._run, name="mpft-tell", daemon=True)
+        self._sending: float | None = None  # since when a sink has had an event
+        self._task = Task("tell", self._run)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended its thread, or one of the sink's."""
+        return self._task.failure or failure_of([self._sink])
+
+    def alive(self, now: float) -> bool:
+        """Whether events go on: sinks never wait, so none may keep one for long."""
+        sending = self._sending
+        return self.failure is None and (sending is None or now - sending < HUNG)
 
     def tell(self, sink: Sink) -> None:
         """Another sink; before the start."""
@@ -46,7 +58,7 @@ class Emitter:
 
     def start(self) -> None:
         """Begin to hand events on."""
-        self._thread.start()
+        self._task.start()
 
     def emit(self, kind: type[E], **fields: Any) -> E:
         """Make an event of that kind, queue it, and return it; from any thread."""
@@ -65,13 +77,15 @@ class Emitter:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join(max(0.0, end - time.monotonic()))
+        if self._task.is_alive():
+            self._task.join(max(0.0, end - time.monotonic()))
         if self._sink is not None:
             self._sink.close(max(0.0, end - time.monotonic()))
 
     def _make_room(self) -> None:
         """Drop the oldest frame verdict, or the oldest event of all."""
+        if not self.lost:
+            logger.warning("events come faster than they are taken: the oldest are lost; counted")
         self.lost += 1
         for index, event in enumerate(self._queue):
             if isinstance(event, FrameEvent):
@@ -88,7 +102,9 @@ class Emitter:
                     return
                 event = self._queue.popleft()
             if self._sink is not None:
+                self._sending = self._clock.monotonic()
                 self._send(self._sink, event)
+                self._sending = None
 
     def _send(self, sink: Sink, event: Event) -> None:
         try:

@@ -66,5 +66,5 @@ def watch(screener: Screener, *addresses: str, **settings: object) -> Iterator[E
         running.stop()
         while not sink.events.empty():
             yield sink.events.get()
-    if running.scheduler.failure is not None:
-        raise running.scheduler.failure
+    if running.failure is not None:
+        raise running.failure

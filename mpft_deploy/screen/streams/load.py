@@ -23,10 +23,14 @@ CAUSES = ("overload", "superseded", "stale", "behind")
 
 
 class Load:
-    """Tells when overload begins, goes on and ends; screening fewer frames is never silent."""
+    """Tells when overload begins, goes on and ends; screening fewer frames is never silent.
+
+    Attributes:
+        reason: what is lost and what helps, in words; empty without overload.
+    """
 
     def __init__(self) -> None:
-        self.overloaded = False
+        self.reason = ""
         self._began: float | None = None
         self._told = 0.0
         self._before = (0, 0)
@@ -48,14 +52,16 @@ class Load:
         if first or new_lost < 0 or new_done < 0 or new_lost + new_done == 0:
             return
         share = new_lost / (new_lost + new_done)
-        if share > OVERLOADED and (not self.overloaded or now - self._told >= REMIND):
-            self.overloaded, self._told = True, now
-            logger.warning(
-                "overloaded: %.1f of %.1f frames a second are judged, fewer of each source alike; "
-                "use fewer sources, --decode keyframes or a lower rate, or a faster engine",
-                new_done / seconds,
-                (new_lost + new_done) / seconds,
+        if share > OVERLOADED or (self.reason and share >= RELIEVED):
+            begins = not self.reason
+            self.reason = (
+                f"{new_done / seconds:.1f} of {(new_lost + new_done) / seconds:.1f} frames a second"
+                " are judged, fewer of each source alike; use fewer sources, --decode keyframes or "
+                "a lower rate, or a faster engine"
             )
-        elif share < RELIEVED and self.overloaded:
-            self.overloaded = False
+            if begins or now - self._told >= REMIND:
+                self._told = now
+                logger.warning("overloaded: %s", self.reason)
+        elif self.reason:
+            self.reason = ""
             logger.warning("no longer overloaded: %.1f frames a second", new_done / seconds)

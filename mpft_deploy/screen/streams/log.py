@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection
 
@@ -31,7 +32,7 @@ class _Formatter(logging.Formatter):
 
 
 def set_up_logging(*, as_json: bool, secrets: Callable[[], Collection[str]]) -> None:
-    """Log from level INFO on to standard error.
+    """Log from level INFO on to standard error, what ends threads of libraries as well.
 
     Args:
         secrets: asked for each line, since a configuration may be read anew.
@@ -41,3 +42,10 @@ def set_up_logging(*, as_json: bool, secrets: Callable[[], Collection[str]]) -> 
     root = logging.getLogger("mpft_deploy")
     root.handlers, root.propagate = [handler], False
     root.setLevel(logging.INFO)
+
+    def failed(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None:
+            name = args.thread.name if args.thread is not None else "?"
+            root.error("the thread %s failed", name, exc_info=args.exc_value)
+
+    threading.excepthook = failed

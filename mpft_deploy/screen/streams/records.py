@@ -71,9 +71,13 @@ class StreamEvent(_Event, frozen=True, tag="stream", kw_only=True):
 
 
 class SourceEvent(_Event, frozen=True, tag="source", kw_only=True):
-    """A source changed its state; reason is free of credentials, retry_in in seconds."""
+    """A source changed its state; reason is free of credentials, retry_in in seconds.
 
-    state: State
+    "removed": it is screened no more, or under another address; nothing of it comes later but from
+    a new source of that name.
+    """
+
+    state: Literal[State, "removed"]
     previous: State
     reason: str = ""
     retry_in: float | None = None
@@ -97,6 +101,7 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
         reason: why it is not live.
         retry_in: seconds until a source that is down is tried again, sooner if its server answers
             again; None while it is tried, or where it waits for a hanging thread.
+        overload: how far the machine is behind, with all sources, and what helps; else empty.
     """
 
     source: str
@@ -119,13 +124,14 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     codec: str
     reason: str
     retry_in: float | None
+    overload: str = ""
 
 
 class Picture(msgspec.Struct, frozen=True):
     """The last judged frame of a source.
 
     Attributes:
-        pixels: u8 [H, W, 3] RGB.
+        pixels: u8 [H, W, 3] RGB, which nobody changes.
         time: of its verdict, seconds since the Unix epoch.
         cells: row, column of the top left corner and side, in pixels, of each cell that was seen.
     """
@@ -150,6 +156,10 @@ class Sink(Protocol):
 class Monitor(Protocol):
     """What a dashboard and metrics may ask of a running screener, from any thread."""
 
+    @property
+    def lost_events(self) -> int:
+        """Events that no sink took in time, since the start."""
+
     def statuses(self) -> list[SourceStatus]:
         """One a source, in the order of the configuration."""
 
@@ -157,7 +167,7 @@ class Monitor(Protocol):
         """The last judged frame; None before the first. A KeyError for an unknown name."""
 
     def alive(self) -> bool:
-        """Whether the scheduler still turns."""
+        """Whether every thread still works that screening and telling need."""
 
     def ready(self) -> bool:
         """Whether the engine is loaded and at least one source is live."""

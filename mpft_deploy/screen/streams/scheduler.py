@@ -9,30 +9,50 @@ time than one by one.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
+from typing import TypeVar
 
 from mpft_deploy.images import at_least
 from mpft_deploy.screen.screener import Judged, Prepared, Screener
 from mpft_deploy.screen.streams.attempt import Captured
 from mpft_deploy.screen.streams.clock import Clock
-from mpft_deploy.screen.streams.decision import I32, StreamDecision, movement
+from mpft_deploy.screen.streams.decision import I32, Change, StreamDecision, movement
 from mpft_deploy.screen.streams.decoders import Decoders
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.pace import Pace
 from mpft_deploy.screen.streams.pixels import Cutter, Shot
-from mpft_deploy.screen.streams.records import FrameEvent, Picture, StreamEvent
+from mpft_deploy.screen.streams.records import FrameEvent, Picture, SourceEvent, StreamEvent
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings
 from mpft_deploy.screen.streams.source import Source
+from mpft_deploy.screen.streams.task import HUNG, Task
 from mpft_deploy.screen.tell.metrics import Metrics
+from mpft_deploy.spec import Verdict
 
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 IDLE = 0.2
 """Seconds that the thread sleeps at most: how soon it notices that it should stop."""
+
+PATIENCE = 5.0
+"""Seconds that whoever asks for a picture waits for the thread to make it."""
+
+EVIDENCE = 16
+"""Pictures of frames that decided which wait to be taken."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A judged frame that nobody asked for yet; only the engine's thread touches it."""
+
+    shot: Shot
+    prepared: Prepared
+    time: float
 
 
 @dataclass
@@ -41,14 +61,14 @@ class Channel:
 
     served: the turn in which it had its last one.
     judged: scores of the frame that was judged last, and when that was.
-    shown: the frame that was judged last, and its time, for whoever asks for a picture.
+    shown: the frame that was judged last, or the picture of it once somebody asked for one.
     """
 
     source: Source
     decision: StreamDecision
     served: int = 0
     judged: tuple[I32, float] | None = None
-    shown: tuple[Shot, Prepared, float] | None = None
+    shown: _Kept | Picture | None = None
     sides: tuple[int, int] | None = None
     probability: float | None = None
     age: float | None = None
@@ -64,9 +84,12 @@ class _Work:
 class Scheduler:
     """Judges the frames of many sources; see the module.
 
+    Its thread owns frames, decisions and the engine: others have it do what concerns these.
+
     Args:
         screener: its engine is called from one thread alone.
         keep: whether to keep the last judged frame of each source, for pictures.
+        evidence: stream verdicts of which the picture that decided is made, for `take_evidence`.
         metrics: told how long the stages took. Of a frame: "wait", from receipt to its turn, and
             "prepare", crop and patches; of a batch: "engine", and "decide", with its events.
     """
@@ -80,10 +103,14 @@ class Scheduler:
         clock: Clock,
         *,
         keep: bool = False,
+        evidence: Collection[Verdict] = (),
         metrics: Metrics | None = None,
     ) -> None:
         self._screener, self._settings, self._decision = screener, settings, decision
         self._emitter, self._clock, self._keep = emitter, clock, keep
+        self._wanted, self._evidence = evidence, OrderedDict[str, Picture]()
+        self._evidence_lock = threading.Lock()
+        self._asked: deque[Callable[[], None]] = deque()
         self._metrics = metrics or Metrics()
         self._cutter = Cutter()
         self._channels: tuple[Channel, ...] = ()
@@ -94,15 +121,23 @@ class Scheduler:
         self._decoders = Decoders(lambda: self._channels, clock, self._pace)
         self.turned = clock.monotonic()
         """When the thread last went round, by the monotonic clock."""
-        self.failure: Exception | None = None
         self.idle = True
         """Whether no frame is between its source and its event."""
-        self._thread = threading.Thread(target=self._run, name="mpft-engine", daemon=True)
+        self._task = Task("engine", self._run)
 
     @property
     def channels(self) -> tuple[Channel, ...]:
         """In the order of the configuration."""
         return self._channels
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended its thread: without the engine there is nothing to do."""
+        return self._task.failure
+
+    def alive(self, now: float) -> bool:
+        """Whether its threads turn."""
+        return self.failure is None and now - self.turned < HUNG and self._decoders.alive
 
     def wake(self) -> None:
         """A frame waits to be judged."""
@@ -125,15 +160,33 @@ class Scheduler:
         self._channels = tuple(channels)
 
     def decide_by(self, decision: DecisionSettings) -> None:
-        """Decide every stream anew, by other settings."""
+        """Decide every stream anew, by other settings, and tell what that changes."""
         self._decision = decision
-        for channel in self._channels:
-            channel.decision = self._new_decision(decision)
+
+        def decide() -> None:
+            for channel in self._channels:
+                self._tell(channel, channel.decision.restart("restart"))
+                channel.decision = self._new_decision(decision)
+
+        self._ask(decide)
+
+    def remove(self, channels: Sequence[Channel]) -> None:
+        """Tell that sources are gone, which `set_channels` left out; they tell nothing later."""
+
+        def tell() -> None:
+            for channel in channels:
+                self._tell(channel, channel.decision.restart("restart"))
+                source = channel.source
+                self._emitter.emit(
+                    SourceEvent, source=source.name, state="removed", previous=source.state
+                )
+
+        self._ask(tell)
 
     def start(self) -> None:
         """Begin to judge."""
         self._decoders.start()
-        self._thread.start()
+        self._task.start()
 
     def stop(self, timeout: float) -> bool:
         """Finish the frame at hand and end; whether it did in that many seconds."""
@@ -141,47 +194,96 @@ class Scheduler:
         self._stop.set()
         self._wake.set()
         clean = self._decoders.stop(timeout)
-        if self._thread.is_alive():
-            self._thread.join(max(0.0, end - time.monotonic()))
-        return clean and not self._thread.is_alive()
+        if self._task.is_alive():
+            self._task.join(max(0.0, end - time.monotonic()))
+        return clean and not self._task.is_alive()
 
     def picture(self, channel: Channel) -> Picture | None:
-        """The last judged frame of a source, converted here; from any thread."""
-        if channel.shown is None:
+        """The last judged frame of a source, from any thread.
+
+        None before the first one, and where the engine's thread takes too long to make it.
+        """
+        shown = channel.shown
+        if not isinstance(shown, _Kept):
+            return shown
+        try:
+            return self._ask(lambda: self._show(channel))
+        except TimeoutError:
             return None
-        shot, prepared, when = channel.shown
+
+    def take_evidence(self, event: StreamEvent) -> Picture | None:
+        """The picture that decided, once: of verdicts that were asked for, while it is kept."""
+        with self._evidence_lock:
+            return self._evidence.pop(event.id, None)
+
+    def _ask(self, work: Callable[[], T]) -> T:
+        """Have the engine's thread do something between two batches.
+
+        Raises:
+            TimeoutError: it did not come to it in PATIENCE seconds.
+        """
+        if self._task.ident is None:
+            return work()  # it has not begun
+        future = Future[T]()
+
+        def answer() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except Exception as error:
+                    future.set_exception(error)
+
+        self._asked.append(answer)
+        self._wake.set()
+        try:
+            return future.result(PATIENCE)
+        except FutureTimeout:
+            future.cancel()
+            raise TimeoutError from None
+
+    def _answer(self) -> None:
+        while self._asked:
+            self._asked.popleft()()
+
+    def _show(self, channel: Channel) -> Picture | None:
+        """The picture of the last judged frame, made only once."""
+        if isinstance(channel.shown, _Kept):
+            channel.shown = self._converted(channel.shown)
+        return channel.shown
+
+    def _converted(self, kept: _Kept) -> Picture:
         spec = self._screener.spec
         size, cell = spec.crop.size, spec.patch
-        pixels = at_least(shot.whole(), size)
+        pixels = at_least(kept.shot.whole(), size).view()
+        pixels.flags.writeable = False  # many threads read it
         columns = size // cell
         cells = [
             (row + int(position) // columns * cell, column + int(position) % columns * cell, cell)
             for (row, column), positions in zip(
-                self._screener.corners(*pixels.shape[:2]), prepared.patches.positions, strict=True
+                self._screener.corners(*pixels.shape[:2]),
+                kept.prepared.patches.positions,
+                strict=True,
             )
             for position in positions
         ]
-        return Picture(pixels=pixels, time=when, cells=cells)
+        return Picture(pixels=pixels, time=kept.time, cells=cells)
 
     def _new_decision(self, settings: DecisionSettings) -> StreamDecision:
         return StreamDecision(settings, self._screener.calibration.threshold)
 
     def _run(self) -> None:
-        try:
-            while not self._stop.is_set():
-                self.turned = self._clock.monotonic()
-                self.idle = False
-                found = self._round()
-                self.idle = True
-                if not any(channel.source.waiting() is not None for channel in self._channels):
-                    self._busy_since = None
-                if not found:
-                    self._wake.wait(IDLE)
-                    self._wake.clear()
-        except Exception as error:
-            # Without the engine there is nothing to do; whoever runs this must know.
-            logger.exception("the scheduler failed")
-            self.failure = error
+        while not self._stop.is_set():
+            self.turned = self._clock.monotonic()
+            self._answer()
+            self.idle = False
+            found = self._round()
+            self.idle = True
+            if not any(channel.source.waiting() is not None for channel in self._channels):
+                self._busy_since = None
+            if not found:
+                self._wake.wait(IDLE)
+                self._wake.clear()
+        self._answer()
 
     def _round(self) -> bool:
         """Judge one batch; whether there was a frame at all."""
@@ -278,12 +380,11 @@ class Scheduler:
         channel.age = now - frame.received
         channel.probability = judgement.probability
         channel.source.tally.screen(now)
-        if self._keep:
-            channel.shown = (frame.shot, work.prepared, self._clock.time())
-        name = channel.source.name
+        if self._keep or self._wanted:
+            channel.shown = _Kept(frame.shot, work.prepared, self._clock.time())
         self._emitter.emit(
             FrameEvent,
-            source=name,
+            source=channel.source.name,
             captured=frame.time,
             age_ms=1e3 * channel.age,
             verdict=judgement.verdict,
@@ -292,14 +393,24 @@ class Scheduler:
             stream_verdict=channel.decision.verdict,
             evidence=channel.decision.evidence,
         )
+        self._tell(channel, changes)
+
+    def _tell(self, channel: Channel, changes: Sequence[Change]) -> None:
+        """A stream's verdict changed: as events, with the pictures that are asked for."""
         for change in changes:
-            self._emitter.emit(
-                StreamEvent,
-                source=name,
-                verdict=change.verdict,
-                previous=change.previous,
-                evidence=change.evidence,
-                frames=change.frames,
-                seconds=change.seconds,
-                reason=change.reason,
-            )
+            picture = self._show(channel) if change.verdict in self._wanted else None
+            with self._evidence_lock:  # whoever gets the event finds its picture
+                event = self._emitter.emit(
+                    StreamEvent,
+                    source=channel.source.name,
+                    verdict=change.verdict,
+                    previous=change.previous,
+                    evidence=change.evidence,
+                    frames=change.frames,
+                    seconds=change.seconds,
+                    reason=change.reason,
+                )
+                if picture is not None:
+                    self._evidence[event.id] = picture
+                    while len(self._evidence) > EVIDENCE:
+                        self._evidence.popitem(last=False)

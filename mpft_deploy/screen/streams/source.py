@@ -24,6 +24,7 @@ from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.records import SourceEvent, State
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.tally import Tally
+from mpft_deploy.screen.streams.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,8 @@ class Source:
         self._decoding: Coded | None = None
         self._pending: Captured | None = None
         self._attempt: Attempt | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: Task | None = None
+        self._revive_at: float | None = None
         self._abandoned: list[threading.Thread] = []
         self._hung = False
         self._stopped = threading.Event()
@@ -102,11 +104,15 @@ class Source:
 
     def start(self) -> None:
         """Begin to read, in a thread of its own."""
-        self._attempt = Attempt(self, self._clock)
-        self._thread = threading.Thread(
-            target=self._run, args=(self._attempt,), name=f"mpft-{self.name}"[:15], daemon=True
-        )
+        attempt = self._attempt = Attempt(self, self._clock)
+        self._thread = Task(self.name, lambda: self._run(attempt))
         self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread did not fail, or `check` has taken note of it."""
+        failed = self._thread is not None and self._thread.failure is not None
+        return not failed or self._revive_at is not None
 
     def reconnect(self) -> None:
         """End the connection, as if it had failed."""
@@ -114,10 +120,11 @@ class Source:
             self._attempt.cut.set()
 
     def stop(self) -> None:
-        """Tell the reader to end; `join` waits for it."""
-        self._stopped.set()
-        if self._attempt is not None:
-            self._attempt.cancelled.set()
+        """Tell the reader to end; `join` waits for it. Its state is told no more."""
+        with self._lock:
+            self._stopped.set()
+            if self._attempt is not None:
+                self._attempt.cancelled.set()
 
     def join(self, timeout: float) -> bool:
         """Whether every thread of it has ended, after at most that many seconds."""
@@ -234,10 +241,13 @@ class Source:
                 self._set_state("frozen", f"the same picture for {limit:g} s")
 
     def check(self, now: float) -> None:
-        """Notice silence and hanging threads; called a few times a second."""
+        """Notice silence, and threads that hang or failed; called a few times a second."""
         with self._lock:
             attempt, thread = self._attempt, self._thread
             if attempt is None or thread is None or self._stopped.is_set():
+                return
+            if thread.failure is not None:
+                self._revive(now, thread.failure)
                 return
             silence = now - attempt.heard
             if self.state in ("live", "frozen") and silence > self.settings.stall:
@@ -252,6 +262,18 @@ class Source:
             if self._hung and len(self._abandoned) < MAX_ABANDONED:
                 self._hung = False
                 self.start()
+
+    def _revive(self, now: float, failure: BaseException) -> None:
+        """Under the lock: start anew a thread that failed, after a while."""
+        if self._revive_at is None:
+            delay = self._backoff.next()
+            self._revive_at = now + delay
+            if self._attempt is not None:
+                self._attempt.retry_at = self._revive_at
+            self._set_state("down", f"its reader failed: {type(failure).__name__}", delay)
+        elif now >= self._revive_at:
+            self._revive_at = None
+            self.start()
 
     def _run(self, attempt: Attempt) -> None:
         while True:
@@ -320,7 +342,7 @@ class Source:
     def _set_state(self, state: State, reason: str = "", retry_in: float | None = None) -> None:
         """Under the lock. Repeated attempts at a source that is down are no news."""
         previous, self.state, self.reason = self.state, state, reason
-        if previous != state:
+        if previous != state and not self._stopped.is_set():
             self._emitter.emit(
                 SourceEvent,
                 source=self.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mpft_deploy.screen.screener import Screener
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
@@ -12,20 +12,19 @@ from mpft_deploy.screen.streams.config import Config
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.load import Load
 from mpft_deploy.screen.streams.readers import find_reader
-from mpft_deploy.screen.streams.records import Picture, Sink, SourceStatus
+from mpft_deploy.screen.streams.records import Picture, Sink, SourceStatus, StreamEvent
 from mpft_deploy.screen.streams.scheduler import Channel, Scheduler
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.source import Source
+from mpft_deploy.screen.streams.task import failure_of
 from mpft_deploy.screen.tell.config import TABLES
 from mpft_deploy.screen.tell.metrics import Metrics
+from mpft_deploy.spec import Verdict
 
 logger = logging.getLogger(__name__)
 
 TICK = 0.25
 """Seconds between two calls of `tick`."""
-
-HUNG = 10.0
-"""Seconds without a turn after which the scheduler is taken for dead."""
 
 
 class Watch:
@@ -36,6 +35,7 @@ class Watch:
         config: sources, deciding, screening.
         sink: where events go; closed by `stop`.
         keep: whether to keep the last judged frames, for `picture`.
+        evidence: stream verdicts of which the picture that decided is kept for `take_evidence`.
         metrics: told how long stages take.
     """
 
@@ -47,6 +47,7 @@ class Watch:
         *,
         clock: Clock | None = None,
         keep: bool = False,
+        evidence: Collection[Verdict] = (),
         metrics: Metrics | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
@@ -59,6 +60,7 @@ class Watch:
             self._emitter,
             self._clock,
             keep=keep,
+            evidence=evidence,
             metrics=metrics,
         )
         self._load = Load()
@@ -73,11 +75,16 @@ class Watch:
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing more to come: every source ended, or the scheduler failed."""
+        """Whether there is nothing more to come: every source ended, or a worker failed."""
         channels = self.scheduler.channels
         ended = all(c.source.state == "ended" and c.source.waiting() is None for c in channels)
         # In this order: a frame that is taken is waited for until it was judged.
-        return self.scheduler.failure is not None or (ended and self.scheduler.idle)
+        return self.failure is not None or (ended and self.scheduler.idle)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended a thread that cannot be replaced: of the engine, of telling, of a sink."""
+        return failure_of([self.scheduler, self._emitter])
 
     def without_frames(self) -> dict[str, str]:
         """Sources that never showed a frame, and why."""
@@ -86,7 +93,7 @@ class Watch:
 
     @property
     def lost_events(self) -> int:
-        """Events that no sink took in time."""
+        """See `Monitor`."""
         return self._emitter.lost
 
     def tell(self, sink: Sink) -> None:
@@ -110,21 +117,25 @@ class Watch:
 
     def reload(self, config: Config) -> None:
         """Take another configuration: sources that are the same in both go on undisturbed."""
-        before = {channel.source.name for channel in self.scheduler.channels}
-        kept = set(self._config.sources) & set(config.sources)
-        old = self.scheduler.channels
+        old, kept = self.scheduler.channels, set(self._config.sources) & set(config.sources)
+        going = [channel for channel in old if channel.source.settings not in kept]
         self._set_sources(config.sources)
-        if config.decision != self._config.decision:
-            self.scheduler.decide_by(config.decision)
+        for channel in going:
+            channel.source.stop()
+        try:
+            # Before the new ones begin: one may have the name of one that goes.
+            self.scheduler.remove(going)
+            if config.decision != self._config.decision:
+                self.scheduler.decide_by(config.decision)
+        except TimeoutError:
+            logger.error("the engine does not answer; what was removed is not told")
         if changed := _changed_tables(self._config, config):
             logger.warning("%s: read at the start alone; restart for what changed there", changed)
         self._config = config
-        going = [channel.source for channel in old if channel.source.settings not in kept]
-        for source in going:
-            source.stop()
         for channel in self.scheduler.channels:
             if channel.source.settings not in kept:
                 channel.source.start()
+        before = {channel.source.name for channel in old}
         after = {channel.source.name for channel in self.scheduler.channels}
         logger.info(
             "configuration read: %d sources, %d added, %d removed, %d changed",
@@ -149,7 +160,8 @@ class Watch:
     def statuses(self) -> list[SourceStatus]:
         """See `Monitor`."""
         now = self._clock.monotonic()
-        return [_status(channel, now) for channel in self.scheduler.channels]
+        overload = self._load.reason
+        return [_status(channel, now, overload) for channel in self.scheduler.channels]
 
     def picture(self, source: str) -> Picture | None:
         """See `Monitor`."""
@@ -158,10 +170,18 @@ class Watch:
                 return self.scheduler.picture(channel)
         raise KeyError(source)
 
+    def take_evidence(self, event: StreamEvent) -> Picture | None:
+        """The picture that decided, for the sink that keeps it; once, from any thread."""
+        return self.scheduler.take_evidence(event)
+
     def alive(self) -> bool:
         """See `Monitor`."""
-        idle = self._clock.monotonic() - self.scheduler.turned
-        return self.scheduler.failure is None and idle < HUNG
+        now = self._clock.monotonic()
+        return (
+            self.scheduler.alive(now)
+            and self._emitter.alive(now)
+            and all(channel.source.alive for channel in self.scheduler.channels)
+        )
 
     def ready(self) -> bool:
         """See `Monitor`."""
@@ -188,7 +208,7 @@ def _changed_tables(old: Config, new: Config) -> str:
     return ", ".join(f"[{name}]" for name, (before, after) in pairs.items() if before != after)
 
 
-def _status(channel: Channel, now: float) -> SourceStatus:
+def _status(channel: Channel, now: float, overload: str) -> SourceStatus:
     source, tally = channel.source, channel.source.tally
     fps_in, fps_screened = tally.rates(now)
     retry_at = source.retry_at  # once: its thread may be about to try
@@ -214,4 +234,5 @@ def _status(channel: Channel, now: float) -> SourceStatus:
         codec=source.codec,
         reason=source.reason,
         retry_in=None if retry_at is None else max(0.0, retry_at - now),
+        overload=overload,
     )

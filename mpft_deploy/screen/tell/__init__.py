@@ -1,7 +1,7 @@
 """Telling whoever must know: event sinks, metrics and the dashboard.
 
 Example:
-    >>> sinks = open_sinks(config, lambda source: monitor.picture(source))
+    >>> sinks = open_sinks(config, watch.take_evidence, lambda: ["gate", "yard"])
     >>> metrics = open_metrics(config)
     >>> if config.http is not None:
     ...     server = serve(monitor, config.http, sinks=sinks, metrics=metrics)
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
-from mpft_deploy.screen.streams.records import Monitor, Picture, Sink
+from mpft_deploy.screen.streams.records import Monitor, Picture, Sink, StreamEvent
 from mpft_deploy.screen.tell.config import TABLES, TellConfig, parse_tables
 
 if TYPE_CHECKING:
@@ -27,21 +27,26 @@ if TYPE_CHECKING:
 __all__ = ["TABLES", "TellConfig", "open_metrics", "open_sinks", "parse_tables", "serve"]
 
 
-def open_sinks(config: TellConfig, picture: Callable[[str], Picture | None]) -> Sinks:
+def open_sinks(
+    config: TellConfig,
+    evidence: Callable[[StreamEvent], Picture | None],
+    sources: Callable[[], Collection[str]] = tuple,
+) -> Sinks:
     """Start what the configuration names, all but `[http]`.
 
     The result is a sink made of them all. It names the snapshot in an event before the others see
     it, and a fault in one costs the others nothing.
 
     Args:
-        picture: the last judged frame of a source; asked when an event is sent, never before.
+        evidence: the picture of a stream's verdict, asked for once, when the event is sent.
+        sources: names of those that are screened now; the broker is made to forget all others.
 
     Raises:
         MpftError: an extra is missing, or a secret, folder or file cannot be used.
     """
     from mpft_deploy.screen.tell.fanout import open_all
 
-    return open_all(config, picture)
+    return open_all(config, evidence, sources)
 
 
 def open_metrics(config: TellConfig) -> Metrics:

@@ -6,13 +6,21 @@ import base64
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from mpft_deploy.screen.streams.records import Event, FrameEvent, Monitor, Picture, StreamEvent
+from mpft_deploy.screen.streams.records import (
+    Event,
+    FrameEvent,
+    Monitor,
+    Picture,
+    SourceEvent,
+    StreamEvent,
+)
 from mpft_deploy.screen.tell.snapshots import encode_jpeg
 
 EVENTS = 500
@@ -53,6 +61,30 @@ class Shown(msgspec.Struct, frozen=True):
     cells: Cells
 
 
+class _History:
+    """Evidence of the last minutes, a point a second at most; as large at the start as ever."""
+
+    def __init__(self) -> None:
+        self._points = np.zeros((HISTORY, 3))  # time, evidence, probability
+        self._count = 0
+
+    def add(self, at: float, evidence: float, probability: float | None) -> None:
+        """The newest point, in place of one of the same second; without a probability, its last."""
+        time, _, before = self._points[(self._count - 1) % HISTORY] if self._count else (at, 0, 0.5)
+        probability = before if probability is None else probability
+        if self._count and abs(at - time) < 1.0:
+            self._count, at = self._count - 1, time
+        self._points[self._count % HISTORY] = at, round(evidence, 3), round(probability, 4)
+        self._count += 1
+
+    def points(self) -> list[list[float]]:
+        """Oldest first."""
+        first = max(0, self._count - HISTORY)
+        order = np.arange(first, self._count) % HISTORY
+        points: list[list[float]] = self._points[order].tolist()
+        return points
+
+
 class _Slot:
     """A source's encoded pictures."""
 
@@ -78,7 +110,7 @@ class Board:
         self._events: deque[tuple[int, bytes]] = deque(maxlen=EVENTS)
         self._last = 0
         self._closed = False
-        self._history: dict[str, deque[tuple[float, float, float]]] = {}
+        self._history: dict[str, _History] = {}
         self._judged: dict[str, float] = {}  # time of each source's newest verdict
         self._overview: tuple[float, bytes] = (float("-inf"), b"")
         self._overview_lock = threading.Lock()
@@ -95,6 +127,8 @@ class Board:
             self._note_evidence(event.source, event.time, event.evidence, None)
         text = msgspec.json.encode(event)
         with self._changed:
+            if isinstance(event, SourceEvent) and event.state == "removed":
+                self._forget(lambda source: source == event.source)
             self._last += 1
             self._events.append((self._last, text))
             self._changed.notify_all()
@@ -103,12 +137,8 @@ class Board:
         self, source: str, at: float, evidence: float, probability: float | None
     ) -> None:
         with self._changed:
-            points = self._history.setdefault(source, deque(maxlen=HISTORY))
-            if probability is None:
-                probability = points[-1][2] if points else 0.5
-            if points and abs(at - points[-1][0]) < 1.0:
-                at = points.pop()[0]
-            points.append((at, round(evidence, 3), round(probability, 4)))
+            points = self._history.setdefault(source, _History())
+            points.add(at, evidence, probability)
 
     def overview(self) -> bytes:
         """Sources as they are now, JSON."""
@@ -126,18 +156,21 @@ class Board:
             {**msgspec.to_builtins(status), "picture_time": self._judged.get(status.source)}
             for status in self._monitor.statuses()
         ]
-        self._forget({source["source"] for source in sources})
+        known = {source["source"] for source in sources}
+        with self._changed:
+            self._forget(lambda source: source not in known)
         return {
             "time": time.time(),
             "alive": self._monitor.alive(),
             "ready": self._monitor.ready(),
+            "lost_events": self._monitor.lost_events,
             "sources": sources,
         }
 
     def history(self) -> bytes:
         """Time, evidence and probability of the last minutes, a source each, JSON."""
         with self._changed:
-            return msgspec.json.encode({name: list(p) for name, p in self._history.items()})
+            return msgspec.json.encode({name: p.points() for name, p in self._history.items()})
 
     def events(self, after: int = 0) -> list[tuple[int, bytes]]:
         """Number and JSON of the kept events behind a number, oldest first."""
@@ -181,20 +214,19 @@ class Board:
                 or time.monotonic() - kept.made < PICTURE_SECONDS
             ):
                 return kept.shown
+            picture = self._monitor.picture(source)
+            if picture is None:
+                return None
             with self._encoding:  # one at a time: visitors get one core at the most
-                picture = self._monitor.picture(source)
-                if picture is None:
-                    return None
                 shown = _encode(picture, near=near)
             slot.encoded[near] = _Encoded(time.monotonic(), judged, shown)
             return shown
 
-    def _forget(self, known: set[str]) -> None:
-        """Keep nothing of sources that are gone."""
-        with self._changed:
-            for kept in (self._history, self._judged, self._slots):
-                for source in kept.keys() - known:
-                    del kept[source]
+    def _forget(self, gone: Callable[[str], bool]) -> None:
+        """Keep nothing of sources that are gone; under the lock."""
+        for kept in (self._history, self._judged, self._slots):
+            for source in [source for source in kept if gone(source)]:
+                del kept[source]
 
 
 def _encode(picture: Picture, *, near: bool) -> Shown:

@@ -98,7 +98,11 @@ class Mqtt(Table, frozen=True):
     interval: float = 10.0
 
     def __post_init__(self) -> None:
-        _check("mqtt", "host", bool(self.host.strip()) and "/" not in self.host, "name a host")
+        try:
+            named = bool(self.host.encode("idna")) and not set(self.host) & set("/ \t\r\n\0")
+        except UnicodeError:
+            named = False
+        _check("mqtt", "host", named, "name a host")
         _check("mqtt", "port", 0 <= self.port <= 65535, "must be 1 to 65535")
         _check("mqtt", "user", bool(self.user) or not self.password_file, "is missing")
         for key, topic in (("prefix", self.prefix), ("discovery_prefix", self.discovery_prefix)):

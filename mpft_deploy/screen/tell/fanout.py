@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
-from mpft_deploy.screen.streams.records import Event, Picture, Sink
+from mpft_deploy.screen.streams.records import Event, Picture, Sink, StreamEvent
+from mpft_deploy.screen.streams.task import Task, failure_of
 from mpft_deploy.screen.tell.config import TellConfig
 from mpft_deploy.screen.tell.snapshots import SnapshotSink
 
@@ -27,6 +28,11 @@ class Sinks:
         self.snapshots = snapshots
         self._sinks = list(sinks)
         self._broken: set[str] = set()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended a thread of one of them."""
+        return failure_of(self)
 
     def append(self, sink: Sink) -> None:
         """One more; not while events are sent."""
@@ -57,9 +63,7 @@ class Sinks:
 
     def close(self, timeout: float) -> None:
         """Close all at once, so that a slow one costs the others no time."""
-        threads = [
-            threading.Thread(target=sink.close, args=(timeout,), daemon=True) for sink in self
-        ]
+        threads = [Task("close", functools.partial(sink.close, timeout)) for sink in self]
         deadline = time.monotonic() + timeout
         for thread in threads:
             thread.start()
@@ -67,12 +71,16 @@ class Sinks:
             thread.join(max(0.1, deadline - time.monotonic()))
 
 
-def open_all(config: TellConfig, picture: Callable[[str], Picture | None]) -> Sinks:
+def open_all(
+    config: TellConfig,
+    evidence: Callable[[StreamEvent], Picture | None],
+    sources: Callable[[], Collection[str]],
+) -> Sinks:
     """Start what the configuration names; what was started is closed again if one cannot be."""
     opened = Sinks()
     try:
         if config.snapshots is not None:
-            opened.snapshots = SnapshotSink(config.snapshots, picture)
+            opened.snapshots = SnapshotSink(config.snapshots, evidence)
         if config.jsonl is not None:
             from mpft_deploy.screen.tell.jsonl import JsonLines
 
@@ -84,7 +92,7 @@ def open_all(config: TellConfig, picture: Callable[[str], Picture | None]) -> Si
         if config.mqtt is not None:
             from mpft_deploy.screen.tell.mqtt import MqttSink
 
-            opened.append(MqttSink(config.mqtt))
+            opened.append(MqttSink(config.mqtt, sources))
     except BaseException:
         opened.close(0.5)
         raise

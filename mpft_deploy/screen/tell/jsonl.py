@@ -59,6 +59,11 @@ class JsonLines:
                 ) from None
         self._worker: Worker[bytes] = Worker(self.name, self._write, CAPACITY)
 
+    @property
+    def failure(self) -> BaseException | None:
+        """See `Supervised`."""
+        return self._worker.failure
+
     def send(self, event: Event) -> None:
         """Queue an event."""
         if kind(event) in self._config.events:

@@ -23,7 +23,7 @@ from mpft_deploy.screen.streams.records import (
 from mpft_deploy.screen.tell.stats import Counted
 
 if TYPE_CHECKING:
-    from prometheus_client import Metric
+    from prometheus_client import Counter, Metric
 
 STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 AGE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
@@ -56,6 +56,7 @@ class PrometheusMetrics(Metrics):
                 "[http] needs prometheus-client: pip install 'mpft-deploy[dashboard]'"
             ) from None
         self.registry = CollectorRegistry()
+        self._counted: dict[str, set[tuple[Counter, str]]] = {}  # what there is of each source
         self._stage = Histogram(
             "mpft_stage_seconds",
             "Time that a stage of the pipeline took.",
@@ -97,9 +98,16 @@ class PrometheusMetrics(Metrics):
     def observe_event(self, event: Event) -> None:
         if isinstance(event, FrameEvent):
             self._age.observe(event.age_ms / 1000)
-            self._verdicts.labels(event.source, event.verdict).inc()
+            self._count(self._verdicts, event)
         elif isinstance(event, StreamEvent):
-            self._changes.labels(event.source, event.verdict).inc()
+            self._count(self._changes, event)
+        elif event.state == "removed":
+            for counter, verdict in self._counted.pop(event.source, ()):
+                counter.remove(event.source, verdict)
+
+    def _count(self, counter: Counter, event: FrameEvent | StreamEvent) -> None:
+        counter.labels(event.source, event.verdict).inc()
+        self._counted.setdefault(event.source, set()).add((counter, event.verdict))
 
     def watch(self, monitor: Monitor, sinks: Collection[Sink], engine: Mapping[str, str]) -> None:
         """Show these as well, from now on."""
@@ -126,7 +134,11 @@ class _Collector:
         return []
 
     def collect(self) -> Iterator[Metric]:
-        from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            InfoMetricFamily,
+        )
 
         yield InfoMetricFamily("mpft_engine", "What judges.", value=self._engine)
         for name, help_text, value in (
@@ -134,6 +146,8 @@ class _Collector:
             ("mpft_ready", "Whether verdicts can come.", self._monitor.ready()),
         ):
             yield GaugeMetricFamily(name, help_text, value=float(value))
+        lost = self._monitor.lost_events
+        yield CounterMetricFamily("mpft_events_lost", "Events that no sink took in time.", lost)
         yield from _of_sources(self._monitor.statuses())
         yield from _of_sinks(self._sinks)
 

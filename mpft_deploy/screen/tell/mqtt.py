@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import ssl
-import threading
 import time
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mpft_deploy.errors import EnvironmentLacksError, InputError
 from mpft_deploy.files import display
-from mpft_deploy.screen.streams.records import Event, FrameEvent, StreamEvent
+from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
+from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.config import Mqtt
 from mpft_deploy.screen.tell.discovery import entities, identity, slug
-from mpft_deploy.screen.tell.stats import SinkStats, Worker
+from mpft_deploy.screen.tell.stats import SinkStats, Trouble, Worker
 
 if TYPE_CHECKING:
     import paho.mqtt.client as paho
@@ -34,24 +35,48 @@ PATIENCE = 5.0
 QUEUE_FULL = 15
 """paho's MQTT_ERR_QUEUE_SIZE."""
 
+AGAIN = 10.0
+"""Seconds between two introductions to a Home Assistant that says it starts, at least."""
+
+SWEEP = 10.0
+"""Seconds after connecting in which the broker tells what it retained."""
+
 BIRTH = "status"
 """Under the discovery prefix, where Home Assistant says "online" when it starts."""
+
+
+class _State(msgspec.Struct):
+    """What is read of a state that a broker retained."""
+
+    source: str
 
 
 class MqttSink:
     """Publishes with QoS 1; paho's own thread connects, reconnects and repeats.
 
     States are published while the broker is there, all of them when it comes back; events wait.
+    What the broker retained of sources that are no more is taken back.
 
     Args:
+        sources: names of those that are screened now.
         longest_wait: seconds between attempts to connect, at most; the first is 1.
     """
 
     name = "mqtt"
 
-    def __init__(self, config: Mqtt, *, longest_wait: int = 15) -> None:
+    def __init__(
+        self,
+        config: Mqtt,
+        sources: Callable[[], Collection[str]] = tuple,
+        *,
+        longest_wait: int = 15,
+    ) -> None:
         client = _client(config)
-        self._config, self._client = config, client
+        self._config, self._client, self._sources = config, client, sources
+        self._trouble, self._closing = Trouble(logger), False
+        self._asked = False
+        self._introduced = float("-inf")
+        self._swept = float("inf")
         self._states: dict[str, dict[str, Any]] = {}
         self._told: dict[str, float] = {}
         self._queued = self._acknowledged = self._failures = self._refused = 0
@@ -62,12 +87,21 @@ class MqttSink:
         client.on_connect = self._connected
         client.on_connect_fail = self._failed_to_connect
         client.on_disconnect = self._disconnected
-        client.on_message = self._on_birth
+        client.on_message = self._heard
         client.on_publish = self._published
-        # None stands for "introduce yourself": to a broker or a Home Assistant without memory.
-        self._worker: Worker[Event | None] = Worker(self.name, self._handle, CAPACITY)
+        # None stands for a broker that is there again, a text for a source that it retained.
+        self._worker: Worker[Event | str | None] = Worker(
+            self.name, self._handle, CAPACITY, idle=self._look, period=1.0
+        )
         client.connect_async(config.host, config.port or (8883 if config.tls else 1883))
         client.loop_start()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """See `Supervised`; paho's thread tells of its end only by being gone."""
+        if self._client._thread is None and not self._closing:
+            return RuntimeError("the thread of the MQTT client failed")
+        return self._worker.failure
 
     def send(self, event: Event) -> None:
         """Queue an event."""
@@ -76,13 +110,14 @@ class MqttSink:
     def close(self, timeout: float) -> None:
         """Say goodbye, after what is queued."""
         deadline = time.monotonic() + timeout
+        self._closing = True
         self._worker.close(timeout)
         if self._client.is_connected():
             self._publish(self._bridge, "offline", retain=True)
             self._wait_for_acknowledgements(deadline)
         self._client.disconnect()
         # The thread may sit in a name lookup or a connect; it is a daemon, so it is not waited for.
-        threading.Thread(target=self._client.loop_stop, daemon=True).start()
+        Task("mqtt-stop", self._client.loop_stop).start()
 
     def stats(self) -> SinkStats:
         """Counts of messages; failures are of connections."""
@@ -98,15 +133,31 @@ class MqttSink:
     # Called by the worker: every message comes from one thread, so a newer state never loses
     # against an older one.
 
-    def _handle(self, event: Event | None) -> None:
+    def _handle(self, event: Event | str | None) -> None:
         if event is None:
             # What an earlier connection left unacknowledged is repeated first.
             self._wait_for_acknowledgements(time.monotonic() + PATIENCE)
             self._publish(self._bridge, "online", retain=True)
-            for source in self._states:
-                self._introduce(source)
-            return
-        source = event.source
+            self._introduce_all()
+        elif isinstance(event, str):
+            if event not in self._states and event not in self._sources():
+                logger.info("mqtt: %s is no more; what the broker kept of it is taken back", event)
+                self._take_back(event)
+        else:
+            if isinstance(event, SourceEvent) and event.state == "removed":
+                self._take_back(event.source)
+            else:
+                self._note(event, event.source)
+            if not isinstance(event, FrameEvent):
+                self._publish(
+                    self._topic(slug(event.source), "event"),
+                    msgspec.json.encode(event).decode(),
+                    retain=False,
+                )
+        self._look()
+
+    def _note(self, event: Event, source: str) -> None:
+        """Keep what an event says of its source, and tell it if that is due."""
         new = source not in self._states
         state = self._states.setdefault(source, {"source": source, "verdict": "unsure"})
         before = (state["verdict"], state.get("state"))
@@ -118,31 +169,57 @@ class MqttSink:
                 self._introduce(source)
             elif changed or due:
                 self._tell_state(source)
-        if not isinstance(event, FrameEvent):
-            self._publish(
-                self._topic(source, "event"), msgspec.json.encode(event).decode(), retain=False
-            )
+
+    def _look(self) -> None:
+        """Do what is due by now."""
+        now = time.monotonic()
+        if self._asked and now - self._introduced >= AGAIN:
+            self._introduce_all()
+        if now > self._swept:
+            self._swept = float("inf")
+            self._client.unsubscribe(self._topic("+", "state"))
+
+    def _introduce_all(self) -> None:
+        """Tell a broker or a Home Assistant without memory of every source."""
+        self._asked, self._introduced = False, time.monotonic()
+        for source in self._states:
+            self._introduce(source)
+
+    def _take_back(self, source: str) -> None:
+        """Have the broker and Home Assistant forget a source: retained messages without content."""
+        self._states.pop(source, None)
+        self._told.pop(source, None)
+        topics = [topic for topic, _ in self._discovery(source)]
+        # The state goes last: by it a source is known that was not taken back whole.
+        topics += [self._topic(slug(source), leaf) for leaf in ("availability", "state")]
+        for topic in topics:
+            self._publish(topic, "", retain=True)
 
     def _introduce(self, source: str) -> None:
+        for topic, payload in self._discovery(source):
+            self._publish(topic, msgspec.json.encode(payload).decode(), retain=True)
+        self._tell_state(source)
+
+    def _discovery(self, source: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Topic and content of each discovery message of a source."""
         if self._config.discovery_prefix:
             device = identity(self._config.prefix, source)
             for component, key, payload in entities(self._config.prefix, source):
                 topic = f"{self._config.discovery_prefix}/{component}/{device}/{key}/config"
-                self._publish(topic, msgspec.json.encode(payload).decode(), retain=True)
-        self._tell_state(source)
+                yield topic, payload
 
     def _tell_state(self, source: str) -> None:
         state = self._states[source]
         self._told[source] = time.monotonic()
         live = state.get("state", "live") in ("live", "frozen")
         available = "online" if live else "offline"
-        self._publish(self._topic(source, "availability"), available, retain=True)
+        self._publish(self._topic(slug(source), "availability"), available, retain=True)
         self._publish(
-            self._topic(source, "state"), msgspec.json.encode(state).decode(), retain=True
+            self._topic(slug(source), "state"), msgspec.json.encode(state).decode(), retain=True
         )
 
-    def _topic(self, source: str, leaf: str) -> str:
-        return f"{self._config.prefix}/{slug(source)}/{leaf}"
+    def _topic(self, name: str, leaf: str) -> str:
+        return f"{self._config.prefix}/{name}/{leaf}"
 
     def _publish(self, topic: str, payload: str, *, retain: bool) -> None:
         info = self._client.publish(topic, payload, qos=1, retain=retain)
@@ -165,28 +242,34 @@ class MqttSink:
     ) -> None:
         if reason.is_failure:
             self._failures += 1
-            logger.warning("mqtt %s: refused the connection: %s", self._config.host, reason)
+            self._trouble.begin(f"mqtt {self._config.host}: refused the connection: {reason}")
             return
         logger.info("mqtt %s: connected", self._config.host)
+        self._trouble.end(f"mqtt {self._config.host}: works again")
+        client.subscribe(self._topic("+", "state"), qos=1)
+        self._swept = time.monotonic() + SWEEP
         if self._config.discovery_prefix:
             client.subscribe(f"{self._config.discovery_prefix}/{BIRTH}", qos=1)
         self._worker.put(None)
 
     def _failed_to_connect(self, client: paho.Client, data: Any) -> None:
-        if not self._failures:
-            logger.warning("mqtt %s: cannot be reached; tried again", self._config.host)
         self._failures += 1
+        self._trouble.begin(f"mqtt {self._config.host}: cannot be reached; tried again")
 
     def _disconnected(
         self, client: paho.Client, data: Any, flags: Any, reason: Any, properties: Any
     ) -> None:
         if reason.is_failure:
             self._failures += 1
-            logger.warning("mqtt %s: the connection broke: %s", self._config.host, reason)
+            self._trouble.begin(f"mqtt {self._config.host}: the connection broke: {reason}")
 
-    def _on_birth(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
-        if message.payload == b"online" and not message.retain:
-            self._worker.put(None)
+    def _heard(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
+        if message.retain:
+            source = _source_of(message.payload)
+            if source is not None and message.topic == self._topic(slug(source), "state"):
+                self._worker.put(source)
+        elif message.payload == b"online" and message.topic.endswith(f"/{BIRTH}"):
+            self._asked = True  # however often that is said
 
     def _published(
         self, client: paho.Client, data: Any, mid: int, reason: Any, properties: Any
@@ -214,6 +297,14 @@ def _client(config: Mqtt) -> paho.Client:
                 f"[mqtt] ca_file: {display(config.ca_file)} is no readable PEM certificate"
             ) from None
     return client
+
+
+def _source_of(payload: bytes | bytearray) -> str | None:
+    """The source whose state a message is; None if it is not ours."""
+    try:
+        return msgspec.json.decode(payload, type=_State).source
+    except msgspec.DecodeError:
+        return None
 
 
 def _changes(event: Event) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.files import printable
 from mpft_deploy.screen.streams.records import Event, Monitor, Sink
+from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.access import Access
 from mpft_deploy.screen.tell.board import Board
 from mpft_deploy.screen.tell.config import Http
@@ -67,10 +68,13 @@ class Server:
         host, port = self._listener.server_address[:2]
         shown = f"[{host!s}]" if ":" in str(host) else str(host)
         self.url = f"http://{shown}:{port}/"
-        self._thread = threading.Thread(
-            target=self._listener.serve_forever, args=(0.1,), name="mpft-http", daemon=True
-        )
-        self._thread.start()
+        self._task = Task("http", lambda: self._listener.serve_forever(0.1))
+        self._task.start()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """See `Supervised`."""
+        return self._task.failure
 
     def send(self, event: Event) -> None:
         """Show and count an event."""
@@ -80,9 +84,10 @@ class Server:
     def close(self, timeout: float = 1.0) -> None:
         """Stop listening and end live connections."""
         self.board.close()
-        self._listener.shutdown()
+        if self._task.is_alive():  # or it would be waited for for ever
+            self._listener.shutdown()
         self._listener.server_close()
-        self._thread.join(timeout)
+        self._task.join(timeout)
 
     @contextlib.contextmanager
     def seat(self) -> Iterator[bool]:

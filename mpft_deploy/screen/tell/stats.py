@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 import msgspec
 
 from mpft_deploy.screen.streams.records import Event
+from mpft_deploy.screen.streams.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +104,13 @@ class Worker(Generic[Item]):
         self._changed = threading.Condition()
         self._closing, self._trouble = False, Trouble(logger)
         self._delivered = self._failures = self._overflowed = self._left = 0
-        self._thread = threading.Thread(target=self._run, name=f"mpft-{name}", daemon=True)
-        self._thread.start()
+        self._task = Task(name, self._run)
+        self._task.start()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended its thread."""
+        return self._task.failure
 
     def put(self, item: Item) -> None:
         """Queue an item; never waits."""
@@ -124,11 +130,11 @@ class Worker(Generic[Item]):
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join(max(0.0, deadline - time.monotonic()))
+        self._task.join(max(0.0, deadline - time.monotonic()))
         with self._changed:
             self._left += len(self._items)
             self._items.clear()
-        return not self._thread.is_alive()
+        return not self._task.is_alive()
 
     def stats(self, disk_bytes: int = 0) -> SinkStats:
         """Counts of items."""

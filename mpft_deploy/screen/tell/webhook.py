@@ -22,6 +22,7 @@ import msgspec
 from mpft_deploy import __version__
 from mpft_deploy.errors import UsageError
 from mpft_deploy.screen.streams.records import Event
+from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.config import Webhook, state_folder
 from mpft_deploy.screen.tell.post import DeliveryError, Poster
 from mpft_deploy.screen.tell.spool import Spool
@@ -76,8 +77,13 @@ class WebhookSink:
         self._trouble, self._closing = Trouble(logger), threading.Event()
         self._delivered = self._failures = self._in_row = 0
         self._refused: Counter[str] = Counter()
-        self._thread = threading.Thread(target=self._run, name="mpft-webhook", daemon=True)
-        self._thread.start()
+        self._task = Task("webhook", self._run)
+        self._task.start()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """See `Supervised`."""
+        return self._task.failure
 
     def send(self, event: Event) -> None:
         """Spool an event; it survives this process from then on."""
@@ -89,10 +95,10 @@ class WebhookSink:
         deadline = time.monotonic() + timeout
         self._closing.set()
         self._spool.wake()
-        self._thread.join(timeout)
-        if self._thread.is_alive():
+        self._task.join(timeout)
+        if self._task.is_alive():
             self._poster.abort()
-            self._thread.join(max(0.1, deadline - time.monotonic()))
+            self._task.join(max(0.1, deadline - time.monotonic()))
         self._spool.close()
 
     def stats(self) -> SinkStats:

@@ -78,4 +78,4 @@ def test_overload_is_told_once_and_its_end_too(caplog: pytest.LogCaptureFixture)
     assert "no longer overloaded" in caplog.text
     for _ in range(2):
         period(50, 50)
-    assert load.overloaded
+    assert load.reason

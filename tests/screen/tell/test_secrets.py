@@ -51,7 +51,7 @@ def test_nothing_that_is_written_holds_it(
         )
         said.append(repr(config).encode())
         assert config.http is not None
-        sinks = open_sinks(config, monitor.picture)
+        sinks = open_sinks(config, lambda event: monitor.picture(event.source))
         server = serve(monitor, config.http, sinks=sinks, metrics=open_metrics(config))
         sinks.append(server)
         for mode in ("fail", "reset", "refuse", "ok"):

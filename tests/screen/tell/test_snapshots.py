@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from telling import eventually, frame_event, source_event, stream_event
+from telling import HandClock, eventually, frame_event, source_event, stream_event
 
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen.streams.records import Event, Picture, StreamEvent
@@ -19,9 +18,9 @@ from mpft_deploy.screen.tell.config import Snapshots
 from mpft_deploy.screen.tell.snapshots import NAME, SnapshotSink
 
 
-def noise(source: str, side: int = 400) -> Picture:
+def noise(event: StreamEvent, side: int = 400) -> Picture:
     """A picture that no JPEG makes small."""
-    pixels = np.random.default_rng(len(source)).integers(0, 256, (side, side, 3), np.uint8)
+    pixels = np.random.default_rng(len(event.source)).integers(0, 256, (side, side, 3), np.uint8)
     return Picture(pixels, 1.7e9, [(0, 0, 16)])
 
 
@@ -32,7 +31,7 @@ def files(folder: Path) -> list[str]:
 def test_the_frame_that_decided_is_kept(tmp_path: Path) -> None:
     pixels = np.full((60, 80, 3), (200, 40, 10), np.uint8)
     sink = SnapshotSink(
-        Snapshots(folder=str(tmp_path / "shots")), lambda source: Picture(pixels, 1.7e9, [])
+        Snapshots(folder=str(tmp_path / "shots")), lambda event: Picture(pixels, 1.7e9, [])
     )
     event = sink.attach(stream_event(1, source="gate 1/../x"))
     assert isinstance(event, StreamEvent)
@@ -56,26 +55,15 @@ def test_only_what_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_source_without_a_picture(tmp_path: Path) -> None:
-    def picture(source: str) -> Picture | None:
-        if source == "gone":
-            raise KeyError(source)
-        return None
-
-    sink = SnapshotSink(Snapshots(folder=str(tmp_path)), picture)
-    for source in ("gone", "new"):
-        event = stream_event(1, source=source)
-        assert sink.attach(event) is event
+    sink = SnapshotSink(Snapshots(folder=str(tmp_path)), lambda event: None)
+    event = stream_event(1, source="new")
+    assert sink.attach(event) is event
     sink.close(5)
 
 
-def test_size_and_age_are_bounded(tmp_path: Path) -> None:
-    old = tmp_path / "20200101T000000Z-generated-gate-e1.jpg"
-    other = tmp_path / "holiday.jpg"
-    for path in (old, other):
-        path.write_bytes(b"x" * 1000)
-        os.utime(path, (time.time() - 40 * 86400,) * 2)
+def test_the_size_is_bounded(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"x" * 1000)  # not ours
     sink = SnapshotSink(Snapshots(folder=str(tmp_path), max_bytes=1024**2), noise)
-    assert files(tmp_path) == ["holiday.jpg"]  # too old, and not ours
     names = []
     for number in range(12):
         event = sink.attach(stream_event(number))
@@ -90,8 +78,102 @@ def test_size_and_age_are_bounded(tmp_path: Path) -> None:
     assert 0 < len(kept) < 12
 
 
+DAY = 86400.0
+
+
+def shot(folder: Path, number: int, date: float) -> Path:
+    """A snapshot that an earlier process left."""
+    path = folder / f"20240101T000000Z-generated-gate-e{number:06d}.jpg"
+    path.write_bytes(b"x" * 1000)
+    os.utime(path, (date, date))
+    return path
+
+
+class Pruned:
+    """A sink of a folder, with a clock that the test moves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = HandClock()
+        self.sink = SnapshotSink(Snapshots(folder=str(folder)), noise, self.clock)
+        self._count = 1000
+
+    def __enter__(self) -> Pruned:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sink.close(5)
+
+    def after(self, seconds: float, step: float = 0.0) -> int:
+        """Files that are left when another snapshot comes so much later, and a clock was set."""
+        self.clock.now += seconds
+        self.clock.date += seconds + step
+        self.sink.attach(stream_event(self._count))
+        self._count += 1
+        eventually(lambda: self.sink.stats().delivered == self._count - 1000)
+        return len(files(self.sink.folder))
+
+
+def test_the_age_is_bounded(tmp_path: Path) -> None:
+    clock = HandClock()
+    other = tmp_path / "holiday.jpg"
+    other.write_bytes(b"x")
+    os.utime(other, (0, 0))
+    for number in range(20):
+        shot(tmp_path, number, clock.date - 40 * DAY)
+    for number in range(20, 25):
+        shot(tmp_path, number, clock.date - 10 * DAY)
+    with Pruned(tmp_path) as pruned:
+        assert pruned.after(60) == 27  # the clock is not known yet
+        assert pruned.after(DAY) == 28 - 16  # never many at once
+        assert pruned.after(60) == 29 - 20
+        assert pruned.after(20 * DAY) == 30 - 25
+        assert pruned.after(29 * DAY) == 3  # but for two of its own, and what is not ours
+        assert pruned.after(100 * DAY) == 2  # the newest, whatever its age
+        assert other.exists()
+
+
+@pytest.mark.parametrize("step", [40 * DAY, -40 * DAY, 500 * DAY, -1.7e9])
+def test_a_clock_that_is_set_costs_no_snapshot(tmp_path: Path, step: float) -> None:
+    clock = HandClock()
+    for number in range(5):
+        shot(tmp_path, number, clock.date - number * DAY)
+    with Pruned(tmp_path) as pruned:
+        assert pruned.after(2 * DAY) == 6
+        assert pruned.after(60, step) == 7
+        assert pruned.after(2 * DAY) == 8
+        assert pruned.after(60, -step) == 9
+        assert pruned.after(29 * DAY) == 9 + 1 - 7  # now they are old
+
+
+def test_a_clock_that_was_wrong_at_the_start_costs_no_snapshot(tmp_path: Path) -> None:
+    clock = HandClock()
+    for number in range(5):
+        shot(tmp_path, number, clock.date - 45 * DAY)  # of yesterday, with a clock far ahead
+    for number in range(5, 10):
+        shot(tmp_path, number, 3600.0)  # of a board without a battery: 1970
+    with Pruned(tmp_path) as pruned:
+        assert pruned.after(3600) == 11
+        assert pruned.after(60, -44 * DAY) == 12  # it is put right
+        assert pruned.after(10 * DAY) == 13
+        assert pruned.after(20 * DAY) == 14 - 12
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o027, 0o640), (0o022, 0o640)])
+def test_who_may_read_snapshots(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        sink = SnapshotSink(Snapshots(folder=str(tmp_path / "shots")), noise)
+        event = sink.attach(stream_event(1))
+        sink.close(5)
+    finally:
+        os.umask(before)
+    assert isinstance(event, StreamEvent)
+    assert (tmp_path / "shots" / event.snapshot).stat().st_mode & 0o777 == mode
+    assert (tmp_path / "shots").stat().st_mode & 0o007 == 0
+
+
 def test_a_burst_costs_pictures_not_memory(tmp_path: Path) -> None:
-    sink = SnapshotSink(Snapshots(folder=str(tmp_path)), lambda source: noise(source, 600))
+    sink = SnapshotSink(Snapshots(folder=str(tmp_path)), lambda event: noise(event, 600))
     for number in range(60):
         sink.send(stream_event(number))
         assert sink.stats().waiting <= 16

@@ -160,7 +160,7 @@ def test_closing_does_not_wait_for_a_receiver_that_hangs(
     began = time.monotonic()
     sink.close(0.5)
     assert time.monotonic() - began < 5  # far below the time-out
-    assert not sink._thread.is_alive()
+    assert not sink._task.is_alive()
     receiver.mode = "ok"
     sink = open_sink(receiver, tmp_path)
     eventually(lambda: receiver.received)

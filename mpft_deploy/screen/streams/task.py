@@ -1,0 +1,49 @@
+"""Threads whose end is noticed: whatever ends one is logged, and kept for whoever supervises it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from typing import Protocol, runtime_checkable
+
+logger = logging.getLogger(__name__)
+
+HUNG = 10.0
+"""Seconds without a turn after which a thread that never waits for long is taken for dead."""
+
+
+class Task(threading.Thread):
+    """A worker's thread.
+
+    Attributes:
+        failure: what ended it before its time.
+    """
+
+    def __init__(self, name: str, work: Callable[[], object]) -> None:
+        super().__init__(name=f"mpft-{name}"[:15], daemon=True)
+        self._work = work
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Work; by the thread alone."""
+        try:
+            self._work()
+        except BaseException as error:
+            self.failure = error
+            logger.exception("the thread %s failed", self.name)
+
+
+@runtime_checkable
+class Supervised(Protocol):
+    """Something with threads of its own, without which it does nothing."""
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended one of them before its time."""
+
+
+def failure_of(parts: Iterable[object]) -> BaseException | None:
+    """The first failure of some things, of those that are supervised."""
+    found = (part.failure for part in parts if isinstance(part, Supervised))
+    return next((failure for failure in found if failure is not None), None)
