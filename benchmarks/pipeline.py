@@ -36,12 +36,12 @@ from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.precision import apply_precision
 from mpft_deploy.export.smoothing import smooth
 from mpft_deploy.files import write_atomic
-from mpft_deploy.images import view_corners
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.kernels.jpeg_window import decode_window, why_not
 from mpft_deploy.kernels.texture_patchify.oracle import texture_patchify as oracle
 from mpft_deploy.screen.sources import Item, read_frames
 from mpft_deploy.spec import KeepRule
+from mpft_deploy.views import view_corners
 
 THREADS = 2
 ROUNDS, TURN = 10, 10
@@ -93,7 +93,7 @@ def ours(
     kernel: Callable[..., Any] = texture_patchify,
 ) -> Verdict:
     """The path of `mpft screen`, or one optimisation short of it."""
-    from mpft_deploy.images import views
+    from mpft_deploy.views import views
 
     spec = folder.spec
     size, rule = spec.crop.size, keep or spec.keep_rule

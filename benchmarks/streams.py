@@ -30,7 +30,6 @@ from turns import provenance
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.engine import load_engine
 from mpft_deploy.files import write_atomic
-from mpft_deploy.images import views
 from mpft_deploy.profile.system import resident_mb
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.config import Config, named
@@ -40,6 +39,7 @@ from mpft_deploy.screen.streams.records import Event, FrameEvent
 from mpft_deploy.screen.streams.settings import ScreenSettings
 from mpft_deploy.screen.streams.watch import TICK, Watch
 from mpft_deploy.statistics import summary
+from mpft_deploy.views import views
 
 FRAMES = 100
 """Of a clip; its length in seconds, 4, bounds the ages that can be told apart."""

@@ -122,7 +122,8 @@ class Lines:
 def arriving(samples: list[Sample], size: int) -> Iterator[U8]:
     """Centre views u8 [1, size, size, 3] of images that were resized or blurred, and re-saved."""
     from mpft_deploy.detector.batches import disturb
-    from mpft_deploy.images import decode_image, views
+    from mpft_deploy.images import decode_image
+    from mpft_deploy.views import views
 
     for place, sample in enumerate(samples):
         rng = np.random.default_rng((99, 7, place))

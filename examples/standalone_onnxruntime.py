@@ -3,7 +3,7 @@
     mpft-export DETECTOR detector.onnx --standalone
     python examples/standalone_onnxruntime.py detector.onnx photo.jpg
 
-Needs onnxruntime, Pillow and NumPy.
+Needs onnxruntime, Pillow and NumPy. `mpft screen` also calls views without texture unsure.
 """
 
 import json
@@ -20,16 +20,16 @@ spec = json.loads(session.get_modelmeta().custom_metadata_map["mpft.spec"])
 size, calibration = spec["crop"]["size"], spec["calibration"]
 
 image = np.asarray(ImageOps.exif_transpose(Image.open(photo)).convert("RGB"))
-# Never resize: small images are tiled, and the centre is cut out.
-height, width = image.shape[:2]
-if min(height, width) < size:
-    image = np.tile(image, (-(-size // height), -(-size // width), 1))
-top, left = ((side - size) // 2 for side in image.shape[:2])
-frame = image[top : top + size, left : left + size]
+# The centre at its own pixels; of a smaller image, its centre square is brought up.
+side = min(size, *image.shape[:2])
+top, left = ((length - side) // 2 for length in image.shape[:2])
+window = Image.fromarray(image[top : top + side, left : left + side])
+frame = np.asarray(window.resize((size, size), Image.Resampling.BICUBIC))
 
 logit = float(session.run(["logit"], {"frames": frame[None]})[0][0])
 z = calibration["scale"] * (logit + calibration["shift"])
 probability = 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
 low, high = calibration["unsure"]
 verdict = "generated" if probability >= calibration["threshold"] else "real"
-print(f"{probability:.3f} {'unsure' if low < probability < high else verdict}")
+unsure = low < probability < high or side < spec["crop"]["least_side"]
+print(f"{probability:.3f} {'unsure' if unsure else verdict}")

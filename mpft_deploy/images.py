@@ -1,41 +1,63 @@
-"""Image files to pixels, and pixels to views. Every crop is cut here; none resizes."""
+"""Image files to pixels, each with what its reader should know of it."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import io
 import os
 import stat
 import warnings
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from mpft_deploy.errors import InputError, UsageError
-from mpft_deploy.files import absolute, display
+from mpft_deploy import png, tiff
+from mpft_deploy.errors import InputError
+from mpft_deploy.files import absolute, display, printable
+from mpft_deploy.orientation import orientation
+from mpft_deploy.views import view_corners, view_side, views
 
 if TYPE_CHECKING:
     import PIL.Image
 
 U8 = npt.NDArray[np.uint8]
-ViewPolicy = Literal["centre", "five", "grid"]
 
 MAX_PIXELS = 128 * 2**20
 """The largest image that is decoded: 384 MiB of RGB."""
 
 IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".ppm", ".tif"}
-    | {".tiff", ".webp"}
+    {".apng", ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm"}
+    | {".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
-_EXIF_ORIENTATION = 0x0112
+# Files that accompany others by custom, by suffix or name: nobody misses a verdict of these.
+_SIDECARS = frozenset((".aae", ".thm", ".xmp", "desktop.ini", "ehthumbs.db", "thumbs.db"))
 
 # The formats that are tried, whatever a file is called. Pillow knows more, and some of those start
 # other programs (EPS runs Ghostscript), which a file from a stranger must not.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+_FORMATS = ("WEBP", "GIF", "BMP", "PPM", "AVIF")
+_JPEG = b"\xff\xd8\xff"
+
+_FIRST_FRAME = "several frames in the file: the first was judged"
+
+# How an EXIF orientation is undone, in Pillow's names.
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+
+_DARK = 16
+"""Part of the range of 16 bits that a sound picture's brightest value reaches; see `_high_byte`."""
 
 
 class Picture(NamedTuple):
@@ -43,12 +65,30 @@ class Picture(NamedTuple):
 
     pixels: u8 [H, W, 3] RGB.
     note: what a reader of the verdict should know about the file; mostly empty.
-    whole: height and width of the image, where `pixels` are only its centre view.
+    whole: height and width of the image, where `pixels` are only its centre window.
     """
 
     pixels: U8
     note: str
     whole: tuple[int, int] | None = None
+
+
+class _Opened(NamedTuple):
+    """An image file whose header was read.
+
+    orientation: 1 to 8, as EXIF numbers them.
+    note: see `Picture`.
+    depth: bits of its numbers, where Pillow gives more than 8 of them.
+    negative: whether these numbers grow with darkness.
+    form: 1 unsigned, 2 signed, 3 floating-point, where Pillow gives no bytes.
+    """
+
+    image: PIL.Image.Image
+    orientation: int
+    note: str = ""
+    depth: int = 16
+    negative: bool = False
+    form: int = 1
 
 
 def decode_image(path: Path) -> U8:
@@ -59,16 +99,18 @@ def decode_image(path: Path) -> U8:
 def read_picture(path: Path, *, centre: int | None = None) -> Picture:
     """Decode an image file to RGB.
 
-    EXIF rotation is applied; grey and palette images become RGB; an alpha channel is dropped, its
-    colours kept; 16-bit images keep their high byte; CMYK is converted without a profile. Of an
-    animation the first frame is taken. JPEG goes through libjpeg at full precision.
+    The rotation that EXIF or XMP states is applied; grey and palette images become RGB; an alpha
+    channel is dropped, its colours kept; of more than 8 bits the highest 8 are kept; CMYK is
+    converted without a profile. Of several pictures in a file the main one is taken, of an
+    animation the first. JPEG goes through libjpeg at full precision. Metadata stops nothing.
 
     Args:
         centre: side of the centre view, where nothing else is needed: of a JPEG, little more is
             then decoded, to the same bytes. Other images still come whole.
 
     Raises:
-        InputError: missing, unreadable, empty, no image, truncated, or over MAX_PIXELS.
+        InputError: missing, unreadable, empty, no image, truncated, a raw photograph, or over
+            MAX_PIXELS.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -78,8 +120,9 @@ def read_picture(path: Path, *, centre: int | None = None) -> Picture:
         with warnings.catch_warnings(), path.open("rb") as file:
             # Pillow's own size warning would come first; ours is an error.
             warnings.simplefilter("ignore")
-            with Image.open(file, formats=_known_formats()) as image:
-                return _read_centre(image, file, name, centre) or _read_open(image, name)
+            opened = _open(file, name)
+            check_pixels(*opened.image.size, name)
+            return _read_centre(opened, file, centre) or _read_whole(opened, name)
     except InputError:
         raise
     except Image.DecompressionBombError:
@@ -132,84 +175,137 @@ def _known_formats() -> tuple[str, ...]:
     return _FORMATS if avif else _FORMATS[:-1]
 
 
-def _read_centre(
-    image: PIL.Image.Image, file: BinaryIO, name: str, side: int | None
-) -> Picture | None:
-    """The centre view of an opened JPEG alone; None where the image must be decoded whole."""
-    check_pixels(*image.size, name)
-    width, height = image.size
-    if side is None or image.format != "JPEG" or min(width, height) < side:
-        return None
-    if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+def _open(file: BinaryIO, name: str) -> _Opened:
+    """Open an image file by what it holds, its metadata put aside."""
+    from PIL import Image
+
+    magic = file.read(8)
+    file.seek(0)
+    if magic.startswith(_JPEG):
+        return _open_jpeg(file)
+    if magic == png.SIGNATURE:
+        plain = png.read_png(file.read(), name)
+        image = Image.open(io.BytesIO(plain.data), formats=("PNG",))
+        note = _FIRST_FRAME if plain.frames > 1 else ""
+        return _Opened(image, plain.orientation, note, plain.bits or 16)
+    if magic[:4] in tiff.MAGIC:
+        return _open_tiff(file.read(), name)
+    image = Image.open(file, formats=_known_formats())
+    note = _FIRST_FRAME if getattr(image, "is_animated", False) else ""
+    return _Opened(image, orientation(image.info.get("exif"), image.info.get("xmp")), note)
+
+
+def _open_jpeg(file: BinaryIO) -> _Opened:
+    """Open a JPEG: the largest of its pictures, where it holds more than one."""
+    from PIL import Image
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    image: PIL.Image.Image = JpegImageFile(file)
+    note = ""
+    if "mp" in image.info:
+        try:
+            several = Image.open(file, formats=("JPEG",))
+            sizes = []
+            for index in range(getattr(several, "n_frames", 1)):
+                several.seek(index)
+                sizes.append(several.width * several.height)
+            main = sizes.index(max(sizes))
+            if sizes.count(sizes[main]) > 1 or main:
+                note = f"picture {main + 1} of {len(sizes)} in the file was judged, the largest"
+                several.seek(main)
+                image = several
+        except Exception:
+            # The list of further pictures is metadata: the first is there without it.
+            file.seek(0)
+            image = JpegImageFile(file)
+    info = image.info
+    return _Opened(image, orientation(info.get("exif"), info.get("xmp")), note)
+
+
+def _open_tiff(data: bytes, name: str) -> _Opened:
+    """Open the main picture of a TIFF file."""
+    from PIL import Image, UnidentifiedImageError
+
+    main = tiff.read_tiff(data, name)
+    page = main.page
+    try:
+        image = Image.open(io.BytesIO(main.data), formats=("TIFF",))
+    except UnidentifiedImageError:
+        form = {2: "signed ", 3: "floating-point "}.get(page.form, "")
+        raise InputError(
+            f"{name}: a TIFF of {page.bits}-bit {form}samples in a form that cannot be read; "
+            "save it as RGB with 8 or 16 bits"
+        ) from None
+    note = f"picture {main.number} of {main.of} in the file was judged, the largest"
+    return _Opened(
+        image,
+        page.orientation if page.orientation in range(1, 9) else 1,
+        note if main.of > 1 else "",
+        page.bits,
+        page.white_is_zero,
+        page.form,
+    )
+
+
+def _read_centre(opened: _Opened, file: BinaryIO, size: int | None) -> Picture | None:
+    """The centre window of an opened JPEG alone; None where the image must be decoded whole."""
+    image = opened.image
+    if size is None or image.format != "JPEG" or opened.orientation != 1:
         return None
     from mpft_deploy.kernels.jpeg_window import decode_window
 
+    width, height = image.size
+    side = view_side(height, width, size)
     [(top, left)] = view_corners(height, width, side)
     file.seek(0)
     pixels = decode_window(file.read(), top, left, side, side)
-    return None if pixels is None else Picture(pixels, "", (height, width))
+    return None if pixels is None else Picture(pixels, opened.note, (height, width))
 
 
-def _read_open(image: PIL.Image.Image, name: str) -> Picture:
+def _read_whole(opened: _Opened, name: str) -> Picture:
     """Pixels of an opened file."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    check_pixels(*image.size, name)
-    # A phone's JPEG may carry a second picture, for depth or preview: that is no animation.
-    several = image.format in ("GIF", "PNG", "WEBP", "AVIF", "TIFF") and getattr(
-        image, "is_animated", False
-    )
-    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    image = opened.image
     image.load()
     # Neither this nor the conversion below copies an image that is upright and RGB already: of
     # 1080p, each copy would take longer than decoding a window.
-    ImageOps.exif_transpose(image, in_place=True)
-    upright: PIL.Image.Image = image
-    if sixteen:
-        upright = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    turn = _TURNS.get(opened.orientation)
+    if turn is not None:
+        image = image.transpose(Image.Transpose[turn])
+    note = opened.note
+    if image.mode.startswith("I;16") or (image.mode == "I" and opened.image.format != "TIFF"):
+        image, dark = _high_byte(image, opened.depth, negative=opened.negative)
+        note = "; ".join(filter(None, [note, dark]))
     elif image.mode in ("I", "F"):
-        raise InputError(f"{name}: 32-bit pixels have no defined range; save it with 8 or 16 bits")
-    note = "several frames in the file: the first was judged" if several else ""
-    return Picture(np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB")), note)
+        kind = "32-bit" if opened.form == 1 else f"signed {opened.depth}-bit"
+        kind = "floating-point" if image.mode == "F" else kind
+        raise InputError(f"{name}: {kind} pixels have no defined range; save it with 8 or 16 bits")
+    if image.mode in ("RGBa", "La"):
+        image = image.convert(image.mode.upper())
+    pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return Picture(pixels, note)
 
 
-def at_least(frame: U8, size: int) -> U8:
-    """Tile a frame by repetition until no side is below `size`; u8 [H, W, 3]."""
-    height, width = frame.shape[:2]
-    if height >= size and width >= size:
-        return frame
-    return np.tile(frame, (-(-size // height), -(-size // width), 1))
+def _high_byte(
+    image: PIL.Image.Image, depth: int, *, negative: bool
+) -> tuple[PIL.Image.Image, str]:
+    """A grey image of up to 16 bits with 8, and what is to be said of it.
 
-
-def views(frame: U8, size: int, policy: ViewPolicy = "centre") -> U8:
-    """Cut square views from a frame: u8 [H, W, 3] → u8 [V, size, size, 3].
-
-    `centre` is one view; `five` the four corners and the centre; `grid` as many non-overlapping
-    views as fit, centred. Frames below `size` are tiled first.
+    Args:
+        depth: bits that its numbers have; where more are used, that was meant otherwise: sBIT tells
+            how many bits there were before they were spread over 16, as they mostly are.
     """
-    frame = at_least(frame, size)
-    corners = view_corners(frame.shape[0], frame.shape[1], size, policy)
-    return np.stack([frame[r : r + size, c : c + size] for r, c in corners])
+    from PIL import Image
 
-
-def view_corners(
-    height: int, width: int, size: int, policy: ViewPolicy = "centre"
-) -> list[tuple[int, int]]:
-    """Row and column of the top left pixel of each view, in a frame of at least `size`."""
-    bottom, right = height - size, width - size
-    centre = (bottom // 2, right // 2)
-    if policy == "centre":
-        return [centre]
-    if policy == "five":
-        return [(0, 0), (0, right), (bottom, 0), (bottom, right), centre]
-    if policy == "grid":
-        top, left = (height % size) // 2, (width % size) // 2
-        return [
-            (row, column)
-            for row in range(top, bottom + 1, size)
-            for column in range(left, right + 1, size)
-        ]
-    raise UsageError(f"views {policy!r}: choose centre, five or grid")
+    values = np.asarray(image)
+    brightest = int(values.max())
+    if brightest >> depth:
+        depth = 16
+    dark = depth == 16 and not negative and brightest < 2**16 // _DARK
+    bright = 2**depth - 1 - values if negative else values
+    note = f"its brightest value is {brightest} of 65535: it was judged as dark as that is"
+    return Image.fromarray((bright >> (depth - 8)).astype(np.uint8)), note if dark else ""
 
 
 def find_files(
@@ -218,6 +314,7 @@ def find_files(
     *,
     skip: Container[Path] = (),
     on_error: Callable[[InputError], None] | None = None,
+    others: Counter[str] | None = None,
 ) -> Iterator[Path]:
     """Files under a folder, by suffix, in the order of their names.
 
@@ -227,6 +324,7 @@ def find_files(
         suffixes: in lower case, with the dot.
         skip: paths, as `absolute` gives them, of files and folders to pass over.
         on_error: called for each folder that cannot be read; without it, that is raised.
+        others: counts the files of other suffixes, without those that go with others by custom.
     """
 
     def unreadable(error: OSError) -> None:
@@ -240,14 +338,31 @@ def find_files(
         here = base / Path(root).relative_to(folder)
         folders[:] = sorted(n for n in folders if not n.startswith(".") and here / n not in skip)
         for name in sorted(names):
-            wanted = not name.startswith(".") and Path(name).suffix.lower() in suffixes
-            if wanted and here / name not in skip:
+            if name.startswith(".") or here / name in skip:
+                continue
+            suffix = Path(name).suffix.lower()
+            if suffix in suffixes:
                 yield Path(root, name)
+            elif others is not None and suffix not in _SIDECARS and name.lower() not in _SIDECARS:
+                others[printable(os.fsencode(suffix).decode("utf-8", "backslashreplace"))] += 1
 
 
-def find_images(folder: Path) -> Iterator[Path]:
+def find_images(folder: Path, others: Counter[str] | None = None) -> Iterator[Path]:
     """Image files under a folder, by suffix; see `find_files`."""
-    return find_files(folder, IMAGE_SUFFIXES)
+    return find_files(folder, IMAGE_SUFFIXES, others=others)
+
+
+def passed_over(counts: Mapping[str, int]) -> str:
+    """What is said of files of other suffixes, such as "3 files were passed over: 2 .heic, 1 .txt".
+
+    Args:
+        counts: of them by suffix, "" for none.
+    """
+    total = sum(counts.values())
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    kinds = (f"{count} {suffix or 'without suffix'}" for suffix, count in ordered)
+    verb = "file of another kind was" if total == 1 else "files of other kinds were"
+    return f"{total} {verb} passed over: {', '.join(kinds)}"
 
 
 def load_views(paths: Iterable[Path], size: int) -> U8:

@@ -97,14 +97,30 @@ class Architecture(Record, frozen=True):
 
 
 class Crop(Record, frozen=True):
-    """How views are cut from a frame. No policy ever resizes.
+    """How views are cut from a picture, and of which no verdict is given.
 
-    `small` says what happens to frames below `size`: they are tiled by repetition.
+    Attributes:
+        size: side of a view in pixels.
+        policy: where views are cut, at the picture's own pixels.
+        small: how a window of a picture below `size` becomes a view; see `mpft_deploy.views`.
+        least_side: pixels of a picture's shorter side, below which there is no verdict.
+        least_texture: of a view's cells, below which it is not judged; `mpft_deploy.fitness` says
+            how that is measured.
     """
 
     size: Positive
     policy: Literal["centre"] = "centre"
-    small: Literal["tile"] = "tile"
+    small: str = "bicubic"
+    least_side: Positive = 1
+    least_texture: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        if self.small != "bicubic":
+            raise ValueError(
+                f"crop.small is {self.small!r}, and small pictures are no longer repeated to fill "
+                'a view but brought up: write "bicubic" into detector.json, seal it with '
+                "mpft_deploy.detector_folder.reseal_detector, and export bundles of it again"
+            )
 
 
 class Calibration(Record, frozen=True):

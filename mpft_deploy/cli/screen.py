@@ -12,9 +12,9 @@ from mpft_deploy.cli.options import PATH, Number, Threads, parse_decode
 
 if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle
-    from mpft_deploy.images import ViewPolicy
     from mpft_deploy.screen.pipeline import Screened
-    from mpft_deploy.screen.sources import Item, Missing
+    from mpft_deploy.screen.sources import Found
+    from mpft_deploy.views import ViewPolicy
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -145,18 +145,20 @@ def command(
     from mpft_deploy.screen.pipeline import screen_items
     from mpft_deploy.screen.report import MAX_PICTURES, write_report
     from mpft_deploy.screen.screener import Screener
-    from mpft_deploy.screen.sources import find_items
+    from mpft_deploy.screen.sources import PassedOver, find_items
 
     engine = load_engine(content, threads=threads)
     content = content.without_engine()
     screener = Screener(content, engine, views=views, threshold=threshold, batch=batch)
     kept: list[Screened] = []
 
-    def items() -> Iterator[Item | Missing]:
+    def items() -> Iterator[Found]:
         return find_items(map(Path, paths))
 
     unfinished = ""
-    with output(as_json=as_json, count=lambda: sum(1 for _ in items())) as shown:
+    with output(
+        as_json=as_json, count=lambda: sum(not isinstance(item, PassedOver) for item in items())
+    ) as shown:
         try:
             for screened in screen_items(
                 shown.reading(items()),

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from mpft_deploy.screen.results import Result
-    from mpft_deploy.screen.sources import Item, Missing
+    from mpft_deploy.screen.sources import Found
 
-    AnyItem = TypeVar("AnyItem", bound=Item | Missing)
+    AnyItem = TypeVar("AnyItem", bound=Found)
 
 COLOURS = {"generated": "red", "unsure": "yellow", "real": "green"}
 
@@ -38,18 +38,20 @@ class Output:
     def __init__(self, *, as_json: bool) -> None:
         self._json = as_json
         self._verdicts: Counter[str] = Counter()
+        self._others: Counter[str] = Counter()
         self.count = self.failures = 0
 
     def result(self, result: Result) -> None:
         """Print one."""
-        self.count += 1
+        self.count += result.kind != "folder"
+        self._others.update(result.passed_over)
         self.failures += bool(result.error)
         if self._json:
             click.echo(result.to_json())
             return
         if result.verdict is not None:
             if not self._verdicts:
-                click.echo("verdict    probability   logit  file")
+                click.echo("verdict    probability   logit  looked at  file")
             self._verdicts[result.verdict] += 1
             click.echo(_row(result))
         if result.error:
@@ -62,6 +64,10 @@ class Output:
         counts = [f"{self._verdicts[verdict]} {verdict}" for verdict in COLOURS]
         unread = self.count - self._verdicts.total()
         click.echo(", ".join([*counts, *([f"{unread} could not be read"] if unread else [])]))
+        if self._others:
+            from mpft_deploy.images import passed_over
+
+            click.echo(passed_over(self._others))
 
     def reading(self, items: Iterable[AnyItem]) -> Iterator[AnyItem]:
         """The same items; their names are noted as they are read."""
@@ -72,11 +78,14 @@ class Output:
 
 
 def _row(result: Result) -> str:
+    from mpft_deploy.screen.results import share_text
+
     verdict = click.style(f"{result.verdict:<9}", fg=COLOURS[str(result.verdict)])
     if not is_terminal(sys.stdout) or os.environ.get("NO_COLOR"):
         verdict = click.unstyle(verdict)
     note = f"  ({_note(result)})" if _note(result) else ""
-    figures = f"{result.probability:11.3f}  {result.logit:+6.2f}"
+    share = share_text(result.looked_at.share) if result.looked_at else ""
+    figures = f"{result.probability:11.3f}  {result.logit:+6.2f}  {share:>9}"
     return f"{verdict}  {figures}  {_printable(result.file)}{note}"
 
 
@@ -178,7 +187,8 @@ def output(*, as_json: bool, count: Callable[[], int]) -> Iterator[Output]:
 def _note(result: Result) -> str:
     """What is said beside a verdict."""
     frames = f"mean of {result.screened} frames" if result.kind == "video" else ""
-    return _printable("; ".join(filter(None, [frames, result.note, result.source])))
+    parts = [result.reason, frames, result.note, result.source]
+    return _printable("; ".join(filter(None, parts)))
 
 
 def _printable(text: str) -> str:

@@ -21,8 +21,9 @@ from mpft_deploy.detector.backbone import Geometry
 from mpft_deploy.detector.evaluate import BATCH
 from mpft_deploy.detector.model import encode
 from mpft_deploy.evaluate.protocols import blur, resave, resize
-from mpft_deploy.images import at_least, decode_image
+from mpft_deploy.images import decode_image
 from mpft_deploy.spec import KeepRule, parse_mixture
+from mpft_deploy.views import bring_up, view_side
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -103,11 +104,12 @@ class BalancedOrder:
 
 
 def random_crop(frame: U8, size: int, rng: np.random.Generator) -> U8:
-    """A random crop u8 [size, size, 3], flipped left to right half of the time; never resized."""
-    frame = at_least(frame, size)
-    top = int(rng.integers(frame.shape[0] - size + 1))
-    left = int(rng.integers(frame.shape[1] - size + 1))
-    crop = frame[top : top + size, left : left + size]
+    """A view u8 [size, size, 3] at a random place, flipped left to right half of the time."""
+    height, width = frame.shape[:2]
+    side = view_side(height, width, size)
+    top = int(rng.integers(height - side + 1))
+    left = int(rng.integers(width - side + 1))
+    crop = bring_up(frame[top : top + side, left : left + side], size)
     return crop[:, ::-1] if rng.integers(2) else crop
 
 

@@ -13,8 +13,9 @@ from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.model import Detector, choose_device, encode
 from mpft_deploy.detector_folder import DetectorFolder
 from mpft_deploy.files import display
-from mpft_deploy.images import decode_image, views
+from mpft_deploy.images import decode_image
 from mpft_deploy.spec import KeepRule
+from mpft_deploy.views import views
 from mpft_deploy.weights import F32
 
 U8 = npt.NDArray[np.uint8]

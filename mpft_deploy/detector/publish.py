@@ -22,8 +22,9 @@ from mpft_deploy.detector.run_folder import EpochReport
 from mpft_deploy.detector.settings import GoldenSource, TrainSettings
 from mpft_deploy.detector_folder import Golden, write_detector
 from mpft_deploy.evaluate.scores import Score, score, score_by_set
+from mpft_deploy.fitness import bounded_crop
 from mpft_deploy.images import load_views
-from mpft_deploy.spec import Crop, DetectorSpec
+from mpft_deploy.spec import DetectorSpec
 from mpft_deploy.weights import F32, Stored, dequantise, quantise
 
 
@@ -59,7 +60,7 @@ def publish(
         architecture=model.tower.architecture,
         depth=model.depth,
         patch=model.tower.patch,
-        crop=Crop(size=model.tower.size),
+        crop=bounded_crop(model.tower.size),
         train_keep=settings.train_keep,
         fill=settings.fill,
         keep=settings.keep,

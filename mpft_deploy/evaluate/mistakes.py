@@ -15,11 +15,12 @@ from mpft_deploy.evaluate.predictions import Predictions
 from mpft_deploy.evaluate.protocols import RAW
 from mpft_deploy.evaluate.run import Entry
 from mpft_deploy.files import display, write_atomic
-from mpft_deploy.images import at_least, decode_image, view_corners, views
+from mpft_deploy.images import decode_image
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.screen.picture import Picture, draw, thumbnail
 from mpft_deploy.screen.screener import Prepared
 from mpft_deploy.spec import KeepRule
+from mpft_deploy.views import view_windows, views
 
 MISTAKES = "mistakes.msgpack"
 
@@ -56,14 +57,14 @@ def collect(model: Model, predictions: Predictions, entries: Sequence[Entry]) ->
             except InputError:  # gone since it was judged: nothing to show
                 continue
             size = spec.crop.size
-            whole = at_least(frame, size)
-            height, width = whole.shape[:2]
-            cut = views(whole, size)
+            height, width = frame.shape[:2]
+            view = views(frame, size)
             prepared = Prepared(
-                cut,
-                view_corners(height, width, size),
+                view,
+                view_windows(height, width, size),
                 (height, width),
-                texture_patchify(cut, spec.patch, KeepRule.parse(keep), spec.keep_seed),
+                texture_patchify(view, spec.patch, KeepRule.parse(keep), spec.keep_seed),
+                np.ones(1, bool),
             )
             logits = np.array([rows.logits[place]], np.float32)
             out.append(
@@ -73,7 +74,7 @@ def collect(model: Model, predictions: Predictions, entries: Sequence[Entry]) ->
                     set=entry.sample.set,
                     generator=entry.sample.generator,
                     probability=float(rows.probabilities[place]),
-                    picture=draw(thumbnail(whole), prepared, logits),
+                    picture=draw(thumbnail(frame), prepared, logits),
                 )
             )
     return out

@@ -15,7 +15,8 @@ from functools import partial
 import numpy as np
 
 from mpft_deploy.errors import UsageError
-from mpft_deploy.images import U8, views
+from mpft_deploy.images import U8
+from mpft_deploy.views import views
 
 Change = Callable[[U8, np.random.Generator], U8]
 """u8 [H, W, 3] → u8 [H', W', 3]; chance comes from the generator alone."""

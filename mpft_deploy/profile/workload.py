@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mpft_deploy.engine import Engine
-from mpft_deploy.images import U8, read_picture, views
+from mpft_deploy.images import U8, read_picture
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.profile.timer import Now, now
 from mpft_deploy.spec import DetectorSpec
+from mpft_deploy.views import views
 from mpft_deploy.weights import F32
 
 Mark = Callable[[], None]

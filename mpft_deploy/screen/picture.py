@@ -10,6 +10,7 @@ import numpy as np
 
 from mpft_deploy.images import U8
 from mpft_deploy.screen.screener import Prepared
+from mpft_deploy.views import Window
 from mpft_deploy.weights import F32
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ class Picture:
 
     Attributes:
         thumbnail: the frame, scaled down.
-        view: the view that spoke most for "generated", pixel for pixel.
+        view: of those that count, the view that spoke most for "generated", pixel for pixel.
         number, of: which view that is, from 1, and of how many.
         logit: of that view.
-        size: height and width of the frame that the corners refer to.
-        corners: row and column of each view in it.
+        size: height and width of the frame.
+        windows: of each view in it.
         side: of a view, in pixels; also the coordinates of `seen`.
         seen: the cells that the detector saw, as (row, column) of their top left pixels.
         cell: side of a cell, in pixels.
@@ -41,7 +42,7 @@ class Picture:
     of: int
     logit: float
     size: tuple[int, int]
-    corners: list[tuple[int, int]]
+    windows: list[Window]
     side: int
     seen: list[tuple[int, int]]
     cell: int
@@ -60,7 +61,7 @@ def draw(small: bytes, prepared: Prepared, view_logits: F32) -> Picture:
     """Picture of a judged frame, of which `small` is the thumbnail."""
     from PIL import Image
 
-    chosen = int(np.argmax(view_logits))
+    chosen = int(np.argmax(np.where(prepared.telling, view_logits, -np.inf)))
     side = prepared.views.shape[1]
     cells = prepared.patches.scores.shape[1]
     columns = round(cells**0.5)
@@ -73,7 +74,7 @@ def draw(small: bytes, prepared: Prepared, view_logits: F32) -> Picture:
         of=len(prepared.views),
         logit=float(view_logits[chosen]),
         size=prepared.size,
-        corners=prepared.corners,
+        windows=prepared.windows,
         side=side,
         seen=[(int(p) // columns * cell, int(p) % columns * cell) for p in positions],
         cell=cell,

@@ -15,8 +15,8 @@ from mpft_deploy.errors import InputError, MpftError
 from mpft_deploy.files import display
 from mpft_deploy.screen.picture import Picture, draw, thumbnail
 from mpft_deploy.screen.results import FrameResult, Result, Spread, file_name
-from mpft_deploy.screen.screener import Advance, Judged, Prepared, Screener
-from mpft_deploy.screen.sources import Item, Missing, read_frames
+from mpft_deploy.screen.screener import Advance, Judged, Judgement, Prepared, Screener
+from mpft_deploy.screen.sources import Found, Item, Missing, PassedOver, read_frames
 
 T = TypeVar("T")
 
@@ -34,10 +34,9 @@ class Screened:
 
 @dataclass(frozen=True)
 class _Ready:
-    """A frame on its way to the engine; shape is (height, width) as decoded."""
+    """A frame on its way to the engine."""
 
     prepared: Prepared
-    shape: tuple[int, int]
     time: float
     note: str
     thumbnail: bytes
@@ -47,25 +46,47 @@ class _Ready:
 class _End:
     """No more frames of this item."""
 
-    item: Item | Missing
+    item: Found
     error: str
 
 
 @dataclass
-class _Gathered:
-    """What is known of the item whose frames are being judged."""
+class _Sum:
+    """Over some frames: their logits, views and number, and the reason of the first."""
 
-    first: _Ready | None = None
-    picture: Picture | None = None
     logits: float = 0.0
     views: int = 0
+    count: int = 0
+    reason: str = ""
+
+    def add(self, judgement: Judgement) -> None:
+        """Add a frame."""
+        self.logits += judgement.logit
+        self.views += judgement.views
+        self.count += 1
+        self.reason = self.reason or judgement.reason
+
+
+@dataclass
+class _Gathered:
+    """What is known of the item whose frames are being judged.
+
+    first, judged: its first frame and what was said of it.
+    told, refused: sums over the frames that have a verdict, and over those that can have none.
+    """
+
+    first: _Ready | None = None
+    judged: Judgement | None = None
+    picture: Picture | None = None
+    told: _Sum = field(default_factory=_Sum)
+    refused: _Sum = field(default_factory=_Sum)
     last_time: float = 0.0
     failure: Exception | None = None
     frames: Spread = field(default_factory=Spread)
 
 
 def screen_items(
-    items: Iterable[Item | Missing],
+    items: Iterable[Found],
     screener: Screener,
     *,
     fps: float = 1.0,
@@ -143,12 +164,12 @@ class Prefetch(Generic[T]):
 
 
 def _events(
-    items: Iterable[Item | Missing], screener: Screener, fps: float, pictures: int
+    items: Iterable[Found], screener: Screener, fps: float, pictures: int
 ) -> Iterator[_Ready | _End]:
     """Everything that happens before the engine; run by the decoding thread."""
     for number, item in enumerate(items):
-        if isinstance(item, Missing):
-            yield _End(item, str(item.reason))
+        if not isinstance(item, Item):
+            yield _End(item, str(item.reason) if isinstance(item, Missing) else "")
             continue
         error, small = "", b""
         try:
@@ -157,11 +178,8 @@ def _events(
             for index, frame in enumerate(read_frames(item, fps, centre=centre)):
                 if index == 0 and number < pictures:
                     small = thumbnail(frame.pixels)
-                prepared = screener.prepare(frame.pixels)
-                height, width = frame.whole or frame.pixels.shape[:2]
-                yield _Ready(
-                    prepared, (height, width), frame.time, frame.note, small if index == 0 else b""
-                )
+                prepared = screener.prepare(frame.pixels, frame.whole)
+                yield _Ready(prepared, frame.time, frame.note, small if index == 0 else b"")
         except InputError as failure:
             error = str(failure)
         except MpftError:
@@ -213,8 +231,9 @@ def _gather(gathered: _Gathered, frame: _Ready, judged: Judged) -> None:
         if frame.thumbnail:
             gathered.picture = draw(frame.thumbnail, frame.prepared, judged.view_logits)
     judgement = judged.judgement
-    gathered.logits += judgement.logit
-    gathered.views += judgement.views
+    if gathered.judged is None:
+        gathered.judged = judgement
+    (gathered.refused if judgement.reason else gathered.told).add(judgement)
     gathered.last_time = frame.time
     gathered.frames.add(
         FrameResult(
@@ -222,6 +241,7 @@ def _gather(gathered: _Gathered, frame: _Ready, judged: Judged) -> None:
             verdict=judgement.verdict,
             probability=judgement.probability,
             logit=judgement.logit,
+            looked_at=judgement.looked_at,
             reason=judgement.reason,
         )
     )
@@ -229,31 +249,40 @@ def _gather(gathered: _Gathered, frame: _Ready, judged: Judged) -> None:
 
 def _result(end: _End, gathered: _Gathered, screener: Screener, source: str) -> Result:
     """The result of an item whose frames are all judged."""
-    item, first = end.item, gathered.first
+    item, first, judged = end.item, gathered.first, gathered.judged
+    if isinstance(item, PassedOver):
+        return Result(file=file_name(item.path), kind="folder", passed_over=item.counts)
     kind = item.kind if isinstance(item, Item) else None
     error = end.error
     if gathered.failure is not None:
         error = error or _unforeseen(item.path, gathered.failure)
-    if first is None:
+    if first is None or judged is None:
         return Result(file=file_name(item.path), kind=kind, source=source, error=error)
-    count = gathered.frames.seen
-    judgement = screener.verdict_of(gathered.logits / count, gathered.views)
+    told, refused = gathered.told, gathered.refused
+    over = told if told.count else refused
+    judgement = screener.verdict_of(
+        over.logits / over.count, over.views, judged.looked_at, over.reason
+    )
     video = kind == "video"
-    small = min(first.shape) < screener.spec.crop.size
-    tiled = f"below {screener.spec.crop.size} pixels: repeated to fill the crop" if small else ""
+    left_out = ""
+    if told.count and refused.count:
+        left_out = f"{refused.count} frames were left out: {refused.reason}"
+    height, width = first.prepared.size
     return Result(
         file=file_name(item.path),
         kind=kind,
         verdict=judgement.verdict,
         probability=judgement.probability,
         logit=judgement.logit,
+        reason=judgement.reason,
+        looked_at=judgement.looked_at,
         views=judgement.views,
-        width=first.shape[1],
-        height=first.shape[0],
-        screened=count if video else None,
+        width=width,
+        height=height,
+        screened=over.count if video else None,
         seconds=round(gathered.last_time, 3) if video else None,
         frames=tuple(gathered.frames.kept) if video else (),
-        note="; ".join(filter(None, [first.note, tiled])),
+        note="; ".join(filter(None, [first.note, left_out])),
         source=source,
         error=error,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,9 +13,10 @@ from mpft_deploy import __version__
 from mpft_deploy.bundle import Bundle
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.files import display, printable, write_atomic
+from mpft_deploy.images import passed_over
 from mpft_deploy.screen.picture import Picture
 from mpft_deploy.screen.pipeline import Screened
-from mpft_deploy.screen.results import Result
+from mpft_deploy.screen.results import Result, share_text
 from mpft_deploy.screen.screener import Screener
 
 MAX_PICTURES = 500
@@ -69,7 +71,11 @@ def render(
     environment.filters["data_uri"] = _data_uri
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}\u00a0%"
     environment.filters["printable"] = printable
+    environment.filters["share"] = share_text
     judged = [item for item in items if item.result.verdict is not None]
+    others = Counter[str]()
+    for item in items:
+        others.update(item.result.passed_over)
     return environment.get_template("report.html").render(
         version=__version__,
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -87,6 +93,7 @@ def render(
         cards=[_card(item.result, item.picture) for item in judged if item.picture],
         rows=[item.result for item in judged if not item.picture],
         errors=[item.result for item in items if item.result.error],
+        others=passed_over(others) if others else "",
     )
 
 
@@ -112,14 +119,12 @@ def _card(result: Result, picture: Picture) -> dict[str, Any]:
     """What the template shows of an item."""
     side, cell = picture.side, picture.cell
     holes = "".join(f"M{c} {r}h{cell}v{cell}h-{cell}z" for r, c in picture.seen)
-    height, width = picture.size
     return {
         "result": result,
         "picture": picture,
         "title": printable(Path(result.file).name),
         # Filled by the even-odd rule: everything but the cells that were seen.
         "unseen": f"M0 0h{side}v{side}h-{side}z{holes}",
-        "whole": (result.height, result.width) == (height, width),
         "timeline": _timeline(result),
     }
 

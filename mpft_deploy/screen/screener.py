@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from mpft_deploy.errors import GateError, UsageError
-from mpft_deploy.images import U8, ViewPolicy, at_least, view_corners, views
+from mpft_deploy.fitness import FLAT, has_texture, too_small
+from mpft_deploy.images import U8
 from mpft_deploy.kernels import Patches, texture_patchify
 from mpft_deploy.spec import Calibration, Record, Verdict
+from mpft_deploy.views import ViewPolicy, Window, cut, share_in, view_windows
 from mpft_deploy.weights import F32
 
 if TYPE_CHECKING:
@@ -27,6 +31,18 @@ Advance: TypeAlias = Callable[[int, int], None]
 """Told how many views are judged, and of how many."""
 
 
+class LookedAt(Record, frozen=True):
+    """Which part of a picture a verdict rests on.
+
+    Attributes:
+        share: of its pixels, 0 to 1, that lie in at least one of the windows.
+        windows: row, column, height and width of each, in the picture's own pixels.
+    """
+
+    share: float
+    windows: tuple[Window, ...]
+
+
 class Judgement(Record, frozen=True):
     """What the detector says of an image.
 
@@ -34,7 +50,8 @@ class Judgement(Record, frozen=True):
         verdict: "real", "generated", or "unsure": strictly inside the unsure band, or for a reason.
         probability: of "generated", calibrated, 0 to 1.
         logit: mean over the views, before calibration.
-        views: how many views were judged.
+        views: how many views were judged: those with enough texture, or all if none has.
+        looked_at: where these views lie.
         reason: why no verdict can be given, whatever the logit is; "" if one can.
     """
 
@@ -42,6 +59,7 @@ class Judgement(Record, frozen=True):
     probability: float
     logit: float
     views: int
+    looked_at: LookedAt
     reason: str = ""
 
 
@@ -50,18 +68,36 @@ class Prepared:
     """A frame made ready for the engine.
 
     views: u8 [V, S, S, 3].
-    corners: row and column of each view's top left pixel in the frame, which is tiled up to `size`
-        if it was smaller.
-    size: height and width of that frame.
+    windows: of each view in the picture, in its own pixels.
+    size: height and width of the picture.
     patches: of every view.
+    telling: bool [V], the views whose logit counts.
     reason: why no verdict can be given of it; "" if one can.
     """
 
     views: U8
-    corners: list[tuple[int, int]]
+    windows: list[Window]
     size: tuple[int, int]
     patches: Patches
+    telling: npt.NDArray[np.bool_]
     reason: str = ""
+
+    @property
+    def looked_at(self) -> LookedAt:
+        """Where the views lie whose logit counts."""
+        windows = list(itertools.compress(self.windows, self.telling))
+        return LookedAt(share=share_in(windows, *self.size), windows=tuple(windows))
+
+    def cells(self) -> list[tuple[int, int, int]]:
+        """Row, column and side of each cell that is seen, in the picture's own pixels."""
+        columns = round(self.patches.scores.shape[1] ** 0.5)
+        return [
+            (top + row * side // columns, left + column * side // columns, max(1, side // columns))
+            for (top, left, side, _), seen in zip(
+                self.windows, self.patches.positions.tolist(), strict=True
+            )
+            for row, column in (divmod(position, columns) for position in seen)
+        ]
 
 
 @dataclass(frozen=True)
@@ -157,27 +193,42 @@ class Screener:
 
         return watch(self, *addresses, **settings)
 
-    def corners(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Row and column of each view in a frame of that size, at least a crop's."""
-        return view_corners(height, width, self.spec.crop.size, self.policy)
-
-    def prepare(self, frame: U8) -> Prepared:
+    def prepare(self, frame: U8, whole: tuple[int, int] | None = None) -> Prepared:
         """Cut the views of a frame and pack their cells; needs no engine, and any thread may do it.
 
+        Args:
+            frame: u8 [H, W, 3] RGB.
+            whole: height and width of the picture, where `frame` is its centre window alone, as
+                `read_picture` and streams decode it.
+
         Raises:
-            UsageError: the frame is not u8 [H, W, 3] with H and W of 1 or more.
+            UsageError: the frame is not u8 [H, W, 3] with H and W of 1 or more, or no centre
+                window of such a picture.
         """
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
             raise UsageError(
                 f"a frame must be uint8 [H, W, 3], got {frame.dtype} {list(frame.shape)}"
             )
-        size = self.spec.crop.size
-        frame = at_least(frame, size)
-        height, width = frame.shape[:2]
-        cut = views(frame, size, self.policy)
-        patches = texture_patchify(cut, self.spec.patch, self._keep, self.spec.keep_seed)
-        corners = self.corners(height, width)
-        return Prepared(cut, corners, (height, width), patches)
+        crop = self.spec.crop
+        height, width = whole or frame.shape[:2]
+        reason = too_small(crop, height, width)
+        # Of what is not judged, one view is enough.
+        policy = "centre" if reason else self.policy
+        windows = view_windows(height, width, crop.size, policy)
+        if whole is not None and (policy != "centre" or frame.shape[:2] != windows[0][2:]):
+            raise UsageError(
+                f"a frame {list(frame.shape)} is no centre window of {height} × {width} pixels"
+            )
+        cut_views = cut(
+            frame, windows if whole is None else [Window(0, 0, *windows[0][2:])], crop.size
+        )
+        patches = texture_patchify(cut_views, self.spec.patch, self._keep, self.spec.keep_seed)
+        telling = has_texture(crop, cut_views)
+        if not reason and not telling.any():
+            reason = FLAT
+        if not telling.any():
+            telling = np.ones(len(windows), bool)
+        return Prepared(cut_views, windows, (height, width), patches, telling, reason)
 
     def judge(
         self, frames: Sequence[Prepared], advance: Advance = lambda views, of: None
@@ -199,9 +250,11 @@ class Screener:
         )
         ends = np.cumsum([len(frame.views) for frame in frames])[:-1]
         parts = np.split(logits, ends)
-        return [self._judged(part, frame.reason) for part, frame in zip(parts, frames, strict=True)]
+        return [self._judged(part, frame) for part, frame in zip(parts, frames, strict=True)]
 
-    def verdict_of(self, logit: float, views: int, reason: str = "") -> Judgement:
+    def verdict_of(
+        self, logit: float, views: int, looked_at: LookedAt, reason: str = ""
+    ) -> Judgement:
         """The judgement that a logit means; "unsure" if there is a reason to give none."""
         probability = self.calibration.probability(logit)
         return Judgement(
@@ -209,6 +262,7 @@ class Screener:
             probability=probability,
             logit=logit,
             views=views,
+            looked_at=looked_at,
             reason=reason,
         )
 
@@ -225,14 +279,16 @@ class Screener:
             advance(end, len(patches))
         return np.concatenate(parts)
 
-    def _judged(self, logits: F32, reason: str) -> Judged:
-        mean = float(np.mean(logits, dtype=np.float64))
+    def _judged(self, logits: F32, frame: Prepared) -> Judged:
+        counted = logits[frame.telling]
+        mean = float(np.mean(counted, dtype=np.float64))
         if not math.isfinite(mean):
             raise GateError(
                 "the engine gave a logit that is no finite number, so no verdict of it can be "
                 "trusted: prove the bundle with mpft verify, and export it again if that fails"
             )
-        return Judged(self.verdict_of(mean, len(logits), reason), logits)
+        judgement = self.verdict_of(mean, len(counted), frame.looked_at, frame.reason)
+        return Judged(judgement, logits)
 
 
 def with_threshold(calibration: Calibration, threshold: float | None) -> Calibration:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +11,18 @@ from typing import Literal
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import absolute, display
-from mpft_deploy.images import IMAGE_SUFFIXES, U8, find_files, read_picture
+from mpft_deploy.images import IMAGE_SUFFIXES, U8, find_files, passed_over, read_picture
 from mpft_deploy.screen.clips import read_clip
 
 VIDEO_SUFFIXES = frozenset(
     {".3g2", ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"}
     | {".mts", ".ogv", ".ts", ".webm", ".wmv"}
 )
+
+# Of files of the MP4 family, those that hold still pictures; and how other videos begin: Matroska,
+# FLV, ASF, MPEG programs and Ogg.
+_IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1")
+_VIDEO_MAGIC = (b"\x1a\x45\xdf\xa3", b"FLV\1", b"0&\xb2u\x8ef\xcf\x11", b"\0\0\1\xba", b"OggS")
 
 
 @dataclass(frozen=True)
@@ -35,13 +42,24 @@ class Missing:
 
 
 @dataclass(frozen=True)
+class PassedOver:
+    """What a folder holds beside images and videos: how many files by their suffix."""
+
+    path: Path
+    counts: dict[str, int]
+
+
+Found = Item | Missing | PassedOver
+
+
+@dataclass(frozen=True)
 class Frame:
     """One frame of an item.
 
     pixels: u8 [H, W, 3] RGB.
     time: seconds from the start of a video; 0 for an image.
     note: what a reader of the verdict should know; mostly empty.
-    whole: height and width of the frame, where `pixels` are only its centre view.
+    whole: height and width of the frame, where `pixels` are only its centre window.
     """
 
     pixels: U8
@@ -50,12 +68,12 @@ class Frame:
     whole: tuple[int, int] | None = None
 
 
-def find_items(paths: Iterable[Path]) -> Iterator[Item | Missing]:
+def find_items(paths: Iterable[Path]) -> Iterator[Found]:
     """Files to screen under some paths, each once, found as they are asked for.
 
     A folder gives its images and videos by suffix, without hidden ones and without following links
-    to folders. A file that is named itself is taken whatever its suffix: as a video if the suffix
-    says so, else as an image.
+    to folders, and last what it holds beside them. A file that is named itself is taken whatever
+    its suffix. It is read as a video if its first bytes or its suffix say so, else as an image.
     """
     given = {absolute(path): path for path in paths}
     for path in given.values():
@@ -63,6 +81,7 @@ def find_items(paths: Iterable[Path]) -> Iterator[Item | Missing]:
             yield Item(path, _kind(path))
             continue
         failures: list[Missing] = []
+        others: Counter[str] = Counter()
 
         def failed(error: InputError, path: Path = path, to: list[Missing] = failures) -> None:
             to.append(Missing(path, error))
@@ -70,13 +89,22 @@ def find_items(paths: Iterable[Path]) -> Iterator[Item | Missing]:
         found = False
         # What is named itself, a file or a folder within this one, has its own turn.
         for file in find_files(
-            path, IMAGE_SUFFIXES | VIDEO_SUFFIXES, skip=given.keys(), on_error=failed
+            path,
+            IMAGE_SUFFIXES | VIDEO_SUFFIXES,
+            skip=given.keys(),
+            on_error=failed,
+            others=others,
         ):
             found = True
             yield Item(file, _kind(file))
         yield from failures
         if not found and not failures:
-            yield Missing(path, InputError(f"{display(path)}: no images or videos in this folder"))
+            there = f": {passed_over(others)}" if others else ""
+            yield Missing(
+                path, InputError(f"{display(path)}: no images or videos in this folder{there}")
+            )
+        elif others:
+            yield PassedOver(path, dict(others.most_common()))
 
 
 def read_frames(item: Item, fps: float = 1.0, *, centre: int | None = None) -> Iterator[Frame]:
@@ -109,4 +137,17 @@ def _is_folder(path: Path) -> bool:
 
 
 def _kind(path: Path) -> Literal["image", "video"]:
-    return "video" if path.suffix.lower() in VIDEO_SUFFIXES else "image"
+    """What a file is: a video if its first bytes or its suffix say so."""
+    start = b""
+    with contextlib.suppress(OSError, ValueError):
+        if path.is_file():
+            with path.open("rb") as file:
+                start = file.read(16)
+    box, brand = start[4:8], start[8:12]
+    video = (
+        (box == b"ftyp" and brand not in _IMAGE_BRANDS)
+        or (start.startswith(b"RIFF") and brand == b"AVI ")
+        or start.startswith(_VIDEO_MAGIC)
+        or path.suffix.lower() in VIDEO_SUFFIXES
+    )
+    return "video" if video else "image"

@@ -8,7 +8,7 @@ import pytest
 
 from mpft_deploy.errors import UsageError
 from mpft_deploy.evaluate.protocols import ROBUSTNESS, protocol_names, protocol_views, resave
-from mpft_deploy.images import views
+from mpft_deploy.views import views
 
 FRAME = media.picture(90, 70)
 

@@ -283,7 +283,8 @@ def test_faulty_function_is_never_written(detector, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("shape", [(50, 40), (20, 70), (32, 32)])
 def test_example_gives_the_verdict_of_the_package(detector, tmp_path, shape):
-    from mpft_deploy.images import decode_image, views
+    from mpft_deploy.images import decode_image
+    from mpft_deploy.views import views
 
     made = export_standalone(Request(detector, tmp_path / "model.onnx"))
     pixels = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)

@@ -13,8 +13,9 @@ from media import encoded, picture
 from PIL import Image
 
 from mpft_deploy.errors import InputError
-from mpft_deploy.images import decode_image, read_picture, view_corners, views
+from mpft_deploy.images import decode_image, read_picture
 from mpft_deploy.kernels.jpeg_window import decode_window, why_not
+from mpft_deploy.views import view_corners, views
 
 needs_libjpeg = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 

@@ -51,7 +51,7 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes = b"") -> 
         (png(30_000, 30_000, 8, 2), "pixels"),
         (png(12_000, 12_000, 8, 2), "more than the limit of 128 megapixels"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
-        (encoded(np.ones((4, 4), np.float32), "TIFF"), "32-bit pixels"),
+        (encoded(np.ones((4, 4), np.float32), "TIFF"), "floating-point pixels"),
     ],
     ids=["empty", "text", "jpeg", "png", "bomb", "large", "postscript", "float"],
 )

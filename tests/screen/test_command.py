@@ -81,7 +81,10 @@ def test_folders_are_searched_and_nothing_is_judged_twice(screen: Screen, tmp_pa
     run = screen("in/a.png", "in", "in/deep/../a.png", "in/deep", "in/deep/.hidden.png", "--json")
     assert run.code == 0
     found = [line["file"] for line in run.lines]
-    assert found == ["in/deep/../a.png", "in/c.mkv", "in/deep/b.PNG", "in/deep/.hidden.png"]
+    images = ["in/deep/../a.png", "in/c.mkv", "in", "in/deep/b.PNG", "in/deep/.hidden.png"]
+    assert found == images
+    [folder] = [line for line in run.lines if line["file"] == "in"]
+    assert folder == {"file": "in", "kind": "folder", "passed_over": {".txt": 1}}
 
 
 @pytest.mark.parametrize("batch", ["1", "4"])
@@ -200,7 +203,8 @@ def test_hostile_names_cannot_write_on_the_terminal_or_the_page(
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     lines = screen(".", "--json").out.splitlines()
-    assert len(lines) == 8
+    assert len(lines) == 9
+    assert json.loads(lines[-1])["passed_over"] == {".html": 1}
     assert {json.loads(line)["file"] for line in lines} >= {"new\nline.png"}
     assert all(line.isascii() and line.isprintable() for line in lines)
 

@@ -15,12 +15,12 @@ from PIL import Image
 
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.errors import EnvironmentLacksError
-from mpft_deploy.images import views
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.pipeline import Screened, screen_items
 from mpft_deploy.screen.report import render, write_report
 from mpft_deploy.screen.sources import find_items
+from mpft_deploy.views import views
 
 VOID = {"meta", "img", "input", "br"}
 

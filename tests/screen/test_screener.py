@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from media import picture
 
-from mpft_deploy.bundle import read_bundle
+from mpft_deploy.bundle import Bundle, read_bundle
+from mpft_deploy.engine import load_engine
 from mpft_deploy.errors import GateError, UsageError
-from mpft_deploy.images import ViewPolicy, view_corners, views
+from mpft_deploy.fitness import FLAT
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.pipeline import Prefetch
 from mpft_deploy.screen.results import KEPT_FRAMES, FrameResult, Spread
-from mpft_deploy.screen.screener import with_threshold
+from mpft_deploy.screen.screener import LookedAt, with_threshold
 from mpft_deploy.spec import Calibration
+from mpft_deploy.views import ViewPolicy, Window, view_corners, view_windows, views
+
+AT = LookedAt(share=1.0, windows=(Window(0, 0, 32, 32),))
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +62,62 @@ def test_batches_give_the_verdicts_of_single_frames(bundle: Path, screener: Scre
     assert screener.batch([]) == []
 
 
-def test_small_frames_are_tiled(screener: Screener) -> None:
-    pixel = np.full((1, 1, 3), 90, np.uint8)
-    assert screener(pixel) == screener(np.full((32, 32, 3), 90, np.uint8))
+def test_small_frames_are_brought_up(screener: Screener) -> None:
+    small = picture(20, 500)
+    judgement = screener(small)
+    [view] = views(small, 32)
+    assert judgement.logit == screener(view).logit
+    assert judgement.looked_at == LookedAt(share=20 / 500, windows=(Window(0, 240, 20, 20),))
+
+
+def test_the_centre_window_alone_is_judged_as_the_whole(screener: Screener) -> None:
+    for frame in (picture(70, 100), picture(20, 500)):
+        height, width = frame.shape[:2]
+        [(row, column, h, w)] = view_windows(height, width, 32)
+        window = frame[row : row + h, column : column + w]
+        [judged] = screener.judge([screener.prepare(window, (height, width))])
+        assert judged.judgement == screener(frame)
+    with pytest.raises(UsageError, match="no centre window"):
+        screener.prepare(picture(31, 32), (70, 100))
+
+
+def with_crop(bundle: Path, **fields: int) -> Bundle:
+    read = read_bundle(bundle)
+    crop = msgspec.structs.replace(read.spec.crop, **fields)
+    spec = msgspec.structs.replace(read.spec, crop=crop)
+    return dataclasses.replace(read, info=msgspec.structs.replace(read.info, spec=spec))
+
+
+def test_too_few_pixels_are_unsure_whatever_the_logit(bundle: Path) -> None:
+    read = with_crop(bundle, least_side=24)
+    screener = Screener(read, load_engine(read, threads=1), views="grid")
+    judgement = screener(picture(23, 500))
+    assert judgement.verdict == "unsure"
+    assert "500 × 23 pixels are too few" in judgement.reason
+    assert judgement.views == 1
+    assert screener(picture(24, 500)).reason == ""
+
+
+@pytest.mark.parametrize("policy", ["centre", "five", "grid"])
+def test_a_flat_frame_is_unsure_whatever_the_logit(bundle: Path, policy: ViewPolicy) -> None:
+    read = with_crop(bundle, least_texture=300)
+    screener = Screener(read, load_engine(read, threads=1), views=policy, threshold=0.0)
+    noise = np.random.default_rng(0).normal(200, 4, (96, 96, 3)).astype(np.uint8)
+    judgement = screener(noise)
+    assert judgement.verdict == "unsure"
+    assert judgement.reason == FLAT
+    assert judgement.views == len(view_windows(96, 96, 32, policy))
+
+
+def test_of_several_views_those_with_texture_count(bundle: Path) -> None:
+    read = with_crop(bundle, least_texture=300)
+    screener = Screener(read, load_engine(read, threads=1), views="grid")
+    frame = np.full((32, 96, 3), 128, np.uint8)
+    frame[:, 64:] = np.random.default_rng(0).integers(0, 256, (4, 4, 3)).repeat(8, 0).repeat(8, 1)
+    judgement = screener(frame)
+    assert judgement.reason == ""
+    assert judgement.logit == screener(frame[:, 64:]).logit
+    assert judgement.looked_at == LookedAt(share=1 / 3, windows=(Window(0, 64, 32, 32),))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +188,11 @@ def test_views_lie_within_the_frame(height: int, width: int, policy: ViewPolicy)
 def test_kept_frames_are_evenly_spread(count: int) -> None:
     spread = Spread()
     for index in range(count):
-        spread.add(FrameResult(time=float(index), verdict="real", probability=0.1, logit=-2.0))
+        spread.add(
+            FrameResult(
+                time=float(index), verdict="real", probability=0.1, logit=-2.0, looked_at=AT
+            )
+        )
     times = [frame.time for frame in spread.kept]
     assert spread.seen == count
     assert times[0] == 0

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from mpft_deploy.images import U8, view_corners
+from mpft_deploy.images import U8
 from mpft_deploy.screen.video import to_rgb
+from mpft_deploy.views import view_corners
 
 if TYPE_CHECKING:
     import av

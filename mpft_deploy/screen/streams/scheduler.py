@@ -18,7 +18,6 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from typing import TypeVar
 
-from mpft_deploy.images import at_least
 from mpft_deploy.screen.screener import Judged, Prepared, Screener
 from mpft_deploy.screen.streams.attempt import Captured
 from mpft_deploy.screen.streams.clock import Clock
@@ -33,6 +32,7 @@ from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.streams.task import HUNG, Task
 from mpft_deploy.screen.tell.metrics import Metrics
 from mpft_deploy.spec import Verdict
+from mpft_deploy.views import view_side
 
 T = TypeVar("T")
 
@@ -252,21 +252,9 @@ class Scheduler:
         return channel.shown
 
     def _converted(self, kept: _Kept) -> Picture:
-        spec = self._screener.spec
-        size, cell = spec.crop.size, spec.patch
-        pixels = at_least(kept.shot.whole(), size).view()
+        pixels = kept.shot.whole().view()
         pixels.flags.writeable = False  # many threads read it
-        columns = size // cell
-        cells = [
-            (row + int(position) // columns * cell, column + int(position) % columns * cell, cell)
-            for (row, column), positions in zip(
-                self._screener.corners(*pixels.shape[:2]),
-                kept.prepared.patches.positions,
-                strict=True,
-            )
-            for position in positions
-        ]
-        return Picture(pixels=pixels, time=kept.time, cells=cells)
+        return Picture(pixels=pixels, time=kept.time, cells=kept.prepared.cells())
 
     def _new_decision(self, settings: DecisionSettings) -> StreamDecision:
         return StreamDecision(settings, self._screener.calibration.threshold)
@@ -349,10 +337,12 @@ class Scheduler:
         return _Work(channel, frame, prepared)
 
     def _cut(self, shot: Shot) -> Prepared:
-        """The views of a picture; only the central crop is converted where that is all it takes."""
-        size = self._screener.spec.crop.size
-        central = self._screener.policy == "centre" and min(shot.height, shot.width) >= size
-        return self._screener.prepare(shot.centre(size, self._cutter) if central else shot.whole())
+        """The views of a picture; only its centre is converted where that is all it takes."""
+        size = self._screener.centre
+        if size is None:
+            return self._screener.prepare(shot.whole())
+        sides = (shot.height, shot.width)
+        return self._screener.prepare(shot.centre(view_side(*sides, size), self._cutter), sides)
 
     def _judge(self, batch: Sequence[_Work]) -> None:
         started = time.perf_counter()

@@ -13,9 +13,9 @@ import pytest
 import servers
 from media import encoded, picture, write_video
 
-from mpft_deploy.images import view_corners
 from mpft_deploy.screen.streams import open_av
 from mpft_deploy.screen.streams.records import FrameEvent, SourceEvent
+from mpft_deploy.views import view_corners
 
 
 def check_accounts(running: Any) -> None:

@@ -14,9 +14,9 @@ from av.video.reformatter import ColorRange, Colorspace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpft_deploy.images import views
 from mpft_deploy.screen.streams.pixels import _LAYOUTS, Cutter, DecodedShot, RgbShot
 from mpft_deploy.screen.video import to_rgb
+from mpft_deploy.views import views
 
 FORMATS = [*_LAYOUTS, "yuv411p", "yuva420p", "gbrp"]
 

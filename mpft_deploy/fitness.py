@@ -1,0 +1,69 @@
+"""Of which pictures and views no verdict is given: too small, or without texture to judge."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.spec import Crop, KeepRule
+from mpft_deploy.views import U8
+
+MEAN, CELL = 4, 4
+"""Pixels that are averaged along each side, and such means along each side of a cell."""
+
+TEXTURED = 0.25
+"""Part of a view's cells that must have texture."""
+
+FLAT = "too little texture to judge: flat, covered, dark or blank"
+
+
+LEAST_SIDE = 4 / 7
+"""Of a view's side: 128 of 224 pixels, as measured on the detector that is shipped."""
+
+LEAST_TEXTURE = 300
+"""Above what noise of up to 4 levels gives, whatever a codec makes of it."""
+
+
+def bounded_crop(size: int) -> Crop:
+    """Views of that size for a new detector, with the bounds as measured; see docs/method.md."""
+    return Crop(size=size, least_side=round(size * LEAST_SIDE), least_texture=LEAST_TEXTURE)
+
+
+def too_small(crop: Crop, height: int, width: int) -> str:
+    """Why a picture of that size is not judged; "" if it is."""
+    if min(height, width) >= crop.least_side:
+        return ""
+    return (
+        f"{width} × {height} pixels are too few to judge: the shorter side needs {crop.least_side}"
+    )
+
+
+def has_texture(crop: Crop, views: U8) -> npt.NDArray[np.bool_]:
+    """Which views have enough texture to be judged: bool [V].
+
+    A sensor's noise and a codec's are texture to the kernel, as fine as a picture's; means of 4 × 4
+    pixels leave a quarter of noise and most of a picture. So the kernel scores these means, in
+    cells of 4 × 4, and a quarter of the cells must reach `crop.least_texture`.
+
+    Args:
+        views: u8 [V, S, S, 3].
+    """
+    scores = coarse_scores(views)
+    textured = (scores >= crop.least_texture).sum(axis=1)
+    return textured >= TEXTURED * scores.shape[1]
+
+
+def coarse_scores(views: U8) -> npt.NDArray[np.int32]:
+    """The kernel's scores of views u8 [V, S, S, 3] at a quarter of their scale: i32 [V, (S/16)²].
+
+    What is beyond the last whole cell is left out; views below a cell have no scores.
+    """
+    side = views.shape[1] // (MEAN * CELL) * MEAN * CELL
+    if not side:
+        return np.zeros((len(views), 0), np.int32)
+    fine = views[:, :side, :side].astype(np.uint16)
+    rows = sum(fine[:, offset::MEAN] for offset in range(MEAN))
+    sums = sum(rows[:, :, offset::MEAN] for offset in range(MEAN))
+    means = ((sums + MEAN * MEAN // 2) // (MEAN * MEAN)).astype(np.uint8)
+    return texture_patchify(means, CELL, KeepRule("all")).scores
