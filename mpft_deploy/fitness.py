@@ -50,8 +50,9 @@ def has_texture(crop: Crop, views: U8) -> npt.NDArray[np.bool_]:
         views: u8 [V, S, S, 3].
     """
     scores = coarse_scores(views)
-    textured = (scores >= crop.least_texture).sum(axis=1)
-    return textured >= TEXTURED * scores.shape[1]
+    textured: npt.NDArray[np.bool_] = scores >= crop.least_texture
+    enough: npt.NDArray[np.bool_] = textured.sum(axis=1) >= TEXTURED * scores.shape[1]
+    return enough
 
 
 def coarse_scores(views: U8) -> npt.NDArray[np.int32]:
@@ -62,8 +63,8 @@ def coarse_scores(views: U8) -> npt.NDArray[np.int32]:
     side = views.shape[1] // (MEAN * CELL) * MEAN * CELL
     if not side:
         return np.zeros((len(views), 0), np.int32)
-    fine = views[:, :side, :side].astype(np.uint16)
-    rows = sum(fine[:, offset::MEAN] for offset in range(MEAN))
-    sums = sum(rows[:, :, offset::MEAN] for offset in range(MEAN))
-    means = ((sums + MEAN * MEAN // 2) // (MEAN * MEAN)).astype(np.uint8)
-    return texture_patchify(means, CELL, KeepRule("all")).scores
+    sums = views[:, :side, :side].astype(np.uint16)
+    # Along one axis after the other: NumPy adds slices many times faster than it adds up blocks.
+    sums = sums[:, ::4] + sums[:, 1::4] + sums[:, 2::4] + sums[:, 3::4]
+    sums = sums[:, :, ::4] + sums[:, :, 1::4] + sums[:, :, 2::4] + sums[:, :, 3::4]
+    return texture_patchify(((sums + 8) // 16).astype(np.uint8), CELL, KeepRule("all")).scores
