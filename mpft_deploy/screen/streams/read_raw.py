@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import select
 import shutil
 import subprocess
 import sys
+import threading
+from typing import IO
 
 import numpy as np
 
 from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.screen.streams import gst_child
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
 from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.settings import SourceSettings
@@ -30,30 +35,32 @@ TAIL = (
     "videoconvert ! video/x-raw,format=RGB,width={width},height={height} ! fdsink fd=1 sync=false"
 )
 
+KEPT = 4096
+"""Bytes of what a pipeline says that are kept."""
+
 _SLICE = 0.2
 """Seconds between two looks at whether to stop."""
 
 
 def read_pipe(settings: SourceSettings, attempt: Attempt) -> None:
-    """Read rgb24 pictures of the given size from standard input, until it ends."""
+    """Read rgb24 pictures of the given size from standard input, until it ends.
+
+    A pause of any length is waited for: there is nothing to connect anew, and what follows goes on
+    in the middle of a picture.
+    """
     if settings.sides is None:
         raise SourceLostError('pipe: needs the size of its pictures: size = "1280x720"')
     attempt.describe("rgb24")
-    _read(sys.stdin.fileno(), settings.sides, settings, attempt)
+    _read(sys.stdin.fileno(), settings.sides, settings, attempt, patient=True)
 
 
 def read_gstreamer(settings: SourceSettings, attempt: Attempt) -> None:
-    """Read the pictures of a GStreamer pipeline, run by gst-launch-1.0.
+    """Read the pictures of a GStreamer pipeline, run in a process of its own.
 
     Raises:
-        EnvironmentLacksError: GStreamer is not here.
+        EnvironmentLacksError: GStreamer is not here, or what keeps a password secret.
         SourceLostError: the pipeline failed or ended.
     """
-    program = shutil.which("gst-launch-1.0")
-    if program is None:
-        raise EnvironmentLacksError(
-            "gst-launch-1.0 is not on this machine: install GStreamer's tools and plugins"
-        )
     target = settings.target
     sides = settings.sides or SIDES
     where = target.rest.strip("/") or "0" if target.scheme == "csi" else target.rest
@@ -61,33 +68,96 @@ def read_gstreamer(settings: SourceSettings, attempt: Attempt) -> None:
     height, width = sides
     pipeline = f"{head} ! {TAIL.format(width=width, height=height)}"
     with subprocess.Popen(
-        [program, "--quiet", *pipeline.split()],
-        stdin=subprocess.DEVNULL,
+        _command(pipeline, secret=bool(target.secrets)),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
+        assert process.stderr is not None
+        said = _Tail(process.stderr)
         attempt.describe("gstreamer")
         try:
+            with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+                pipe.write(pipeline.encode())
             _read(process.stdout.fileno(), sides, settings, attempt)
         finally:
             if process.poll() is None:
                 process.kill()
-            said = process.stderr.read().decode(errors="replace") if process.stderr else ""
+            said.join(1.0)
     if not attempt.stopping:
-        raise SourceLostError(f"the pipeline ended: {_first_line(said)}")
+        raise SourceLostError(f"the pipeline ended: {_first_line(said.text)}")
+
+
+def _command(pipeline: str, *, secret: bool) -> list[str]:
+    """What runs a pipeline: ours, which reads it from standard input, or else GStreamer's own."""
+    python = _find_bindings()
+    if python is not None:
+        return [python, "-I", gst_child.__file__]
+    if secret:
+        raise EnvironmentLacksError(
+            "gst-launch-1.0 would show this address's password to every user of this machine: "
+            "install GStreamer's Python bindings (apt-get install python3-gi gir1.2-gstreamer-1.0)"
+        )
+    program = shutil.which("gst-launch-1.0")
+    if program is None:
+        raise EnvironmentLacksError(
+            "GStreamer is not on this machine: install its tools (gst-launch-1.0) or its Python "
+            "bindings, and its plugins"
+        )
+    return [program, "--quiet", *pipeline.split()]
+
+
+@functools.cache
+def _find_bindings() -> str | None:
+    """A Python that has GStreamer's bindings: mostly the system's, seldom this one."""
+    for python in dict.fromkeys([sys.executable, "/usr/bin/python3", shutil.which("python3")]):
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            probe = [python or "", "-I", gst_child.__file__, "--probe"]
+            if not subprocess.run(probe, capture_output=True, timeout=20).returncode:
+                return python
+    return None
+
+
+class _Tail(threading.Thread):
+    """Reads what a process says for as long as it lives, and keeps the end of it.
+
+    A pipe that nobody reads stops the process that writes to it.
+    """
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        super().__init__(name="mpft-said", daemon=True)
+        self._pipe, self._kept = pipe, b""
+        self.start()
+
+    def run(self) -> None:
+        """See `threading.Thread`."""
+        with contextlib.suppress(OSError, ValueError):
+            while said := os.read(self._pipe.fileno(), KEPT):
+                self._kept = (self._kept + said)[-KEPT:]
+
+    @property
+    def text(self) -> str:
+        """The end of what was said so far."""
+        return self._kept.decode(errors="replace")
 
 
 def _read(
-    descriptor: int, sides: tuple[int, int], settings: SourceSettings, attempt: Attempt
+    descriptor: int,
+    sides: tuple[int, int],
+    settings: SourceSettings,
+    attempt: Attempt,
+    *,
+    patient: bool = False,
 ) -> None:
-    """Pictures from a file descriptor until it ends."""
+    """Pictures from a file descriptor until it ends; patient: however long it is silent."""
     height, width = sides
     size = 3 * height * width
     interval = 1 / settings.decode if isinstance(settings.decode, float) else 0.0
     due = 0.0
     while not attempt.stopping:
-        data = _exactly(descriptor, size, settings, attempt)
+        data = _exactly(descriptor, size, settings, attempt, patient=patient)
         if data is None:
             return
         now = attempt.packet()
@@ -100,7 +170,7 @@ def _read(
 
 
 def _exactly(
-    descriptor: int, size: int, settings: SourceSettings, attempt: Attempt
+    descriptor: int, size: int, settings: SourceSettings, attempt: Attempt, *, patient: bool
 ) -> bytearray | None:
     """So many bytes; None at the end, or if the attempt was stopped."""
     data = bytearray(size)
@@ -113,7 +183,7 @@ def _exactly(
             return None
         if not select.select([descriptor], [], [], _SLICE)[0]:
             silence += _SLICE
-            if silence > limit:
+            if silence > limit and not patient:
                 raise SourceLostError(f"no data for {limit:g} s")
             continue
         count = os.readv(descriptor, [view[filled:]])
@@ -127,7 +197,7 @@ def _exactly(
 
 
 def _first_line(text: str) -> str:
-    """What gst-launch says of a failure."""
+    """What a pipeline says of a failure."""
     lines = [line for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "ERROR" in line]
     return (errors or lines or ["it said nothing"])[0].strip()

@@ -120,3 +120,9 @@ def test_addresses_are_told_from_paths() -> None:
 def test_what_is_no_address(address: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse(address)
+
+
+def test_what_is_no_address_is_a_path_as_it_stands() -> None:
+    for path in ("50%25 off/clip%201.mp4", "a%2fb.mp4", "100%.mkv"):
+        assert parse(path).rest == path
+    assert parse("file:///tmp/clip%201.mp4").rest == "/tmp/clip 1.mp4"

@@ -79,3 +79,16 @@ def test_overload_is_told_once_and_its_end_too(caplog: pytest.LogCaptureFixture)
     for _ in range(2):
         period(50, 50)
     assert load.reason
+
+
+def test_a_camera_that_sends_less_than_it_did_is_not_poor_for_ever() -> None:
+    """Cameras send fewer frames at night than by day, and than they promise."""
+    tally = Tally()
+    tally.connect(0.0)
+    for index in range(25 * 400):
+        tally.receive(index / 25)
+    for index in range(10 * 400):
+        tally.receive(400 + index / 10)
+        if index == 200:
+            assert tally.grade("live", 420.0) == "poor"
+    assert tally.grade("live", 800.0) == "good"
