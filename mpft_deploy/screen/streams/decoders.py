@@ -29,13 +29,8 @@ MOST = 8
 """Threads, at most; FFmpeg decodes hundreds of keyframes of 1080p a second with them."""
 
 
-<<<<<<< HEAD
 MOST_ABANDONED = 16
 """Hanging threads; with so many, one that hangs is waited for."""
-=======
-MAX_HANGING = 8
-"""Threads that may hang in a decoder and be replaced; further ones are waited for."""
->>>>>>> e3b6ee9 (GStreamer's children show no password and may talk without end; a pipe goes on where it paused; hanging decoders are bounded; a camera is graded by what it mostly sends)
 
 
 class _Worker:
@@ -92,7 +87,6 @@ class Decoders:
             worker.thread.start()
 
     def check(self, now: float) -> None:
-<<<<<<< HEAD
         """Replace threads that hang in a decoder, or failed; called a few times a second."""
         self._abandoned = [old for old in self._abandoned if old.thread.is_alive()]
         for index, worker in enumerate(self._workers):
@@ -112,24 +106,6 @@ class Decoders:
             self._workers[index] = _Worker(self._run)
             self._workers[index].thread.start()
             self.wake()
-=======
-        """Replace threads that hang in a decoder, a few; called several times a second."""
-        self._abandoned = [old for old in self._abandoned if old.thread.is_alive()]
-        for index, worker in enumerate(self._workers):
-            busy = worker.busy
-            if busy is not None and now - busy[2] >= GRACE and not worker.abandoned:
-                source, frame, _ = busy
-                logger.warning("%s: a decoder hangs and was abandoned", source.name)
-                worker.abandoned = True
-                source.decoded(frame, "damaged")
-                frame.attempt.cut.set()
-            if worker.abandoned and len(self._abandoned) < MAX_HANGING:
-                if worker.thread.is_alive():
-                    self._abandoned.append(worker)
-                self._workers[index] = _Worker(self._run)
-                self._workers[index].thread.start()
-                self.wake()
->>>>>>> e3b6ee9 (GStreamer's children show no password and may talk without end; a pipe goes on where it paused; hanging decoders are bounded; a camera is graded by what it mostly sends)
 
     def stop(self, timeout: float) -> bool:
         """Finish the frames at hand and end; whether all did in that many seconds."""

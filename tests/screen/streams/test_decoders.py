@@ -56,15 +56,15 @@ def test_hanging_decoders_are_bounded() -> None:
     decoders.start()
     workers = threading.active_count() - before
     decoders.wake()
-    for _ in range(workers + module.MAX_HANGING):
+    for _ in range(workers + module.MOST_ABANDONED):
         assert source.given.acquire(timeout=10)
         clock.now += GRACE + 0.1
         decoders.check(clock.now)
     for _ in range(20):
         clock.now += GRACE + 0.1
         decoders.check(clock.now)
-        assert threading.active_count() - before <= workers + module.MAX_HANGING
-    # Each frame that hung was counted once, and those that come back make room.
-    assert source.results.count("damaged") == workers + module.MAX_HANGING
+        assert threading.active_count() - before <= workers + module.MOST_ABANDONED
+    # Each frame that was given up was counted once, and threads that come back make room.
+    assert source.results.count("damaged") == module.MOST_ABANDONED
     source.free.set()
     assert decoders.stop(10)
