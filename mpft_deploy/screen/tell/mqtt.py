@@ -75,7 +75,7 @@ class MqttSink:
         self._config, self._client, self._sources = config, client, sources
         self._trouble, self._closing = Trouble(logger), False
         self._asked = False
-        self._introduced = float("-inf")
+        self._introduced = float("-inf")  # to one that said it started
         self._swept = float("inf")
         self._states: dict[str, dict[str, Any]] = {}
         self._told: dict[str, float] = {}
@@ -174,6 +174,7 @@ class MqttSink:
         """Do what is due by now."""
         now = time.monotonic()
         if self._asked and now - self._introduced >= AGAIN:
+            self._introduced = now
             self._introduce_all()
         if now > self._swept:
             self._swept = float("inf")
@@ -181,7 +182,7 @@ class MqttSink:
 
     def _introduce_all(self) -> None:
         """Tell a broker or a Home Assistant without memory of every source."""
-        self._asked, self._introduced = False, time.monotonic()
+        self._asked = False
         for source in self._states:
             self._introduce(source)
 

@@ -153,13 +153,16 @@ def run(bundle: Path) -> Iterator[Callable[..., Process]]:
 
 @pytest.fixture
 def watching(screener: Screener) -> Iterator[Callable[..., Running]]:
-    """Start a watch of some addresses, with settings for all of them."""
+    """Start a watch of some addresses, with settings for all of them, or of a configuration."""
     started: list[Running] = []
 
-    def start(*addresses: str, clock: Any = None, **settings: Any) -> Running:
+    def start(
+        *addresses: str, clock: Any = None, config: Config | None = None, **settings: Any
+    ) -> Running:
         settings = {"gate": 0.0, **settings}
         sources = [source_settings(address, **settings) for address in addresses]
-        running = Running(screener, Config(sources=named(sources, "test")), clock)
+        config = config or Config(sources=named(sources, "test"))
+        running = Running(screener, config, clock)
         started.append(running)
         return running
 

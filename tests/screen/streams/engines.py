@@ -1,9 +1,29 @@
-"""An engine whose speed a test sets."""
+"""An engine whose speed a test sets, and a reader of made-up pictures."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
+
+from media import picture
+
+from mpft_deploy.screen.streams.attempt import Attempt
+from mpft_deploy.screen.streams.pixels import RgbShot
+from mpft_deploy.screen.streams.settings import SourceSettings
+
+
+def read_pictures(settings: SourceSettings, attempt: Attempt) -> None:
+    """Ten pictures a second, half of them to be decoded in their turn."""
+    pictures = itertools.cycle([picture(seed=seed) for seed in range(4)])
+    while attempt.wait(0.1):
+        received = attempt.packet()
+        shot = RgbShot(next(pictures))
+        if attempt.pictures % 2 and attempt.pictures:
+            attempt.hold(lambda shot=shot: shot, received)  # type: ignore[misc]
+            attempt.pictures += 1
+        else:
+            attempt.offer(shot, received)
 
 
 class SlowEngine:

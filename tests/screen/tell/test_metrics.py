@@ -87,3 +87,33 @@ def test_two_screeners_in_one_process_count_apart() -> None:
     one.observe_batch(5)
     assert value(samples(one.text()), "mpft_batch_frames_count") == 1
     assert value(samples(other.text()), "mpft_batch_frames_count") == 0
+
+
+def test_a_source_that_is_removed_leaves_no_series() -> None:
+    monitor = DemoMonitor(demo_sources(1, generated=0, down=0))
+    metrics = PrometheusMetrics()
+    metrics.watch(monitor, [], {})
+    for source in ("gone", "stays"):
+        for event in (frame_event(1, source), frame_event(2, source, verdict="unsure")):
+            metrics.observe_event(event)
+        metrics.observe_event(stream_event(3, source))
+    before = samples(metrics.text())
+    metrics.observe_event(source_event(4, "gone", state="removed", previous="live"))
+    after = samples(metrics.text())
+    gone = {key for key in before if ("source", "gone") in key[1]}
+    assert {name.removesuffix("_created").removesuffix("_total") for name, _ in gone} == {
+        "mpft_verdicts",
+        "mpft_stream_verdicts",
+    }
+    assert before.keys() - after.keys() == gone
+    metrics.observe_event(frame_event(5, "gone"))  # another of that name
+    assert value(samples(metrics.text()), "mpft_verdicts_total", source="gone", verdict="real") == 1
+
+
+def test_events_that_were_lost_show() -> None:
+    class Losing(DemoMonitor):
+        lost_events = 7  # type: ignore[assignment]
+
+    metrics = PrometheusMetrics()
+    metrics.watch(Losing(demo_sources(1, generated=0, down=0)), [], {})
+    assert value(samples(metrics.text()), "mpft_events_lost_total") == 7

@@ -29,9 +29,9 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
     one.down()
 
 
-def open_sink(broker: Broker, **changes: Any) -> MqttSink:
+def open_sink(broker: Broker, sources: Any = lambda: ["gate"], **changes: Any) -> MqttSink:
     fields = {"host": "127.0.0.1", "port": broker.port, "interval": 0.0}
-    return MqttSink(Mqtt(**{**fields, **changes}), longest_wait=1)
+    return MqttSink(Mqtt(**{**fields, **changes}), sources, longest_wait=1)
 
 
 def test_states_events_and_discovery(broker: Broker) -> None:
@@ -50,7 +50,7 @@ def test_states_events_and_discovery(broker: Broker) -> None:
         "probability": 0.125,
         "frame_age_ms": 200.0,
     }
-    assert listener.latest["mpft/availability"] == "online"
+    eventually(lambda: listener.latest.get("mpft/availability") == "online")
     assert listener.latest["mpft/gate/availability"] == "online"
     eventually(lambda: listener.ids("mpft/gate/event") == ["s000001", "e000003"])
     configs = {t: json.loads(m) for t, m in listener.latest.items() if t.endswith("/config")}
@@ -138,6 +138,78 @@ def test_home_assistant_starts_and_asks_again(broker: Broker) -> None:
     before = sum(name == topic for name, _ in listener.messages)
     listener.client.publish("homeassistant/status", "online", qos=1)
     eventually(lambda: sum(name == topic for name, _ in listener.messages) > before)
+    sink.close(1)
+    listener.close()
+
+
+def retained(broker: Broker) -> dict[str, str]:
+    """What a newcomer is told."""
+    listener = Subscriber(broker.port)
+    listener.client.publish("end/of/retained", "x", qos=1)
+    eventually(lambda: "end/of/retained" in listener.latest)
+    listener.close()
+    return {topic: text for topic, text in listener.latest.items() if topic != "end/of/retained"}
+
+
+def test_a_source_that_is_removed_is_forgotten(broker: Broker) -> None:
+    sink = open_sink(broker)
+    for name in ("gate", "Main street"):
+        sink.send(source_event(1, name))
+        sink.send(frame_event(2, name))
+    eventually(lambda: len([t for t in retained(broker) if t.endswith("/config")]) == 10)
+    listener = Subscriber(broker.port)
+    sink.send(source_event(3, state="removed", previous="live"))
+    eventually(lambda: sink.stats().waiting == 0)
+    left = retained(broker)
+    assert not [topic for topic in left if "gate" in topic]
+    assert len([topic for topic in left if topic.endswith("/config")]) == 5
+    eventually(lambda: listener.ids("mpft/gate/event") == ["s000003"])
+    # It may come back.
+    sink.send(source_event(4))
+    eventually(lambda: "homeassistant/sensor/mpft_gate/state/config" in retained(broker))
+    sink.close(2)
+    listener.close()
+
+
+def test_what_an_earlier_run_left_is_taken_back(broker: Broker) -> None:
+    sink = open_sink(broker, lambda: ["gate", "yard", "old"])
+    neighbour = open_sink(broker, lambda: ["old"], prefix="mpft/attic")
+    for name in ("gate", "yard", "old"):
+        sink.send(source_event(1, name))
+    neighbour.send(source_event(1, "old"))
+    eventually(lambda: sink.stats().waiting == neighbour.stats().waiting == 0)
+    eventually(lambda: len([t for t in retained(broker) if t.endswith("/config")]) == 20)
+    sink.close(2)
+    before = retained(broker)
+    sink = open_sink(broker, lambda: ["gate", "yard"])
+    eventually(lambda: "mpft/old/state" not in retained(broker))
+    eventually(lambda: sink.stats().waiting == 0)
+    left = retained(broker)
+    gone = {"mpft/old/state", "mpft/old/availability"}
+    gone |= {t for t in before if t.startswith("homeassistant") and "/mpft_old/" in t}
+    assert len(gone) == 7
+    # Neither a source that has not told anything yet, nor what others told, is touched.
+    assert before.keys() - left.keys() == gone
+    sink.close(2)
+    neighbour.close(2)
+
+
+def test_a_home_assistant_that_starts_all_the_time_is_introduced_now_and_then(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpft_deploy.screen.tell.mqtt.AGAIN", 2.0)
+    listener, sink = Subscriber(broker.port), open_sink(broker)
+    sink.send(source_event(1))
+    topic = "homeassistant/sensor/mpft_gate/state/config"
+    eventually(lambda: topic in listener.latest)
+    listener.messages.clear()
+    for number in range(300):
+        listener.client.publish("homeassistant/status", "online", qos=1)
+        sink.send(source_event(number, state="down" if number % 2 else "live"))
+    ids = [f"s{number:06d}" for number in range(300)]
+    eventually(lambda: listener.ids("mpft/gate/event") == ids)
+    eventually(lambda: any(name == topic for name, _ in listener.messages))
+    assert sum(name == topic for name, _ in listener.messages) <= 5
     sink.close(1)
     listener.close()
 

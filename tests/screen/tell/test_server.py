@@ -385,3 +385,31 @@ def _end_garbage_server() -> Iterator[None]:
     yield
     for server in _GARBAGE:
         server.close()
+
+
+def test_a_source_that_is_removed_leaves_the_page(server: Server) -> None:
+    for number in range(3):
+        server.send(frame_event(number, "Main street"))
+    server.board.picture("Main street", near=False)
+    server.send(source_event(4, "Main street", state="removed", previous="live"))
+    board = server.board
+    assert not any("Main street" in kept for kept in (board._history, board._judged, board._slots))
+    [(_, text)] = board.events()
+    assert json.loads(text)["state"] == "removed"
+
+
+def test_a_history_is_as_large_at_the_start_as_ever() -> None:
+    from mpft_deploy.screen.tell.board import HISTORY, _History
+
+    history = _History()
+    size = history._points.nbytes
+    history.add(10.0, 1.00049, None)
+    history.add(10.5, 2.0, 0.25)  # of the same second
+    history.add(11.4, 3.0, None)
+    assert history.points() == [[10.0, 2.0, 0.25], [11.4, 3.0, 0.25]]
+    for second in range(100, 100 + 2 * HISTORY):
+        history.add(float(second), 0.5, 0.75)
+    points = history.points()
+    assert len(points) == HISTORY
+    assert [point[0] for point in points] == [float(100 + HISTORY + n) for n in range(HISTORY)]
+    assert history._points.nbytes == size
