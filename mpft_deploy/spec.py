@@ -126,14 +126,15 @@ class Crop(Record, frozen=True):
 class Calibration(Record, frozen=True):
     """From logit to probability of "generated": sigmoid(scale · (logit + shift)).
 
-    Belongs to the inference keep rule of its spec. Probabilities strictly inside `unsure` are
-    called unsure.
+    Belongs to the inference keep rule of its spec, and to logits that are means over `views` of a
+    picture. Probabilities strictly inside `unsure` are called unsure.
     """
 
     shift: float = 0.0
     scale: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     threshold: Probability = 0.5
     unsure: tuple[Probability, Probability] = (0.35, 0.65)
+    views: Literal["centre", "five", "grid"] = "centre"
 
     def __post_init__(self) -> None:
         low, high = self.unsure

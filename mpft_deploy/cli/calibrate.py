@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,10 @@ import click
 from mpft_deploy.cli.console import parse_share
 
 if TYPE_CHECKING:
+    from mpft_deploy.dataset import Sample
     from mpft_deploy.detector.recalibrate import Outcome
+    from mpft_deploy.detector.thresholds import FalseAlarms
+    from mpft_deploy.views import ViewPolicy
 
 PATH = click.Path(path_type=Path)
 
@@ -23,13 +28,19 @@ PATH = click.Path(path_type=Path)
     "--false-alarm",
     metavar="SHARE",
     callback=parse_share,
-    help="Call at most this share of real images generated.",
+    help="Call at most this share of real images to come generated (upper bound of 95 %). A folder "
+    "without class folders then holds real images.",
 )
 @click.option(
     "--unsure-error",
     metavar="SHARE",
     callback=parse_share,
-    help="Widen the unsure band until at most this share of each class is decided wrongly.",
+    help="Widen the unsure band until at most this share of each class to come is decided wrongly.",
+)
+@click.option(
+    "--views",
+    type=click.Choice(["centre", "five", "grid"]),
+    help="Calibrate for these views, as mpft screen cuts them.  [default: the detector's own]",
 )
 @click.option("--split", help="Leave out images that are stated to be of another split.")
 @click.option(
@@ -44,6 +55,7 @@ def command(
     keep: str | None,
     false_alarm: float | None,
     unsure_error: float | None,
+    views: ViewPolicy | None,
     split: str | None,
     limit: int | None,
     device: str,
@@ -53,8 +65,9 @@ def command(
     """Fit DETECTOR's calibration to the labelled images of DATA, and seal it anew.
 
     With real and generated images shift and scale are fitted; real ones alone set the threshold by
-    --false-alarm. Refuses where the detector ranks the images no better than chance. Weights stay
-    as they are; export again to get a bundle with the new calibration.
+    --false-alarm, and may be a plain folder of photographs. Refuses where the detector ranks the
+    images no better than chance. Weights stay as they are; export again to get a bundle with the
+    new calibration.
     """
     from mpft_deploy.detector import require_train_extra
     from mpft_deploy.errors import UsageError
@@ -71,7 +84,7 @@ def command(
     require_eval_extra()
 
     from mpft_deploy.cli.console import emit_json, progress
-    from mpft_deploy.dataset import drop_unreadable
+    from mpft_deploy.dataset import drop_contradicting, drop_unreadable
     from mpft_deploy.detector.evaluate import BATCH, image_logits
     from mpft_deploy.detector.model import Detector, choose_device
     from mpft_deploy.detector.recalibrate import recalibrate, write_outcome
@@ -82,10 +95,15 @@ def command(
     spec = folder.spec
     rule = KeepRule.parse(keep) if keep else spec.keep_rule
     rule.resolve(spec.cells)
-    entries = find_entries(data, split=split, limit=limit)
-    samples = drop_unreadable(
-        [entry.sample for entry in entries], lambda text: click.echo(text, err=True)
-    )
+    policy = views or spec.calibration.views
+
+    def tell_line(text: str) -> None:
+        click.echo(text, err=True)
+
+    entries = find_entries(data, split=split, limit=limit, plain_is_real=false_alarm is not None)
+    samples = [entry.sample for entry in entries]
+    _tell_taken_as_real(data, samples)
+    samples = drop_contradicting(drop_unreadable(samples, tell_line), tell_line)
     done = 0
     with progress(len(samples), "images") as tell:
 
@@ -99,6 +117,7 @@ def command(
             samples,
             [rule],
             seed=spec.keep_seed,
+            policy=policy,
             after_batch=advance,
         )
     outcome = recalibrate(
@@ -106,6 +125,8 @@ def command(
         [sample.label for sample in samples],
         logits,
         rule,
+        sources=[sample.source for sample in samples],
+        views=policy,
         false_alarm=false_alarm,
         unsure_error=unsure_error,
     )
@@ -114,11 +135,49 @@ def command(
     if as_json:
         emit_json({"detector": display(detector), "written": not dry_run, **_builtins(outcome)})
         return
-    _print(outcome, f"{display(detector)}, keep {outcome.keep}")
+    _print(outcome, f"{display(detector)}, keep {outcome.keep}, views {outcome.after.views}")
+    click.echo(_promise(outcome.false_alarms, false_alarm))
     click.echo(
         f"Figures are of the {len(samples)} images that were fitted to: expect less on others. "
         + ("Nothing was written." if dry_run else "Written; export again for a new bundle.")
     )
+
+
+def _tell_taken_as_real(data: Sequence[Path], samples: Sequence[Sample]) -> None:
+    """Say which folders hold no class folder, and what is in them."""
+    from mpft_deploy.files import display
+    from mpft_deploy.layouts import listing
+
+    for folder in data:
+        plain = [s for s in samples if s.path.is_relative_to(folder) and not s.folder]
+        if plain and folder.is_dir():
+            where = listing(Counter(sample.source for sample in plain))
+            click.echo(
+                f"{display(folder)} has no class folders: its {len(plain)} images are taken to be "
+                f"real: {where}",
+                err=True,
+            )
+
+
+def _promise(alarms: FalseAlarms, wanted: float | None) -> str:
+    """What may be said of real images to come."""
+    from mpft_deploy.detector.thresholds import images_needed
+
+    text = (
+        f"False alarms: {alarms.called_generated} of {alarms.images} real images, so at most "
+        f"{alarms.bound:.2%} of those to come, if they are like these (exact bound, 95 %). "
+    )
+    if wanted is not None:
+        text += f"{wanted:.2%} takes {images_needed(wanted)} real images or more. "
+    if alarms.source_bound is None:
+        return text + "Where they come from is not known: images of one source count as one."
+    text += f"They come from {alarms.sources} sources"
+    if alarms.source_bound > (alarms.bound if wanted is None else wanted):
+        text += (
+            f", which is few: images of one are alike, and over sources like these the mean may be "
+            f"{alarms.source_bound:.0%}. Give images of more sources, each in its folder"
+        )
+    return text + "."
 
 
 def _builtins(outcome: Outcome) -> dict[str, object]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mpft_deploy.evaluate.models import Model
     from mpft_deploy.evaluate.predictions import Predictions
     from mpft_deploy.evaluate.tables import Table
+    from mpft_deploy.views import ViewPolicy
 
 PATH = click.Path(path_type=Path)
 
@@ -30,6 +31,13 @@ PATH = click.Path(path_type=Path)
 @click.option("--split", help="Leave out images that are stated to be of another split.")
 @click.option(
     "--limit", type=click.IntRange(1), help="At most this many images of each set and class."
+)
+@click.option(
+    "--views",
+    type=click.Choice(["centre", "five", "grid"]),
+    default="centre",
+    show_default=True,
+    help="Views cut from each image, as in mpft screen; the logit is the mean over them.",
 )
 @click.option(
     "--robustness",
@@ -68,6 +76,7 @@ def command(
     keeps: tuple[str, ...],
     split: str | None,
     limit: int | None,
+    views: ViewPolicy,
     robustness: bool,
     device: str,
     threads: int,
@@ -117,7 +126,8 @@ def command(
         model, data = _open(paths[0], keeps, device, threads), paths[1:]
     if not data:
         raise UsageError("name the images to evaluate on: folders or CSV manifests")
-    _finish(_predict(model, data, out, split, limit, robustness, overwrite), out, out, as_json)
+    predictions = _predict(model, data, out, split, limit, views, robustness, overwrite)
+    _finish(predictions, out, out, as_json)
 
 
 def _open(path: Path, keeps: tuple[str, ...], device: str, threads: int) -> Model:
@@ -187,11 +197,13 @@ def _predict(
     out: Path,
     split: str | None,
     limit: int | None,
+    views: ViewPolicy,
     robustness: bool,
     overwrite: bool,
 ) -> Predictions:
     from mpft_deploy.cli.console import progress
     from mpft_deploy.cli.signals import resumable
+    from mpft_deploy.dataset import describe_sets
     from mpft_deploy.evaluate.mistakes import MISTAKES, collect, write_mistakes
     from mpft_deploy.evaluate.protocols import protocol_names
     from mpft_deploy.evaluate.run import evaluate, find_entries
@@ -201,13 +213,18 @@ def _predict(
     protocols = protocol_names(robustness=robustness)
     click.echo(
         f"{model.name}: {len(entries)} images, {len(protocols)} protocols, "
-        f"keep {', '.join(model.keeps)}",
+        f"keep {', '.join(model.keeps)}, views {views}\n"
+        f"sets: {describe_sets([entry.sample for entry in entries])}",
         err=True,
     )
     with progress(len(entries), "images") as tell, resumable():
-        predictions = evaluate(model, entries, protocols, out, overwrite=overwrite, progress=tell)
+        predictions = evaluate(
+            model, entries, protocols, out, views=views, overwrite=overwrite, progress=tell
+        )
     for bad in predictions.header.unreadable:
         click.echo(f"not decoded, not scored: {display(bad.path)}: {bad.reason}", err=True)
+    for path in predictions.header.contradicting:
+        click.echo(f"in both classes, not scored: {display(path)}", err=True)
     write_mistakes(out / MISTAKES, collect(model, predictions, entries))
     return predictions
 
@@ -224,6 +241,8 @@ def _finish(predictions: Predictions, out: Path, pictures: Path, as_json: bool) 
         return
     for table in tables[:2]:
         _print(table)
+    if tables[0].note:
+        click.echo(tables[0].note)
     unreadable = len(predictions.header.unreadable)
     if unreadable:
         click.echo(f"{unreadable} images could not be decoded and were not scored")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Mapping
 
 from mpft_deploy.detector.settings import GoldenSource
+from mpft_deploy.detector.thresholds import upper_bound
 from mpft_deploy.evaluate.scores import Score
 from mpft_deploy.spec import DetectorSpec
 
@@ -12,6 +15,8 @@ GOLDEN_TEXT = {
     "validation": "validation images, whose licences apply to them",
     "synthetic": "pictures drawn by a seeded program; they hold nobody's content",
 }
+
+TITLE = "Operating point"
 
 
 def model_card(
@@ -28,7 +33,7 @@ def model_card(
         licences: images of training and validation by licence.
         golden: where the golden crops come from.
     """
-    training, arch, calibration = spec.training, spec.architecture, spec.calibration
+    training, arch = spec.training, spec.architecture
     total = Score(**training["validation_score"])
     data_rows = "\n".join(
         f"| {part} | {name} | {counts['real']} | {counts['generated']} |"
@@ -36,8 +41,7 @@ def model_card(
         for name, counts in training[part].items()
     )
     score_rows = "\n".join(
-        f"| {name} | {one.real} | {one.generated} | {_figure(one.auc)} | "
-        f"{_figure(one.balanced_accuracy)} | {_figure(one.real_accuracy)} |"
+        f"| {name} | {one.real} | {one.generated} | {_figure(one.auc)} |"
         for name, one in {**by_set, "**all**": total}.items()
     )
     licence_rows = "\n".join(f"| {name} | {count} |" for name, count in licences.items())
@@ -53,16 +57,15 @@ def model_card(
             f"\nIts weights are {share:g} of what was learnt and {1 - share:g} of the frozen tower "
             "(WiSE-FT, arXiv 2109.01903);\nthe head was fitted anew."
         )
+    validated = training["settings"]["keep"]
     others = "were dropped" if spec.fill == "drop" else "had their pixels set to zero"
     shown = f"`{spec.train_keep}` of the {spec.cells} cells of each crop (the\nothers {others})"
     if spec.train_keep == "all":
         shown = f"all {spec.cells} cells of each crop"
-    return f"""# Detector of generated images: {arch.name}, {spec.depth} of {arch.layers} blocks
+    card = f"""# Detector of generated images: {arch.name}, {spec.depth} of {arch.layers} blocks
 
 Tells images made by generative models from real ones. Input: a {spec.crop.size} × {spec.crop.size}
-crop in RGB, never resized. Output: a logit; the probability of "generated" is
-sigmoid({calibration.scale:.4f} · (logit {calibration.shift:+.4f})), "unsure" between
-{calibration.unsure[0]:g} and {calibration.unsure[1]:g}.
+crop in RGB, never resized. Output: a logit, which the operating point makes a verdict.
 
 ## Method
 CLIP's image tower, fine-tuned on {shown} and run on `{spec.keep}`.
@@ -73,12 +76,12 @@ measure, cells, selection, depth, head and settings are our reconstruction, and 
 are not this detector's.
 
 ## Validation
-At the inference rule and threshold {calibration.threshold:g}, on the weights as stored,
-{training["stored_weights"]}. The calibration was fitted on these images, and they come from the
+Under `{validated}`, on the weights as stored, {training["stored_weights"]}. These images were
+looked at after every epoch and the first calibration was fitted to them, and they come from the
 sources that the detector learnt from: expect less on other generators and cameras.
 
-| set | real | generated | AUC | balanced accuracy | real called real |
-|---|---|---|---|---|---|
+| set | real | generated | AUC |
+|---|---|---|---|
 {score_rows}
 
 ## Data
@@ -105,8 +108,52 @@ Made with {version_text}.
 - Resizing, heavy compression, screenshots and edits change the evidence. Measure on your own images
   and calibrate on them before relying on the threshold.
 - If the classes of the training data differ in content, size or file format, the detector may have
-  learnt that too.
+  learnt that too. No figure here is free of that.
 """
+    return with_operating_point(card, spec)
+
+
+def with_operating_point(card: str, spec: DetectorSpec) -> str:
+    """A card with the operating point of the spec in place of the one that it has.
+
+    Args:
+        spec: whose `training` says what the calibration was fitted to: `calibration`, or the
+            validation images.
+    """
+    head, *sections = re.split("^(?=## )", card, flags=re.MULTILINE)
+    replaced = (f"## {TITLE}\n", "## Calibrated anew\n")
+    kept = [section.rstrip() for section in sections if not section.startswith(replaced)]
+    return "\n\n".join([head.rstrip(), _operating_point(spec), *kept]) + "\n"
+
+
+def _operating_point(spec: DetectorSpec) -> str:
+    """The section on what is called what, and what that promises."""
+    calibration, training = spec.calibration, spec.training
+    fitted = training.get("calibration")
+    if fitted is None:
+        fitted = {"sets": list(training["validation"]), "figures": training["validation_score"]}
+        fitted |= {name: fitted["figures"][name] for name in ("real", "generated")}
+    real, figures = fitted["real"], fitted["figures"]
+    called = round(real * (1 - figures["real_accuracy"]))
+    promised = f"{upper_bound(called, real):.1%} of images to come that are like these"
+    told = fitted.get("false_alarms", {})
+    if told.get("source_bound") is not None:
+        over = f"{told['source_bound']:.1%} as a mean over sources like these {told['sources']}"
+        promised += f", {over}"
+    found = figures["generated_accuracy"]
+    also = "" if found is None else f" Of the generated ones {found:.1%} are found."
+    paragraphs = (
+        f'The probability of "generated" is sigmoid({calibration.scale:.4f} · (logit '
+        f"{calibration.shift:+.4f})). From {calibration.threshold:.4g} on (logit "
+        f"{calibration.logit_threshold:+.4f}) an image is called generated, strictly between "
+        f"{calibration.unsure[0]:.4g} and {calibration.unsure[1]:.4g} it is unsure. This is for "
+        f"`{spec.keep}` and views `{calibration.views}`.",
+        f"Fitted to {real} real and {fitted['generated']} generated images of "
+        f"{', '.join(fitted['sets'])}, which are also counted here: {called} of the real ones are "
+        f"called generated, which bounds false alarms (95 %, one-sided) at {promised}.{also}",
+    )
+    wrapped = (textwrap.fill(text, 100, break_on_hyphens=False) for text in paragraphs)
+    return "\n\n".join([f"## {TITLE}", *wrapped]).replace(f"{TITLE}\n\n", f"{TITLE}\n")
 
 
 def _figure(value: float | None) -> str:

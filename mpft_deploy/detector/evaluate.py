@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from mpft_deploy.ahead import ahead
 from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.model import Detector, choose_device, encode
 from mpft_deploy.detector_folder import DetectorFolder
+from mpft_deploy.evaluate.scores import mean_over_views
 from mpft_deploy.files import display
 from mpft_deploy.images import decode_image
 from mpft_deploy.spec import KeepRule
-from mpft_deploy.views import views
+from mpft_deploy.views import ViewPolicy, views
 from mpft_deploy.weights import F32
 
 U8 = npt.NDArray[np.uint8]
@@ -44,14 +47,26 @@ def crop_logits(
     return out
 
 
+def sample_views(
+    samples: Sequence[Sample], size: int, policy: ViewPolicy = "centre"
+) -> Iterator[list[U8]]:
+    """Views u8 [V, size, size, 3] of the images in order, BATCH images at a time.
+
+    The next BATCH is decoded while the consumer works.
+    """
+
+    def load(sample: Sample) -> U8:
+        return views(decode_image(sample.path), size, policy)
+
+    with ThreadPoolExecutor(2) as pool:
+        loaded = ahead(load, samples, pool, depth=BATCH)
+        while part := list(islice(loaded, BATCH)):
+            yield part
+
+
 def centre_crops(samples: Sequence[Sample], size: int) -> Iterator[U8]:
     """Centre views u8 [n, size, size, 3] of the images in order, BATCH at a time, read ahead."""
-    with ThreadPoolExecutor(2) as pool:
-        starts = range(0, len(samples), BATCH)
-        parts = (samples[start : start + BATCH] for start in starts)
-        for part in parts:
-            frames = pool.map(lambda sample: views(decode_image(sample.path), size)[0], part)
-            yield np.stack(list(frames))
+    return map(np.concatenate, sample_views(samples, size))
 
 
 def image_logits(
@@ -62,14 +77,16 @@ def image_logits(
     seed: int = 0,
     zero_fill: Sequence[bool] = (),
     bf16: bool = False,
+    policy: ViewPolicy = "centre",
     after_batch: Callable[[], None] = lambda: None,
 ) -> list[F32]:
-    """Logits of the images' centre views under each of the rules.
+    """Logits of the images under each of the rules, each the mean over its views.
 
     Args:
         model: is put in evaluation mode.
         zero_fill: for each rule whether the other cells are blanked, not dropped; none by default.
         bf16: compute in bfloat16 where autocast does.
+        policy: how views are cut.
         after_batch: called after each batch; may raise.
 
     Returns:
@@ -78,10 +95,11 @@ def image_logits(
     model.eval()
     fills = zero_fill or [False] * len(rules)
     parts: list[list[F32]] = [[] for _ in rules]
-    for crops in centre_crops(samples, model.tower.size):
+    for images in sample_views(samples, model.tower.size, policy):
+        crops, counts = np.concatenate(images), [len(image) for image in images]
         for part, rule, fill in zip(parts, rules, fills, strict=True):
             logits = crop_logits(model, crops, rule, seed=seed, zero_fill=fill, bf16=bf16)
-            part.append(logits)
+            part.append(mean_over_views(logits, counts))
         after_batch()
     return [np.concatenate(part) for part in parts]
 

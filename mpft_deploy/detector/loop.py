@@ -279,7 +279,8 @@ class Loop:
             f"epoch {report.epoch} of {settings.epochs}: loss {report.loss:.3f}; validation AUC "
             f"{at_inference.auc:.4f} and balanced accuracy {at_inference.balanced_accuracy:.3f} "
             f"with {settings.keep}, AUC {report.train_rule_auc:.4f} with {rules[1]}, "
-            f"{report.all_cells_auc:.4f} with all cells"
+            f"{report.all_cells_auc:.4f} with all cells (the model in training: before blending, "
+            "and with the head that it trains)"
         )
 
 

@@ -11,16 +11,22 @@ import numpy.typing as npt
 
 from mpft_deploy.dataset import Sample, fingerprint
 from mpft_deploy.detector.calibrate import fit_calibration
+from mpft_deploy.detector.card import with_operating_point
 from mpft_deploy.detector.evaluate import crop_logits
 from mpft_deploy.detector.model import Detector
+from mpft_deploy.detector.thresholds import (
+    FalseAlarms,
+    false_alarm_threshold,
+    false_alarms,
+    unsure_edges,
+)
 from mpft_deploy.detector_folder import DetectorFolder, Golden, rewrite_detector
 from mpft_deploy.errors import GateError, InputError, UsageError
 from mpft_deploy.evaluate.metrics import METRICS, bootstrap, interval, measure
 from mpft_deploy.evaluate.predictions import probabilities
 from mpft_deploy.spec import Calibration, KeepRule, Record
+from mpft_deploy.views import ViewPolicy
 from mpft_deploy.weights import F32
-
-CARD_SECTION = "\n## Calibrated anew\n"
 
 AUC = list(METRICS).index("auc")
 
@@ -36,6 +42,7 @@ class Outcome(Record, frozen=True):
     keep: str
     real: int
     generated: int
+    false_alarms: FalseAlarms
     figures_before: dict[str, float | None]
     figures_after: dict[str, float | None]
 
@@ -46,6 +53,8 @@ def recalibrate(
     logits: F32,
     keep: KeepRule,
     *,
+    sources: Sequence[str] = (),
+    views: ViewPolicy = "centre",
     false_alarm: float | None = None,
     unsure_error: float | None = None,
 ) -> Outcome:
@@ -59,12 +68,16 @@ def recalibrate(
         labels: [n], 1 for generated.
         logits: f32 [n].
         keep: the rule that they were taken under.
-        false_alarm: the largest share of real images that may be called generated.
-        unsure_error: the largest share of each class that may be decided wrongly outside the band.
+        sources: [n], where each image comes from; or none, if that is not known.
+        views: the policy that they are means over.
+        false_alarm: the largest share of real images that may be called generated, as an upper
+            bound for those to come.
+        unsure_error: the largest share of each class that may be decided wrongly outside the band,
+            likewise.
 
     Raises:
         GateError: the logits do not rank the images, or no threshold gives so few false alarms.
-        InputError: no real images, or too few for that share.
+        InputError: no real images, or too few to bound that share.
         UsageError: real images alone, without `false_alarm` or with `unsure_error`.
     """
     truth, values = np.asarray(labels, np.int64), np.asarray(logits, np.float64)
@@ -82,7 +95,7 @@ def recalibrate(
         )
     chances, threshold = probabilities(fitted, logits), 0.5
     if false_alarm is not None:
-        threshold = _threshold(chances[truth == 0], false_alarm)
+        threshold = false_alarm_threshold(chances[truth == 0], false_alarm)
         if not 0 < threshold < 1:
             raise GateError(
                 f"no probability below 1 gives {false_alarm:.2%} false alarms: "
@@ -91,16 +104,20 @@ def recalibrate(
     if unsure_error is None:
         band = _moved_band(before, threshold)
     else:
-        low = _edge(np.sort(chances[truth == 1]), unsure_error, -1)
-        high = _edge(np.sort(chances[truth == 0])[::-1], unsure_error, 2)
+        low, high = unsure_edges(chances[truth == 0], chances[truth == 1], unsure_error)
         band = (min(low, threshold), max(high, threshold))
-    after = msgspec.structs.replace(fitted, threshold=threshold, unsure=band)
+    after = msgspec.structs.replace(fitted, threshold=threshold, unsure=band, views=views)
     return Outcome(
         before=before,
         after=after,
         keep=str(keep),
         real=real,
         generated=generated,
+        false_alarms=false_alarms(
+            chances[truth == 0],
+            threshold,
+            [source for source, label in zip(sources, truth, strict=False) if label == 0],
+        ),
         figures_before=_figures(truth, logits, before),
         figures_after=_figures(truth, logits, after),
     )
@@ -124,6 +141,7 @@ def write_outcome(
         "sets": sets,
         "images": fingerprint(samples),
         "figures": outcome.figures_after,
+        "false_alarms": msgspec.to_builtins(outcome.false_alarms),
     }
     changed = msgspec.structs.replace(
         spec,
@@ -135,12 +153,7 @@ def write_outcome(
         crops = folder.golden.crops
         logits = crop_logits(model.cpu(), crops, changed.keep_rule, seed=spec.keep_seed)
         golden = Golden(crops, logits)
-    card = folder.card.partition(CARD_SECTION)[0] + CARD_SECTION + _card_text(changed.calibration)
-    card += (
-        f"Keep {outcome.keep}; on {outcome.real} real and {outcome.generated} generated images of "
-        f"{', '.join(sets)}. This takes the place of calibration, threshold and "
-        "inference rule above.\n"
-    )
+    card = with_operating_point(folder.card, changed)
     rewrite_detector(folder.path, changed, golden=golden, card=card)
 
 
@@ -160,32 +173,6 @@ def _require_ranking(
             f"{low:.3f} to {high:.3f}, which does not lie above 0.5. Where ranking fails no "
             "calibration can help: train on data closer to these images, or give more of them"
         )
-
-
-def _threshold(real: npt.NDArray[np.float64], share: float) -> float:
-    """The probability from which at most that share of the real images lies."""
-    allowed = math.floor(share * len(real) + 1e-9)
-    if allowed < 1:
-        raise InputError(
-            f"{len(real)} real images are too few for {share:.2%} false alarms: "
-            f"give at least {math.ceil(1 / share)}"
-        )
-    falling = np.sort(real)[::-1]
-    first_right = falling[allowed]
-    above = falling[falling > first_right]
-    # Half way to the next image; ties at the edge all stay real.
-    middle = (first_right + above[-1]) / 2 if len(above) else first_right
-    return float(max(middle, np.nextafter(first_right, 2)))
-
-
-def _edge(chances: npt.NDArray[np.float64], share: float, beyond: float) -> float:
-    """The edge of the unsure band that at most that share of some images is at or past.
-
-    Args:
-        chances: probabilities, from the side `beyond` on, which is −1 or 2.
-    """
-    allowed = math.floor(share * len(chances) + 1e-9)
-    return float(np.clip(np.nextafter(chances[allowed], beyond), 0, 1))
 
 
 def _moved_band(before: Calibration, threshold: float) -> tuple[float, float]:
@@ -218,12 +205,3 @@ def _figures(
         name: None if math.isnan(value) else float(value)
         for name, value in zip(METRICS, values.tolist(), strict=True)
     }
-
-
-def _card_text(calibration: Calibration) -> str:
-    return (
-        f'The probability of "generated" is sigmoid({calibration.scale:.4f} · (logit '
-        f"{calibration.shift:+.4f})), the threshold {calibration.threshold:.4g} (logit "
-        f'{calibration.logit_threshold:+.4f}), "unsure" between {calibration.unsure[0]:.4g} and '
-        f"{calibration.unsure[1]:.4g}. "
-    )

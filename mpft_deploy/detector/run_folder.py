@@ -28,6 +28,7 @@ Tensors = Mapping[str, npt.NDArray[np.generic]]
 class EpochReport(Record, frozen=True):
     """An epoch's end.
 
+    All of the model in training, before it is blended and its head fitted anew.
     loss: mean training loss of the epoch. validation: under the inference rule, logits cut at 0.
     train_rule_auc, all_cells_auc: AUC on validation under the training rule and with all cells.
     """
@@ -109,7 +110,10 @@ class RunFolder:
             file.write(json.dumps(entry) + "\n")
 
     def draw(self) -> None:
-        """Draw the curves of loss and validation AUC."""
+        """Draw the curves of loss and validation AUC, both of the model in training.
+
+        What is published differs from it: blended with the backbone, and with a head fitted anew.
+        """
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(7, 4), layout="constrained")
@@ -134,7 +138,7 @@ class RunFolder:
         ):
             points = [event["step"] for event in epochs], [event[name] for event in epochs]
             auc_axis.plot(*points, marker="o", label=f"AUC, {label}")
-        auc_axis.set_ylabel("validation AUC")
+        auc_axis.set_ylabel("validation AUC, before blending and the last head")
         figure.legend(loc="outside upper center", ncols=4, fontsize="small")
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=120)

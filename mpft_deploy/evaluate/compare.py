@@ -59,9 +59,8 @@ def compare(
     for protocol in protocols:
         rows_a, rows_b = _paired(a.rows(protocol, keep_a), b.rows(protocol, keep_b), names)
         calibrations = a.header.calibration, b.header.calibration
-        sets = sorted(set(rows_a.sets.tolist()))
-        for name in sets:
-            chosen = rows_a.sets == name
+        sets = rows_a.by_set(a.header.reals)
+        for name, chosen in sets:
             pair = rows_a.where(chosen), rows_b.where(chosen)
             out.append(_pair(protocol, name, *pair, *calibrations))
         if len(sets) > 1:

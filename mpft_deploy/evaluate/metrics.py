@@ -21,6 +21,7 @@ METRICS = {
     "real_accuracy": "accuracy on real",
     "generated_accuracy": "accuracy on generated",
     "balanced_accuracy": "balanced accuracy",
+    "accuracy_half": "accuracy at 0.5",
     "auc": "AUC",
     "ap": "AP",
     "eer": "EER",
@@ -34,7 +35,9 @@ METRICS = {
 """Name → what it is called. Real accuracy needs real images, generated accuracy generated ones,
 coverage and accuracy where decided either, all others both.
 
-`ece`: expected calibration error over BINS bins of equal width, each class weighing one half.
+`accuracy_half`: share of all images, whatever their class, on the right side of a probability of
+one half, which is what papers report. `ece`: expected calibration error over BINS bins of equal
+width, each class weighing one half.
 `coverage`: share of a class outside the unsure band, `decided_accuracy`: the share of those on the
 right side of the threshold, each as the mean over the classes.
 """
@@ -91,6 +94,8 @@ def _measure(real: F64, generated: F64, chances: F64, calibration: Calibration) 
         called = chances >= calibration.threshold
         real_accuracy = share_real @ ~called
         generated_accuracy = share_generated @ called
+        half = chances >= 0.5
+        accuracy_half = (real @ ~half + generated @ half) / (count_real + count_generated)[:, 0]
         auc = (share_generated * (below_real - share_real / 2)).sum(1)
 
         hits = count_generated - (below_generated - share_generated) * count_generated
@@ -118,6 +123,7 @@ def _measure(real: F64, generated: F64, chances: F64, calibration: Calibration) 
         real_accuracy,
         generated_accuracy,
         (real_accuracy + generated_accuracy) / 2,
+        accuracy_half + 0 * auc,
         auc,
         ap,
         eer,

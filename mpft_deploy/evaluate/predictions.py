@@ -19,14 +19,16 @@ import pyarrow.parquet as pq
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import display, write_atomic
 from mpft_deploy.spec import Calibration, KeepRule, Record
+from mpft_deploy.views import ViewPolicy
 
-VERSION = 1
+VERSION = 2
 HEADER = b"mpft.evaluation"
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     [
         ("sha256", pa.string()),
+        ("pixels", pa.string()),
         ("path", pa.string()),
         ("label", pa.int8()),
         ("set", _NAME),
@@ -37,7 +39,8 @@ SCHEMA = pa.schema(
         ("probability", pa.float64()),
     ]
 )
-"""Columns: `sha256` of the image file, `path` relative to its source, `label` 1 for generated."""
+"""Columns: `sha256` of the image file, `pixels` that of what it decodes to, `path` relative to its
+source, `label` 1 for generated."""
 
 
 class Unreadable(Record, frozen=True):
@@ -55,6 +58,10 @@ class Header(Record, frozen=True):
         calibration: what the probabilities follow from; it belongs to the rule `calibrated_keep`.
         keeps, protocols: in the order of tables.
         images: how many were given, unreadable ones included.
+        views: how views were cut; a logit is the mean over them.
+        benchmark: the one that the images are laid out as, "" if none; see `layouts`.
+        reals: set without real images → the set whose real ones it is held against.
+        contradicting: images whose very pixels are in both classes, and which are not scored.
         key: another one for another model, images or protocols.
     """
 
@@ -67,6 +74,10 @@ class Header(Record, frozen=True):
     images: int
     key: str
     unreadable: tuple[Unreadable, ...] = ()
+    views: ViewPolicy = "centre"
+    benchmark: str = ""
+    reals: dict[str, str] = msgspec.field(default_factory=dict)
+    contradicting: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,18 @@ class Rows:
     def where(self, chosen: npt.NDArray[Any]) -> Rows:
         """Some of the rows, by a mask or indices."""
         return Rows(**{name: value[chosen] for name, value in vars(self).items()})
+
+    def by_set(self, reals: Mapping[str, str]) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+        """Each set by name with the mask of its images, and of the real ones it borrows.
+
+        Args:
+            reals: set → the set whose real images it is held against, and which has no others.
+        """
+        out = []
+        for name in sorted(set(self.sets.tolist()) - set(reals.values())):
+            borrowed = (self.sets == reals.get(name, "")) & (self.labels == 0)
+            out.append((name, (self.sets == name) | borrowed))
+        return out
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from mpft_deploy.errors import UsageError
 from mpft_deploy.images import U8
-from mpft_deploy.views import views
+from mpft_deploy.views import ViewPolicy, views
 
 Change = Callable[[U8, np.random.Generator], U8]
 """u8 [H, W, 3] → u8 [H', W', 3]; chance comes from the generator alone."""
@@ -97,17 +97,20 @@ def protocol_names(*, robustness: bool) -> list[str]:
     return [*BASIC, *(ROBUSTNESS if robustness else ())]
 
 
-def protocol_views(frame: U8, size: int, names: Iterable[str], digest: str) -> U8:
-    """Centre views of a frame under each protocol.
+def protocol_views(
+    frame: U8, size: int, names: Iterable[str], digest: str, policy: ViewPolicy = "centre"
+) -> list[U8]:
+    """Views of a frame under each protocol.
 
     Args:
         frame: u8 [H, W, 3].
         size: side of the views.
         names: protocols.
         digest: SHA-256 of the image file; decides whatever is drawn by chance.
+        policy: how views are cut.
 
     Returns:
-        u8 [P, size, size, 3].
+        For each protocol u8 [V, size, size, 3].
     """
     aligned: U8 | None = None
     out = []
@@ -124,5 +127,5 @@ def protocol_views(frame: U8, size: int, names: Iterable[str], digest: str) -> U
                 )
             seed = [int(digest[:16], 16), *name.encode()]
             changed = ROBUSTNESS[name](changed, np.random.default_rng(seed))
-        out.append(views(changed, size)[0])
-    return np.stack(out)
+        out.append(views(changed, size, policy))
+    return out

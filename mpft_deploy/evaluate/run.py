@@ -7,18 +7,19 @@ the parts that it wrote and makes the others; the file is the same as if it had 
 from __future__ import annotations
 
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from mpft_deploy.ahead import ahead
 from mpft_deploy.cores import available_cores
-from mpft_deploy.dataset import Sample, find_samples
+from mpft_deploy.dataset import Sample, find_samples, pixel_digest
 from mpft_deploy.errors import GateError, InputError, UsageError
 from mpft_deploy.evaluate.models import Model
 from mpft_deploy.evaluate.predictions import (
@@ -33,8 +34,11 @@ from mpft_deploy.evaluate.predictions import (
     write_predictions,
 )
 from mpft_deploy.evaluate.protocols import protocol_views
+from mpft_deploy.evaluate.scores import mean_over_views
 from mpft_deploy.files import canonical_json, display, explain_full_disk, sha256
 from mpft_deploy.images import U8, decode_image
+from mpft_deploy.layouts import benchmark_of, paired_reals
+from mpft_deploy.views import ViewPolicy
 
 PREDICTIONS, PARTS = "predictions.parquet", "parts"
 
@@ -42,10 +46,7 @@ PART = 128
 """Images in a part: what an interruption may cost."""
 
 BATCH = 16
-"""Images that the model is given at a time, under all protocols."""
-
-T = TypeVar("T")
-R = TypeVar("R")
+"""Views that the model is given at a time, or more, under all protocols."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,18 @@ class Entry:
 
 
 def find_entries(
-    sources: Sequence[Path], *, split: str | None = None, limit: int | None = None
+    sources: Sequence[Path],
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    plain_is_real: bool = False,
 ) -> list[Entry]:
     """The images of some folders and manifests, each once, in a fixed order.
 
     Args:
         split: leave out images that are stated to be of another split.
         limit: at most this many of each set and class, drawn by a hash of their names.
+        plain_is_real: a folder without any class folder holds real images.
 
     Raises:
         InputError: as `find_samples`.
@@ -71,7 +77,7 @@ def find_entries(
     found: dict[Path, Entry] = {}
     for source in sources:
         base = source.parent if source.suffix.lower() == ".csv" else source
-        for sample in find_samples([source], split):
+        for sample in find_samples([source], split, plain_is_real=plain_is_real):
             try:
                 name = sample.path.relative_to(base)
             except ValueError:  # a manifest may name files anywhere
@@ -95,13 +101,17 @@ def evaluate(
     protocols: Sequence[str],
     out: Path,
     *,
+    views: ViewPolicy = "centre",
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda done: None,
     workers: int = 0,
 ) -> Predictions:
     """Predict all images and write `predictions.parquet` in `out`, or go on with that.
 
+    Images whose very pixels are in both classes are left out: one of the labels is wrong.
+
     Args:
+        views: how views are cut; the logit of an image is the mean over them.
         overwrite: drop what `out` holds of another run.
         progress: told after each part how many images are done.
         workers: decoding threads; 0 takes as many as there are cores.
@@ -109,8 +119,9 @@ def evaluate(
     Raises:
         UsageError: `out` holds predictions of other inputs.
         GateError: the model gave a logit that is no finite number.
-        InputError: no image could be decoded.
+        InputError: no image could be decoded, or all are in both classes.
     """
+    folders = {(one.sample.set, one.sample.folder, one.sample.label) for one in entries}
     header = Header(
         version=VERSION,
         model=model.name,
@@ -119,7 +130,10 @@ def evaluate(
         keeps=list(model.keeps),
         protocols=list(protocols),
         images=len(entries),
-        key=run_key(model, entries, protocols),
+        key=run_key(model, entries, protocols, views),
+        views=views,
+        benchmark=benchmark_of(folders),
+        reals=paired_reals(folders),
     )
     target, parts = out / PREDICTIONS, out / PARTS
     if overwrite:
@@ -143,14 +157,29 @@ def evaluate(
             f"none of the {len(entries)} images can be decoded; the first: "
             f"{unreadable[0].path}: {unreadable[0].reason}"
         )
-    whole = msgspec.structs.replace(header, unreadable=unreadable)
-    write_predictions(target, whole, [part.table for part in read])
+    table, contradicting = without_contradictions(pa.concat_tables(part.table for part in read))
+    if not table.num_rows:
+        raise InputError("every image is in both classes: the labels cannot be right")
+    whole = msgspec.structs.replace(header, unreadable=unreadable, contradicting=contradicting)
+    write_predictions(target, whole, [table])
     shutil.rmtree(parts)
     # Read back, so that a first run and a later one draw from the very same values.
     return read_predictions(target)
 
 
-def run_key(model: Model, entries: Sequence[Entry], protocols: Sequence[str]) -> str:
+def without_contradictions(table: pa.Table) -> tuple[pa.Table, tuple[str, ...]]:
+    """The rows of images whose pixels have one label, and the paths of the others."""
+    labels: dict[str, set[int]] = {}
+    for pixels, label in zip(table["pixels"].to_pylist(), table["label"].to_pylist(), strict=True):
+        labels.setdefault(pixels, set()).add(label)
+    good = pa.array(len(labels[pixels]) == 1 for pixels in table["pixels"].to_pylist())
+    bad = table.filter(pc.invert(good))["path"].to_pylist() if len(table) else []
+    return table.filter(good), tuple(dict.fromkeys(bad))
+
+
+def run_key(
+    model: Model, entries: Sequence[Entry], protocols: Sequence[str], views: ViewPolicy
+) -> str:
     """SHA-256 over all that the predictions depend on; files by name, size and time of change."""
     images = []
     for entry in entries:
@@ -167,23 +196,11 @@ def run_key(model: Model, entries: Sequence[Entry], protocols: Sequence[str]) ->
                 "model": [model.name, model.identity],
                 "keeps": list(model.keeps),
                 "protocols": list(protocols),
+                "views": views,
                 "images": images,
             }
         )
     )
-
-
-def ahead(
-    work: Callable[[T], R], items: Iterable[T], pool: ThreadPoolExecutor, depth: int
-) -> Iterator[R]:
-    """Results in order, at most `depth` of them computed before they are asked for."""
-    waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) > depth:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _part(
@@ -215,19 +232,21 @@ def _predict(
     columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
     unreadable: list[Unreadable] = []
 
-    def load(entry: Entry) -> tuple[str, U8] | str:
-        """Digest and views [P, S, S, 3] of an image, or why it cannot be decoded."""
+    def load(entry: Entry) -> tuple[str, str, list[U8]] | str:
+        """Digests of file and pixels, and views of an image by protocol, or why there are none."""
         try:
             frame = decode_image(entry.sample.path)
             digest = sha256(entry.sample.path.read_bytes())
         except InputError as error:
             return str(error).removeprefix(display(entry.sample.path)).lstrip(": ")
-        return digest, protocol_views(frame, size, header.protocols, digest)
+        cut = protocol_views(frame, size, header.protocols, digest, header.views)
+        return digest, pixel_digest(frame), cut
 
-    def flush(batch: list[tuple[Entry, str, U8]]) -> None:
+    def flush(batch: list[tuple[Entry, str, str, list[U8]]]) -> None:
         if not batch:
             return
-        logits = model.logits(np.concatenate([crops for _, _, crops in batch]))
+        cut = [crops for *_, by_protocol in batch for crops in by_protocol]
+        logits = mean_over_views(model.logits(np.concatenate(cut)), [len(crops) for crops in cut])
         if not np.isfinite(logits).all():
             raise GateError(
                 f"{model.name} gave a logit that is no finite number, so nothing it says can be "
@@ -235,12 +254,13 @@ def _predict(
             )
         cube = logits.reshape(len(header.keeps), len(batch), len(header.protocols))
         chances = probabilities(header.calibration, cube)
-        for image, (entry, digest, _) in enumerate(batch):
+        for image, (entry, digest, pixels, _) in enumerate(batch):
             sample = entry.sample
             for place, protocol in enumerate(header.protocols):
                 for rule, keep in enumerate(header.keeps):
                     values = (
                         digest,
+                        pixels,
                         entry.name,
                         sample.label,
                         sample.set,
@@ -253,7 +273,8 @@ def _predict(
                     for column, value in zip(columns.values(), values, strict=True):
                         column.append(value)
 
-    batch: list[tuple[Entry, str, U8]] = []
+    batch: list[tuple[Entry, str, str, list[U8]]] = []
+    waiting = 0
     with ThreadPoolExecutor(workers) as pool:
         loaded = ahead(load, entries, pool, depth=2 * workers)
         for entry, outcome in zip(entries, loaded, strict=True):
@@ -261,9 +282,10 @@ def _predict(
                 unreadable.append(Unreadable(path=entry.name, reason=outcome))
                 continue
             batch.append((entry, *outcome))
-            if len(batch) == BATCH:
+            waiting += sum(map(len, outcome[2]))
+            if waiting >= BATCH * len(header.protocols):
                 flush(batch)
-                batch = []
+                batch, waiting = [], 0
         flush(batch)
     part = msgspec.structs.replace(header, unreadable=tuple(unreadable))
     write_predictions(path, part, [make_table(columns)])

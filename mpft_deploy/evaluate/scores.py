@@ -10,6 +10,7 @@ import numpy.typing as npt
 from mpft_deploy.dataset import Sample
 from mpft_deploy.spec import Record
 from mpft_deploy.statistics import auc, balanced_accuracy
+from mpft_deploy.weights import F32
 
 
 class Score(Record, frozen=True):
@@ -26,6 +27,20 @@ class Score(Record, frozen=True):
     balanced_accuracy: float | None
     real_accuracy: float | None
     generated_accuracy: float | None
+
+
+def mean_over_views(logits: F32, counts: Sequence[int]) -> F32:
+    """The logit of each image: the mean over its views, as screening takes it.
+
+    Args:
+        logits: f32 [views] or [rules, views], the views of the first image first.
+        counts: views of each image.
+    """
+    if set(counts) == {1}:
+        return logits
+    starts = np.cumsum([0, *counts[:-1]])
+    sums = np.add.reduceat(logits.astype(np.float64), starts, axis=-1)
+    return (sums / counts).astype(np.float32)
 
 
 def score(labels: npt.ArrayLike, logits: npt.ArrayLike, threshold: float = 0.0) -> Score:

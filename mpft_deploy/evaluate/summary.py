@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 
 from mpft_deploy.evaluate.metrics import F64, METRICS, bootstrap, interval
-from mpft_deploy.evaluate.predictions import Predictions, Rows
-from mpft_deploy.spec import Calibration, Record
+from mpft_deploy.evaluate.predictions import Header, Predictions, Rows
+from mpft_deploy.spec import Record
 
 Kind = Literal["set", "generator", "mean", "pooled"]
 
@@ -49,13 +49,15 @@ def summarise(predictions: Predictions) -> list[Group]:
         group
         for keep in header.keeps
         for protocol in header.protocols
-        for group in _groups(predictions.rows(protocol, keep), header.calibration, protocol, keep)
+        for group in _groups(predictions.rows(protocol, keep), header, protocol, keep)
     ]
 
 
-def _groups(rows: Rows, calibration: Calibration, protocol: str, keep: str) -> list[Group]:
+def _groups(rows: Rows, header: Header, protocol: str, keep: str) -> list[Group]:
     def measured(chosen: Rows, name: str) -> tuple[F64, F64]:
-        return bootstrap(chosen.labels, chosen.logits, chosen.probabilities, calibration, name=name)
+        return bootstrap(
+            chosen.labels, chosen.logits, chosen.probabilities, header.calibration, name=name
+        )
 
     def group(kind: Kind, name: str, of: Rows, point: F64, samples: F64) -> Group:
         generated = int(of.labels.sum())
@@ -73,8 +75,8 @@ def _groups(rows: Rows, calibration: Calibration, protocol: str, keep: str) -> l
         )
 
     out, points, resamples = [], [], []
-    for name in sorted(set(rows.sets.tolist())):
-        of = rows.where(rows.sets == name)
+    for name, mask in rows.by_set(header.reals):
+        of = rows.where(mask)
         point, samples = measured(of, name)
         points.append(point)
         resamples.append(samples)

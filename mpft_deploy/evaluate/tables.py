@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +16,7 @@ from mpft_deploy.evaluate.predictions import Header
 from mpft_deploy.evaluate.protocols import ALIGNED, BASIC
 from mpft_deploy.evaluate.summary import MEAN, Group
 from mpft_deploy.files import canonical_json, printable
+from mpft_deploy.layouts import BENCHMARKS, plain
 
 NONE = "–"
 
@@ -36,12 +36,11 @@ class Published(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         source: where they come from.
-        columns: title → the names, in lower-case letters and digits, that a set of it may have.
-        rows: method → one figure a column, then the mean; or the mean alone.
+        rows: method → one figure for each set in the order of `layouts.BENCHMARKS`, then the mean;
+            or the mean alone.
     """
 
     source: str
-    columns: dict[str, list[str]]
     rows: dict[str, list[float | None]]
 
 
@@ -57,6 +56,7 @@ def tables(header: Header, groups: Sequence[Group]) -> list[Table]:
     out = [
         _by_set(header, groups, "balanced_accuracy", "Balanced accuracy, %"),
         _by_set(header, groups, "auc", "AUC, %"),
+        *_beside_published(header, groups),
     ]
     out += [
         _full(header, [g for g in groups if g.keep == keep and g.protocol in BASIC], keep)
@@ -67,53 +67,77 @@ def tables(header: Header, groups: Sequence[Group]) -> list[Table]:
     return out
 
 
-def _benchmark(names: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """The benchmark that most of the sets belong to, and set → its column; "" if none does."""
-    best: tuple[str, dict[str, str]] = ("", {})
-    for name, benchmark in published().items():
-        known = {alias: title for title, all_ in benchmark.columns.items() for alias in all_}
-        found = {
-            one: known[plain]
-            for one in names
-            if (plain := re.sub(r"[^a-z0-9]", "", one.lower())) in known
-        }
-        if len(found) > len(best[1]) and len(set(found.values())) == len(found):
-            best = name, found
-    return best
+def _sets(groups: Sequence[Group]) -> list[str]:
+    return list(dict.fromkeys(g.name for g in groups if g.kind == "set"))
 
 
 def _by_set(header: Header, groups: Sequence[Group], metric: str, title: str) -> Table:
-    """One row a keep rule and protocol, sets as columns; beside it what others published."""
-    sets = list(dict.fromkeys(g.name for g in groups if g.kind == "set"))
-    benchmark, columns = _benchmark(sets)
-    order = list(published()[benchmark].columns) if benchmark else []
-    ours = sorted(sets, key=lambda s: (order.index(columns[s]) if s in columns else len(order), s))
-    rows = []
-    note = ""
-    if benchmark and metric == "balanced_accuracy":
-        note = f"{benchmark}: {published()[benchmark].source}"
-        for method, figures in published()[benchmark].rows.items():
-            by_title = dict(zip(order, figures[:-1], strict=False))
-            cells = [by_title.get(columns.get(one, "")) for one in ours]
-            rows.append([method, *(_plain(cell) for cell in cells), _plain(figures[-1])])
-        aligned = published().get(f"{benchmark}, aligned")
-        if aligned:
-            note += f" {aligned.source}"
-            rows += [
-                [f"{method}, aligned", *[NONE] * len(ours), _plain(figures[-1])]
-                for method, figures in aligned.rows.items()
-            ]
-    found = {(g.keep, g.protocol, g.name): g for g in groups}
-    for keep in header.keeps:
-        for protocol in BASIC:
-            names = [*ours, MEAN if len(sets) > 1 else sets[0]]
-            rows.append(
-                [
-                    f"**{keep}, {protocol}**",
-                    *(_percent(found[keep, protocol, name], metric) for name in names),
-                ]
-            )
-    return Table(title, ["", *(columns.get(one, one) for one in ours), "mean"], rows, note)
+    """One row a keep rule and protocol, sets as columns."""
+    sets = sorted(_sets(groups))
+    return Table(title, ["", *sets, "mean"], _ours(header, groups, sets, metric), _lacking(groups))
+
+
+def _ours(
+    header: Header, groups: Sequence[Group], sets: Sequence[str], metric: str
+) -> list[list[str]]:
+    """The rows of the detector that was evaluated: a figure for each set, then the mean."""
+    found = {(g.keep, g.protocol, g.name): g for g in groups if g.kind in ("set", "mean")}
+    names = [*sets, MEAN if len(sets) > 1 else sets[0]]
+    return [
+        [
+            f"**{keep}, {protocol}**",
+            *(_percent(found[keep, protocol, name], metric) for name in names),
+        ]
+        for keep in header.keeps
+        for protocol in BASIC
+    ]
+
+
+def _lacking(groups: Sequence[Group]) -> str:
+    """Why sets have no figure that needs both classes."""
+    out = []
+    for name in _sets(groups):
+        one = next(g for g in groups if g.kind == "set" and g.name == name)
+        if not (one.real and one.generated):
+            missing = "real" if one.generated else "generated"
+            out.append(f"{name} has no {missing} images")
+    return f"{NONE}: {'; '.join(out)}." if out else ""
+
+
+def _beside_published(header: Header, groups: Sequence[Group]) -> list[Table]:
+    """What others published, where the images are laid out as that benchmark, by their metric."""
+    if header.benchmark not in published():
+        return []
+    known = BENCHMARKS[header.benchmark].sets
+    titles = {alias: title for title, names in known.items() for alias in names}
+    ours = {titles[plain(name)]: name for name in _sets(groups) if plain(name) in titles}
+    there = [title for title in known if title in ours]
+    whole = len(there) == len(known)
+    rows, sources = [], []
+    for name, mark in ((header.benchmark, ""), (f"{header.benchmark}, aligned", ", aligned")):
+        if name not in published():
+            continue
+        sources.append(published()[name].source)
+        for method, figures in published()[name].rows.items():
+            by_title = dict(zip(known, figures[:-1], strict=False))
+            cells = [*(by_title.get(title) for title in there), figures[-1] if whole else None]
+            if any(cell is not None for cell in cells):
+                rows.append([f"{method}{mark}", *map(_plain, cells)])
+    if not rows or len(ours) != len(_sets(groups)):
+        return []
+    rows += _ours(header, groups, [ours[title] for title in there], "accuracy_half")
+    counts = [g for g in groups if g.kind == "set" and g.protocol == BASIC[0]]
+    fewest = min(g.real + g.generated for g in counts)
+    note = (
+        f"{' '.join(sources)} The last rows are of the detector evaluated here, by the same "
+        "metric, accuracy at a probability of one half. What differs: what each was trained on, "
+        f"how many images there are (here {fewest} or more of each set), and what is seen of them "
+        f"(here views `{header.views}`, never resized)."
+    )
+    if not whole:
+        note += f" Means stand only beside all {len(known)} sets."
+        rows = [row if not row[0].startswith("**") else [*row[:-1], NONE] for row in rows]
+    return [Table(f"{header.benchmark}: accuracy at 0.5, %", ["", *there, "mean"], rows, note)]
 
 
 def _full(header: Header, groups: Sequence[Group], keep: str) -> Table:
@@ -178,7 +202,8 @@ def _with_interval(group: Group, metric: str) -> str:
 def subject(header: Header) -> str:
     """One line on what was evaluated."""
     lost = f", {len(header.unreadable)} of them could not be decoded" if header.unreadable else ""
-    return f"{header.model}: {header.images} images{lost}"
+    both = f", {len(header.contradicting)} are in both classes" if header.contradicting else ""
+    return f"{header.model}: {header.images} images{lost}{both}"
 
 
 def markdown(header: Header, all_tables: Sequence[Table]) -> str:
@@ -188,7 +213,9 @@ def markdown(header: Header, all_tables: Sequence[Table]) -> str:
     lines += [
         f"Threshold {calibration.threshold:.4g}, unsure between {calibration.unsure[0]:.4g} and "
         f"{calibration.unsure[1]:.4g}, calibrated for keep {header.calibrated_keep}. `raw`: images "
-        f"as they are; `{ALIGNED}`: both classes re-saved at JPEG 96, 4:2:0.",
+        f"as they are; `{ALIGNED}`: both classes re-saved at JPEG 96, 4:2:0. Neither undoes a "
+        "difference in size, scale or content between the classes: where there is one, the figures "
+        "may be of that.",
         "",
     ]
     for table in all_tables:
@@ -199,6 +226,9 @@ def markdown(header: Header, all_tables: Sequence[Table]) -> str:
         lines.append("")
         if table.note:
             lines += [table.note, ""]
+    if header.contradicting:
+        lines += ["## In both classes, not scored", ""]
+        lines += [f"- {_cell(path)}" for path in header.contradicting] + [""]
     if header.unreadable:
         lines += ["## Not decoded, not scored", ""]
         lines += [f"- {_cell(bad.path)}: {_cell(bad.reason)}" for bad in header.unreadable]

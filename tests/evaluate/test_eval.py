@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import trees
 from command import MPFT
+from PIL import Image
 
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.cli.main import cli, run
@@ -71,10 +72,111 @@ def test_damaged_files_are_named_and_never_scored(evaluated: Path) -> None:
 
 def test_tables_stand_beside_what_was_published(evaluated: Path) -> None:
     lines = (evaluated / "tables.md").read_text().splitlines()
-    assert "|  | Midjourney | SD1.4 | mean |" in lines
-    assert "| SSP | 83.1 | 99.4 | 93.5 |" in lines
-    assert "| MPFT (claimed) | – | – | 98.2 |" in lines
-    assert any(line.startswith("| **textured:6, aligned** |") for line in lines)
+    place = lines.index("## GenImage: accuracy at 0.5, %")
+    assert lines[place + 2] == "|  | Midjourney | SD1.4 | mean |"
+    # The means of all eight sets say nothing beside two.
+    assert "| SSP | 83.1 | 99.4 | – |" in lines
+    assert not any("MPFT (claimed)" in line for line in lines)
+    [ours] = [line for line in lines[place:] if line.startswith("| **textured:6, raw**")]
+    predictions = read_predictions(evaluated / "predictions.parquet")
+    rows = predictions.rows("raw", "textured:6")
+    right = ((rows.probabilities >= 0.5) == (rows.labels == 1))[rows.sets == "Midjourney"]
+    assert ours.split(" | ")[1] == f"{100 * right.mean():.1f}"
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "shown"),
+    [
+        (("Midjourney", "some-model"), ("real", "fake"), False),  # Community Forensics
+        (("Midjourney",), ("real", "fake"), False),
+        (("Midjourney", "of_my_own"), ("nature", "ai"), False),
+        (("Midjourney", "BigGAN"), ("nature", "ai"), True),
+        (("progan", "cyclegan"), ("0_real", "1_fake"), False),  # published is the mean of 19 alone
+    ],
+)
+def test_published_figures_stand_beside_their_own_layout_alone(
+    names: tuple[str, ...], classes: tuple[str, str], shown: bool, bundle: Path, tmp_path: Path
+) -> None:
+    for seed, name in enumerate(names):
+        trees.write_classes(tmp_path / "data" / name, classes, 2, 100 * seed)
+    assert mpft_eval(bundle, tmp_path / "data", "--out", tmp_path / "out") == 0
+    assert ("ResNet-50" in (tmp_path / "out" / "tables.md").read_text()) == shown
+
+
+def test_universal_fake_detect_is_read_by_its_own_rule(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    trees.write_classes(root / "CNN" / "test" / "progan" / "cat", ("0_real", "1_fake"), 2)
+    seed = 1000
+    for name, count in (("imagenet", 3), ("laion", 4)):
+        for index in range(count):
+            folder = root / "diffusion_datasets" / name / "0_real"
+            trees.write_image(folder / f"{index}.jpg", seed := seed + 1, 0)
+    for name in ("guided", "ldm_200", "dalle"):
+        for index in range(2):
+            folder = root / "diffusion_datasets" / name / "1_fake"
+            trees.write_image(folder / f"{index}.png", seed := seed + 1, 1)
+    assert mpft_eval(bundle, root, "--out", tmp_path / "out") == 0
+    groups = json.loads((tmp_path / "out" / "metrics.json").read_text())["groups"]
+    assert {
+        group["name"]: (group["real"], group["generated"], group["figures"]["auc"] is not None)
+        for group in groups
+        if group["kind"] == "set" and group["protocol"] == "raw"
+    } == {
+        "progan": (2, 2, True),
+        "guided": (3, 2, True),
+        "ldm_200": (4, 2, True),
+        "dalle": (4, 2, True),
+    }
+    assert "progan (2 real, 2 generated)" in capsys.readouterr().err
+
+
+def test_a_set_of_one_class_says_so(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trees.write_classes(tmp_path / "data" / "both", ("real", "fake"), 2)
+    trees.write_image(tmp_path / "data" / "sdxl" / "fake" / "a.png", 77, 1)
+    assert mpft_eval(bundle, tmp_path / "data", "--out", tmp_path / "out") == 0
+    assert "–: sdxl has no real images." in capsys.readouterr().out
+    assert "–: sdxl has no real images." in (tmp_path / "out" / "tables.md").read_text()
+
+
+def test_images_of_both_classes_are_told_and_not_scored(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    trees.write_classes(data, ("real", "fake"), 3)
+    with Image.open(data / "real" / "00.jpg") as image:
+        image.save(data / "fake" / "again.bmp")
+    assert mpft_eval(bundle, data, "--out", tmp_path / "out") == 0
+    predictions = read_predictions(tmp_path / "out" / "predictions.parquet")
+    assert sorted(predictions.header.contradicting) == ["fake/again.bmp", "real/00.jpg"]
+    rows = predictions.rows("raw", predictions.header.keeps[0])
+    assert len(rows) == 5
+    assert not set(rows.paths) & set(predictions.header.contradicting)
+    assert "in both classes, not scored: fake/again.bmp" in capsys.readouterr().err
+    assert "again.bmp" in (tmp_path / "out" / "tables.md").read_text()
+
+
+@pytest.mark.parametrize("policy", ["five", "grid"])
+def test_views_are_judged_as_screening_judges_them(
+    policy: str, bundle: Path, tmp_path: Path
+) -> None:
+    trees.write_classes(tmp_path / "data", ("real", "fake"), 2)
+    big = np.random.default_rng(5).integers(0, 256, (150, 200, 3), np.uint8)
+    Image.fromarray(big).save(tmp_path / "data" / "real" / "big.png")
+    out = tmp_path / "out"
+    assert mpft_eval(bundle, tmp_path / "data", "--out", out, "--views", policy) == 0
+    predictions = read_predictions(out / "predictions.parquet")
+    assert predictions.header.views == policy
+    rows = predictions.rows("raw", predictions.header.keeps[0])
+    screener = Screener.open(bundle, views=policy)
+    assert len(rows) == 5
+    for name, logit in zip(rows.paths, rows.logits, strict=True):
+        judged = screener(decode_image(tmp_path / "data" / name))
+        assert logit == np.float32(judged.logit)
+    assert mpft_eval(bundle, tmp_path / "data", "--out", out) == UsageError.exit_code
 
 
 def test_the_report_asks_nothing_of_any_network(evaluated: Path) -> None:

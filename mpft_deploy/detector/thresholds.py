@@ -1,0 +1,111 @@
+"""Thresholds that keep a share of mistakes on images to come, and what may be promised of them.
+
+The share that was seen on some images says little of the next ones: of a threshold that 5 % of 100
+images pass, more than 5 % of the images to come pass in six cases of ten. So the edge is put where
+the exact upper bound of the share (Clopper and Pearson 1934) is what was asked for. The edge is one
+of the images, and the share beyond the k-th of n has a beta distribution whatever the logits' own,
+so that holds although the edge is chosen on the very images (Wilks 1941).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import beta, binom
+
+from mpft_deploy.errors import InputError
+from mpft_deploy.spec import Record
+
+CONFIDENCE = 0.95
+"""Of the bounds, one-sided."""
+
+F64 = npt.NDArray[np.float64]
+
+
+class FalseAlarms(Record, frozen=True):
+    """Real images that a threshold calls generated, and how many more there may be.
+
+    Attributes:
+        bound: upper bound of the share, for images that are as independent as those that were
+            given were of each other.
+        sources: how many sources these come from, images of one being alike.
+        source_bound: upper bound of the mean share over sources; None where they are not known.
+    """
+
+    images: int
+    called_generated: int
+    bound: float
+    sources: int
+    source_bound: float | None
+
+
+def false_alarms(chances: F64, threshold: float, sources: Sequence[str]) -> FalseAlarms:
+    """What a threshold means for some real images.
+
+    Args:
+        chances: [n], probabilities of real images.
+        sources: [n], where each comes from; or none, if that is not known.
+    """
+    called = np.asarray(chances) >= threshold
+    shares = [called[np.asarray(sources) == one].mean() for one in sorted(set(sources))]
+    return FalseAlarms(
+        images=len(called),
+        called_generated=int(called.sum()),
+        bound=upper_bound(int(called.sum()), len(called)),
+        sources=len(shares),
+        # A source is one draw, whatever its share: by the bound of as many that are all or nothing.
+        source_bound=upper_bound(math.ceil(sum(shares) - 1e-9), len(shares)) if shares else None,
+    )
+
+
+def upper_bound(hits: int, total: int) -> float:
+    """Exact upper bound of a share at CONFIDENCE."""
+    return 1.0 if hits >= total else float(beta.ppf(CONFIDENCE, hits + 1, total - hits))
+
+
+def images_needed(share: float) -> int:
+    """The fewest images by which a share can be bounded, if none of them is past the edge."""
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-share)) if share < 1 else 1
+
+
+def false_alarm_threshold(real: F64, share: float) -> float:
+    """The probability from which at most `share` of the real images to come lie, at CONFIDENCE.
+
+    Raises:
+        InputError: too few images for that share.
+    """
+    falling = np.sort(real)[::-1]
+    first_right = falling[_allowed(len(real), share, "real")]
+    above = falling[falling > first_right]
+    # Half way to the next image; ties at the edge all stay real.
+    middle = (first_right + above[-1]) / 2 if len(above) else first_right
+    return float(max(middle, np.nextafter(first_right, 2)))
+
+
+def unsure_edges(real: F64, generated: F64, share: float) -> tuple[float, float]:
+    """The unsure band outside which at most `share` of each class to come is decided wrongly.
+
+    Raises:
+        InputError: too few images of a class for that share.
+    """
+    low = np.sort(generated)[_allowed(len(generated), share, "generated")]
+    high = np.sort(real)[::-1][_allowed(len(real), share, "real")]
+    edges = np.clip([np.nextafter(low, -1), np.nextafter(high, 2)], 0, 1)
+    return float(edges[0]), float(edges[1])
+
+
+def _allowed(total: int, share: float, what: str) -> int:
+    """How many of `total` images may be past an edge that bounds the share of those to come."""
+    tail = 1 - CONFIDENCE
+    most = int(binom.ppf(tail, total, share))
+    most -= bool(binom.cdf(most, total, share) > tail)
+    if most < 0:
+        raise InputError(
+            f"{total} {what} images are too few for {share:.2%}: to bound that share at "
+            f"{CONFIDENCE:.0%} confidence takes {images_needed(share)}, of sources as different as "
+            "those to come"
+        )
+    return most
