@@ -6,8 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mpft_deploy.kernels import texture_patchify
-from mpft_deploy.spec import Crop, KeepRule
-from mpft_deploy.views import U8
+from mpft_deploy.spec import Crop, DetectorSpec, KeepRule
+from mpft_deploy.views import U8, ViewPolicy
+from mpft_deploy.views import views as cut_views
+
+I32 = npt.NDArray[np.int32]
 
 MEAN, CELL = 4, 4
 """Pixels that are averaged along each side, and such means along each side of a cell."""
@@ -15,7 +18,11 @@ MEAN, CELL = 4, 4
 TEXTURED = 0.25
 """Part of a view's cells that must have texture."""
 
-FLAT = "too little texture to judge: flat, covered, dark or blank"
+NOISE = 0.3
+"""Of a difference of pixels, what may remain of it between means where there is only noise: 0.25
+of noise that is independent from pixel to pixel."""
+
+FLAT = "too little texture to judge: flat, covered, dark, blank or only noise"
 
 
 LEAST_SIDE = 4 / 7
@@ -39,23 +46,43 @@ def too_small(crop: Crop, height: int, width: int) -> str:
     )
 
 
-def has_texture(crop: Crop, views: U8) -> npt.NDArray[np.bool_]:
+def has_texture(crop: Crop, views: U8, scores: I32, patch: int) -> npt.NDArray[np.bool_]:
     """Which views have enough texture to be judged: bool [V].
 
     A sensor's noise and a codec's are texture to the kernel, as fine as a picture's; means of 4 × 4
     pixels leave a quarter of noise and most of a picture. So the kernel scores these means, in
-    cells of 4 × 4, and a quarter of the cells must reach `crop.least_texture`.
+    cells of 4 × 4, and a quarter of the cells must reach `crop.least_texture`, and more than noise
+    as strong as the view's own texture would leave.
 
     Args:
         views: u8 [V, S, S, 3].
+        scores: i32 [V, N], of the views themselves in cells of `patch` pixels.
     """
-    scores = coarse_scores(views)
-    textured: npt.NDArray[np.bool_] = scores >= crop.least_texture
-    enough: npt.NDArray[np.bool_] = textured.sum(axis=1) >= TEXTURED * scores.shape[1]
+    if not crop.least_texture:
+        return np.ones(len(views), bool)
+    coarse = coarse_scores(views)
+    noise = NOISE * np.quantile(scores, 1 - TEXTURED, axis=1) / _differences(patch)
+    bounds = np.maximum(crop.least_texture, noise * _differences(CELL))
+    textured: npt.NDArray[np.bool_] = coarse >= bounds[:, None]
+    enough: npt.NDArray[np.bool_] = textured.sum(axis=1) >= TEXTURED * coarse.shape[1]
     return enough
 
 
-def coarse_scores(views: U8) -> npt.NDArray[np.int32]:
+def _differences(side: int) -> int:
+    """How many differences the kernel's score of a cell of that side sums up, in one channel."""
+    return 2 * side * (side - 1) + 2 * (side - 1) ** 2
+
+
+def why_unsure(spec: DetectorSpec, frame: U8, policy: ViewPolicy = "centre") -> str:
+    """Why a frame u8 [H, W, 3] has no verdict by its views; "" if it has one."""
+    height, width = frame.shape[:2]
+    view = cut_views(frame, spec.crop.size, policy)
+    scores = texture_patchify(view, spec.patch, KeepRule("all")).scores
+    flat = not has_texture(spec.crop, view, scores, spec.patch).any()
+    return too_small(spec.crop, height, width) or (FLAT if flat else "")
+
+
+def coarse_scores(views: U8) -> I32:
     """The kernel's scores of views u8 [V, S, S, 3] at a quarter of their scale: i32 [V, (S/16)²].
 
     What is beyond the last whole cell is left out; views below a cell have no scores.

@@ -50,6 +50,13 @@ class Unreadable(Record, frozen=True):
     reason: str
 
 
+class Refused(Record, frozen=True):
+    """An image that was scored, and that screening would call unsure whatever its logit."""
+
+    path: str
+    reason: str
+
+
 class Header(Record, frozen=True):
     """What the rows do not say.
 
@@ -78,6 +85,7 @@ class Header(Record, frozen=True):
     benchmark: str = ""
     reals: dict[str, str] = msgspec.field(default_factory=dict)
     contradicting: tuple[str, ...] = ()
+    refused: tuple[Refused, ...] = ()
 
 
 @dataclass(frozen=True)

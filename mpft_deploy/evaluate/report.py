@@ -14,7 +14,15 @@ from mpft_deploy.evaluate.figures import drawings
 from mpft_deploy.evaluate.mistakes import MISTAKES, Mistake, read_mistakes
 from mpft_deploy.evaluate.predictions import Header, Predictions
 from mpft_deploy.evaluate.summary import Group, summarise
-from mpft_deploy.evaluate.tables import Table, as_csv, as_json, markdown, subject, tables
+from mpft_deploy.evaluate.tables import (
+    Table,
+    as_csv,
+    as_json,
+    markdown,
+    subject,
+    tables,
+    told_refused,
+)
 from mpft_deploy.files import explain_full_disk, printable, write_atomic
 
 TABLES, FIGURES_CSV, FIGURES_JSON, REPORT = (
@@ -67,6 +75,7 @@ def render(predictions: Predictions, shown: Sequence[Table], mistakes: Sequence[
         version=__version__,
         header=header,
         subject=subject(header),
+        refused=told_refused(header),
         tables=shown,
         drawings=[
             (keep, [(one, Markup(one.svg)) for one in drawings(predictions, keep)])

@@ -27,6 +27,7 @@ from mpft_deploy.evaluate.predictions import (
     VERSION,
     Header,
     Predictions,
+    Refused,
     Unreadable,
     make_table,
     probabilities,
@@ -36,6 +37,7 @@ from mpft_deploy.evaluate.predictions import (
 from mpft_deploy.evaluate.protocols import protocol_views
 from mpft_deploy.evaluate.scores import mean_over_views
 from mpft_deploy.files import canonical_json, display, explain_full_disk, sha256
+from mpft_deploy.fitness import why_unsure
 from mpft_deploy.images import U8, decode_image
 from mpft_deploy.layouts import benchmark_of, paired_reals
 from mpft_deploy.views import ViewPolicy
@@ -160,7 +162,10 @@ def evaluate(
     table, contradicting = without_contradictions(pa.concat_tables(part.table for part in read))
     if not table.num_rows:
         raise InputError("every image is in both classes: the labels cannot be right")
-    whole = msgspec.structs.replace(header, unreadable=unreadable, contradicting=contradicting)
+    refused = tuple(one for part in read for one in part.header.refused)
+    whole = msgspec.structs.replace(
+        header, unreadable=unreadable, contradicting=contradicting, refused=refused
+    )
     write_predictions(target, whole, [table])
     shutil.rmtree(parts)
     # Read back, so that a first run and a later one draw from the very same values.
@@ -231,16 +236,21 @@ def _predict(
     size = model.spec.crop.size
     columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
     unreadable: list[Unreadable] = []
+    refused: list[Refused] = []
 
-    def load(entry: Entry) -> tuple[str, str, list[U8]] | str:
-        """Digests of file and pixels, and views of an image by protocol, or why there are none."""
+    def load(entry: Entry) -> tuple[str, str, list[U8], str] | str:
+        """Digests of file and pixels, views of an image by protocol and `why_unsure`.
+
+        Or why it cannot be decoded.
+        """
         try:
             frame = decode_image(entry.sample.path)
             digest = sha256(entry.sample.path.read_bytes())
         except InputError as error:
             return str(error).removeprefix(display(entry.sample.path)).lstrip(": ")
         cut = protocol_views(frame, size, header.protocols, digest, header.views)
-        return digest, pixel_digest(frame), cut
+        reason = why_unsure(model.spec, frame, header.views)
+        return digest, pixel_digest(frame), cut, reason
 
     def flush(batch: list[tuple[Entry, str, str, list[U8]]]) -> None:
         if not batch:
@@ -281,13 +291,16 @@ def _predict(
             if isinstance(outcome, str):
                 unreadable.append(Unreadable(path=entry.name, reason=outcome))
                 continue
-            batch.append((entry, *outcome))
-            waiting += sum(map(len, outcome[2]))
+            *of_image, reason = outcome
+            if reason:
+                refused.append(Refused(path=entry.name, reason=reason))
+            batch.append((entry, *of_image))
+            waiting += sum(map(len, of_image[2]))
             if waiting >= BATCH * len(header.protocols):
                 flush(batch)
                 batch, waiting = [], 0
         flush(batch)
-    part = msgspec.structs.replace(header, unreadable=tuple(unreadable))
+    part = msgspec.structs.replace(header, unreadable=tuple(unreadable), refused=tuple(refused))
     write_predictions(path, part, [make_table(columns)])
 
 

@@ -16,6 +16,7 @@ from mpft_deploy.evaluate.predictions import Header
 from mpft_deploy.evaluate.protocols import ALIGNED, BASIC
 from mpft_deploy.evaluate.summary import MEAN, Group
 from mpft_deploy.files import canonical_json, printable
+from mpft_deploy.fitness import FLAT
 from mpft_deploy.layouts import BENCHMARKS, plain
 
 NONE = "–"
@@ -206,9 +207,24 @@ def subject(header: Header) -> str:
     return f"{header.model}: {header.images} images{lost}{both}"
 
 
+def told_refused(header: Header) -> str:
+    """What is said of the images that screening would call unsure for a reason; "" if of none."""
+    if not header.refused:
+        return ""
+    flat = sum(one.reason == FLAT for one in header.refused)
+    kinds = {"too small": len(header.refused) - flat, "without texture": flat}
+    counts = " and ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    return (
+        f"{counts}: screening calls these images unsure whatever their logit; the tables count "
+        "their logits as any other's."
+    )
+
+
 def markdown(header: Header, all_tables: Sequence[Table]) -> str:
     """All tables as one Markdown file."""
     lines = ["# Evaluation", "", _cell(subject(header)), ""]
+    if header.refused:
+        lines += [told_refused(header), ""]
     calibration = header.calibration
     lines += [
         f"Threshold {calibration.threshold:.4g}, unsure between {calibration.unsure[0]:.4g} and "

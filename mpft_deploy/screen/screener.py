@@ -223,7 +223,7 @@ class Screener:
             frame, windows if whole is None else [Window(0, 0, *windows[0][2:])], crop.size
         )
         patches = texture_patchify(cut_views, self.spec.patch, self._keep, self.spec.keep_seed)
-        telling = has_texture(crop, cut_views)
+        telling = has_texture(crop, cut_views, patches.scores, self.spec.patch)
         if not reason and not telling.any():
             reason = FLAT
         if not telling.any():

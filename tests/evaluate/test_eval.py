@@ -17,6 +17,7 @@ from PIL import Image
 
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.cli.main import cli, run
+from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.evaluate import run as evaluation
 from mpft_deploy.evaluate.compare import compare
@@ -25,8 +26,12 @@ from mpft_deploy.evaluate.predictions import read_predictions
 from mpft_deploy.evaluate.protocols import BASIC
 from mpft_deploy.evaluate.run import evaluate, find_entries
 from mpft_deploy.evaluate.summary import summarise
-from mpft_deploy.images import decode_image
+from mpft_deploy.evaluate.tables import markdown, told_refused
+from mpft_deploy.fitness import FLAT
+from mpft_deploy.images import U8, decode_image
 from mpft_deploy.screen import Screener
+
+SHIPPED = Path(__file__).parent.parent.parent / "models" / "mpft-vit-b16"
 
 DRAWN = ("tables.md", "metrics.csv", "metrics.json", "report.html")
 
@@ -68,6 +73,34 @@ def test_damaged_files_are_named_and_never_scored(evaluated: Path) -> None:
         text = (evaluated / name).read_text()
         assert "damaged.png" in text
         assert "1 of them could not be decoded" in text
+
+
+def test_images_without_a_verdict_are_counted(tmp_path: Path) -> None:
+    """By the shipped bounds: a small picture and a flat one of six."""
+
+    class Zero:
+        name, identity, keeps = "zero", "zero", ["all"]
+        spec = read_detector(SHIPPED).spec
+
+        def logits(self, crops: U8) -> np.ndarray:
+            return np.arange(len(crops), dtype=np.float32)[None]
+
+    for label, folder in enumerate(("0_real", "1_fake")):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        for index in range(2):
+            blobs = np.random.default_rng(index).integers(60, 200, (20, 20, 3), np.uint8)
+            image = Image.fromarray(blobs).resize((240, 240 + label))
+            image.save(tmp_path / "data" / folder / f"{index}.png")
+    Image.fromarray(np.full((240, 240, 3), 200, np.uint8)).save(tmp_path / "data/0_real/flat.png")
+    Image.fromarray(blobs).save(tmp_path / "data/1_fake/small.png")
+    entries = find_entries([tmp_path / "data"])
+    header = evaluate(Zero(), entries, ["raw"], tmp_path / "out").header
+    assert {one.path: one.reason for one in header.refused} == {
+        "0_real/flat.png": FLAT,
+        "1_fake/small.png": "20 × 20 pixels are too few to judge: the shorter side needs 128",
+    }
+    assert told_refused(header).startswith("1 too small and 1 without texture: ")
+    assert told_refused(header) in markdown(header, [])
 
 
 def test_tables_stand_beside_what_was_published(evaluated: Path) -> None:
