@@ -291,11 +291,11 @@ def _predict(
             if isinstance(outcome, str):
                 unreadable.append(Unreadable(path=entry.name, reason=outcome))
                 continue
-            *of_image, reason = outcome
+            file, pixels, cut, reason = outcome
             if reason:
                 refused.append(Refused(path=entry.name, reason=reason))
-            batch.append((entry, *of_image))
-            waiting += sum(map(len, of_image[2]))
+            batch.append((entry, file, pixels, cut))
+            waiting += sum(map(len, cut))
             if waiting >= BATCH * len(header.protocols):
                 flush(batch)
                 batch, waiting = [], 0
