@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +56,23 @@ def test_no_address() -> None:
     assert run.code == 2
     assert "unknown" in run.out
     assert "s3cr3tw0rd" not in run.out + run.err
+
+
+def test_ps_shows_no_password_while_a_camera_is_tried() -> None:
+    listener = servers.Listener(servers.never_answer)
+    address = f"rtsp://viewer:s3cr3tw0rd@127.0.0.1:{listener.port}/cam"
+    process = subprocess.Popen([*MPFT, "doctor", address], stdout=subprocess.DEVNULL)
+    try:
+        title = Path(f"/proc/{process.pid}/cmdline")
+        end = time.monotonic() + 30
+        while not listener.connections:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        line = title.read_bytes()
+        assert b"doctor" in line
+        assert b"s3cr3tw0rd" not in line
+    finally:
+        process.kill()
+        process.wait()
+        listener.close()
