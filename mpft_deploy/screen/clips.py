@@ -158,7 +158,7 @@ class _Clip:
 
         for place, packet in enumerate(self._container.demux(self._stream)):
             self._measure(packet)
-            packet.opaque = Sent(place)
+            packet.opaque = Sent(place, packet.is_keyframe)
             try:
                 if packet.is_corrupt:
                     raise av.error.InvalidDataError(0, "")

@@ -94,10 +94,12 @@ def size_limit(max_pixels: int) -> dict[str, str]:
 class Sent(NamedTuple):
     """What a packet's `opaque` tells of the frames in it: its place in the order of decoding.
 
+    key: whether the container calls it a keyframe: where one may begin to decode.
     received: when it came in, by the monotonic clock; 0 where that does not matter.
     """
 
     place: int
+    key: bool
     received: float = 0.0
 
 
@@ -157,8 +159,8 @@ class Sieve:
             self._shown += 1
             if frame.is_corrupt:
                 self._damage(place)
-            elif self._damaged is not None and frame.key_frame:
-                self._mend(frame)
+            elif self._damaged is not None:
+                self._mend(frame, isinstance(sent, Sent) and sent.key)
             if self._damaged is not None and place >= self._damaged:
                 self.left_out += 1
             else:
@@ -182,18 +184,22 @@ class Sieve:
         self.left_out += len(self._waiting) - len(sound)
         self._waiting = sound
 
-    def _mend(self, frame: av.VideoFrame) -> None:
-        """At a keyframe that is sound itself.
+    def _mend(self, frame: av.VideoFrame, key: bool) -> None:
+        """At a frame that is sound itself; key: whether one may begin to decode there.
 
-        One that is not intra-coded begins a sweep of intra-coded rows over several frames; at the
-        next one the sweep is complete.
+        Where that is no intra-coded frame, rows of it and of those that follow are, in a sweep that
+        is complete at the next such frame.
         """
         from av.video.frame import PictureType
 
-        if frame.pict_type in (PictureType.P, PictureType.B) and not self._sweeping:
-            self._sweeping = True
-        else:
+        if (
+            frame.key_frame
+            or (key and frame.pict_type == PictureType.I)
+            or (key and self._sweeping)
+        ):
             self._damaged, self._sweeping = None, False
+        elif key:
+            self._sweeping = True
 
     def _release(self, longest: int) -> list[av.VideoFrame]:
         released = []

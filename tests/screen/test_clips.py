@@ -274,6 +274,18 @@ def test_what_refers_to_damage_is_left_out_until_a_keyframe(tmp_path: Path) -> N
     assert [round(12 * frame.time) for frame in read] == [*range(15), *range(24, 36)]
 
 
+def test_a_sweep_of_intra_coded_rows_mends_damage(tmp_path: Path) -> None:
+    """Cameras that send no keyframes: the sweep that follows damage mends it, not one under way."""
+    options = {"x264-params": "bframes=0:intra-refresh=1:keyint=8:scenecut=0:log-level=none"}
+    read, error = judged(write_spoiled(tmp_path / "clip.mkv", options))
+    left = sorted(set(range(36)) - {round(12 * frame.time) for frame in read})
+    assert f"{len(left)} of its 36 frames were left out" in error
+    assert left == list(range(15, left[-1] + 1))
+    with av.open(tmp_path / "clip.mkv") as container:
+        sweeps = [i for i, packet in enumerate(container.demux(video=0)) if packet.is_keyframe]
+    assert left[-1] + 1 == [sweep for sweep in sweeps if sweep > 15][1]
+
+
 def test_what_is_odd_but_sound_is_judged(tmp_path: Path) -> None:
     """H.265 with a message that is too short in every frame: it makes no pixel wrong."""
     message = b"\0\0\1" + bytes([39 << 1, 1, 1, 200, 1, 2, 3, 0x80])

@@ -181,7 +181,7 @@ class _Decoder:
             return
         with self._lock:
             self._chained = not alone
-            packet.opaque = Sent(self._place, now)
+            packet.opaque = Sent(self._place, packet.is_keyframe, now)
             self._place += 1
             frames = self._decode(packet, alone=alone)
         if frames is None and self._strict and packet.is_keyframe and not attempt.pictures:

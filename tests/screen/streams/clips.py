@@ -76,12 +76,14 @@ def write_clip(
     return path
 
 
-def write_spoiled(path: Path) -> Path:
-    """Three groups of twelve frames of H.264; a slice of the fourth of the second is spoiled."""
+GROUPS = {"x264-params": "bframes=0:keyint=12:min-keyint=12:scenecut=0:log-level=none"}
+
+
+def write_spoiled(path: Path, options: dict[str, str] = GROUPS) -> Path:
+    """36 frames of H.264, by default in groups of twelve, of which number 15 is spoiled."""
     import av
 
     with av.open(path, "w") as container:
-        options = {"x264-params": "bframes=0:keyint=12:min-keyint=12:scenecut=0:log-level=none"}
         stream: Any = container.add_stream("libx264", rate=12, options=options)
         stream.width, stream.height, stream.pix_fmt = 192, 144, "yuv420p"
         for pixels in moving(144, 192, 36):
