@@ -281,9 +281,7 @@ def main() -> int:
     try:
         import torch
     except ImportError:
-        print(
-            "gpu-suite: torch is not installed: pip install 'mpft-deploy[train]'", file=sys.stderr
-        )
+        print("gpu-suite: torch is not installed: pip install '.[train]'", file=sys.stderr)
         return 3
     if not torch.cuda.is_available():
         print("gpu-suite: this torch has no CUDA; install a CUDA build of it", file=sys.stderr)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
+from mpft_deploy.extras import how_to_install
 from mpft_deploy.files import display, sha256, write_atomic
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _need_cryptography() -> None:
         import cryptography  # noqa: F401
     except ImportError:
         raise EnvironmentLacksError(
-            "signatures need the package cryptography: run `pip install 'mpft-deploy[sign]'`"
+            f"signatures need the package cryptography: {how_to_install('sign')}"
         ) from None
 
 

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mpft_deploy.errors import UsageError
+from mpft_deploy.extras import how_to_install
 from mpft_deploy.kernels.texture_patchify.oracle import (
     MAX_PATCH,
     MIN_PATCH,
@@ -33,7 +34,7 @@ def why_not() -> str | None:
     """
     for package in ("torch", "triton"):
         if importlib.util.find_spec(package) is None:
-            return f"{package} is not installed; pip install 'mpft-deploy[train]'"
+            return f"{package} is not installed; {how_to_install('train')}"
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

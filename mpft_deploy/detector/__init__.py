@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 
 from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.extras import how_to_install
 
 NEEDS = ("torch", "torchvision", "open_clip", "sklearn", "matplotlib")
 
@@ -17,5 +18,5 @@ def require_train_extra() -> None:
     """An EnvironmentLacksError that names the remedy unless the extra `train` is installed."""
     if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
         raise EnvironmentLacksError(
-            f"training needs {', '.join(missing)}: run pip install 'mpft-deploy[train]'"
+            f"training needs {', '.join(missing)}: {how_to_install('train')}"
         )

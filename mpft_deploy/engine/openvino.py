@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mpft_deploy.cores import available_cores
 from mpft_deploy.errors import InputError
+from mpft_deploy.extras import how_to_install
 
 # Without `int8`: OpenVINO has no quick kernel for activations that are scaled as the engine runs.
 PRECISIONS = ("fp32", "bf16", "int8-static", "int8-static+bf16")
@@ -19,13 +20,12 @@ PRECISIONS = ("fp32", "bf16", "int8-static", "int8-static+bf16")
 
 def why_not(built_for: Sequence[str] = ()) -> str | None:
     """Why OpenVINO cannot be used here, or None; its engines are built for any processor."""
-    how = "run `pip install 'mpft-deploy[openvino]'`"
     if importlib.util.find_spec("openvino") is None:
-        return f"the package openvino is not installed; {how}"
+        return f"the package openvino is not installed; {how_to_install('openvino')}"
     try:
         versions()
     except (ImportError, OSError) as error:
-        return f"the package openvino cannot be loaded ({error}); {how}"
+        return f"the package openvino cannot be loaded ({error}); {how_to_install('openvino')}"
     return None
 
 

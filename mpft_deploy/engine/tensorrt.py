@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpft_deploy.errors import EnvironmentLacksError, InputError
+from mpft_deploy.extras import how_to_install
 
 TENSORS = {
     "patches": ("INPUT", "UINT8", np.uint8),
@@ -36,7 +37,8 @@ class TensorRT:
     Attributes:
         title: its name for people.
         package: the module to import.
-        install: how to get it.
+        extra: that brings it.
+        otherwise: how else to get it, the end of a message.
         oldest: first version, major and minor, that is known to do.
         newest: last major version that is known to do.
         ahead: whether plans are made ahead, without a device, and finished where they are loaded;
@@ -45,7 +47,8 @@ class TensorRT:
 
     title: str
     package: str
-    install: str
+    extra: str
+    otherwise: str
     oldest: tuple[int, int]
     newest: int
     ahead: bool
@@ -57,17 +60,17 @@ class TensorRT:
     def why_no_package(self) -> str | None:
         """Why its package cannot be used, device or not; all that building for RTX needs."""
         if importlib.util.find_spec(self.package) is None:
-            return f"the package {self.package} is not installed; {self.install}"
+            return f"the package {self.package} is not installed; {self._install()}"
         try:
             version = self.version()
         except (ImportError, OSError) as error:
-            return f"the package {self.package} cannot be loaded ({error}); {self.install}"
+            return f"the package {self.package} cannot be loaded ({error}); {self._install()}"
         except AttributeError:  # a folder of that name, which Python takes for a package
-            return f"the package {self.package} is not installed; {self.install}"
+            return f"the package {self.package} is not installed; {self._install()}"
         major, minor = (int(part) for part in version.split(".")[:2])
         if (major, minor) < self.oldest or major > self.newest:
             wanted = f"{self.oldest[0]}.{self.oldest[1]} to {self.newest}.x"
-            return f"{self.title} {version} is installed and {wanted} is needed; {self.install}"
+            return f"{self.title} {version} is installed and {wanted} is needed; {self._install()}"
         return None
 
     def why_not(self, built_for: Sequence[str] = ()) -> str | None:
@@ -89,6 +92,9 @@ class TensorRT:
                 f"export it again {how}"
             )
         return None
+
+    def _install(self) -> str:
+        return how_to_install(self.extra) + self.otherwise
 
     def versions(self) -> dict[str, str]:
         """Versions of what an engine of this backend runs on."""
@@ -124,8 +130,9 @@ class TensorRT:
 TENSORRT = TensorRT(
     "TensorRT",
     "tensorrt",
-    "run `pip install 'mpft-deploy[tensorrt]'`, or on a Jetson, where JetPack brings it, make the "
-    "environment with `python -m venv --system-site-packages`",
+    "tensorrt",
+    ", or on a Jetson, where JetPack brings it, make the environment with `python -m venv "
+    "--system-site-packages`",
     (10, 3),
     11,
     ahead=False,
@@ -133,7 +140,8 @@ TENSORRT = TensorRT(
 RTX = TensorRT(
     "TensorRT for RTX",
     "tensorrt_rtx",
-    "run `pip install 'mpft-deploy[rtx]'`",
+    "rtx",
+    "",
     (1, 2),
     1,
     ahead=True,
@@ -181,7 +189,7 @@ def cuda_runtime() -> Any:
         return importlib.import_module("cuda.bindings.runtime")
     except ImportError:
         raise EnvironmentLacksError(
-            "the package cuda-python is not installed; run `pip install 'mpft-deploy[cuda]'`"
+            f"the package cuda-python is not installed; {how_to_install('cuda')}"
         ) from None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 
 from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.extras import how_to_install
 
 NEEDS = ("pyarrow", "sklearn", "scipy")
 
@@ -16,5 +17,5 @@ def require_eval_extra() -> None:
     """An EnvironmentLacksError that names the remedy unless the extra `eval` is installed."""
     if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
         raise EnvironmentLacksError(
-            f"evaluation needs {', '.join(missing)}: run pip install 'mpft-deploy[eval]'"
+            f"evaluation needs {', '.join(missing)}: {how_to_install('eval')}"
         )

@@ -13,6 +13,7 @@ from typing import Literal
 from mpft_deploy import __version__
 from mpft_deploy.cores import available_cores
 from mpft_deploy.errors import EnvironmentLacksError, InputError, MpftError
+from mpft_deploy.extras import how_to_install
 from mpft_deploy.spec import Record
 
 CODECS = ("h264", "hevc", "mjpeg", "mpeg4", "av1")
@@ -117,7 +118,7 @@ def _optional() -> Iterator[Check]:
     extras = {"mqtt": "paho", "dashboard": "prometheus_client", "sign": "cryptography"}
     for extra, module in extras.items():
         found = importlib.util.find_spec(module) is not None
-        text = "installed" if found else f"not installed: pip install 'mpft-deploy[{extra}]'"
+        text = "installed" if found else f"not installed: {how_to_install(extra)}"
         yield Check(name=f"extra {extra}", result="ok" if found else "note", text=text)
 
 

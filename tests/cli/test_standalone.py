@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from mpft_deploy.cli.main import cli, run
+from mpft_deploy.extras import how_to_install
 
 
 @pytest.fixture
@@ -138,4 +139,4 @@ def test_runs_without_torch_and_unsigned_without_cryptography(detector, tmp_path
         text=True,
     )
     assert ended.returncode == 3
-    assert "mpft-deploy[sign]" in ended.stderr
+    assert how_to_install("sign") in ended.stderr

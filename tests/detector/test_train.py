@@ -31,6 +31,7 @@ from mpft_deploy.detector.train import InterruptedRunError, Trained, train
 from mpft_deploy.detector_folder import WEIGHTS
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, UsageError
 from mpft_deploy.evaluate.scores import score
+from mpft_deploy.extras import how_to_install
 
 STEPS = 12  # 24 images, batches of 8, 4 epochs
 
@@ -321,7 +322,7 @@ def test_missing_extra_names_the_remedy(
 ) -> None:
     monkeypatch.setattr("mpft_deploy.detector.NEEDS", ("torch", "mpft_no_such_package"))
     assert run(cli, "mpft", ["train", str(tmp_path), "--out", str(tmp_path / "d")]) == 3
-    assert "pip install 'mpft-deploy[train]'" in capsys.readouterr().err
+    assert how_to_install("train") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

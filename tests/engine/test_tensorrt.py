@@ -29,6 +29,7 @@ from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, Usa
 from mpft_deploy.export.builders import BuildOptions, get_builder
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.pipeline import Request, export
+from mpft_deploy.extras import how_to_install
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.signing import generate_keys, load_signer
 
@@ -264,12 +265,10 @@ def test_versions(device, version, fine):
     assert fine or f"{version} is installed and 10.3 to 11.x is needed" in reason
 
 
-@pytest.mark.parametrize(
-    ("flavour", "extra"), [(TENSORRT, "mpft-deploy[tensorrt]"), (RTX, "mpft-deploy[rtx]")]
-)
+@pytest.mark.parametrize(("flavour", "extra"), [(TENSORRT, "tensorrt"), (RTX, "rtx")])
 def test_missing_package_names_the_extra(monkeypatch, flavour, extra):
     monkeypatch.setitem(sys.modules, flavour.package, None)
-    assert extra in flavour.why_not()
+    assert how_to_install(extra) in flavour.why_not()
     with pytest.raises(EnvironmentLacksError, match="is not installed"):
         flavour.load(b"", threads=0)
 
@@ -290,7 +289,7 @@ def test_a_folder_of_its_name_is_not_the_package(monkeypatch, tmp_path):
 def test_missing_cuda_python_names_the_extra(device, monkeypatch):
     device()
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    assert "mpft-deploy[cuda]" in TENSORRT.why_not()
+    assert how_to_install("cuda") in TENSORRT.why_not()
 
 
 def test_no_driver_is_said_and_plans_are_not_touched():

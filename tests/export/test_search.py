@@ -27,6 +27,7 @@ from mpft_deploy.export.pipeline import Request
 from mpft_deploy.export.search import notes_of, search
 from mpft_deploy.export.search_report import pareto_front
 from mpft_deploy.export.sensitivity import float_layer_ladder
+from mpft_deploy.extras import how_to_install
 from mpft_deploy.profile import latency
 
 
@@ -174,7 +175,7 @@ def test_missing_backend_is_named_in_the_table(request_, monkeypatch, capsys):
     assert run(command, "mpft-export", list(map(str, arguments))) == 0
     text = capsys.readouterr().out
     assert "openvino (fp32): cannot be used here: the package openvino is not installed" in text
-    assert "mpft-deploy[openvino]" in text
+    assert how_to_install("openvino") in text
     with pytest.raises(EnvironmentLacksError, match="openvino"):
         search(replace(request_, backend="openvino", overwrite=True))
 

@@ -24,6 +24,7 @@ from mpft_deploy.export.calibration import activation_ranges
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.precision import apply_precision
 from mpft_deploy.export.tensorrt import RTX, RTX_TARGETS, TENSORRT
+from mpft_deploy.extras import how_to_install
 from mpft_deploy.spec import Architecture, Crop
 
 ADA = BuildOptions(sm=("8.9",))
@@ -377,5 +378,5 @@ def test_missing_package_names_the_extra(detector, tmp_path):
         text=True,
     )  # fmt: skip
     assert ended.returncode == 3
-    assert "mpft-deploy[rtx]" in ended.stderr
+    assert how_to_install("rtx") in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, get_args
 
 from mpft_deploy import __version__
 from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.extras import how_to_install
 from mpft_deploy.screen.streams.records import (
     Event,
     FrameEvent,
@@ -53,7 +54,7 @@ class PrometheusMetrics(Metrics):
             from prometheus_client import CollectorRegistry, Counter, Histogram
         except ModuleNotFoundError:
             raise EnvironmentLacksError(
-                "[http] needs prometheus-client: pip install 'mpft-deploy[dashboard]'"
+                f"[http] needs prometheus-client: {how_to_install('dashboard')}"
             ) from None
         self.registry = CollectorRegistry()
         self._counted: dict[str, set[tuple[Counter, str]]] = {}  # what there is of each source

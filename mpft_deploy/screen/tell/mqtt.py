@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mpft_deploy.errors import EnvironmentLacksError, InputError
+from mpft_deploy.extras import how_to_install
 from mpft_deploy.files import display
 from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
 from mpft_deploy.screen.streams.task import Task
@@ -284,9 +285,7 @@ def _client(config: Mqtt) -> paho.Client:
         import paho.mqtt.client as paho
         from paho.mqtt.enums import CallbackAPIVersion
     except ModuleNotFoundError:
-        raise EnvironmentLacksError(
-            "[mqtt] needs paho-mqtt: pip install 'mpft-deploy[mqtt]'"
-        ) from None
+        raise EnvironmentLacksError(f"[mqtt] needs paho-mqtt: {how_to_install('mqtt')}") from None
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv311)
     if config.user:
         client.username_pw_set(config.user, config.password() or None)
