@@ -13,6 +13,7 @@ import msgspec
 from mpft_deploy.detector_folder import GOLDEN, Golden
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import canonical_json, display, read_sealed, staged_folder, write_seal
+from mpft_deploy.kinds import refuse_other_kind
 from mpft_deploy.signing import Signature, load_verifier
 from mpft_deploy.spec import DetectorSpec, Record, convert_record
 
@@ -183,6 +184,7 @@ def read_bundle(path: Path, require_signature: Path | None = None) -> Bundle:
         require_signature: a public key (PEM); a bundle that is not signed by it is an InputError.
             Without it a signature is protected by the seal like everything else, but not checked.
     """
+    refuse_other_kind(path, KIND)
     verify = load_verifier(require_signature) if require_signature else None
     sealed = read_sealed(path, MANIFEST, version=VERSION, kind=KIND, verify=verify)
     content = sealed.content

@@ -13,6 +13,7 @@ import safetensors.numpy
 
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import display, read_manifest, read_sealed, staged_folder, write_seal
+from mpft_deploy.kinds import refuse_other_kind
 from mpft_deploy.spec import DetectorSpec, convert_record
 from mpft_deploy.weights import F32, Stored, decode, dequantise, quantise
 
@@ -73,6 +74,7 @@ class DetectorFolder:
 
 def read_detector(path: Path) -> DetectorFolder:
     """Read and verify a detector folder; an InputError if anything is missing, extra or altered."""
+    refuse_other_kind(path, KIND)
     sealed = read_sealed(path, MANIFEST, version=VERSION, kind=KIND)
     content = sealed.content
     spec: DetectorSpec = convert_record(
@@ -119,6 +121,7 @@ def write_detector(
 
 def reseal_detector(path: Path) -> None:
     """Accept the files as they are now, after an edit made on purpose, such as of the card."""
+    refuse_other_kind(path, KIND)
     payload = read_manifest(path, MANIFEST, version=VERSION, kind=KIND)
     convert_record(payload.get("spec"), DetectorSpec, f"the spec in {display(path / MANIFEST)}")
     write_seal(path, MANIFEST, {key: payload[key] for key in ("kind", "version", "spec")})

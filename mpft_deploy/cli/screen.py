@@ -208,19 +208,13 @@ def _check_options(context: click.Context, *, streams: bool) -> None:
 
 def _open_bundle(path: Path | None, require_signature: Path | None) -> Bundle:
     """The verified bundle, or an error that says how to get one."""
-    from mpft_deploy import detector_folder
-    from mpft_deploy.bundle import MANIFEST, read_bundle
+    from mpft_deploy.bundle import read_bundle
     from mpft_deploy.errors import UsageError
 
     if path is None:
         raise UsageError(
             "no bundle to judge with: pass --bundle DIR or set MPFT_BUNDLE; "
             "make one with mpft-export DETECTOR DIR"
-        )
-    if (path / detector_folder.MANIFEST).exists() and not (path / MANIFEST).exists():
-        raise UsageError(
-            f"{_shown(path)} is a detector, not a bundle: export it first with "
-            f"mpft-export {_shown(path)} DIR, then pass --bundle DIR"
         )
     return read_bundle(path, require_signature)
 

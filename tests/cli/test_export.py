@@ -127,7 +127,7 @@ def test_existing_output_is_kept_unless_told(mpft, detector, tmp_path):
         (["export", "DETECTOR", "OUT", "--dry-run", "--standalone"], 2, "--dry-run is for"),
         (["export", "DETECTOR", "OUT", "--precision", "fp16"], 2, "choose fp32, int8, int8-static"),
         (["export", "DETECTOR"], 2, "OUT"),
-        (["verify", "DETECTOR"], 1, "it has no bundle.json"),
+        (["verify", "DETECTOR"], 2, "is a detector, not a bundle: export it first"),
         (["profile", "absent"], 1, "not a folder"),
         (["inspect", "absent"], 1, "not a folder"),
         (["inspect", "BUNDLE", "--reseal"], 2, "for detectors"),
