@@ -117,6 +117,12 @@ def _answer(command: click.Command, name: str, arguments: list[str]) -> int:
 def _fail(
     message: str, code: int, arguments: list[str], error: click.ClickException | None = None
 ) -> int:
+    if _names_an_address(arguments):
+        from mpft_deploy.screen.streams.address import redact_text
+
+        message = redact_text(message)
+        if error is not None:
+            error.message = redact_text(error.message)
     if "--json" in arguments:
         with contextlib.suppress(OSError):
             click.echo(json.dumps({"error": message, "exit_code": code}))
@@ -127,6 +133,18 @@ def _fail(
     else:
         click.echo(f"error: {message}", err=True)
     return code
+
+
+def _names_an_address(arguments: list[str]) -> bool:
+    return any("://" in argument or argument.startswith("gst:") for argument in arguments)
+
+
+def _hide_secrets(arguments: list[str]) -> None:
+    """Take the secrets of addresses out of the process's title, before anything else."""
+    if _names_an_address(arguments):
+        from mpft_deploy.screen.streams.conceal import hide_arguments
+
+        hide_arguments(arguments)
 
 
 def main() -> None:
@@ -144,6 +162,7 @@ def export_main() -> None:
 def _main(command: click.Command, name: str) -> None:
     try:
         signals.raise_interrupts()
+        _hide_secrets(sys.argv[1:])
         standard.prepare()
         code = run(command, name, sys.argv[1:])
         signals.end_at_once()  # what is left is to leave

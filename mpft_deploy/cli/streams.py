@@ -80,11 +80,11 @@ def run_streams(
     from mpft_deploy.engine import load_engine
     from mpft_deploy.errors import MpftError
     from mpft_deploy.screen.screener import Screener
-    from mpft_deploy.screen.streams.conceal import hide_arguments
     from mpft_deploy.screen.streams.log import set_up_logging
     from mpft_deploy.screen.streams.memory import give_frames_back
     from mpft_deploy.screen.streams.notify import Notifier
 
+    _need_posix()
     secrets: set[str] = set()
     set_up_logging(as_json=as_json, secrets=lambda: frozenset(secrets))
 
@@ -96,7 +96,6 @@ def run_streams(
     give_frames_back()
     with _signals() as flags:
         config = read()
-        hide_arguments(source.target for source in config.sources)
         screen = config.screen
         bundle = open_bundle(Path(screen.bundle) if screen.bundle else None)
         engine = load_engine(bundle, threads=screen.engine_threads, spin=False)
@@ -138,6 +137,19 @@ def run_streams(
     for name, why in missing.items():
         logger.error("%s: not one frame came: %s", name, why)
     return _leave(1 if missing else 0, clean)
+
+
+def _need_posix() -> None:
+    """Say at once that streams are not for Windows, where files are still judged."""
+    from mpft_deploy.errors import EnvironmentLacksError
+
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        raise EnvironmentLacksError(
+            "streams need Linux, macOS or another POSIX system; on this one mpft screen judges "
+            "images, folders and clips"
+        ) from None
 
 
 _TICK = 0.25

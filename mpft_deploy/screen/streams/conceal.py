@@ -8,14 +8,14 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from mpft_deploy.screen.streams.address import Address
+from mpft_deploy.screen.streams.address import redact
 
 _ARG_START = 47
 """Place of arg_start in /proc/self/stat, counted from 0 (field 48 of proc(5))."""
 
 
-def hide_arguments(addresses: Iterable[Address]) -> None:
-    """Overwrite the secrets of addresses in this process's command line; on Linux alone.
+def hide_arguments(arguments: Iterable[str]) -> None:
+    """Overwrite the secrets of addresses among this process's arguments; on Linux alone.
 
     For a moment after the start they could be read; a configuration file avoids even that.
     """
@@ -24,9 +24,9 @@ def hide_arguments(addresses: Iterable[Address]) -> None:
         status = Path("/proc/self/stat").read_text()
         # The second field is a name that may hold spaces; nothing after its bracket does.
         start = int(status[status.rindex(")") + 2 :].split()[_ARG_START - 2])
-        for address in addresses:
-            raw = os.fsencode(address.raw)
-            shown = os.fsencode(address.shown)[: len(raw)].ljust(len(raw), b"*")
+        for argument in arguments:
+            raw = os.fsencode(argument)
+            shown = os.fsencode(redact(argument))[: len(raw)].ljust(len(raw), b"*")
             place = line.find(raw)
             while start and raw != shown and place >= 0:
                 ctypes.memmove(start + place, shown, len(raw))
