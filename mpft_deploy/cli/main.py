@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import json
 import sys
 from typing import Any
@@ -117,21 +118,22 @@ def _answer(command: click.Command, name: str, arguments: list[str]) -> int:
 def _fail(
     message: str, code: int, arguments: list[str], error: click.ClickException | None = None
 ) -> int:
+    shown = io.StringIO()
+    if error is not None:
+        error.show(shown)
+    else:
+        shown.write(f"error: {message}\n")
+    text = shown.getvalue()
     if _names_an_address(arguments):
         from mpft_deploy.screen.streams.address import redact_text
 
-        message = redact_text(message)
-        if error is not None:
-            error.message = redact_text(error.message)
+        message, text = redact_text(message), redact_text(text)
     if "--json" in arguments:
         with contextlib.suppress(OSError):
             click.echo(json.dumps({"error": message, "exit_code": code}))
         if standard.lost_output() is None:
             return code
-    if error is not None:
-        error.show()
-    else:
-        click.echo(f"error: {message}", err=True)
+    click.echo(text, err=True, nl=False)
     return code
 
 
