@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import click
@@ -24,14 +23,8 @@ def command(address: str | None, bundle: Path | None, as_json: bool) -> int:
     if the bundle or the camera is at fault.
     """
     from mpft_deploy.cli.console import emit_json, table
-    from mpft_deploy.errors import UsageError
     from mpft_deploy.screen.doctor import examine
-    from mpft_deploy.screen.streams.address import parse
-    from mpft_deploy.screen.streams.conceal import hide_arguments
 
-    if address is not None:
-        with contextlib.suppress(UsageError):  # told with what was found
-            hide_arguments([parse(address)])
     checks = list(examine(bundle, address))
     if as_json:
         for check in checks:
