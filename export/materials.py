@@ -24,7 +24,7 @@ from mpft_deploy.export.calibration import activation_ranges
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.smoothing import smooth
 from mpft_deploy.files import display, sha256
-from mpft_deploy.images import U8, find_images, load_views
+from mpft_deploy.images import U8, find_images, load_views, others_in
 from mpft_deploy.spec import DetectorSpec, KeepRule
 from mpft_deploy.weights import F32
 
@@ -107,6 +107,8 @@ class Materials:
         if not self.images:
             return None
         paths, names = list_images("--images", self.images)
+        if others := others_in(self.images):
+            self.say(others)
         crops = []
         for start in range(0, len(paths), BATCH):
             self.say(f"decoding image {start + 1} of {len(paths)}")

@@ -365,6 +365,16 @@ def passed_over(counts: Mapping[str, int]) -> str:
     return f"{total} {verb} passed over: {', '.join(kinds)}"
 
 
+def others_in(folders: Iterable[Path]) -> str:
+    """What is said of the files in some folders that are no images; "" if there are none."""
+    others: Counter[str] = Counter()
+    for folder in folders:
+        if folder.is_dir():
+            for _ in find_images(folder, others):
+                pass
+    return passed_over(others) if others else ""
+
+
 def load_views(paths: Iterable[Path], size: int) -> U8:
     """The centre views of some image files: u8 [n, size, size, 3]."""
     return np.concatenate([views(read_picture(path, centre=size).pixels, size) for path in paths])

@@ -208,6 +208,7 @@ def _predict(
     from mpft_deploy.evaluate.protocols import protocol_names
     from mpft_deploy.evaluate.run import evaluate, find_entries
     from mpft_deploy.files import display
+    from mpft_deploy.images import others_in
 
     entries = find_entries(data, split=split, limit=limit)
     protocols = protocol_names(robustness=robustness)
@@ -217,6 +218,8 @@ def _predict(
         f"sets: {describe_sets([entry.sample for entry in entries])}",
         err=True,
     )
+    if others := others_in(data):
+        click.echo(others, err=True)
     with progress(len(entries), "images") as tell, resumable():
         predictions = evaluate(
             model, entries, protocols, out, views=views, overwrite=overwrite, progress=tell

@@ -65,7 +65,7 @@ def model_card(
     card = f"""# Detector of generated images: {arch.name}, {spec.depth} of {arch.layers} blocks
 
 Tells images made by generative models from real ones. Input: a {spec.crop.size} × {spec.crop.size}
-crop in RGB, never resized. Output: a logit, which the operating point makes a verdict.
+crop in RGB, at its own pixels. Output: a logit, which the operating point makes a verdict.
 
 ## Method
 CLIP's image tower, fine-tuned on {shown} and run on `{spec.keep}`.

@@ -133,7 +133,7 @@ def _beside_published(header: Header, groups: Sequence[Group]) -> list[Table]:
         f"{' '.join(sources)} The last rows are of the detector evaluated here, by the same "
         "metric, accuracy at a probability of one half. What differs: what each was trained on, "
         f"how many images there are (here {fewest} or more of each set), and what is seen of them "
-        f"(here views `{header.views}`, never resized)."
+        f"(here views `{header.views}`, at their own pixels)."
     )
     if not whole:
         note += f" Means stand only beside all {len(known)} sets."
