@@ -67,7 +67,8 @@ def triton_config(name: str, made: Standalone) -> str:
     )
     return f"""\
 # Written by mpft-deploy. Frames are RGB, cut to {size} x {size} from the original pixels
-# (policy: {spec.crop.policy}), never resized. The probability of "generated" is
+# (policy: {spec.crop.policy}); of smaller ones the centre square is brought up by Pillow's bicubic.
+# The probability of "generated" is
 # sigmoid(scale * (logit + shift)): "generated" from the threshold on, "unsure" strictly between
 # unsure_low and unsure_high.
 name: {_quote(name)}
