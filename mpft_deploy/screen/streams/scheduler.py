@@ -9,9 +9,10 @@ time than one by one.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -25,6 +26,7 @@ from mpft_deploy.screen.streams.decision import I32, Change, StreamDecision, mov
 from mpft_deploy.screen.streams.decoders import Decoders
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.pace import Pace
+from mpft_deploy.screen.streams.pictures import Evidence, Kept
 from mpft_deploy.screen.streams.pixels import Cutter, Shot
 from mpft_deploy.screen.streams.records import FrameEvent, Picture, SourceEvent, StreamEvent
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings
@@ -34,6 +36,8 @@ from mpft_deploy.screen.tell.metrics import Metrics
 from mpft_deploy.spec import Verdict
 from mpft_deploy.views import view_side
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 IDLE = 0.2
@@ -42,18 +46,6 @@ IDLE = 0.2
 PATIENCE = 5.0
 """Seconds that whoever asks for a picture waits for the thread to make it."""
 
-EVIDENCE = 16
-"""Pictures of frames that decided which wait to be taken."""
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A judged frame that nobody asked for yet; only the engine's thread touches it."""
-
-    shot: Shot
-    prepared: Prepared
-    time: float
-
 
 @dataclass
 class Channel:
@@ -61,6 +53,7 @@ class Channel:
 
     served: the turn in which it had its last one.
     judged: scores of the frame that was judged last, and when that was.
+    faulty: whether a frame could not be cut, which is told once.
     shown: the frame that was judged last, or the picture of it once somebody asked for one.
     """
 
@@ -68,7 +61,8 @@ class Channel:
     decision: StreamDecision
     served: int = 0
     judged: tuple[I32, float] | None = None
-    shown: _Kept | Picture | None = None
+    shown: Kept | Picture | None = None
+    faulty: bool = False
     sides: tuple[int, int] | None = None
     probability: float | None = None
     age: float | None = None
@@ -89,7 +83,7 @@ class Scheduler:
     Args:
         screener: its engine is called from one thread alone.
         keep: whether to keep the last judged frame of each source, for pictures.
-        evidence: stream verdicts of which the picture that decided is made, for `take_evidence`.
+        evidence: stream verdicts of which the picture that decided is made, as `evidence`.
         metrics: told how long the stages took. Of a frame: "wait", from receipt to its turn, and
             "prepare", crop and patches; of a batch: "engine", and "decide", with its events.
     """
@@ -108,8 +102,7 @@ class Scheduler:
     ) -> None:
         self._screener, self._settings, self._decision = screener, settings, decision
         self._emitter, self._clock, self._keep = emitter, clock, keep
-        self._wanted, self._evidence = evidence, OrderedDict[str, Picture]()
-        self._evidence_lock = threading.Lock()
+        self._wanted, self.evidence = evidence, Evidence()
         self._asked: deque[Callable[[], None]] = deque()
         self._metrics = metrics or Metrics()
         self._cutter = Cutter()
@@ -204,17 +197,12 @@ class Scheduler:
         None before the first one, and where the engine's thread takes too long to make it.
         """
         shown = channel.shown
-        if not isinstance(shown, _Kept):
+        if not isinstance(shown, Kept):
             return shown
         try:
             return self._ask(lambda: self._show(channel))
         except TimeoutError:
             return None
-
-    def take_evidence(self, event: StreamEvent) -> Picture | None:
-        """The picture that decided, once: of verdicts that were asked for, while it is kept."""
-        with self._evidence_lock:
-            return self._evidence.pop(event.id, None)
 
     def _ask(self, work: Callable[[], T]) -> T:
         """Have the engine's thread do something between two batches.
@@ -246,15 +234,10 @@ class Scheduler:
             self._asked.popleft()()
 
     def _show(self, channel: Channel) -> Picture | None:
-        """The picture of the last judged frame, made only once."""
-        if isinstance(channel.shown, _Kept):
-            channel.shown = self._converted(channel.shown)
+        """The picture of the last judged frame, made only once; None if that cannot be."""
+        if isinstance(channel.shown, Kept):
+            channel.shown = channel.shown.picture(channel.source.name)
         return channel.shown
-
-    def _converted(self, kept: _Kept) -> Picture:
-        pixels = kept.shot.whole().view()
-        pixels.flags.writeable = False  # many threads read it
-        return Picture(pixels=pixels, time=kept.time, cells=kept.prepared.cells())
 
     def _new_decision(self, settings: DecisionSettings) -> StreamDecision:
         return StreamDecision(settings, self._screener.calibration.threshold)
@@ -324,7 +307,17 @@ class Scheduler:
         self._turn += 1
         channel.served = self._turn
         started = time.perf_counter()
-        prepared = self._cut(frame.shot)
+        try:
+            prepared = self._cut(frame.shot)
+        except Exception:
+            # Whatever a library makes of one source's frame, the others must be judged.
+            source.tally.drop("damaged")
+            if not channel.faulty:
+                channel.faulty = True
+                logger.exception(
+                    "%s: a frame cannot be cut; the next ones are counted", source.name
+                )
+            return None
         self._metrics.observe_stage("prepare", time.perf_counter() - started)
         scores = prepared.patches.scores
         source.look(scores, now)
@@ -371,7 +364,7 @@ class Scheduler:
         channel.probability = judgement.probability
         channel.source.tally.screen(now)
         if self._keep or self._wanted:
-            channel.shown = _Kept(frame.shot, work.prepared, self._clock.time())
+            channel.shown = Kept(frame.shot, work.prepared, self._clock.time())
         self._emitter.emit(
             FrameEvent,
             source=channel.source.name,
@@ -389,7 +382,7 @@ class Scheduler:
         """A stream's verdict changed: as events, with the pictures that are asked for."""
         for change in changes:
             picture = self._show(channel) if change.verdict in self._wanted else None
-            with self._evidence_lock:  # whoever gets the event finds its picture
+            with self.evidence.lock:  # whoever gets the event finds its picture
                 event = self._emitter.emit(
                     StreamEvent,
                     source=channel.source.name,
@@ -401,6 +394,4 @@ class Scheduler:
                     reason=change.reason,
                 )
                 if picture is not None:
-                    self._evidence[event.id] = picture
-                    while len(self._evidence) > EVIDENCE:
-                        self._evidence.popitem(last=False)
+                    self.evidence.put(event, picture)

@@ -172,7 +172,7 @@ class Watch:
 
     def take_evidence(self, event: StreamEvent) -> Picture | None:
         """The picture that decided, for the sink that keeps it; once, from any thread."""
-        return self.scheduler.take_evidence(event)
+        return self.scheduler.evidence.take(event)
 
     def alive(self) -> bool:
         """See `Monitor`."""

@@ -12,7 +12,7 @@ import msgspec
 
 from mpft_deploy.errors import EnvironmentLacksError, InputError
 from mpft_deploy.extras import how_to_install
-from mpft_deploy.files import display
+from mpft_deploy.files import display, printable
 from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
 from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.config import Mqtt
@@ -142,7 +142,8 @@ class MqttSink:
             self._introduce_all()
         elif isinstance(event, str):
             if event not in self._states and event not in self._sources():
-                logger.info("mqtt: %s is no more; what the broker kept of it is taken back", event)
+                name = printable(event)
+                logger.info("mqtt: %s is no more; what the broker kept of it is taken back", name)
                 self._take_back(event)
         else:
             if isinstance(event, SourceEvent) and event.state == "removed":

@@ -208,6 +208,41 @@ def _turn(channel: Any, scheduler: Any) -> None:
     scheduler._tell(channel, [Change("generated", "unsure", 5.0, 9, 3.0, "evidence")])
 
 
+@pytest.mark.parametrize("method", ["centre", "whole"])
+def test_a_frame_that_a_library_fails_at_costs_the_others_nothing(
+    cameras: Cameras,
+    screener: Screener,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+) -> None:
+    """`centre` is what is judged, `whole` what is shown."""
+    with watch_cameras(screener, keep=True) as watch:
+        eventually(lambda: all(s.screened for s in watch.statuses()))
+        source = watch.scheduler.channels[0].source
+        take = source.take
+
+        def spoiled() -> Any:
+            frame = take()
+            if frame is not None:
+                monkeypatch.setattr(frame.shot, method, fail_always, raising=False)
+            return frame
+
+        def fail_always(*arguments: Any) -> Any:
+            raise MemoryError
+
+        monkeypatch.setattr(source, "take", spoiled)
+        before = {s.source: s.screened for s in watch.statuses()}
+        eventually(lambda: all(s.screened > before[s.source] + 3 for s in watch.statuses()[1:]))
+        assert watch.picture("b") is not None
+        if method == "whole":
+            eventually(lambda: watch.picture("a") is None)
+        else:
+            eventually(lambda: watch.statuses()[0].dropped.get("damaged", 0) > 3)
+            assert caplog.text.count("a: a frame cannot be cut") == 1
+        assert watch.alive()
+
+
 def test_the_cells_lie_in_the_window_that_was_judged(cameras: Cameras, screener: Screener) -> None:
     with watch_cameras(screener, keep=True) as watch:
         eventually(lambda: all(s.screened for s in watch.statuses()))
