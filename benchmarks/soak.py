@@ -95,6 +95,9 @@ class Screen:
     def _read_events(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            if '"event"' not in line:  # why it did not start
+                print(line, file=sys.stderr, end="", flush=True)
+                continue
             event = msgspec.json.decode(line, type=Event)
             if isinstance(event, FrameEvent):
                 self.verdicts += 1
