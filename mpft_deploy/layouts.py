@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import display
-from mpft_deploy.images import find_images
+from mpft_deploy.images import find_images, passed_over
 
 CLASS_FOLDERS = {
     **dict.fromkeys(("0_real", "real", "nature", "0"), 0),
@@ -170,7 +170,9 @@ def read_folder(
     """
     if not root.is_dir():
         raise InputError(f"{display(root)}: no such folder or .csv file")
-    places = [_place(path, path.relative_to(root).parts[:-1]) for path in find_images(root)]
+    others: Counter[str] = Counter()
+    images = find_images(root, others)
+    places = [_place(path, path.relative_to(root).parts[:-1]) for path in images]
     if not any(place.folder for place in places):
         own = root.resolve().name
         if own.lower() in CLASS_FOLDERS:
@@ -179,9 +181,12 @@ def read_folder(
             _refuse_doubtful(root, places)
             places = [place._replace(label=0, above=()) for place in places]
     asked = [place for place in places if split is None or place.split in (None, split)]
-    _refuse_unclear(root, asked, split)
+    also = f". {passed_over(others)}" if others else ""
+    _refuse_unclear(root, asked, split, also)
     if not places:
-        raise InputError(f"{display(root)} holds no labelled images; expected {EXPECTED}, {OR_CSV}")
+        raise InputError(
+            f"{display(root)} holds no labelled images; expected {EXPECTED}, {OR_CSV}{also}"
+        )
     wrappers = _wrappers(places)
     out = []
     for place in places:
@@ -291,8 +296,8 @@ def _set_name(root: Path, above: Sequence[str], wrappers: set[tuple[str, ...]]) 
     return next((name for name in (*above, *reversed(own.parts)) if _is_content(name)), own.name)
 
 
-def _refuse_unclear(root: Path, places: Sequence[Place], split: str | None) -> None:
-    """An InputError that lists what is not understood under a folder, if anything."""
+def _refuse_unclear(root: Path, places: Sequence[Place], split: str | None, also: str) -> None:
+    """An InputError that lists what is not understood under a folder, if anything, then `also`."""
     where = display(root)
     unknown: Counter[str] = Counter()
     contradicting: Counter[str] = Counter()
@@ -303,7 +308,7 @@ def _refuse_unclear(root: Path, places: Sequence[Place], split: str | None) -> N
     if unknown and sum(unknown.values()) == len(places):
         raise InputError(
             f"{where} holds no labelled images, only {listing(unknown)}; "
-            f"expected {EXPECTED}, {OR_CSV}{_hint(unknown)}"
+            f"expected {EXPECTED}, {OR_CSV}{_hint(unknown)}{also}"
         )
     told = []
     if contradicting:
@@ -326,7 +331,7 @@ def _refuse_unclear(root: Path, places: Sequence[Place], split: str | None) -> N
             "name what they point to"
         )
     if told:
-        raise InputError(f"{where} is not understood: " + "; ".join(told))
+        raise InputError(f"{where} is not understood: " + "; ".join(told) + also)
 
 
 def _folders_without(

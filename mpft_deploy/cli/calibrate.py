@@ -89,6 +89,7 @@ def command(
     from mpft_deploy.detector.model import Detector, choose_device
     from mpft_deploy.detector.recalibrate import recalibrate, write_outcome
     from mpft_deploy.evaluate.run import find_entries
+    from mpft_deploy.images import others_in
     from mpft_deploy.spec import KeepRule
 
     model, folder = Detector.from_folder(detector)
@@ -101,6 +102,8 @@ def command(
         click.echo(text, err=True)
 
     entries = find_entries(data, split=split, limit=limit, plain_is_real=false_alarm is not None)
+    if others := others_in(data):
+        tell_line(others)
     samples = [entry.sample for entry in entries]
     _tell_taken_as_real(data, samples)
     samples = drop_contradicting(drop_unreadable(samples, tell_line), tell_line)

@@ -184,6 +184,8 @@ def command(
                     write_report(report, kept, content, screener, unfinished=unfinished)
                     click.echo(f"report: {_shown(report)}", err=True)
                 shown.summary()
+                if screener.uncalibrated and not as_json:
+                    click.echo(f"{screener.uncalibrated} (mpft calibrate --views)")
     return 1 if shown.failures else 0
 
 

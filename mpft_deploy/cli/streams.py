@@ -109,6 +109,8 @@ def run_streams(
         info, seal = bundle.info, bundle.seal
         del bundle  # as large as what was loaded of it
         _warn(config, info)
+        if screener.uncalibrated:
+            logger.warning("%s (mpft calibrate --views)", screener.uncalibrated)
         watch = _open_watch(config, screener, info, seal, people=not as_json)
         notifier = Notifier()
         end = None if seconds is None else time.monotonic() + seconds

@@ -30,6 +30,7 @@ from mpft_deploy.detector.settings import GoldenSource, TrainSettings
 from mpft_deploy.errors import MpftError, UsageError
 from mpft_deploy.evaluate.scores import Score
 from mpft_deploy.files import check_free, display, explain_full_disk, explain_unwritable
+from mpft_deploy.images import others_in
 from mpft_deploy.spec import Calibration
 from mpft_deploy.weights import Stored
 
@@ -143,6 +144,8 @@ def train(
 def _find_images(data: Sequence[Path], val: Sequence[Path], reporter: Reporter) -> Images:
     """All images by what their folders and manifests say, none of them opened."""
     images = Images(find_samples(data, "train"), find_samples(val, "val"))
+    if others := others_in(dict.fromkeys([*data, *val])):
+        reporter.line(others)
     for samples, what in ((images.train, TRAINING), (images.val, VALIDATION)):
         require_both_classes(samples, what)
         reporter.line(f"{what}: {describe_sets(samples)}")

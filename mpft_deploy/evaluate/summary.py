@@ -6,8 +6,9 @@ import math
 from typing import Literal
 
 import numpy as np
+from scipy.stats import beta
 
-from mpft_deploy.evaluate.metrics import F64, METRICS, bootstrap, interval
+from mpft_deploy.evaluate.metrics import CONFIDENCE, F64, METRICS, bootstrap, interval
 from mpft_deploy.evaluate.predictions import Header, Predictions, Rows
 from mpft_deploy.spec import Record
 
@@ -71,7 +72,8 @@ def _groups(rows: Rows, header: Header, protocol: str, keep: str) -> list[Group]
             figures={
                 metric: _figure(float(point[place]), samples[:, place])
                 for place, metric in enumerate(METRICS)
-            },
+            }
+            | ({} if kind == "mean" else _shares(len(of) - generated, generated, point)),
         )
 
     out, points, resamples = [], [], []
@@ -111,6 +113,26 @@ def _mean(points: F64, samples: F64) -> tuple[F64, F64]:
             np.where(has, points, 0).sum(0) / count,
             np.where(has[:, None], samples, 0).sum(0) / count,
         )
+
+
+def _shares(real: int, generated: int, point: F64) -> dict[str, Figure | None]:
+    """The shares of a class, with exact intervals (Clopper and Pearson 1934).
+
+    Resamples of images that are all right are all right: they would promise what 29 images cannot.
+    """
+    return {
+        metric: _exact(round(float(point[place]) * count), count)
+        for metric, count in (("real_accuracy", real), ("generated_accuracy", generated))
+        for place in [list(METRICS).index(metric)]
+        if count
+    }
+
+
+def _exact(hits: int, count: int) -> Figure:
+    tail = (1 - CONFIDENCE) / 2
+    low = 0.0 if hits == 0 else float(beta.ppf(tail, hits, count - hits + 1))
+    high = 1.0 if hits == count else float(beta.ppf(1 - tail, hits + 1, count - hits))
+    return Figure(value=hits / count, low=low, high=high)
 
 
 def _figure(value: float, samples: F64) -> Figure | None:

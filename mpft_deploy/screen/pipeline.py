@@ -282,7 +282,7 @@ def _result(end: _End, gathered: _Gathered, screener: Screener, source: str) -> 
         screened=over.count if video else None,
         seconds=round(gathered.last_time, 3) if video else None,
         frames=tuple(gathered.frames.kept) if video else (),
-        note="; ".join(filter(None, [first.note, left_out])),
+        note="; ".join(filter(None, [first.note, left_out, screener.uncalibrated])),
         source=source,
         error=error,
     )

@@ -140,6 +140,13 @@ class Screener:
         self.spec = bundle.spec
         self.calibration = with_threshold(self.spec.calibration, threshold)
         self.policy = views
+        meant = self.calibration.views
+        self.uncalibrated = (
+            f"uncalibrated combination: views {views}, calibrated for {meant}"
+            if views != meant
+            else ""
+        )
+        """What to know of every verdict, where its calibration is of other views; mostly empty."""
         self.batch_size = batch
         self.centre = self.spec.crop.size if views == "centre" else None
         """Side of the one view, where a frame's centre is all that is judged."""

@@ -14,6 +14,7 @@ import pytest
 import trees
 from command import MPFT
 from PIL import Image
+from scipy.stats import binomtest
 
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.cli.main import cli, run
@@ -21,11 +22,12 @@ from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.evaluate import run as evaluation
 from mpft_deploy.evaluate.compare import compare
+from mpft_deploy.evaluate.metrics import METRICS
 from mpft_deploy.evaluate.models import BundleModel
 from mpft_deploy.evaluate.predictions import read_predictions
 from mpft_deploy.evaluate.protocols import BASIC
 from mpft_deploy.evaluate.run import evaluate, find_entries
-from mpft_deploy.evaluate.summary import summarise
+from mpft_deploy.evaluate.summary import _shares, summarise
 from mpft_deploy.evaluate.tables import markdown, told_refused
 from mpft_deploy.fitness import FLAT
 from mpft_deploy.images import U8, decode_image
@@ -375,3 +377,16 @@ def test_other_files_are_no_predictions(tmp_path: Path, capsys: pytest.CaptureFi
     assert mpft_eval("--from", path) == 1
     assert "damaged" in capsys.readouterr().err
     assert mpft_eval("--from", tmp_path / "none.parquet") == 1
+
+
+@pytest.mark.parametrize(("wrong", "count"), [(0, 29), (3, 40), (40, 40)])
+def test_intervals_of_shares_are_exact(wrong: int, count: int) -> None:
+    """Resamples of 29 images that are all right say 100 % to 100 %."""
+    point = np.full(len(METRICS), 1 - wrong / count)
+    figure = _shares(count, 0, point)["real_accuracy"]
+    assert figure is not None
+    exact = binomtest(count - wrong, count).proportion_ci(0.95, "exact")
+    assert (figure.value, figure.low, figure.high) == pytest.approx(
+        (1 - wrong / count, exact.low, exact.high)
+    )
+    assert figure.low < figure.high

@@ -41,6 +41,17 @@ def test_a_table_for_people(screen: Screen, photo: Path, tmp_path: Path) -> None
     assert run.err == ""
 
 
+def test_views_that_the_calibration_is_not_of_are_told(screen: Screen, photo: Path) -> None:
+    told = "uncalibrated combination: views five, calibrated for centre"
+    run = screen(photo, "--views", "five")
+    assert (run.code, run.out.count(told)) == (0, 2)  # beside the verdict, and below the table
+    assert run.out.splitlines()[-1].startswith(told)
+    [line] = screen(photo, "--views", "five", "--json").lines
+    assert line["note"] == told
+    [line] = screen(photo, "--json").lines
+    assert "uncalibrated" not in line.get("note", "")
+
+
 def test_json_lines(screen: Screen, photo: Path, tmp_path: Path, bundle: Path) -> None:
     from mpft_deploy.images import decode_image
     from mpft_deploy.screen import Screener
