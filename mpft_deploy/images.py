@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import io
 import os
+import re
 import stat
 import warnings
 from collections import Counter
@@ -42,6 +43,9 @@ _SIDECARS = frozenset((".aae", ".thm", ".xmp", "desktop.ini", "ehthumbs.db", "th
 # other programs (EPS runs Ghostscript), which a file from a stranger must not.
 _FORMATS = ("WEBP", "GIF", "BMP", "PPM", "AVIF")
 _JPEG = b"\xff\xd8\xff"
+
+# The entry of EXIF in the list of what an AVIF file holds.
+_EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
 
 _FIRST_FRAME = "several frames in the file: the first was judged"
 
@@ -190,6 +194,12 @@ def _open(file: BinaryIO, name: str) -> _Opened:
         return _Opened(image, plain.orientation, note, plain.bits or 16)
     if magic[:4] in tiff.MAGIC:
         return _open_tiff(file.read(), name)
+    if magic[4:] == b"ftyp":
+        # AVIF says by itself how it is turned; EXIF, which stops it if it is odd, is not asked.
+        plain_avif = _EXIF_ITEM.sub(rb"\1skip", file.read())
+        image = Image.open(io.BytesIO(plain_avif), formats=_known_formats())
+        note = _FIRST_FRAME if getattr(image, "is_animated", False) else ""
+        return _Opened(image, orientation(image.info.get("exif"), None), note)
     image = Image.open(file, formats=_known_formats())
     note = _FIRST_FRAME if getattr(image, "is_animated", False) else ""
     return _Opened(image, orientation(image.info.get("exif"), image.info.get("xmp")), note)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from media import encoded, picture
-from PIL import Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin, features
 
 from mpft_deploy.errors import InputError
 from mpft_deploy.images import decode_image, read_picture
@@ -60,6 +60,19 @@ def test_orientation_is_applied_whatever_else_exif_holds(
     upright = tmp_path / "b"
     Image.fromarray(PIXELS).save(upright, kind, **options)
     assert np.array_equal(decode_image(path), np.rot90(decode_image(upright), -1))
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+@pytest.mark.parametrize("odd", [b"garb", b"II*\0\xff\xff\xff\xff", b""])
+def test_avif_is_turned_as_it_says_itself(tmp_path: Path, odd: bytes) -> None:
+    path = tmp_path / "a.avif"
+    Image.fromarray(PIXELS).save(path, quality=100, exif=exif(text_entry(0x9286)))
+    sound = path.read_bytes()
+    place = sound.index(b"II*\0")
+    path.write_bytes(sound[:place] + odd + sound[place + len(odd) :])
+    turned = decode_image(path)
+    assert turned.shape == TURNED.shape
+    assert np.abs(turned.astype(int) - TURNED).mean() < 4
 
 
 @pytest.mark.parametrize("block", [b"", b"garbage", exif()[:13], b"II*\0\xff\xff\xff\xff"])
