@@ -6,6 +6,7 @@ FFmpeg would follow redirects and playlists to wherever they lead.
 from __future__ import annotations
 
 import base64
+import http
 import http.client
 import ssl
 from typing import Any
@@ -25,13 +26,11 @@ def follow_redirects(url: str, timeout: float) -> str | None:
     """
     first = url
     for _ in range(_REDIRECTS):
-        connection = _connect(urlsplit(url), timeout)
         try:
-            location = _ask(connection, urlsplit(url), {}).getheader("Location")
+            with _ask(urlsplit(url), timeout, {}) as response:
+                location = response.getheader("Location")
         except (OSError, http.client.HTTPException, ValueError):
             return None
-        finally:
-            connection.close()
         if location is None:
             return None if url == first else url
         url = within(first, urljoin(url, location))
@@ -91,7 +90,7 @@ class Playlists:
         if start != "0" or end != "0":
             headers["Range"] = f"bytes={start}-{int(end) - 1 if int(end) else ''}"
         try:
-            response = _ask(_connect(parts, self._timeout), parts, headers)
+            response = _ask(parts, self._timeout, headers)
         except (OSError, http.client.HTTPException) as error:
             raise SourceLostError(getattr(error, "strerror", None) or "no HTTP answer") from None
         if response.status not in (200, 206):
@@ -114,12 +113,22 @@ def _connect(parts: SplitResult, timeout: float) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(host, port, timeout=timeout)
 
 
-def _ask(
-    connection: http.client.HTTPConnection, parts: SplitResult, headers: dict[str, str]
-) -> http.client.HTTPResponse:
-    if parts.username:
+def _ask(parts: SplitResult, timeout: float, headers: dict[str, str]) -> http.client.HTTPResponse:
+    """Ask for an address; the login is told only to a server that asks for it in plain."""
+    response = _request(parts, timeout, headers)
+    wanted = response.getheader("WWW-Authenticate", "").lower().startswith("basic")
+    if response.status == http.HTTPStatus.UNAUTHORIZED and wanted and parts.username:
+        response.close()
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-        headers = {**headers, "Authorization": f"Basic {base64.b64encode(login).decode()}"}
+        encoded = base64.b64encode(login).decode()
+        response = _request(parts, timeout, {**headers, "Authorization": f"Basic {encoded}"})
+    return response
+
+
+def _request(
+    parts: SplitResult, timeout: float, headers: dict[str, str]
+) -> http.client.HTTPResponse:
+    connection = _connect(parts, timeout)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     connection.request("GET", target, headers={"Connection": "close", **headers})
     return connection.getresponse()

@@ -26,6 +26,7 @@ class Site:
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
         self.asked: list[tuple[str, str]] = []
+        self.demands = ""
         site = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -35,6 +36,8 @@ class Site:
             def do_GET(self) -> None:
                 site.asked.append((self.path, self.headers.get("Authorization", "")))
                 status, headers, body = site.answers.get(self.path, (404, {}, b""))
+                if site.demands and "Authorization" not in self.headers:
+                    status, headers, body = 401, {"WWW-Authenticate": site.demands}, b""
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
@@ -91,6 +94,8 @@ def test_redirects_within_the_server_are_followed(site: Site, watching: Any) -> 
     running = watching(site.url("/here"))
     running.frame()
     assert site.asked[-1][0] == "/snap.jpg"
+    # Who does not ask for the password is not told it.
+    assert all(login == "" for _, login in site.asked)
 
 
 PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\n{0}\n#EXTINF:4,\n{0}\n#EXT-X-ENDLIST\n"
@@ -128,9 +133,10 @@ def test_a_playlist_is_played_where_it_is_asked_for(
     clip = write_video(tmp_path / "a.ts", seconds=4, codec="mpeg2video", rate=25).read_bytes()
     site.answers["/list.m3u8"] = (200, {}, PLAYLIST.format("a.ts").encode())
     site.answers["/a.ts"] = (200, {}, clip)
+    site.demands = 'Basic realm="cam"'
     running = watching(site.url("/list.m3u8", "hls+http"))
     running.frame()
-    assert all(login.startswith("Basic ") for _, login in site.asked)
+    assert ("/a.ts", "Basic dXNlcjpzZWNyZXRwdw==") in site.asked
 
 
 def test_a_file_in_disguise_is_refused_as_a_stream_too(tmp_path: Path, watching: Any) -> None:
