@@ -93,7 +93,7 @@ def _is_open(number: int) -> bool:
 
 
 class _Raw(io.FileIO):
-    """A stream's bytes; the first failure of a write is kept, and what follows it dropped."""
+    """A stream's bytes; what cannot be written is dropped, and its first failure kept."""
 
     def __init__(self, number: int, *, raises: bool) -> None:
         super().__init__(number, "w", closefd=False)
@@ -101,12 +101,12 @@ class _Raw(io.FileIO):
         self.failure: OSError | None = None
 
     def write(self, data: Any, /) -> int:
-        if self.failure is None:
-            try:
-                while (count := super().write(data)) is None:  # a terminal that may not block
-                    select.select([], [self], [])
-                return count
-            except OSError as error:
+        try:
+            while (count := super().write(data)) is None:  # a terminal that may not block
+                select.select([], [self], [])
+            return count
+        except OSError as error:
+            if self.failure is None:
                 self.failure = error
                 if self._raises:
                     raise

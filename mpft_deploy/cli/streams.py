@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle, BundleInfo
     from mpft_deploy.screen.screener import Screener
     from mpft_deploy.screen.streams.config import Config
-    from mpft_deploy.screen.streams.records import Event
+    from mpft_deploy.screen.streams.records import Event, Sink
     from mpft_deploy.screen.streams.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def run_streams(
         open_bundle: gives the bundle in the folder that the configuration names, if it does.
     """
     from mpft_deploy.engine import load_engine
-    from mpft_deploy.errors import MpftError
+    from mpft_deploy.errors import EnvironmentLacksError, MpftError
     from mpft_deploy.screen.screener import Screener
     from mpft_deploy.screen.streams.log import set_up_logging
     from mpft_deploy.screen.streams.memory import give_frames_back
@@ -111,7 +111,7 @@ def run_streams(
         _warn(config, info)
         if screener.uncalibrated:
             logger.warning("%s (mpft calibrate --views)", screener.uncalibrated)
-        watch = _open_watch(config, screener, info, seal, people=not as_json)
+        watch, sinks = _open_watch(config, screener, info, seal, people=not as_json)
         notifier = Notifier()
         end = None if seconds is None else time.monotonic() + seconds
         watch.start()
@@ -138,6 +138,10 @@ def run_streams(
     missing = {} if told else watch.without_frames()
     for name, why in missing.items():
         logger.error("%s: not one frame came: %s", name, why)
+    lost = next(filter(None, (getattr(sink, "lost", None) for sink in sinks)), None)
+    if lost is not None:
+        logger.error("standard output could not be written: %s", lost.strerror)
+        return _leave(EnvironmentLacksError.exit_code, clean)
     return _leave(1 if missing else 0, clean)
 
 
@@ -186,8 +190,8 @@ def _signals() -> Iterator[_Flags]:
 
 def _open_watch(
     config: Config, screener: Screener, info: BundleInfo, seal: str, *, people: bool
-) -> Watch:
-    """Sources, sinks and dashboard, put together but not started; lines for people if wanted."""
+) -> tuple[Watch, Iterable[Sink]]:
+    """Sources, put together but not started, and whom they tell; lines for people if wanted."""
     from mpft_deploy.screen.streams.watch import Watch
     from mpft_deploy.screen.tell import open_metrics, open_sinks, serve
 
@@ -207,7 +211,7 @@ def _open_watch(
         logger.info("dashboard: %s", server.url)
         sinks.append(server)
     watch.tell(sinks)
-    return watch
+    return watch, sinks
 
 
 def _reload(watch: Watch, read: Callable[[], Config]) -> None:

@@ -109,6 +109,24 @@ def test_output_that_is_lost_is_never_a_success(arguments: list[str], where: str
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.parametrize("options", [["--json"], []])
+@pytest.mark.parametrize("where", ["closed", "full"])
+def test_streams_do_not_lose_output_in_silence(
+    folder: Path, bundle: Path, where: str, options: list[str]
+) -> None:
+    with open("/dev/full" if where == "full" else os.devnull, "w") as full:  # noqa: PTH123
+        run = subprocess.run(
+            [*MPFT, "screen", f"file://{folder}/ω.mp4", "--bundle", str(bundle), *options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=(lambda: os.close(1)) if where == "closed" else None,
+        )
+    assert run.returncode == 3, run.stderr
+    assert "standard output" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
 @pytest.mark.parametrize("closed", [(0,), (2,), (0, 2), (0, 1, 2)], ids=str)
 @pytest.mark.parametrize("as_json", [True, False])
 def test_streams_that_are_closed(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,3 +153,35 @@ def test_a_place_that_cannot_be_written(
 ) -> None:
     with pytest.raises(EnvironmentLacksError, match="cannot be written"):
         write_report(tmp_path / ("long" * 70), made[1], read_bundle(bundle), made[0])
+
+
+def test_a_failure_that_nobody_foresaw_costs_one_item(bundle: Path, tmp_path: Path) -> None:
+    """Where a picture is made ready, and where it is judged; not what stops all."""
+    for name in "abcd":
+        (tmp_path / f"{name}.png").write_bytes(encoded(picture()))
+    screener = Screener.open(bundle, threads=1)
+    prepare, judge = screener.prepare, screener.judge
+    prepared, judged = itertools.count(), itertools.count()
+
+    def failing_prepare(*given: Any) -> Any:
+        if next(prepared) == 1:
+            raise MemoryError("no more")
+        return prepare(*given)
+
+    def failing_judge(frames: Any, *given: Any) -> Any:
+        if frames and next(judged) == 1:
+            raise RuntimeError("the engine stumbled")
+        return judge(frames, *given)
+
+    screener.prepare, screener.judge = failing_prepare, failing_judge  # type: ignore[method-assign]
+    results = [screened.result for screened in screen_items(find_items([tmp_path]), screener)]
+    assert [bool(result.verdict) for result in results] == [True, False, False, True]
+    assert results[1].error.endswith("b.png: cannot be screened (MemoryError: no more)")
+    assert results[2].error.endswith("(RuntimeError: the engine stumbled)")
+
+    def lacking(*given: Any) -> Any:
+        raise EnvironmentLacksError("a package is missing")
+
+    screener.prepare = lacking  # type: ignore[method-assign]
+    with pytest.raises(EnvironmentLacksError):
+        list(screen_items(find_items([tmp_path]), screener))

@@ -28,6 +28,7 @@ class JsonLines:
 
     Attributes:
         reader_left: whether standard output leads nowhere any more, as with `| head`.
+        lost: why a line was not written to standard output, where its reader is there.
 
     Raises:
         UsageError: another process writes this file.
@@ -39,12 +40,17 @@ class JsonLines:
     def __init__(self, config: Jsonl) -> None:
         self._config = config
         self.reader_left = False
+        self.lost: OSError | None = None
         self._path = None if config.path == "-" else Path(config.path)
         self._torn = False
         if self._path is None:
             sys.stdout.flush()  # what was printed before stays before
             self._file = os.dup(sys.stdout.fileno())
             self._size = 0
+            try:
+                os.write(self._file, b"")
+            except OSError:
+                raise EnvironmentLacksError("[jsonl] path -: standard output is closed") from None
         else:
             try:
                 self._file = self._open(self._path)
@@ -114,6 +120,9 @@ class JsonLines:
                     line = line[os.write(self._file, line) :]
             except BrokenPipeError:
                 self.reader_left = True
+                raise
+            except OSError as error:
+                self.lost = error
                 raise
             return
         self._reopen(self._path)
