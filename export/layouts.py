@@ -10,21 +10,37 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
 
-from mpft_deploy.errors import UsageError
+from mpft_deploy.bundle import CERTIFICATE
+from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.export.materials import Say
 from mpft_deploy.export.pipeline import Request, silent
 from mpft_deploy.export.standalone import Standalone, make_standalone
-from mpft_deploy.files import canonical_json, check_free, display, staged_folder
+from mpft_deploy.files import canonical_json, display
+from mpft_deploy.outputs import Kind, reserve, staged_folder
+from mpft_deploy.sealed import MAX_MANIFEST, read_regular
 
-TRITON_CONFIG = "config.pbtxt"
+TRITON_CONFIG, MODEL = "config.pbtxt", "1/model.onnx"
+WRITER = "# Written by mpft-deploy."
 MAX_BATCH = 64
 QUEUE_DELAY_US = 2000
 """How long a frame may wait for others: small beside the time of a view on any CPU."""
+
+
+def _own(folder: Path) -> Collection[str] | None:
+    """What belongs to a model that an export wrote; another version beside 1 does not."""
+    try:
+        config = read_regular(folder / TRITON_CONFIG, MAX_MANIFEST)
+    except InputError:
+        return None
+    return (TRITON_CONFIG, MODEL, CERTIFICATE) if config.startswith(WRITER.encode()) else None
+
+
+OUTPUT = Kind("a model that mpft-export wrote", _own)
 
 
 def export_triton(request: Request, say: Say = silent) -> tuple[Path, Standalone]:
@@ -41,14 +57,14 @@ def export_triton(request: Request, say: Say = silent) -> tuple[Path, Standalone
             f"{display(request.out)} is a file; name the folder of the model repository"
         )
     folder = request.out / name
-    check_free(folder, replace=request.overwrite)
-    made = make_standalone(request, say)
-    with staged_folder(folder, replace=request.overwrite) as staging:
-        (staging / "1").mkdir()
-        (staging / "1" / "model.onnx").write_bytes(made.model)
-        (staging / TRITON_CONFIG).write_text(triton_config(name, made), encoding="ascii")
-        certificate = canonical_json(msgspec.to_builtins(made.certificate))
-        (staging / "certificate.json").write_bytes(certificate)
+    with reserve(folder, OUTPUT, replace=request.overwrite, inputs=request.inputs):
+        made = make_standalone(request, say)
+        with staged_folder(folder, OUTPUT) as staging:
+            (staging / "1").mkdir()
+            (staging / MODEL).write_bytes(made.model)
+            (staging / TRITON_CONFIG).write_text(triton_config(name, made), encoding="ascii")
+            certificate = canonical_json(msgspec.to_builtins(made.certificate))
+            (staging / CERTIFICATE).write_bytes(certificate)
     return folder, made
 
 
@@ -66,7 +82,7 @@ def triton_config(name: str, made: Standalone) -> str:
         "max_batch_size: 1\n"
     )
     return f"""\
-# Written by mpft-deploy. Frames are RGB, cut to {size} x {size} from the original pixels
+{WRITER} Frames are RGB, cut to {size} x {size} from the original pixels
 # (policy: {spec.crop.policy}); of smaller ones the centre square is brought up by Pillow's bicubic.
 # The probability of "generated" is
 # sigmoid(scale * (logit + shift)): "generated" from the threshold on, "unsure" strictly between

@@ -30,6 +30,8 @@ from mpft_deploy.weights import F32
 
 BATCH = 16
 CALIBRATION_IMAGES = 128
+SHOWN = 20
+"""Images that an error names."""
 
 Say = Callable[[str], None]
 
@@ -88,7 +90,11 @@ class Materials:
             return self.detector.golden.crops
         paths, _ = list_images("--calibrate", self.calibrate)
         step = max(1, len(paths) // CALIBRATION_IMAGES)
-        return load_views(paths[::step][:CALIBRATION_IMAGES], self.detector.spec.crop.size)
+        return self._decode("--calibrate", paths[::step][:CALIBRATION_IMAGES])
+
+    def read_images(self) -> None:
+        """Decode all images now: one that cannot be is told before any work is done."""
+        self.views, self.calibration_views  # noqa: B018, they are kept once they are read
 
     @cached_property
     def smoothed(self) -> dict[str, F32]:
@@ -109,11 +115,25 @@ class Materials:
         paths, names = list_images("--images", self.images)
         if others := others_in(self.images):
             self.say(others)
-        crops = []
-        for start in range(0, len(paths), BATCH):
-            self.say(f"decoding image {start + 1} of {len(paths)}")
-            crops.append(load_views(paths[start : start + BATCH], self.detector.spec.crop.size))
-        return Views(np.concatenate(crops), names, _labels(self.images, paths))
+        return Views(self._decode("--images", paths), names, _labels(self.images, paths))
+
+    def _decode(self, option: str, paths: Sequence[Path]) -> U8:
+        """Views u8 [n, S, S, 3] of image files; an InputError that names all it cannot decode."""
+        crops, bad = [], []
+        for number, path in enumerate(paths):
+            if number % BATCH == 0:
+                self.say(f"decoding image {number + 1} of {len(paths)}")
+            try:
+                crops.append(load_views([path], self.detector.spec.crop.size))
+            except InputError as error:
+                bad.append(str(error))
+        if bad:
+            more = [f"and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
+            raise InputError(
+                f"{option}: {len(bad)} of {len(paths)} images cannot be read. Mend or remove them:"
+                + "".join(f"\n  {line}" for line in bad[:SHOWN] + more)
+            )
+        return np.concatenate(crops)
 
     @cached_property
     def reference(self) -> Engine:

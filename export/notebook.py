@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from mpft_deploy.errors import EnvironmentLacksError, InputError
-from mpft_deploy.files import canonical_json, display, explain_full_disk, sha256
+from mpft_deploy.files import canonical_json, display, explain_unwritable, sha256
 from mpft_deploy.spec import Record
 
 Kind = TypeVar("Kind", bound=Record)
@@ -48,7 +48,7 @@ class Notebook:
         self._found[sha256(canonical_json(key))] = plain
         line = json.dumps({"key": key, "value": plain}, allow_nan=False) + "\n"
         try:
-            with explain_full_disk(self._path):
+            with explain_unwritable(self._path):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 with self._path.open("ab") as file:
                     file.write(("\n" * self._cut_off + line).encode())

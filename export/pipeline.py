@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import onnx
 from mpft_deploy import __version__
 from mpft_deploy.bundle import (
     KIND,
+    OUTPUT,
     VERSION,
     Bundle,
     BundleInfo,
@@ -22,7 +25,7 @@ from mpft_deploy.bundle import (
     read_bundle,
     write_bundle,
 )
-from mpft_deploy.detector_folder import DetectorFolder, read_detector
+from mpft_deploy.detector_folder import DetectorFolder, read_detector, read_spec
 from mpft_deploy.engine import Backend, Engine, find_backend, get_backend
 from mpft_deploy.engine.certificate import (
     Budget,
@@ -36,10 +39,12 @@ from mpft_deploy.export.builders import Builder, BuildOptions, Plan, get_builder
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.materials import Materials, Say, with_keep
 from mpft_deploy.export.precision import RECIPES, apply_precision
-from mpft_deploy.files import check_free, display, explain_unwritable
+from mpft_deploy.files import display
+from mpft_deploy.outputs import Place, reserve
 from mpft_deploy.profile.latency import measure
 from mpft_deploy.signing import Signature, load_signer
 from mpft_deploy.spec import DetectorSpec
+from mpft_deploy.weights import detector_shapes
 
 LATENCY_SAMPLES = 100
 
@@ -68,6 +73,18 @@ class Request:
     overwrite: bool = False
     allow_over_budget: bool = False
     sign: Path | None = None
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Files and folders that the export reads."""
+        others = (self.sign, self.options.timing_cache)
+        return (self.detector, *self.images, *self.calibrate, *filter(None, others))
+
+    @property
+    def room(self) -> int:
+        """Bytes that a bundle takes at least: no engine stores a weight in less than one."""
+        shapes = detector_shapes(read_spec(self.detector)).values()
+        return (4 if self.precision == "fp32" else 1) * sum(map(math.prod, shapes))
 
 
 @dataclass(frozen=True)
@@ -126,6 +143,7 @@ def make(request: Request, materials: Materials, say: Say = silent) -> Made:
     if not_run and request.images:
         raise UsageError(f"--images needs an engine that runs here: {not_run}")
     detector, spec = materials.detector, materials.spec_at(request.keep)
+    materials.read_images()
     say("writing the encoder graph")
     graph = _write_graph(request, materials)
     say("building the engine")
@@ -163,20 +181,27 @@ def build(request: Request, say: Say = silent) -> Built:
 
 def export(request: Request, say: Say = silent) -> Result:
     """Build an engine, prove it, measure it, and write the bundle; errors as of `build`."""
-    check_free(request.out, replace=request.overwrite)
-    signer = load_signer(request.sign) if request.sign else None
-    built = build(request, say)
-    latency = None
-    if built.engine is not None:
-        say("measuring latency")
-        latency = measure(
-            built.engine,
-            built.spec,
-            built.detector.golden.crops,
-            samples=LATENCY_SAMPLES,
-            threads=request.threads,
-        )
-    return write(request, built, latency, signer)
+    with hold(request):
+        signer = load_signer(request.sign) if request.sign else None
+        built = build(request, say)
+        latency = None
+        if built.engine is not None:
+            say("measuring latency")
+            latency = measure(
+                built.engine,
+                built.spec,
+                built.detector.golden.crops,
+                samples=LATENCY_SAMPLES,
+                threads=request.threads,
+            )
+        return write(request, built, latency, signer)
+
+
+def hold(request: Request) -> AbstractContextManager[Place]:
+    """Try the place of the bundle and hold it; errors as of `reserve`."""
+    return reserve(
+        request.out, OUTPUT, replace=request.overwrite, inputs=request.inputs, room=request.room
+    )
 
 
 def write(
@@ -221,8 +246,8 @@ def write(
 
 def describe(request: Request) -> dict[str, str]:
     """What `export` would build, by name for people, with all checked that needs no building."""
-    check_free(request.out, replace=request.overwrite)
-    backend, _, plan = _resolve(request)
+    with hold(request):
+        backend, _, plan = _resolve(request)
     spec = with_keep(read_detector(request.detector).spec, request.keep)
     not_run = backend.why_not(plan.compute_capability)
     return {
@@ -252,16 +277,18 @@ def complete(bundle: Bundle, *, sign: Path | None = None, threads: int = 0) -> B
             f"{display(bundle.path)} is signed, and writing its proof would void the signature: "
             "pass --sign with a private key"
         )
-    signer = load_signer(sign) if sign else None
-    backend = get_backend(info.backend, info.compute_capability)
-    engine = backend.load(bundle.engine, threads=threads)
-    budget = Budget.parse(bundle.certificate.budget)
-    certificate = judge(compare_golden(engine, spec, bundle.golden), None, budget, spec.calibration)
-    latency = measure(engine, spec, bundle.golden.crops, samples=LATENCY_SAMPLES, threads=threads)
-    info = msgspec.structs.replace(
-        info, device=Device.here(), versions={**info.versions, **backend.versions()}
-    )
-    with explain_unwritable(bundle.path):
+    with reserve(bundle.path, OUTPUT, replace=True):
+        signer = load_signer(sign) if sign else None
+        backend = get_backend(info.backend, info.compute_capability)
+        engine = backend.load(bundle.engine, threads=threads)
+        budget = Budget.parse(bundle.certificate.budget)
+        on_golden = compare_golden(engine, spec, bundle.golden)
+        certificate = judge(on_golden, None, budget, spec.calibration)
+        crops = bundle.golden.crops
+        latency = measure(engine, spec, crops, samples=LATENCY_SAMPLES, threads=threads)
+        info = msgspec.structs.replace(
+            info, device=Device.here(), versions={**info.versions, **backend.versions()}
+        )
         write_bundle(
             bundle.path,
             info,

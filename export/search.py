@@ -43,14 +43,16 @@ from mpft_deploy.export.pipeline import (
     Result,
     budget_of,
     gather,
+    hold,
     make,
     silent,
     write,
 )
 from mpft_deploy.export.precision import RECIPES
-from mpft_deploy.export.search_report import as_text, write_picture
+from mpft_deploy.export.search_report import TITLE, as_text, write_picture
 from mpft_deploy.export.sensitivity import Layers, float_layer_ladder
-from mpft_deploy.files import absolute, check_free, sha256
+from mpft_deploy.files import absolute, sha256
+from mpft_deploy.outputs import marked_folder, reserve
 from mpft_deploy.profile.latency import Stopwatch
 from mpft_deploy.signing import load_signer
 
@@ -63,6 +65,16 @@ CLEARLY = 1.25
 """How many times slower a brief timing must be for a candidate to be given up unproven."""
 
 SENSITIVITY_VIEWS = 32
+
+
+CANDIDATES, PICTURE = "candidates.jsonl", "search.svg"
+
+
+NOTES = marked_folder(
+    "the notes of a search",
+    {CANDIDATES: b'{"key":', PICTURE: TITLE.encode()},
+    (CANDIDATES, PICTURE),
+)
 
 
 @dataclass(frozen=True)
@@ -104,24 +116,25 @@ def search(
     """
     if request.allow_over_budget:
         raise UsageError("--allow-over-budget takes one engine: name --backend and --precision")
-    check_free(request.out, replace=request.overwrite)
-    signer = load_signer(request.sign) if request.sign else None
-    run = _Search(request, target, limit, keeps, say)
-    winner = run.find()
-    write_picture(notes_of(request.out) / "search.svg", run.candidates, winner, limit)
-    if winner is None:
-        raise GateError(
-            "no candidate keeps what was asked for, and nothing was written:\n"
-            + as_text(run.candidates)
-            + "\nAllow a larger --budget or --latency, fewer cells (--keep of `mpft train`), or a "
-            "detector of fewer blocks."
-        )
-    assert winner.made is not None
-    assert winner.certificate is not None
-    assert winner.timed is not None
-    built = Built(**vars(winner.made), certificate=winner.certificate)
-    result = write(winner.request, built, winner.timed.latency, signer)
-    return Outcome(result, winner, run.candidates)
+    notes = notes_of(request.out)
+    with hold(request), reserve(notes, NOTES, replace=True, inputs=request.inputs):
+        signer = load_signer(request.sign) if request.sign else None
+        run = _Search(request, target, limit, keeps, say)
+        winner = run.find()
+        write_picture(notes / PICTURE, run.candidates, winner, limit)
+        if winner is None:
+            raise GateError(
+                "no candidate keeps what was asked for, and nothing was written:\n"
+                + as_text(run.candidates)
+                + "\nAllow a larger --budget or --latency, fewer cells (--keep of `mpft train`), "
+                "or a detector of fewer blocks."
+            )
+        assert winner.made is not None
+        assert winner.certificate is not None
+        assert winner.timed is not None
+        built = Built(**vars(winner.made), certificate=winner.certificate)
+        result = write(winner.request, built, winner.timed.latency, signer)
+        return Outcome(result, winner, run.candidates)
 
 
 class _Search:
@@ -137,7 +150,7 @@ class _Search:
     ) -> None:
         self._request, self._limit, self._say = request, limit, say
         self._materials: Materials = gather(request, say)
-        self._notebook = Notebook(notes_of(request.out) / "candidates.jsonl")
+        self._notebook = Notebook(notes_of(request.out) / CANDIDATES)
         self._device = msgspec.to_builtins(Device.here())
         own = self._materials.detector.spec.keep
         rules = [None if keep == own else keep for keep in self._rules(keeps)] or [request.keep]

@@ -110,6 +110,7 @@ def _result(one: Candidate) -> str:
     return "passed" if one.certificate.passed else "over budget"
 
 
+TITLE = "Decisions changed against median latency of a view"
 WIDTH, HEIGHT = 860, 420
 LEFT, RIGHT, TOP, BOTTOM = 64, 300, 40, 52
 LONGEST = 36  # characters of a name beside the picture
@@ -123,7 +124,6 @@ def write_picture(
     limit: LatencyLimit | None,
 ) -> None:
     """Write the picture as SVG; without any candidate that was proven, it says so."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, draw(candidates, winner, limit).encode())
 
 
@@ -155,7 +155,7 @@ def draw(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="12" fill="{INK}">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        _words(LEFT, 22, "Decisions changed against median latency of a view", size=14),
+        _words(LEFT, 22, TITLE, size=14),
         _words((LEFT + right) / 2, HEIGHT - 12, "latency p50, ms", anchor="middle"),
     ]
     for step in range(5):

@@ -27,8 +27,9 @@ from mpft_deploy.errors import GateError, UsageError
 from mpft_deploy.export.graph import OPSET, GraphBuilder, serialise
 from mpft_deploy.export.materials import Say
 from mpft_deploy.export.pipeline import Built, Request, build, silent
-from mpft_deploy.files import display, write_atomic
+from mpft_deploy.files import display
 from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.outputs import marked_kind, reserve, write_output
 from mpft_deploy.spec import DetectorSpec
 
 DOMAIN, FUNCTION = "mpft", "texture_patchify"
@@ -37,6 +38,9 @@ SPEC_KEY = "mpft.spec"
 # The attributes of the TensorRT plugin of the same name, which may stand in for the function.
 KEEP_CODES = {"smooth": 0, "textured": 1, "all": 3}
 FLOAT32_PATCHES = 2
+
+OUTPUT = marked_kind("a graph that mpft-export wrote", b"\x12\x0bmpft-deploy")
+"""Known by ModelProto.producer_name: field 2, 11 bytes."""
 
 LOGIT_TOLERANCE = 1e-3
 """Between the encoder alone and behind the function: the same arithmetic, fused differently."""
@@ -198,13 +202,9 @@ def export_standalone(request: Request, say: Say = silent) -> Standalone:
     out = request.out
     if out.suffix != ".onnx":
         raise UsageError(f"{display(out)}: name a file that ends with .onnx")
-    if out.is_dir():
-        raise UsageError(f"{display(out)} is a folder; name a file")
-    if out.exists() and not request.overwrite:
-        raise UsageError(f"{display(out)} exists already; name another file or pass --overwrite")
-    made = make_standalone(request, say)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, made.model)
+    with reserve(out, OUTPUT, replace=request.overwrite, inputs=request.inputs, parents=True):
+        made = make_standalone(request, say)
+        write_output(out, made.model, OUTPUT)
     return made
 
 

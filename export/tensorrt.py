@@ -26,7 +26,8 @@ from typing import IO, Any
 from mpft_deploy.engine import tensorrt as engine
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.export.builders import BuildOptions, Plan
-from mpft_deploy.files import display, explain_full_disk, write_atomic
+from mpft_deploy.files import display, explain_unwritable
+from mpft_deploy.outputs import Kind, reserve, write_output
 
 QUIET_SECONDS = 2.0
 """A build that is over by then says nothing; a longer one tells its progress as often."""
@@ -50,6 +51,9 @@ RTX_REFUSES = {
     "11.0": "it does not know Jetson Thor: export on the device with --backend tensorrt",
 }
 
+
+CACHE = Kind("a timing cache", lambda path: (), folder=False)
+"""Any file that is there: it is read as one first, which another's does not survive."""
 
 KILLED = 9
 """The signal that Linux ends a process with when memory runs out."""
@@ -90,7 +94,8 @@ class TensorRTBuilder:
             EnvironmentLacksError: memory or disk ran out while building.
         """
         cache = options.timing_cache
-        with tempfile.TemporaryDirectory(prefix="mpft-") as name:
+        held = reserve(cache, CACHE, replace=True) if cache else contextlib.nullcontext()
+        with held, tempfile.TemporaryDirectory(prefix="mpft-") as name:
             folder = Path(name)
             request = {
                 "package": self.runtime.package,
@@ -103,14 +108,14 @@ class TensorRTBuilder:
                 else [],
                 "timing_cache": cache is not None,
             }
-            with explain_full_disk(folder):
+            with explain_unwritable(folder):
                 (folder / "model.onnx").write_bytes(model)
                 (folder / "request.json").write_text(json.dumps(request))
                 if cache is not None and cache.exists():
                     (folder / "timing.cache").write_bytes(cache.read_bytes())
             self._run(folder, say)
             if cache is not None:
-                write_atomic(cache, (folder / "timing.cache").read_bytes())
+                write_output(cache, (folder / "timing.cache").read_bytes(), CACHE)
             return "engine.plan", (folder / "engine.plan").read_bytes()
 
     def _targets(self, precision: str, options: BuildOptions) -> tuple[str, ...]:

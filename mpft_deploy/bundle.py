@@ -12,14 +12,16 @@ import msgspec
 
 from mpft_deploy.detector_folder import GOLDEN, Golden
 from mpft_deploy.errors import InputError
-from mpft_deploy.files import canonical_json, display, read_sealed, staged_folder, write_seal
+from mpft_deploy.files import canonical_json, display
 from mpft_deploy.kinds import refuse_other_kind
+from mpft_deploy.outputs import sealed_kind, staged_folder
+from mpft_deploy.sealed import MANIFESTS, read_sealed, write_seal
 from mpft_deploy.signing import Signature, load_verifier
 from mpft_deploy.spec import DetectorSpec, Record, convert_record
 
 KIND: Literal["bundle"] = "bundle"
 VERSION: Literal[1] = 1
-MANIFEST = "bundle.json"
+MANIFEST, OUTPUT = MANIFESTS[KIND], sealed_kind(KIND)
 CERTIFICATE, LATENCY = "certificate.json", "latency.json"
 
 
@@ -186,7 +188,7 @@ def read_bundle(path: Path, require_signature: Path | None = None) -> Bundle:
     """
     refuse_other_kind(path, KIND)
     verify = load_verifier(require_signature) if require_signature else None
-    sealed = read_sealed(path, MANIFEST, version=VERSION, kind=KIND, verify=verify)
+    sealed = read_sealed(path, version=VERSION, kind=KIND, verify=verify)
     content = sealed.content
     info: BundleInfo = convert_record(sealed.payload, BundleInfo, display(path / MANIFEST))
     for name in (info.engine, GOLDEN, CERTIFICATE):
@@ -228,13 +230,13 @@ def write_bundle(
     replace: bool = False,
 ) -> None:
     """Write a bundle, whole or not at all; `sign` as `load_signer` gives it."""
-    with staged_folder(path, replace=replace) as staging:
+    with staged_folder(path, OUTPUT, replace=replace) as staging:
         (staging / info.engine).write_bytes(engine)
         (staging / GOLDEN).write_bytes(golden.to_bytes())
         (staging / CERTIFICATE).write_bytes(canonical_json(msgspec.to_builtins(certificate)))
         if latency is not None:
             (staging / LATENCY).write_bytes(canonical_json(msgspec.to_builtins(latency)))
-        write_seal(staging, MANIFEST, msgspec.to_builtins(info), sign=sign)
+        write_seal(staging, msgspec.to_builtins(info), sign=sign)
 
 
 def _cpuinfo() -> dict[str, str]:

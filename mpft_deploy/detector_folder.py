@@ -12,12 +12,15 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from mpft_deploy.errors import InputError
-from mpft_deploy.files import display, read_manifest, read_sealed, staged_folder, write_seal
+from mpft_deploy.files import display
 from mpft_deploy.kinds import refuse_other_kind
+from mpft_deploy.outputs import sealed_kind, staged_folder
+from mpft_deploy.sealed import MANIFESTS, read_manifest, read_sealed, write_seal
 from mpft_deploy.spec import DetectorSpec, convert_record
-from mpft_deploy.weights import F32, Stored, decode, dequantise, quantise
+from mpft_deploy.weights import F32, Stored, decode, detector_weights, quantise
 
-KIND, VERSION, MANIFEST = "detector", 1, "detector.json"
+KIND, VERSION = "detector", 1
+MANIFEST, OUTPUT = MANIFESTS[KIND], sealed_kind(KIND)
 WEIGHTS, GOLDEN, CARD = "weights.safetensors", "golden.safetensors", "MODEL_CARD.md"
 
 
@@ -75,7 +78,7 @@ class DetectorFolder:
 def read_detector(path: Path) -> DetectorFolder:
     """Read and verify a detector folder; an InputError if anything is missing, extra or altered."""
     refuse_other_kind(path, KIND)
-    sealed = read_sealed(path, MANIFEST, version=VERSION, kind=KIND)
+    sealed = read_sealed(path, version=VERSION, kind=KIND)
     content = sealed.content
     spec: DetectorSpec = convert_record(
         sealed.payload.get("spec"), DetectorSpec, f"the spec in {display(path / MANIFEST)}"
@@ -83,15 +86,22 @@ def read_detector(path: Path) -> DetectorFolder:
     for name in (WEIGHTS, GOLDEN, CARD):
         if name not in content:
             raise InputError(f"{display(path)} is incomplete: its manifest does not list {name}")
-    weights = display(path / WEIGHTS)
     return DetectorFolder(
         path,
         spec,
-        dequantise(decode(content[WEIGHTS], weights), weights),
+        detector_weights(content[WEIGHTS], spec, display(path / WEIGHTS)),
         Golden.from_bytes(content[GOLDEN], spec, display(path / GOLDEN)),
         content[CARD].decode("utf-8", "replace"),
         sealed.seal,
     )
+
+
+def read_spec(path: Path) -> DetectorSpec:
+    """What a detector's manifest says of it, with nothing verified."""
+    payload = read_manifest(path, version=VERSION, kind=KIND)
+    where = f"the spec in {display(path / MANIFEST)}"
+    spec: DetectorSpec = convert_record(payload.get("spec"), DetectorSpec, where)
+    return spec
 
 
 def write_detector(
@@ -111,20 +121,20 @@ def write_detector(
             back.
     """
     tensors = quantise(weights, stored)
-    with staged_folder(path, replace=replace) as staging:
+    with staged_folder(path, OUTPUT, replace=replace) as staging:
         (staging / WEIGHTS).write_bytes(safetensors.numpy.save(tensors))
         (staging / GOLDEN).write_bytes(golden.to_bytes())
         (staging / CARD).write_text(card, encoding="utf-8")
         payload = {"kind": KIND, "version": VERSION, "spec": msgspec.to_builtins(spec)}
-        write_seal(staging, MANIFEST, payload)
+        write_seal(staging, payload)
 
 
 def reseal_detector(path: Path) -> None:
     """Accept the files as they are now, after an edit made on purpose, such as of the card."""
     refuse_other_kind(path, KIND)
-    payload = read_manifest(path, MANIFEST, version=VERSION, kind=KIND)
-    convert_record(payload.get("spec"), DetectorSpec, f"the spec in {display(path / MANIFEST)}")
-    write_seal(path, MANIFEST, {key: payload[key] for key in ("kind", "version", "spec")})
+    payload = read_manifest(path, version=VERSION, kind=KIND)
+    read_spec(path)
+    write_seal(path, {key: payload[key] for key in ("kind", "version", "spec")})
 
 
 def rewrite_detector(
@@ -138,14 +148,14 @@ def rewrite_detector(
         golden: crops with new logits, where the spec's keep rule is another.
         card: another model card.
     """
-    sealed = read_sealed(path, MANIFEST, version=VERSION, kind=KIND)
+    sealed = read_sealed(path, version=VERSION, kind=KIND)
     content = dict(sealed.content)
     if golden is not None:
         content[GOLDEN] = golden.to_bytes()
     if card is not None:
         content[CARD] = card.encode()
-    with staged_folder(path, replace=True) as staging:
+    with staged_folder(path, OUTPUT, replace=True) as staging:
         for name, data in content.items():
             (staging / name).write_bytes(data)
         payload = {"kind": KIND, "version": VERSION, "spec": msgspec.to_builtins(spec)}
-        write_seal(staging, MANIFEST, payload)
+        write_seal(staging, payload)

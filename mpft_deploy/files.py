@@ -1,8 +1,4 @@
-"""Files that are whole or absent, and folders that show any change.
-
-A sealed folder has a JSON manifest that lists the SHA-256 of every other file, may be signed, and
-ends with a seal over itself. Reading one yields only bytes that were checked.
-"""
+"""Files that are whole or absent, and names that can be shown."""
 
 from __future__ import annotations
 
@@ -11,14 +7,13 @@ import errno
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import re
+import secrets
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
+from mpft_deploy.errors import EnvironmentLacksError
 
 
 def sha256(data: bytes) -> str:
@@ -48,8 +43,11 @@ def printable(text: str) -> str:
 
 
 @contextlib.contextmanager
-def explain_full_disk(target: Path) -> Iterator[None]:
-    """Turn "no space left" while writing `target` into an error a person can act on."""
+def explain_unwritable(target: Path) -> Iterator[None]:
+    """Turn what a system says while `target` is written into an error a person can act on.
+
+    It names `target`, whatever temporary file the trouble was with.
+    """
     try:
         yield
     except OSError as error:
@@ -58,199 +56,102 @@ def explain_full_disk(target: Path) -> Iterator[None]:
                 f"the disk is full: {display(target)} was not written and nothing was left behind. "
                 "Free some space or choose another folder, then run the command again."
             ) from None
-        raise
-
-
-@contextlib.contextmanager
-def explain_unwritable(target: Path) -> Iterator[None]:
-    """Turn "not permitted" while replacing `target` into an error a person can act on."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in _UNWRITABLE:
             raise EnvironmentLacksError(
-                f"{display(target)} cannot be written ({error.strerror}): copy it to a folder that "
-                "can, or run as its owner"
+                f"{display(target)} cannot be written: {error.strerror}. Name a place that can be "
+                "written, or run as its owner."
             ) from None
         raise
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, replace: bool = True) -> None:
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE)
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Write a file under a temporary name, flush it to disk, and move it into place.
 
-    Raises:
-        FileExistsError: there is one already, and it is not to be replaced.
-    """
-    with explain_full_disk(path):
-        # mkstemp makes a file that only its owner can read, before a byte is in it.
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(mode)
-            if replace:
-                Path(name).replace(path)
-            else:
-                os.link(name, path)  # unlike a rename, a link never replaces
-        finally:
-            Path(name).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder beside `target` that becomes `target` if the block succeeds.
+    For files of our own in folders of our own; what an option names goes through
+    `mpft_deploy.outputs`.
 
     Args:
-        target: where the folder shall stand.
-        replace: whether a folder that stands there is replaced; without it that is a UsageError.
+        mode: what others may do with it, at most: the process's umask takes its part.
     """
-    check_free(target, replace=replace)
-    with explain_full_disk(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(
-            tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        )
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}.tmp")
+    with explain_unwritable(path):
         try:
-            yield staging
-            staging.chmod(0o755)
-            if target.exists():
-                retired = staging.with_suffix(".old")
-                target.rename(retired)
-                staging.rename(target)
-                shutil.rmtree(retired)
-            else:
-                staging.rename(target)
+            write_synced(temporary, data, mode)
+            temporary.replace(path)
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
 
 
-def check_free(target: Path, *, replace: bool) -> None:
-    """A UsageError unless a folder may be written at `target`; asked before long work too."""
-    if target.is_dir() and not replace and any(target.iterdir()):
-        raise UsageError(
-            f"{display(target)} exists already; name another folder or pass --overwrite"
-        )
-    if target.exists() and not target.is_dir():
-        raise UsageError(f"{display(target)} is a file; name a folder")
+TEMPORARY = ".mpft-"
+"""How names of unfinished files and folders begin; they end with `.tmp`.
+
+They are short whatever is written: a name of 255 bytes has a temporary one too.
+"""
+
+OLD = "old"
+"""In a workplace: what is being replaced, where a system cannot do that in one step."""
+
+PICTURES = 0o640
+"""The mode of files that may show people."""
+
+
+def workplace_of(folder: Path, name: str) -> Path:
+    """Where an output of that name in that folder is made; see `mpft_deploy.outputs`."""
+    return folder / f"{TEMPORARY}{sha256(os.fsencode(name))[:12]}.tmp"
+
+
+def write_synced(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a file that is not there yet, and flush it to disk; `mode` as for `write_atomic`."""
+    # Its mode from the start: no moment in which others may read a private key.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's list of names to disk, where the file system can."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # as some network file systems answer
+            raise
+    finally:
+        os.close(descriptor)
+
+
+_SYSTEM = re.compile(
+    r"\.mpft-\w+\.tmp"
+    # desktops: macOS, Windows, KDE, thumbnails, trash
+    r"|\.DS_Store|\._.*|\.AppleDouble|\.AppleDB|\.AppleDesktop|\.Spotlight-V100|\.Trashes"
+    r"|\.fseventsd|\.TemporaryItems|\.apdisk|\.localized|Icon\r|\.VolumeIcon\.icns"
+    r"|\.DocumentRevisions-V100|\.metadata_never_index|\.com\.apple\..*"
+    r"|(?i:thumbs\.db(:encryptable)?|ehthumbs(_vista)?\.db|desktop\.ini|\$recycle\.bin"
+    r"|system volume information)"
+    r"|\.directory|\.Trash(-\d+)?|\.thumbnails|\.nomedia"
+    # file systems: ext, NFS, FUSE, SMB, AFS, snapshots
+    r"|lost\+found|\.nfs[0-9a-fA-F]*|\.fuse_hidden[0-9a-fA-F]*|\.smbdelete[0-9a-fA-F]*|\.cifs[0-9a-fA-F]*"
+    r"|\.__afs[0-9a-fA-F]*|\.snapshots?|~snapshot|\.zfs|\.glusterfs|\.trashcan"
+    # storage boxes and synchronisers
+    r"|@eaDir|\.@__thumb|@Recycle|\#recycle|@tmp|\.stfolder.*|\.stversions|\.stignore"
+    r"|\.syncthing\..*\.tmp|~syncthing~.*\.tmp|\.dropbox(\.attr|\.cache)?|\.owncloudsync\.log|\.sync"
+    # volumes of Kubernetes: the links that all others go through
+    r"|\.\.data(_tmp)?|\.\.\d{4}_\d\d_\d\d_\d\d_\d\d_\d\d\.\d+",
+    re.DOTALL,
+)  # fmt: skip
+
+
+def is_system_name(name: str) -> bool:
+    """Whether systems put files of this name into anyone's folders: nobody wrote or reads them."""
+    return _SYSTEM.fullmatch(name) is not None
 
 
 def canonical_json(payload: Mapping[str, Any]) -> bytes:
     """The one serialisation of `payload`: indented, keys as given, ASCII, final newline."""
     return (json.dumps(payload, indent=2, allow_nan=False) + "\n").encode()
-
-
-@dataclass(frozen=True)
-class Sealed:
-    """A sealed folder as read and checked.
-
-    payload: the manifest without `files`, `signature` and `seal`.
-    content: the bytes of every other file, by name.
-    signature: as stored, or None; checked only if the reader was told to.
-    """
-
-    payload: dict[str, Any]
-    content: dict[str, bytes]
-    signature: object
-    seal: str
-
-
-def write_seal(
-    folder: Path,
-    manifest: str,
-    payload: Mapping[str, Any],
-    *,
-    sign: Callable[[bytes], Mapping[str, str]] | None = None,
-) -> None:
-    """Write `manifest` into `folder`: payload, SHA-256 of every other file, and the seal.
-
-    Args:
-        sign: gives a signature of the manifest so far, which is stored in it, under the seal.
-    """
-    files = {
-        path.name: sha256(path.read_bytes())
-        for path in sorted(folder.iterdir())
-        if path.name != manifest
-    }
-    sealed = {**payload, "files": files}
-    if sign is not None:
-        sealed["signature"] = sign(canonical_json(sealed))
-    sealed["seal"] = sha256(canonical_json(sealed))
-    write_atomic(folder / manifest, canonical_json(sealed))
-
-
-def read_manifest(folder: Path, manifest: str, *, version: int, kind: str) -> dict[str, Any]:
-    """Parse a sealed folder's manifest and check kind and version, but neither seal nor files."""
-    path = folder / manifest
-    where = display(path)
-    if not folder.is_dir():
-        raise InputError(f"{display(folder)} is not a folder; expected a {kind} folder")
-    try:
-        payload = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{display(folder)} is no {kind}: it has no {manifest}") from None
-    except OSError as error:
-        raise InputError(f"{where} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise InputError(
-            f"{where} is damaged: it is not JSON. Restore it from its source."
-        ) from None
-    if not isinstance(payload, dict) or payload.get("kind") != kind:
-        raise InputError(f"{where} does not describe a {kind}")
-    found = payload.get("version")
-    if found != version:
-        newer = isinstance(found, int) and found > version
-        raise InputError(
-            f"{where} has version {found!r}, this mpft-deploy reads version {version}. "
-            + ("Upgrade mpft-deploy." if newer else f"Write the {kind} again with this version.")
-        )
-    return payload
-
-
-def read_sealed(
-    folder: Path,
-    manifest: str,
-    *,
-    version: int,
-    kind: str,
-    verify: Callable[[str, bytes, object], None] | None = None,
-) -> Sealed:
-    """Read a sealed folder whole and check it.
-
-    Args:
-        verify: raises unless a signature is right; called before any other file is read. It takes
-            the manifest's name, the signed bytes, and the stored signature or None.
-
-    Raises:
-        InputError: a file is missing, extra, altered or unreadable, or the version is another.
-    """
-    payload = read_manifest(folder, manifest, version=version, kind=kind)
-    remedy = f"Restore the {kind} from its source or make it again."
-    raw = (folder / manifest).read_bytes()
-    seal = payload.pop("seal", None)
-    if sha256(canonical_json(payload)) != seal or canonical_json({**payload, "seal": seal}) != raw:
-        raise InputError(f"{display(folder / manifest)} was altered after it was written. {remedy}")
-    signature = payload.pop("signature", None)
-    if verify is not None:
-        verify(display(folder / manifest), canonical_json(payload), signature)
-    listed = payload.pop("files", None)
-    if not isinstance(listed, dict):
-        raise InputError(f"{display(folder / manifest)} lists no files. {remedy}")
-    present = {path.name for path in folder.iterdir()} - {manifest}
-    if missing := sorted(listed.keys() - present):
-        raise InputError(f"{display(folder)} lacks {', '.join(missing)}. {remedy}")
-    if extra := sorted(present - listed.keys()):
-        names = ", ".join(map(display, extra))
-        raise InputError(f"{display(folder)} holds files it should not: {names}. Remove them.")
-    content = {}
-    for name, digest in listed.items():
-        path = folder / name
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{display(path)} cannot be read: {error.strerror}") from None
-        if sha256(data) != digest:
-            raise InputError(f"{display(path)} was altered: its SHA-256 is another. {remedy}")
-        content[name] = data
-    return Sealed(payload, content, signature, seal)

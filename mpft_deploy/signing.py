@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.extras import how_to_install
-from mpft_deploy.files import display, sha256, write_atomic
+from mpft_deploy.files import display, sha256
+from mpft_deploy.outputs import Kind, write_output
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -27,6 +28,8 @@ CONTEXT = b"mpft-deploy manifest signature, version 1\n"
 
 MAX_KEY_BYTES = 64 * 1024
 """No Ed25519 key file is nearly as large."""
+
+OUTPUT = Kind("a key", lambda path: None, folder=False)
 
 Signature = dict[str, str]
 """`algorithm`, `key` (the public key's fingerprint) and `value` (64 bytes in hexadecimal)."""
@@ -45,6 +48,7 @@ def generate_keys(path: Path) -> tuple[Path, str]:
 
     Raises:
         UsageError: a file stands in the way, or the folder is missing.
+        EnvironmentLacksError: the folder cannot be written.
     """
     _need_cryptography()
     from cryptography.hazmat.primitives import serialization
@@ -54,26 +58,27 @@ def generate_keys(path: Path) -> tuple[Path, str]:
     for target in (path, public_path):
         if target.exists() or target.is_symlink():
             raise UsageError(f"{display(target)} exists already; keys are never overwritten")
-    if not path.parent.is_dir():
-        raise UsageError(f"{display(path.parent)} is not a folder; make it first")
     private = Ed25519PrivateKey.generate()
     public = private.public_key()
-    _write_new(
+    write_output(
         public_path,
         public.public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         ),
-        0o644,
+        OUTPUT,
+        replace=False,
     )
     try:
-        _write_new(
+        write_output(
             path,
             private.private_bytes(
                 serialization.Encoding.PEM,
                 serialization.PrivateFormat.PKCS8,
                 serialization.NoEncryption(),
             ),
-            0o600,
+            OUTPUT,
+            replace=False,
+            mode=0o600,
         )
     except BaseException:
         public_path.unlink()
@@ -169,10 +174,3 @@ def _read_key(path: Path) -> bytes:
             return file.read(MAX_KEY_BYTES)
     except OSError as error:
         raise InputError(f"the key {display(path)} cannot be read: {error.strerror}") from None
-
-
-def _write_new(path: Path, data: bytes, mode: int) -> None:
-    try:
-        write_atomic(path, data, mode=mode, replace=False)
-    except FileExistsError:
-        raise UsageError(f"{display(path)} exists already; keys are never overwritten") from None

@@ -21,7 +21,7 @@ KeepKind = Literal["smooth", "textured", "random", "all"]
 Decision = Literal["real", "generated"]
 Verdict = Literal["real", "generated", "unsure"]
 
-Positive = Annotated[int, msgspec.Meta(gt=0)]
+Positive = Annotated[int, msgspec.Meta(gt=0, le=2**16)]
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 

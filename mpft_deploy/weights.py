@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Literal
@@ -32,22 +33,64 @@ _CLIPS = {8: (1.0,), 6: tuple(np.linspace(1, 0.6, 9))}
 """Shares of a row's largest magnitude that its scale may be fitted to; the best is taken."""
 
 
+MAX_HEADER = 2**20
+"""Bytes of a safetensors header; a tensor takes about a hundred."""
+
+
 def decode(data: bytes, where: str) -> dict[str, npt.NDArray[np.generic]]:
     """Parse safetensors; an InputError that names `where` if damaged."""
+    if int.from_bytes(data[:8], "little") > MAX_HEADER:
+        raise InputError(f"{where} is not a valid safetensors file: its header is too long")
     try:
         tensors: dict[str, npt.NDArray[np.generic]] = safetensors.numpy.load(data)
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise InputError(f"{where} is not a valid safetensors file: {error}") from None
     return tensors
 
 
+def detector_weights(data: bytes, spec: DetectorSpec, where: str) -> dict[str, F32]:
+    """A detector's weights from the bytes of their file.
+
+    Raises:
+        InputError: damaged, or not finite numbers of the names and shapes that the spec asks for.
+    """
+    stored = decode(data, where)
+    shapes = detector_shapes(spec)
+    scales = {key.removesuffix(SCALE) for key in stored if key.endswith(SCALE)}
+    if stored.keys() != shapes.keys() | {key + SCALE for key in scales & shapes.keys()}:
+        raise InputError(
+            f"{where} does not hold the weights of {spec.architecture.name} at depth {spec.depth}"
+        )
+    for key, shape in shapes.items():
+        value = stored[key]
+        if key not in scales:
+            fits = value.dtype == np.float32 and value.shape == shape
+        else:
+            scale = stored[key + SCALE]
+            fits = scale.dtype == np.float32 and scale.shape == shape[:1]
+            whole = value.dtype == np.int8 and value.shape == shape
+            fits = fits and (whole or value.dtype == np.uint8)
+        if not fits:
+            raise InputError(f"{where}: {key} is not stored as a weight of shape {list(shape)}")
+    weights = dequantise(stored, where, shapes)
+    for key, value in weights.items():
+        if value.shape != shapes[key] or not np.isfinite(value).all():
+            raise InputError(f"{where}: {key} is not finite numbers of shape {list(shapes[key])}")
+    return weights
+
+
 def dequantise(
-    stored: Mapping[str, npt.NDArray[np.generic]], where: str = "the weights"
+    stored: Mapping[str, npt.NDArray[np.generic]],
+    where: str = "the weights",
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, F32]:
     """float32 weights from stored ones.
 
     A key `X` with a companion `X.scale` is rounded with one scale a row: `q · scale[:, None]`. As
     int8 it holds `q` itself; as uint8, the values coded by `_pack`.
+
+    Args:
+        shapes: of the weights, where they are known: no more values than those are decoded.
 
     Raises:
         InputError: coded values are damaged; names `where`.
@@ -58,7 +101,8 @@ def dequantise(
             continue
         scale = stored.get(key + SCALE)
         if scale is not None and value.dtype == np.uint8:
-            value = _unpack(f"{where}: {key}", value, len(scale))
+            most = math.prod(shapes[key]) if shapes is not None else MOST_INFLATED * value.size
+            value = _unpack(f"{where}: {key}", value, len(scale), most)
         real = value.astype(np.float32)
         if scale is not None:
             real *= scale.astype(np.float32).reshape(-1, *([1] * (real.ndim - 1)))
@@ -111,14 +155,20 @@ def _pack(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     return np.frombuffer(coder.compress(values.tobytes()) + coder.flush(), np.uint8)
 
 
-def _unpack(what: str, packed: npt.NDArray[np.generic], rows: int) -> npt.NDArray[np.int8]:
-    """What `_pack` was given, i8 [rows, C]; an InputError that names `what` if damaged."""
+def _unpack(
+    what: str, packed: npt.NDArray[np.generic], rows: int, most: int
+) -> npt.NDArray[np.int8]:
+    """What `_pack` was given, i8 [rows, C]; an InputError that names `what` if damaged.
+
+    Args:
+        most: values that there can be.
+    """
     coder = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        values = coder.decompress(packed.tobytes(), MOST_INFLATED * packed.size + 1)
+        values = coder.decompress(packed.tobytes(), most + 1)
     except zlib.error as error:
         raise InputError(f"{what} is damaged: {error}") from None
-    if not coder.eof or not rows or len(values) % rows:
+    if not coder.eof or not rows or len(values) > most or len(values) % rows:
         raise InputError(f"{what} is damaged: {len(values)} values in {rows} rows")
     return np.frombuffer(values, np.int8).reshape(rows, -1)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mpft_deploy.cli.console import parse_share
+from mpft_deploy.cli.options import hold
 
 if TYPE_CHECKING:
     from mpft_deploy.dataset import Sample
@@ -88,11 +89,14 @@ def command(
     from mpft_deploy.detector.evaluate import BATCH, image_logits
     from mpft_deploy.detector.model import Detector, choose_device
     from mpft_deploy.detector.recalibrate import recalibrate, write_outcome
+    from mpft_deploy.detector_folder import OUTPUT
     from mpft_deploy.evaluate.run import find_entries
     from mpft_deploy.images import others_in
     from mpft_deploy.spec import KeepRule
 
     model, folder = Detector.from_folder(detector)
+    if not dry_run:
+        hold(detector, OUTPUT, data)
     spec = folder.spec
     rule = KeepRule.parse(keep) if keep else spec.keep_rule
     rule.resolve(spec.cells)

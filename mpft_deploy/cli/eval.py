@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpft_deploy.cli.options import Threads
+from mpft_deploy.cli.options import Threads, hold
 
 if TYPE_CHECKING:
     from mpft_deploy.evaluate.compare import Pair
@@ -100,6 +100,8 @@ def command(
     from mpft_deploy.evaluate import require_eval_extra
 
     require_eval_extra()
+    from mpft_deploy.evaluate.report import OUTPUT
+
     if sum(map(bool, (source, compare, baseline))) > 1:
         raise UsageError("--from, --compare and --baseline exclude each other")
     if (source or compare) and paths:
@@ -107,6 +109,8 @@ def command(
     if baseline is None and (backbone or train or depth):
         raise UsageError("--backbone, --train and --depth belong to --baseline frozen")
     if compare:
+        if out is not None:
+            hold(out, OUTPUT)
         _compare(compare, keeps, out, as_json)
         return
     if source:
@@ -114,10 +118,12 @@ def command(
 
         if keeps:
             raise UsageError("--from draws all keep rules of the file; leave out --keep")
+        hold(out or source.parent, OUTPUT)
         _finish(read_predictions(source), out or source.parent, source.parent, as_json)
         return
     if out is None:
         raise UsageError("name a folder for the results with --out")
+    hold(out, OUTPUT)
     if baseline:
         model, data = _frozen(backbone, train, split, keeps, depth, device), paths
     else:
@@ -271,6 +277,7 @@ def _compare(
     from mpft_deploy.errors import UsageError
     from mpft_deploy.evaluate.compare import compare
     from mpft_deploy.evaluate.predictions import check_keep, read_predictions
+    from mpft_deploy.evaluate.report import COMPARISON
     from mpft_deploy.files import canonical_json, display, write_atomic
 
     if len(keeps) > 2:
@@ -284,8 +291,7 @@ def _compare(
     )
     pairs = compare(a, b, keep_a, keep_b, files)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / "comparison.json", canonical_json({"pairs": msgspec.to_builtins(pairs)}))
+        write_atomic(out / COMPARISON, canonical_json({"pairs": msgspec.to_builtins(pairs)}))
     if as_json:
         emit_json(pairs)
         return

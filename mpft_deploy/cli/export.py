@@ -245,7 +245,7 @@ def _search(
 ) -> None:
     from mpft_deploy.cli.console import emit_json, steps, table
     from mpft_deploy.export.candidates import LatencyLimit
-    from mpft_deploy.export.search import notes_of, search
+    from mpft_deploy.export.search import PICTURE, notes_of, search
     from mpft_deploy.export.search_report import COLUMNS, reasons, rows
     from mpft_deploy.export.search_report import as_json as candidate_json
     from mpft_deploy.files import display
@@ -253,7 +253,7 @@ def _search(
     with steps() as say:
         limit = LatencyLimit.parse(latency) if latency else None
         outcome = search(request, target, limit, say, keeps=keeps)
-    picture = notes_of(request.out) / "search.svg"
+    picture = notes_of(request.out) / PICTURE
     if as_json:
         result = outcome.result
         emit_json(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mpft_deploy.cores import check_threads
 from mpft_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from mpft_deploy.outputs import Kind
 
 PATH = click.Path(path_type=Path, readable=False)
 """A path; whether it can be read is found out, and told, where it is read."""
@@ -49,6 +52,20 @@ class Threads(click.IntRange):
         except UsageError as error:
             self.fail(str(error), param, ctx)
         return threads
+
+
+def hold(
+    target: Path, kind: Kind, inputs: Iterable[Path | None] = (), *, replace: bool = True
+) -> None:
+    """Try the place of an output before the work and hold it until the command ends.
+
+    Raises:
+        UsageError, EnvironmentLacksError: as `mpft_deploy.outputs.reserve`.
+    """
+    from mpft_deploy.outputs import reserve
+
+    place = reserve(target, kind, replace=replace, inputs=filter(None, inputs))
+    click.get_current_context().with_resource(place)
 
 
 def parse_decode(

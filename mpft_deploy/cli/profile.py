@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpft_deploy.cli.options import PATH, Number, Threads
+from mpft_deploy.cli.options import PATH, Number, Threads, hold
 
 if TYPE_CHECKING:
+    from mpft_deploy.outputs import Kind
     from mpft_deploy.profile.compare import Limit
     from mpft_deploy.profile.records import Gate, Profile
     from mpft_deploy.profile.slo import Objective
@@ -165,8 +166,9 @@ def command(
     slos = [Objective.parse(text) for text in objectives]
     slowdowns = [Limit.parse(text) for text in limits or ("p50:5%",)]
     before = read_profile(older) if older is not None else None
-    for path in filter(None, (out, html, markdown, trace)):
-        _check_writable(path)
+    for path, kind in zip((out, html, markdown, trace), _kinds(), strict=True):
+        if path is not None:
+            hold(path, kind, (bundle, images, older, trtexec))
     chosen = [name for name in SCENARIOS if name in scenarios or "all" in scenarios]
     content = read_bundle(bundle)
     with steps() as say:
@@ -216,33 +218,37 @@ def _write(
 ) -> None:
     import msgspec
 
-    from mpft_deploy.files import write_atomic
+    from mpft_deploy.outputs import write_output
 
+    result, page, summary, timeline = _kinds()
     if out is not None:
-        write_atomic(out, msgspec.json.encode(profile) + b"\n")
+        write_output(out, msgspec.json.encode(profile) + b"\n", result)
     if markdown is not None:
         from mpft_deploy.profile.markdown import render_markdown
 
-        write_atomic(markdown, render_markdown(profile).encode())
+        write_output(markdown, render_markdown(profile).encode(), summary)
     if html is not None:
         from mpft_deploy.profile.html import render_html
 
-        write_atomic(html, render_html(profile).encode())
+        write_output(html, render_html(profile).encode(), page)
     if trace is not None and profile.layers is not None:
         from mpft_deploy.profile.flame import chrome_trace
 
-        write_atomic(trace, chrome_trace(profile.layers))
+        write_output(trace, chrome_trace(profile.layers), timeline)
     for path in filter(None, (out, html, markdown, trace)):
         click.echo(f"written: {path}", err=True)
 
 
-def _check_writable(path: Path) -> None:
-    """Ask before the work whether an output has a place to go."""
-    from mpft_deploy.errors import UsageError
-    from mpft_deploy.files import display
+def _kinds() -> tuple[Kind, Kind, Kind, Kind]:
+    """What --out, --html, --markdown and --trace write, each with a mark that it begins with."""
+    from mpft_deploy.outputs import marked_kind
 
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"{display(path)}: name a file in a folder that exists")
+    return (
+        marked_kind("a result of mpft profile", b'{"kind":"profile"'),
+        marked_kind("a report of mpft profile", b'name="generator" content="mpft profile"'),
+        marked_kind("a summary of mpft profile", b"### Latency of `"),
+        marked_kind("a trace of mpft profile", b'{"otherData":{"writer":"mpft profile"}'),
+    )
 
 
 @click.command("history")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpft_deploy.cli.options import PATH, Number, Threads, parse_decode
+from mpft_deploy.cli.options import PATH, Number, Threads, hold, parse_decode
 
 if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle
@@ -135,7 +135,9 @@ def command(
             "stream, or --config"
         )
     if report is not None:
-        _check_writable(report)
+        from mpft_deploy.screen import report as page
+
+        hold(report, page.OUTPUT, [*map(Path, paths), bundle, notes, require_signature])
     sources = _read_notes(notes)
     content = _open_bundle(bundle, require_signature)
 
@@ -219,16 +221,6 @@ def _open_bundle(path: Path | None, require_signature: Path | None) -> Bundle:
             "make one with mpft-export DETECTOR DIR"
         )
     return read_bundle(path, require_signature)
-
-
-def _check_writable(report: Path) -> None:
-    """Ask before the work whether the report has a place to go."""
-    from mpft_deploy.errors import UsageError
-
-    if report.is_dir():
-        raise UsageError(f"--report {_shown(report)} is a folder; name a file")
-    if not report.parent.is_dir():
-        raise UsageError(f"--report {_shown(report)}: its folder does not exist; make it first")
 
 
 def _read_notes(path: Path | None) -> dict[str, str]:

@@ -17,10 +17,16 @@ import safetensors.numpy
 from mpft_deploy.detector.settings import TrainSettings
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.evaluate.scores import Score
-from mpft_deploy.files import display, explain_full_disk, write_atomic
+from mpft_deploy.files import display, explain_unwritable, write_atomic
+from mpft_deploy.outputs import marked_folder
 from mpft_deploy.spec import Record, convert_record
 
 CHECKPOINT, LOG, CURVE = "checkpoint.safetensors", "log.jsonl", "curve.png"
+OUTPUT = marked_folder(
+    "a training run",
+    {CHECKPOINT: b'{"__metadata__":{"progress":', LOG: b'{"event":'},
+    (CHECKPOINT, LOG, CURVE),
+)
 
 Tensors = Mapping[str, npt.NDArray[np.generic]]
 
@@ -72,9 +78,9 @@ class RunFolder:
 
     def start(self) -> None:
         """Begin an empty run, in place of one that is there."""
-        with explain_full_disk(self.path):
+        with explain_unwritable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            for name in (CHECKPOINT, LOG, CURVE):
+            for name in (CURVE, LOG, CHECKPOINT):  # it is a run to the last
                 (self.path / name).unlink(missing_ok=True)
 
     def save(self, progress: Progress, tensors: Tensors) -> None:
@@ -106,7 +112,7 @@ class RunFolder:
         """Append a line to the log."""
         entry = {"event": event, **fields}
         self.events.append(entry)
-        with explain_full_disk(self.path / LOG), (self.path / LOG).open("a") as file:
+        with explain_unwritable(self.path / LOG), (self.path / LOG).open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
     def draw(self) -> None:

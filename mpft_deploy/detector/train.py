@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import torch
 
+from mpft_deploy import detector_folder
 from mpft_deploy.dataset import (
     describe_sets,
     drop_contradicting,
@@ -25,12 +24,13 @@ from mpft_deploy.detector.interrupt import StopRequestedError, stop_signals
 from mpft_deploy.detector.loop import Images, Loop, Reporter
 from mpft_deploy.detector.model import Detector, choose_device, has_bf16
 from mpft_deploy.detector.publish import publish
-from mpft_deploy.detector.run_folder import EpochReport, Progress, RunFolder
+from mpft_deploy.detector.run_folder import OUTPUT, EpochReport, Progress, RunFolder
 from mpft_deploy.detector.settings import GoldenSource, TrainSettings
 from mpft_deploy.errors import MpftError, UsageError
 from mpft_deploy.evaluate.scores import Score
-from mpft_deploy.files import check_free, display, explain_full_disk, explain_unwritable
+from mpft_deploy.files import display
 from mpft_deploy.images import others_in
+from mpft_deploy.outputs import reserve
 from mpft_deploy.spec import Calibration
 from mpft_deploy.weights import Stored
 
@@ -92,53 +92,57 @@ def train(
         GateError: training diverged, or its logits rank no better than chance.
         InterruptedRunError: SIGINT or SIGTERM came; the checkpoint is written.
     """
-    # All that can be wrong comes before the images are decoded, which may take hours.
-    check_free(out, replace=overwrite)
-    tower = geometry(settings.backbone.partition("@")[0])
-    depth = settings.blocks(tower)
-    target = choose_device(device)
     run = RunFolder(out)
-    run.check(resume=resume, overwrite=overwrite)
-    found = _find_images(data, val, reporter)
-    progress, tensors = run.load() if resume else (None, None)
-    settings = _with_precision(settings, progress, target, reporter)
-    if progress is not None:
-        _require_same(progress.settings.differences(settings))
-    backbone = load_backbone(settings.backbone) if settings.needs_backbone(resume) else None
-    with _tried(run.path):
+    source = settings.backbone.partition("@")[2]
+    inputs = (*data, *val, *([Path(source)] if source else ()))
+    with (
+        reserve(out, detector_folder.OUTPUT, replace=overwrite, inputs=inputs),
+        reserve(run.path, OUTPUT, inputs=inputs),
+    ):
+        # All that can be wrong comes before the images are decoded, which may take hours.
+        tower = geometry(settings.backbone.partition("@")[0])
+        depth = settings.blocks(tower)
+        target = choose_device(device)
+        run.check(resume=resume, overwrite=overwrite)
+        found = _find_images(data, val, reporter)
+        progress, tensors = run.load() if resume else (None, None)
+        settings = _with_precision(settings, progress, target, reporter)
+        if progress is not None:
+            _require_same(progress.settings.differences(settings))
+        backbone = load_backbone(settings.backbone) if settings.needs_backbone(resume) else None
         images = _load_images(found, reporter)
-    hashes = {"train": fingerprint(images.train), "val": fingerprint(images.val)}
-    if progress is not None:
-        _require_same(_other_images(progress, hashes))
-        model = Detector(tower, depth, dropout=settings.dropout)
-    else:
-        assert backbone is not None
-        model = Detector.from_backbone(backbone, depth, dropout=settings.dropout)
-        progress = Progress(settings=settings, data=hashes)
-        run.start()
-    loop = Loop(model.to(target), images, run, progress, reporter)
-    if tensors is not None:
-        loop.restore(tensors)
-        reporter.line(f"resumed at step {progress.step} of {loop.total}")
-    else:
-        loop.start()
-    loop.save()  # shows at once whether the folder can be written and has room
-    with stop_signals() as check:
-        try:
-            loop.run(check)
-            spec, validation = publish(
-                loop.finished(backbone, check), out, settings, images.train, images.val,
-                stored=stored, golden=golden, overwrite=overwrite,
-                epochs=loop.progress.epochs, check=check,
-            )  # fmt: skip
-        except StopRequestedError:
-            loop.save()
-            raise InterruptedRunError(
-                f"interrupted at step {loop.progress.step} of {loop.total}; the checkpoint is in "
-                f"{display(run.path)}. Go on with the same command and --resume."
-            ) from None
-    step_seconds = loop.progress.seconds / max(1, loop.progress.step)
-    return Trained(out, validation, spec.calibration, loop.progress.epochs, step_seconds)
+        hashes = {"train": fingerprint(images.train), "val": fingerprint(images.val)}
+        if progress is not None:
+            _require_same(_other_images(progress, hashes))
+            model = Detector(tower, depth, dropout=settings.dropout)
+        else:
+            assert backbone is not None
+            model = Detector.from_backbone(backbone, depth, dropout=settings.dropout)
+            progress = Progress(settings=settings, data=hashes)
+            run.start()
+        loop = Loop(model.to(target), images, run, progress, reporter)
+        if tensors is not None:
+            loop.restore(tensors)
+            reporter.line(f"resumed at step {progress.step} of {loop.total}")
+        else:
+            loop.start()
+        loop.save()  # shows at once whether the folder can be written and has room
+        with stop_signals() as check:
+            try:
+                loop.run(check)
+                spec, validation = publish(
+                    loop.finished(backbone, check), out, settings, images.train, images.val,
+                    stored=stored, golden=golden, overwrite=overwrite,
+                    epochs=loop.progress.epochs, check=check,
+                )  # fmt: skip
+            except StopRequestedError:
+                loop.save()
+                raise InterruptedRunError(
+                    f"interrupted at step {loop.progress.step} of {loop.total}; the checkpoint is "
+                    f"in {display(run.path)}. Go on with the same command and --resume."
+                ) from None
+        step_seconds = loop.progress.seconds / max(1, loop.progress.step)
+        return Trained(out, validation, spec.calibration, loop.progress.epochs, step_seconds)
 
 
 def _find_images(data: Sequence[Path], val: Sequence[Path], reporter: Reporter) -> Images:
@@ -165,21 +169,6 @@ def _load_images(found: Images, reporter: Reporter) -> Images:
     require_both_classes(val, VALIDATION)
     reporter.line(f"{len(train)} images to learn from, {len(val)} to validate on")
     return Images(train, val)
-
-
-@contextlib.contextmanager
-def _tried(folder: Path) -> Iterator[None]:
-    """Try before the block whether a folder can be written; none is left that was not there."""
-    there = folder.is_dir()
-    with explain_full_disk(folder), explain_unwritable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    try:
-        yield
-    finally:
-        if not there:
-            folder.rmdir()
 
 
 def _with_precision(

@@ -14,7 +14,7 @@ from mpft_deploy.evaluate.models import Model
 from mpft_deploy.evaluate.predictions import Predictions
 from mpft_deploy.evaluate.protocols import RAW
 from mpft_deploy.evaluate.run import Entry
-from mpft_deploy.files import display, write_atomic
+from mpft_deploy.files import PICTURES, display, write_atomic
 from mpft_deploy.images import decode_image
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.screen.picture import Picture, draw, thumbnail
@@ -82,7 +82,7 @@ def collect(model: Model, predictions: Predictions, entries: Sequence[Entry]) ->
 
 def write_mistakes(path: Path, mistakes: Sequence[Mistake]) -> None:
     """Write what the report shows, whole or not at all."""
-    write_atomic(path, msgspec.msgpack.encode(list(mistakes)))
+    write_atomic(path, msgspec.msgpack.encode(list(mistakes)), mode=PICTURES)
 
 
 def read_mistakes(path: Path) -> list[Mistake]:

@@ -186,6 +186,14 @@ def read_predictions(path: Path) -> Predictions:
     return Predictions(header, table.replace_schema_metadata(None))
 
 
+def is_predictions(path: Path) -> bool:
+    """Whether a file is a prediction matrix, of any version."""
+    try:
+        return HEADER in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
+
+
 def read_header(schema: pa.Schema, where: str) -> Header:
     """The header in a Parquet file's schema."""
     stored = (schema.metadata or {}).get(HEADER)

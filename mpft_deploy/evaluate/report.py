@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -12,7 +12,8 @@ from markupsafe import Markup
 from mpft_deploy import __version__
 from mpft_deploy.evaluate.figures import drawings
 from mpft_deploy.evaluate.mistakes import MISTAKES, Mistake, read_mistakes
-from mpft_deploy.evaluate.predictions import Header, Predictions
+from mpft_deploy.evaluate.predictions import Header, Predictions, is_predictions
+from mpft_deploy.evaluate.run import PARTS, PREDICTIONS
 from mpft_deploy.evaluate.summary import Group, summarise
 from mpft_deploy.evaluate.tables import (
     Table,
@@ -23,7 +24,8 @@ from mpft_deploy.evaluate.tables import (
     tables,
     told_refused,
 )
-from mpft_deploy.files import explain_full_disk, printable, write_atomic
+from mpft_deploy.files import PICTURES, explain_unwritable, printable, write_atomic
+from mpft_deploy.outputs import Kind, has_mark
 
 TABLES, FIGURES_CSV, FIGURES_JSON, REPORT = (
     "tables.md",
@@ -31,6 +33,25 @@ TABLES, FIGURES_CSV, FIGURES_JSON, REPORT = (
     "metrics.json",
     "report.html",
 )
+COMPARISON = "comparison.json"
+NAMES = (PREDICTIONS, PARTS, MISTAKES, TABLES, FIGURES_CSV, FIGURES_JSON, REPORT, COMPARISON)
+
+
+def _own(folder: Path) -> Collection[str] | None:
+    """What `mpft eval` writes into a folder; None if it wrote nothing of what is there."""
+    parts = folder / PARTS
+    present = [name for name in NAMES if (folder / name).exists()]
+    begun = present == [PARTS] and parts.is_dir() and not any(parts.iterdir())
+    known = (
+        begun
+        or any(map(is_predictions, (folder / PREDICTIONS, *parts.glob("*.parquet"))))
+        or has_mark(folder / REPORT, b'name="generator" content="mpft eval"')
+        or has_mark(folder / COMPARISON, b'{\n  "pairs": [')
+    )
+    return NAMES if known else None
+
+
+OUTPUT = Kind("an evaluation", _own, into=NAMES)
 
 
 def write_results(
@@ -45,12 +66,12 @@ def write_results(
     groups = summarise(predictions)
     shown = tables(header, groups)
     page = render(predictions, shown, read_mistakes(pictures / MISTAKES))
-    with explain_full_disk(out):
+    with explain_unwritable(out):
         out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / TABLES, markdown(header, shown).encode())
     write_atomic(out / FIGURES_CSV, as_csv(groups).encode())
     write_atomic(out / FIGURES_JSON, as_json(header, groups))
-    write_atomic(out / REPORT, page.encode())
+    write_atomic(out / REPORT, page.encode(), mode=PICTURES)
     return groups, shown
 
 

@@ -6,7 +6,7 @@ the parts that it wrote and makes the others; the file is the same as if it had 
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ from mpft_deploy.evaluate.predictions import (
 )
 from mpft_deploy.evaluate.protocols import protocol_views
 from mpft_deploy.evaluate.scores import mean_over_views
-from mpft_deploy.files import canonical_json, display, explain_full_disk, sha256
+from mpft_deploy.files import canonical_json, display, explain_unwritable, sha256
 from mpft_deploy.fitness import why_unsure
 from mpft_deploy.images import U8, decode_image
 from mpft_deploy.layouts import benchmark_of, paired_reals
@@ -139,7 +139,7 @@ def evaluate(
     )
     target, parts = out / PREDICTIONS, out / PARTS
     if overwrite:
-        shutil.rmtree(parts, ignore_errors=True)
+        _drop(parts)
         target.unlink(missing_ok=True)
     if target.exists():
         done = read_predictions(target)
@@ -147,7 +147,7 @@ def evaluate(
             raise _other_inputs(out)
         progress(len(entries))
         return done
-    with explain_full_disk(parts):
+    with explain_unwritable(parts):
         parts.mkdir(parents=True, exist_ok=True)
     read = [
         _part(model, entries, start, header, parts, workers or available_cores(), progress)
@@ -167,7 +167,7 @@ def evaluate(
         header, unreadable=unreadable, contradicting=contradicting, refused=refused
     )
     write_predictions(target, whole, [table])
-    shutil.rmtree(parts)
+    _drop(parts)
     # Read back, so that a first run and a later one draw from the very same values.
     return read_predictions(target)
 
@@ -180,6 +180,14 @@ def without_contradictions(table: pa.Table) -> tuple[pa.Table, tuple[str, ...]]:
     good = pa.array(len(labels[pixels]) == 1 for pixels in table["pixels"].to_pylist())
     bad = table.filter(pc.invert(good))["path"].to_pylist() if len(table) else []
     return table.filter(good), tuple(dict.fromkeys(bad))
+
+
+def _drop(parts: Path) -> None:
+    """Remove the parts, and their folder unless it holds something else."""
+    for path in parts.glob("*.parquet"):
+        path.unlink()
+    with contextlib.suppress(OSError):
+        parts.rmdir()
 
 
 def run_key(

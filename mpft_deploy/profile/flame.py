@@ -93,4 +93,5 @@ def chrome_trace(layers: Layers) -> bytes:
             start += 1e3 * one.ms
 
     add(tree(layers), 0.0)
-    return msgspec.json.encode({"traceEvents": events, "displayTimeUnit": "ms"})
+    head = {"otherData": {"writer": "mpft profile"}, "displayTimeUnit": "ms"}
+    return msgspec.json.encode({**head, "traceEvents": events})

@@ -18,7 +18,7 @@ from mpft_deploy.profile.disturbance import Watch
 from mpft_deploy.profile.energy import find_meter
 from mpft_deploy.profile.environment import describe_environment
 from mpft_deploy.profile.measure import Plan, measure_harness, measure_run
-from mpft_deploy.profile.records import Profile, Run, Scenario, Subject
+from mpft_deploy.profile.records import Layers, Profile, Run, Scenario, Subject
 from mpft_deploy.profile.workload import Workload, file_workload, view_workload
 
 MOST_IMAGES = 256
@@ -61,6 +61,8 @@ def profile_bundle(request: Request) -> Profile:
     bundle = request.bundle
     environment = describe_environment(bundle)
     paths = _images(request.images, bundle.spec.crop.size)
+    # Layers of a file are read first, for it may be none; others are timed last.
+    layers = _layers(request) if request.trtexec else None
     runs = []
     for threads in request.threads:
         engine = load_engine(bundle, threads=threads)
@@ -68,12 +70,7 @@ def profile_bundle(request: Request) -> Profile:
             request.say(f"{scenario}, batch {batch}, threads {threads or available_cores()}")
             workload = _workload(engine, bundle, paths, views, batch)
             runs.append(_run(request, workload, scenario, batch, threads))
-    layers = None
-    if request.layers:
-        from mpft_deploy.profile.layers import profile_layers
-
-        request.say("layers and roofline")
-        layers = profile_layers(bundle, threads=request.threads[0], trtexec=request.trtexec)
+    layers = layers or _layers(request)
     median = runs[0].latency_ms["p50"].value or runs[0].latency_ms["mean"].value or 0.0
     info = bundle.info
     return Profile(
@@ -133,6 +130,16 @@ def _run(request: Request, workload: Workload, scenario: Scenario, batch: int, t
         meter=meter,
         no_meter=no_meter,
     )
+
+
+def _layers(request: Request) -> Layers | None:
+    """Times of the layers, where they were asked for."""
+    if not request.layers:
+        return None
+    from mpft_deploy.profile.layers import profile_layers
+
+    request.say("layers and roofline")
+    return profile_layers(request.bundle, threads=request.threads[0], trtexec=request.trtexec)
 
 
 def _images(folder: Path | None, size: int) -> list[Path]:

@@ -11,9 +11,9 @@ from typing import Any
 
 from mpft_deploy import __version__
 from mpft_deploy.bundle import Bundle
-from mpft_deploy.errors import EnvironmentLacksError
-from mpft_deploy.files import display, printable, write_atomic
+from mpft_deploy.files import PICTURES, display, printable
 from mpft_deploy.images import passed_over
+from mpft_deploy.outputs import marked_kind, write_output
 from mpft_deploy.screen.picture import Picture
 from mpft_deploy.screen.pipeline import Screened
 from mpft_deploy.screen.results import Result, share_text
@@ -21,6 +21,8 @@ from mpft_deploy.screen.screener import Screener
 
 MAX_PICTURES = 500
 """Items that are shown with pictures, about 30 kB each; the others are listed without."""
+
+OUTPUT = marked_kind("a report of mpft screen", b'name="generator" content="mpft screen"')
 
 VERDICTS = ("generated", "unsure", "real")
 
@@ -43,16 +45,11 @@ def write_report(
         unfinished: why there are no more items, where the run did not come to its end.
 
     Raises:
+        UsageError: what stands there is no report.
         EnvironmentLacksError: the disk is full or the folder cannot be written.
     """
     page = render(items, bundle, screener, unfinished)
-    try:
-        write_atomic(path, page.encode("utf-8"))
-    except OSError as error:
-        raise EnvironmentLacksError(
-            f"the report {display(path)} cannot be written: {error.strerror}; "
-            "name a place for it that can"
-        ) from None
+    write_output(path, page.encode(), OUTPUT, mode=PICTURES)
 
 
 def render(

@@ -105,8 +105,25 @@ def test_existing_output_is_kept_unless_told(mpft, detector, tmp_path):
     assert code == 2
     assert "--overwrite" in errors
     assert (out / "mine").exists()
-    assert mpft("export", detector, out, "--overwrite")[0] == 0
-    assert not (out / "mine").exists()
+    code, _, errors = mpft("export", detector, out, "--overwrite")
+    assert code == 2
+    assert "not a bundle" in errors
+    (out / "mine").unlink()
+    assert mpft("export", detector, out)[0] == 0
+    seal = (out / "bundle.json").read_bytes()
+    assert mpft("export", detector, out)[0] == 2
+    assert (
+        mpft("export", detector, out, "--precision", "int8", "--allow-over-budget", "--overwrite")[
+            0
+        ]
+        == 0
+    )
+    assert (out / "bundle.json").read_bytes() != seal
+    (out / "mine").touch()
+    code, _, errors = mpft("export", detector, out, "--overwrite")
+    assert code == 2
+    assert "belong to a bundle: mine." in errors
+    assert (out / "mine").exists()
 
 
 @pytest.mark.parametrize(

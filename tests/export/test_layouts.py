@@ -101,9 +101,12 @@ def test_other_models_are_left_alone(detector, tmp_path):
     folder, _ = export_triton(request)
     with pytest.raises(UsageError, match="--overwrite"):
         export_triton(request)
-    (folder / "mine").touch()
     export_triton(Request(detector, models, overwrite=True))
-    assert not (folder / "mine").exists()
+    (folder / "2").mkdir()
+    (folder / "2" / "model.onnx").touch()  # another version, which the export did not write
+    with pytest.raises(UsageError, match=r"2/model\.onnx"):
+        export_triton(Request(detector, models, overwrite=True))
+    assert (folder / "2" / "model.onnx").exists()
     assert sorted(path.name for path in models.iterdir()) == ["other", detector.name]
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -266,8 +267,18 @@ def test_outputs_that_stand_in_the_way(detector, tmp_path):
         with pytest.raises(UsageError, match=message):
             export_standalone(Request(detector, tmp_path / name))
     assert (tmp_path / "mine.onnx").read_text() == "mine"
-    export_standalone(Request(detector, tmp_path / "mine.onnx", overwrite=True))
-    onnx.checker.check_model(onnx.load(tmp_path / "mine.onnx"))
+    with pytest.raises(UsageError, match="is not a graph that mpft-export wrote"):
+        export_standalone(Request(detector, tmp_path / "mine.onnx", overwrite=True))
+    assert (tmp_path / "mine.onnx").read_text() == "mine"
+
+
+def test_overwrite_replaces_an_earlier_graph(detector, tmp_path):
+    request = Request(detector, tmp_path / "model.onnx", overwrite=True)
+    export_standalone(request)
+    export_standalone(replace(request, precision="int8", allow_over_budget=True))
+    model = onnx.load(tmp_path / "model.onnx")
+    onnx.checker.check_model(model)
+    assert any(node.op_type == "DynamicQuantizeLinear" for node in model.graph.node)
 
 
 def test_faulty_function_is_never_written(detector, tmp_path, monkeypatch):

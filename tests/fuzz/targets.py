@@ -198,7 +198,8 @@ def _files(folder: Path, manifest: str) -> list[Path]:
 
 
 def _run_sealed(folder: Path, manifest: str, data: bytes, read: Callable[[Path], object]) -> None:
-    from mpft_deploy.files import canonical_json, sha256, write_seal
+    from mpft_deploy.files import canonical_json, sha256
+    from mpft_deploy.sealed import write_seal
 
     files = _files(folder, manifest)
     chosen = files[data[0] % len(files)] if data else files[0]
@@ -214,7 +215,7 @@ def _run_sealed(folder: Path, manifest: str, data: bytes, read: Callable[[Path],
                 chosen.write_bytes(canonical_json(sealed))
             else:
                 payload.pop("files")
-                write_seal(folder, manifest, payload)
+                write_seal(folder, payload)
         with contextlib.suppress(MpftError):
             read(folder)
     finally:

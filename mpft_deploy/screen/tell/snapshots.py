@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpft_deploy.errors import EnvironmentLacksError
-from mpft_deploy.files import display, write_atomic
+from mpft_deploy.files import PICTURES, display, write_atomic
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
 from mpft_deploy.screen.streams.records import Event, Picture, StreamEvent
 from mpft_deploy.screen.tell.config import Snapshots
@@ -80,9 +80,6 @@ class SnapshotSink:
         self._steady = self._clock.monotonic()
         """Since when nobody set the date, as far as is known."""
         self._offset = self._clock.time() - self._steady
-        umask = os.umask(0o077)
-        os.umask(umask)
-        self._mode = 0o640 & ~umask
         try:
             self.folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._kept = deque(self._find())
@@ -148,9 +145,9 @@ class SnapshotSink:
         path, picture, event = item
         data = encode_jpeg(picture.pixels, quality=QUALITY, comment=event)
         try:
-            write_atomic(path, data, mode=self._mode)
-        except EnvironmentLacksError:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+            write_atomic(path, data, mode=PICTURES)
+        except EnvironmentLacksError as error:
+            raise OSError(errno.EIO, str(error)) from None
         self._kept.append(_File(self._clock.monotonic(), len(data), path))
         self._bytes += len(data)
         self._prune()
