@@ -13,7 +13,6 @@ Needs the extras `train` and `openvino`, and nncf.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ import msgspec
 import numpy as np
 import peers
 from peers import THREADS, U8, Run
+from records import write_record
 
 from mpft_deploy.bundle import Device, read_bundle
 from mpft_deploy.detector_folder import read_detector
@@ -37,7 +37,6 @@ from mpft_deploy.engine.certificate import Budget, compare
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.pipeline import Request, export
 from mpft_deploy.export.precision import apply_precision
-from mpft_deploy.files import write_atomic
 from mpft_deploy.images import find_images, load_views
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.spec import Architecture, Crop, DetectorSpec
@@ -247,6 +246,7 @@ def main(
     if json_path:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
         record = {
+            "benchmark": "engines",
             "device": msgspec.to_builtins(Device.here()),
             "commit": commit.stdout.strip(),
             "threads": THREADS,
@@ -260,7 +260,7 @@ def main(
             "left_out": [] if peers.has_bf16() else [peers.NO_BF16],
             "ratios": ratios,
         }
-        write_atomic(json_path, (json.dumps(record, indent=2) + "\n").encode())
+        write_record(json_path, record)
 
 
 def judge(p50: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ The stream is a clip of 1080p: `--clip` takes another.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -21,10 +20,10 @@ from typing import Any, NamedTuple
 
 import click
 import numpy as np
+from records import write_record
 from samples import write_clip, write_jpegs
 from turns import provenance, target
 
-from mpft_deploy.files import write_atomic
 from mpft_deploy.profile import system
 
 RUNS, WARM_UP = 10, 2
@@ -118,7 +117,7 @@ def main(bundle: Path, detector: Path, clip: Path | None, json_path: Path | None
             "stream_peak_mb": stream.peak_mb,
             "targets": targets,
         }
-        write_atomic(json_path, (json.dumps(record, indent=2) + "\n").encode())
+        write_record(json_path, record)
 
 
 if __name__ == "__main__":

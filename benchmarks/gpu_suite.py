@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import shutil
 import subprocess
 import sys
@@ -22,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from records import write_record
 
-from mpft_deploy.files import write_atomic
 from mpft_deploy.kernels.texture_patchify import cuda, oracle, triton_kernel
 from mpft_deploy.kernels.texture_patchify.oracle import Patches
 from mpft_deploy.spec import KeepRule
@@ -294,12 +293,13 @@ def main() -> int:
         return 1 if found else 0
     sanitized = {} if options.no_sanitizer else sanitize()
     results = {
+        "benchmark": "gpu_suite",
         **environment(),
         "sanitizer": sanitized,
         "batch_1": measure_batch_1(),
         "batches": measure_batches(),
     }
-    write_atomic(options.output, (json.dumps(results, indent=2) + "\n").encode())
+    write_record(options.output, results)
     for tool, report in sanitized.items():
         print(f"{tool}: {report}")
     for row in results["batch_1"]:

@@ -8,7 +8,6 @@ engines of one number take turns. Needs the extra `openvino`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,13 +16,13 @@ from typing import Any
 import click
 import numpy as np
 from peers import THREADS, U8
+from records import write_record
 from samples import FLOAT_LAYERS
 from turns import figures, provenance, take_turns
 
 from mpft_deploy.engine import Engine
 from mpft_deploy.export.materials import Materials
 from mpft_deploy.export.pipeline import Request, gather, make
-from mpft_deploy.files import write_atomic
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.spec import DetectorSpec
 
@@ -84,7 +83,7 @@ def main(detector: Path, rounds: int, json_path: Path | None) -> None:
             "float_layers": list(FLOAT_LAYERS),
             "rows": rows,
         }
-        write_atomic(json_path, (json.dumps(record, indent=2) + "\n").encode())
+        write_record(json_path, record)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
-import json
 import shutil
 import subprocess
 import tempfile
@@ -25,6 +24,7 @@ from typing import Any
 
 import click
 import numpy as np
+from records import write_record
 from samples import FLOAT_LAYERS, write_jpegs
 from turns import figures, provenance, take_turns, target
 
@@ -35,7 +35,6 @@ from mpft_deploy.engine.ort import OnnxRuntimeEngine
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.precision import apply_precision
 from mpft_deploy.export.smoothing import smooth
-from mpft_deploy.files import write_atomic
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.kernels.jpeg_window import decode_window, why_not
 from mpft_deploy.kernels.texture_patchify.oracle import texture_patchify as oracle
@@ -271,7 +270,7 @@ def main(
             "decode": decode,
             "targets": [*targets, *decode["targets"]],
         }
-        write_atomic(json_path, (json.dumps(record, indent=2) + "\n").encode())
+        write_record(json_path, record)
 
 
 @contextlib.contextmanager

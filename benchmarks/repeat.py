@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+from records import write_record
 from turns import provenance, target
-
-from mpft_deploy.files import write_atomic
 
 PROFILE = [sys.executable, "-c", "from mpft_deploy.cli.main import main; main()", "profile"]
 SAMPLES, LIMIT_SECONDS = 500, 30
@@ -71,7 +70,7 @@ def main(bundle: Path, json_path: Path | None) -> None:
             "compare": gate,
             "targets": targets,
         }
-        write_atomic(json_path, (json.dumps(record, indent=2) + "\n").encode())
+        write_record(json_path, record)
 
 
 if __name__ == "__main__":

@@ -37,10 +37,10 @@ import click
 import msgspec
 import numpy as np
 import rtsp_load
+from records import write_record
 from turns import provenance
 
 from mpft_deploy.cli.options import parse_decode
-from mpft_deploy.files import write_atomic
 from mpft_deploy.screen.streams.records import Event, FrameEvent
 
 SAMPLE = 5.0
@@ -388,7 +388,7 @@ def main(
     broken = broken_bounds(result)
     if json_path is not None:
         record = {"benchmark": "soak", **provenance(), "broken": broken, **result}
-        write_atomic(json_path, (json.dumps(record, indent=2) + "\n").encode())
+        write_record(json_path, record)
     if broken:
         sys.exit(f"bounds that are broken: {', '.join(broken)}")
 

@@ -25,11 +25,11 @@ from typing import Any
 import click
 import numpy as np
 import rtsp_load
+from records import write_record
 from turns import provenance
 
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.engine import load_engine
-from mpft_deploy.files import write_atomic
 from mpft_deploy.profile.system import resident_mb
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.config import Config, named
@@ -306,7 +306,7 @@ def main(
             "seconds": seconds,
             "results": results,
         }
-        write_atomic(json_path, (json.dumps(payload, indent=2) + "\n").encode())
+        write_record(json_path, payload)
 
 
 if __name__ == "__main__":

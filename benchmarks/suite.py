@@ -24,12 +24,12 @@ from typing import Any
 
 import click
 from page import DOCS, RESULTS, draw_page
+from records import write_record
 from samples import write_crops
 from turns import provenance
 
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.engine import load_engine
-from mpft_deploy.files import write_atomic
 from mpft_deploy.profile.disturbance import Watch
 
 HERE = Path(__file__).resolve().parent
@@ -122,7 +122,7 @@ def main(bundle: Path, images: Path | None, quick: bool) -> None:
     results, docs = (QUICK / "results", QUICK / "docs") if quick else (RESULTS, DOCS)
     results.mkdir(parents=True, exist_ok=True)
     path = results / slug(record)
-    write_atomic(path, (json.dumps(record, indent=2) + "\n").encode())
+    write_record(path, record)
     draw_page(results, docs)
     print(f"written: {path} and {docs / 'benchmarks.md'}")
     sys.exit(1 if record["failures"] else 0)

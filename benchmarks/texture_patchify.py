@@ -31,9 +31,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "kernels"))
 
 from native_library import Library, build  # noqa: E402  # lies with the tests that use it too
+from records import write_record  # noqa: E402
 
 from mpft_deploy.bundle import Device  # noqa: E402
-from mpft_deploy.files import canonical_json, write_atomic  # noqa: E402
 from mpft_deploy.kernels.texture_patchify import oracle, registry  # noqa: E402
 from mpft_deploy.kernels.texture_patchify.oracle import U8, Patches  # noqa: E402
 from mpft_deploy.spec import KeepRule  # noqa: E402
@@ -326,7 +326,7 @@ def main() -> None:
             "throughput": rates,
             "instructions": instructions,
         }
-        write_atomic(options.json, canonical_json(payload))
+        write_record(options.json, payload)
 
 
 if __name__ == "__main__":

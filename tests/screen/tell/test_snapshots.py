@@ -37,6 +37,8 @@ def test_the_frame_that_decided_is_kept(tmp_path: Path) -> None:
     assert isinstance(event, StreamEvent)
     sink.close(5)
     assert files(tmp_path / "shots") == [event.snapshot]
+    for path in (tmp_path / "shots", tmp_path / "shots" / event.snapshot):
+        assert path.stat().st_mode & 0o007 == 0  # it may show people
     assert NAME.fullmatch(event.snapshot)
     with Image.open(tmp_path / "shots" / event.snapshot) as image:
         assert image.size == (80, 60)
