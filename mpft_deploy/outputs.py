@@ -192,7 +192,10 @@ def reserve(
     base = path if kind.into else path.parent
     missing = [one for one in (base, *base.parents) if not os.path.exists(one)]  # noqa: PTH110, as below
     if missing and not (parents or kind.folder):
-        raise UsageError(f"{display(target)}: its folder does not exist; make it first")
+        raise UsageError(
+            f"{display(target)}: its folder does not exist; make it first, or name a file in a "
+            "folder that exists"
+        )
     try:
         try:
             for one in reversed(missing):

@@ -118,8 +118,9 @@ def command(
 
         if keeps:
             raise UsageError("--from draws all keep rules of the file; leave out --keep")
+        predictions = read_predictions(source)
         hold(out or source.parent, OUTPUT)
-        _finish(read_predictions(source), out or source.parent, source.parent, as_json)
+        _finish(predictions, out or source.parent, source.parent, as_json)
         return
     if out is None:
         raise UsageError("name a folder for the results with --out")
