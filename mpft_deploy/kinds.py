@@ -7,8 +7,7 @@ from pathlib import Path
 
 from mpft_deploy.errors import UsageError
 from mpft_deploy.files import display
-
-MANIFESTS = {"bundle": "bundle.json", "detector": "detector.json"}
+from mpft_deploy.sealed import MANIFESTS
 
 
 def refuse_other_kind(path: Path, wanted: str) -> None:
