@@ -244,13 +244,14 @@ def _search(
     as_json: bool,
 ) -> None:
     from mpft_deploy.cli.console import emit_json, steps, table
+    from mpft_deploy.cli.signals import resumable
     from mpft_deploy.export.candidates import LatencyLimit
     from mpft_deploy.export.search import PICTURE, notes_of, search
     from mpft_deploy.export.search_report import COLUMNS, reasons, rows
     from mpft_deploy.export.search_report import as_json as candidate_json
     from mpft_deploy.files import display
 
-    with steps() as say:
+    with steps() as say, resumable():
         limit = LatencyLimit.parse(latency) if latency else None
         outcome = search(request, target, limit, say, keeps=keeps)
     picture = notes_of(request.out) / PICTURE
