@@ -20,6 +20,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 KeepKind = Literal["smooth", "textured", "random", "all"]
 Decision = Literal["real", "generated"]
 Verdict = Literal["real", "generated", "unsure"]
+StreamVerdict = Literal["no sign", "generated", "unsure"]
+"""Of many frames; "no sign" that they are generated, which proves no stream real."""
 
 Positive = Annotated[int, msgspec.Meta(gt=0, le=2**16)]
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -123,11 +125,44 @@ class Crop(Record, frozen=True):
             )
 
 
+class HeldOut(Record, frozen=True):
+    """What a calibration is worth on images that it was not fitted to, in log odds.
+
+    Images are taken by groups: those of one camera, collection or generator, which share what the
+    detector gets wrong of them. Each group counts alike.
+
+    Attributes:
+        separation: from the mean of the real groups to that of the generated ones.
+        error: how far a group's mean may be off ± half the separation, as a standard deviation:
+            the upper end of its 80 % bound, of the class that is worse.
+        spread: standard deviation of images within a group, of the class that is wider.
+        real, generated: how many groups of each there were.
+        images: how many images.
+    """
+
+    separation: Annotated[float, msgspec.Meta(gt=0)]
+    error: Annotated[float, msgspec.Meta(ge=0)]
+    spread: Annotated[float, msgspec.Meta(gt=0)]
+    real: Positive
+    generated: Positive
+    images: Positive
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.separation, self.error, self.spread))):
+            raise ValueError("separation, error and spread must be finite")
+
+
 class Calibration(Record, frozen=True):
     """From logit to probability of "generated": sigmoid(scale · (logit + shift)).
 
     Belongs to the inference keep rule of its spec, and to logits that are means over `views` of a
     picture. Probabilities strictly inside `unsure` are called unsure.
+
+    Attributes:
+        prior: share of generated images, as the fit weighed them: the probability at which an image
+            speaks for neither. One half in specs that do not say: every fit of this program weighs
+            both classes alike.
+        held_out: what it is worth on other images; None where nobody measured.
     """
 
     shift: float = 0.0
@@ -135,6 +170,8 @@ class Calibration(Record, frozen=True):
     threshold: Probability = 0.5
     unsure: tuple[Probability, Probability] = (0.35, 0.65)
     views: Literal["centre", "five", "grid"] = "centre"
+    prior: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
+    held_out: HeldOut | None = None
 
     def __post_init__(self) -> None:
         low, high = self.unsure
@@ -148,6 +185,10 @@ class Calibration(Record, frozen=True):
         z = self.scale * (logit + self.shift)
         # Both branches keep the exponent negative, so that no logit overflows.
         return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
+
+    def log_odds(self, logit: float) -> float:
+        """Log-likelihood ratio of a logit, above 0 for generated: log odds less the prior's."""
+        return self.scale * (logit + self.shift) - math.log(self.prior / (1 - self.prior))
 
     @property
     def logit_threshold(self) -> float:

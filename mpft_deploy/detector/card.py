@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from mpft_deploy.detector.settings import GoldenSource
 from mpft_deploy.detector.thresholds import upper_bound
 from mpft_deploy.evaluate.scores import Score
-from mpft_deploy.spec import DetectorSpec
+from mpft_deploy.spec import DetectorSpec, HeldOut
 
 GOLDEN_TEXT = {
     "validation": "validation images, whose licences apply to them",
@@ -17,6 +17,7 @@ GOLDEN_TEXT = {
 }
 
 TITLE = "Operating point"
+HELD_OUT = "\n## On held-out images\n"
 
 
 def model_card(
@@ -124,6 +125,20 @@ def with_operating_point(card: str, spec: DetectorSpec) -> str:
     replaced = (f"## {TITLE}\n", "## Calibrated anew\n")
     kept = [section.rstrip() for section in sections if not section.startswith(replaced)]
     return "\n\n".join([head.rstrip(), _operating_point(spec), *kept]) + "\n"
+
+
+def with_held_out(card: str, held: HeldOut | None) -> str:
+    """A card that says what the calibration is worth on held-out images, and nothing of older."""
+    card = card.partition(HELD_OUT)[0]
+    if held is None:
+        return card
+    return (
+        f"{card}{HELD_OUT}On {held.images} images of {held.real} real and {held.generated} "
+        f"generated groups that the calibration was not fitted to, the classes are "
+        f"{held.separation:.2f} apart in log odds. A group is off by {held.error:.2f} (standard "
+        f"deviation, upper bound), images within one by {held.spread:.2f}: how sure many frames of "
+        "one camera can make.\n"
+    )
 
 
 def _operating_point(spec: DetectorSpec) -> str:

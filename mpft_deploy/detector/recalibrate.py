@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mpft_deploy.dataset import Sample, fingerprint
-from mpft_deploy.detector.calibrate import fit_calibration
-from mpft_deploy.detector.card import with_operating_point
+from mpft_deploy.detector.calibrate import cross_measured, fit_calibration, measure_held_out
+from mpft_deploy.detector.card import with_held_out, with_operating_point
 from mpft_deploy.detector.evaluate import crop_logits
 from mpft_deploy.detector.model import Detector
 from mpft_deploy.detector.thresholds import (
@@ -46,6 +46,11 @@ class Outcome(Record, frozen=True):
     figures_before: dict[str, float | None]
     figures_after: dict[str, float | None]
 
+    @property
+    def measured_only(self) -> bool:
+        """Whether nothing changed but what the calibration is known to be worth."""
+        return msgspec.structs.replace(self.before, held_out=self.after.held_out) == self.after
+
 
 def recalibrate(
     before: Calibration,
@@ -55,6 +60,8 @@ def recalibrate(
     *,
     sources: Sequence[str] = (),
     views: ViewPolicy = "centre",
+    groups: Sequence[str] = (),
+    held_out: bool = False,
     false_alarm: float | None = None,
     unsure_error: float | None = None,
 ) -> Outcome:
@@ -70,6 +77,9 @@ def recalibrate(
         keep: the rule that they were taken under.
         sources: [n], where each image comes from; or none, if that is not known.
         views: the policy that they are means over.
+        groups: [n], names of what images share a camera, collection or generator with; then the
+            calibration says what it is worth on other groups, each by a fit to the others.
+        held_out: change nothing but that, which is measured as the calibration stands.
         false_alarm: the largest share of real images that may be called generated, as an upper
             bound for those to come.
         unsure_error: the largest share of each class that may be decided wrongly outside the band,
@@ -84,16 +94,24 @@ def recalibrate(
     real, generated = (int((truth == label).sum()) for label in (0, 1))
     if not real:
         raise InputError("calibration needs real images, or real and generated ones")
-    fitted = before
-    if generated:
+    fitted, band = before, None
+    if held_out:
+        if false_alarm is not None or unsure_error is not None:
+            raise UsageError("--held-out changes no threshold: pass it alone")
+        odds = [before.log_odds(logit) for logit in values.tolist()]
+        fitted = msgspec.structs.replace(before, held_out=measure_held_out(truth, odds, groups))
+        band = before.unsure
+    elif generated:
         _require_ranking(truth, values, logits, before)
-        fitted = fit_calibration(truth, values)
+        worth = cross_measured(truth, values, groups) if groups else None
+        fitted = msgspec.structs.replace(fit_calibration(truth, values), held_out=worth)
     elif false_alarm is None or unsure_error is not None:
         raise UsageError(
             "with real images alone only a threshold can be set: pass --false-alarm, such as 5%, "
             "and no --unsure-error"
         )
-    chances, threshold = probabilities(fitted, logits), 0.5
+    chances = probabilities(fitted, logits)
+    threshold = before.threshold if held_out else 0.5
     if false_alarm is not None:
         threshold = false_alarm_threshold(chances[truth == 0], false_alarm)
         if not 0 < threshold < 1:
@@ -102,7 +120,7 @@ def recalibrate(
                 "the logits of the real images are too high for this scale"
             )
     if unsure_error is None:
-        band = _moved_band(before, threshold)
+        band = band or _moved_band(before, threshold)
     else:
         low, high = unsure_edges(chances[truth == 0], chances[truth == 1], unsure_error)
         band = (min(low, threshold), max(high, threshold))
@@ -143,17 +161,19 @@ def write_outcome(
         "figures": outcome.figures_after,
         "false_alarms": msgspec.to_builtins(outcome.false_alarms),
     }
+    told = "held_out" if outcome.measured_only else "calibration"
     changed = msgspec.structs.replace(
         spec,
         keep=outcome.keep,
         calibration=outcome.after,
-        training={**spec.training, "calibration": provenance},
+        training={**spec.training, told: provenance},
     )
     if outcome.keep != spec.keep:
         crops = folder.golden.crops
         logits = crop_logits(model.cpu(), crops, changed.keep_rule, seed=spec.keep_seed)
         golden = Golden(crops, logits)
-    card = with_operating_point(folder.card, changed)
+    card = folder.card if outcome.measured_only else with_operating_point(folder.card, changed)
+    card = with_held_out(card, changed.calibration.held_out)
     rewrite_detector(folder.path, changed, golden=golden, card=card)
 
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpft_deploy.dataset import Sample
-from mpft_deploy.detector.calibrate import fit_calibration
+from mpft_deploy.detector.calibrate import cross_measured, fit_calibration, measure_held_out
 from mpft_deploy.detector.golden import spread, synthetic_crops
-from mpft_deploy.errors import GateError
+from mpft_deploy.errors import GateError, InputError
 from mpft_deploy.evaluate.scores import score, score_by_set
 from mpft_deploy.spec import Calibration
 
@@ -106,3 +106,49 @@ def test_synthetic_crops_follow_from_the_seed_and_vary() -> None:
     assert steps.min() < 3
     assert steps.max() > 20
     assert len({crop.tobytes() for crop in crops}) == 20
+
+
+def grouped(
+    error: float, seed: int = 0, groups: int = 40, each: int = 60
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Labels, log odds of classes 4 apart, and groups that are off by `error`."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([0, 1], groups * each)
+    off = np.repeat(rng.normal(0, error, 2 * groups), each)
+    odds = 4 * labels - 2 + off + rng.normal(0, 1.5, len(labels))
+    return labels, odds, [f"g{index // each}" for index in range(len(labels))]
+
+
+@pytest.mark.parametrize("error", [0.0, 0.5, 2.0])
+def test_the_error_between_groups_is_measured(error: float) -> None:
+    held = measure_held_out(*grouped(error))
+    assert held.separation == pytest.approx(4, abs=0.2 + error)
+    assert held.spread == pytest.approx(1.5, rel=0.05)
+    # An upper bound, so mostly above; with 40 groups not by much.
+    assert 0.95 * error <= held.error <= 1.5 * error + 0.15
+    assert (held.real, held.generated, held.images) == (40, 40, 4800)
+
+
+def test_a_shift_of_both_classes_is_an_error_too() -> None:
+    """Where the neutral point is not between the classes, every camera is off by that."""
+    labels, odds, groups = grouped(0.1)
+    assert measure_held_out(labels, odds + 1.0, groups).error > 1.0
+
+
+def test_few_groups_are_surer_of_less_and_too_few_say_nothing() -> None:
+    few = np.mean([measure_held_out(*grouped(1.0, seed, 3)).error for seed in range(20)])
+    many = np.mean([measure_held_out(*grouped(1.0, seed, 30)).error for seed in range(20)])
+    assert few > 1.2 * many
+    with pytest.raises(InputError, match="2 groups of real images"):
+        measure_held_out(*grouped(1.0, groups=2))
+    labels, odds, groups = grouped(0.0)
+    with pytest.raises(GateError, match="score no higher"):
+        measure_held_out(1 - labels, odds, groups)
+
+
+def test_a_fit_is_measured_on_groups_that_it_left_out() -> None:
+    labels, odds, groups = grouped(1.0, groups=8)
+    held = cross_measured(labels, odds / 3 + 7, groups)
+    assert held is not None
+    assert held.error > 0.7
+    assert cross_measured(labels, odds, ["one"] * len(labels)) is None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mpft_deploy.cli.main import cli, run
-from mpft_deploy.detector.card import with_operating_point
+from mpft_deploy.detector.card import HELD_OUT, with_operating_point
 from mpft_deploy.detector.recalibrate import recalibrate
 from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.errors import GateError, InputError, UsageError
@@ -154,6 +154,47 @@ def test_the_shipped_card_has_one_operating_point() -> None:
     assert "From 0.8 on" in card
     assert "0.7658" not in card
     assert len(card.split("\n## ")) == len(shipped.split("\n## "))
+
+
+def test_held_out_images_change_nothing_but_what_is_known(
+    make_detector: Callable[..., object], tmp_path: Path
+) -> None:
+    path, data = tmp_path / "detector", tmp_path / "data"
+    make_detector(path)
+    rng = np.random.default_rng(0)
+    rows = ["path,label,generator"]
+    data.mkdir()
+    for index in range(24):
+        name = f"{index}.png"
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(data / name)
+        rows.append(f"{name},{index % 2},{index % 6}")
+    (data / "list.csv").write_text("\n".join(rows))
+    before = read_detector(path)
+    words = ["calibrate", str(path), str(data / "list.csv"), "--held-out"]
+    code = run(cli, "mpft", words)
+    after = read_detector(path)
+    held = after.spec.calibration.held_out
+    if code:  # a random detector may rank them the wrong way
+        assert (code, after.seal) == (1, before.seal)
+        assert run(cli, "mpft", ["calibrate", str(path), *flipped(data), "--held-out"]) == 0
+        after = read_detector(path)
+        held = after.spec.calibration.held_out
+    assert held is not None
+    assert (held.real, held.generated, held.images) == (3, 3, 24)
+    cleared = msgspec.structs.replace(after.spec.calibration, held_out=None)
+    assert cleared == before.spec.calibration
+    assert after.card.startswith(before.card)
+    assert after.card.count(HELD_OUT) == 1
+    assert run(cli, "mpft", [*words, "--false-alarm", "5%"]) == 2
+
+
+def flipped(data: Path) -> list[str]:
+    """The same images with the labels changed round."""
+    first, *rows = (data / "list.csv").read_text().splitlines()
+    cells = [row.split(",") for row in rows]
+    text = [f"{path},{1 - int(label)},{group}" for path, label, group in cells]
+    (data / "flipped.csv").write_text("\n".join([first, *text]))
+    return [str(data / "flipped.csv")]
 
 
 def test_bundles_are_sent_back_to_their_detector(
