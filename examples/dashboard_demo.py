@@ -31,7 +31,7 @@ from mpft_deploy.screen.streams.records import (
 )
 from mpft_deploy.screen.tell import serve
 from mpft_deploy.screen.tell.config import Http
-from mpft_deploy.spec import KeepRule, Verdict
+from mpft_deploy.spec import KeepRule, StreamVerdict
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -207,7 +207,7 @@ class DemoSource:
     name: str
     image: Image.Image
     state: State = "live"
-    verdict: Verdict = "unsure"
+    verdict: StreamVerdict = "unsure"
     drift: float = 0.0
     evidence: float = 0.0
     rate: float = 5.0
@@ -315,14 +315,14 @@ class DemoMonitor:
         age = source.age = float(max(40, self._rng.normal(190, 30)))
         previous = source.verdict
         if abs(source.evidence) > 4.6:
-            source.verdict = "generated" if source.evidence > 0 else "real"
+            source.verdict = "generated" if source.evidence > 0 else "no sign"
         frame = FrameEvent(
             id=self.identity(),
             source=source.name,
             time=at,
             captured=at - age / 1000,
             age_ms=age,
-            verdict=source.verdict,
+            verdict="generated" if source.drift > 0 else "real",
             probability=1 / (1 + math.exp(-source.drift * 5)),
             logit=source.drift * 5,
             stream_verdict=source.verdict,
@@ -338,6 +338,7 @@ class DemoMonitor:
             previous=previous,
             evidence=source.evidence,
             frames=source.screened,
+            independent=source.screened / 20,
             seconds=source.screened / source.rate,
             reason="evidence",
         )

@@ -28,7 +28,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     screener = Screener.open(arguments.bundle)
-    stream = StreamDecision(DecisionSettings(), screener.calibration.threshold)
+    stream = StreamDecision(DecisionSettings(), screener.calibration)
     capture = cv2.VideoCapture(arguments.video)
     fps = capture.get(cv2.CAP_PROP_FPS) or 25.0
     index = 0
@@ -44,10 +44,12 @@ def main() -> None:
             print(f"frame {index}: {judgement.verdict} ({judgement.probability:.2f})")
             # Seconds of the stream: of a live one, time.monotonic().
             now = index / fps if capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0 else time.monotonic()
-            for change in stream.add(judgement.probability, prepared.patches.scores, now):
+            scores = prepared.patches.scores
+            for change in stream.add(judgement.logit, scores, now, judgement.reason):
                 print(f"stream: {change.verdict} after {change.frames} frames")
         index += 1
-    print(f"stream: {stream.verdict}, evidence {stream.evidence:+.1f}")
+    why = stream.undecided and f" ({stream.undecided})"
+    print(f"stream: {stream.verdict}{why}, evidence {stream.evidence:+.1f}")
 
 
 if __name__ == "__main__":

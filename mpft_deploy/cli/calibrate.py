@@ -23,7 +23,7 @@ PATH = click.Path(path_type=Path)
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("detector", type=PATH)
-@click.argument("data", nargs=-1, required=True, type=PATH)
+@click.argument("data", nargs=-1, type=str)
 @click.option("--keep", help="Make this the inference rule.  [default: the detector's own]")
 @click.option(
     "--false-alarm",
@@ -43,6 +43,22 @@ PATH = click.Path(path_type=Path)
     type=click.Choice(["centre", "five", "grid"]),
     help="Calibrate for these views, as mpft screen cuts them.  [default: the detector's own]",
 )
+@click.option(
+    "--held-out",
+    is_flag=True,
+    help="Change no calibration, but measure on DATA, which it never saw, what it is worth there.",
+)
+@click.option(
+    "--camera",
+    metavar="NAME",
+    help="Teach a source of --config what known-real frames of it look like; DETECTOR is a bundle.",
+)
+@click.option("--config", type=PATH, help="The cameras.toml that names --camera.")
+@click.option(
+    "--duration",
+    metavar="TIME",
+    help="How long to look at --camera, such as 1h.  [default: 1h]",
+)
 @click.option("--split", help="Leave out images that are stated to be of another split.")
 @click.option(
     "--limit", type=click.IntRange(1), help="At most this many images of each set and class."
@@ -52,11 +68,15 @@ PATH = click.Path(path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     detector: Path,
-    data: tuple[Path, ...],
+    data: tuple[str, ...],
     keep: str | None,
     false_alarm: float | None,
     unsure_error: float | None,
     views: ViewPolicy | None,
+    held_out: bool,
+    camera: str | None,
+    config: Path | None,
+    duration: str | None,
     split: str | None,
     limit: int | None,
     device: str,
@@ -69,6 +89,14 @@ def command(
     --false-alarm, and may be a plain folder of photographs. Refuses where the detector ranks the
     images no better than chance. Weights stay as they are; export again to get a bundle with the
     new calibration.
+
+    What streams promise needs --held-out once, with images of several cameras, collections and
+    generators: `mpft calibrate DETECTOR DATA --held-out`.
+
+    With --camera NAME --config cameras.toml, an hour of a source that shows nothing generated is
+    judged by the bundle DETECTOR: the source itself, or DATA in its place, which are clips, folders
+    of frames in order (each counts as a second) or addresses. What it taught stands beside the
+    configuration, and takes effect at a start or reload of mpft screen.
     """
     from mpft_deploy.detector import require_train_extra
     from mpft_deploy.errors import UsageError
@@ -76,13 +104,37 @@ def command(
     from mpft_deploy.evaluate.models import is_bundle
     from mpft_deploy.files import display
 
+    if camera is not None or config is not None or duration is not None:
+        from mpft_deploy.cli.teach import teach
+
+        if camera is None or config is None:
+            raise UsageError("--camera NAME and --config cameras.toml belong together")
+        misplaced = (
+            keep,
+            false_alarm,
+            unsure_error,
+            views,
+            split,
+            limit,
+            held_out or None,
+            dry_run or None,
+        )
+        if any(option is not None for option in misplaced):
+            raise UsageError("--camera takes --config, --duration and --json, and no other option")
+        teach(detector, camera, config, data, duration or "1h", as_json=as_json)
+        return
     if is_bundle(detector):
         raise UsageError(
             f"{display(detector)} is a bundle, whose calibration is certified: calibrate the "
             "detector that it was exported from, then export it again"
         )
+    if not data:
+        raise UsageError("name labelled images, as folders or manifests, after the detector")
+    folders = [Path(path) for path in data]
     require_train_extra()
     require_eval_extra()
+
+    import msgspec
 
     from mpft_deploy.cli.console import emit_json, progress
     from mpft_deploy.dataset import drop_contradicting, drop_unreadable
@@ -96,7 +148,7 @@ def command(
 
     model, folder = Detector.from_folder(detector)
     if not dry_run:
-        hold(detector, OUTPUT, data)
+        hold(detector, OUTPUT, folders)
     spec = folder.spec
     rule = KeepRule.parse(keep) if keep else spec.keep_rule
     rule.resolve(spec.cells)
@@ -105,11 +157,11 @@ def command(
     def tell_line(text: str) -> None:
         click.echo(text, err=True)
 
-    entries = find_entries(data, split=split, limit=limit, plain_is_real=false_alarm is not None)
-    if others := others_in(data):
+    entries = find_entries(folders, split=split, limit=limit, plain_is_real=false_alarm is not None)
+    if others := others_in(folders):
         tell_line(others)
     samples = [entry.sample for entry in entries]
-    _tell_taken_as_real(data, samples)
+    _tell_taken_as_real(folders, samples)
     samples = drop_contradicting(drop_unreadable(samples, tell_line), tell_line)
     done = 0
     with progress(len(samples), "images") as tell:
@@ -127,13 +179,22 @@ def command(
             policy=policy,
             after_batch=advance,
         )
+    before = spec.calibration
+    if rule != spec.keep_rule or policy != before.views:
+        if held_out:
+            raise UsageError(
+                "--held-out measures the calibration of the detector's own keep rule and views"
+            )
+        before = msgspec.structs.replace(before, held_out=None)  # it is of the other rule
     outcome = recalibrate(
-        spec.calibration,
+        before,
         [sample.label for sample in samples],
         logits,
         rule,
         sources=[sample.source for sample in samples],
         views=policy,
+        groups=[sample.generator or sample.set for sample in samples],
+        held_out=held_out,
         false_alarm=false_alarm,
         unsure_error=unsure_error,
     )
@@ -145,7 +206,11 @@ def command(
     _print(outcome, f"{display(detector)}, keep {outcome.keep}, views {outcome.after.views}")
     click.echo(_promise(outcome.false_alarms, false_alarm))
     click.echo(
-        f"Figures are of the {len(samples)} images that were fitted to: expect less on others. "
+        (
+            f"Figures are of the {len(samples)} images that were fitted to: expect less on others. "
+            if not held_out
+            else ""
+        )
         + ("Nothing was written." if dry_run else "Written; export again for a new bundle.")
     )
 
@@ -207,6 +272,10 @@ def _print(outcome: Outcome, title: str) -> None:
     rows.append(
         ["unsure band", *(f"{one.unsure[0]:.4g} to {one.unsure[1]:.4g}" for one in (before, after))]
     )
+    for name in ("separation", "error", "spread"):
+        held = (one.held_out for one in (before, after))
+        values = ["–" if one is None else f"{getattr(one, name):.2f}" for one in held]
+        rows.append([f"held-out {name}, log odds", *values])
     shown = ("real_accuracy", "generated_accuracy", "ece", "coverage", "decided_accuracy")
     rows += [
         [

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mpft_deploy.screen.streams.config import Config
     from mpft_deploy.screen.streams.records import Event, Sink
     from mpft_deploy.screen.streams.watch import Watch
+    from mpft_deploy.spec import Calibration
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ def run_streams(
     from mpft_deploy.engine import load_engine
     from mpft_deploy.errors import EnvironmentLacksError, MpftError
     from mpft_deploy.screen.screener import Screener
+    from mpft_deploy.screen.streams.baseline import require_bundle
     from mpft_deploy.screen.streams.log import set_up_logging
     from mpft_deploy.screen.streams.memory import give_frames_back
     from mpft_deploy.screen.streams.notify import Notifier
@@ -108,9 +110,17 @@ def run_streams(
         )
         info, seal = bundle.info, bundle.seal
         del bundle  # as large as what was loaded of it
+
+        def checked() -> Config:
+            config = read()
+            require_bundle(config.baselines, [source.name for source in config.sources], seal)
+            return config
+
+        require_bundle(config.baselines, [source.name for source in config.sources], seal)
         _warn(config, info)
         if screener.uncalibrated:
             logger.warning("%s (mpft calibrate --views)", screener.uncalibrated)
+        _warn_undecidable(config, screener.calibration)
         watch, sinks = _open_watch(config, screener, info, seal, people=not as_json)
         notifier = Notifier()
         end = None if seconds is None else time.monotonic() + seconds
@@ -121,7 +131,7 @@ def run_streams(
                 break
             if flags.reload.is_set():
                 flags.reload.clear()
-                _reload(watch, read)
+                _reload(watch, checked)
             watch.tick()
             if watch.alive():
                 notifier.alive()
@@ -237,6 +247,31 @@ def _warn(config: Config, info: BundleInfo) -> None:
         )
 
 
+def _warn_undecidable(config: Config, calibration: Calibration) -> None:
+    """Name the streams that can hardly be called generated, whatever they show."""
+    from mpft_deploy.screen.streams.decision import UNMEASURED, hypotheses
+
+    held, untaught = calibration.held_out, []
+    if held is None:
+        logger.warning("streams stay unsure: %s", UNMEASURED)
+        return
+    for source in config.sources:
+        tests = hypotheses(config.decision, calibration, config.baselines.get(source.name))
+        if tests is not None and source.name not in config.baselines:
+            reach, bound = tests[0].reach(held.separation / 2), tests[0].bound
+            if reach < bound:
+                untaught.append(source.name)
+    if untaught:
+        logger.warning(
+            "%s: was not taught, and this detector is off by so much from camera to camera that "
+            "evidence of an average generated stream ends at %+.1f, while %.1f make an alarm. "
+            "Teach it with an hour of known-real frames: mpft calibrate BUNDLE --camera NAME",
+            ", ".join(untaught),
+            reach,
+            bound,
+        )
+
+
 class _Text:
     """A sink for people: changes of verdicts and states, a line each, on standard output."""
 
@@ -272,9 +307,11 @@ def _line(event: Any) -> str:
 
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time))
     if isinstance(event, StreamEvent):
+        of = " of generation found" if event.verdict == "no sign" else ""
         what = (
-            f"{event.verdict.upper()} (was {event.previous}: {event.reason}; "
-            f"evidence {event.evidence:+.1f} from {event.frames} frames)"
+            f"{event.verdict.upper()}{of} (was {event.previous}: {event.reason}; "
+            f"evidence {event.evidence:+.1f} from {event.frames} frames, "
+            f"worth {event.independent:.1f} independent ones)"
         )
     else:
         what = event.state + (f": {event.reason}" if event.reason else "")

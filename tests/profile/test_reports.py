@@ -234,7 +234,7 @@ def event(source: str, age: float) -> bytes:
             verdict="real",
             probability=0.1,
             logit=-1.0,
-            stream_verdict="real",
+            stream_verdict="no sign",
             evidence=-1.0,
         )
     )

@@ -15,6 +15,7 @@ import msgspec
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import display
 from mpft_deploy.screen.streams.address import parse, redact_text
+from mpft_deploy.screen.streams.baseline import Baseline, baselines_path, read_baselines
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings, SourceSettings
 from mpft_deploy.screen.tell.config import TABLES, TellConfig, parse_tables
 from mpft_deploy.spec import Record
@@ -34,12 +35,14 @@ class Config(Record, frozen=True):
     Attributes:
         sources: with unique names, in order.
         tell: whom to tell of events, and where to show them.
+        baselines: what cameras were taught, by the name of their source; of a file beside this one.
     """
 
     sources: tuple[SourceSettings, ...]
     screen: ScreenSettings = ScreenSettings()
     decision: DecisionSettings = DecisionSettings()
     tell: TellConfig = TellConfig()
+    baselines: dict[str, Baseline] = msgspec.field(default_factory=dict)
 
 
 def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
@@ -83,6 +86,7 @@ def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
         screen=_table(tables.get("screen", {}), ScreenSettings, f"{where}: screen"),
         decision=_table(tables.get("decision", {}), DecisionSettings, f"{where}: decision"),
         tell=_tell(tables, where, environment),
+        baselines=read_baselines(baselines_path(path)),
     )
 
 

@@ -1,192 +1,307 @@
-"""From frames to a stream's verdict: a sequential test over tempered evidence.
+"""From frames to a stream's verdict: what may be believed of many frames of one camera.
 
-**Evidence of a frame.** A calibrated probability p of "generated" is worth the log-likelihood ratio
-logit(p) − logit(threshold): 0 where the frame itself is undecided, so that frames and streams agree
-on which side they are. `largest` bounds what one frame can say.
+**A frame** is worth its calibrated log odds l, less those of the calibration's prior: 0 is where
+the detector says neither. The operating threshold decides frames alone; it has no part here.
 
-**The test** is Wald's (1945): evidence is summed until it passes ln((1 − misses) / false_alarms)
-for "generated" or ln(misses / (1 − false_alarms)) for "real". No test with these error rates needs
-fewer independent frames on average (Wald and Wolfowitz 1948).
+**What is assumed.** Real streams have a mean log odds of −d/2 + b, generated ones of +d/2 + b. d is
+how far the classes were apart on held-out images (`HeldOut.separation`), and b an offset that the
+detector has on this camera, lens and encoder for good: a random effect (Laird and Ware 1982) of
+standard deviation `HeldOut.error`, as the means of held-out groups scatter. About the mean frames
+scatter by `HeldOut.spread`, correlated for any length of time.
 
-**Frames of one stream are no independent frames.** A hundred pictures of the same wall are one
-opinion. A sequence with correlation ρ from one member to the next is worth (1 − ρ) / (1 + ρ)
-independent members each (the effective sample size of a first-order autoregression). Here
-ρ = exp(−x), x = min(time since the last frame / `seconds`, movement since then / `movement`), so a
-frame's evidence counts with weight tanh(x / 2): a frame adds what both the clock and the picture
-moved on. The first frame of a scene counts whole; a picture that is repeated adds nothing, however
-long. Movement is the change of the cells' texture scores, relative to their sum.
-Multiplying a log-likelihood ratio by a weight below 1 keeps Wald's bound: by Jensen's inequality
-E[exp(w·l)] ≤ E[exp(l)]ʷ = 1 for real frames, so exp(sum) stays a supermartingale, which passes 1/α
-with probability α at most (Ville 1939).
+**Evidence** is the log-likelihood ratio of the mean m of n frames, with the offset integrated out:
 
-**A stream goes on after it was decided.** The sum is kept within ±`ceiling`, as in a CUSUM test
-(Page 1954), so that a change shows after a bounded amount of evidence. Hysteresis: a verdict stands
-until the sum is back at 0, not merely below the bound that it passed.
+    d · m / (error² + V),    V = how far the mean of these frames may be off
 
-**A new scene starts afresh.** When the distribution of the texture scores jumps, or the picture
-has another size, what was seen before says nothing about what is seen now.
+Where V is at least the variance of the mean, E[exp(evidence)] ≤ 1 for real streams, and more frames
+only take V away: error² stays, so that no number of frames of one camera makes surer than about
+d² / (2 · error²). V comes from the stream itself (`evidence`): all of spread² until frames have
+shown that they scatter, and as many opinions as there were different pictures (`novelty`).
+
+**A camera that was taught** (`baseline`) has a known mean μ for real frames, and a spread and
+correlation of its own. Evidence for "generated" is then d · (m − μ − d/2) / (e² + V), where e is
+the error of μ and a QUARTER of the held-out error: an hour shows neither night nor winter. Evidence
+for "no sign" stays as it was, for what a generator shows on this camera nobody taught.
+
+**The alarm.** Wald (1945) bounds a ratio once. A stream goes on for weeks, so the promise is a mean
+time T between false alarms (the ARL of Page 1954, Lorden 1971, Siegmund 1985). Evidence is gathered
+in runs, each at least U (`patience`) long. A run that speaks for nothing by then is replaced, as in
+Page's test; one that reaches ln(T / U) at that age or later is an alarm and ends. By Ville's
+inequality (1939) a run gets there with probability at most U / T, and in time t there are at most
+t / U runs, so at most t / T false alarms are expected, whatever is cut, lost or connected anew: a
+run that is dropped earlier had no chance. With T = 30 days it is one a month.
+
+**For whom that holds.** For the average over cameras whose offsets scatter as the held-out groups
+do. A single camera with an unlucky offset has more alarms; an alarm stands until a run of its own
+speaks against it by ln 10, so such a camera has one long alarm and not many. For a camera that was
+taught it holds for that camera, as long as it shows what it showed then.
+
+**"No sign"** of generation is the same test the other way, by `misses`, for generated streams whose
+detector scores as on the held-out generators; it needs `least` independent frames besides. Nothing
+proves a stream real. It is taken back when a run speaks for "generated" by ln 10.
+
+**Afresh** begins all of it after `gap` without frames, or without any that can be judged, when the
+picture has another size, and when settings change. A cut within a stream begins nothing afresh: it
+gives the run another opinion, and no further chance of an alarm.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
+from mpft_deploy.screen.streams.baseline import Baseline
+from mpft_deploy.screen.streams.evidence import Pool, Run, Second
+from mpft_deploy.screen.streams.novelty import I32, Seen
+from mpft_deploy.screen.streams.records import Reason
+from mpft_deploy.screen.streams.settings import DecisionSettings, seconds
+from mpft_deploy.spec import Calibration, StreamVerdict, Verdict
 
-from mpft_deploy.screen.streams.settings import DecisionSettings
-from mpft_deploy.spec import Verdict
+AGAINST = math.log(10)
+"""Evidence by which a new run takes a verdict back."""
 
-I32 = npt.NDArray[np.int32]
+LONGEST = 32
+"""Times `patience` after which a run for "generated" is replaced: what it began with is history."""
 
-HEADROOM = math.log(10)
-"""Evidence that is kept beyond the bounds: a verdict is ten times surer than asked for, no more."""
+LOOKS = 20
+"""How often within `patience` evidence is weighed."""
 
-_EDGE = 1e-6
-"""Probabilities are kept this far from 0 and 1: none is surer than that."""
+QUARTER = 0.25
+"""Share of the held-out error that a camera keeps which was taught."""
+
+LEAST_ERROR = 0.3
+"""The held-out error counts as so much of the spread at least: no detector is free of offsets."""
+
+TAIL = 2.0
+"""Standard deviations beyond a class's mean at which a frame's log odds are clipped."""
+
+
+UNMEASURED = (
+    "nobody measured what this detector is worth on held-out images: "
+    "mpft calibrate DETECTOR IMAGES --held-out, then export it again"
+)
 
 
 @dataclass(frozen=True)
 class Change:
     """A stream's verdict changed; see `StreamEvent` for the fields."""
 
-    verdict: Verdict
-    previous: Verdict
+    verdict: StreamVerdict
+    previous: StreamVerdict
     evidence: float
     frames: int
+    independent: float
     seconds: float
-    reason: Literal["evidence", "scene change", "restart"]
+    reason: Reason
 
 
-class SequentialTest:
-    """Wald's test with a ceiling and hysteresis, over weighted log-likelihood ratios."""
+@dataclass(frozen=True)
+class Hypothesis:
+    """One of the two tests: what a run's mean is compared with; all in log odds.
 
-    def __init__(self, false_alarms: float, misses: float) -> None:
-        self.upper = math.log((1 - misses) / false_alarms)
-        self.lower = math.log(misses / (1 - false_alarms))
-        self.evidence = 0.0
-        self.verdict: Verdict = "unsure"
+    sign: 1 for evidence of "generated", −1 for "no sign".
+    separation: between the classes' means.
+    middle: of them.
+    error, spread, correlation: of the class that the verdict would be wrong about.
+    bound: evidence at which it is reached.
+    """
 
-    def add(self, ratio: float, weight: float = 1.0) -> Verdict:
-        """Take a frame's log-likelihood ratio, above 0 for generated; the verdict now."""
-        total = self.evidence + weight * ratio
-        self.evidence = max(self.lower - HEADROOM, min(self.upper + HEADROOM, total))
-        if self.evidence >= self.upper:
-            self.verdict = "generated"
-        elif self.evidence <= self.lower:
-            self.verdict = "real"
-        elif (self.verdict == "generated" and self.evidence <= 0) or (
-            self.verdict == "real" and self.evidence >= 0
-        ):
-            self.verdict = "unsure"
-        return self.verdict
+    sign: int
+    separation: float
+    middle: float
+    error: float
+    spread: float
+    correlation: float
+    bound: float
+
+    def evidence(self, run: Run) -> float:
+        """For this verdict, as a log-likelihood ratio."""
+        variance = self.error**2 + run.variance(self.spread, self.correlation)
+        return self.sign * self.separation * (run.mean - self.middle) / variance
+
+    def reach(self, mean: float) -> float:
+        """Evidence that no number of frames with this mean gets beyond."""
+        return self.sign * self.separation * (mean - self.middle) / self.error**2
+
+
+def hypotheses(
+    settings: DecisionSettings, calibration: Calibration, baseline: Baseline | None
+) -> tuple[Hypothesis, Hypothesis] | None:
+    """The tests for "generated" and for "no sign"; None if nobody measured the calibration."""
+    held = calibration.held_out
+    if held is None:
+        return None
+    error = max(held.error, LEAST_ERROR * held.spread)
+    patience = seconds(settings.patience)
+    alarm, miss = (
+        math.log(seconds(time) / patience) for time in (settings.false_alarms, settings.misses)
+    )
+    clear = Hypothesis(-1, held.separation, 0.0, error, held.spread, 0.0, miss)
+    if baseline is None:
+        return Hypothesis(1, held.separation, 0.0, error, held.spread, 0.0, alarm), clear
+    taught = Hypothesis(
+        sign=1,
+        separation=held.separation,
+        middle=baseline.offset + held.separation / 2,
+        error=math.hypot(baseline.error, QUARTER * error),
+        spread=baseline.spread,
+        correlation=baseline.correlation,
+        bound=alarm,
+    )
+    return taught, clear
 
 
 class StreamDecision:
     """Decides one stream.
 
     Args:
-        settings: error rates and scales.
-        threshold: probability at which a frame says neither.
+        settings: what is promised.
+        calibration: of the detector, with its prior and what it is worth on held-out images.
+        baseline: of the camera, if it was taught.
     """
 
-    def __init__(self, settings: DecisionSettings, threshold: float = 0.5) -> None:
-        self._settings = settings
-        self._neutral = _logit(threshold)
-        self._test = self._new_test()
-        self._scores: I32 | None = None
-        self._time = self._began = 0.0
-        self._frames = 0
-
-    @property
-    def verdict(self) -> Verdict:
+    def __init__(
+        self, settings: DecisionSettings, calibration: Calibration, baseline: Baseline | None = None
+    ) -> None:
+        self._settings, self._calibration, self._baseline = settings, calibration, baseline
+        self._gap, self._patience = seconds(settings.gap), seconds(settings.patience)
+        self._tests = hypotheses(settings, calibration, baseline)
+        self._limits = _limits(self._tests)
+        self.verdict: StreamVerdict = "unsure"
         """Of the stream so far."""
-        return self._test.verdict
+        self._reason = ""
+        self._received = self._judged = -math.inf
+        self._begin()
 
     @property
     def evidence(self) -> float:
-        """Log-likelihood ratio, above 0 for generated."""
-        return self._test.evidence
+        """Log-likelihood ratio, above 0 for generated: of the two tests, the one that says more."""
+        return self._alarm if self._alarm >= abs(self._clear) else -self._clear
 
-    def add(self, probability: float, scores: I32, now: float) -> list[Change]:
+    @property
+    def independent(self) -> float:
+        """As many independent frames it rests on."""
+        if self._tests is None:
+            return 0.0
+        return max(run.independent(self._tests[1].spread) for run in self._runs)
+
+    @property
+    def undecided(self) -> str:
+        """Why the verdict is unsure; empty if it is not."""
+        if self.verdict != "unsure":
+            return ""
+        if self._tests is None:
+            return UNMEASURED
+        if self._reason:
+            return f"nothing to judge: {self._reason}"
+        age, (up, down) = max(run.age for run in self._runs), self._tests
+        if age < self._patience:
+            return f"looked at for {age:.0f} of {self._patience} s"
+        enough = self._runs[1].independent(down.spread) >= self._settings.least
+        return (
+            f"evidence {self.evidence:+.1f}, generated from {up.bound:.1f}, "
+            f"no sign from {-down.bound:.1f}"
+            + ("" if enough else f" and {self._settings.least:.0f} independent frames")
+        )
+
+    def add(self, logit: float, scores: I32, now: float, reason: str = "") -> list[Change]:
         """Take a judged frame; the changes of the verdict that it makes, mostly none.
 
         Args:
-            probability: calibrated, of "generated".
-            scores: i32 [N] or [V, N], of the frame's cells.
+            logit: of the frame, before calibration.
+            scores: i32 [N] or [V, N], texture of the frame's cells.
             now: when it was received, by the monotonic clock, in seconds.
+            reason: why this frame cannot be judged; then it says nothing.
         """
-        changes = []
-        if self._scores is not None and scene_distance(self._scores, scores) > self._settings.scene:
-            changes += self.restart("scene change")
-        weight = self._weight(scores, now)
-        if self._frames == 0:
-            self._began = now
-        self._frames += 1
-        self._scores, self._time = scores, now
-        previous = self._test.verdict
-        ratio = _logit(probability) - self._neutral
-        largest = self._settings.largest
-        verdict = self._test.add(max(-largest, min(largest, ratio)), weight)
-        if verdict != previous:
-            changes.append(self._change(verdict, previous, "evidence"))
-        return changes
+        changes = self._resume(now)
+        self._received, self._reason = now, reason
+        if reason or self._tests is None:
+            return changes
+        self._judged = now
+        low, high = self._limits
+        value = max(low, min(high, self._calibration.log_odds(logit)))
+        second = self._pool.add(value, self._seen.add(scores), now)
+        return changes if second is None else changes + self._weigh(second)
 
-    def restart(self, reason: Literal["scene change", "restart"]) -> list[Change]:
+    def of_frame(self, verdict: Verdict, probability: float) -> Verdict:
+        """The verdict of a frame: a camera that was taught may have a threshold of its own."""
+        below = self._baseline is not None and probability < self._baseline.threshold
+        return "unsure" if verdict == "generated" and below else verdict
+
+    def restart(self, reason: Reason) -> list[Change]:
         """Forget what was seen; the change of the verdict, if there was one."""
-        previous = self._test.verdict
-        changes = [self._change("unsure", previous, reason)] if previous != "unsure" else []
-        self._test, self._scores, self._frames = self._new_test(), None, 0
+        changes = [] if self.verdict == "unsure" else [self._turn("unsure", reason, self._runs[0])]
+        self._begin()
         return changes
 
-    def _new_test(self) -> SequentialTest:
-        return SequentialTest(self._settings.false_alarms, self._settings.misses)
+    def _begin(self) -> None:
+        self._pool, self._seen = Pool(), Seen(self._settings.movement)
+        self._runs = [Run(), Run()]
+        self._alarm = self._clear = 0.0
+        self._next = -math.inf
 
-    def _weight(self, scores: I32, now: float) -> float:
-        """How many independent frames this one is worth, 0 to 1."""
-        if self._scores is None:
-            return 1.0
-        time = max(0.0, now - self._time) / self._settings.seconds
-        moved = movement(self._scores, scores) / self._settings.movement
-        return math.tanh(min(time, moved) / 2)
+    def _resume(self, now: float) -> list[Change]:
+        """Begin afresh if there was nothing to judge for too long."""
+        if now - self._judged <= self._gap or self._judged == -math.inf:
+            return []
+        self._judged = -math.inf
+        away = now - self._received > self._gap
+        return self.restart("reconnect" if away else "nothing to judge")
 
-    def _change(
-        self,
-        verdict: Verdict,
-        previous: Verdict,
-        reason: Literal["evidence", "scene change", "restart"],
-    ) -> Change:
-        seconds = self._time - self._began if self._frames else 0.0
-        return Change(verdict, previous, self._test.evidence, self._frames, seconds, reason)
+    def _weigh(self, second: Second) -> list[Change]:
+        """Take a second into the runs; the changes that it makes."""
+        assert self._tests is not None
+        (up, down), (for_it, against) = self._tests, self._runs
+        for_it.add(second)
+        against.add(second)
+        if second.time < self._next:
+            return []
+        self._next = second.time + self._patience / LOOKS
+        self._alarm, self._clear = up.evidence(for_it), down.evidence(against)
+        ripe = [run.age >= self._patience for run in self._runs]
+        stale = self._alarm <= 0
+        if self.verdict == "generated":
+            if ripe[0] and self._alarm <= -AGAINST:
+                change = self._turn("unsure", "evidence", for_it)
+                self._runs[0] = Run()
+                return [change]
+            stale = self._alarm >= 0
+        elif ripe[0] and self._alarm >= up.bound:
+            change = self._turn("generated", "evidence", for_it)
+            self._runs = [Run(), Run()]
+            return [change]
+        elif self.verdict == "no sign":
+            if ripe[0] and self._alarm >= AGAINST:
+                change = self._turn("unsure", "evidence", for_it)
+                self._runs[1] = Run()
+                return [change]
+        elif (
+            ripe[1]
+            and self._clear >= down.bound
+            and against.independent(down.spread) >= self._settings.least
+        ):
+            return [self._turn("no sign", "evidence", against)]
+        if ripe[0] and (stale or for_it.age >= LONGEST * self._patience):
+            self._runs[0] = Run()
+        if ripe[1] and self._clear <= 0:
+            self._runs[1] = Run()
+        return []
+
+    def _turn(self, verdict: StreamVerdict, reason: Reason, run: Run) -> Change:
+        """Change the verdict."""
+        previous, self.verdict = self.verdict, verdict
+        return Change(
+            verdict, previous, self.evidence, run.frames, self.independent, run.age, reason
+        )
 
 
-def movement(before: I32, after: I32) -> float:
-    """Share of the texture that changed, cell by cell: 0 for the same, about 1 for another picture.
-
-    Args:
-        before, after: i32, texture scores of the same cells; of unequal shapes the answer is 1.
-    """
-    if before.shape != after.shape:
-        return 1.0
-    changed = np.abs(after.astype(np.int64) - before).sum()
-    return 2 * float(changed) / max(1.0, float(before.sum()) + float(after.sum()))
-
-
-def scene_distance(before: I32, after: I32) -> float:
-    """How unlike the textures of two pictures are, wherever in the picture: 0 to 1.
-
-    The distance of their scores' distributions (Wasserstein 1), relative to their sum: what moves
-    within a scene changes little of it.
-    """
-    if before.shape != after.shape:
-        return 1.0
-    old, new = np.sort(before, axis=None), np.sort(after, axis=None)
-    total = float(old.sum(dtype=np.int64)) + float(new.sum(dtype=np.int64))
-    return float(np.abs(new.astype(np.int64) - old).sum()) / max(1.0, total)
-
-
-def _logit(probability: float) -> float:
-    p = min(1 - _EDGE, max(_EDGE, probability))
-    return math.log(p / (1 - p))
+def _limits(tests: tuple[Hypothesis, Hypothesis] | None) -> tuple[float, float]:
+    """Log odds that no frame goes beyond: the edges of what either class was seen to score."""
+    if tests is None:
+        return -math.inf, math.inf
+    low, high = [], []
+    for test in tests:
+        reach = test.separation / 2 + TAIL * math.hypot(test.error, test.spread)
+        low.append(test.middle - reach)
+        high.append(test.middle + reach)
+    return min(low), max(high)

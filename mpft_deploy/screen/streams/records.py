@@ -9,10 +9,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from mpft_deploy.spec import Verdict
+from mpft_deploy.spec import StreamVerdict, Verdict
 
 State = Literal["connecting", "live", "stalled", "frozen", "down", "ended"]
 Grade = Literal["good", "fair", "poor", "down"]
+Reason = Literal["evidence", "scene change", "reconnect", "nothing to judge", "restart"]
 
 
 class _Event(msgspec.Struct, frozen=True, tag_field="event", kw_only=True, omit_defaults=True):
@@ -38,6 +39,7 @@ class FrameEvent(_Event, frozen=True, tag="frame", kw_only=True):
         verdict, probability, logit: of the frame alone.
         stream_verdict, evidence: of the stream so far; evidence is a log-likelihood ratio, above 0
             for generated.
+        unjudged: why the frame says nothing, such as that it is featureless; empty if it does.
     """
 
     captured: float
@@ -45,8 +47,9 @@ class FrameEvent(_Event, frozen=True, tag="frame", kw_only=True):
     verdict: Verdict
     probability: float
     logit: float
-    stream_verdict: Verdict
+    stream_verdict: StreamVerdict
     evidence: float
+    unjudged: str = ""
 
 
 class StreamEvent(_Event, frozen=True, tag="stream", kw_only=True):
@@ -56,17 +59,19 @@ class StreamEvent(_Event, frozen=True, tag="stream", kw_only=True):
         verdict, previous: now and before.
         evidence: log-likelihood ratio, above 0 for generated.
         frames: how many frames the verdict rests on.
+        independent: as many independent frames these are worth.
         seconds: stream time that they span.
         reason: why it changed.
         snapshot: file of the frame that decided, where snapshots are kept.
     """
 
-    verdict: Verdict
-    previous: Verdict
+    verdict: StreamVerdict
+    previous: StreamVerdict
     evidence: float
     frames: int
     seconds: float
-    reason: Literal["evidence", "scene change", "restart"]
+    reason: Reason
+    independent: float = 0.0
     snapshot: str = ""
 
 
@@ -93,6 +98,8 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
         source, address: name, and address without credentials.
         grade: quality of the last minute, from frame rate and reconnects.
         verdict, evidence: of the stream.
+        independent: as many independent frames it rests on.
+        undecided: why the verdict is unsure, in words; empty if it is not.
         probability: of the last screened frame.
         fps_in, fps_screened: frames received and judged a second, over the last seconds.
         frame_age_ms: of the last verdict.
@@ -108,7 +115,7 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     state: State
     grade: Grade
-    verdict: Verdict
+    verdict: StreamVerdict
     evidence: float
     probability: float | None
     fps_in: float
@@ -125,6 +132,8 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     retry_in: float | None
     overload: str = ""
+    independent: float = 0.0
+    undecided: str = ""
 
 
 class Picture(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
@@ -21,10 +21,12 @@ from typing import TypeVar
 
 from mpft_deploy.screen.screener import Judged, Prepared, Screener
 from mpft_deploy.screen.streams.attempt import Captured
+from mpft_deploy.screen.streams.baseline import Baseline
 from mpft_deploy.screen.streams.clock import Clock
-from mpft_deploy.screen.streams.decision import I32, Change, StreamDecision, movement
+from mpft_deploy.screen.streams.decision import Change, StreamDecision
 from mpft_deploy.screen.streams.decoders import Decoders
 from mpft_deploy.screen.streams.emitter import Emitter
+from mpft_deploy.screen.streams.novelty import I32, movement
 from mpft_deploy.screen.streams.pace import Pace
 from mpft_deploy.screen.streams.pictures import Evidence, Kept
 from mpft_deploy.screen.streams.pixels import Cutter, Shot
@@ -33,7 +35,7 @@ from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings
 from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.streams.task import HUNG, Task
 from mpft_deploy.screen.tell.metrics import Metrics
-from mpft_deploy.spec import Verdict
+from mpft_deploy.spec import StreamVerdict
 from mpft_deploy.views import view_side
 
 logger = logging.getLogger(__name__)
@@ -82,6 +84,7 @@ class Scheduler:
 
     Args:
         screener: its engine is called from one thread alone.
+        baselines: of the cameras that were taught, by the name of their source.
         keep: whether to keep the last judged frame of each source, for pictures.
         evidence: stream verdicts of which the picture that decided is made, as `evidence`.
         metrics: told how long the stages took. Of a frame: "wait", from receipt to its turn, and
@@ -96,11 +99,13 @@ class Scheduler:
         emitter: Emitter,
         clock: Clock,
         *,
+        baselines: Mapping[str, Baseline] | None = None,
         keep: bool = False,
-        evidence: Collection[Verdict] = (),
+        evidence: Collection[StreamVerdict] = (),
         metrics: Metrics | None = None,
     ) -> None:
         self._screener, self._settings, self._decision = screener, settings, decision
+        self._baselines = baselines or {}
         self._emitter, self._clock, self._keep = emitter, clock, keep
         self._wanted, self.evidence = evidence, Evidence()
         self._asked: deque[Callable[[], None]] = deque()
@@ -146,20 +151,20 @@ class Scheduler:
 
     def channel(self, source: Source) -> Channel:
         """A channel for a new source."""
-        return Channel(source, self._new_decision(self._decision))
+        return Channel(source, self._new_decision(source))
 
     def set_channels(self, channels: Sequence[Channel]) -> None:
         """The sources to serve from now on."""
         self._channels = tuple(channels)
 
-    def decide_by(self, decision: DecisionSettings) -> None:
-        """Decide every stream anew, by other settings, and tell what that changes."""
-        self._decision = decision
+    def decide_by(self, decision: DecisionSettings, baselines: Mapping[str, Baseline]) -> None:
+        """Decide every stream anew, by other settings and baselines, and tell what that changes."""
+        self._decision, self._baselines = decision, baselines
 
         def decide() -> None:
             for channel in self._channels:
                 self._tell(channel, channel.decision.restart("restart"))
-                channel.decision = self._new_decision(decision)
+                channel.decision = self._new_decision(channel.source)
 
         self._ask(decide)
 
@@ -239,8 +244,9 @@ class Scheduler:
             channel.shown = channel.shown.picture(channel.source.name)
         return channel.shown
 
-    def _new_decision(self, settings: DecisionSettings) -> StreamDecision:
-        return StreamDecision(settings, self._screener.calibration.threshold)
+    def _new_decision(self, source: Source) -> StreamDecision:
+        baseline = self._baselines.get(source.name)
+        return StreamDecision(self._decision, self._screener.calibration, baseline)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -358,7 +364,7 @@ class Scheduler:
             changes += channel.decision.restart("scene change")
         channel.sides = sides
         changes += channel.decision.add(
-            judgement.probability, work.prepared.patches.scores, frame.received
+            judgement.logit, work.prepared.patches.scores, frame.received, judgement.reason
         )
         channel.age = now - frame.received
         channel.probability = judgement.probability
@@ -370,11 +376,12 @@ class Scheduler:
             source=channel.source.name,
             captured=frame.time,
             age_ms=1e3 * channel.age,
-            verdict=judgement.verdict,
+            verdict=channel.decision.of_frame(judgement.verdict, judgement.probability),
             probability=judgement.probability,
             logit=judgement.logit,
             stream_verdict=channel.decision.verdict,
             evidence=channel.decision.evidence,
+            unjudged=judgement.reason,
         )
         self._tell(channel, changes)
 
@@ -390,6 +397,7 @@ class Scheduler:
                     previous=change.previous,
                     evidence=change.evidence,
                     frames=change.frames,
+                    independent=change.independent,
                     seconds=change.seconds,
                     reason=change.reason,
                 )

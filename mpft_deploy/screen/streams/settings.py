@@ -16,9 +16,16 @@ if TYPE_CHECKING:
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0)]
-ErrorRate = Annotated[float, msgspec.Meta(gt=0, lt=0.5)]
+Duration = Annotated[str, msgspec.Meta(pattern=r"^[1-9]\d{0,5}[smhd]$")]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
+
+
+def seconds(duration: str) -> int:
+    """Seconds of a Duration such as "10m"."""
+    return int(duration[:-1]) * _UNITS[duration[-1]]
 
 
 class SourceSettings(Record, frozen=True):
@@ -79,21 +86,32 @@ class SourceSettings(Record, frozen=True):
 class DecisionSettings(Record, frozen=True):
     """How a stream is decided: [decision] of cameras.toml; see the module `decision`.
 
+    Times are written "90s", "10m", "12h" or "30d".
+
     Attributes:
-        false_alarms: probability of calling a real stream generated.
-        misses: probability of calling a generated stream real.
-        seconds: apart from which on two frames may count as two.
-        movement: share of the texture that must have changed for that.
-        largest: log-likelihood ratio of one frame, at most.
-        scene: difference of two frames' textures, 0 to 1, from which on the scene is another.
+        false_alarms: a real stream is called generated once in so long at most, on average.
+        misses: a generated stream is called "no sign" once in so long at most, on average.
+        patience: for how long a stream is looked at, at least, before its verdict changes.
+        least: independent frames without which no stream is called "no sign".
+        movement: share of the texture by which a picture must differ from all earlier ones, beyond
+            what a sensor's noise makes, to count as another.
+        gap: without frames for so long, as while a camera is away, a stream is decided afresh.
     """
 
-    false_alarms: ErrorRate = 0.01
-    misses: ErrorRate = 0.01
-    seconds: Seconds = 1.0
+    false_alarms: Duration = "30d"
+    misses: Duration = "1d"
+    patience: Duration = "10m"
+    least: Seconds = 10.0
     movement: Seconds = 0.2
-    largest: Seconds = 3.0
-    scene: Probability = 0.4
+    gap: Duration = "1m"
+
+    def __post_init__(self) -> None:
+        for name in ("false_alarms", "misses"):
+            if seconds(getattr(self, name)) < 2 * seconds(self.patience):
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r} is too short: it must be twice patience "
+                    f"({self.patience}) at least, since a stream is decided once in that time"
+                )
 
 
 BATCH = 8

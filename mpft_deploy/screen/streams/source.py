@@ -18,8 +18,8 @@ from mpft_deploy.screen.streams.address import redact_text
 from mpft_deploy.screen.streams.attempt import Attempt, Captured, Coded, Reader
 from mpft_deploy.screen.streams.backoff import Backoff, answers
 from mpft_deploy.screen.streams.clock import Clock
-from mpft_deploy.screen.streams.decision import I32
 from mpft_deploy.screen.streams.emitter import Emitter
+from mpft_deploy.screen.streams.novelty import I32
 from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.records import SourceEvent, State
 from mpft_deploy.screen.streams.settings import SourceSettings

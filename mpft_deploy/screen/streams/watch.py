@@ -19,7 +19,7 @@ from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.streams.task import failure_of
 from mpft_deploy.screen.tell.config import TABLES
 from mpft_deploy.screen.tell.metrics import Metrics
-from mpft_deploy.spec import Verdict
+from mpft_deploy.spec import StreamVerdict
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Watch:
         *,
         clock: Clock | None = None,
         keep: bool = False,
-        evidence: Collection[Verdict] = (),
+        evidence: Collection[StreamVerdict] = (),
         metrics: Metrics | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
@@ -59,6 +59,7 @@ class Watch:
             config.decision,
             self._emitter,
             self._clock,
+            baselines=config.baselines,
             keep=keep,
             evidence=evidence,
             metrics=metrics,
@@ -125,8 +126,9 @@ class Watch:
         try:
             # Before the new ones begin: one may have the name of one that goes.
             self.scheduler.remove(going)
-            if config.decision != self._config.decision:
-                self.scheduler.decide_by(config.decision)
+            rules = (self._config.decision, self._config.baselines)
+            if (config.decision, config.baselines) != rules:
+                self.scheduler.decide_by(config.decision, config.baselines)
         except TimeoutError:
             logger.error("the engine does not answer; what was removed is not told")
         if changed := _changed_tables(self._config, config):
@@ -220,6 +222,8 @@ def _status(channel: Channel, now: float, overload: str) -> SourceStatus:
         grade=tally.grade(source.state, now),
         verdict=channel.decision.verdict,
         evidence=channel.decision.evidence,
+        independent=channel.decision.independent,
+        undecided=channel.decision.undecided,
         probability=channel.probability,
         fps_in=fps_in,
         fps_screened=fps_screened,

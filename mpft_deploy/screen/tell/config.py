@@ -14,7 +14,7 @@ import msgspec
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import display, printable
-from mpft_deploy.spec import Record, Verdict
+from mpft_deploy.spec import Record, StreamVerdict
 
 EventName = Literal["frame", "stream", "source"]
 
@@ -128,7 +128,7 @@ class Snapshots(Table, frozen=True):
     folder: str
     max_bytes: int = 1024**3
     max_age_days: float = 30.0
-    when: tuple[Verdict, ...] = ("generated",)
+    when: tuple[StreamVerdict, ...] = ("generated",)
 
     def __post_init__(self) -> None:
         _check("snapshots", "folder", bool(self.folder), "name a folder")

@@ -49,7 +49,7 @@ def entities(prefix: str, source: str) -> list[tuple[str, str, dict[str, Any]]]:
                 "name": "Generated",
                 "device_class": "problem",
                 # "None" is how Home Assistant writes unknown.
-                "value_template": "{{ {'generated': 'ON', 'real': 'OFF'}"
+                "value_template": "{{ {'generated': 'ON', 'no sign': 'OFF'}"
                 ".get(value_json.verdict, 'None') }}",
                 "availability_mode": "all",
             },
@@ -61,7 +61,7 @@ def entities(prefix: str, source: str) -> list[tuple[str, str, dict[str, Any]]]:
                 **while_live,
                 "name": "Verdict",
                 "device_class": "enum",
-                "options": ["real", "generated", "unsure"],
+                "options": ["no sign", "generated", "unsure"],
                 "value_template": "{{ value_json.verdict }}",
                 "availability_mode": "all",
             },

@@ -45,7 +45,7 @@ FIRST_DATE = 1.6e9
 AT_ONCE = 16
 """Files that are deleted for their age in one go, at most."""
 
-NAME = re.compile(r"\d{8}T\d{6}Z-(real|generated|unsure)-[A-Za-z0-9_-]+\.jpg")
+NAME = re.compile(r"\d{8}T\d{6}Z-(no-sign|generated|unsure)-[A-Za-z0-9_-]+\.jpg")
 """What a snapshot is called; no other file of the folder is ever touched."""
 
 
@@ -109,7 +109,8 @@ class SnapshotSink:
         if picture is None:
             return event
         when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(event.time))
-        name = f"{when}-{event.verdict}-{slug(event.source)[:60]}-{slug(event.id)[:40]}.jpg"
+        verdict = event.verdict.replace(" ", "-")
+        name = f"{when}-{verdict}-{slug(event.source)[:60]}-{slug(event.id)[:40]}.jpg"
         named = msgspec.structs.replace(event, snapshot=name)
         self._worker.put((self.folder / name, picture, msgspec.json.encode(named)))
         return named

@@ -23,7 +23,7 @@ decode = "keyframes"
 stall = 5
 
 [decision]
-false_alarms = 0.001
+false_alarms = "90d"
 
 [http]
 address = "127.0.0.1:0"
@@ -60,8 +60,8 @@ def test_a_whole_configuration(tmp_path: Path) -> None:
         "10.0.0.6/stream?channel=1 2",
     ]
     assert second.target.host == "10.0.0.6"
-    assert config.decision.false_alarms == 0.001
-    assert config.decision.misses == 0.01
+    assert config.decision.false_alarms == "90d"
+    assert config.decision.misses == "1d"
     assert config.screen.batch == 4
     assert config.tell.http is not None
     assert config.tell.webhook is None
@@ -97,7 +97,9 @@ SOURCE = '[[source]]\naddress = "rtsp://cam/a"\n'
         ('[[source]]\naddress = "pipe:"', "source 1: size: pipe: needs one"),
         ('[[source]]\naddress = "${NOPE}"', r"source 1: \$\{NOPE\}: no such variable"),
         (SOURCE + "[decisions]", "decisions: no such table; did you mean decision"),
-        (SOURCE + "[decision]\nmisses = 0.9", "decision: misses: .*< 0.5"),
+        (SOURCE + "[decision]\nmisses = 0.01", "decision: misses: .*`str`"),
+        (SOURCE + "[decision]\nmisses = '1 day'", "decision: misses: "),
+        (SOURCE + "[decision]\nmisses = '15m'", "too short: it must be twice patience"),
         (SOURCE + "[screen]\nviews = 3", "screen: views"),
         (SOURCE + "[defaults]\naddress = 'a'", "defaults.address"),
         (SOURCE + "[webhook]\nurl = 'ftp://x'", "webhook"),

@@ -16,7 +16,7 @@ def test_events_are_numbered_and_frames_give_way() -> None:
     told, clock = Told(), HandClock()
     emitter = Emitter(told, clock, capacity=10)
     fields = {"captured": 0.0, "age_ms": 0.0, "verdict": "real", "probability": 0.1, "logit": -1.0}
-    fields |= {"stream_verdict": "real", "evidence": -3.0}
+    fields |= {"stream_verdict": "no sign", "evidence": -3.0}
     for index in range(8):
         emitter.emit(FrameEvent, source=f"f{index}", **fields)
     for index in range(12):

@@ -54,9 +54,10 @@ CONFIG = """
 threads = 1
 threshold = 0.01
 [decision]
-false_alarms = 0.4
-misses = 0.4
-seconds = 0.1
+false_alarms = "2s"
+misses = "2s"
+patience = "1s"
+least = 0.1
 [defaults]
 gate = 0.0
 connect = 2.0
@@ -83,7 +84,7 @@ password_file = "{private}/broker"
 interval = 0.0
 [snapshots]
 folder = "{out}/shots"
-when = ["generated", "real", "unsure"]
+when = ["generated", "no sign", "unsure"]
 [http]
 address = "127.0.0.1:0"
 token_file = "{private}/token"

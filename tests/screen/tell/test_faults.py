@@ -44,7 +44,7 @@ def send_for(seconds: float, send: Callable[[Event], None], first: int) -> int:
     """Send ten events a second, numbered from `first`, now real, now generated; the next number."""
     number, end = first, time.monotonic() + seconds
     while time.monotonic() < end:
-        send(stream_event(number, verdict="generated" if number % 2 else "real"))
+        send(stream_event(number, verdict="generated" if number % 2 else "no sign"))
         number += 1
         time.sleep(0.1)
     return number
@@ -106,7 +106,7 @@ def test_the_broker_restarts(tmp_path: Path, faults: Faults) -> None:
     eventually(lambda: len(set(subscriber.ids(topic))) >= count, WAITED)
     seconds = time.monotonic() - back
     assert list(dict.fromkeys(subscriber.ids(topic))) == names(count)
-    last = "generated" if (count - 1) % 2 else "real"
+    last = "generated" if (count - 1) % 2 else "no sign"
     eventually(lambda: sink.stats().waiting == 0)
     eventually(lambda: "mpft/gate/state" in subscriber.latest)
     eventually(lambda: json.loads(subscriber.latest["mpft/gate/state"])["verdict"] == last)

@@ -98,7 +98,7 @@ def test_a_network_that_was_cut_loses_no_event(broker: Broker) -> None:
     eventually(lambda: not sink._client.is_connected())
     listener.messages.clear()
     for number in range(60):
-        sink.send(stream_event(number, verdict="generated" if number % 2 else "real"))
+        sink.send(stream_event(number, verdict="generated" if number % 2 else "no sign"))
     sink.send(source_event(2, state="down", previous="live"))
     network.join()
     eventually(lambda: listener.latest["mpft/availability"] == "online")

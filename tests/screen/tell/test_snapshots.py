@@ -50,7 +50,7 @@ def test_the_frame_that_decided_is_kept(tmp_path: Path) -> None:
 
 def test_only_what_is_asked_for(tmp_path: Path) -> None:
     sink = SnapshotSink(Snapshots(folder=str(tmp_path)), noise)
-    for event in (stream_event(1, verdict="real"), frame_event(2), source_event(3)):
+    for event in (stream_event(1, verdict="no sign"), frame_event(2), source_event(3)):
         assert sink.attach(event) is event
     sink.close(5)
     assert files(tmp_path) == []

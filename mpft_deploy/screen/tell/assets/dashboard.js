@@ -47,7 +47,8 @@ const nextTry = (status) =>
 const BROKEN = new Set(["stalled", "frozen", "down"]);
 const isBroken = (status) => BROKEN.has(status.state);
 const isIdle = (status) => isBroken(status) || status.state === "connecting";
-const tone = (status) => (isIdle(status) ? "none" : status.verdict);
+const verdictTone = (verdict) => (verdict === "no sign" ? "clear" : verdict);
+const tone = (status) => (isIdle(status) ? "none" : verdictTone(status.verdict));
 const urgency = (status) =>
   status.state === "live" && status.verdict === "generated" ? 0 : isBroken(status) ? 1 : 2;
 
@@ -192,7 +193,7 @@ function drawTile(source, now) {
   const { status, tile } = source;
   const broken = isBroken(status);
   const idle = isIdle(status);
-  tile.classList.remove("generated", "real", "unsure", "none");
+  tile.classList.remove("generated", "clear", "unsure", "none");
   tile.classList.add(tone(status));
   tile.classList.toggle("broken", broken);
   tile.classList.toggle("idle", idle);
@@ -215,7 +216,7 @@ function drawTile(source, now) {
   drawLine(line, source.history, 240, 44);
   const evidence = $(".evidence", tile);
   setText(tile, ".evidence", status.probability === null ? "–" : signed(status.evidence));
-  evidence.title = "evidence: log-likelihood ratio, above 0 for generated";
+  evidence.title = status.undecided || "evidence: log-likelihood ratio, above 0 for generated";
   setText(tile, ".screened", rate(status.fps_screened));
   setText(tile, ".received", rate(status.fps_in));
   setText(tile, ".age", idle ? "–" : span(status.frame_age_ms));
@@ -292,7 +293,7 @@ function update(overview) {
 // Events
 
 function describe(event) {
-  const item = element("li", event.event === "stream" ? event.verdict : "none");
+  const item = element("li", event.event === "stream" ? verdictTone(event.verdict) : "none");
   const what = element("div", "what");
   const time = element("time", "", clock(event.time));
   time.dateTime = new Date(event.time * 1000).toISOString();
@@ -302,7 +303,7 @@ function describe(event) {
     const frames = event.frames === 1 ? "1 frame" : `${count(event.frames)} frames`;
     why.append(
       element("b", "", event.verdict),
-      ` was ${event.previous} · ${event.reason} ${signed(event.evidence)} · ${frames} in ${span(event.seconds * 1000)}`,
+      ` was ${event.previous} · ${event.reason} ${signed(event.evidence)} · ${frames}, worth ${event.independent.toFixed(1)}, in ${span(event.seconds * 1000)}`,
     );
     if (event.snapshot) {
       const link = element("a", "", "snapshot");
@@ -313,7 +314,7 @@ function describe(event) {
     }
   } else {
     if (isBroken(event)) item.className = "generated";
-    else if (event.state === "live") item.className = "real";
+    else if (event.state === "live") item.className = "clear";
     why.append(element("b", "", event.state), ` was ${event.previous}`);
     if (event.reason) why.append(` · ${event.reason}`);
     if (event.retry_in) why.append(` · next try in ${span(event.retry_in * 1000)}`);
@@ -380,14 +381,14 @@ function drawDetailEvents() {
 function drawDetail() {
   const { status, history } = detailed;
   const dialog = $("#detail");
-  dialog.classList.remove("generated", "real", "unsure", "none");
+  dialog.classList.remove("generated", "clear", "unsure", "none");
   dialog.classList.add(tone(status));
   setText(dialog, "#detail-name", status.source);
   const chip = $(".chip", dialog);
   chip.className = `chip ${tone(status)}`;
   chip.textContent = isIdle(status) ? status.state : status.verdict;
   drawLine($(".line", dialog), history, 960, 120);
-  setText(dialog, ".scale", status.probability === null ? "" : `${signed(status.evidence)} now; above the line speaks for generated`);
+  setText(dialog, ".scale", status.probability === null ? "" : `${signed(status.evidence)} now, of ${status.independent.toFixed(1)} independent frames; above the line speaks for generated${status.undecided ? ` · unsure: ${status.undecided}` : ""}`);
   const dropped = Object.entries(status.dropped).filter((entry) => entry[1]);
   const size = status.width ? `${status.width} × ${status.height}` : "–";
   const facts = [

@@ -1,0 +1,138 @@
+"""`mpft calibrate --camera`: what known-real frames of a source look like, learnt by judging."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mpft_deploy.screen.screener import Screener
+    from mpft_deploy.screen.streams.config import Config
+    from mpft_deploy.screen.streams.records import Event
+    from mpft_deploy.screen.streams.settings import SourceSettings
+
+
+def teach(
+    bundle: Path,
+    name: str,
+    path: Path,
+    data: Sequence[str],
+    duration: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Judge known-real frames of a source, and write its baseline beside the configuration.
+
+    Args:
+        bundle: that judges.
+        name: of a source in the configuration at `path`.
+        data: clips, folders of frames or addresses in place of the source's own.
+        duration: how long to look, such as "1h".
+    """
+    import msgspec
+
+    from mpft_deploy.bundle import read_bundle
+    from mpft_deploy.cli.console import emit_json
+    from mpft_deploy.engine import load_engine
+    from mpft_deploy.errors import EnvironmentLacksError, UsageError
+    from mpft_deploy.files import display
+    from mpft_deploy.screen.screener import Screener
+    from mpft_deploy.screen.streams.baseline import (
+        baselines_path,
+        learn,
+        read_baselines,
+        write_baseline,
+    )
+    from mpft_deploy.screen.streams.config import read_config
+    from mpft_deploy.screen.streams.settings import Duration, seconds
+
+    try:
+        limit = seconds(msgspec.convert(duration, Duration))
+    except msgspec.ValidationError:
+        raise UsageError(f"--duration {duration!r}: write 90s, 10m, 1h or 1d") from None
+    config = read_config(path)
+    known = {source.name: source for source in config.sources}
+    if name not in known:
+        raise UsageError(f"{display(path)} has no source {name!r}; there are {', '.join(known)}")
+    target = baselines_path(path)
+    read_baselines(target)  # what cannot be read would be replaced after an hour
+    if not os.access(target.absolute().parent, os.W_OK):
+        raise EnvironmentLacksError(f"{display(target)} cannot be written: its folder is read-only")
+    read = read_bundle(bundle)
+    screener = Screener(
+        read,
+        load_engine(read, threads=config.screen.engine_threads),
+        views=config.screen.views,
+        threshold=config.screen.threshold,
+        batch=config.screen.batch_of(read.info),
+    )
+    sources = [msgspec.structs.replace(known[name], address=address) for address in data]
+    frames: list[tuple[float, float]] = []
+    for source in sources or [known[name]]:
+        start = frames[-1][0] + 1 if frames else 0.0
+        frames += _judge(screener, config, source, start, limit)
+    baseline = learn(frames, screener.calibration, read.seal, time.time())
+    write_baseline(target, name, baseline)
+    if as_json:
+        emit_json({"camera": name, "file": display(target), **msgspec.to_builtins(baseline)})
+        return
+    click.echo(
+        f"{name}: {baseline.frames} frames in {baseline.seconds} s; log odds "
+        f"{baseline.offset:+.2f} ± {baseline.error:.2f}, frames scatter by {baseline.spread:.2f} "
+        f"and are alike for {baseline.correlation:.0f} s; a frame is generated from "
+        f"{baseline.threshold:.3f}.\n"
+        f"Written to {display(target)}; mpft screen reads it at its start, or on SIGHUP."
+    )
+
+
+def _judge(
+    screener: Screener, config: Config, source: SourceSettings, start: float, limit: float
+) -> list[tuple[float, float]]:
+    """Time from `start` on, in seconds, and logit of each frame of a source that can be judged."""
+    import msgspec
+
+    from mpft_deploy.errors import InputError
+    from mpft_deploy.screen.streams import read_folder
+    from mpft_deploy.screen.streams.readers import find_reader
+    from mpft_deploy.screen.streams.watch import TICK, Watch
+
+    sink = _Frames()
+    images = find_reader(source.target) is read_folder.read
+    one = msgspec.structs.replace(config, sources=(source,), baselines={})
+    end = time.monotonic() + limit
+    with Watch(screener, one, sink) as watch:
+        while not watch.finished and (images or time.monotonic() < end):
+            watch.tick()
+            time.sleep(TICK)
+        missing = watch.without_frames()
+    if watch.scheduler.failure is not None:
+        raise watch.scheduler.failure
+    if missing:
+        raise InputError(f"{source.name}: not one frame came: {missing[source.name]}")
+    if images:  # how far apart they were taken nobody knows
+        return [(start + index, logit) for index, (_, logit) in enumerate(sink.frames)]
+    return [(start + when - sink.frames[0][0], logit) for when, logit in sink.frames]
+
+
+class _Frames:
+    """A sink that keeps time and logit of the frames that say something."""
+
+    name = "frames"
+
+    def __init__(self) -> None:
+        self.frames: list[tuple[float, float]] = []
+
+    def send(self, event: Event) -> None:
+        """See `Sink`."""
+        from mpft_deploy.screen.streams.records import FrameEvent
+
+        if isinstance(event, FrameEvent) and not event.unjudged:
+            self.frames.append((event.captured, event.logit))
+
+    def close(self, timeout: float) -> None:
+        """Nothing to deliver."""
