@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import soak  # noqa: E402
+
+@pytest.fixture
+def soak(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("soak")
 
 
 def test_a_short_soak(bundle: Path, tmp_path: Path) -> None:
@@ -50,7 +55,7 @@ def test_a_short_soak(bundle: Path, tmp_path: Path) -> None:
         ({"delivered": {"webhook": 0, "mqtt": 9}}, ["a sink got nothing"]),
     ],
 )
-def test_what_breaks_a_bound(changes: dict[str, Any], broken: list[str]) -> None:
+def test_what_breaks_a_bound(soak: ModuleType, changes: dict[str, Any], broken: list[str]) -> None:
     good: dict[str, Any] = {"trouble": "", "exit_codes": [0, 0], "minutes": 60, "pictures": 9}
     good |= {"one_camera_mb": 251.0, "anonymous_mb_per_hour": 0.4, "oldest_verdict_s": 1.0}
     good |= {"threads_per_hour": 0.0, "descriptors_per_hour": 0.0, "delivered": {"webhook": 9}}
@@ -59,7 +64,7 @@ def test_what_breaks_a_bound(changes: dict[str, Any], broken: list[str]) -> None
     assert all(one.startswith(start) for one, start in zip(found, broken, strict=True))
 
 
-def test_a_slope_leaves_warming_up_out() -> None:
+def test_a_slope_leaves_warming_up_out(soak: ModuleType) -> None:
     """An hour: it fills until minute 20, with noise and one spike, then 2 MB an hour."""
     samples = [
         {"time": 5.0 * n, "mb": 100 + min(n, 240) + 2 * n / 720 + n % 3 * 0.1 + 50 * (n == 500)}
