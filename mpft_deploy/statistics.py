@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.generic]
+F64 = npt.NDArray[np.float64]
+
+CONFIDENCE = 0.95
+"""Of every bound that a gate or a budget is judged by; each bound by itself, one-sided."""
+
+MOST_SAMPLES = 1_000_000
+"""More are no advice."""
 
 
 def wilson_interval(hits: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -21,6 +30,107 @@ def wilson_interval(hits: int, total: int, confidence: float = 0.95) -> tuple[fl
     margin = z * (share * (1 - share) / total + spread / (4 * total)) ** 0.5
     low, high = (centre - margin) / (1 + spread), (centre + margin) / (1 + spread)
     return (0.0 if hits == 0 else low), (1.0 if hits == total else high)
+
+
+def binomial_cdf(hits: int, total: int, share: float) -> float:
+    """P(X ≤ hits) of a binomial, summed in logarithms so that no factor underflows."""
+    if hits < 0:
+        return 0.0
+    if hits >= total:
+        return 1.0
+    if share <= 0:
+        return 1.0
+    if share >= 1:
+        return 0.0
+    # The shorter tail has fewer terms and less rounding.
+    lower = hits < total * share
+    k = np.arange(0, hits + 1) if lower else np.arange(hits + 1, total + 1)
+    log_factorial = _log_factorials(total)
+    terms = (
+        log_factorial[total]
+        - log_factorial[k]
+        - log_factorial[total - k]
+        + k * math.log(share)
+        + (total - k) * math.log1p(-share)
+    )
+    tail = float(np.exp(terms).sum())
+    return min(1.0, tail) if lower else max(0.0, 1.0 - tail)
+
+
+@lru_cache(maxsize=2)
+def _log_factorials(n: int) -> F64:
+    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+
+
+def samples_needed(percent: float, confidence: float = CONFIDENCE) -> int:
+    """Independent samples from which the largest is an upper bound of the percentile.
+
+    Below that no order statistic bounds it at this confidence (and below `1 - share`, the lower
+    percentiles, the same holds of the smallest).
+    """
+    share = max(percent, 100 - percent) / 100
+    return math.ceil(math.log(1 - confidence) / math.log(share))
+
+
+def share_bounds(hits: int, total: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Exact bounds of a share (Clopper and Pearson 1934), each one-sided at the confidence.
+
+    The lower is the largest share that as many hits or more refute from below, the upper the
+    smallest that as few or fewer refute from above. (0, 1) of no sample at all.
+    """
+    risk = 1 - confidence
+
+    def solve(refuted: Callable[[float], bool], low: float, high: float) -> tuple[float, float]:
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (low, middle) if refuted(middle) else (middle, high)
+        return low, high
+
+    share = hits / total if total else 0.0
+    lower, upper = 0.0, 1.0
+    if hits > 0:
+        lower, _ = solve(lambda p: 1 - binomial_cdf(hits - 1, total, p) > risk, 0.0, share)
+    if hits < total:
+        _, upper = solve(lambda p: binomial_cdf(hits, total, p) <= risk, share, 1.0)
+    return lower, upper
+
+
+def share_is_within(
+    hits: int, total: int, limit: float, confidence: float = CONFIDENCE
+) -> bool | None:
+    """Whether a share is at most `limit`: True, False, or None where so few samples do not tell.
+
+    The same as comparing the limit with `share_bounds`.
+    """
+    risk = 1 - confidence
+    if limit >= 1 or (total and binomial_cdf(hits, total, limit) <= risk):
+        return True
+    if hits and 1 - binomial_cdf(hits - 1, total, limit) <= risk:
+        return False
+    return None
+
+
+def samples_to_decide(
+    hits: int, total: int, limit: float, confidence: float = CONFIDENCE
+) -> int | None:
+    """Samples in all from which `share_is_within` tells, if the share stays as it was seen.
+
+    None if that takes more than MOST_SAMPLES.
+    """
+    rate = hits / total if total else 0.0
+
+    def undecided(samples: int) -> bool:
+        return share_is_within(round(rate * samples), samples, limit, confidence) is None
+
+    low, high = total, max(2 * total, 16)
+    while undecided(high):
+        low, high = high, 2 * high
+        if high > MOST_SAMPLES:
+            return None
+    while high - low > max(1, low // 100):
+        middle = (low + high) // 2
+        low, high = (middle, high) if undecided(middle) else (low, middle)
+    return high
 
 
 def auc(labels: Array, scores: Array) -> float | None:
@@ -38,6 +148,43 @@ def auc(labels: Array, scores: Array) -> float | None:
     mean_rank = np.cumsum(counts) - (counts - 1) / 2
     rank_sum = float(mean_rank[inverse.ravel()][positive].sum())
     return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+
+
+def auc_loss_bounds(
+    labels: Array, before: Array, after: Array, confidence: float = CONFIDENCE
+) -> tuple[float, float] | None:
+    """Bounds of AUC(before) − AUC(after) of the same images, each one-sided at the confidence.
+
+    By DeLong, DeLong and Clarke-Pearson 1988 from the places of each image among those of the
+    other class, paired, so that what both scores have in common cancels. Never nearer to the
+    estimate than 1 − (1 − confidence)^(1/n), n images of the smaller class: a kind of image as
+    rare as that may be missing, and place all the other way. None if a class is absent.
+
+    Args:
+        labels: [n], 1 for the positive class, 0 for the other.
+        before, after: scores [n], higher for the positive class.
+    """
+    positive = np.asarray(labels) == 1
+    sizes = int(positive.sum()), int((~positive).sum())
+    if not min(sizes):
+        return None
+    lost = [a - b for a, b in zip(_places(positive, before), _places(positive, after), strict=True)]
+    loss = float(lost[0].mean())
+    variance = sum(float(one.var(ddof=1)) / len(one) if len(one) > 1 else 0.0 for one in lost)
+    reach = max(
+        NormalDist().inv_cdf(confidence) * variance**0.5,
+        1 - (1 - confidence) ** (1 / min(sizes)),
+    )
+    return max(-1.0, loss - reach), min(1.0, loss + reach)
+
+
+def _places(positive: npt.NDArray[np.bool_], scores: Array) -> tuple[F64, F64]:
+    """Share of the negatives below each positive, and of the positives above each negative."""
+    ones, zeros = np.sort(np.asarray(scores)[positive]), np.sort(np.asarray(scores)[~positive])
+    of_ones, of_zeros = np.asarray(scores)[positive], np.asarray(scores)[~positive]
+    below = np.searchsorted(zeros, of_ones, "left") + np.searchsorted(zeros, of_ones, "right")
+    above = np.searchsorted(ones, of_zeros, "left") + np.searchsorted(ones, of_zeros, "right")
+    return below / (2 * len(zeros)), 1 - above / (2 * len(ones))
 
 
 def balanced_accuracy(labels: Array, decisions: Array) -> float | None:

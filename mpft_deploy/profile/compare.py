@@ -15,14 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mpft_deploy.errors import InputError, UsageError
-from mpft_deploy.profile.percentiles import (
-    percentile_name,
-    resample,
-    samples_needed,
-)
+from mpft_deploy.profile.percentiles import percentile_name, resample
 from mpft_deploy.profile.records import Gate, Profile, Run
 from mpft_deploy.profile.slo import used_samples
 from mpft_deploy.profile.wording import title
+from mpft_deploy.statistics import samples_needed
 
 CONFIDENCE = 0.99
 """Of the change's interval: a gate runs often, and must not cry wolf."""

@@ -13,6 +13,7 @@ from mpft_deploy.profile.energy import Meter, energy
 from mpft_deploy.profile.records import Block, Estimate, Harness, Run, Scenario, Stage, WarmUp
 from mpft_deploy.profile.timer import Now, calibrate, no_garbage_collection, now
 from mpft_deploy.profile.workload import Workload
+from mpft_deploy.statistics import samples_needed
 
 WINDOW_SECONDS, WINDOW_QUERIES = 0.25, 5
 STEADY = 0.02
@@ -203,10 +204,7 @@ def latency(times: percentiles.F64) -> dict[str, Estimate]:
     """Figures of some milliseconds, in the order in which they were measured."""
     found = percentiles.intervals(times)
     names = ["min", "mean", "sd", *map(percentiles.percentile_name, percentiles.PERCENTILES)]
-    needed = {
-        percentiles.percentile_name(p): percentiles.samples_needed(p)
-        for p in percentiles.PERCENTILES
-    }
+    needed = {percentiles.percentile_name(p): samples_needed(p) for p in percentiles.PERCENTILES}
     return {
         name: _estimate(found[name], always=name == "sd")
         if name in found

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-F64 = npt.NDArray[np.float64]
+from mpft_deploy.statistics import CONFIDENCE, F64, samples_needed
 
-CONFIDENCE = 0.95
 RESAMPLES, MOST_DRAWS = 1000, 4_000_000
 UNSTABLE = 0.25
 """A figure whose interval reaches further than this share to a side is not reported."""
@@ -42,45 +41,6 @@ class Interval:
 def percentile_name(percent: float) -> str:
     """`p50`, `p99.9`."""
     return f"p{percent:g}"
-
-
-def samples_needed(percent: float, confidence: float = CONFIDENCE) -> int:
-    """Independent samples from which the largest is an upper bound of the percentile.
-
-    Below that no order statistic bounds it at this confidence (and below `1 - share`, the lower
-    percentiles, the same holds of the smallest).
-    """
-    share = max(percent, 100 - percent) / 100
-    return math.ceil(math.log(1 - confidence) / math.log(share))
-
-
-def binomial_cdf(hits: int, total: int, share: float) -> float:
-    """P(X ≤ hits) of a binomial, summed in logarithms so that no factor underflows."""
-    if hits < 0:
-        return 0.0
-    if hits >= total:
-        return 1.0
-    if share <= 0:
-        return 1.0
-    if share >= 1:
-        return 0.0
-    # The shorter tail has fewer terms and less rounding.
-    lower = hits < total * share
-    k = np.arange(0, hits + 1) if lower else np.arange(hits + 1, total + 1)
-    log_factorial = _log_factorials(total)
-    terms = (
-        log_factorial[total]
-        - log_factorial[k]
-        - log_factorial[total - k]
-        + k * math.log(share)
-        + (total - k) * math.log1p(-share)
-    )
-    tail = float(np.exp(terms).sum())
-    return min(1.0, tail) if lower else max(0.0, 1.0 - tail)
-
-
-def _log_factorials(n: int) -> F64:
-    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
 
 
 def autocorrelation_time(values: npt.ArrayLike) -> float:

@@ -16,16 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mpft_deploy.errors import UsageError
-from mpft_deploy.profile.percentiles import (
-    CONFIDENCE,
-    autocorrelation_time,
-    binomial_cdf,
-    percentile_name,
-)
+from mpft_deploy.profile.percentiles import autocorrelation_time, percentile_name
 from mpft_deploy.profile.records import Gate, Run
 from mpft_deploy.profile.wording import title
+from mpft_deploy.statistics import CONFIDENCE, samples_to_decide, share_is_within
 
-MOST_SAMPLES = 1_000_000
 _UNITS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 
 
@@ -86,10 +81,10 @@ def judge(objective: Objective, milliseconds: npt.ArrayLike) -> Gate:
     )
     if total < len(times):
         seen += f"; correlated as they are, they count as {total}"
-    verdict = _decide(hits, total, share)
+    verdict = share_is_within(hits, total, share)
     if verdict is not None:
         return Gate(gate=str(objective), verdict="pass" if verdict else "fail", reason=seen)
-    needed = _needed(hits, total, share)
+    needed = samples_to_decide(hits, total, share)
     if needed is None:
         return Gate(
             gate=str(objective),
@@ -99,29 +94,3 @@ def judge(objective: Objective, milliseconds: npt.ArrayLike) -> Gate:
     more = math.ceil((needed - total) * len(times) / max(1, total))
     reason = f"{seen}: too few samples for {CONFIDENCE:.0%} confidence, about {more} more decide"
     return Gate(gate=str(objective), verdict="undecided", reason=reason, more=more)
-
-
-def _decide(hits: int, total: int, share: float) -> bool | None:
-    """Whether at most `share` exceed the limit: True, False, or None for not yet known."""
-    if binomial_cdf(hits, total, share) <= 1 - CONFIDENCE:
-        return True
-    if 1 - binomial_cdf(hits - 1, total, share) <= 1 - CONFIDENCE:
-        return False
-    return None
-
-
-def _needed(hits: int, total: int, share: float) -> int | None:
-    """Samples at which the rate seen so far would decide; None if not within MOST_SAMPLES."""
-    rate = hits / total if total else 0.0
-    low, high = total, max(2 * total, 16)
-    while _decide(round(rate * high), high, share) is None:
-        low, high = high, 2 * high
-        if high > MOST_SAMPLES:
-            return None
-    while high - low > max(1, low // 100):
-        middle = (low + high) // 2
-        if _decide(round(rate * middle), middle, share) is None:
-            low = middle
-        else:
-            high = middle
-    return high

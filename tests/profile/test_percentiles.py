@@ -4,31 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import binom
 
 from mpft_deploy.profile.percentiles import (
     autocorrelation_time,
-    binomial_cdf,
     intervals,
     resample,
-    samples_needed,
 )
-
-
-@given(st.integers(0, 3000), st.integers(1, 3000), st.floats(0.0005, 0.9995))
-def test_binomial_equals_scipy(hits: int, total: int, share: float) -> None:
-    assert binomial_cdf(hits, total, share) == pytest.approx(
-        binom.cdf(hits, total, share), abs=1e-9
-    )
-
-
-@pytest.mark.parametrize("percent", [1, 10, 50, 90, 99, 99.9])
-def test_samples_needed_is_the_first_number_with_a_bound(percent: float) -> None:
-    share = max(percent, 100 - percent) / 100
-    needed = samples_needed(percent)
-    assert share**needed <= 0.05 < share ** (needed - 1)
 
 
 def test_percentiles_with_too_few_samples_are_left_out() -> None:
