@@ -9,7 +9,8 @@ NATIVE := CMakeLists.txt $(shell find kernels -regex '.*\.\(cpp\|hpp\|cu\|cuh\|h
 	streams faults gpu-suite train-shipped clean
 
 help:
-	@echo "make demo    export, certify, profile and screen with the shipped detector; no torch"
+	@echo "make demo    export, certify, profile and screen with the shipped detector; no torch;"
+	@echo "             IMAGES=FOLDER judges its verdicts by your own images"
 	@echo "make test    format check, lint, types and tests"
 	@echo "make sanitize   the C++ kernel under address and undefined-behaviour sanitizers"
 	@echo "make fuzz       TARGET=picture SECONDS=3600: one reader of foreign bytes, from the kept corpus"
@@ -24,7 +25,7 @@ help:
 	@echo "make clean   remove environments and everything that was built"
 
 demo: .venv/installed
-	.venv/bin/python examples/demo.py
+	.venv/bin/python examples/demo.py $(if $(IMAGES),"$(IMAGES)")
 
 test: lint types unit
 

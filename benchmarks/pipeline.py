@@ -34,7 +34,7 @@ from mpft_deploy.engine import Engine, load_engine
 from mpft_deploy.engine.ort import OnnxRuntimeEngine
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.precision import apply_precision
-from mpft_deploy.export.smoothing import smooth
+from mpft_deploy.export.smoothing import activation_maxima, smooth
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.kernels.jpeg_window import decode_window, why_not
 from mpft_deploy.kernels.texture_patchify.oracle import texture_patchify as oracle
@@ -111,11 +111,12 @@ def contestants(
 ) -> tuple[dict[str, Verdict], dict[str, Verdict]]:
     """Whole pipelines by name, the peers last; and ours with one optimisation left out each."""
     spec = folder.spec
-    smoothed = smooth(spec, folder.weights, folder.golden.crops)
+    maxima = activation_maxima(spec, folder.weights, folder.golden.crops)
 
     def model(precision: str, tokens: int | None = None) -> bytes:
-        graph = build_graph(spec, smoothed, tokens=tokens)
         floats = FLOAT_LAYERS if precision == "int8" else ()
+        smoothed = smooth(spec, folder.weights, maxima, floats).weights
+        graph = build_graph(spec, smoothed, tokens=tokens)
         return serialise(apply_precision(graph, precision, floats))
 
     int8 = model("int8")

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from mpft_deploy.bundle import Certificate, Comparison, Latency
 from mpft_deploy.engine import BACKENDS, find_backend, get_backend
 from mpft_deploy.errors import UsageError
-from mpft_deploy.export.pipeline import Made, Request, precision_name
+from mpft_deploy.export.pipeline import Made, Request
+from mpft_deploy.export.precision import precision_of
 from mpft_deploy.export.sensitivity import Layers
 from mpft_deploy.profile.latency import Stopwatch
 from mpft_deploy.spec import Record
@@ -29,11 +30,12 @@ class LatencyLimit:
     @classmethod
     def parse(cls, limit: str) -> LatencyLimit:
         """Read `QUANTILE<=MILLISECONDSms`; a UsageError otherwise."""
-        match = re.fullmatch(r"\s*(p50|p90|p99|mean|max)\s*<=\s*(\d+(?:\.\d*)?)\s*ms\s*", limit)
+        match = re.fullmatch(r"\s*(p50|p90|mean|max)\s*<=\s*(\d+(?:\.\d*)?)\s*ms\s*", limit)
         if not match:
             raise UsageError(
-                f"latency {limit!r} is not understood: write p50, p90, p99, mean or max and a "
-                "limit, for example p90<=20ms"
+                f"latency {limit!r} is not understood: write p50, p90, mean or max and a limit, "
+                "for example p90<=20ms. For p99 a search takes too few samples: gate it with "
+                "`mpft profile --slo`."
             )
         return cls(match[1], float(match[2]))
 
@@ -57,33 +59,38 @@ class Timed(Record, frozen=True):
 
 
 class Proven(Record, frozen=True):
-    """How a candidate's engine compared, whatever the budget."""
+    """How a candidate's engine compared on images, whatever the budget."""
 
     engine_sha256: str
-    golden: Comparison
-    images: Comparison | None
+    smoke_test: Comparison
+    smoke_faults: list[str]
+    images: Comparison
 
 
 class Sensitivity(Record, frozen=True):
-    """Mean logit error of a candidate on calibration views."""
+    """Mean logit error of a candidate on calibration views; None if it is not finite."""
 
-    mean_error: float
+    mean_error: float | None
 
 
 @dataclass
 class Candidate:
     """One way to build the detector, and what is known of it.
 
-    why_lost: why it was not written; None for the winner. `unavailable`: it could not be built.
+    Attributes:
+        timed: `remembered` if that was an earlier search.
+        tried: on the images to choose by.
+        certificate: by the images to judge by, on which only what was chosen is run.
+        why_lost: why it was not written; None for the winner.
     """
 
     request: Request
     ladder: list[Layers] | None = None
     timed: Timed | None = None
-    proven: Proven | None = None
+    remembered: bool = False
+    tried: Proven | None = None
     certificate: Certificate | None = None
     why_lost: str | None = None
-    unavailable: bool = False
     made: Made | None = field(default=None, repr=False)
     watch: Stopwatch | None = field(default=None, repr=False)
 
@@ -91,13 +98,19 @@ class Candidate:
     def name(self) -> str:
         """Backend and precision, with the layers left in float and a keep rule of its own."""
         keep = f", {self.request.keep}" if self.request.keep else ""
-        return f"{self.request.backend} {precision_name(self.request)}{keep}"
+        precision = precision_of(self.request.precision, self.request.float_layers)
+        return f"{self.request.backend} {precision}{keep}"
 
     @property
     def p50(self) -> float:
         """Median milliseconds of a view; it must have been timed."""
         assert self.timed is not None
         return self.timed.latency.total_ms["p50"]
+
+    @property
+    def samples(self) -> int:
+        """How many views it was timed on."""
+        return self.timed.latency.samples if self.timed else 0
 
     def lose(self, reason: str) -> None:
         """Say why it is not taken, and free its memory."""

@@ -16,13 +16,12 @@ import numpy.typing as npt
 
 from mpft_deploy.bundle import Comparison
 from mpft_deploy.dataset import find_samples
-from mpft_deploy.detector_folder import DetectorFolder, read_detector
+from mpft_deploy.detector_folder import DetectorFolder, Golden, read_detector
 from mpft_deploy.engine import Engine, get_backend
-from mpft_deploy.engine.certificate import compare, compare_golden, run_views
+from mpft_deploy.engine.certificate import TRAINED, compare, run_views
 from mpft_deploy.errors import InputError
-from mpft_deploy.export.calibration import activation_ranges
 from mpft_deploy.export.graph import build_graph, serialise
-from mpft_deploy.export.smoothing import smooth
+from mpft_deploy.export.smoothing import Smoothed, activation_maxima, smooth
 from mpft_deploy.files import display, sha256
 from mpft_deploy.images import U8, find_images, load_views, others_in
 from mpft_deploy.spec import DetectorSpec, KeepRule
@@ -38,22 +37,36 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Views:
-    """Decoded images to compare on.
+    """Decoded images to compare on, each once.
 
-    pixels: u8 [n, S, S, 3]; names: [n].
+    pixels: u8 [n, S, S, 3]; names: [n]; hashes: [n], SHA-256 of the pixels.
     labels: [n], 1 for generated; None unless every image lies in a class folder.
+    left_out: how many were given and do not count, by reason.
     """
 
     pixels: U8
     names: list[str]
+    hashes: list[str]
     labels: npt.NDArray[np.int_] | None
+    left_out: dict[str, int]
+
+    def where(self, chosen: Sequence[bool], reason: str) -> Views:
+        """Those that are chosen; the others are left out for the reason."""
+        index = np.flatnonzero(chosen)
+        return Views(
+            self.pixels[index],
+            [self.names[i] for i in index],
+            [self.hashes[i] for i in index],
+            None if self.labels is None else self.labels[index],
+            {**self.left_out, reason: len(self.names) - len(index)},
+        )
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over pixels, names and labels."""
         labels = b"" if self.labels is None else self.labels.tobytes()
         names = "\0".join(self.names).encode("utf-8", "backslashreplace")
-        parts = [sha256(self.pixels.tobytes()), sha256(names), sha256(labels)]
+        parts = [*self.hashes, sha256(names), sha256(labels)]
         return sha256("".join(parts).encode())
 
 
@@ -85,37 +98,87 @@ class Materials:
 
     @cached_property
     def calibration_views(self) -> U8:
-        """Views u8 [n, S, S, 3] that the quantised precisions are fitted to."""
+        """Views u8 [n, S, S, 3] that the quantised precisions are fitted to.
+
+        Of many images, as many of each class, drawn by the hash of their names.
+        """
         if not self.calibrate:
             return self.detector.golden.crops
-        paths, _ = list_images("--calibrate", self.calibrate)
-        step = max(1, len(paths) // CALIBRATION_IMAGES)
-        return self._decode("--calibrate", paths[::step][:CALIBRATION_IMAGES])
+        paths, names = list_images("--calibrate", self.calibrate)
+        labels = _labels(self.calibrate, paths)
+        chosen = spread(names, labels, CALIBRATION_IMAGES)
+        return self._decode("--calibrate", [paths[i] for i in chosen])
+
+    @property
+    def calibrated_on(self) -> str:
+        """What `calibration_views` are, for people."""
+        if not self.calibrate:
+            return f"the {len(self.calibration_views)} drawn golden crops"
+        return f"{len(self.calibration_views)} images of --calibrate"
 
     def read_images(self) -> None:
         """Decode all images now: one that cannot be is told before any work is done."""
         self.views, self.calibration_views  # noqa: B018, they are kept once they are read
 
     @cached_property
-    def smoothed(self) -> dict[str, F32]:
-        """Weights that quantise better; see `mpft_deploy.export.smoothing`."""
-        self.say(f"smoothing on {len(self.calibration_views)} views")
-        return smooth(self.detector.spec, self.detector.weights, self.calibration_views)
+    def maxima(self) -> dict[str, F32]:
+        """Largest activations on the calibration views; see `mpft_deploy.export.smoothing`."""
+        self.say(f"calibrating on {self.calibrated_on}")
+        return activation_maxima(self.detector.spec, self.detector.weights, self.calibration_views)
 
-    @cached_property
-    def ranges(self) -> dict[str, float]:
-        """Ranges of activations under the smoothed weights, by layer."""
-        return activation_ranges(self.detector.spec, self.smoothed, self.calibration_views)
+    def smoothed(self, float_layers: Sequence[str] = ()) -> Smoothed:
+        """Weights that quantise better, and the ranges of activations under them."""
+        return smooth(self.detector.spec, self.detector.weights, self.maxima, float_layers)
 
     @cached_property
     def views(self) -> Views | None:
-        """The images to certify on; None where none were named."""
+        """The images to judge on; None where none were named.
+
+        Images whose view has the pixels of another's, or of one that the precisions are fitted to,
+        are left out.
+
+        Raises:
+            InputError: none is left, or the same view lies in both classes.
+        """
         if not self.images:
             return None
         paths, names = list_images("--images", self.images)
         if others := others_in(self.images):
             self.say(others)
-        return Views(self._decode("--images", paths), names, _labels(self.images, paths))
+        pixels = self._decode("--images", paths)
+        hashes = [sha256(view.tobytes()) for view in pixels]
+        whole = Views(pixels, names, hashes, _labels(self.images, paths), {})
+        _refuse_contradictions(whole)
+        first = {digest: index for index, digest in reversed([*enumerate(hashes)])}
+        once = whole.where([first[one] == i for i, one in enumerate(hashes)], "copies of others")
+        fitted = {sha256(view.tobytes()) for view in self.calibration_views}
+        apart = once.where([one not in fitted for one in once.hashes], "used for calibration")
+        if not apart.names:
+            raise InputError(
+                "--images: each image there is one of --calibrate too; name others to judge by"
+            )
+        return apart
+
+    @cached_property
+    def halves(self) -> tuple[Views, Views]:
+        """`views`, which must be there, by their pixels' hash: those to choose an engine by, and
+        those to judge the chosen one by.
+
+        Raises:
+            InputError: one of the halves is empty.
+        """
+        assert self.views is not None
+        chooses = [int(digest[:8], 16) % 2 == 0 for digest in self.views.hashes]
+        judges = [not one for one in chooses]
+        if all(chooses) or all(judges):
+            raise InputError(
+                f"--images: a search needs images to choose by and others to judge by, and "
+                f"{len(chooses)} are too few to split"
+            )
+        return (
+            self.views.where(chooses, "kept to judge by"),
+            self.views.where(judges, "used to choose by"),
+        )
 
     def _decode(self, option: str, paths: Sequence[Path]) -> U8:
         """Views u8 [n, S, S, 3] of image files; an InputError that names all it cannot decode."""
@@ -141,36 +204,51 @@ class Materials:
         exact = serialise(build_graph(self.detector.spec, self.detector.weights))
         return get_backend("onnxruntime").load(exact, threads=self.threads)
 
-    def compare_keep(self, keep: str) -> Comparison:
-        """What another keep rule alone changes, in float32, on `views` or else the golden crops."""
+    def float_engine(self, keep: str | None) -> Engine:
+        """The float32 graph at another keep rule, or at the detector's own."""
         spec = self.spec_at(keep)
+        if spec.keep == self.detector.spec.keep:
+            return self.reference
         exact = serialise(build_graph(spec, self.detector.weights))
-        engine = get_backend("onnxruntime").load(exact, threads=self.threads)
-        on_images = self.compare_images(engine, spec)
-        return on_images or compare_golden(engine, spec, self.detector.golden)
+        return get_backend("onnxruntime").load(exact, threads=self.threads)
+
+    def golden_at(self, keep: str | None) -> tuple[Golden, str]:
+        """Golden crops with the logits that an engine of a keep rule should give, and whose.
+
+        At the detector's own rule the trained model's; at another, which it was never run at, the
+        float32 graph's.
+        """
+        golden, spec = self.detector.golden, self.spec_at(keep)
+        if spec.keep == self.detector.spec.keep:
+            return golden, TRAINED
+        logits = self.run("the float32 graph", self.float_engine(keep), golden.crops, spec)
+        return Golden(golden.crops, logits), f"the float32 graph on the drawn crops, {spec.keep}"
 
     @cached_property
-    def reference_logits(self) -> F32:
-        """What `reference` gives on `views`, which must be there; f32 [n]."""
-        assert self.views is not None
-        return self.run("the float32 graph", self.reference, self.views.pixels, self.detector.spec)
+    def _reference_logits(self) -> dict[str, np.float32]:
+        return {}
 
-    def compare_images(self, engine: Engine, spec: DetectorSpec) -> Comparison | None:
-        """Compare an engine, run by `spec`, with the float32 graph at the detector's own rule.
+    def reference_logits(self, views: Views) -> F32:
+        """What `reference` gives on views, f32 [n]; each is run once."""
+        known = self._reference_logits
+        new = [index for index, one in enumerate(views.hashes) if one not in known]
+        if new:
+            spec = self.detector.spec
+            logits = self.run("the float32 graph", self.reference, views.pixels[new], spec)
+            known.update(zip((views.hashes[i] for i in new), logits, strict=True))
+        return np.array([known[one] for one in views.hashes], np.float32)
 
-        None where there are no `views` to compare on.
-        """
-        if self.views is None:
-            return None
-        reference = self.reference_logits
+    def compare_images(self, engine: Engine, spec: DetectorSpec, views: Views) -> Comparison:
+        """Compare an engine, run by `spec`, with the float32 graph at the detector's own rule."""
         return compare(
-            reference,
-            self.run("the engine", engine, self.views.pixels, spec),
+            self.reference_logits(views),
+            self.run("the engine", engine, views.pixels, spec),
             self.detector.spec.calibration,
-            names=self.views.names,
-            views=self.views.pixels,
+            names=views.names,
+            views=views.pixels,
             reference_name=f"float32 graph on ONNX Runtime, {self.detector.spec.keep}",
-            labels=self.views.labels,
+            labels=views.labels,
+            left_out=views.left_out,
         )
 
     def run(self, name: str, engine: Engine, pixels: U8, spec: DetectorSpec) -> F32:
@@ -196,6 +274,18 @@ def with_keep(spec: DetectorSpec, keep: str | None) -> DetectorSpec:
     return msgspec.structs.replace(spec, keep=str(rule))
 
 
+def spread(names: Sequence[str], labels: npt.NDArray[np.int_] | None, count: int) -> list[int]:
+    """At most `count` indices of names, as evenly from each class as they allow, by hash."""
+    by_hash = sorted(range(len(names)), key=lambda i: sha256(names[i].encode("utf-8", "replace")))
+    rank: dict[int, int] = {}
+    seen = {0: 0, 1: 0}
+    for index in by_hash:
+        label = 0 if labels is None else int(labels[index])
+        rank[index] = seen[label]
+        seen[label] += 1
+    return sorted(by_hash, key=rank.__getitem__)[:count]
+
+
 def list_images(option: str, folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """Images under the folders, and their names from each folder on; at least one."""
     paths, names = [], []
@@ -217,3 +307,17 @@ def _labels(folders: Sequence[Path], paths: Sequence[Path]) -> npt.NDArray[np.in
     except InputError:  # no class folder at all
         return None
     return np.array([known[path] for path in paths]) if known.keys() >= set(paths) else None
+
+
+def _refuse_contradictions(views: Views) -> None:
+    """An InputError if the same view is called real and generated."""
+    if views.labels is None:
+        return
+    known: dict[str, int] = {}
+    for index, digest in enumerate(views.hashes):
+        other = known.setdefault(digest, index)
+        if views.labels[other] != views.labels[index]:
+            raise InputError(
+                f"{views.names[other]} and {views.names[index]} hold the same pixels and lie in "
+                "both classes: remove one"
+            )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +17,15 @@ from mpft_deploy.files import canonical_json, display, explain_unwritable, sha25
 from mpft_deploy.spec import Record
 
 Kind = TypeVar("Kind", bound=Record)
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 over the sources that make engines and run them: what was measured with others, by
+    other settings of a session say, does not hold."""
+    folders = [Path(str(files(name))) for name in ("mpft_deploy.engine", "mpft_deploy.export")]
+    sources = [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    return sha256(b"".join(path.read_bytes() for path in sources))
 
 
 class Notebook:

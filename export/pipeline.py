@@ -1,4 +1,7 @@
-"""Export a detector: build, certify, measure, write. Nothing is written that missed its budget."""
+"""Export a detector: build, certify, measure, write.
+
+Without being told to, nothing is written that fails its smoke test or has not kept its budget.
+"""
 
 from __future__ import annotations
 
@@ -20,25 +23,28 @@ from mpft_deploy.bundle import (
     Bundle,
     BundleInfo,
     Certificate,
+    Comparison,
     Device,
     Latency,
+    Precision,
     read_bundle,
     write_bundle,
 )
-from mpft_deploy.detector_folder import DetectorFolder, read_detector, read_spec
+from mpft_deploy.detector_folder import DetectorFolder, Golden, read_detector, read_spec
 from mpft_deploy.engine import Backend, Engine, find_backend, get_backend
+from mpft_deploy.engine.budget import Budget, default_budget
 from mpft_deploy.engine.certificate import (
-    Budget,
-    compare_golden,
-    default_budget,
-    judge,
-    unproven,
+    certify,
+    not_run,
+    recheck,
+    smoke_faults,
+    smoke_test,
 )
-from mpft_deploy.errors import GateError, UsageError
+from mpft_deploy.errors import EnvironmentLacksError, GateError, UsageError
 from mpft_deploy.export.builders import Builder, BuildOptions, Plan, get_builder
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.materials import Materials, Say, with_keep
-from mpft_deploy.export.precision import RECIPES, apply_precision
+from mpft_deploy.export.precision import RECIPES, apply_precision, mixes_views, precision_of
 from mpft_deploy.files import display
 from mpft_deploy.outputs import Place, reserve
 from mpft_deploy.profile.latency import measure
@@ -55,7 +61,8 @@ class Request:
 
     keep: cells seen at inference, in place of the detector's own rule. Verdicts are still compared
         with those at its own rule.
-    budget: None takes the precision's default.
+    budget: to judge by on `images`; None takes the precision's default.
+    allow_unproven: write it whatever the answer is.
     sign: a private key to sign the bundle with; see `mpft_deploy.signing`.
     """
 
@@ -71,7 +78,7 @@ class Request:
     calibrate: tuple[Path, ...] = ()
     threads: int = 0
     overwrite: bool = False
-    allow_over_budget: bool = False
+    allow_unproven: bool = False
     sign: Path | None = None
 
     @property
@@ -106,12 +113,16 @@ def silent(text: str) -> None:
 class Made:
     """An engine in memory, not proven; `graph` is what it runs, `spec` the one it is run by.
 
-    `engine` is None for one that cannot run here, and `not_run` says why.
+    golden: crops with the logits that it should give, by `golden_of`.
+    engine: None for one that cannot run here, and `not_run` says why.
     """
 
     detector: DetectorFolder
     spec: DetectorSpec
-    precision: str
+    golden: Golden
+    golden_of: str
+    precision: Precision
+    calibrated_on: str | None
     graph: onnx.ModelProto
     plan: Plan
     file: str
@@ -119,10 +130,16 @@ class Made:
     engine: Engine | None
     not_run: str | None
 
+    def smoke(self) -> tuple[Comparison, list[str]]:
+        """The smoke test of an engine that runs here, and its faults."""
+        assert self.engine is not None
+        found = smoke_test(self.engine, self.spec, self.golden, self.golden_of)
+        return found, smoke_faults(found, self.golden, self.precision)
+
 
 @dataclass(frozen=True)
 class Built(Made):
-    """An engine within its budget, allowed over it, or built for elsewhere, as it then says."""
+    """An engine that may be written, with all that is known of it."""
 
     certificate: Certificate
 
@@ -139,44 +156,73 @@ def make(request: Request, materials: Materials, say: Say = silent) -> Made:
         InputError, UsageError, EnvironmentLacksError: as their messages say.
     """
     backend, builder, plan = _resolve(request)
-    not_run = backend.why_not(plan.compute_capability)
-    if not_run and request.images:
-        raise UsageError(f"--images needs an engine that runs here: {not_run}")
-    detector, spec = materials.detector, materials.spec_at(request.keep)
+    reason = backend.why_not(plan.compute_capability)
+    if reason and request.images:
+        raise UsageError(f"--images needs an engine that runs here: {reason}")
+    precision = precision_of(request.precision, request.float_layers)
+    if not reason and (senseless := backend.why_not_precision(precision)):
+        raise EnvironmentLacksError(
+            f"backend {request.backend} is not to be used with precision {request.precision} here: "
+            f"{senseless}"
+        )
+    spec = materials.spec_at(request.keep)
+    golden, golden_of = materials.golden_at(request.keep)
     materials.read_images()
     say("writing the encoder graph")
     graph = _write_graph(request, materials)
     say("building the engine")
     file, engine_bytes = builder.build(serialise(graph), plan, request.options, say)
-    engine = None if not_run else backend.load(engine_bytes, threads=request.threads)
-    name = precision_name(request)
-    return Made(detector, spec, name, graph, plan, file, engine_bytes, engine, not_run)
+    quantised = RECIPES[request.precision].quantise is not None
+    return Made(
+        detector=materials.detector,
+        spec=spec,
+        golden=golden,
+        golden_of=golden_of,
+        precision=precision,
+        calibrated_on=materials.calibrated_on if quantised else None,
+        graph=graph,
+        plan=plan,
+        file=file,
+        engine_bytes=engine_bytes,
+        engine=None if reason else backend.load(engine_bytes, threads=request.threads),
+        not_run=reason,
+    )
 
 
 def build(request: Request, say: Say = silent) -> Built:
-    """`make` an engine and prove it.
+    """`make` an engine, run its smoke test, and judge it by its budget on the images, if there are.
 
     Args:
         say: told each step as it begins, for progress.
 
     Raises:
-        GateError: the engine missed its budget and `allow_over_budget` is off.
+        GateError: it failed the smoke test or has not kept its budget, and `allow_unproven` is off.
         InputError, UsageError, EnvironmentLacksError: as their messages say.
     """
+    if request.budget is not None and not request.images:
+        raise UsageError("a --budget is judged on images: add --images FOLDER")
     materials = gather(request, say)
     made = make(request, materials, say)
-    spec, golden = made.spec, made.detector.golden
-    budget = budget_of(request)
     if made.engine is None:
-        certificate = unproven(budget, spec.calibration, str(made.not_run))
-    else:
-        say("comparing with the trained model on golden crops")
-        on_golden = compare_golden(made.engine, spec, golden)
-        on_images = materials.compare_images(made.engine, spec)
-        certificate = judge(on_golden, on_images, budget, spec.calibration)
-        if not certificate.passed and not request.allow_over_budget:
-            raise GateError(refusal(certificate))
+        return Built(**vars(made), certificate=not_run(made.spec, str(made.not_run)))
+    say("smoke test on the drawn golden crops")
+    smoke, faults = made.smoke()
+    images = None
+    if materials.views is not None:
+        images = materials.compare_images(made.engine, made.spec, materials.views)
+    certificate = certify(made.spec, smoke, faults, images, budget_of(request))
+    if not may_be_written(certificate) and not request.allow_unproven:
+        raise GateError(refusal(certificate))
     return Built(**vars(made), certificate=certificate)
+
+
+def may_be_written(certificate: Certificate) -> bool:
+    """Whether an engine is written without being asked for in so many words.
+
+    Its smoke test passed, and its budget was kept, or there were no images to judge it by: then
+    the bundle says that nothing is proven.
+    """
+    return not certificate.smoke_faults and certificate.answer in ("kept", "unproven")
 
 
 def export(request: Request, say: Say = silent) -> Result:
@@ -190,7 +236,7 @@ def export(request: Request, say: Say = silent) -> Result:
             latency = measure(
                 built.engine,
                 built.spec,
-                built.detector.golden.crops,
+                built.golden.crops,
                 samples=LATENCY_SAMPLES,
                 threads=request.threads,
             )
@@ -217,6 +263,7 @@ def write(
         spec=built.spec,
         backend=request.backend,
         precision=built.precision,
+        mixes_views=mixes_views(built.graph),
         engine=built.file,
         device=Device.here(),
         versions={
@@ -228,6 +275,7 @@ def write(
             "detector": request.detector.resolve().name,
             "detector_seal": built.detector.seal,
             "detector_keep": built.detector.spec.keep,
+            **({"calibrated_on": built.calibrated_on} if built.calibrated_on else {}),
         },
         compute_capability=built.plan.compute_capability,
     )
@@ -235,7 +283,7 @@ def write(
         request.out,
         info,
         built.engine_bytes,
-        built.detector.golden,
+        built.golden,
         built.certificate,
         latency,
         sign=signer,
@@ -249,20 +297,21 @@ def describe(request: Request) -> dict[str, str]:
     with hold(request):
         backend, _, plan = _resolve(request)
     spec = with_keep(read_detector(request.detector).spec, request.keep)
-    not_run = backend.why_not(plan.compute_capability)
+    precision = precision_of(request.precision, request.float_layers)
+    reason = backend.why_not(plan.compute_capability)
     return {
         "input patches": f"u8 [batch, {spec.tokens}, {3 * spec.patch**2}]",
         "input positions": f"i32 [batch, {spec.tokens}]",
         "output logit": "f32 [batch]",
-        "precision": f"{precision_name(request)}: {RECIPES[request.precision].help}",
+        "precision": f"{precision}: {RECIPES[request.precision].help}",
         **plan.rows,
-        "budget": str(budget_of(request)),
-        "proven here": f"no: {not_run}" if not_run else "yes",
+        "budget": str(budget_of(request)) if request.images else "none: no --images to judge by",
+        "runs here": f"no: {reason}" if reason else "yes",
     }
 
 
 def complete(bundle: Bundle, *, sign: Path | None = None, threads: int = 0) -> Bundle:
-    """Prove and measure a bundle that was built elsewhere, and write that into it.
+    """Run the smoke test of a bundle that was built elsewhere, measure it, and write that into it.
 
     Args:
         sign: private key (PEM) to sign it with anew; a bundle that is signed needs one.
@@ -281,9 +330,7 @@ def complete(bundle: Bundle, *, sign: Path | None = None, threads: int = 0) -> B
         signer = load_signer(sign) if sign else None
         backend = get_backend(info.backend, info.compute_capability)
         engine = backend.load(bundle.engine, threads=threads)
-        budget = Budget.parse(bundle.certificate.budget)
-        on_golden = compare_golden(engine, spec, bundle.golden)
-        certificate = judge(on_golden, None, budget, spec.calibration)
+        certificate = certify(spec, *recheck(engine, bundle))
         crops = bundle.golden.crops
         latency = measure(engine, spec, crops, samples=LATENCY_SAMPLES, threads=threads)
         info = msgspec.structs.replace(
@@ -304,21 +351,29 @@ def complete(bundle: Bundle, *, sign: Path | None = None, threads: int = 0) -> B
 
 def refusal(certificate: Certificate, worst: int = 8) -> str:
     """Why an engine was refused, with the images that it changed most."""
-    shown = certificate.images if certificate.images is not None else certificate.golden
-    assert shown is not None
-    lines = [f"the engine misses its budget ({certificate.budget}) and was not written:"]
+    lines = ["the engine was not written:"]
     lines += [f"  {reason}" for reason in certificate.reasons]
-    if shown.flipped:
+    shown = certificate.images
+    if shown is not None and shown.not_finite:
+        lines.append(f"  {shown.not_finite} of {shown.images} logits on images are not finite")
+    if shown is not None and shown.flipped:
         lines.append("  flipped, worst first:")
         lines += [
-            f"    {flip.reference_logit:+.3f} → {flip.engine_logit:+.3f}  {flip.image}"
+            f"    {_shown(flip.reference_logit)} → {_shown(flip.engine_logit)}  {flip.image}"
             for flip in shown.flipped[:worst]
         ]
-    lines.append(
+    how = (
         "Keep some layers in float (--float-layers '*.mlp.c_proj'), use --precision fp32, allow a "
-        "larger --budget, or write it all the same with --allow-over-budget."
     )
-    return "\n".join(lines)
+    if certificate.answer == "undecided" and not certificate.smoke_faults:
+        how = "Judge it on more --images, allow a "
+    return "\n".join(
+        [*lines, f"{how}larger --budget, or write it all the same with --allow-unproven."]
+    )
+
+
+def _shown(logit: float | None) -> str:
+    return "not finite" if logit is None else f"{logit:+.3f}"
 
 
 def _resolve(request: Request) -> tuple[Backend, Builder, Plan]:
@@ -337,16 +392,11 @@ def _write_graph(request: Request, materials: Materials) -> onnx.ModelProto:
     """The graph in the precision that was asked for, fitted to the calibration images."""
     recipe = RECIPES[request.precision]
     quantised = recipe.quantise is not None
-    weights = materials.smoothed if quantised else materials.detector.weights
-    ranges = materials.ranges if recipe.static else None
+    smoothed = materials.smoothed(request.float_layers) if quantised else None
+    weights = smoothed.weights if smoothed else materials.detector.weights
+    ranges = smoothed.ranges if smoothed and recipe.static else None
     graph = build_graph(materials.spec_at(request.keep), weights)
     return apply_precision(graph, request.precision, request.float_layers, ranges)
-
-
-def precision_name(request: Request) -> str:
-    """The precision with the layers that it leaves in float, for people and manifests."""
-    kept = f" (float: {', '.join(request.float_layers)})" if request.float_layers else ""
-    return request.precision + kept
 
 
 def budget_of(request: Request) -> Budget:

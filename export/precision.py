@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
+from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
+from mpft_deploy.bundle import Precision
 from mpft_deploy.errors import UsageError
 from mpft_deploy.export.casts import cast_matmuls
 from mpft_deploy.export.quantise import Rewritten, dynamic_int8, static_fp8, static_int8
@@ -23,40 +25,71 @@ from mpft_deploy.export.quantise import Rewritten, dynamic_int8, static_fp8, sta
 class Recipe:
     """What a precision does.
 
-    quantise: rewrites one linear layer, see `mpft_deploy.export.quantise`; None leaves them float.
-    static: whether `quantise` needs the range of the layer's input.
-    matmul: ONNX type of the matmuls that are not quantised.
-    help: a line for people who choose.
+    Attributes:
+        help: a line for people who choose.
+        precision: what it makes of the linear layers and of the other matmuls.
+        quantise: rewrites one linear layer, see `mpft_deploy.export.quantise`; None leaves them
+            float.
     """
 
     help: str
+    precision: Precision
     quantise: Callable[..., Rewritten] | None = None
-    static: bool = False
-    matmul: int = TensorProto.FLOAT
+
+    @property
+    def static(self) -> bool:
+        """Whether `quantise` needs the range of the layer's input."""
+        return self.precision.activations == "static"
+
+    @property
+    def matmul(self) -> int:
+        """ONNX type of the matmuls that are not quantised."""
+        return ONNX_TYPES[self.precision.rest]
 
 
-F16 = TensorProto.FLOAT16
+ONNX_TYPES: dict[str, int] = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "bfloat16": TensorProto.BFLOAT16,
+}
+INT8 = Precision("int8", "static")
+FP8 = Precision("float8", "static")
+BY_RANGES = "layers by calibrated ranges"
 RECIPES = {
-    "fp32": Recipe("float32 throughout"),
-    "fp16": Recipe("matmuls in float16", matmul=F16),
-    "bf16": Recipe("matmuls in bfloat16", matmul=TensorProto.BFLOAT16),
-    "int8": Recipe("int8 layers, activations scaled as the engine runs", dynamic_int8),
-    "int8-static": Recipe("int8 layers by calibrated ranges", static_int8, True),
-    "int8-static+fp16": Recipe(
-        "int8 layers by calibrated ranges, other matmuls in float16", static_int8, True, F16
-    ),
-    "int8-static+bf16": Recipe(
-        "int8 layers by calibrated ranges, other matmuls in bfloat16",
-        static_int8,
-        True,
-        TensorProto.BFLOAT16,
-    ),
-    "fp8": Recipe("E4M3 layers by calibrated ranges", static_fp8, True),
-    "fp8+fp16": Recipe(
-        "E4M3 layers by calibrated ranges, other matmuls in float16", static_fp8, True, F16
-    ),
+    str(recipe.precision): recipe
+    for recipe in (
+        Recipe("float32 throughout", Precision("float32")),
+        Recipe("matmuls in float16", Precision("float16", rest="float16")),
+        Recipe("matmuls in bfloat16", Precision("bfloat16", rest="bfloat16")),
+        Recipe(
+            "int8 layers, activations scaled as the engine runs",
+            Precision("int8", "dynamic per tensor"),
+            dynamic_int8,
+        ),
+        Recipe(f"int8 {BY_RANGES}", INT8, static_int8),
+        Recipe(
+            f"int8 {BY_RANGES}, other matmuls in float16",
+            replace(INT8, rest="float16"),
+            static_int8,
+        ),
+        Recipe(
+            f"int8 {BY_RANGES}, other matmuls in bfloat16",
+            replace(INT8, rest="bfloat16"),
+            static_int8,
+        ),
+        Recipe(f"E4M3 {BY_RANGES}", FP8, static_fp8),
+        Recipe(
+            f"E4M3 {BY_RANGES}, other matmuls in float16", replace(FP8, rest="float16"), static_fp8
+        ),
+    )
 }
 PRECISIONS = tuple(RECIPES)
+
+
+def precision_of(name: str, float_layers: Sequence[str] = ()) -> Precision:
+    """The record of one of PRECISIONS, with patterns of layers that it leaves in float."""
+    return replace(RECIPES[name].precision, float_layers=tuple(float_layers))
+
 
 ALWAYS_FLOAT = ("patch_embedding.matmul", "head.matmul")
 """Kept in float32: the first matmul works on raw bytes, where a weight's rounding error is
@@ -77,7 +110,7 @@ def apply_precision(
         float_layers: patterns (`fnmatch`) of layers that are not lowered, such as `*.mlp.c_proj`:
             left to the precision's other matmuls by a quantised one, in float32 by fp16 and bf16.
         ranges: largest magnitude of each linear layer's input, for the static precisions; see
-            `mpft_deploy.export.calibration`.
+            `mpft_deploy.export.smoothing`.
 
     Raises:
         UsageError: unknown precision, a pattern that matches no layer, or ranges are missing.
@@ -130,6 +163,59 @@ def quantisable_layers(model: onnx.ModelProto) -> list[str]:
         for node in model.graph.node
         if node.op_type == "MatMul" and node.input[1] in constants and node.name not in ALWAYS_FLOAT
     ]
+
+
+def is_left_float(layer: str, patterns: Sequence[str]) -> bool:
+    """Whether one of the patterns of float layers matches a linear layer's name."""
+    return any(fnmatch.fnmatchcase(layer, pattern) for pattern in patterns)
+
+
+def mixes_views(model: onnx.ModelProto) -> bool:
+    """Whether a view's logit depends on the views of its batch: a scale, or anything else that is
+    taken over a whole tensor or along its first axis."""
+    ranks = {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    constants = {
+        tensor.name: numpy_helper.to_array(tensor).ravel().tolist()
+        for tensor in model.graph.initializer
+        if tensor.data_type == TensorProto.INT64
+    }
+    return any(_mixes(node, constants, ranks) for node in model.graph.node)
+
+
+ALONG_AXES = (
+    "ArgMax",
+    "ArgMin",
+    "CumSum",
+    "Hardmax",
+    "LayerNormalization",
+    "LogSoftmax",
+    "Softmax",
+    "TopK",
+)
+"""Operators, beside Reduce…, whose results depend on all values along their axes."""
+
+
+def _mixes(
+    node: onnx.NodeProto, constants: Mapping[str, list[int]], ranks: Mapping[str, int]
+) -> bool:
+    if node.op_type in ("DynamicQuantizeLinear", "BatchNormalization"):
+        return True
+    reduces = node.op_type.startswith("Reduce")
+    if not reduces and node.op_type not in ALONG_AXES:
+        return False
+    attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    axes = attributes.get("axes")
+    if axes is None and "axis" in attributes:
+        axes = [attributes["axis"]]
+    if axes is None and len(node.input) > 1 and node.op_type != "TopK":
+        axes = constants.get(node.input[1])
+    if not axes:  # a reduction without axes takes all; the others take the last axis
+        return reduces and not (axes == [] and attributes.get("noop_with_empty_axes"))
+    rank = ranks.get(node.input[0])
+    return any(axis == 0 or (axis < 0 and (rank is None or axis + rank == 0)) for axis in axes)
 
 
 def _kept(model: onnx.ModelProto, recipe: Recipe, patterns: Sequence[str]) -> set[str]:

@@ -1,15 +1,15 @@
 """Find the fastest engine that keeps the budget, by building, timing and proving candidates here.
 
 A candidate is a backend, a precision and a set of layers left in float. All that can be built are
-timed briefly, in turns, so that what else the machine does disturbs all alike. From the fastest on,
-each is timed fully and proven, until the rest is clearly slower than one that passed. A quantised
-candidate that misses the budget comes back with its most sensitive layers in float.
-
-The winner is proven on the images that it was chosen by. Where that matters, certify it on others.
+timed briefly, and the fastest of them fully, in turns, so that what else the machine does disturbs
+all alike. From the fastest on, each is tried on half of the images, and one that seems to keep the
+budget there is judged on the other half, which chose nothing. The first that keeps it is written. A
+quantised candidate that does not comes back with its most sensitive layers in float.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +19,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from mpft_deploy import __version__
-from mpft_deploy.bundle import Certificate, Comparison, Device
+from mpft_deploy.bundle import Comparison, Device
 from mpft_deploy.engine import find_backend
-from mpft_deploy.engine.certificate import compare_golden, judge
+from mpft_deploy.engine.certificate import certify, run_views
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, MpftError, UsageError
 from mpft_deploy.export.candidates import (
     AUTO,
@@ -33,8 +32,8 @@ from mpft_deploy.export.candidates import (
     Timed,
     combinations,
 )
-from mpft_deploy.export.materials import Materials, Say
-from mpft_deploy.export.notebook import Notebook
+from mpft_deploy.export.materials import Materials, Say, Views
+from mpft_deploy.export.notebook import Notebook, code_digest
 from mpft_deploy.export.pipeline import (
     LATENCY_SAMPLES,
     Built,
@@ -55,6 +54,7 @@ from mpft_deploy.files import absolute, sha256
 from mpft_deploy.outputs import marked_folder, reserve
 from mpft_deploy.profile.latency import Stopwatch
 from mpft_deploy.signing import load_signer
+from mpft_deploy.statistics import CONFIDENCE
 
 TILES = (63, 95, 127, 191)
 """Counts of cells that fill a GPU's matmul tiles together with the class token."""
@@ -62,7 +62,13 @@ TILES = (63, 95, 127, 191)
 PAUSE_SECONDS = 0.1
 ROUND, BRIEF_ROUNDS = 5, 3  # samples in a row; turns of the first timing
 CLEARLY = 1.25
-"""How many times slower a brief timing must be for a candidate to be given up unproven."""
+"""How many times slower, timed briefly, a candidate must be not to be timed beside the fastest."""
+
+HOPELESS = 10
+"""How many times slower than another the first runs must be for a candidate to be given up."""
+
+FIRST_RUNS, FIRST_SECONDS = 4, 2.0
+"""After one to warm up: so many, or as many as begin in that time; the quickest counts."""
 
 SENSITIVITY_VIEWS = 32
 
@@ -114,8 +120,8 @@ def search(
         GateError: no candidate keeps them; the message has all candidates.
         UsageError: nothing to choose from, or an option that does not go with choosing.
     """
-    if request.allow_over_budget:
-        raise UsageError("--allow-over-budget takes one engine: name --backend and --precision")
+    if not request.images:
+        raise UsageError("a search chooses and judges by verdicts: add --images FOLDER")
     notes = notes_of(request.out)
     with hold(request), reserve(notes, NOTES, replace=True, inputs=request.inputs):
         signer = load_signer(request.sign) if request.sign else None
@@ -126,8 +132,8 @@ def search(
             raise GateError(
                 "no candidate keeps what was asked for, and nothing was written:\n"
                 + as_text(run.candidates)
-                + "\nAllow a larger --budget or --latency, fewer cells (--keep of `mpft train`), "
-                "or a detector of fewer blocks."
+                + "\nGive more --images where it is undecided, a larger --budget or --latency, "
+                "fewer cells (--keep of `mpft train`), or a detector of fewer blocks."
             )
         assert winner.made is not None
         assert winner.certificate is not None
@@ -156,7 +162,18 @@ class _Search:
         rules = [None if keep == own else keep for keep in self._rules(keeps)] or [request.keep]
         self.candidates = [Candidate(one) for one in combinations(request, target, rules)]
         # Read now: an image that cannot be read is no candidate's fault.
-        self._images = self._materials.views.fingerprint if self._materials.views else None
+        self._choosing, self._judging = self._materials.halves
+        needed = budget_of(request).images_needed(_confidence(1))
+        judging = len(self._judging.names)
+        if judging < needed and not request.allow_unproven:
+            raise InputError(
+                f"--images: half of the {len(self._choosing.names) + judging} images choose, and "
+                f"the others are to show {budget_of(request)}, which takes {needed} of them at "
+                f"least: give {2 * needed} or more, allow a larger --budget, or take what is "
+                "undecided with --allow-unproven"
+            )
+        self._judged = 0
+        self._first_runs: dict[str, float] = {}
         self._calibration = sha256(self._materials.calibration_views.tobytes())
 
     def _rules(self, keeps: Sequence[str]) -> list[str]:
@@ -169,43 +186,22 @@ class _Search:
     def find(self) -> Candidate | None:
         """The fastest candidate that keeps budget and limit, with its engine in memory."""
         queue = self._time_briefly()
-        best: Candidate | None = None
-        passed: list[Candidate] = []
         while queue:
             queue.sort(key=lambda one: one.p50)
+            if self._time_the_first(queue):
+                continue  # another may be the first now
             candidate = queue.pop(0)
-            if best is not None and candidate.p50 > CLEARLY * best.p50:
-                candidate.lose(f"clearly slower than {best.name}")
-                continue
-            self._time_fully(candidate, best)
-            if best is not None and (reason := self._over_limit(best)):
-                best.lose(reason)  # timed again, it may be over the limit now
-                best = None
-            if best is not None and candidate.p50 >= best.p50:
-                candidate.lose(f"slower than {best.name}")
-                continue
-            if reason := self._over_limit(candidate) or self._keep_costs(candidate):
-                candidate.lose(reason)
-                continue
-            certificate = self._prove(candidate)
-            if certificate.passed:
-                if best is not None:
-                    best.lose(f"slower than {candidate.name}")
-                best = candidate
-                passed.append(candidate)
-                continue
-            queue += self._with_more_in_float(candidate)
-            candidate.lose("; ".join(certificate.reasons))
-        if best is None:
-            return None
-        # The best was timed again beside each rival: one that it replaced may be faster after all.
-        kept = [one for one in passed if not self._over_limit(one)]
-        fastest = min(kept, key=lambda one: one.p50, default=best)
-        if fastest is not best:
-            best.lose(f"slower than {fastest.name}")
-            fastest.why_lost = None
-        self._make(fastest)
-        return fastest
+            reason = self._over_limit(candidate) or self._keep_costs(candidate)
+            if reason is None:
+                reason = self._over_budget(candidate)
+                if reason is None:
+                    self._make(candidate)
+                    for one in queue:
+                        one.lose(f"slower than {candidate.name}")
+                    return candidate
+                queue += self._with_more_in_float(candidate)
+            candidate.lose(reason)
+        return None
 
     def _over_limit(self, candidate: Candidate) -> str | None:
         assert candidate.timed is not None
@@ -217,65 +213,98 @@ class _Search:
         if request.keep is None:
             return None
         exact = Candidate(Request(request.detector, request.out, keep=request.keep))
-        key = {**self._key(exact), "images": self._images, "what": "keep"}
+        key = {**self._key(exact), "images": self._choosing.fingerprint, "what": "keep"}
         known = self._notebook.get(key, Comparison)
         if known is None:
             self._say(f"comparing {request.keep} with the detector's own rule in float32")
-            known = self._materials.compare_keep(request.keep)
+            engine = self._materials.float_engine(request.keep)
+            spec = self._materials.spec_at(request.keep)
+            known = self._materials.compare_images(engine, spec, self._choosing)
             self._notebook.put(key, known)
-        misses = budget_of(request).misses(known)
-        return f"{request.keep} even in float32: {'; '.join(misses)}" if misses else None
+        over = budget_of(request).exceeded(known)
+        return f"{request.keep} even in float32: {'; '.join(over)}" if over else None
+
+    def _over_budget(self, candidate: Candidate) -> str | None:
+        """Why a candidate has not kept the budget, or None.
+
+        One that seems to, on the images to choose by, is judged on the others. Each that is judged
+        there after one that failed takes half of the risk that is left, so that all together err
+        no more often than one would.
+        """
+        candidate.tried = self._compare(candidate, self._choosing)
+        budget = budget_of(candidate.request)
+        over = candidate.tried.smoke_faults + budget.exceeded(candidate.tried.images)
+        if over:
+            return "; ".join(over)
+        self._judged += 1
+        found = self._compare(candidate, self._judging)
+        certificate = candidate.certificate = certify(
+            self._materials.detector.spec,
+            found.smoke_test,
+            found.smoke_faults,
+            found.images,
+            budget,
+            _confidence(self._judged),
+        )
+        allowed = ("kept", "undecided") if self._request.allow_unproven else ("kept",)
+        return None if certificate.answer in allowed else "; ".join(certificate.reasons)
 
     def _time_briefly(self) -> list[Candidate]:
         """Time all candidates that can be built in turns; those are returned."""
         open_ = [one for one in self.candidates if self._find_time(one) or self._start(one)]
-        fresh = [one for one in open_ if one.watch is not None]
+        fastest = min(self._first_runs.values(), default=0.0)
+        for one in open_:
+            if (seconds := self._first_runs.get(one.name, 0.0)) > HOPELESS * fastest:
+                one.lose(f"{seconds / fastest:.0f} times as slow as the fastest, in its first runs")
+        fresh = [one for one in open_ if one.timed is None and one.why_lost is None]
+        watches = [self._watch(one) for one in fresh]
         for turn in range(BRIEF_ROUNDS):
-            for one in fresh:
+            for one, watch in zip(fresh, watches, strict=True):
                 self._say(f"timing {one.name}, turn {turn + 1} of {BRIEF_ROUNDS}")
-                assert one.watch is not None
-                _take_turn(one.watch)
+                _take_turn(watch)
         for one in fresh:
             self._keep_time(one)
-        return open_
+        return [one for one in open_ if one.timed is not None]
 
-    def _time_fully(self, candidate: Candidate, best: Candidate | None) -> None:
-        """Time a candidate until it has LATENCY_SAMPLES, in turns with the best so far."""
-        assert candidate.timed is not None
-        if candidate.timed.latency.samples >= LATENCY_SAMPLES:
-            return
-        self._say(f"timing {candidate.name}")
-        rivals = [candidate] if best is None else [candidate, best]
+    def _time_the_first(self, queue: Sequence[Candidate]) -> bool:
+        """Time the first of a queue and those that are not clearly slower, all anew and in turns.
+
+        Nothing is done, and False returned, if all of these have LATENCY_SAMPLES.
+        """
+        rivals = [one for one in queue if one.p50 <= CLEARLY * queue[0].p50]
+        if all(one.samples >= LATENCY_SAMPLES for one in rivals):
+            return False
+        for one in rivals:
+            one.watch, one.remembered = None, False
         watches = [self._watch(one) for one in rivals]
+        self._say(f"timing {', '.join(one.name for one in rivals)} in turns")
         while watches[0].samples < LATENCY_SAMPLES:
             for watch in watches:
                 _take_turn(watch)
         for one in rivals:
             self._keep_time(one)
+        return True
 
-    def _prove(self, candidate: Candidate) -> Certificate:
-        """Compare a candidate, unless that was done before, and judge it by its budget."""
+    def _compare(self, candidate: Candidate, views: Views) -> Proven:
+        """Compare a candidate on views and by its smoke test, unless that was done before."""
         assert candidate.timed is not None
-        key = {**self._key(candidate), "images": self._images, "what": "comparison"}
-        proven = self._notebook.get(key, Proven)
-        if proven is None or proven.engine_sha256 != candidate.timed.engine_sha256:
-            self._say(f"proving {candidate.name}")
-            made = self._make(candidate)
-            assert made.engine is not None
-            proven = Proven(
-                engine_sha256=candidate.timed.engine_sha256,
-                golden=compare_golden(made.engine, made.spec, made.detector.golden),
-                images=self._materials.compare_images(made.engine, made.spec),
-            )
-            self._notebook.put(key, proven)
-        candidate.proven = proven
-        candidate.certificate = judge(
-            proven.golden,
-            proven.images,
-            budget_of(candidate.request),
-            self._materials.detector.spec.calibration,
+        digest = candidate.timed.engine_sha256
+        key = {**self._key(candidate), "images": views.fingerprint, "what": "comparison"}
+        known = self._notebook.get(key, Proven)
+        if known is not None and known.engine_sha256 == digest:
+            return known
+        self._say(f"comparing {candidate.name}")
+        made = self._make(candidate)
+        assert made.engine is not None
+        smoke, faults = made.smoke()
+        found = Proven(
+            engine_sha256=digest,
+            smoke_test=smoke,
+            smoke_faults=faults,
+            images=self._materials.compare_images(made.engine, made.spec, views),
         )
-        return candidate.certificate
+        self._notebook.put(key, found)
+        return found
 
     def _with_more_in_float(self, candidate: Candidate) -> list[Candidate]:
         """The candidate with more layers in float, timed briefly; empty if there is none."""
@@ -315,23 +344,30 @@ class _Search:
                 made = make(one.request, self._materials)
                 assert made.engine is not None
                 logits = self._materials.run(name, made.engine, views, made.spec)
-                difference = logits - exact[0]
-                known = Sensitivity(mean_error=float(np.abs(difference).mean()))
+                mean = float(np.abs(logits - exact[0]).mean())
+                known = Sensitivity(mean_error=mean if math.isfinite(mean) else None)
                 self._notebook.put(key, known)
-            return known.mean_error
+            return math.inf if known.mean_error is None else known.mean_error
 
         return float_layer_ladder(error, self._materials.detector.spec.depth)
 
     def _start(self, candidate: Candidate) -> bool:
-        """Build and warm up; False, with the reason kept, where that cannot be done here."""
+        """Build and run once; False, with the reason kept, where that cannot be done here."""
         try:
             if reason := find_backend(candidate.request.backend).why_not():
                 raise EnvironmentLacksError(reason)
-            self._watch(candidate)
+            made = self._make(candidate)
+            if made.engine is None:
+                raise EnvironmentLacksError(str(made.not_run))
         except MpftError as error:
             candidate.lose(f"cannot be used here: {error}")
-            candidate.unavailable = True
             return False
+        taken: list[float] = []
+        while len(taken) <= FIRST_RUNS and sum(taken) < FIRST_SECONDS:
+            begin = time.perf_counter()
+            run_views(made.engine, made.spec, made.golden.crops[:1])
+            taken.append(time.perf_counter() - begin)
+        self._first_runs[candidate.name] = min(taken)
         return True
 
     def _make(self, candidate: Candidate) -> Made:
@@ -350,10 +386,9 @@ class _Search:
     def _watch(self, candidate: Candidate) -> Stopwatch:
         if candidate.watch is None:
             made = self._make(candidate)
-            if made.engine is None:
-                raise EnvironmentLacksError(str(made.not_run))
+            assert made.engine is not None
             candidate.watch = Stopwatch(
-                made.engine, made.spec, made.detector.golden.crops, self._request.threads
+                made.engine, made.spec, made.golden.crops, self._request.threads
             )
         return candidate.watch
 
@@ -362,7 +397,8 @@ class _Search:
         if find_backend(candidate.request.backend).why_not():
             return False
         candidate.timed = self._notebook.get(self._key(candidate), Timed)
-        return candidate.timed is not None
+        candidate.remembered = candidate.timed is not None
+        return candidate.remembered
 
     def _keep_time(self, candidate: Candidate) -> None:
         made = self._make(candidate)
@@ -387,12 +423,17 @@ class _Search:
             "calibration": self._calibration if fitted else None,
             "threads": request.threads,
             "device": self._device,
+            "code": code_digest(),
             "versions": {
-                "mpft-deploy": __version__,
                 "numpy": np.__version__,
                 **find_backend(request.backend).versions(),
             },
         }
+
+
+def _confidence(judged: int) -> float:
+    """That the so-many-th candidate is judged at: all together err in 1 − CONFIDENCE."""
+    return 1 - math.ldexp(1 - CONFIDENCE, -judged)
 
 
 def _take_turn(watch: Stopwatch) -> None:

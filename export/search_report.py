@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mpft_deploy.bundle import Comparison
 from mpft_deploy.export.candidates import Candidate, LatencyLimit
-from mpft_deploy.export.pipeline import budget_of
+from mpft_deploy.export.pipeline import LATENCY_SAMPLES, budget_of
 from mpft_deploy.files import write_atomic
 
 COLUMNS = ["candidate", "p50 ms", "p90 ms", "MB", "flips (95 %)", "mean error", "ΔAUC", ""]
@@ -31,10 +31,15 @@ def reasons(candidates: Sequence[Candidate], *, explain: bool) -> list[str]:
             missing.setdefault((one.request.backend, one.why_lost), []).append(
                 one.request.precision
             )
-    return (lost if explain else []) + [
-        f"{backend} ({', '.join(precisions)}): {reason}"
-        for (backend, reason), precisions in missing.items()
-    ]
+    marked = {how_timed(one) for one in candidates} & {"briefly", "remembered"}
+    return (
+        [MEANING] * bool(marked)
+        + (lost if explain else [])
+        + [
+            f"{backend} ({', '.join(precisions)}): {reason}"
+            for (backend, reason), precisions in missing.items()
+        ]
+    )
 
 
 def as_text(candidates: Sequence[Candidate]) -> str:
@@ -55,9 +60,10 @@ def as_json(one: Candidate) -> dict[str, object]:
         "keep": one.request.keep,
         "latency": one.timed.latency if one.timed else None,
         "engine_bytes": one.timed.engine_bytes if one.timed else None,
+        "timed": how_timed(one),
         "comparison": shown,
         "budget": str(budget_of(one.request)),
-        "passed": one.certificate.passed if one.certificate else None,
+        "answer": one.certificate.answer if one.certificate else None,
         "why_lost": one.why_lost,
     }
 
@@ -67,11 +73,24 @@ def ordered(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted((one for one in candidates if one.timed), key=lambda one: one.p50)
 
 
-def comparison_of(one: Candidate) -> Comparison | None:
-    """What the candidate was judged by: the images where there are any, else the golden crops."""
-    if one.proven is None:
+def how_timed(one: Candidate) -> str | None:
+    """How far its latency can be compared with the others'."""
+    if one.timed is None:
         return None
-    return one.proven.images if one.proven.images is not None else one.proven.golden
+    if one.remembered:
+        return "remembered"
+    return "in turns" if one.samples >= LATENCY_SAMPLES else "briefly"
+
+
+MARKS = {"in turns": "", "briefly": " ~", "remembered": " *"}
+MEANING = "~ timed briefly; * timed by an earlier search"
+
+
+def comparison_of(one: Candidate) -> Comparison | None:
+    """What is known of its verdicts: on the images to judge by, or else on those to choose by."""
+    if one.certificate is not None:
+        return one.certificate.images
+    return one.tried.images if one.tried is not None else None
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -87,27 +106,28 @@ def _measured(one: Candidate) -> list[str]:
     assert one.timed is not None
     latency, shown = one.timed.latency.total_ms, comparison_of(one)
     cells = [
-        f"{latency['p50']:.2f}",
-        f"{latency['p90']:.2f}",
+        f"{latency['p50']:.2f}{MARKS[str(how_timed(one))]}",
+        f"{latency['p90']:.2f}" if "p90" in latency else NONE,
         f"{one.timed.engine_bytes / 1e6:.1f}",
     ]
     if shown is None:
         return [*cells, NONE, NONE, NONE]
-    low, high = shown.flip_interval
+    low, high = shown.flip_bounds
+    mean = shown.logit_difference["mean"]
     return [
         *cells,
         f"{shown.flip_share:.1%} ({100 * low:.1f}–{100 * high:.1f})",
-        f"{shown.logit_difference['mean']:.4f}",
+        "not finite" if mean is None else f"{mean:.4f}",
         NONE if shown.auc_change is None else f"{shown.auc_change:+.4f}",
     ]
 
 
 def _result(one: Candidate) -> str:
     if one.why_lost is None:
-        return "chosen"
-    if one.certificate is None:
-        return "not proven"
-    return "passed" if one.certificate.passed else "over budget"
+        return "chosen" if one.certificate is None else f"chosen: {one.certificate.answer}"
+    if one.certificate is not None:
+        return one.certificate.answer
+    return "not tried" if one.tried is None else "over budget"
 
 
 TITLE = "Decisions changed against median latency of a view"
@@ -132,8 +152,8 @@ def draw(
 ) -> str:
     """SVG of flips against median latency, of what was proven, with the Pareto front.
 
-    Bars are 95 % intervals. Numbers lead to the names on the right; those in grey at the upper edge
-    were timed and not proven.
+    Bars are exact bounds, each at 95 %. Numbers lead to the names on the right; those in grey at
+    the upper edge were timed and not tried.
     """
     numbered = list(enumerate(ordered(candidates), 1))
     shown = [
@@ -142,7 +162,7 @@ def draw(
         if (comparison := comparison_of(one)) is not None
     ]
     slowest = max([one.p50 for _, one in numbered] + [limit.milliseconds if limit else 0.0]) or 1.0
-    most = max([comparison.flip_interval[1] for _, _, comparison in shown], default=0.01)
+    most = max([comparison.flip_bounds[1] for _, _, comparison in shown], default=0.01)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
 
     def x(milliseconds: float) -> float:
@@ -173,8 +193,8 @@ def draw(
     parts.append(f'<polyline points="{steps}" fill="none" stroke="{GOOD}" stroke-width="1.5"/>')
     for number, one, comparison in shown:
         parts += _point(number, one, winner, x(one.p50), comparison, y)
-    unproven = [(number, one) for number, one in numbered if one.proven is None]
-    for rank, (number, one) in enumerate(unproven):
+    untried = [(number, one) for number, one in numbered if one.tried is None]
+    for rank, (number, one) in enumerate(untried):
         parts.append(_words(x(one.p50), TOP + 12 * (rank % 3), str(number), colour=GREY))
     parts += _legend(candidates, winner, right + 24)
     return "\n".join([*parts, "</svg>"]) + "\n"
@@ -189,8 +209,8 @@ def _point(
     y: Callable[[float], float],
 ) -> list[str]:
     """A numbered disc with its interval, filled for the winner."""
-    low, high = comparison.flip_interval
-    colour = GOOD if one.certificate and one.certificate.passed else BAD
+    low, high = comparison.flip_bounds
+    colour = GOOD if one.certificate and one.certificate.answer == "kept" else BAD
     fill, ink = (colour, "white") if one is winner else ("white", INK)
     at = y(comparison.flip_share)
     return [
@@ -206,12 +226,12 @@ def _legend(candidates: Sequence[Candidate], winner: Candidate | None, left: flo
     """Names by number, and what the colours mean."""
     out = []
     for number, one in enumerate(ordered(candidates), 1):
-        state = "chosen" if one is winner else _result(one)
+        state = _result(one)
         name = one.name if len(one.name) <= LONGEST else one.name[: LONGEST - 1] + "…"
         out.append(_words(left, TOP + 18 * number, f"{number}  {name}: {state}", size=11))
     out.append(_words(left, HEIGHT - 30, "budget kept", colour=GOOD))
-    out.append(_words(left + 84, HEIGHT - 30, "budget missed", colour=BAD))
-    out.append(_words(left + 180, HEIGHT - 30, "not proven", colour=GREY))
+    out.append(_words(left + 84, HEIGHT - 30, "not kept", colour=BAD))
+    out.append(_words(left + 180, HEIGHT - 30, "not tried", colour=GREY))
     return out
 
 

@@ -10,7 +10,8 @@ the GELU cost the most: there the graph multiplies, once an activation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from mpft_deploy.export.graph import SMOOTHED, build_graph, serialise
+from mpft_deploy.export.precision import is_left_float
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.spec import DetectorSpec
 from mpft_deploy.weights import F32
@@ -29,53 +31,85 @@ SMALLEST = 1e-5  # of a maximum, so that dead channels divide by no zero
 BATCH = 16
 
 
+@dataclass(frozen=True)
+class Smoothed:
+    """What `smooth` makes.
+
+    weights: float32, as `build_graph` takes them.
+    ranges: largest magnitude of each linear layer's input under these weights.
+    """
+
+    weights: dict[str, F32]
+    ranges: dict[str, float]
+
+
 def smooth(
-    spec: DetectorSpec, weights: Mapping[str, F32], views: npt.NDArray[np.uint8]
-) -> dict[str, F32]:
+    spec: DetectorSpec,
+    weights: Mapping[str, F32],
+    maxima: Mapping[str, F32],
+    float_layers: Sequence[str] = (),
+) -> Smoothed:
     """Weights of the same function whose activations quantise better.
 
     Args:
         weights: float32, as `build_graph` takes them; not changed.
-        views: u8 [n, S, S, 3] of the kind that the engine will see.
+        maxima: of `activation_maxima`, under these weights.
+        float_layers: patterns of layers that are not quantised, and so read what they always did.
     """
-    maxima = activation_maxima(spec, weights, views)
     out = {name: value.copy() for name, value in weights.items()}
     width = spec.architecture.width
+    factors: dict[str, F32] = {}
+
+    def factor_of(reader: str, *layers: str) -> F32 | None:
+        """The factor of layers that read the same through a weight; None if all stay float."""
+        if all(is_left_float(layer, float_layers) for layer in layers):
+            return None
+        factor = _factor(maxima[layers[-1]], out[reader])
+        out[reader] *= factor
+        factors.update(dict.fromkeys(layers, factor))
+        return factor
+
     for block in range(spec.depth):
-        own = f"transformer.resblocks.{block}"
-        name = f"block{block}"
-        for norm, reader, layer in (
-            ("ln_1", "attn.in_proj_weight", "attention.qkv"),
-            ("ln_2", "mlp.c_fc.weight", "mlp.c_fc"),
+        own, name = f"transformer.resblocks.{block}", f"block{block}"
+        attention = ("q", "kv") if block == spec.depth - 1 else ("qkv",)
+        for norm, reader, layers in (
+            ("ln_1", "attn.in_proj_weight", [f"{name}.attention.{part}" for part in attention]),
+            ("ln_2", "mlp.c_fc.weight", [f"{name}.mlp.c_fc"]),
         ):
-            factor = _factor(maxima[f"{name}.{layer}"], out[f"{own}.{reader}"])
-            out[f"{own}.{reader}"] *= factor
-            out[f"{own}.{norm}.weight"] /= factor
-            out[f"{own}.{norm}.bias"] /= factor
-        reader = f"{own}.attn.out_proj.weight"
-        factor = _factor(maxima[f"{name}.attention.out_proj"], out[reader])
-        out[reader] *= factor
-        out[f"{own}.attn.in_proj_weight"][2 * width :] /= factor[:, None]
-        out[f"{own}.attn.in_proj_bias"][2 * width :] /= factor
-        reader = f"{own}.mlp.c_proj.weight"
-        factor = _factor(maxima[f"{name}.mlp.c_proj"], out[reader])
-        out[reader] *= factor
-        out[f"{own}.{SMOOTHED}"] = 1 / factor
-    return out
+            factor = factor_of(f"{own}.{reader}", *layers)
+            if factor is not None:
+                out[f"{own}.{norm}.weight"] /= factor
+                out[f"{own}.{norm}.bias"] /= factor
+        factor = factor_of(f"{own}.attn.out_proj.weight", f"{name}.attention.out_proj")
+        if factor is not None:
+            out[f"{own}.attn.in_proj_weight"][2 * width :] /= factor[:, None]
+            out[f"{own}.attn.in_proj_bias"][2 * width :] /= factor
+        factor = factor_of(f"{own}.mlp.c_proj.weight", f"{name}.mlp.c_proj")
+        if factor is not None:
+            out[f"{own}.{SMOOTHED}"] = 1 / factor
+    # Dividing a channel divides its maximum: nothing needs to run again.
+    divided = {name: value / factors.get(name, np.float32(1)) for name, value in maxima.items()}
+    return Smoothed(out, ranges_of(divided))
+
+
+def ranges_of(maxima: Mapping[str, F32]) -> dict[str, float]:
+    """Largest magnitude of each layer's input, of its channels' maxima.
+
+    The largest, not a percentile: CLIP carries much of what it knows in a few massive activations,
+    and clipping those costs most of the accuracy.
+    """
+    return {layer: float(channels.max()) for layer, channels in maxima.items()}
 
 
 def activation_maxima(
     spec: DetectorSpec, weights: Mapping[str, F32], views: npt.NDArray[np.uint8]
 ) -> dict[str, F32]:
-    """Largest magnitude of each input channel of each linear layer: name → f32 [I].
-
-    The last block's key-value layer goes by the name `attention.qkv` too.
-    """
+    """Largest magnitude of each input channel: linear layer as the graph names it → f32 [I]."""
     from mpft_deploy.engine.ort import make_session
 
     model = build_graph(spec, weights)
     inputs = {
-        node.name.removesuffix(".matmul").replace(".attention.kv", ".attention.qkv"): node.input[0]
+        node.name.removesuffix(".matmul"): node.input[0]
         for node in model.graph.node
         if node.name.startswith("block") and node.name.endswith(".matmul")
     }

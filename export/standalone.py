@@ -27,6 +27,7 @@ from mpft_deploy.errors import GateError, UsageError
 from mpft_deploy.export.graph import OPSET, GraphBuilder, serialise
 from mpft_deploy.export.materials import Say
 from mpft_deploy.export.pipeline import Built, Request, build, silent
+from mpft_deploy.export.precision import mixes_views
 from mpft_deploy.files import display
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.outputs import marked_kind, reserve, write_output
@@ -64,7 +65,9 @@ def patchify_function(spec: DetectorSpec) -> onnx.FunctionProto:
     b, p, n = GraphBuilder(), spec.patch, spec.cells
     grid = spec.crop.size // p
 
-    pixels = b.node("Cast", "pixels", "frames", to=TensorProto.INT32)
+    # By way of float, which is exact: TensorRT converts bytes to no other type.
+    floats = b.node("Cast", "frames.float", "frames", to=TensorProto.FLOAT)
+    pixels = b.node("Cast", "pixels", floats, to=TensorProto.INT32)
     split_shape = b.constant("split.shape", np.array([0, grid, p, grid, 3 * p]))
     split = b.node("Reshape", "split", pixels, split_shape)
     ordered = b.node("Transpose", "ordered", split, perm=[0, 1, 3, 2, 4])
@@ -177,7 +180,7 @@ def make_standalone(request: Request, say: Say = silent) -> Standalone:
         model,
         {
             SPEC_KEY: msgspec.json.encode(spec).decode(),
-            "mpft.precision": built.precision,
+            "mpft.precision": str(built.precision),
             "mpft.detector_seal": built.detector.seal,
             "mpft.version": __version__,
         },
@@ -185,15 +188,13 @@ def make_standalone(request: Request, say: Say = silent) -> Standalone:
     data = serialise(model)
     say("checking the standalone graph on the golden crops")
     _check_whole(data, built, request.threads)
-    # A dynamic scale is taken over the whole batch, so that one image changes another's logit.
-    dynamic = any(node.op_type == "DynamicQuantizeLinear" for node in model.graph.node)
     return Standalone(
         model=data,
         spec=spec,
-        precision=built.precision,
+        precision=str(built.precision),
         detector_seal=built.detector.seal,
         certificate=built.certificate,
-        batchable=not dynamic,
+        batchable=not mixes_views(built.graph),
     )
 
 
@@ -282,7 +283,7 @@ def _check_whole(model: bytes, built: Built, threads: int) -> None:
     spec = built.spec
     assert built.engine is not None
     session = make_session(model, threads=threads)
-    for index, crop in enumerate(built.detector.golden.crops):
+    for index, crop in enumerate(built.golden.crops):
         logit, positions = session.run(["logit", "positions"], {"frames": crop[None]})
         cut = texture_patchify(crop[None], spec.patch, spec.keep_rule, spec.keep_seed)
         expected = built.engine.run(cut.patches, cut.positions)

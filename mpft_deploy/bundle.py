@@ -20,7 +20,7 @@ from mpft_deploy.signing import Signature, load_verifier
 from mpft_deploy.spec import DetectorSpec, Record, convert_record
 
 KIND: Literal["bundle"] = "bundle"
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
 MANIFEST, OUTPUT = MANIFESTS[KIND], sealed_kind(KIND)
 CERTIFICATE, LATENCY = "certificate.json", "latency.json"
 
@@ -63,91 +63,189 @@ class Device(Record, frozen=True):
         )  # fmt: skip
 
 
+SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "float8": "fp8"}
+
+
+class Precision(Record, frozen=True):
+    """What an engine computes in; its name for people is derived from this, never read.
+
+    Attributes:
+        weights: type of the linear layers' weights; of the other matmuls too, where it is a float
+            type.
+        activations: how the inputs of those layers come into 8 bits: not at all, by ranges fixed
+            at export, or by ranges taken as the engine runs, for each tensor or each token.
+        rest: type of the other matmuls: attention, and the layers left in float.
+        float_layers: patterns (`fnmatch`) of the layers that are left out.
+    """
+
+    weights: Literal["float32", "float16", "bfloat16", "int8", "float8"]
+    activations: Literal["none", "static", "dynamic per tensor", "dynamic per token"] = "none"
+    rest: Literal["float32", "float16", "bfloat16"] = "float32"
+    float_layers: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        how = {"static": "-static", "dynamic per token": "-token"}.get(self.activations, "")
+        name = SHORT[self.weights] + (how if self.weights == "int8" else "")
+        if self.rest not in (self.weights, "float32"):
+            name += f"+{SHORT[self.rest]}"
+        return name + (f" (float: {', '.join(self.float_layers)})" if self.float_layers else "")
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Number types that its matmuls need."""
+        return (self.weights, self.rest)
+
+
 class Flip(Record, frozen=True):
-    """An image whose decision the engine changed."""
+    """An image whose decision the engine changed; a logit is None where it is no finite number."""
 
     image: str
-    reference_logit: float
-    engine_logit: float
+    reference_logit: float | None
+    engine_logit: float | None
     decisive: bool
 
 
 class Comparison(Record, frozen=True):
-    """Engine against reference on one set of images.
+    """Engine against reference on one set of images, each counted once.
 
     Attributes:
         reference: what made the reference logits.
-        images: how many; `images_sha256` is over their decoded views, in order.
-        flips, flip_share, flip_interval: changed decisions: number, share, and the 95 % Wilson
-            interval of the share.
+        images: how many, 1 or more; `images_sha256` is over their decoded views, in order.
+        left_out: how many were given and do not count, by reason.
+        flips, flip_share, flip_bounds: changed decisions: number, share, and exact bounds of the
+            share (Clopper and Pearson), each one-sided at 95 % confidence.
         decisive_flips: from one side of the unsure band to the other.
-        logit_difference: absolute, by quantile: "p50", "p90", "p99", "max"; and "mean".
+        not_finite: images where a logit is no finite number; they count as decisive flips.
+        logit_difference: absolute: "mean", "min", "max", and "p50", "p90", "p99" where so many
+            images bound them; None for one that is not finite.
         auc_change, balanced_accuracy_change: engine minus reference, where labels are known.
+        auc_change_error: its standard error, paired (DeLong).
+        classes: images of the two classes, real first, where labels are known.
         flipped: every flipped image, the largest logit difference first.
     """
 
     reference: str
     images: int
     images_sha256: str
+    left_out: dict[str, int]
     flips: int
     flip_share: float
-    flip_interval: tuple[float, float]
+    flip_bounds: tuple[float, float]
     decisive_flips: int
-    logit_difference: dict[str, float]
+    not_finite: int
+    logit_difference: dict[str, float | None]
     auc_change: float | None
+    auc_change_error: float | None
     balanced_accuracy_change: float | None
+    classes: tuple[int, int] | None
     flipped: list[Flip]
 
 
-class Certificate(Record, frozen=True):
-    """Proof that an engine gives the trained model's verdicts, and the budget it was judged by.
+Answer = Literal["kept", "broken", "undecided"]
 
-    An engine that was built for another device has no proof until `mpft verify` runs there: then
-    `golden` is None, `not_run` says why, and it has not `passed`.
+
+class Finding(Record, frozen=True):
+    """A term of a budget, judged.
+
+    Attributes:
+        answer: kept where the upper bound is within the limit, broken where the lower is over it.
+        measured: what was seen; None where it could not be measured or is not finite.
+        bounds: of what the term limits, each one-sided at the certificate's confidence. For
+            `logit`, of the share of images that differ by more.
+        more_images: how many more, like those seen, would decide; None if decided, or if no
+            reasonable number would.
+        reason: all of it in a sentence.
+    """
+
+    term: str
+    answer: Answer
+    measured: float | None
+    bounds: tuple[float, float] | None
+    more_images: int | None
+    reason: str
+
+
+class Certificate(Record, frozen=True):
+    """What is known of whether an engine gives the trained model's verdicts.
+
+    Attributes:
+        answer: to the budget, by `images`; "unproven" where there are none.
+        budget, confidence, findings: what it was judged by, and its terms one by one.
+        smoke_test: the engine on the detector's drawn golden crops, which shows that it computes
+            what it should and proves nothing about verdicts. None where it cannot run: `not_run`
+            says why, and `mpft verify` runs it on the device.
+        smoke_faults: why the smoke test failed; empty if it passed.
+        images: the images that the budget was judged on.
     """
 
     threshold: float
     unsure: tuple[float, float]
-    golden: Comparison | None
+    answer: Literal["kept", "broken", "undecided", "unproven"]
+    budget: str | None
+    confidence: float | None
+    findings: list[Finding]
+    smoke_test: Comparison | None
+    smoke_faults: list[str]
     images: Comparison | None
-    budget: str
-    passed: bool
-    reasons: list[str]
     not_run: str | None = None
+
+    @property
+    def reasons(self) -> list[str]:
+        """What speaks against the engine: faults of its smoke test, terms that were not kept."""
+        return self.smoke_faults + [one.reason for one in self.findings if one.answer != "kept"]
+
+    @property
+    def summary(self) -> str:
+        """The state in a line, for people."""
+        if self.not_run is not None:
+            return f"not run yet: {self.not_run}"
+        if self.smoke_faults:
+            return f"smoke test failed: {'; '.join(self.smoke_faults)}"
+        if self.images is None:
+            return "not proven: smoke test passed, no images were given to judge verdicts by"
+        return f"{self.answer}: {'; '.join(one.reason for one in self.findings)}"
 
 
 class Latency(Record, frozen=True):
-    """Milliseconds of one view on the device of the export, after warm-up."""
+    """Milliseconds of one view on the device of the export, after warm-up.
+
+    Attributes:
+        patchify_ms, engine_ms, total_ms: "mean", "min", "max", and the percentiles that so many
+            samples bound, such as "p50" and "p90".
+        disturbed: what else the machine did meanwhile; empty if nothing was noticed.
+    """
 
     samples: int
     threads: int
     patchify_ms: dict[str, float]
     engine_ms: dict[str, float]
     total_ms: dict[str, float]
+    disturbed: tuple[str, ...] = ()
 
 
 class BundleInfo(Record, frozen=True):
     """The manifest of a bundle, without hashes and seal.
 
-    `compute_capability` lists the CUDA devices that the engine is for; empty for any device.
+    Attributes:
+        mixes_views: whether a view's logit depends on the views that are judged with it, as it does
+            where a scale is taken over the whole batch: read from the graph. Such an engine judges
+            one view at a time.
+        versions: of what the logits depend on: packages, driver, the GPU's name.
+        sources: what it was made from.
+        compute_capability: CUDA devices that the engine is for; empty for any device.
     """
 
     kind: Literal["bundle"]
-    version: Literal[1]
+    version: Literal[2]
     spec: DetectorSpec
     backend: str
-    precision: str
+    precision: Precision
+    mixes_views: bool
     engine: str
     device: Device
     versions: dict[str, str]
     sources: dict[str, str]
     compute_capability: tuple[str, ...] = ()
-
-    @property
-    def mixes_views(self) -> bool:
-        """Whether a view's logit depends on the views that are judged with it: int8 takes the scale
-        of its activations from the whole batch."""
-        return self.precision == "int8"
 
 
 @dataclass(frozen=True)
@@ -204,7 +302,7 @@ def read_bundle(path: Path, require_signature: Path | None = None) -> Bundle:
         return convert_record(payload, kind, where)
 
     certificate: Certificate = record(CERTIFICATE, Certificate)
-    if certificate.not_run is None and (certificate.golden is None or LATENCY not in content):
+    if certificate.not_run is None and (certificate.smoke_test is None or LATENCY not in content):
         raise InputError(f"{display(path)} is incomplete: it lacks its proof or its latency")
     return Bundle(
         path,

@@ -52,9 +52,10 @@ class Golden:
             or crops.dtype != np.uint8
             or logits.dtype != np.float32
             or crops.shape != (len(logits), size, size, 3)
+            or not len(logits)
         ):
             raise InputError(
-                f"{where} must hold crops u8 [G, {size}, {size}, 3] and logits f32 [G]"
+                f"{where} must hold crops u8 [G, {size}, {size}, 3] and logits f32 [G], one or more"
             )
         return cls(crops.astype(np.uint8, copy=False), logits.astype(np.float32, copy=False))
 

@@ -72,6 +72,11 @@ def samples_needed(percent: float, confidence: float = CONFIDENCE) -> int:
     return math.ceil(math.log(1 - confidence) / math.log(share))
 
 
+def bounded(samples: int, percents: Sequence[int] = (50, 90, 99)) -> list[int]:
+    """Those of the percentiles that so many samples bound; see `samples_needed`."""
+    return [percent for percent in percents if samples >= samples_needed(percent)]
+
+
 def share_bounds(hits: int, total: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Exact bounds of a share (Clopper and Pearson 1934), each one-sided at the confidence.
 
@@ -150,32 +155,36 @@ def auc(labels: Array, scores: Array) -> float | None:
     return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
 
 
-def auc_loss_bounds(
-    labels: Array, before: Array, after: Array, confidence: float = CONFIDENCE
-) -> tuple[float, float] | None:
-    """Bounds of AUC(before) − AUC(after) of the same images, each one-sided at the confidence.
+def auc_change_error(labels: Array, before: Array, after: Array) -> float | None:
+    """Standard error of AUC(after) − AUC(before) of the same images; None if a class is absent.
 
-    By DeLong, DeLong and Clarke-Pearson 1988 from the places of each image among those of the
-    other class, paired, so that what both scores have in common cancels. Never nearer to the
-    estimate than 1 − (1 − confidence)^(1/n), n images of the smaller class: a kind of image as
-    rare as that may be missing, and place all the other way. None if a class is absent.
+    By DeLong, DeLong and Clarke-Pearson 1988, from the place of each image among those of the other
+    class, paired, so that what both scores have in common cancels.
 
     Args:
         labels: [n], 1 for the positive class, 0 for the other.
         before, after: scores [n], higher for the positive class.
     """
     positive = np.asarray(labels) == 1
-    sizes = int(positive.sum()), int((~positive).sum())
-    if not min(sizes):
+    if positive.all() or not positive.any():
         return None
-    lost = [a - b for a, b in zip(_places(positive, before), _places(positive, after), strict=True)]
-    loss = float(lost[0].mean())
-    variance = sum(float(one.var(ddof=1)) / len(one) if len(one) > 1 else 0.0 for one in lost)
-    reach = max(
-        NormalDist().inv_cdf(confidence) * variance**0.5,
-        1 - (1 - confidence) ** (1 / min(sizes)),
-    )
-    return max(-1.0, loss - reach), min(1.0, loss + reach)
+    moved = [
+        a - b for a, b in zip(_places(positive, after), _places(positive, before), strict=True)
+    ]
+    return math.sqrt(sum(float(one.var(ddof=1)) / len(one) for one in moved if len(one) > 1))
+
+
+def auc_reach(error: float, images: int, confidence: float = CONFIDENCE) -> float:
+    """How far a bound of a change in AUC lies from the estimate, one-sided at the confidence.
+
+    Args:
+        error: of `auc_change_error`.
+        images: of the smaller class. The bound is never nearer than
+            1 − (1 − confidence)^(1/images): a kind of image as rare as that may be missing by
+            chance, and be placed the other way.
+    """
+    rare = 1 - math.exp(math.log(1 - confidence) / images)
+    return max(NormalDist().inv_cdf(confidence) * error, rare)
 
 
 def _places(positive: npt.NDArray[np.bool_], scores: Array) -> tuple[F64, F64]:

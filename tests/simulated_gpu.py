@@ -72,6 +72,9 @@ class Cuda(types.ModuleType):
     def cudaDeviceGetAttribute(self, attribute, device):  # noqa: N802
         return Error.cudaSuccess, self.capability[attribute]
 
+    def cudaGetDeviceProperties(self, device):  # noqa: N802
+        return Error.cudaSuccess, types.SimpleNamespace(name=b"Orin\0")
+
     def cudaDriverGetVersion(self):  # noqa: N802
         return Error.cudaSuccess, 12060
 

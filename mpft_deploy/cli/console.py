@@ -59,44 +59,71 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 def comparison_rows(name: str, comparison: Any) -> list[list[str]]:
     """Rows of a certificate's `Comparison`, for `table`."""
-    low, high = comparison.flip_interval
+    low, high = comparison.flip_bounds
     difference = comparison.logit_difference
+    left_out = ", ".join(f"{count} {why}" for why, count in comparison.left_out.items())
+    not_finite = f", {comparison.not_finite} not finite" if comparison.not_finite else ""
     return [
-        [f"{name}: images", str(comparison.images)],
+        [
+            f"{name}: images",
+            f"{comparison.images}" + (f" (left out: {left_out})" if left_out else ""),
+        ],
         [f"{name}: reference", comparison.reference],
         [
             f"{name}: flips",
-            f"{comparison.flips} ({comparison.flip_share:.2%}, 95 % interval "
-            f"{low:.2%} to {high:.2%}), decisive {comparison.decisive_flips}",
+            f"{comparison.flips} ({comparison.flip_share:.2%}; of all at least {low:.2%}, at "
+            f"most {high:.2%}, at 95 % confidence), decisive {comparison.decisive_flips}"
+            + not_finite,
         ],
         [
             f"{name}: logit difference",
-            " ".join(f"{key} {value:.3g}" for key, value in difference.items()),
+            " ".join(
+                f"{key} {'not finite' if value is None else format(value, '.3g')}"
+                for key, value in difference.items()
+            ),
         ],
     ]
 
 
 def certificate_rows(certificate: Any) -> list[list[str]]:
     """Rows of a whole `Certificate`, for `table`."""
-    if certificate.golden is None:
+    if certificate.smoke_test is None:
         return [
             ["proof", f"none yet: {certificate.not_run}"],
-            ["to prove it", "run `mpft verify` on the device"],
+            ["to run it", "run `mpft verify` on the device"],
         ]
-    rows = comparison_rows("golden", certificate.golden)
-    if certificate.images is not None:
-        rows += comparison_rows("images", certificate.images)
-    verdict = "PASSED" if certificate.passed else "FAILED"
-    return [*rows, ["budget", f"{certificate.budget}: {verdict}"]]
+    rows = smoke_rows(certificate.smoke_test, certificate.smoke_faults)
+    if certificate.images is None:
+        unproven = "NOT PROVEN: no images to judge verdicts by; export with --images FOLDER"
+        return [*rows, ["verdicts", unproven]]
+    rows += comparison_rows("images", certificate.images)
+    rows += [[f"budget {one.term}", one.reason] for one in certificate.findings]
+    return [*rows, ["budget", f"{certificate.budget}: {certificate.answer.upper()}"]]
+
+
+def smoke_rows(smoke_test: Any, faults: list[str]) -> list[list[str]]:
+    """Rows of a smoke test, for `table`: it proves nothing about verdicts, and its flips say less
+    than its differences."""
+    result = f"FAILED: {'; '.join(faults)}" if faults else "passed"
+    (_, count), (_, reference), _, (_, difference) = comparison_rows("", smoke_test)
+    return [
+        ["smoke test", f"{result} on {count} drawn crops, against {reference}"],
+        ["smoke test: logit difference", difference],
+    ]
 
 
 def latency_rows(latency: Any) -> list[list[str]]:
-    """Milliseconds of a view at p50, p90 and p99; no row for an engine that never ran."""
+    """Milliseconds of a view at the percentiles that were measured; none of what never ran."""
     if latency is None:
         return []
     quantiles = latency.total_ms
-    text = " ".join(f"{key} {quantiles[key]:.2f}" for key in ("p50", "p90", "p99"))
-    return [["latency of a view", f"{text} ms"]]
+    text = " ".join(
+        f"{key} {quantiles[key]:.2f}" for key in ("p50", "p90", "p99") if key in quantiles
+    )
+    rows = [["latency of a view", f"{text} ms ({latency.samples} views)"]]
+    if latency.disturbed:
+        rows.append(["", f"DISTURBED: {'; '.join(latency.disturbed)}; see `mpft profile`"])
+    return rows
 
 
 PLAIN_SECONDS = 15.0

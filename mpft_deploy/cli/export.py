@@ -11,6 +11,7 @@ import click
 from mpft_deploy.cli.options import PATH, Threads
 
 if TYPE_CHECKING:
+    from mpft_deploy.bundle import Certificate
     from mpft_deploy.export.pipeline import Request
 
 PRECISIONS = [
@@ -54,8 +55,9 @@ PRECISIONS = [
 @click.option(
     "--budget",
     metavar="TERMS",
-    help="What the engine may change, such as 'flips<=1%,decisive<=0,logit<=0.5'.  "
-    "[default: flips<=0%,logit<=0.001 for fp32; flips<=1% for others]",
+    help="What the engine may change, such as 'flips<=1%,decisive<=0.5%,logit<=0.5', judged on "
+    "--images at 95 % confidence.  "
+    "[default: flips<=1%, for fp32 logit<=0.001 too]",
 )
 @click.option(
     "--latency",
@@ -67,14 +69,15 @@ PRECISIONS = [
     "--images",
     type=PATH,
     multiple=True,
-    help="Certify on the images of this folder too, against float32. May be repeated.",
+    help="Judge the budget on the images of this folder, against float32; without it nothing is "
+    "proven. May be repeated.",
 )
 @click.option(
     "--calibrate",
     type=PATH,
     multiple=True,
-    help="Images, of no label, that int8 and fp8 are fitted to; not those of --images.  "
-    "[default: the golden crops]",
+    help="Images that int8 and fp8 are fitted to; those of them that are among --images do not "
+    "count there.  [default: the drawn golden crops]",
 )
 @click.option(
     "--standalone",
@@ -122,7 +125,11 @@ PRECISIONS = [
 @click.option("--dry-run", is_flag=True, help="Print what would be built, and build nothing.")
 @click.option("--threads", type=Threads(), default=0, help="CPU threads; 0: all cores.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
-@click.option("--allow-over-budget", is_flag=True, help="Write an engine that misses its budget.")
+@click.option(
+    "--allow-unproven",
+    is_flag=True,
+    help="Write an engine whose budget is undecided or broken; the exit code is 1 all the same.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     detector: Path,
@@ -149,22 +156,24 @@ def command(
     dry_run: bool,
     threads: int,
     overwrite: bool,
-    allow_over_budget: bool,
+    allow_unproven: bool,
     as_json: bool,
-) -> None:
-    """Build an engine of DETECTOR and write it to OUT with its proof.
+) -> int:
+    """Build an engine of DETECTOR and write it to OUT with what is known of its verdicts.
 
-    The engine is compared with the trained model's own logits on the detector's golden crops and,
-    with --images, with the float32 graph on real images. One that misses its budget is refused
-    (exit code 1), with the images that it changed most. One built for another device has no proof
-    until `mpft verify` runs there.
+    A smoke test compares it with the trained model on the detector's drawn golden crops: that finds
+    engines that compute something else, and proves nothing about verdicts. With --images its
+    verdicts are judged against float32, by the --budget: kept, broken, or undecided with how many
+    more images would decide. Only an engine that kept it is written; the others are refused (exit
+    code 1), with the images that they changed most. One built for another device gets its smoke
+    test from `mpft verify` there.
 
-    With --target, or auto for --backend or --precision, candidates are built, timed and proven
-    here, and the fastest that keeps the budget is written. OUT.search keeps what was measured, for
-    a search that was interrupted, and a picture of it.
+    With --target, or auto for --backend or --precision, candidates are built, timed and tried here
+    on half of the images, and the fastest that keeps the budget on the other half is written.
+    OUT.search keeps what was measured, for a search that was interrupted, and a picture of it.
     """
     from mpft_deploy.cli.console import certificate_rows, emit_json, latency_rows, steps, table
-    from mpft_deploy.engine.certificate import Budget
+    from mpft_deploy.engine.budget import Budget
     from mpft_deploy.errors import UsageError
     from mpft_deploy.export.builders import BuildOptions, parse_batch, parse_capability
     from mpft_deploy.export.pipeline import Request, export
@@ -189,15 +198,14 @@ def command(
         calibrate=calibrate,
         threads=threads,
         overwrite=overwrite,
-        allow_over_budget=allow_over_budget,
+        allow_unproven=allow_unproven,
         sign=sign,
     )
     if target or "auto" in (backend, precision):
         if standalone or layout == "triton" or dry_run:
             raise UsageError("--standalone, --layout and --dry-run take one engine, not auto")
         keeps = [part.strip() for part in keep.split(",")] if keep else []
-        _search(request, target or "auto", latency, keeps, explain=explain, as_json=as_json)
-        return
+        return _search(request, target or "auto", latency, keeps, explain=explain, as_json=as_json)
     if keep and (keep == "auto" or "," in keep):
         raise UsageError("--keep with auto or several rules goes with a search: add --target auto")
     request = replace(request, keep=keep)
@@ -207,14 +215,13 @@ def command(
         if standalone or layout == "triton":
             raise UsageError("--dry-run is for bundles")
         _print_plan(request, as_json=as_json)
-        return
+        return 0
     if standalone or layout == "triton":
         if standalone and layout == "triton":
             raise UsageError("--standalone writes a file, --layout triton a folder: choose one")
         if sign:
             raise UsageError("--sign is for bundles; a standalone graph has no manifest to sign")
-        _export_standalone(request, triton=not standalone, as_json=as_json)
-        return
+        return _export_standalone(request, triton=not standalone, as_json=as_json)
     with steps() as say:
         result = export(request, say)
     if as_json:
@@ -222,16 +229,24 @@ def command(
             {
                 "bundle": display(out),
                 "backend": result.info.backend,
-                "precision": result.info.precision,
+                "precision": str(result.info.precision),
                 "engine_bytes": result.engine_bytes,
                 "certificate": result.certificate,
                 "latency": result.latency,
             }
         )
-        return
+        return code_of(result.certificate)
     rows = [*certificate_rows(result.certificate), *latency_rows(result.latency)]
     rows.append(["engine", f"{result.engine_bytes / 1e6:.1f} MB"])
     table(f"{display(out)}: {request.backend}, {result.info.precision}", ["", ""], rows)
+    return code_of(result.certificate)
+
+
+def code_of(certificate: Certificate) -> int:
+    """Exit code of an export that wrote something: 1 if that was not wholly as it should be."""
+    from mpft_deploy.export.pipeline import may_be_written
+
+    return 0 if may_be_written(certificate) else 1
 
 
 def _search(
@@ -242,7 +257,7 @@ def _search(
     *,
     explain: bool,
     as_json: bool,
-) -> None:
+) -> int:
     from mpft_deploy.cli.console import emit_json, steps, table
     from mpft_deploy.cli.signals import resumable
     from mpft_deploy.export.candidates import LatencyLimit
@@ -261,7 +276,7 @@ def _search(
             {
                 "bundle": display(request.out),
                 "backend": result.info.backend,
-                "precision": result.info.precision,
+                "precision": str(result.info.precision),
                 "engine_bytes": result.engine_bytes,
                 "certificate": result.certificate,
                 "latency": result.latency,
@@ -269,12 +284,15 @@ def _search(
                 "picture": display(picture),
             }
         )
-        return
+        return code_of(outcome.result.certificate)
     title = f"{display(request.out)}: {outcome.winner.name}"
     table(title, COLUMNS, rows(outcome.candidates))
     for line in reasons(outcome.candidates, explain=explain):
         click.echo(line)
+    for finding in outcome.result.certificate.findings:
+        click.echo(finding.reason)
     click.echo(f"picture: {display(picture)}")
+    return code_of(outcome.result.certificate)
 
 
 def _print_plan(request: Request, *, as_json: bool) -> None:
@@ -290,7 +308,7 @@ def _print_plan(request: Request, *, as_json: bool) -> None:
     table(title, ["", ""], [[*row] for row in rows.items()])
 
 
-def _export_standalone(request: Request, *, triton: bool, as_json: bool) -> None:
+def _export_standalone(request: Request, *, triton: bool, as_json: bool) -> int:
     from mpft_deploy.cli.console import certificate_rows, emit_json, steps, table
     from mpft_deploy.export.layouts import export_triton
     from mpft_deploy.export.standalone import export_standalone
@@ -310,6 +328,7 @@ def _export_standalone(request: Request, *, triton: bool, as_json: bool) -> None
                 "certificate": made.certificate,
             }
         )
-        return
+        return code_of(made.certificate)
     rows = [*certificate_rows(made.certificate), ["model", f"{len(made.model) / 1e6:.1f} MB"]]
     table(f"{display(written)}: standalone, {made.precision}", ["", ""], rows)
+    return code_of(made.certificate)

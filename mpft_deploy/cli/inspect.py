@@ -88,6 +88,8 @@ def _bundle(bundle: Any) -> tuple[dict[str, Any], list[list[str]]]:
     rows = [
         ["kind", "bundle"],
         ["engine", f"{info.backend}, {info.precision}, {len(bundle.engine) / 1e6:.1f} MB"],
+        ["weights", f"{info.precision.weights}; other matmuls {info.precision.rest}"],
+        ["activations", _activations(info)],
         ["built on", f"{info.device} ({info.device.machine}, {info.device.system})"],
         *([["for", f"SM {', '.join(info.compute_capability)}"]] if info.compute_capability else []),
         ["versions", " ".join(f"{name} {version}" for name, version in info.versions.items())],
@@ -98,6 +100,17 @@ def _bundle(bundle: Any) -> tuple[dict[str, Any], list[list[str]]]:
         ["seal", bundle.seal],
     ]
     return record, rows
+
+
+def _activations(info: Any) -> str:
+    how = info.precision.activations
+    scaled = "in float" if how == "none" else f"8 bits, {how}"
+    fitted = info.sources.get("calibrated_on")
+    return (
+        scaled
+        + (f", fitted to {fitted}" if fitted else "")
+        + ("; a view's logit depends on its batch" if info.mixes_views else "")
+    )
 
 
 def _print(folder: Path, rows: list[list[str]]) -> None:

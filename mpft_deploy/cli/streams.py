@@ -117,7 +117,6 @@ def run_streams(
             return config
 
         require_bundle(config.baselines, [source.name for source in config.sources], seal)
-        _warn(config, info)
         if screener.uncalibrated:
             logger.warning("%s (mpft calibrate --views)", screener.uncalibrated)
         _warn_undecidable(config, screener.calibration)
@@ -216,7 +215,7 @@ def _open_watch(
     if people and (tell.jsonl is None or tell.jsonl.path != "-"):
         sinks.append(_Text())
     if tell.http is not None:
-        engine = {"backend": info.backend, "precision": info.precision, "bundle": seal[:12]}
+        engine = {"backend": info.backend, "precision": str(info.precision), "bundle": seal[:12]}
         server = serve(watch, tell.http, sinks=sinks, metrics=metrics, engine=engine)
         logger.info("dashboard: %s", server.url)
         sinks.append(server)
@@ -235,16 +234,6 @@ def _reload(watch: Watch, read: Callable[[], Config]) -> None:
         logger.error("the configuration was not taken: %s; the one before stays", why)
         return
     watch.reload(config)
-
-
-def _warn(config: Config, info: BundleInfo) -> None:
-    """Say what an operator may not expect."""
-    if config.screen.batch > 1 and info.mixes_views:
-        logger.warning(
-            "batch %d: this int8 engine was certified one view at a time; frames that are judged "
-            "together may move each other's logits a little",
-            config.screen.batch,
-        )
 
 
 def _warn_undecidable(config: Config, calibration: Calibration) -> None:

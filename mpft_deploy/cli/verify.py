@@ -21,34 +21,39 @@ from mpft_deploy.cli.options import PATH, Threads
     "--sign",
     type=PATH,
     metavar="PRIVATE_KEY",
-    help="Sign the bundle anew, should its proof be made now.",
+    help="Sign the bundle anew, should it be run now for the first time.",
 )
 @click.option("--threads", type=Threads(), default=0, help="CPU threads; 0: all cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     bundle: Path, require_signature: Path | None, sign: Path | None, threads: int, as_json: bool
 ) -> int:
-    """Prove BUNDLE on this device: every byte as it was written, every golden verdict as trained.
+    """Check BUNDLE on this device: every byte as it was written, the smoke test as it was before.
 
-    Exit code 1 if anything was altered or the engine does worse here than its certificate allows.
-    A bundle that was built elsewhere and has no proof yet is proven, and the proof written into it.
+    The smoke test runs the drawn golden crops, and compares the distribution of its logit
+    differences with that in the certificate. Verdicts are judged on images, by `mpft-export
+    --images`. Exit code 1 if anything was altered, the smoke test fails, or the engine was written
+    though it broke its budget. A bundle that never ran where it was built gets its smoke test and
+    latency now.
     """
     from mpft_deploy.bundle import read_bundle
-    from mpft_deploy.cli.console import comparison_rows, emit_json, table
+    from mpft_deploy.cli.console import emit_json, smoke_rows, table
     from mpft_deploy.engine import load_engine
-    from mpft_deploy.engine.certificate import reverify
+    from mpft_deploy.engine.certificate import recheck
     from mpft_deploy.engine.selftest import explain_device, record_success
     from mpft_deploy.export.pipeline import complete
     from mpft_deploy.files import display
     from mpft_deploy.signing import signer_name
 
     content = read_bundle(bundle, require_signature)
-    if proven_now := content.certificate.not_run is not None:
+    if run_now := content.certificate.not_run is not None:
         content = complete(content, sign=sign, threads=threads)
-        comparison, reasons = content.certificate.golden, content.certificate.reasons
+        smoke, faults = content.certificate.smoke_test, content.certificate.smoke_faults
     else:
         engine = load_engine(content, threads=threads, self_test=False)
-        comparison, reasons = reverify(engine, content)
+        smoke, faults = recheck(engine, content)
+    broken = content.certificate.answer == "broken"
+    reasons = [*faults, *(["the engine was written though it broke its budget"] if broken else [])]
     difference = explain_device(content)
     if difference and not reasons:
         record_success(content)
@@ -58,21 +63,23 @@ def command(
             {
                 "bundle": display(bundle),
                 "passed": not reasons,
-                "proven_now": proven_now,
+                "run_now": run_now,
+                "answer": content.certificate.answer,
                 "reasons": reasons,
                 "signed_by": signed_by,
                 "device_difference": difference,
-                "golden": comparison,
+                "smoke_test": smoke,
             }
         )
     else:
         rows = [["files", "all as they were written"]]
         if signed_by:
             rows.append(["signature", f"as required, by {signed_by}"])
-        if proven_now:
-            rows.append(["proof", "made now, for the first time, and written into the bundle"])
+        if run_now:
+            rows.append(["run", "now, for the first time, and written into the bundle"])
         rows.append(["device", difference or "the one that it was certified on"])
-        rows += comparison_rows("golden", comparison)
+        rows += smoke_rows(smoke, faults)
+        rows.append(["verdicts", content.certificate.summary])
         rows.append(["result", "PASSED" if not reasons else "FAILED: " + "; ".join(reasons)])
         table(display(bundle), ["", ""], rows)
     return 1 if reasons else 0

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mpft_deploy.bundle import Bundle
+from mpft_deploy.bundle import Bundle, Precision
 from mpft_deploy.cores import check_threads
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.files import display
@@ -50,8 +50,16 @@ class Backend(Protocol):
         """
         ...
 
+    def why_not_precision(self, precision: Precision) -> str | None:
+        """Why this device is no place for a precision and what to do, or None.
+
+        An engine of a type that the processor has no instructions for gives the right logits,
+        dozens of times too late.
+        """
+        ...
+
     def versions(self) -> dict[str, str]:
-        """Versions of what it runs on."""
+        """What it runs on and logits may depend on, by name: packages, driver, the GPU's name."""
         ...
 
     def load(self, engine: bytes, *, threads: int, spin: bool = True) -> Engine:
@@ -92,15 +100,21 @@ def load_engine(
             load; see `mpft_deploy.engine.selftest`.
 
     Raises:
+        EnvironmentLacksError: the backend is not here, or the device is no place for the precision.
         GateError: the self-test failed.
         UsageError: more threads than can be meant.
     """
     check_threads(threads)
-    if not bundle.certificate.passed and bundle.certificate.not_run is None:
-        reasons = "; ".join(bundle.certificate.reasons)
-        logger.warning("%s was written over its budget: %s", display(bundle.path), reasons)
+    if reasons := bundle.certificate.reasons:
+        where = display(bundle.path)
+        logger.warning("%s was written although: %s", where, "; ".join(reasons))
     info = bundle.info
     backend = get_backend(info.backend, info.compute_capability)
+    if reason := backend.why_not_precision(info.precision):
+        raise EnvironmentLacksError(
+            f"{display(bundle.path)} is in {info.precision}, and {reason}. Export the detector "
+            "again on this device."
+        )
     engine = backend.load(bundle.engine, threads=threads, spin=spin)
     if self_test:
         from mpft_deploy.engine.selftest import ensure_tested

@@ -1,92 +1,61 @@
-"""Does an engine give the trained model's verdicts? Compare, count flips, judge by a budget."""
+"""Does an engine give the trained model's verdicts? Smoke test, comparison, certificate.
+
+The *smoke test* runs the detector's golden crops, a few dozen drawn pictures: it shows that the
+engine computes what it should, and nothing about verdicts. Those are judged on images, by a budget.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mpft_deploy.bundle import Bundle, Certificate, Comparison, Flip
+from mpft_deploy.bundle import Bundle, Certificate, Comparison, Flip, Precision
 from mpft_deploy.detector_folder import Golden
 from mpft_deploy.engine import Engine
-from mpft_deploy.errors import UsageError
+from mpft_deploy.engine.budget import Budget, overall
+from mpft_deploy.errors import InputError
 from mpft_deploy.files import sha256
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.spec import Calibration, DetectorSpec
-from mpft_deploy.statistics import auc, balanced_accuracy, summary, wilson_interval
+from mpft_deploy.statistics import (
+    CONFIDENCE,
+    auc,
+    auc_change_error,
+    balanced_accuracy,
+    bounded,
+    share_bounds,
+    summary,
+)
 from mpft_deploy.weights import F32
 
-CLEAR = 0.05
-"""Golden crops nearer to the threshold than this share of the logits' range tell nothing: there
-rounding decides, and one of 32 is a flip of 3 %. Flips near the threshold are counted on images."""
+TRAINED = "PyTorch float32 on the drawn golden crops"
 
-METRICS = {
-    "flips": "share of images whose decision changed",
-    "decisive": "share of images that crossed the whole unsure band",
-    "logit": "largest absolute logit difference",
-    "auc": "loss of AUC against the reference, where labels are known",
-}
+EXACT = 0.001
+"""Logit difference that float32 engines may show: another order of summing."""
 
+COARSE = 0.1
+"""Mean logit difference, as a share of the golden logits' range, from which an engine of another
+precision computes something else."""
 
-@dataclass(frozen=True)
-class Budget:
-    """What an engine may cost, such as `flips<=1%,logit<=0.5`.
+REDRAWN = {"mean": 2.0, "p90": 3.0}
+"""How many times the certified mean and p90 the differences may be on another device.
 
-    terms: pairs of metric and largest allowed value; shares as fractions.
-    """
+An ulp that crosses an edge of rounding is amplified through the blocks, so that every processor
+draws int8's noise anew. Measured on the shipped detector in int8, `*.mlp.c_proj` in float, 32
+crops: `ln_pre.bias` times 1 + k·1e-6, k from 0 to 4, gave means of 0.092, 0.104, 0.094, 0.121 and
+0.129 and p90 of 0.15 to 0.29. So two draws differ by a factor e^0.21 in the mean and e^0.35 in the
+p90 (standard deviations of the logarithm), and the limits are three of these. What is broken: the
+scales of one layer 5 % off gave means of 0.34 (block7.mlp.c_fc), 0.20 (block4.attention.qkv), 0.19
+(block0.mlp.c_fc), 0.18 (block6.mlp.c_proj) and 0.15 (block3.attention.out_proj), a bias of c_fc
+left out 1.3 and 2.0. The faintest of these cannot be told from noise by 32 crops, nor can
+products that saturate (0.15 here; int8 throughout 0.31 after 0.25): `tests/engine/test_ort.py`
+asks the optimised graph for those."""
 
-    terms: tuple[tuple[str, float], ...]
-
-    @classmethod
-    def parse(cls, text: str) -> Budget:
-        """Read `METRIC<=LIMIT[%]`, separated by commas; a UsageError otherwise."""
-        terms = []
-        for part in text.split(","):
-            match = re.fullmatch(r"\s*([a-z]+)\s*<=\s*(\d+(?:\.\d*)?(?:e-?\d+)?)\s*(%?)\s*", part)
-            if not match or match[1] not in METRICS:
-                raise UsageError(
-                    f"budget {text!r} is not understood at {part.strip()!r}: write METRIC<=LIMIT "
-                    f"with one of {', '.join(METRICS)}, for example flips<=1%"
-                )
-            terms.append((match[1], float(match[2]) / (100 if match[3] else 1)))
-        return cls(tuple(terms))
-
-    def __str__(self) -> str:
-        return ",".join(
-            f"{metric}<={limit * 100:g}%" if metric in ("flips", "decisive") else
-            f"{metric}<={limit:g}"
-            for metric, limit in self.terms
-        )  # fmt: skip
-
-    def misses(self, comparison: Comparison) -> list[str]:
-        """Why the comparison misses the budget, a sentence each; empty if it holds."""
-        values = {
-            "flips": comparison.flip_share,
-            "decisive": comparison.decisive_flips / max(comparison.images, 1),
-            "logit": comparison.logit_difference["max"],
-            "auc": -comparison.auc_change if comparison.auc_change is not None else None,
-        }
-        out = []
-        for metric, limit in self.terms:
-            value = values[metric]
-            if value is None:
-                out.append(f"{metric} cannot be judged: the images have no two labelled classes")
-            elif value > limit:
-                shown = (
-                    f"{value:.2%}, allowed {limit:.2%}"
-                    if metric in ("flips", "decisive")
-                    else f"{value:.4g}, allowed {limit:g}"
-                )
-                out.append(f"{METRICS[metric]}: {shown} ({comparison.images} images)")
-        return out
-
-
-def default_budget(precision: str) -> Budget:
-    """What an export is judged by when nothing else is asked for."""
-    return Budget.parse("flips<=0%,logit<=0.001" if precision == "fp32" else "flips<=1%")
+INFINITE = 1e300
+"""Stands for infinity in differences, since a percentile between it and a number is a number."""
 
 
 def compare(
@@ -98,49 +67,59 @@ def compare(
     views: npt.NDArray[np.uint8],
     reference_name: str,
     labels: npt.NDArray[np.int_] | None = None,
+    left_out: Mapping[str, int] | None = None,
 ) -> Comparison:
     """Compare an engine's logits with the reference's on the same views.
 
+    A logit that is no finite number, on either side, is a decisive flip and an infinite difference.
+
     Args:
-        reference, engine: logits f32 [n].
+        reference, engine: logits f32 [n], n ≥ 1.
         calibration: whose threshold and unsure band decide.
         names: of the images, [n].
         views: u8 [n, S, S, 3], for the hash.
         reference_name: what gave the reference logits.
         labels: [n], 1 for generated; None if not known.
+        left_out: for the record: images that do not count, by reason.
+
+    Raises:
+        InputError: there is nothing to compare on.
     """
-    before = np.array([calibration.probability(float(logit)) for logit in reference])
-    after = np.array([calibration.probability(float(logit)) for logit in engine])
+    if not len(reference):
+        raise InputError(f"nothing to compare on: no image for {reference_name}")
+    finite = np.isfinite(reference) & np.isfinite(engine)
+    # Where either is not finite, the two are told apart by anything that uses them.
+    old_logits = np.where(finite, reference, 0).astype(np.float64)
+    new_logits = np.where(finite, engine, 0).astype(np.float64)
+    before = np.array([calibration.probability(logit) for logit in old_logits])
+    after = np.array([calibration.probability(logit) for logit in new_logits])
     low, high = calibration.unsure
     old, new = before >= calibration.threshold, after >= calibration.threshold
-    flipped = old != new
-    decisive = ((before <= low) & (after >= high)) | ((before >= high) & (after <= low))
-    difference = np.abs(engine.astype(np.float64) - reference)
+    flipped = ~finite | (old != new)
+    decisive = ~finite | ((before <= low) & (after >= high)) | ((before >= high) & (after <= low))
+    difference = np.where(finite, np.abs(new_logits - old_logits), INFINITE)
     order = sorted(np.flatnonzero(flipped).tolist(), key=lambda i: -float(difference[i]))
-    auc_change = accuracy_change = None
-    if labels is not None:
-        aucs = auc(labels, reference), auc(labels, engine)
-        accuracies = balanced_accuracy(labels, old), balanced_accuracy(labels, new)
-        if aucs[0] is not None and aucs[1] is not None:
-            auc_change = aucs[1] - aucs[0]
-        if accuracies[0] is not None and accuracies[1] is not None:
-            accuracy_change = accuracies[1] - accuracies[0]
+    hits, total = int(flipped.sum()), len(reference)
     return Comparison(
         reference=reference_name,
-        images=len(reference),
+        images=total,
         images_sha256=sha256(np.ascontiguousarray(views).tobytes()),
-        flips=int(flipped.sum()),
-        flip_share=float(flipped.mean()),
-        flip_interval=wilson_interval(int(flipped.sum()), len(reference)),
+        left_out={reason: count for reason, count in (left_out or {}).items() if count},
+        flips=hits,
+        flip_share=hits / total,
+        flip_bounds=share_bounds(hits, total),
         decisive_flips=int(decisive.sum()),
-        logit_difference=summary(difference),
-        auc_change=auc_change,
-        balanced_accuracy_change=accuracy_change,
+        not_finite=int((~finite).sum()),
+        logit_difference={
+            name: value if value < INFINITE / total / 2 else None
+            for name, value in summary(difference, bounded(total)).items()
+        },
+        **_changes(labels, finite, old_logits, new_logits, old, new),
         flipped=[
             Flip(
                 image=names[i],
-                reference_logit=float(reference[i]),
-                engine_logit=float(engine[i]),
+                reference_logit=_finite(reference[i]),
+                engine_logit=_finite(engine[i]),
                 decisive=bool(decisive[i]),
             )
             for i in order
@@ -148,24 +127,43 @@ def compare(
     )
 
 
-def telling(logits: F32, threshold: float) -> npt.NDArray[np.int64]:
-    """Indices, ascending, of the logits that are CLEAR of a threshold; all if none is."""
-    found = np.flatnonzero(np.abs(logits - threshold) >= CLEAR * np.ptp(logits))
-    return found if len(found) else np.arange(len(logits))
+def _finite(logit: np.float32) -> float | None:
+    return float(logit) if np.isfinite(logit) else None
 
 
-def compare_golden(engine: Engine, spec: DetectorSpec, golden: Golden) -> Comparison:
-    """Compare an engine with the logits that the trained model gave on the telling golden crops."""
-    chosen = telling(golden.logits, spec.calibration.logit_threshold)
-    crops = golden.crops[chosen]
-    return compare(
-        golden.logits[chosen],
-        run_views(engine, spec, crops),
-        spec.calibration,
-        names=[f"golden {index}" for index in chosen],
-        views=crops,
-        reference_name="PyTorch float32, golden crops",
-    )
+def _changes(
+    labels: npt.NDArray[np.int_] | None,
+    finite: npt.NDArray[np.bool_],
+    old_logits: npt.NDArray[np.float64],
+    new_logits: npt.NDArray[np.float64],
+    old: npt.NDArray[np.bool_],
+    new: npt.NDArray[np.bool_],
+) -> dict[str, Any]:
+    """What labels tell of an engine, for a `Comparison`; None without two classes.
+
+    An image without finite logits counts as placed best before and worst after.
+    """
+    positive = labels == 1 if labels is not None else None
+    if labels is None or positive is None or positive.all() or not positive.any():
+        return dict.fromkeys(
+            ("auc_change", "auc_change_error", "balanced_accuracy_change", "classes")
+        )
+    best = np.where(positive, np.inf, -np.inf)
+    scores = np.where(finite, old_logits, best), np.where(finite, new_logits, -best)
+    decisions = np.where(finite, old, positive), np.where(finite, new, ~positive)
+    return {
+        "auc_change": _change(auc, labels, scores),
+        "auc_change_error": auc_change_error(labels, *scores),
+        "balanced_accuracy_change": _change(balanced_accuracy, labels, decisions),
+        "classes": (int((~positive).sum()), int(positive.sum())),
+    }
+
+
+def _change(
+    measure: Callable[[Any, Any], float | None], labels: Any, pair: tuple[Any, Any]
+) -> float | None:
+    before, after = (measure(labels, one) for one in pair)
+    return None if before is None or after is None else after - before
 
 
 def run_views(engine: Engine, spec: DetectorSpec, crops: npt.NDArray[np.uint8]) -> F32:
@@ -181,56 +179,96 @@ def run_views(engine: Engine, spec: DetectorSpec, crops: npt.NDArray[np.uint8]) 
     return np.concatenate(logits)
 
 
-def judge(
-    golden: Comparison, images: Comparison | None, budget: Budget, calibration: Calibration
-) -> Certificate:
-    """Judge by the images where there are any, else by the golden crops."""
-    reasons = budget.misses(images if images is not None else golden)
-    return Certificate(
-        threshold=calibration.threshold,
-        unsure=calibration.unsure,
-        golden=golden,
-        images=images,
-        budget=str(budget),
-        passed=not reasons,
-        reasons=reasons,
+def smoke_test(
+    engine: Engine, spec: DetectorSpec, golden: Golden, reference: str = TRAINED
+) -> Comparison:
+    """Compare an engine with the logits that the golden crops should get, by `reference`."""
+    return compare(
+        golden.logits,
+        run_views(engine, spec, golden.crops),
+        spec.calibration,
+        names=[f"golden {index}" for index in range(len(golden.logits))],
+        views=golden.crops,
+        reference_name=reference,
     )
 
 
-def unproven(budget: Budget, calibration: Calibration, reason: str) -> Certificate:
-    """Of an engine that cannot run where it was built; `mpft verify` judges it where it can."""
+def smoke_faults(
+    now: Comparison, golden: Golden, precision: Precision, certified: Comparison | None = None
+) -> list[str]:
+    """What a smoke test shows to be wrong, a sentence each; empty if nothing is.
+
+    Flips are not asked for: on a few dozen crops they show only what the differences show sooner,
+    and which crop flips is drawn anew by every processor.
+
+    Args:
+        certified: the smoke test where the engine was certified, to compare with.
+    """
+    out = []
+    if now.not_finite:
+        out.append(f"{now.not_finite} of {now.images} logits of the smoke test are not finite")
+    exact = set(precision.types) == {"float32"}
+    limits = {"mean": EXACT if exact else COARSE * float(np.ptp(golden.logits))}
+    if certified is not None:
+        for name, factor in REDRAWN.items():
+            before = certified.logit_difference.get(name)
+            if before is not None:
+                limit = max(EXACT, factor * before)
+                limits[name] = min(limit, limits.get(name, limit))
+    for name, limit in limits.items():
+        value = now.logit_difference[name]
+        if value is None or not value <= limit:
+            shown = "infinite" if value is None else f"{value:.3g}"
+            out.append(
+                f"logits of the smoke test differ from {now.reference} by {shown} ({name}), "
+                f"allowed {limit:.3g}"
+            )
+    return out
+
+
+def certify(
+    spec: DetectorSpec,
+    smoke: Comparison,
+    faults: Sequence[str],
+    images: Comparison | None = None,
+    budget: Budget | None = None,
+    confidence: float = CONFIDENCE,
+) -> Certificate:
+    """What the comparisons say of an engine, judged by the budget where there are images."""
+    findings = budget.judge(images, confidence) if images is not None and budget else []
+    judged = images is not None and budget is not None
     return Certificate(
-        threshold=calibration.threshold,
-        unsure=calibration.unsure,
-        golden=None,
+        threshold=spec.calibration.threshold,
+        unsure=spec.calibration.unsure,
+        answer=overall(findings, images) if images is not None and budget else "unproven",
+        budget=str(budget) if judged else None,
+        confidence=confidence if judged else None,
+        findings=findings,
+        smoke_test=smoke,
+        smoke_faults=list(faults),
+        images=images,
+    )
+
+
+def not_run(spec: DetectorSpec, reason: str) -> Certificate:
+    """Of an engine that cannot run where it was built; `mpft verify` runs it where it can."""
+    return Certificate(
+        threshold=spec.calibration.threshold,
+        unsure=spec.calibration.unsure,
+        answer="unproven",
+        budget=None,
+        confidence=None,
+        findings=[],
+        smoke_test=None,
+        smoke_faults=[],
         images=None,
-        budget=str(budget),
-        passed=False,
-        reasons=["run `mpft verify` on its device"],
         not_run=reason,
     )
 
 
-def worse_than_certified(now: Comparison, certificate: Certificate) -> list[str]:
-    """Why an engine does worse on the golden crops than its certificate allows, if it does.
-
-    It holds if the certified budget holds on the golden crops, or if they do no worse than where
-    the engine was certified (a budget judged on many images may hold although one golden crop in a
-    few dozen flips, and an engine may have been written over its budget on purpose). One without
-    proof has to keep its budget.
-    """
-    certified = certificate.golden
-    if certified is None:
-        return Budget.parse(certificate.budget).misses(now)
-    more_flips = now.flips > certified.flips or now.decisive_flips > certified.decisive_flips
-    judged_by_golden = certificate.passed and certificate.images is None
-    if more_flips or judged_by_golden:
-        return Budget.parse(certificate.budget).misses(now)
-    return []
-
-
-def reverify(engine: Engine, bundle: Bundle) -> tuple[Comparison, list[str]]:
-    """Run a bundle's golden crops on this device; the comparison and why it fails, if it does."""
-    now = compare_golden(engine, bundle.spec, bundle.golden)
-    reasons = [] if bundle.certificate.passed else ["the engine was written over its budget"]
-    return now, reasons + worse_than_certified(now, bundle.certificate)
+def recheck(engine: Engine, bundle: Bundle) -> tuple[Comparison, list[str]]:
+    """Run a bundle's smoke test on this device; the comparison, and what it shows to be wrong."""
+    certified = bundle.certificate.smoke_test
+    reference = certified.reference if certified is not None else TRAINED
+    now = smoke_test(engine, bundle.spec, bundle.golden, reference)
+    return now, smoke_faults(now, bundle.golden, bundle.info.precision, certified)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mpft_deploy.bundle import Precision
 from mpft_deploy.cores import available_cores
 from mpft_deploy.errors import InputError
 from mpft_deploy.extras import how_to_install
@@ -26,6 +28,25 @@ def why_not(built_for: Sequence[str] = ()) -> str | None:
         versions()
     except (ImportError, OSError) as error:
         return f"the package openvino cannot be loaded ({error}); {how_to_install('openvino')}"
+    return None
+
+
+@lru_cache(maxsize=1)
+def capabilities() -> tuple[str, ...]:
+    """Number types that OpenVINO has quick kernels for on this processor, such as BF16."""
+    import openvino
+
+    return tuple(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+def why_not_precision(precision: Precision) -> str | None:
+    """Why this processor is no place for a precision, or None; the backend must be here."""
+    for kind, capability in (("bfloat16", "BF16"), ("float16", "FP16"), ("int8", "INT8")):
+        if kind in precision.types and capability not in capabilities():
+            return (
+                f"this processor has no instructions for {kind}: OpenVINO would emulate them, "
+                f"dozens of times slower (it has {', '.join(capabilities())})"
+            )
     return None
 
 

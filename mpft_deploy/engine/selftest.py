@@ -1,8 +1,9 @@
 """An engine that is loaded on another device than it was certified on proves itself there, once.
 
 Backends promise the same logits on another processor or version only roughly. So the first load on
-one runs the bundle's golden crops (a few dozen views) and refuses an engine that does worse than
-its certificate. A success is recorded in the user's cache, and the next load is as quick as any.
+one runs the bundle's golden crops (a few dozen views) as a smoke test, and refuses an engine whose
+logits are further off than they were where it was certified. A success is recorded in the user's
+cache, and the next load is as quick as any.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 
 from mpft_deploy.bundle import Bundle, Device
 from mpft_deploy.engine import Engine, get_backend
-from mpft_deploy.engine.certificate import compare_golden, worse_than_certified
+from mpft_deploy.engine.certificate import recheck
 from mpft_deploy.errors import EnvironmentLacksError, GateError
 from mpft_deploy.files import canonical_json, display, sha256, write_atomic
 
@@ -50,9 +51,7 @@ def ensure_tested(bundle: Bundle, engine: Engine) -> None:
     if difference is None or _is_recorded(bundle):
         return
     logger.warning("%s: %s. Running its golden crops first.", display(bundle.path), difference)
-    if reasons := worse_than_certified(
-        compare_golden(engine, bundle.spec, bundle.golden), bundle.certificate
-    ):
+    if reasons := recheck(engine, bundle)[1]:
         raise GateError(
             f"{display(bundle.path)} does worse here than its certificate allows: "
             f"{'; '.join(reasons)}. It was {difference}. Export the detector on this device; "
@@ -68,7 +67,11 @@ def record_success(bundle: Bundle) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, _record(bundle))
     except (OSError, RuntimeError, EnvironmentLacksError) as error:
-        logger.warning("the self-test will be run again at the next load: %s", error)
+        logger.warning(
+            "the self-test will be run again at the next load: %s. Set XDG_CACHE_HOME to a folder "
+            "that can be written.",
+            error,
+        )
 
 
 def _is_recorded(bundle: Bundle) -> bool:

@@ -5,20 +5,24 @@ Deserialising a plan runs native code out of it, so only bytes of a verified bun
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import importlib.util
 import logging
 import math
+import re
 import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mpft_deploy.bundle import Precision
 from mpft_deploy.errors import EnvironmentLacksError, InputError
 from mpft_deploy.extras import how_to_install
 
@@ -96,15 +100,24 @@ class TensorRT:
     def _install(self) -> str:
         return how_to_install(self.extra) + self.otherwise
 
+    def why_not_precision(self, precision: Precision) -> str | None:
+        """None: a plan for this device was built of what the device has."""
+        return None
+
     def versions(self) -> dict[str, str]:
-        """Versions of what an engine of this backend runs on."""
+        """What an engine of this backend runs on."""
         versions = {self.package.replace("_", "-"): self.version()}
         try:
             capability = device_capability()
         except EnvironmentLacksError:
             return versions
-        # Kernels depend on both, and a plan of TensorRT for RTX is compiled by the driver.
-        return {**versions, "cuda-driver": driver_version(), "compute-capability": capability}
+        # Kernels are chosen by the GPU, and a plan of TensorRT for RTX is compiled by the driver.
+        return {
+            **versions,
+            **driver_versions(),
+            "compute-capability": capability,
+            "gpu": gpu_name(),
+        }
 
     def load(self, engine: bytes, *, threads: int, spin: bool = True) -> TensorRTEngine:
         """Deserialise a plan. CPU `threads` and how they wait make no difference to it.
@@ -177,10 +190,24 @@ def device_capability() -> str:
     )
 
 
-def driver_version() -> str:
-    """Newest CUDA that the driver knows, such as `13.0`."""
+def gpu_name() -> str:
+    """The CUDA device's name: one capability is sold as many chips, with kernels of their own."""
+    cuda = cuda_runtime()
+    name = call(cuda.cudaGetDeviceProperties, call(cuda.cudaGetDevice)).name
+    return name.decode("ascii", "replace").rstrip("\0") if isinstance(name, bytes) else str(name)
+
+
+KERNEL_MODULE = Path("/proc/driver/nvidia/version")
+
+
+def driver_versions() -> dict[str, str]:
+    """Newest CUDA that the driver knows, such as `13.0`, and the driver's own version if told."""
     version = call(cuda_runtime().cudaDriverGetVersion)
-    return f"{version // 1000}.{version % 1000 // 10}"
+    versions = {"cuda-driver": f"{version // 1000}.{version % 1000 // 10}"}
+    with contextlib.suppress(OSError):
+        if found := re.search(r"(?<=\s)\d+\.\d+(?:\.\d+)?(?=\s)", KERNEL_MODULE.read_text()):
+            versions["nvidia-driver"] = found[0]
+    return versions
 
 
 def cuda_runtime() -> Any:
@@ -195,7 +222,7 @@ def cuda_runtime() -> Any:
 
 REMEDIES = {
     "cudaErrorInsufficientDriver": "there is no NVIDIA driver, or one too old; install a driver "
-    "that `nvidia-smi` lists with a CUDA version no older than that of cuda-python",
+    "that knows CUDA 12.6 or later, as `nvidia-smi` shows, or on a Jetson JetPack 6 or later",
     "cudaErrorNoDevice": "the driver sees no device; check `nvidia-smi` and CUDA_VISIBLE_DEVICES, "
     "and that a container was started with access to the GPU",
     "cudaErrorMemoryAllocation": "the device has too little free memory; end what else runs on it, "
@@ -205,7 +232,11 @@ REMEDIES = {
 
 def call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
     """Call a function of the CUDA runtime; its result, or an EnvironmentLacksError."""
-    error, *results = function(*arguments)
+    try:
+        error, *results = function(*arguments)
+    except RuntimeError as fault:  # cuda-python 12, where libcuda is missing or a stub
+        remedy = REMEDIES["cudaErrorInsufficientDriver"]
+        raise EnvironmentLacksError(f"{remedy} ({function.__name__}: {fault})") from None
     if error:
         name = getattr(error, "name", str(error))
         remedy = REMEDIES.get(name, "see the CUDA runtime's documentation of this error")

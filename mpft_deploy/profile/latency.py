@@ -11,9 +11,13 @@ from mpft_deploy.bundle import Latency
 from mpft_deploy.cores import available_cores
 from mpft_deploy.engine import Engine
 from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.profile.disturbance import Snapshot, Watch
 from mpft_deploy.profile.timer import no_garbage_collection
 from mpft_deploy.spec import DetectorSpec
-from mpft_deploy.statistics import summary
+from mpft_deploy.statistics import bounded, summary
+
+SHORTEST_SECONDS = 0.25
+"""Disturbances are looked for in what took as long: the system's clocks tell nothing of less."""
 
 WARM_UP_RUNS, WARM_UP_SECONDS = 5, 0.5
 
@@ -33,6 +37,8 @@ class Stopwatch:
         self._engine, self._spec, self._threads = engine, spec, threads
         self._singles = [np.ascontiguousarray(view[None]) for view in views]
         self._times: list[tuple[int, int, int]] = []
+        self._watch = Watch(threads or available_cores())
+        self._before: Snapshot | None = None
         begin = time.perf_counter()
         runs = 0
         while runs < WARM_UP_RUNS or time.perf_counter() - begin < WARM_UP_SECONDS:
@@ -46,19 +52,32 @@ class Stopwatch:
 
     def time(self, samples: int) -> None:
         """Time that many views more, one at a time."""
+        self._before = self._before or self._watch.look()
         with no_garbage_collection():
             self._times += [self._once(index) for index in range(samples)]
 
     def latency(self) -> Latency:
         """Milliseconds of a view over all that was timed."""
         times = np.array(self._times) / 1e6
+        percents = bounded(self.samples)
         return Latency(
             samples=self.samples,
             threads=self._threads or available_cores(),
-            patchify_ms=summary(times[:, 1] - times[:, 0]),
-            engine_ms=summary(times[:, 2] - times[:, 1]),
-            total_ms=summary(times[:, 2] - times[:, 0]),
+            patchify_ms=summary(times[:, 1] - times[:, 0], percents),
+            engine_ms=summary(times[:, 2] - times[:, 1], percents),
+            total_ms=summary(times[:, 2] - times[:, 0], percents),
+            disturbed=self._disturbed(),
         )
+
+    def _disturbed(self) -> tuple[str, ...]:
+        """What disturbed the machine since timing began, without the names of others' programs: it
+        goes into bundles."""
+        assert self._before is not None
+        after = self._watch.look()
+        if after.wall - self._before.wall < SHORTEST_SECONDS:
+            return ()
+        found = self._watch.between(self._before, after).disturbed
+        return tuple(reason.partition(" (")[0] for reason in found)
 
     def _once(self, index: int) -> tuple[int, int, int]:
         view = self._singles[index % len(self._singles)]

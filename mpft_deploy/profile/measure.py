@@ -13,7 +13,7 @@ from mpft_deploy.profile.energy import Meter, energy
 from mpft_deploy.profile.records import Block, Estimate, Harness, Run, Scenario, Stage, WarmUp
 from mpft_deploy.profile.timer import Now, calibrate, no_garbage_collection, now
 from mpft_deploy.profile.workload import Workload
-from mpft_deploy.statistics import samples_needed
+from mpft_deploy.statistics import F64, samples_needed
 
 WINDOW_SECONDS, WINDOW_QUERIES = 0.25, 5
 STEADY = 0.02
@@ -200,7 +200,7 @@ def _number(text: str) -> str:
     return next((w for w in text.split() if w.replace(".", "").isdecimal()), "\0")
 
 
-def latency(times: percentiles.F64) -> dict[str, Estimate]:
+def latency(times: F64) -> dict[str, Estimate]:
     """Figures of some milliseconds, in the order in which they were measured."""
     found = percentiles.intervals(times)
     names = ["min", "mean", "sd", *map(percentiles.percentile_name, percentiles.PERCENTILES)]

@@ -83,7 +83,7 @@ def profile_bundle(request: Request) -> Profile:
             seal=bundle.seal,
             engine_sha256=sha256(bundle.engine),
             backend=info.backend,
-            precision=info.precision,
+            precision=str(info.precision),
             keep=info.spec.keep,
             depth=info.spec.depth,
             images="golden crops" if request.images is None else display(request.images.name),

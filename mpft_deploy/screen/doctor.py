@@ -143,10 +143,8 @@ def _bundle(path: Path) -> Check:
         return Check(name="bundle", result="fault", text=str(error), exit_code=error.exit_code)
     info = bundle.info
     text = f"{display(path)}: {info.backend} {info.precision}, verified and loaded"
-    if not bundle.certificate.passed:
-        return Check(
-            name="bundle", result="note", text=f"{text}; not proven: run mpft verify on it"
-        )
+    if bundle.certificate.answer != "kept":
+        return Check(name="bundle", result="note", text=f"{text}; {bundle.certificate.summary}")
     return Check(name="bundle", result="ok", text=text)
 
 

@@ -101,7 +101,7 @@ def _data_uri(jpeg: bytes) -> str:
 def _comparisons(bundle: Bundle) -> list[tuple[str, Any]]:
     """What the certificate compared: title and `Comparison`."""
     certificate = bundle.certificate
-    named = [("Golden crops", certificate.golden), ("Images", certificate.images)]
+    named = [("Smoke test on drawn crops", certificate.smoke_test), ("Images", certificate.images)]
     return [(name, comparison) for name, comparison in named if comparison is not None]
 
 

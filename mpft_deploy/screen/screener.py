@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle
     from mpft_deploy.engine import Engine
     from mpft_deploy.screen.streams.records import Event
+
+logger = logging.getLogger(__name__)
 
 
 Advance: TypeAlias = Callable[[int, int], None]
@@ -121,9 +124,8 @@ class Screener:
         views: how views are cut from a frame; the logit of a frame is the mean over them.
         threshold: probability from which an image is called generated, in place of the spec's.
             The spec's unsure band stays if it holds this threshold and is dropped otherwise.
-        batch: views in one call of the engine. With 1, a verdict depends on its image alone; an
-            engine that quantises activations by their range in the batch may move a logit a little
-            with its neighbours.
+        batch: views in one call of the engine, at most. An engine whose logits depend on their
+            batch gets one at a time all the same, so that a verdict depends on its image alone.
     """
 
     def __init__(
@@ -147,7 +149,14 @@ class Screener:
             else ""
         )
         """What to know of every verdict, where its calibration is of other views; mostly empty."""
-        self.batch_size = batch
+        self.batch_size = 1 if bundle.info.mixes_views else batch
+        if batch > self.batch_size:
+            logger.warning(
+                "batch %d is not taken: views that this engine (%s) judges together change each "
+                "other's logits, so it judges one at a time",
+                batch,
+                bundle.info.precision,
+            )
         self.centre = self.spec.crop.size if views == "centre" else None
         """Side of the one view, where a frame's centre is all that is judged."""
         self._engine = engine

@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.extras import how_to_install
@@ -40,21 +42,25 @@ def test_standalone_forms(mpft, detector, tmp_path, options, out, written, as_js
     assert (tmp_path / written).exists()
     if as_json:
         result = json.loads(text)
-        assert result["certificate"]["passed"]
+        assert result["certificate"]["answer"] == "unproven"
         assert result["standalone"] == str(tmp_path / written)
         assert result["model_bytes"] > 1000
     else:
-        assert "PASSED" in text
+        assert "NOT PROVEN" in text
         assert "standalone, fp32" in text
 
 
 def test_over_budget_is_refused_and_not_written(mpft, detector, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "pictures" / "noise.png")
     for options, out in ((["--standalone"], "model.onnx"), (["--layout", "triton"], "models")):
         arguments = [*options, "--precision", "int8", "--budget", "logit<=0.000001"]
+        arguments += ["--images", tmp_path / "pictures"]
         code, _, errors = mpft("export", detector, tmp_path / out, *arguments)
         assert code == 1
-        assert "misses its budget" in errors
-        assert list(tmp_path.iterdir()) == []
+        assert "logit<=1e-06 broken" in errors
+        assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
 def test_sign_and_require(mpft, detector, bundle, tmp_path):

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import reference
 
 from mpft_deploy.bundle import read_bundle
-from mpft_deploy.engine import get_backend, load_engine
+from mpft_deploy.engine import get_backend, load_engine, openvino
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.pipeline import Request, export
-from mpft_deploy.export.precision import apply_precision
+from mpft_deploy.export.precision import apply_precision, precision_of
 from mpft_deploy.kernels import texture_patchify
 
 pytest.importorskip("openvino")
@@ -81,11 +83,33 @@ def test_threads_are_respected(case, threads):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8-static", "int8-static+bf16"])
 def test_bundle_of_each_precision(detector, tmp_path, precision):
     out = tmp_path / "bundle"
-    export(Request(detector, out, backend="openvino", precision=precision, allow_over_budget=True))
+    request = Request(detector, out, backend="openvino", precision=precision)
+    if openvino.why_not_precision(precision_of(precision)):
+        with pytest.raises(EnvironmentLacksError, match="no instructions for bfloat16"):
+            export(request)
+        assert not out.exists()
+        return
+    export(request)
     bundle = read_bundle(out)
-    assert bundle.certificate.golden.logit_difference["mean"] < 0.2
+    assert bundle.certificate.smoke_test.logit_difference["mean"] < 0.2
     assert bundle.info.versions["openvino"] == get_backend("openvino").versions()["openvino"]
     load_engine(bundle)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8-static+bf16"])
+def test_bfloat16_is_refused_without_its_instructions(detector, tmp_path, precision, monkeypatch):
+    monkeypatch.setattr(openvino, "capabilities", lambda: ("FP32", "INT8", "BIN"))
+    request = Request(detector, tmp_path / "out", backend="openvino", precision=precision)
+    with pytest.raises(EnvironmentLacksError, match=f"precision {re.escape(precision)} here: this"):
+        export(request)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(openvino, "capabilities", lambda: ("FP32", "BF16", "INT8", "BIN"))
+    export(request)
+
+
+def test_capabilities_are_those_of_the_processor():
+    flags = Path("/proc/cpuinfo").read_text().split()
+    assert ("BF16" in openvino.capabilities()) == ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 
 def test_what_it_does_not_take_is_refused(detector, tmp_path):
@@ -100,7 +124,7 @@ def test_no_model_is_an_input_error():
 
 def test_missing_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(EnvironmentLacksError, match=r"mpft-deploy\[openvino\]"):
+    with pytest.raises(EnvironmentLacksError, match=r"\[openvino\]"):
         get_backend("openvino")
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from PIL import Image
 
-from mpft_deploy.bundle import Device, read_bundle, write_bundle
+from mpft_deploy.bundle import Device, Precision, read_bundle, write_bundle
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.engine import load_engine, ort, selftest
-from mpft_deploy.engine.certificate import Budget
+from mpft_deploy.engine.budget import Budget
 from mpft_deploy.engine.selftest import explain_device
-from mpft_deploy.errors import GateError
+from mpft_deploy.errors import EnvironmentLacksError, GateError
 from mpft_deploy.export.pipeline import Request, export
 
 ELSEWHERE = Device(machine="abacus64", system="Linux", processor="Abacus 9000")
@@ -38,10 +39,8 @@ def elsewhere(monkeypatch):
 def count_runs(monkeypatch):
     """How often the golden crops were compared."""
     runs = []
-    compare = selftest.compare_golden
-    monkeypatch.setattr(
-        selftest, "compare_golden", lambda *args: runs.append(args) or compare(*args)
-    )
+    recheck = selftest.recheck
+    monkeypatch.setattr(selftest, "recheck", lambda *args: runs.append(args) or recheck(*args))
     return runs
 
 
@@ -121,33 +120,49 @@ def test_record_holds_for_one_bundle_device_and_version(
     assert len(list(cache.iterdir())) == 4
 
 
+def test_a_precision_that_this_processor_has_no_instructions_for_is_refused(
+    bundle, tmp_path, monkeypatch
+):
+    """A bundle that was made elsewhere, in bfloat16, on a processor without."""
+    openvino = pytest.importorskip("mpft_deploy.engine.openvino")
+    pytest.importorskip("openvino")
+    read = read_bundle(bundle)
+    bf16 = Precision("int8", "static", rest="bfloat16")
+    info = msgspec.structs.replace(read.info, backend="openvino", precision=bf16)
+    out = tmp_path / "bf16"
+    write_bundle(out, info, read.engine, read.golden, read.certificate, read.latency)
+    monkeypatch.setattr(openvino, "capabilities", lambda: ("FP32", "INT8", "BIN"))
+    with pytest.raises(
+        EnvironmentLacksError, match=r"int8-static\+bf16.*no instructions for bfloat16"
+    ):
+        load_engine(read_bundle(out))
+    monkeypatch.setattr(openvino, "capabilities", lambda: ("FP32", "BF16", "INT8", "BIN"))
+    load_engine(read_bundle(out), self_test=False)
+
+
 def test_worse_engine_is_refused_every_time(bundle, tmp_path, cache, elsewhere):
     bad = altered(bundle, tmp_path / "bad", 0.5)
     for _ in range(2):
-        with pytest.raises(GateError, match=r"does worse here.*logit difference.*Abacus 9000"):
+        with pytest.raises(GateError, match=r"does worse here.*smoke test differ.*Abacus 9000"):
             load_engine(bad)
     assert not cache.exists()
     load_engine(bad, self_test=False)
 
 
-def test_engine_written_over_its_budget_loads_where_it_does_no_worse(
-    detector, tmp_path, cache, elsewhere, count_runs, monkeypatch
+def test_engine_that_broke_its_budget_loads_with_a_warning(
+    detector, tmp_path, cache, elsewhere, caplog
 ):
-    home = msgspec.structs.replace(ELSEWHERE, processor="Abacus 1")
-    with monkeypatch.context() as patch:
-        patch.setattr(Device, "here", classmethod(lambda cls: home))
-        export(
-            Request(
-                detector,
-                tmp_path / "over",
-                budget=Budget((("logit", 0.0),)),
-                allow_over_budget=True,
-            )
-        )
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(noise).save(pictures / "noise.png")
+    over = Budget((("logit", 0.0),))
+    request = Request(detector, tmp_path / "over", images=(pictures,), budget=over)
+    export(replace(request, precision="int8", allow_unproven=True))
     read = read_bundle(tmp_path / "over")
-    assert not read.certificate.passed
+    assert read.certificate.answer == "broken"
     load_engine(read)
-    assert len(count_runs) == 1
+    assert "logit<=0 broken" in caplog.text
 
 
 def test_damaged_record_is_not_believed(bundle, cache, elsewhere, count_runs):
@@ -179,6 +194,7 @@ def test_record_that_cannot_be_kept_is_a_warning(
         load_engine(read)
     assert len(count_runs) == 2
     assert caplog.text.count("will be run again") == 2
+    assert "Set XDG_CACHE_HOME" in caplog.text
 
 
 def test_relative_cache_is_ignored_as_the_specification_says(

@@ -22,8 +22,9 @@ from PIL import Image
 from mpft_deploy.bundle import read_bundle, write_bundle
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.detector_folder import Golden
-from mpft_deploy.engine import find_backend, get_backend, load_engine, ort
-from mpft_deploy.engine.certificate import Budget, unproven
+from mpft_deploy.engine import find_backend, get_backend, load_engine, ort, tensorrt
+from mpft_deploy.engine.certificate import not_run
+from mpft_deploy.engine.selftest import explain_device
 from mpft_deploy.engine.tensorrt import RTX, TENSORRT, as_numbers, covers, device_capability
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, UsageError
 from mpft_deploy.export.builders import BuildOptions, get_builder
@@ -156,7 +157,7 @@ def unproven_bundle(bundle, tmp_path, monkeypatch):
         info = msgspec.structs.replace(
             made.info, backend="tensorrt", compute_capability=("8.7",), engine="engine.plan"
         )
-        certificate = unproven(Budget.parse("logit<=0.1"), info.spec.calibration, "no device")
+        certificate = not_run(info.spec, "no device")
         golden = Golden(made.golden.crops, made.golden.logits + np.float32(change))
         write_bundle(path, info, made.engine, golden, certificate, None, sign=sign)
         return path
@@ -182,21 +183,44 @@ def test_an_unproven_bundle_is_proven_on_its_device(device, unproven_bundle, cap
     cuda = device()
     code, text, _ = verify("--json")
     assert code == 0
-    assert json.loads(text)["proven_now"]
+    assert json.loads(text)["run_now"]
     proven = read_bundle(path)
-    assert proven.certificate.passed
+    assert proven.certificate.smoke_faults == []
+    assert proven.certificate.answer == "unproven"  # no images were there
     assert proven.certificate.not_run is None
-    assert proven.certificate.golden.images == len(proven.golden.logits)
+    assert proven.certificate.smoke_test.images == len(proven.golden.logits)
     assert proven.latency.samples > 0
     assert proven.info.versions["cuda-driver"] == "12.6"
+    assert proven.info.versions["gpu"] == "Orin"
     assert cuda.launched > 0
     assert [file.name for file in path.parent.iterdir()] == ["bundle"]
 
     code, text, _ = verify("--json")
     assert code == 0
     result = json.loads(text)
-    assert not result["proven_now"]
+    assert not result["run_now"]
     assert result["device_difference"] is None
+
+
+def test_another_gpu_of_the_same_capability_is_another_device(device, unproven_bundle, monkeypatch):
+    path = unproven_bundle()
+    device()
+    assert run(cli, "mpft", ["verify", str(path)]) == 0
+    assert explain_device(read_bundle(path)) is None
+    monkeypatch.setattr(tensorrt, "gpu_name", lambda: "Orin Nano")
+    certified, here = explain_device(read_bundle(path)).split("; this device is ")
+    assert "gpu Orin" in certified
+    assert "gpu Orin Nano" in here
+
+
+def test_the_drivers_own_version_is_part_of_the_device(device, tmp_path, monkeypatch):
+    device()
+    text = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 2023"
+    (tmp_path / "version").write_text(text)
+    monkeypatch.setattr(tensorrt, "KERNEL_MODULE", tmp_path / "version")
+    assert tensorrt.driver_versions() == {"cuda-driver": "12.6", "nvidia-driver": "535.104.05"}
+    monkeypatch.setattr(tensorrt, "KERNEL_MODULE", tmp_path / "absent")
+    assert tensorrt.driver_versions() == {"cuda-driver": "12.6"}
 
 
 def test_proof_that_fails_is_written_too(device, unproven_bundle, capfd):
@@ -205,8 +229,8 @@ def test_proof_that_fails_is_written_too(device, unproven_bundle, capfd):
     assert run(cli, "mpft", ["verify", str(path)]) == 1
     assert "FAILED" in capfd.readouterr().out
     proof = read_bundle(path).certificate
-    assert proof.golden is not None
-    assert not proof.passed
+    assert proof.smoke_test is not None
+    assert proof.smoke_faults
 
 
 def test_an_unproven_engine_runs_only_if_it_passes_its_golden_crops(device, unproven_bundle):
@@ -228,7 +252,7 @@ def test_a_signed_bundle_is_not_rewritten_without_a_key(device, unproven_bundle,
     assert "pass --sign" in capfd.readouterr().err
     assert (path / "bundle.json").read_bytes() == before
     assert run(cli, "mpft", ["verify", str(path), "--sign", str(tmp_path / "key")]) == 0
-    assert read_bundle(path, public).certificate.passed
+    assert not read_bundle(path, public).certificate.smoke_faults
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -249,7 +273,7 @@ def test_report_of_an_unproven_bundle(device, unproven_bundle, tmp_path, capfd):
     device()
     arguments = ["screen", "--bundle", path, tmp_path / "grey.png", "--report", page]
     assert run(cli, "mpft", list(map(str, arguments))) == 0, capfd.readouterr()
-    assert "no proof yet" in page.read_text()
+    assert "not run yet: no device" in page.read_text()
     assert "Not measured yet" in page.read_text()
 
 
@@ -294,10 +318,10 @@ def test_missing_cuda_python_names_the_extra(device, monkeypatch):
 
 def test_no_driver_is_said_and_plans_are_not_touched():
     """On a machine without a device the real packages are asked."""
-    runtime = pytest.importorskip("cuda.bindings.runtime")
+    pytest.importorskip("cuda.bindings.runtime")
     pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
-    if not runtime.cudaGetDeviceCount()[0]:
-        pytest.skip("this machine has a CUDA device")
+    with contextlib.suppress(EnvironmentLacksError):
+        pytest.skip(f"this machine has a CUDA device of SM {device_capability()}")
     assert "nvidia" in RTX.why_not().lower()
     with pytest.raises(EnvironmentLacksError, match="TensorRT for RTX cannot be used here"):
         RTX.load(b"a plan", threads=0)
@@ -348,7 +372,7 @@ def test_on_a_real_device(detector, tmp_path, backend, precision):
     certificate = export(
         Request(detector, out, backend=backend, precision=precision, options=options)
     ).certificate
-    assert certificate.passed
+    assert not certificate.smoke_faults
     content = read_bundle(out)
     golden, spec = content.golden, content.spec
     cut = texture_patchify(golden.crops, spec.patch, spec.keep_rule, spec.keep_seed)

@@ -18,11 +18,10 @@ from mpft_deploy.cli.export import command
 from mpft_deploy.engine import BACKENDS, find_backend
 from mpft_deploy.engine.ort import load
 from mpft_deploy.errors import InputError, UsageError
-from mpft_deploy.export.calibration import activation_ranges
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.precision import PRECISIONS, RECIPES, apply_precision, quantisable_layers
 from mpft_deploy.export.quantise import static_fp8, static_int8
-from mpft_deploy.export.smoothing import activation_maxima
+from mpft_deploy.export.smoothing import activation_maxima, ranges_of
 from mpft_deploy.kernels import texture_patchify
 
 LOWERED = [name for name in PRECISIONS if name != "fp32"]
@@ -40,7 +39,7 @@ class Case:
         self.views = np.random.default_rng(1).integers(0, 256, (24, size, size, 3), np.uint8)
         self.cut = texture_patchify(self.views, self.spec.patch, self.spec.keep_rule)
         self.graph = build_graph(self.spec, self.weights)
-        self.ranges = activation_ranges(self.spec, self.weights, self.views)
+        self.ranges = ranges_of(activation_maxima(self.spec, self.weights, self.views))
         self.expected = reference.logits(self.spec, self.weights, self.cut)
         self.feeds = {"patches": self.cut.patches, "positions": self.cut.positions}
 
@@ -186,7 +185,7 @@ def test_ranges_are_those_of_the_layers(case):
     assert set(case.ranges) == set(quantisable_layers(case.graph))
     maxima = activation_maxima(case.spec, case.weights, case.views)
     assert case.ranges["block0.mlp.c_proj"] == maxima["block0.mlp.c_proj"].max()
-    assert case.ranges["block2.attention.kv"] == maxima["block2.attention.qkv"].max()
+    assert case.ranges["block2.attention.kv"] == maxima["block2.attention.kv"].max()
 
 
 def test_static_scales_are_symmetric_and_come_from_the_ranges(case):

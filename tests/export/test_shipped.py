@@ -12,9 +12,9 @@ from mpft_deploy.cli.main import cli, run
 from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.engine import tensorrt
 from mpft_deploy.errors import EnvironmentLacksError
-from mpft_deploy.export.calibration import activation_ranges
 from mpft_deploy.export.graph import build_graph
 from mpft_deploy.export.precision import RECIPES, apply_precision
+from mpft_deploy.export.smoothing import activation_maxima, ranges_of
 
 [SHIPPED] = (ROOT / "models").iterdir()
 
@@ -27,7 +27,7 @@ def detector():
 def test_every_graph_of_it_is_valid(detector):
     spec, weights = detector.spec, detector.weights
     graph = build_graph(spec, weights)
-    ranges = activation_ranges(spec, weights, detector.golden.crops[:4])
+    ranges = ranges_of(activation_maxima(spec, weights, detector.golden.crops[:4]))
     for precision, recipe in RECIPES.items():
         written = apply_precision(graph, precision, (), ranges if recipe.static else None)
         onnx.checker.check_model(written, full_check=True)

@@ -9,7 +9,7 @@ import reference
 from mpft_deploy.engine.ort import load
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.precision import apply_precision
-from mpft_deploy.export.smoothing import activation_maxima, smooth
+from mpft_deploy.export.smoothing import activation_maxima, ranges_of, smooth
 from mpft_deploy.kernels import texture_patchify
 
 
@@ -36,7 +36,7 @@ def error(spec, weights, images, expected):
 
 def test_same_function_and_less_error(outliers):
     spec, weights, images = outliers
-    smoothed = smooth(spec, weights, images[:20])
+    smoothed = smooth(spec, weights, activation_maxima(spec, weights, images[:20])).weights
     cut = texture_patchify(images, spec.patch, spec.keep_rule)
     expected = reference.logits(spec, weights, cut)
     np.testing.assert_allclose(reference.logits(spec, smoothed, cut), expected, atol=1e-4)
@@ -51,3 +51,29 @@ def test_maxima_cover_every_layer_and_image(outliers):
     other = activation_maxima(spec, weights, images[20:])
     for layer, value in maxima.items():
         np.testing.assert_allclose(value, np.maximum(half[layer], other[layer]), rtol=1e-4)
+
+
+def test_ranges_are_what_the_smoothed_layers_read(outliers):
+    spec, weights, images = outliers
+    smoothed = smooth(spec, weights, activation_maxima(spec, weights, images))
+    measured = ranges_of(activation_maxima(spec, smoothed.weights, images))
+    assert smoothed.ranges == pytest.approx(measured, rel=1e-3)
+
+
+def test_layers_left_in_float_are_not_smoothed(outliers):
+    """Nor is anything multiplied before them."""
+    spec, weights, images = outliers
+    maxima = activation_maxima(spec, weights, images)
+    left = smooth(spec, weights, maxima, ("*.mlp.c_proj", "block1.*")).weights
+    graph = build_graph(spec, left)
+    assert not any("smoothed" in node.name for node in graph.graph.node)
+    for name, value in weights.items():
+        if "blocks.1." in name or "c_proj" in name:
+            np.testing.assert_array_equal(left[name], value)
+    norm = "transformer.resblocks.0.ln_2.weight"
+    assert (left[norm] != weights[norm]).any()
+    cut = texture_patchify(images, spec.patch, spec.keep_rule)
+    np.testing.assert_allclose(
+        reference.logits(spec, left, cut), reference.logits(spec, weights, cut), atol=1e-4
+    )
+    assert len(smooth(spec, weights, maxima, ("*",)).weights) == len(weights)

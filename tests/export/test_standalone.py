@@ -252,7 +252,7 @@ def test_written_file_is_deterministic_and_describes_itself(detector, tmp_path):
 
 
 def test_dynamic_int8_is_not_batchable(detector, tmp_path):
-    request = Request(detector, tmp_path / "model.onnx", precision="int8", allow_over_budget=True)
+    request = Request(detector, tmp_path / "model.onnx", precision="int8")
     assert not export_standalone(request).batchable
 
 
@@ -275,7 +275,7 @@ def test_outputs_that_stand_in_the_way(detector, tmp_path):
 def test_overwrite_replaces_an_earlier_graph(detector, tmp_path):
     request = Request(detector, tmp_path / "model.onnx", overwrite=True)
     export_standalone(request)
-    export_standalone(replace(request, precision="int8", allow_over_budget=True))
+    export_standalone(replace(request, precision="int8"))
     model = onnx.load(tmp_path / "model.onnx")
     onnx.checker.check_model(model)
     assert any(node.op_type == "DynamicQuantizeLinear" for node in model.graph.node)

@@ -138,14 +138,20 @@ def test_an_engine_over_its_budget_is_named_so(
 ) -> None:
     import dataclasses
 
-    import msgspec
+    from comparing import comparison
+
+    from mpft_deploy.engine.budget import Budget
+    from mpft_deploy.engine.certificate import certify
 
     read = read_bundle(bundle)
-    assert '<dd class="passed">' in render([], read, made[0])
-    failed = msgspec.structs.replace(read.certificate, passed=False, reasons=["3 % flips"])
-    text = render([], dataclasses.replace(read, certificate=failed), made[0])
-    assert '<dd class="passed">' not in text
-    assert "over budget: 3 % flips" in text
+    assert "not proven: smoke test passed, no images were given" in render([], read, made[0])
+    for flipped, answer, shown in ((0, "kept", "passed"), (9, "broken", "failed")):
+        images = comparison([(1, -2)] * flipped + [(1, 1)] * 299)
+        certificate = certify(
+            read.spec, read.certificate.smoke_test, [], images, Budget.parse("flips<=1%")
+        )
+        text = render([], dataclasses.replace(read, certificate=certificate), made[0])
+        assert f'<dd class="{shown}">{answer}: flips' in text
 
 
 def test_a_place_that_cannot_be_written(

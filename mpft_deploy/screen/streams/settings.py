@@ -124,8 +124,8 @@ class ScreenSettings(Record, frozen=True):
     Attributes:
         bundle: folder of the bundle to judge with.
         views, threshold: see `Screener`.
-        batch: views that are judged at once, at most; 0 takes 8, or 1 where the engine's logits
-            depend on that.
+        batch: views that are judged at once, at most; 0 takes 8. An engine whose logits depend on
+            that judges one at a time.
         threads: CPU threads of the engine; 0 takes all cores. They sleep while they wait.
         wait: seconds that a frame may wait for others to fill a batch.
         max_age: seconds; an older frame is dropped, never judged.
@@ -140,7 +140,7 @@ class ScreenSettings(Record, frozen=True):
     max_age: Seconds = 2.0
 
     def batch_of(self, info: BundleInfo) -> int:
-        """Views that an engine judges at once, at most."""
+        """Views to judge at once, at most."""
         return self.batch or (1 if info.mixes_views else BATCH)
 
     @property

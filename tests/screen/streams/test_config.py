@@ -70,9 +70,9 @@ def test_a_whole_configuration(tmp_path: Path) -> None:
 def test_the_batch_follows_the_engine_and_threads_the_cores(bundle: Path) -> None:
     own = ScreenSettings()
     fp32 = read_bundle(bundle).info
-    int8 = msgspec.structs.replace(fp32, precision="int8")
-    assert (own.batch_of(fp32), own.batch_of(int8)) == (8, 1)
-    assert ScreenSettings(batch=4).batch_of(int8) == 4
+    assert not fp32.mixes_views
+    mixing = msgspec.structs.replace(fp32, mixes_views=True)
+    assert (own.batch_of(fp32), own.batch_of(mixing)) == (8, 1)
     cores = available_cores()
     assert (own.engine_threads, ScreenSettings(threads=3).engine_threads) == (cores, 3)
 
