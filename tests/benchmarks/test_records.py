@@ -10,7 +10,7 @@ import pytest
 
 from mpft_deploy.errors import UsageError
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from records import write_record
 
