@@ -269,6 +269,6 @@ def test_missing_package_is_named(signed, keys, monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(EnvironmentLacksError, match=r"mpft-deploy\[sign\]"):
+    with pytest.raises(EnvironmentLacksError, match=r"pip install .*\[sign\]"):
         read_bundle(signed, keys[0][1])
     read_bundle(signed)  # what needs no signature needs no package
