@@ -303,7 +303,7 @@ function describe(event) {
     const frames = event.frames === 1 ? "1 frame" : `${count(event.frames)} frames`;
     why.append(
       element("b", "", event.verdict),
-      ` was ${event.previous} · ${event.reason} ${signed(event.evidence)} · ${frames}, worth ${event.independent.toFixed(1)}, in ${span(event.seconds * 1000)}`,
+      ` was ${event.previous} · ${event.reason} ${signed(event.evidence)} · ${frames}, worth ${(event.independent ?? 0).toFixed(1)}, in ${span(event.seconds * 1000)}`,
     );
     if (event.snapshot) {
       const link = element("a", "", "snapshot");
