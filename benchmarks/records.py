@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mpft_deploy.outputs import marked_kind, write_output
+from mpft_deploy.outputs import write_output
+from mpft_deploy.standing import marked_kind
 
 RESULT = marked_kind("a benchmark's result", b'{\n  "benchmark": ')
 

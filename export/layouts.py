@@ -21,8 +21,9 @@ from mpft_deploy.export.materials import Say
 from mpft_deploy.export.pipeline import Request, silent
 from mpft_deploy.export.standalone import Standalone, make_standalone
 from mpft_deploy.files import canonical_json, display
-from mpft_deploy.outputs import Kind, reserve, staged_folder
+from mpft_deploy.outputs import reserve, staged_folder
 from mpft_deploy.sealed import MAX_MANIFEST, read_regular
+from mpft_deploy.standing import Kind
 
 TRITON_CONFIG, MODEL = "config.pbtxt", "1/model.onnx"
 WRITER = "# Written by mpft-deploy."

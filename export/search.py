@@ -51,9 +51,10 @@ from mpft_deploy.export.precision import RECIPES
 from mpft_deploy.export.search_report import TITLE, as_text, write_picture
 from mpft_deploy.export.sensitivity import Layers, float_layer_ladder
 from mpft_deploy.files import absolute, sha256
-from mpft_deploy.outputs import marked_folder, reserve
+from mpft_deploy.outputs import reserve
 from mpft_deploy.profile.latency import Stopwatch
 from mpft_deploy.signing import load_signer
+from mpft_deploy.standing import marked_folder
 from mpft_deploy.statistics import CONFIDENCE
 
 TILES = (63, 95, 127, 191)

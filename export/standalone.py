@@ -30,8 +30,9 @@ from mpft_deploy.export.pipeline import Built, Request, build, silent
 from mpft_deploy.export.precision import mixes_views
 from mpft_deploy.files import display
 from mpft_deploy.kernels import texture_patchify
-from mpft_deploy.outputs import marked_kind, reserve, write_output
+from mpft_deploy.outputs import reserve, write_output
 from mpft_deploy.spec import DetectorSpec
+from mpft_deploy.standing import marked_kind
 
 DOMAIN, FUNCTION = "mpft", "texture_patchify"
 SPEC_KEY = "mpft.spec"

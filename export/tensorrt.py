@@ -27,7 +27,8 @@ from mpft_deploy.engine import tensorrt as engine
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.export.builders import BuildOptions, Plan
 from mpft_deploy.files import display, explain_unwritable
-from mpft_deploy.outputs import Kind, reserve, write_output
+from mpft_deploy.outputs import reserve, write_output
+from mpft_deploy.standing import Kind
 
 QUIET_SECONDS = 2.0
 """A build that is over by then says nothing; a longer one tells its progress as often."""

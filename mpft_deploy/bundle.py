@@ -14,10 +14,11 @@ from mpft_deploy.detector_folder import GOLDEN, Golden
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import canonical_json, display
 from mpft_deploy.kinds import refuse_other_kind
-from mpft_deploy.outputs import sealed_kind, staged_folder
+from mpft_deploy.outputs import staged_folder
 from mpft_deploy.sealed import MANIFESTS, read_sealed, write_seal
 from mpft_deploy.signing import Signature, load_verifier
 from mpft_deploy.spec import DetectorSpec, Record, convert_record
+from mpft_deploy.standing import sealed_kind
 
 KIND: Literal["bundle"] = "bundle"
 VERSION: Literal[2] = 2

@@ -14,9 +14,10 @@ import safetensors.numpy
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import display
 from mpft_deploy.kinds import refuse_other_kind
-from mpft_deploy.outputs import sealed_kind, staged_folder
+from mpft_deploy.outputs import staged_folder
 from mpft_deploy.sealed import MANIFESTS, read_manifest, read_sealed, write_seal
 from mpft_deploy.spec import DetectorSpec, convert_record
+from mpft_deploy.standing import sealed_kind
 from mpft_deploy.weights import F32, Stored, decode, detector_weights, quantise
 
 KIND, VERSION = "detector", 1

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.extras import how_to_install
 from mpft_deploy.files import display, sha256
-from mpft_deploy.outputs import Kind, write_output
+from mpft_deploy.outputs import write_output
+from mpft_deploy.standing import Kind
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (

@@ -20,18 +20,6 @@ MOST_SAMPLES = 1_000_000
 """More are no advice."""
 
 
-def wilson_interval(hits: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of a share (Wilson 1927); sound for few hits and small totals."""
-    if total == 0:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share, spread = hits / total, z * z / total
-    centre = share + spread / 2
-    margin = z * (share * (1 - share) / total + spread / (4 * total)) ** 0.5
-    low, high = (centre - margin) / (1 + spread), (centre + margin) / (1 + spread)
-    return (0.0 if hits == 0 else low), (1.0 if hits == total else high)
-
-
 def binomial_cdf(hits: int, total: int, share: float) -> float:
     """P(X ≤ hits) of a binomial, summed in logarithms so that no factor underflows."""
     if hits < 0:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from mpft_deploy import outputs
 from mpft_deploy.errors import InputError
-from mpft_deploy.outputs import marked_kind, sealed_kind, staged_folder, write_output
+from mpft_deploy.outputs import staged_folder, write_output
 from mpft_deploy.sealed import read_sealed, write_seal
+from mpft_deploy.standing import marked_kind, sealed_kind
 
 PTRACE_TRACEME, PTRACE_SYSCALL = 0, 24
 LIBC = ctypes.CDLL(None, use_errno=True)

@@ -16,16 +16,9 @@ import pytest
 
 from mpft_deploy import outputs
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
-from mpft_deploy.outputs import (
-    Kind,
-    marked_folder,
-    marked_kind,
-    reserve,
-    sealed_kind,
-    staged_folder,
-    write_output,
-)
+from mpft_deploy.outputs import reserve, staged_folder, write_output
 from mpft_deploy.sealed import read_sealed, write_seal
+from mpft_deploy.standing import Kind, marked_folder, marked_kind, sealed_kind
 
 BUNDLE, DETECTOR = sealed_kind("bundle"), sealed_kind("detector")
 REPORT = marked_kind("a report", b"<report>")
@@ -417,6 +410,7 @@ def test_a_reader_is_told_what_a_killed_run_left(out):
 def test_a_second_run_is_told_before_its_work(out):
     code = (
         "import sys; from pathlib import Path; from mpft_deploy.outputs import *\n"
+        "from mpft_deploy.standing import *\n"
         "with reserve(Path(sys.argv[1]), sealed_kind('bundle'), replace=True):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
@@ -522,7 +516,7 @@ def test_no_permission_is_told_at_once(out):
     """As another user, in a second process: root may write anywhere."""
     code = (
         "import ctypes, fcntl, os, sys; from pathlib import Path\n"
-        "from mpft_deploy.outputs import *\n"
+        "from mpft_deploy.outputs import *; from mpft_deploy.standing import *\n"
         "os.setegid(65534); os.seteuid(65534)\n"
         "kind = sealed_kind('bundle')\n"
         "for name in sys.argv[1:]:\n"

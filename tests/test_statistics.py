@@ -19,7 +19,6 @@ from mpft_deploy.statistics import (
     share_bounds,
     share_is_within,
     summary,
-    wilson_interval,
 )
 
 labelled = st.lists(
@@ -40,13 +39,6 @@ def test_auc_and_balanced_accuracy_equal_scikit_learn(pairs):
 def test_one_class_has_no_auc():
     assert auc(np.ones(3), np.arange(3)) is None
     assert balanced_accuracy(np.zeros(3), np.ones(3)) is None
-
-
-@given(st.integers(0, 300), st.integers(1, 300))
-def test_wilson_equals_scipy(hits, extra):
-    stats = pytest.importorskip("scipy.stats")
-    expected = stats.binomtest(hits, hits + extra).proportion_ci(method="wilson")
-    assert wilson_interval(hits, hits + extra) == pytest.approx(tuple(expected))
 
 
 def test_summary_names_its_quantiles():

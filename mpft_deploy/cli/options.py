@@ -13,7 +13,7 @@ from mpft_deploy.cores import check_threads
 from mpft_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from mpft_deploy.outputs import Kind
+    from mpft_deploy.standing import Kind
 
 PATH = click.Path(path_type=Path, readable=False)
 """A path; whether it can be read is found out, and told, where it is read."""

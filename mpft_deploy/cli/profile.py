@@ -12,10 +12,10 @@ import click
 from mpft_deploy.cli.options import PATH, Number, Threads, hold
 
 if TYPE_CHECKING:
-    from mpft_deploy.outputs import Kind
     from mpft_deploy.profile.compare import Limit
     from mpft_deploy.profile.records import Gate, Profile
     from mpft_deploy.profile.slo import Objective
+    from mpft_deploy.standing import Kind
 
 SCENARIOS = ("single-stream", "multi-stream", "offline")
 
@@ -241,7 +241,7 @@ def _write(
 
 def _kinds() -> tuple[Kind, Kind, Kind, Kind]:
     """What --out, --html, --markdown and --trace write, each with a mark that it begins with."""
-    from mpft_deploy.outputs import marked_kind
+    from mpft_deploy.standing import marked_kind
 
     return (
         marked_kind("a result of mpft profile", b'{"kind":"profile"'),

@@ -18,8 +18,8 @@ from mpft_deploy.detector.settings import TrainSettings
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.evaluate.scores import Score
 from mpft_deploy.files import display, explain_unwritable, write_atomic
-from mpft_deploy.outputs import marked_folder
 from mpft_deploy.spec import Record, convert_record
+from mpft_deploy.standing import marked_folder
 
 CHECKPOINT, LOG, CURVE = "checkpoint.safetensors", "log.jsonl", "curve.png"
 OUTPUT = marked_folder(

@@ -25,7 +25,7 @@ from mpft_deploy.evaluate.tables import (
     told_refused,
 )
 from mpft_deploy.files import PICTURES, explain_unwritable, printable, write_atomic
-from mpft_deploy.outputs import Kind, has_mark
+from mpft_deploy.standing import Kind, has_mark
 
 TABLES, FIGURES_CSV, FIGURES_JSON, REPORT = (
     "tables.md",

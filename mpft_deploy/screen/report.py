@@ -13,11 +13,12 @@ from mpft_deploy import __version__
 from mpft_deploy.bundle import Bundle
 from mpft_deploy.files import PICTURES, display, printable
 from mpft_deploy.images import passed_over
-from mpft_deploy.outputs import marked_kind, write_output
+from mpft_deploy.outputs import write_output
 from mpft_deploy.screen.picture import Picture
 from mpft_deploy.screen.pipeline import Screened
 from mpft_deploy.screen.results import Result, share_text
 from mpft_deploy.screen.screener import Screener
+from mpft_deploy.standing import marked_kind
 
 MAX_PICTURES = 500
 """Items that are shown with pictures, about 30 kB each; the others are listed without."""

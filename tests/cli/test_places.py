@@ -72,7 +72,11 @@ def test_all_pictures_that_cannot_be_read_are_told_before_the_work(detector, pho
         (photos / name).write_bytes(b"no picture")
     said: list[str] = []
     out = photos.parent / "out.onnx"
-    request = Request(detector, out, precision="int8-static", **{option: (photos,)})
+    sound = photos.parent / "sound"
+    sound.mkdir()
+    shutil.copy(photos / "a.png", sound)
+    folders = {"images": (sound,), option: (photos,)}
+    request = Request(detector, out, precision="int8-static", **folders)
     with pytest.raises(InputError, match=f"--{option}: 2 of 4 images") as raised:
         act(request, say=said.append)
     assert "x.png" in str(raised.value)
@@ -81,12 +85,12 @@ def test_all_pictures_that_cannot_be_read_are_told_before_the_work(detector, pho
     assert not out.exists()
 
 
-def test_a_search_leaves_anothers_notes_alone(detector, tmp_path):
+def test_a_search_leaves_anothers_notes_alone(detector, photos, tmp_path):
     notes = notes_of(tmp_path / "out")
     notes.mkdir()
     (notes / "search.svg").write_text("<svg>mine</svg>")
     with pytest.raises(MpftError, match=r"holds search\.svg, but is not the notes of a search"):
-        search(Request(detector, tmp_path / "out"))
+        search(Request(detector, tmp_path / "out", images=(photos,)))
     assert (notes / "search.svg").read_text() == "<svg>mine</svg>"
 
 
