@@ -1,7 +1,7 @@
 // One window of a JPEG, byte for byte as a decode of the whole image has it.
 //
-// libjpeg-turbo entropy-decodes the rows above the window and no more, and transforms only the
-// columns around it. Upsampling of colour looks at neighbours, so MARGIN columns more than asked for
+// libjpeg-turbo entropy-decodes the whole file, as it must to tell whether it is sound, and transforms
+// only the rows of the window and the columns around it. Upsampling of colour looks at neighbours, so MARGIN columns more than asked for
 // are decoded on both sides; rows need none, since jpeg_skip_scanlines keeps their neighbours.
 //
 // Whatever is unusual (CMYK, 12 bits, warnings, a file that ends early) gives no window: the caller
@@ -34,24 +34,10 @@ inline void count(j_common_ptr info, int level) {
 
 inline void stay_silent(j_common_ptr) {}
 
-// Whether the image's end is in the file. Its marker cannot occur within entropy-coded data.
-inline bool ends(jpeg_decompress_struct& info) {
-  if (jpeg_input_complete(&info) || info.unread_marker == JPEG_EOI) return true;
-  const JOCTET* at = info.src->next_input_byte;
-  const JOCTET* end = at + info.src->bytes_in_buffer;
-  while (at + 1 < end) {
-    at = static_cast<const JOCTET*>(std::memchr(at, 0xFF, end - at - 1));
-    if (at == nullptr) return false;
-    if (at[1] == JPEG_EOI) return true;
-    ++at;
-  }
-  return false;
-}
-
 // Rows [top, top + height) and columns [left, left + width) as RGB. No C++ object lives here, for
 // libjpeg's errors leave by longjmp.
 inline bool decode(const std::uint8_t* data, std::size_t size, JDIMENSION top, JDIMENSION left,
-            JDIMENSION height, JDIMENSION width, std::uint8_t* out) {
+                   JDIMENSION height, JDIMENSION width, std::uint8_t* out) {
   jpeg_decompress_struct info;
   Failure failure;
   info.err = jpeg_std_error(&failure.base);
@@ -94,7 +80,13 @@ inline bool decode(const std::uint8_t* data, std::size_t size, JDIMENSION top, J
     std::memcpy(out + std::size_t(index) * width * 3, row[0] + std::size_t(left - first) * 3,
                 std::size_t(width) * 3);
   }
-  const bool sound = info.err->num_warnings == 0 && ends(info);
+  // The rest is read, though not transformed: a file that is damaged below the window is damaged.
+  // Skipping up to the end would not read it, so the last row is decoded.
+  if (info.output_scanline < info.output_height) {
+    jpeg_skip_scanlines(&info, info.output_height - info.output_scanline - 1);
+    jpeg_read_scanlines(&info, row, 1);
+  }
+  const bool sound = jpeg_finish_decompress(&info) && info.err->num_warnings == 0;
   jpeg_destroy_decompress(&info);
   return sound;
 }

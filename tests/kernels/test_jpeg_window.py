@@ -89,6 +89,20 @@ def test_no_window_of_what_is_unusual() -> None:
 
 
 @needs_libjpeg
+def test_damage_below_the_window_is_damage() -> None:
+    """A second frame header within the picture's data: no decoder goes on there."""
+    jpeg = encoded(picture(160, 160), "JPEG", quality=90)
+    start = jpeg.index(b"\xff\xc0")
+    header = jpeg[start : start + 19]
+    late = len(jpeg) * 9 // 10
+    damaged = jpeg[:late] + header + jpeg[late:]
+    with pytest.raises(OSError, match="broken data stream"):
+        whole(damaged)
+    assert decode_window(jpeg, 0, 0, 32, 32) is not None
+    assert decode_window(damaged, 0, 0, 32, 32) is None
+
+
+@needs_libjpeg
 @settings(max_examples=200)
 @given(st.binary(max_size=40), st.integers(0, 2000), st.integers(0, 2000))
 def test_damaged_files_give_the_same_pixels_or_none(junk: bytes, start: int, length: int) -> None:

@@ -65,7 +65,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Of the request line only the path: a query may hold anything."""
-        logger.debug("%s %s", self.command, urlsplit(getattr(self, "path", "")).path)
+        # A visitor who says nothing in time has neither.
+        method, path = getattr(self, "command", None), getattr(self, "path", "")
+        logger.debug("%s %s", method, urlsplit(path).path)
 
     def do_HEAD(self) -> None:
         self._route()

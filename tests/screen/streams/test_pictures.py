@@ -205,7 +205,7 @@ def _turn(channel: Any, scheduler: Any) -> None:
     """Its verdict becomes another one."""
     from mpft_deploy.screen.streams.decision import Change
 
-    scheduler._tell(channel, [Change("generated", "unsure", 5.0, 9, 3.0, "evidence")])
+    scheduler._tell(channel, [Change("generated", "unsure", 5.0, 9, 9.0, 3.0, "evidence")])
 
 
 @pytest.mark.parametrize("method", ["centre", "whole"])

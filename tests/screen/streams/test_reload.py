@@ -37,25 +37,13 @@ def start(watching: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 
 def decide(running: Any, name: str) -> None:
-    """Have a stream called generated, by the thread that decides."""
+    """Have a stream called generated, by the thread that decides, until it starts afresh."""
     scheduler = running.watch.scheduler
     [channel] = [c for c in scheduler.channels if c.source.name == name]
 
-    class Decided(StreamDecision):
-        """It is what it is until it starts afresh."""
-
-        verdict = "generated"  # type: ignore[assignment]
-
-        def add(self, *arguments: Any, **options: Any) -> list[Any]:
-            return []
-
-        def restart(self, reason: Any) -> list[Any]:
-            from mpft_deploy.screen.streams.decision import Change
-
-            return [Change("unsure", "generated", 5.0, 12, 6.0, reason)]
-
     def replace() -> None:
-        channel.decision.__class__ = Decided
+        channel.decision.verdict = "generated"
+        channel.decision.add = lambda *arguments, **options: []
 
     scheduler._ask(replace)
 
