@@ -100,6 +100,7 @@ def read_detector(path: Path) -> DetectorFolder:
 
 def read_spec(path: Path) -> DetectorSpec:
     """What a detector's manifest says of it, with nothing verified."""
+    refuse_other_kind(path, KIND)
     payload = read_manifest(path, version=VERSION, kind=KIND)
     where = f"the spec in {display(path / MANIFEST)}"
     spec: DetectorSpec = convert_record(payload.get("spec"), DetectorSpec, where)

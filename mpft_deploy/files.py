@@ -155,3 +155,8 @@ def is_system_name(name: str) -> bool:
 def canonical_json(payload: Mapping[str, Any]) -> bytes:
     """The one serialisation of `payload`: indented, keys as given, ASCII, final newline."""
     return (json.dumps(payload, indent=2, allow_nan=False) + "\n").encode()
+
+
+def user_number() -> int:
+    """Whose files this process writes; 0 where users have no numbers, nor files' owners."""
+    return os.geteuid() if hasattr(os, "geteuid") else 0

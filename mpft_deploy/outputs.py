@@ -24,6 +24,7 @@ from mpft_deploy.files import (
     display,
     explain_unwritable,
     sync_folder,
+    user_number,
     workplace_of,
     write_synced,
 )
@@ -224,13 +225,11 @@ def _lock(workplace: Path, target: Path) -> int:
         UsageError: another run has it.
         OSError: it cannot be made.
     """
-    import fcntl
-
     while True:
         with contextlib.suppress(FileExistsError):
             workplace.mkdir(0o700)
         status = workplace.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != user_number():
             raise EnvironmentLacksError(
                 f"{display(target)} cannot be written: {display(workplace)} is in the way and "
                 "another user's"
@@ -241,19 +240,29 @@ def _lock(workplace: Path, target: Path) -> int:
         except FileNotFoundError:  # the run that had it ended just now
             continue
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _try_lock(lock)
         except BlockingIOError:
             os.close(lock)
             raise UsageError(
                 f"{display(target)} is being written by another run; wait for that or name "
                 "another place"
             ) from None
-        except OSError:
-            pass  # a file system without locks
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock), (workplace / LOCK).stat()):
                 return lock
         os.close(lock)
+
+
+def _try_lock(descriptor: int) -> None:
+    """Lock a file, where there are locks; a BlockingIOError if another has it."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except (ImportError, OSError):
+        pass  # a system or file system without locks
 
 
 def _recover(workplace: Path, path: Path) -> None:

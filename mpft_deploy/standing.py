@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
-from mpft_deploy.files import display, is_system_name
+from mpft_deploy.files import display, is_system_name, user_number
 from mpft_deploy.sealed import MANIFESTS, read_regular, sealed_names
 
 HEAD = 64 * 1024
@@ -188,7 +188,7 @@ def _mounts() -> set[str]:
 def _require_replaceable(shown: str, path: Path, status: os.stat_result) -> None:
     """An EnvironmentLacksError where another's file, or one that is protected, would be moved."""
     above = path.parent.stat()
-    mine = os.geteuid() in (0, status.st_uid, above.st_uid)
+    mine = user_number() in (0, status.st_uid, above.st_uid)
     if not os.access(path, os.W_OK) or (above.st_mode & stat.S_ISVTX and not mine):
         raise EnvironmentLacksError(
             f"{shown} is write-protected or another user's, and cannot be replaced; name another "

@@ -22,8 +22,10 @@ from mpft_deploy.spec import DetectorSpec
 settings.register_profile("mpft", deadline=None)
 settings.load_profile("mpft")
 
-# A shell's background jobs ignore Ctrl-C, and so would every process that a test interrupts.
+# A shell's background jobs ignore Ctrl-C, those of nohup the end of a terminal, and so would every
+# process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 

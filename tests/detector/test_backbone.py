@@ -199,7 +199,8 @@ def test_real_weights_put_like_images_together(shared: Path) -> None:
     config = open_clip.get_model_config("ViT-B-16-quickgelu")
     tower = _build_vision_tower(config["embed_dim"], config["vision_cfg"], True).eval()
     tower.load_state_dict(backbone.weights)
-    samples = find_samples([shared / "data" / "val" / "sd1"])[:6]
+    samples = find_samples([shared / "data" / "val"])
+    samples = samples[:: len(samples) // 6][:6]
     crops = load_views([sample.path for sample in samples], 224)
     both = torch.from_numpy(np.concatenate([crops, crops[:, :, ::-1]])).float() / 255
     normalised = (both - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)

@@ -179,7 +179,7 @@ def stand_in(tmp_path, monkeypatch, source):
     """A builder whose package is this source, in the worker's process."""
     (tmp_path / "trt_stand_in.py").write_text(source)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    runtime = engine.TensorRT("TensorRT", "trt_stand_in", "", (10, 3), 11, ahead=False)
+    runtime = engine.TensorRT("TensorRT", "trt_stand_in", "tensorrt", "", (10, 3), 11, ahead=False)
     return tensorrt.TensorRTBuilder("tensorrt", runtime)
 
 
