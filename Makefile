@@ -54,8 +54,9 @@ types: .venv-test/installed
 		ln -sfn "$(CURDIR)/$$part" "build/types/mpft_deploy/$$(basename $$part)"; done
 	MYPYPATH=build/types .venv-test/bin/mypy --cache-dir build/mypy -p mpft_deploy
 
+# Two at a time: much of it waits for cameras, brokers and browsers.
 unit: .venv-test/installed
-	.venv-test/bin/python -m pytest
+	.venv-test/bin/python -m pytest -n 2 --dist loadfile
 
 sanitize: .venv-test/installed
 	cmake -S tests/kernels/native -B build/sanitize -DMPFT_SANITIZE=address,undefined

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,28 +14,14 @@ HERE = Path(__file__).parent
 SECONDS = float(os.environ.get("MPFT_FUZZ_SECONDS", "20"))
 
 
-@pytest.fixture(scope="module")
-def runs(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, Future[subprocess.CompletedProcess[bytes]]]:
-    """Every fuzzer that runs here, two at a time."""
-    folder = tmp_path_factory.mktemp("faults")
-
-    def run(name: str) -> subprocess.CompletedProcess[bytes]:
-        command = [sys.executable, str(HERE / "fuzz.py"), name, "--seconds", f"{SECONDS:g}"]
-        return subprocess.run(command, cwd=folder, capture_output=True, timeout=280, check=False)
-
-    pool = ThreadPoolExecutor(2)
-    return {name: pool.submit(run, name) for name in names() if why_not(name) is None}
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", names())
-def test_no_fault(runs: dict[str, Future[subprocess.CompletedProcess[bytes]]], name: str) -> None:
+def test_no_fault(name: str, tmp_path: Path) -> None:
     if reason := why_not(name):
         pytest.skip(reason)
-    done = runs[name].result()
+    command = [sys.executable, str(HERE / "fuzz.py"), name, "--seconds", f"{SECONDS:g}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
     said = done.stderr.decode(errors="replace")
     assert done.returncode == 0, said[-4000:]
     assert "stat::number_of_executed_units" in said
