@@ -164,12 +164,16 @@ _Judged = tuple[bool | None, tuple[float, float] | None, int | None, str]
 """Whether a term is kept, bounds, images in all that would decide, and what is known in words."""
 
 
+def _at(confidence: float) -> str:
+    return f"at {100 * confidence:.4g} % confidence"
+
+
 def _judge_share(metric: str, limit: float, comparison: Comparison, confidence: float) -> _Judged:
     hits, total = _hits(metric, comparison), comparison.images
     low, high = share_bounds(hits, total, confidence)
     within = share_is_within(hits, total, limit, confidence)
     bound = f"at least {low:.2%}" if within is False else f"at most {high:.2%}"
-    told = f"{hits} of {total} {METRICS[metric]}, of all {bound} at {confidence:.4g} confidence"
+    told = f"{hits} of {total} {METRICS[metric]}, of all {bound} {_at(confidence)}"
     return within, (low, high), samples_to_decide(hits, total, limit, confidence), told
 
 
@@ -180,7 +184,7 @@ def _judge_largest(metric: str, limit: float, comparison: Comparison, confidence
     if largest is None or not largest <= limit:
         return False, None, None, told
     low, high = share_bounds(0, total, confidence)
-    told += f", of all at most {high:.2%} exceed {limit:g} at {confidence:.4g} confidence"
+    told += f", of all at most {high:.2%} exceed {limit:g} {_at(confidence)}"
     within = share_is_within(0, total, RARE, confidence)
     return within, (low, high), samples_to_decide(0, total, RARE, confidence), told
 
@@ -194,11 +198,11 @@ def _judge_auc(metric: str, limit: float, comparison: Comparison, confidence: fl
     low, high = max(-1.0, loss - reach), min(1.0, loss + reach)
     within = True if high <= limit else False if low > limit else None
     bound = f"at least {low:.4f}" if within is False else f"at most {high:.4f}"
-    told = f"AUC lost {loss:.4f} in {comparison.images} images, of all {bound} at {confidence:.4g} "
+    told = f"AUC lost {loss:.4f} in {comparison.images} images, of all {bound} {_at(confidence)}"
     times = 1
     while times <= MOST_TIMES and auc_reach(error / times**0.5, fewest * times, confidence) > abs(
         limit - loss
     ):
         times += 1
     needed = comparison.images * times if times <= MOST_TIMES else None
-    return within, (low, high), needed, told + "confidence"
+    return within, (low, high), needed, told
