@@ -84,7 +84,7 @@ def test_stricter_confidence_takes_more_images():
     pairs = [(1, 1)] * 299
     [strict], _ = judged("flips<=1%", pairs, confidence=0.975)
     assert strict.answer == "undecided"
-    assert "0.975 confidence" in strict.reason
+    assert "at 97.5 % confidence" in strict.reason
     [strict], _ = judged("flips<=1%", pairs + [(1, 1)] * 69, confidence=0.975)
     assert strict.answer == "kept"
 
