@@ -200,7 +200,10 @@ class _Clip:
         """At the end: an InputError if not all of the clip could be read and judged."""
         damaged = self._sieve.left_out
         if not self.count:
-            raise InputError(f"{self.name}: damaged: no frame of it can be decoded")
+            sound = (
+                f"none of its {damaged} frames is sound" if damaged else "no frame can be decoded"
+            )
+            raise InputError(f"{self.name}: damaged: {sound}")
         left_out = f"; damaged frames left out: {damaged}" if damaged else ""
         read = max(self._end, self._end - self._begin)
         cut = is_cut(file)
