@@ -168,6 +168,7 @@ def test_a_clock_that_is_set_changes_nothing(bench: Any) -> None:
         one.source.check(clock.now)
         frame = one.source.take()
         assert (frame.received, frame.time) == (clock.now, date)
+    one.until(lambda: one.states)  # the emitter has a thread of its own
     assert one.states == ["live"]
 
 
