@@ -62,8 +62,7 @@ LOOK = 2.0
 """Seconds between two pictures of a camera that a visitor's page asks for."""
 
 MEMORY_MB_PER_HOUR = 1.0
-ONE_CAMERA_MB = 266.2
-"""260,000 kB as /proc counts them, which are KiB."""
+ONE_CAMERA_MB = 260.0
 
 OLDEST_S = 2.5
 """`max_age`, and as much again as a batch may take on a slow machine."""
