@@ -190,6 +190,8 @@ def _open(file: BinaryIO, name: str) -> _Opened:
     if magic == png.SIGNATURE:
         plain = png.read_png(file.read(), name)
         image = Image.open(io.BytesIO(plain.data), formats=("PNG",))
+        check_pixels(*image.size, name)
+        png.require_all_rows(plain, name)
         note = _FIRST_FRAME if plain.frames > 1 else ""
         return _Opened(image, plain.orientation, note, plain.bits or 16)
     if magic[:4] in tiff.MAGIC:
@@ -246,6 +248,11 @@ def _open_tiff(data: bytes, name: str) -> _Opened:
             f"{name}: a TIFF of {page.bits}-bit {form}samples in a form that cannot be read; "
             "save it as RGB with 8 or 16 bits"
         ) from None
+    if page.planar and page.bits == 16 and image.tile[0].codec_name == "raw":
+        # Pillow would read the planes as bytes.
+        order = ";16L" if data[:2] == b"II" else ";16B"
+        planes = [(str(tile[3][0]) if tile[3] else "", tile) for tile in image.tile]
+        image.tile = [tile._replace(args=(plane + order, 0, 1)) for plane, tile in planes]
     note = f"picture {main.number} of {main.of} in the file was judged, the largest"
     return _Opened(
         image,
@@ -287,7 +294,7 @@ def _read_whole(opened: _Opened, name: str) -> Picture:
     if image.mode.startswith("I;16") or (image.mode == "I" and opened.image.format != "TIFF"):
         image, dark = _high_byte(image, opened.depth, negative=opened.negative)
         note = "; ".join(filter(None, [note, dark]))
-    elif image.mode in ("I", "F"):
+    elif image.mode in ("I", "F") or opened.form == 2:
         kind = "32-bit" if opened.form == 1 else f"signed {opened.depth}-bit"
         kind = "floating-point" if image.mode == "F" else kind
         raise InputError(f"{name}: {kind} pixels have no defined range; save it with 8 or 16 bits")

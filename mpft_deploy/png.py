@@ -7,6 +7,7 @@ no viewer needs. What it gets to read is therefore the critical chunks alone.
 from __future__ import annotations
 
 import re
+import struct
 import zlib
 from dataclasses import dataclass
 
@@ -28,12 +29,15 @@ class Png:
         orientation: 1 to 8, as EXIF numbers them.
         frames: of an animation; `data` holds the one that is shown where animations are not.
         bits: of a grey sample that are significant, as sBIT states them; 0 if it does not.
+        header, packed: what its IHDR and its IDATs hold.
     """
 
     data: bytes
     orientation: int = 1
     frames: int = 1
     bits: int = 0
+    header: bytes = b""
+    packed: tuple[bytes, ...] = ()
 
 
 def read_png(data: bytes, name: str) -> Png:
@@ -46,6 +50,7 @@ def read_png(data: bytes, name: str) -> Png:
     kept = [SIGNATURE]
     said: dict[bytes, bytes] = {}
     texts: dict[bytes, bytes] = {}
+    header, packed = b"", []
     place = len(SIGNATURE)
     while place < len(data):
         length = int.from_bytes(data[place : place + 4], "big")
@@ -55,6 +60,10 @@ def read_png(data: bytes, name: str) -> Png:
             kept.append(data[place:end])
             if end <= len(data) and kind.isalpha():
                 _check(data[place:end], name)
+            if kind == b"IHDR":
+                header = data[place + 8 : end - 4]
+            elif kind == b"IDAT":
+                packed.append(data[place + 8 : end - 4])
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):
             keyword, _, text = data[place + 8 : end - 4].partition(b"\0")
             if keyword in _READERS:
@@ -71,7 +80,58 @@ def read_png(data: bytes, name: str) -> Png:
         orientation(exif or _from_hex(profile), texts.get(b"XML:com.adobe.xmp")),
         int.from_bytes(said.get(b"acTL", b"\0\0\0\1")[:4], "big"),
         max(said.get(b"sBIT") or b"\0"),
+        header,
+        tuple(packed),
     )
+
+
+def require_all_rows(image: Png, name: str) -> None:
+    """An InputError if the pixels end before the last row: Pillow would leave the rest black.
+
+    Args:
+        image: of which Pillow knows the header, and its size is within bounds.
+        name: of the file, for the error.
+    """
+    missing = _packed_size(image.header)
+    unpacker = zlib.decompressobj()
+    try:
+        for part in image.packed:
+            while part and missing > 0:
+                missing -= len(unpacker.decompress(part, _AT_ONCE))
+                part = unpacker.unconsumed_tail
+        missing -= len(unpacker.flush()) if missing > 0 else 0
+    except zlib.error:
+        return  # damage within them, which Pillow tells
+    if missing > 0:
+        raise InputError(f"{name}: damaged image (its pixels end before the last row)")
+
+
+def _packed_size(header: bytes) -> int:
+    """Bytes of all rows, each with its filter, as an IHDR describes them."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header[:13])
+    bits = depth * _SAMPLES[colour]
+    size = 0
+    for left, top, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            size += rows * (1 + (columns * bits + 7) // 8)
+    return size
+
+
+_AT_ONCE = 2**20
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Of a pixel, by the type of colour."""
+
+# Of each pass of an interlaced image: first column and row, and the steps to the next.
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
 
 
 _READERS = frozenset((b"Raw profile type exif", b"Raw profile type APP1", b"XML:com.adobe.xmp"))

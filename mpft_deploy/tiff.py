@@ -18,14 +18,28 @@ _MOST = 4096
 """Directories that are looked at: pages of a file and what hangs on them."""
 
 _SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC = 254, 255, 256, 257, 258, 262
-_SUB_IFDS, _FORMAT, _ORIENTATION, _DNG_VERSION = 330, 339, 274, 50706
+_SUB_IFDS, _FORMAT, _ORIENTATION, _PLANES, _DNG_VERSION = 330, 339, 274, 284, 50706
 _REDUCED, _MASK = 1, 4
 _RAW = (32803, 34892)  # a mosaic of colours, and what a raw converter makes of one
 
 _CR2 = b"CR\2\0"
 
 # What the pixels depend on. All else is metadata, which stops nothing.
-_PIXELS = {_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _FORMAT, 259, 266, 273, 277, 278, 279, 284, 292}
+_PIXELS = {
+    _WIDTH,
+    _HEIGHT,
+    _BITS,
+    _PHOTOMETRIC,
+    _FORMAT,
+    _PLANES,
+    259,
+    266,
+    273,
+    277,
+    278,
+    279,
+    292,
+}
 _PIXELS |= {293, 317, 320, 322, 323, 324, 325, 332, 338, 347, *range(512, 522), 529, 530, 531, 532}
 
 # Bytes of a value by its type.
@@ -40,6 +54,7 @@ class Page:
 
     entries: its directory's, as they stand in the file, by tag.
     bits: of a sample; form: 1 unsigned, 2 signed, 3 floating-point.
+    planar: its samples are stored one plane after the other.
     white_is_zero: its numbers grow with darkness.
     """
 
@@ -51,6 +66,7 @@ class Page:
     bits: int
     form: int
     orientation: int
+    planar: bool
 
     @property
     def white_is_zero(self) -> bool:
@@ -204,4 +220,5 @@ class _Reader:
             bits=max(self._values(entries, _BITS), default=1),
             form=first(_FORMAT, 1),
             orientation=first(_ORIENTATION, 1),
+            planar=first(_PLANES, 1) == 2,
         )

@@ -24,7 +24,9 @@ def write(tmp_path: Path, data: bytes, name: str = "a.png") -> Path:
     return path
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes = b"") -> bytes:
+def png(
+    width: int, height: int, depth: int, colour: int, rows: bytes = b"", *, interlaced: int = 0
+) -> bytes:
     """A PNG written by hand; `rows` with their filter bytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -32,7 +34,7 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes = b"") -> 
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         )
 
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
@@ -52,8 +54,14 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes = b"") -> 
         (png(12_000, 12_000, 8, 2), "more than the limit of 128 megapixels"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
         (encoded(np.ones((4, 4), np.float32), "TIFF"), "floating-point pixels"),
+        (png(8, 8, 8, 2, bytes(25 * 7)), "its pixels end before the last row"),
+        (png(8, 8, 16, 6, bytes(65 * 8 - 1)), "its pixels end before the last row"),
+        (png(9, 8, 1, 0, bytes(3 * 8 - 1)), "its pixels end before the last row"),
     ],
-    ids=["empty", "text", "jpeg", "png", "bomb", "large", "postscript", "float"],
+    ids=[
+        *("empty", "text", "jpeg", "png", "bomb", "large", "postscript", "float"),
+        *("rows", "byte", "bits"),
+    ],
 )
 def test_unreadable_files_are_one_clear_error(tmp_path: Path, data: bytes, message: str) -> None:
     path = write(tmp_path, data, "photo.jpg")
@@ -61,6 +69,29 @@ def test_unreadable_files_are_one_clear_error(tmp_path: Path, data: bytes, messa
         decode_image(path)
     assert "photo.jpg" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 9), (5, 2), (8, 8), (17, 13)])
+@pytest.mark.parametrize(("depth", "colour", "bits"), [(8, 2, 24), (1, 0, 1), (16, 4, 32)])
+def test_an_interlaced_png_needs_the_rows_of_all_passes(
+    tmp_path: Path, size: tuple[int, int], depth: int, colour: int, bits: int
+) -> None:
+    width, height = size
+    rows = b""
+    for left, top, across, down in (
+        *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+        *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+    ):
+        columns = len(range(left, width, across))
+        if columns:
+            rows += bytes(1 + -(-columns * bits // 8)) * len(range(top, height, down))
+    for data, sound in ((rows, True), (rows[:-1], False)):
+        path = write(tmp_path, png(width, height, depth, colour, data, interlaced=1))
+        if sound:
+            assert decode_image(path).shape == (height, width, 3)
+        else:
+            with pytest.raises(InputError, match="its pixels end before the last row"):
+                decode_image(path)
 
 
 def test_a_path_that_is_no_file(tmp_path: Path) -> None:

@@ -312,15 +312,46 @@ def test_fewer_bits_in_sixteen_are_spread(tmp_path: Path, bits: int) -> None:
     [
         (np.ones((4, 4), np.float32), "floating-point pixels"),
         (np.ones((4, 4), np.int32), "32-bit pixels"),
+        (np.ones((4, 4), np.int16), "signed 16-bit pixels"),
+        (np.ones((4, 4), np.int8), "signed 8-bit pixels"),
     ],
 )
 def test_numbers_without_a_range_are_refused(
     tmp_path: Path, values: np.ndarray, message: str
 ) -> None:
     path = tmp_path / "a.tif"
-    path.write_bytes(encoded(values, "TIFF"))
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    if values.dtype.kind == "i" and values.itemsize < 4:
+        info[339] = 2  # signed, which Pillow writes of 32 bits alone
+        values = values.view(f"u{values.itemsize}")
+    path.write_bytes(encoded(values, "TIFF", tiffinfo=info))
     with pytest.raises(InputError, match=message):
         decode_image(path)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("compression", [1, 8], ids=["raw", "deflate"])
+def test_sixteen_bits_in_planes(tmp_path: Path, order: str, compression: int) -> None:
+    colours = np.stack([GREY, GREY[::-1], GREY[:, ::-1]])
+    planes = [plane.astype(f"{order}u2").tobytes() for plane in colours]
+    if compression == 8:
+        planes = [zlib.compress(plane) for plane in planes]
+    height, width = GREY.shape
+    starts = [8, 8 + len(planes[0]), 8 + len(planes[0]) + len(planes[1])]
+    tags = [(256, [width]), (257, [height]), (258, [16] * 3), (259, [compression]), (262, [2])]
+    tags += [(273, starts), (277, [3]), (278, [height]), (279, list(map(len, planes))), (284, [2])]
+    body = b"".join(planes)
+    entries = b""
+    for tag, values in tags:
+        numbers = struct.pack(f"{order}{len(values)}I", *values)
+        if len(values) > 1:
+            numbers, body = struct.pack(f"{order}I", 8 + len(body)), body + numbers
+        entries += struct.pack(f"{order}HHI", tag, 4, len(values)) + numbers
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(body))
+    directory = struct.pack(f"{order}H", len(tags)) + entries + b"\0" * 4
+    path = tmp_path / "a.tif"
+    path.write_bytes(start + body + directory)
+    assert np.array_equal(decode_image(path), (colours >> 8).astype(np.uint8).transpose(1, 2, 0))
 
 
 @pytest.mark.parametrize("harm", [lambda d: d[:-60], lambda d: d[: len(d) // 2]])
