@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from engines import SlowEngine
-from hypothesis import given
-from hypothesis import strategies as st
 from media import picture
 from telling import Told, eventually
 
@@ -25,7 +23,6 @@ from mpft_deploy.screen.streams import open_av
 from mpft_deploy.screen.streams.attempt import Attempt
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
-from mpft_deploy.screen.streams.pace import Pace
 from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import Event, FrameEvent, StreamEvent
@@ -156,18 +153,6 @@ def test_a_batch_is_what_waits_and_can_be_judged_in_a_quarter_second(run: Any) -
     assert np.mean(engine.batches[2:]) > 1.5
     shares = counts(events)
     assert max(shares.values()) - min(shares.values()) <= 2
-
-
-@given(st.integers(1, 64), st.floats(1e-4, 10))
-def test_a_full_batch_takes_a_quarter_second_and_at_most_a_frame_longer(
-    most: int, seconds: float
-) -> None:
-    pace = Pace(most, 1.0)
-    assert pace.batch == most  # nobody knows yet how long a frame takes
-    pace.judging.add(seconds)
-    assert 1 <= pace.batch <= most
-    assert (pace.batch - 1) * seconds < 0.25
-    assert pace.batch == most or pace.batch * seconds >= 0.25 * (1 - 1e-9)
 
 
 def test_a_lone_frame_does_not_wait_for_a_batch(run: Any) -> None:
