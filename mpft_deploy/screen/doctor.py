@@ -95,12 +95,24 @@ def _video() -> Iterator[Check]:
         yield Check(name="video", result="fault", text=text, exit_code=3)
     else:
         yield Check(name="video", result="ok", text=text)
-    program = shutil.which("gst-launch-1.0")
-    text = program or "gst-launch-1.0 is not installed; csi:, v4l2: and gst: sources need it"
-    yield Check(name="GStreamer", result="ok" if program else "note", text=text)
+    yield _gstreamer()
     devices = sorted(str(path) for path in Path("/dev").glob("video*"))
     text = ", ".join(devices) or "no /dev/video* here; in a container, pass them with --device"
     yield Check(name="cameras", result="ok" if devices else "note", text=text)
+
+
+def _gstreamer() -> Check:
+    """By what `read_raw` would run a pipeline of a csi:, v4l2: or gst: source."""
+    from mpft_deploy.screen.streams.read_raw import NO_BINDINGS, NO_GSTREAMER, find_bindings
+
+    if python := find_bindings():
+        return Check(name="GStreamer", result="ok", text=f"Python bindings, of {python}")
+    program = shutil.which("gst-launch-1.0")
+    if program is None:
+        text = f"{NO_GSTREAMER}; csi:, v4l2: and gst: sources need it"
+    else:
+        text = f"{program}; addresses with a password need more: {NO_BINDINGS}"
+    return Check(name="GStreamer", result="note", text=text)
 
 
 def _gpu() -> Check:

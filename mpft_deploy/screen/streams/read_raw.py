@@ -38,6 +38,15 @@ TAIL = (
 KEPT = 4096
 """Bytes of what a pipeline says that are kept."""
 
+NO_BINDINGS = (
+    "install GStreamer's Python bindings (apt-get install python3-gi gir1.2-gstreamer-1.0)"
+)
+
+NO_GSTREAMER = (
+    "GStreamer is not on this machine: install its Python bindings or its tools (gst-launch-1.0), "
+    "and its plugins"
+)
+
 _SLICE = 0.2
 """Seconds between two looks at whether to stop."""
 
@@ -92,25 +101,22 @@ def read_gstreamer(settings: SourceSettings, attempt: Attempt) -> None:
 
 def _command(pipeline: str, *, secret: bool) -> list[str]:
     """What runs a pipeline: ours, which reads it from standard input, or else GStreamer's own."""
-    python = _find_bindings()
+    python = find_bindings()
     if python is not None:
         return [python, "-I", gst_child.__file__]
     if secret:
         raise EnvironmentLacksError(
             "gst-launch-1.0 would show this address's password to every user of this machine: "
-            "install GStreamer's Python bindings (apt-get install python3-gi gir1.2-gstreamer-1.0)"
+            f"{NO_BINDINGS}"
         )
     program = shutil.which("gst-launch-1.0")
     if program is None:
-        raise EnvironmentLacksError(
-            "GStreamer is not on this machine: install its tools (gst-launch-1.0) or its Python "
-            "bindings, and its plugins"
-        )
+        raise EnvironmentLacksError(NO_GSTREAMER)
     return [program, "--quiet", *pipeline.split()]
 
 
 @functools.cache
-def _find_bindings() -> str | None:
+def find_bindings() -> str | None:
     """A Python that has GStreamer's bindings: mostly the system's, seldom this one."""
     for python in dict.fromkeys([sys.executable, "/usr/bin/python3", shutil.which("python3")]):
         with contextlib.suppress(OSError, subprocess.SubprocessError):

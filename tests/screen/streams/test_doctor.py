@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import servers
 from command import MPFT, Run
+
+from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.screen import doctor as examination
+from mpft_deploy.screen.streams import read_raw
 
 
 def doctor(*arguments: str | Path) -> Run:
@@ -49,6 +55,35 @@ def test_a_camera_that_is_not_there_and_a_damaged_bundle(tmp_path: Path) -> None
     assert checks["bundle"]["result"] == checks["camera"]["result"] == "fault"
     assert "Connection refused" in checks["camera"]["text"]
     assert "s3cr3tw0rd" not in run.out + run.err
+
+
+@pytest.mark.parametrize(
+    ("bindings", "program", "result", "text"),
+    [
+        ("/usr/bin/python3", None, "ok", "Python bindings, of /usr/bin/python3"),
+        ("/usr/bin/python3", "/usr/bin/gst-launch-1.0", "ok", "Python bindings"),
+        (None, "/usr/bin/gst-launch-1.0", "note", "with a password need more: install GStreamer's"),
+        (None, None, "note", "its Python bindings or its tools (gst-launch-1.0)"),
+    ],
+)
+def test_gstreamer_is_what_pipelines_are_run_by(
+    bindings: str | None,
+    program: str | None,
+    result: str,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(read_raw, "find_bindings", lambda: bindings)
+    monkeypatch.setattr(shutil, "which", lambda name: program)
+    check = examination._gstreamer()
+    assert check.result == result
+    assert text in check.text
+    # The reader is of the same opinion.
+    if bindings or program:
+        assert read_raw._command("videotestsrc ! fdsink", secret=False)[0] == (bindings or program)
+    else:
+        with pytest.raises(EnvironmentLacksError, match="its Python bindings or its tools"):
+            read_raw._command("videotestsrc ! fdsink", secret=False)
 
 
 def test_no_address() -> None:

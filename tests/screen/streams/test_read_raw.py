@@ -48,7 +48,7 @@ def test_a_pipe_that_pauses_in_mid_picture_goes_on_where_it_was(
 
 
 def require_gstreamer() -> None:
-    if read_raw._find_bindings() is None or shutil.which("gst-launch-1.0") is None:
+    if read_raw.find_bindings() is None or shutil.which("gst-launch-1.0") is None:
         pytest.skip("GStreamer is not installed: apt-get install gstreamer1.0-tools python3-gi")
 
 
@@ -105,7 +105,7 @@ def test_ps_shows_no_password_of_a_pipeline(watching: Any) -> None:
 def test_without_the_bindings_no_password_is_given_to_gst_launch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(read_raw, "_find_bindings", lambda: None)
+    monkeypatch.setattr(read_raw, "find_bindings", lambda: None)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     with pytest.raises(EnvironmentLacksError, match="python3-gi"):
         read_raw._command("rtspsrc user-pw=x ! fdsink", secret=True)
