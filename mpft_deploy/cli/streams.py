@@ -169,6 +169,11 @@ def _need_posix() -> None:
 
 _TICK = 0.25
 
+_CUT_SHORT = (
+    b"ended at once: events that still waited to be told are lost, but for those in the webhook's "
+    b"spool, which the next start sends\n"
+)
+
 
 class _Flags:
     """What signals ask for."""
@@ -179,10 +184,13 @@ class _Flags:
 
 @contextmanager
 def _signals() -> Iterator[_Flags]:
-    """SIGTERM and Ctrl-C end the run, SIGHUP has the configuration read again."""
+    """SIGTERM and Ctrl-C end the run, twice at once; SIGHUP has the configuration read again."""
     flags = _Flags()
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if flags.stop.is_set():
+            os.write(2, _CUT_SHORT)  # no lock, which whoever was interrupted may hold
+            os._exit(128 + number)
         flags.stop.set()
 
     def reload(number: int, frame: FrameType | None) -> None:

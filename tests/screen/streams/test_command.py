@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,28 @@ def test_it_ends_in_time_whatever_its_sources_do(rtsp: Any, run: Any, number: in
         assert one.process.returncode == 0
     finally:
         silent.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once_and_says_what_is_lost(number: int) -> None:
+    """While the first one has it finish what is at hand, which takes its time here."""
+    code = (
+        "import time\nfrom mpft_deploy.cli.streams import _signals\n"
+        "with _signals() as flags:\n"
+        " print('begun', flush=True)\n"
+        " while not flags.stop.is_set(): time.sleep(0.01)\n"
+        " print('stopping', flush=True)\n time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        for line in (b"begun\n", b"stopping\n"):
+            assert process.stdout.readline() == line
+            process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert err.startswith(b"ended at once: events that still waited to be told are lost")
 
 
 def test_mistakes_on_the_command_line_tell_no_password(screen: Screen, tmp_path: Path) -> None:
