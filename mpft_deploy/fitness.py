@@ -6,9 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mpft_deploy.kernels import texture_patchify
-from mpft_deploy.spec import Crop, DetectorSpec, KeepRule
-from mpft_deploy.views import U8, ViewPolicy
-from mpft_deploy.views import views as cut_views
+from mpft_deploy.spec import Crop, KeepRule
+from mpft_deploy.views import U8
 
 I32 = npt.NDArray[np.int32]
 
@@ -71,15 +70,6 @@ def has_texture(crop: Crop, views: U8, scores: I32, patch: int) -> npt.NDArray[n
 def _differences(side: int) -> int:
     """How many differences the kernel's score of a cell of that side sums up, in one channel."""
     return 2 * side * (side - 1) + 2 * (side - 1) ** 2
-
-
-def why_unsure(spec: DetectorSpec, frame: U8, policy: ViewPolicy = "centre") -> str:
-    """Why a frame u8 [H, W, 3] has no verdict by its views; "" if it has one."""
-    height, width = frame.shape[:2]
-    view = cut_views(frame, spec.crop.size, policy)
-    scores = texture_patchify(view, spec.patch, KeepRule("all")).scores
-    flat = not has_texture(spec.crop, view, scores, spec.patch).any()
-    return too_small(spec.crop, height, width) or (FLAT if flat else "")
 
 
 def coarse_scores(views: U8) -> I32:

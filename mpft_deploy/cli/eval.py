@@ -243,7 +243,7 @@ def _finish(predictions: Predictions, out: Path, pictures: Path, as_json: bool) 
     """Write tables and report, and print the first tables."""
     from mpft_deploy.cli.console import emit_json
     from mpft_deploy.evaluate.report import REPORT, TABLES, write_results
-    from mpft_deploy.evaluate.tables import told_refused
+    from mpft_deploy.evaluate.tables import told_unsure
     from mpft_deploy.files import display
 
     groups, tables = write_results(predictions, out, pictures)
@@ -257,8 +257,8 @@ def _finish(predictions: Predictions, out: Path, pictures: Path, as_json: bool) 
     unreadable = len(predictions.header.unreadable)
     if unreadable:
         click.echo(f"{unreadable} images could not be decoded and were not scored")
-    if predictions.header.refused:
-        click.echo(told_refused(predictions.header))
+    if unsure := told_unsure(groups):
+        click.echo(unsure)
     click.echo(f"{display(out / TABLES)}\n{display(out / REPORT)}")
 
 

@@ -44,6 +44,8 @@ def compare(
 ) -> list[Pair]:
     """Compare two prediction matrices per set and pooled, under every protocol that both have.
 
+    Images that either gives no verdict of, whatever their logit, are left out.
+
     Args:
         keep_a, keep_b: the keep rules to compare.
         names: of the files, for errors.
@@ -57,7 +59,9 @@ def compare(
         raise UsageError("the two files have no protocol in common: evaluate both alike")
     out = []
     for protocol in protocols:
-        rows_a, rows_b = _paired(a.rows(protocol, keep_a), b.rows(protocol, keep_b), names)
+        paired = _paired(a.rows(protocol, keep_a), b.rows(protocol, keep_b), names)
+        both = paired[0].judged & paired[1].judged
+        rows_a, rows_b = (rows.where(both) for rows in paired)
         calibrations = a.header.calibration, b.header.calibration
         sets = rows_a.by_set(a.header.reals)
         for name, chosen in sets:

@@ -28,16 +28,19 @@ class Drawing(Record, frozen=True):
 
 def drawings(predictions: Predictions, keep: str) -> list[Drawing]:
     """ROC curve, reliability and histogram of logits under a keep rule; all images together."""
-    rows = {name: predictions.rows(name, keep) for name in BASIC}
+    rows = {}
+    for name in BASIC:
+        of = predictions.rows(name, keep)
+        rows[name] = of.where(of.judged)
     threshold = predictions.header.calibration
     out = []
-    if 0 < rows[BASIC[0]].labels.mean() < 1:
+    if all(len(np.unique(of.labels)) == 2 for of in rows.values()):
         out += [_roc(rows), _reliability(rows)]
     at = threshold.threshold
     edge = None
     if 0 < at < 1:
         edge = float(np.log(at / (1 - at)) / threshold.scale - threshold.shift)
-    return [*out, *(_histogram(one, name, edge) for name, one in rows.items())]
+    return [*out, *(_histogram(one, name, edge) for name, one in rows.items() if len(one))]
 
 
 def _roc(rows: dict[str, Rows]) -> Drawing:

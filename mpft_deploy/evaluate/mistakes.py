@@ -48,7 +48,7 @@ def collect(model: Model, predictions: Predictions, entries: Sequence[Entry]) ->
     by_name = {(entry.name, entry.sample.set): entry for entry in entries}
     out = []
     for label, wrongness in ((0, margin), (1, -margin)):
-        wrong = (rows.labels == label) & ((margin >= 0) == (label == 0))
+        wrong = rows.judged & (rows.labels == label) & ((margin >= 0) == (label == 0))
         order = np.argsort(-wrongness, kind="stable")
         for place in order[wrong[order]][:WORST].tolist():
             entry = by_name[rows.paths[place], rows.sets[place]]

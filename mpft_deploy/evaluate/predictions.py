@@ -21,7 +21,7 @@ from mpft_deploy.files import display, write_atomic
 from mpft_deploy.spec import Calibration, KeepRule, Record
 from mpft_deploy.views import ViewPolicy
 
-VERSION = 2
+VERSION = 3
 HEADER = b"mpft.evaluation"
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
@@ -35,23 +35,17 @@ SCHEMA = pa.schema(
         ("generator", _NAME),
         ("protocol", _NAME),
         ("keep", _NAME),
+        ("reason", _NAME),
         ("logit", pa.float32()),
         ("probability", pa.float64()),
     ]
 )
 """Columns: `sha256` of the image file, `pixels` that of what it decodes to, `path` relative to its
-source, `label` 1 for generated."""
+source, `label` 1 for generated, `reason` why it has no verdict whatever its logit, "" if it has."""
 
 
 class Unreadable(Record, frozen=True):
     """An image that could not be decoded and was therefore not scored."""
-
-    path: str
-    reason: str
-
-
-class Refused(Record, frozen=True):
-    """An image that was scored, and that screening would call unsure whatever its logit."""
 
     path: str
     reason: str
@@ -85,14 +79,14 @@ class Header(Record, frozen=True):
     benchmark: str = ""
     reals: dict[str, str] = msgspec.field(default_factory=dict)
     contradicting: tuple[str, ...] = ()
-    refused: tuple[Refused, ...] = ()
 
 
 @dataclass(frozen=True)
 class Rows:
     """Predictions under one protocol and keep rule, all arrays [n].
 
-    labels: i64, 1 for generated. logits: f64. probabilities: f64, of "generated".
+    labels: i64, 1 for generated. reasons: why an image has no verdict, "" where it has one.
+    logits: f64. probabilities: f64, of "generated".
     """
 
     digests: npt.NDArray[np.object_]
@@ -100,11 +94,18 @@ class Rows:
     labels: npt.NDArray[np.int64]
     sets: npt.NDArray[np.object_]
     generators: npt.NDArray[np.object_]
+    reasons: npt.NDArray[np.object_]
     logits: npt.NDArray[np.float64]
     probabilities: npt.NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def judged(self) -> npt.NDArray[np.bool_]:
+        """Which of the images have a verdict."""
+        mask: npt.NDArray[np.bool_] = self.reasons == ""
+        return mask
 
     def where(self, chosen: npt.NDArray[Any]) -> Rows:
         """Some of the rows, by a mask or indices."""
@@ -149,6 +150,7 @@ class Predictions:
             column("label").astype(np.int64),
             column("set"),
             column("generator"),
+            column("reason"),
             column("logit").astype(np.float64),
             column("probability"),
         )

@@ -9,14 +9,13 @@ in them either. All of them work on the whole frame, before the crop is cut.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
 
 from mpft_deploy.errors import UsageError
 from mpft_deploy.images import U8
-from mpft_deploy.views import ViewPolicy, views
 
 Change = Callable[[U8, np.random.Generator], U8]
 """u8 [H, W, 3] → u8 [H', W', 3]; chance comes from the generator alone."""
@@ -97,23 +96,14 @@ def protocol_names(*, robustness: bool) -> list[str]:
     return [*BASIC, *(ROBUSTNESS if robustness else ())]
 
 
-def protocol_views(
-    frame: U8, size: int, names: Iterable[str], digest: str, policy: ViewPolicy = "centre"
-) -> list[U8]:
-    """Views of a frame under each protocol.
+def changed_frames(frame: U8, names: Iterable[str], digest: str) -> Iterator[U8]:
+    """A frame u8 [H, W, 3] under each protocol, in turn.
 
     Args:
-        frame: u8 [H, W, 3].
-        size: side of the views.
         names: protocols.
         digest: SHA-256 of the image file; decides whatever is drawn by chance.
-        policy: how views are cut.
-
-    Returns:
-        For each protocol u8 [V, size, size, 3].
     """
     aligned: U8 | None = None
-    out = []
     for name in names:
         changed = frame
         if name != RAW:
@@ -127,5 +117,4 @@ def protocol_views(
                 )
             seed = [int(digest[:16], 16), *name.encode()]
             changed = ROBUSTNESS[name](changed, np.random.default_rng(seed))
-        out.append(views(changed, size, policy))
-    return out
+        yield changed

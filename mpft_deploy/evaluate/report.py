@@ -22,7 +22,7 @@ from mpft_deploy.evaluate.tables import (
     markdown,
     subject,
     tables,
-    told_refused,
+    told_unsure,
 )
 from mpft_deploy.files import PICTURES, explain_unwritable, printable, write_atomic
 from mpft_deploy.standing import Kind, has_mark
@@ -65,17 +65,22 @@ def write_results(
     header = predictions.header
     groups = summarise(predictions)
     shown = tables(header, groups)
-    page = render(predictions, shown, read_mistakes(pictures / MISTAKES))
+    page = render(predictions, groups, shown, read_mistakes(pictures / MISTAKES))
     with explain_unwritable(out):
         out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / TABLES, markdown(header, shown).encode())
+    write_atomic(out / TABLES, markdown(header, groups, shown).encode())
     write_atomic(out / FIGURES_CSV, as_csv(groups).encode())
     write_atomic(out / FIGURES_JSON, as_json(header, groups))
     write_atomic(out / REPORT, page.encode(), mode=PICTURES)
     return groups, shown
 
 
-def render(predictions: Predictions, shown: Sequence[Table], mistakes: Sequence[Mistake]) -> str:
+def render(
+    predictions: Predictions,
+    groups: Sequence[Group],
+    shown: Sequence[Table],
+    mistakes: Sequence[Mistake],
+) -> str:
     """The report as HTML that needs no other file and no network."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -96,7 +101,7 @@ def render(predictions: Predictions, shown: Sequence[Table], mistakes: Sequence[
         version=__version__,
         header=header,
         subject=subject(header),
-        refused=told_refused(header),
+        unsure=told_unsure(groups),
         tables=shown,
         drawings=[
             (keep, [(one, Markup(one.svg)) for one in drawings(predictions, keep)])

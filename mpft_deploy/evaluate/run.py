@@ -27,19 +27,18 @@ from mpft_deploy.evaluate.predictions import (
     VERSION,
     Header,
     Predictions,
-    Refused,
     Unreadable,
     make_table,
     probabilities,
     read_predictions,
     write_predictions,
 )
-from mpft_deploy.evaluate.protocols import protocol_views
+from mpft_deploy.evaluate.protocols import changed_frames
 from mpft_deploy.evaluate.scores import mean_over_views
 from mpft_deploy.files import canonical_json, display, explain_unwritable, sha256
-from mpft_deploy.fitness import why_unsure
 from mpft_deploy.images import U8, decode_image
 from mpft_deploy.layouts import benchmark_of, paired_reals
+from mpft_deploy.screen.screener import prepare
 from mpft_deploy.views import ViewPolicy
 
 PREDICTIONS, PARTS = "predictions.parquet", "parts"
@@ -162,10 +161,7 @@ def evaluate(
     table, contradicting = without_contradictions(pa.concat_tables(part.table for part in read))
     if not table.num_rows:
         raise InputError("every image is in both classes: the labels cannot be right")
-    refused = tuple(one for part in read for one in part.header.refused)
-    whole = msgspec.structs.replace(
-        header, unreadable=unreadable, contradicting=contradicting, refused=refused
-    )
+    whole = msgspec.structs.replace(header, unreadable=unreadable, contradicting=contradicting)
     write_predictions(target, whole, [table])
     _drop(parts)
     # Read back, so that a first run and a later one draw from the very same values.
@@ -241,29 +237,30 @@ def _predict(
     model: Model, entries: Sequence[Entry], header: Header, path: Path, workers: int
 ) -> None:
     """Predict some images and write them as a part."""
-    size = model.spec.crop.size
     columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
     unreadable: list[Unreadable] = []
-    refused: list[Refused] = []
 
-    def load(entry: Entry) -> tuple[str, str, list[U8], str] | str:
-        """Digests of file and pixels, views of an image by protocol and `why_unsure`.
+    def load(entry: Entry) -> tuple[str, str, list[U8], list[str]] | str:
+        """Digests of file and pixels; by protocol the views that count, and why no verdict.
 
-        Or why it cannot be decoded.
+        Or why the image cannot be decoded.
         """
         try:
             frame = decode_image(entry.sample.path)
             digest = sha256(entry.sample.path.read_bytes())
         except InputError as error:
             return str(error).removeprefix(display(entry.sample.path)).lstrip(": ")
-        cut = protocol_views(frame, size, header.protocols, digest, header.views)
-        reason = why_unsure(model.spec, frame, header.views)
-        return digest, pixel_digest(frame), cut, reason
+        cut, reasons = [], []
+        for changed in changed_frames(frame, header.protocols, digest):
+            prepared = prepare(model.spec, changed, header.views)
+            cut.append(prepared.views[prepared.telling])
+            reasons.append(prepared.reason)
+        return digest, pixel_digest(frame), cut, reasons
 
-    def flush(batch: list[tuple[Entry, str, str, list[U8]]]) -> None:
+    def flush(batch: list[tuple[Entry, str, str, list[U8], list[str]]]) -> None:
         if not batch:
             return
-        cut = [crops for *_, by_protocol in batch for crops in by_protocol]
+        cut = [crops for _, _, _, by_protocol, _ in batch for crops in by_protocol]
         logits = mean_over_views(model.logits(np.concatenate(cut)), [len(crops) for crops in cut])
         if not np.isfinite(logits).all():
             raise GateError(
@@ -272,7 +269,7 @@ def _predict(
             )
         cube = logits.reshape(len(header.keeps), len(batch), len(header.protocols))
         chances = probabilities(header.calibration, cube)
-        for image, (entry, digest, pixels, _) in enumerate(batch):
+        for image, (entry, digest, pixels, _, reasons) in enumerate(batch):
             sample = entry.sample
             for place, protocol in enumerate(header.protocols):
                 for rule, keep in enumerate(header.keeps):
@@ -285,13 +282,14 @@ def _predict(
                         sample.generator,
                         protocol,
                         keep,
+                        reasons[place],
                         cube[rule, image, place],
                         chances[rule, image, place],
                     )
                     for column, value in zip(columns.values(), values, strict=True):
                         column.append(value)
 
-    batch: list[tuple[Entry, str, str, list[U8]]] = []
+    batch: list[tuple[Entry, str, str, list[U8], list[str]]] = []
     waiting = 0
     with ThreadPoolExecutor(workers) as pool:
         loaded = ahead(load, entries, pool, depth=2 * workers)
@@ -299,16 +297,13 @@ def _predict(
             if isinstance(outcome, str):
                 unreadable.append(Unreadable(path=entry.name, reason=outcome))
                 continue
-            file, pixels, cut, reason = outcome
-            if reason:
-                refused.append(Refused(path=entry.name, reason=reason))
-            batch.append((entry, file, pixels, cut))
-            waiting += sum(map(len, cut))
+            batch.append((entry, *outcome))
+            waiting += sum(map(len, outcome[2]))
             if waiting >= BATCH * len(header.protocols):
                 flush(batch)
                 batch, waiting = [], 0
         flush(batch)
-    part = msgspec.structs.replace(header, unreadable=tuple(unreadable), refused=tuple(refused))
+    part = msgspec.structs.replace(header, unreadable=tuple(unreadable))
     write_predictions(path, part, [make_table(columns)])
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from scipy.stats import beta
 
-from mpft_deploy.evaluate.metrics import CONFIDENCE, F64, METRICS, bootstrap, interval
+from mpft_deploy.evaluate.metrics import CONFIDENCE, F64, METRICS, RESAMPLES, bootstrap, interval
 from mpft_deploy.evaluate.predictions import Header, Predictions, Rows
 from mpft_deploy.spec import Record
 
@@ -31,6 +31,9 @@ class Group(Record, frozen=True):
     Attributes:
         kind: `set`; `generator`, its images against all real ones of their set, where a set has
             several; `mean` over the sets; or `pooled`, all images.
+        real, generated: images of either class that have a verdict.
+        unsure_real, unsure_generated: those that have none, too small or without texture; they are
+            in no figure.
         figures: by the names of METRICS; None where a class is missing.
     """
 
@@ -40,6 +43,8 @@ class Group(Record, frozen=True):
     name: str
     real: int
     generated: int
+    unsure_real: int
+    unsure_generated: int
     figures: dict[str, Figure | None]
 
 
@@ -56,24 +61,28 @@ def summarise(predictions: Predictions) -> list[Group]:
 
 def _groups(rows: Rows, header: Header, protocol: str, keep: str) -> list[Group]:
     def measured(chosen: Rows, name: str) -> tuple[F64, F64]:
-        return bootstrap(
-            chosen.labels, chosen.logits, chosen.probabilities, header.calibration, name=name
-        )
+        of = chosen.where(chosen.judged)
+        if not len(of):
+            return np.full(len(METRICS), np.nan), np.full((RESAMPLES, len(METRICS)), np.nan)
+        return bootstrap(of.labels, of.logits, of.probabilities, header.calibration, name=name)
 
     def group(kind: Kind, name: str, of: Rows, point: F64, samples: F64) -> Group:
-        generated = int(of.labels.sum())
+        real, generated = (int((of.judged & (of.labels == label)).sum()) for label in (0, 1))
+        unsure = np.bincount(of.labels[~of.judged], minlength=2).tolist()
         return Group(
             keep=keep,
             protocol=protocol,
             kind=kind,
             name=name,
-            real=len(of) - generated,
+            real=real,
             generated=generated,
+            unsure_real=unsure[0],
+            unsure_generated=unsure[1],
             figures={
                 metric: _figure(float(point[place]), samples[:, place])
                 for place, metric in enumerate(METRICS)
             }
-            | ({} if kind == "mean" else _shares(len(of) - generated, generated, point)),
+            | ({} if kind == "mean" else _shares(real, generated, point)),
         )
 
     out, points, resamples = [], [], []

@@ -16,7 +16,6 @@ from mpft_deploy.evaluate.predictions import Header
 from mpft_deploy.evaluate.protocols import ALIGNED, BASIC
 from mpft_deploy.evaluate.summary import MEAN, Group
 from mpft_deploy.files import canonical_json, printable
-from mpft_deploy.fitness import FLAT
 from mpft_deploy.layouts import BENCHMARKS, plain
 
 NONE = "–"
@@ -100,8 +99,10 @@ def _lacking(groups: Sequence[Group]) -> str:
     for name in _sets(groups):
         one = next(g for g in groups if g.kind == "set" and g.name == name)
         if not (one.real and one.generated):
-            missing = "real" if one.generated else "generated"
-            out.append(f"{name} has no {missing} images")
+            counts = {"real": one.real, "generated": one.generated}
+            missing = " or ".join(kind for kind, count in counts.items() if not count)
+            verdict = " with a verdict" if one.unsure_real + one.unsure_generated else ""
+            out.append(f"{name} has no {missing} images{verdict}")
     return f"{NONE}: {'; '.join(out)}." if out else ""
 
 
@@ -147,7 +148,8 @@ def _full(header: Header, groups: Sequence[Group], keep: str) -> Table:
     for group in sorted(groups, key=lambda g: _position(groups, g)):
         name = f"↳ {group.name}" if group.kind == "generator" else group.name
         cells = [_with_interval(group, metric) for metric in METRICS]
-        rows.append([name, group.protocol, str(group.real), str(group.generated), *cells])
+        counts = (group.real, group.generated, group.unsure_real + group.unsure_generated)
+        rows.append([name, group.protocol, *map(str, counts), *cells])
     note = (
         "In %, with 95 % intervals: exact ones of the accuracies on real and on generated, else of "
         f"{RESAMPLES} bootstrap samples, which have no width where nothing was decided wrongly. A "
@@ -159,7 +161,7 @@ def _full(header: Header, groups: Sequence[Group], keep: str) -> Table:
             f" The threshold belongs to {header.calibrated_keep}: under {keep} only AUC, AP, EER "
             "and detection are fair."
         )
-    columns = ["set", "protocol", "real", "generated", *METRICS.values()]
+    columns = ["set", "protocol", "real", "generated", "no verdict", *METRICS.values()]
     return Table(f"All figures, keep {keep}", columns, rows, note)
 
 
@@ -176,10 +178,17 @@ def _robustness(groups: Sequence[Group], keep: str) -> Table:
         g for g in groups if g.keep == keep and g.kind == "set"
     ]
     shown = ("balanced_accuracy", "real_accuracy", "generated_accuracy", "auc", "ece")
-    rows = [[g.protocol, *(_with_interval(g, metric) for metric in shown)] for g in overall]
+    rows = [
+        [
+            g.protocol,
+            str(g.unsure_real + g.unsure_generated),
+            *(_with_interval(g, metric) for metric in shown),
+        ]
+        for g in overall
+    ]
     return Table(
         f"Robustness, keep {keep}: {overall[0].name}",
-        ["protocol", *(METRICS[metric] for metric in shown)],
+        ["protocol", "no verdict", *(METRICS[metric] for metric in shown)],
         rows,
         "Every protocol but raw changes the aligned image, real and generated alike. In %.",
     )
@@ -208,24 +217,29 @@ def subject(header: Header) -> str:
     return f"{header.model}: {header.images} images{lost}{both}"
 
 
-def told_refused(header: Header) -> str:
-    """What is said of the images that screening would call unsure for a reason; "" if of none."""
-    if not header.refused:
+def told_unsure(groups: Sequence[Group]) -> str:
+    """What is said of the images, as they are, that have no verdict; "" if all have one."""
+    first = [g for g in groups if g.kind == "set" and (g.keep, g.protocol) == _first(groups)]
+    real, generated = sum(g.unsure_real for g in first), sum(g.unsure_generated for g in first)
+    if not real + generated:
         return ""
-    flat = sum(one.reason == FLAT for one in header.refused)
-    kinds = {"too small": len(header.refused) - flat, "without texture": flat}
-    counts = " and ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
     return (
-        f"{counts}: screening calls these images unsure whatever their logit; the tables count "
-        "their logits as any other's."
+        f"{real} real and {generated} generated images are unsure whatever their logit, too small "
+        "or without texture to judge, as mpft screen calls them: no figure counts them. Changed as "
+        "a protocol says, others may be."
     )
 
 
-def markdown(header: Header, all_tables: Sequence[Table]) -> str:
+def _first(groups: Sequence[Group]) -> tuple[str, str]:
+    """Keep rule and protocol that the tables begin with."""
+    return groups[0].keep, groups[0].protocol
+
+
+def markdown(header: Header, groups: Sequence[Group], all_tables: Sequence[Table]) -> str:
     """All tables as one Markdown file."""
     lines = ["# Evaluation", "", _cell(subject(header)), ""]
-    if header.refused:
-        lines += [told_refused(header), ""]
+    if unsure := told_unsure(groups):
+        lines += [unsure, ""]
     calibration = header.calibration
     lines += [
         f"Threshold {calibration.threshold:.4g}, unsure between {calibration.unsure[0]:.4g} and "

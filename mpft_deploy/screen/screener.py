@@ -18,7 +18,7 @@ from mpft_deploy.errors import GateError, UsageError
 from mpft_deploy.fitness import FLAT, has_texture, too_small
 from mpft_deploy.images import U8
 from mpft_deploy.kernels import Patches, texture_patchify
-from mpft_deploy.spec import Calibration, Record, Verdict
+from mpft_deploy.spec import Calibration, DetectorSpec, Record, Verdict
 from mpft_deploy.views import ViewPolicy, Window, cut, share_in, view_windows
 from mpft_deploy.weights import F32
 
@@ -160,7 +160,6 @@ class Screener:
         self.centre = self.spec.crop.size if views == "centre" else None
         """Side of the one view, where a frame's centre is all that is judged."""
         self._engine = engine
-        self._keep = self.spec.keep_rule
 
     @classmethod
     def open(
@@ -221,30 +220,7 @@ class Screener:
             UsageError: the frame is not u8 [H, W, 3] with H and W of 1 or more, or no centre
                 window of such a picture.
         """
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
-            raise UsageError(
-                f"a frame must be uint8 [H, W, 3], got {frame.dtype} {list(frame.shape)}"
-            )
-        crop = self.spec.crop
-        height, width = whole or frame.shape[:2]
-        reason = too_small(crop, height, width)
-        # Of what is not judged, one view is enough.
-        policy = "centre" if reason else self.policy
-        windows = view_windows(height, width, crop.size, policy)
-        if whole is not None and (policy != "centre" or frame.shape[:2] != windows[0][2:]):
-            raise UsageError(
-                f"a frame {list(frame.shape)} is no centre window of {height} × {width} pixels"
-            )
-        cut_views = cut(
-            frame, windows if whole is None else [Window(0, 0, *windows[0][2:])], crop.size
-        )
-        patches = texture_patchify(cut_views, self.spec.patch, self._keep, self.spec.keep_seed)
-        telling = has_texture(crop, cut_views, patches.scores, self.spec.patch)
-        if not reason and not telling.any():
-            reason = FLAT
-        if not telling.any():
-            telling = np.ones(len(windows), bool)
-        return Prepared(cut_views, windows, (height, width), patches, telling, reason)
+        return prepare(self.spec, frame, self.policy, whole)
 
     def judge(
         self, frames: Sequence[Prepared], advance: Advance = lambda views, of: None
@@ -305,6 +281,35 @@ class Screener:
             )
         judgement = self.verdict_of(mean, len(counted), frame.looked_at, frame.reason)
         return Judged(judgement, logits)
+
+
+def prepare(
+    spec: DetectorSpec,
+    frame: U8,
+    policy: ViewPolicy = "centre",
+    whole: tuple[int, int] | None = None,
+) -> Prepared:
+    """See `Screener.prepare`; for whoever judges as screening does, by another engine than ours."""
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
+        raise UsageError(f"a frame must be uint8 [H, W, 3], got {frame.dtype} {list(frame.shape)}")
+    crop = spec.crop
+    height, width = whole or frame.shape[:2]
+    reason = too_small(crop, height, width)
+    # Of what is not judged, one view is enough.
+    policy = "centre" if reason else policy
+    windows = view_windows(height, width, crop.size, policy)
+    if whole is not None and (policy != "centre" or frame.shape[:2] != windows[0][2:]):
+        raise UsageError(
+            f"a frame {list(frame.shape)} is no centre window of {height} × {width} pixels"
+        )
+    cut_views = cut(frame, windows if whole is None else [Window(0, 0, *windows[0][2:])], crop.size)
+    patches = texture_patchify(cut_views, spec.patch, spec.keep_rule, spec.keep_seed)
+    telling = has_texture(crop, cut_views, patches.scores, spec.patch)
+    if not reason and not telling.any():
+        reason = FLAT
+    if not telling.any():
+        telling = np.ones(len(windows), bool)
+    return Prepared(cut_views, windows, (height, width), patches, telling, reason)
 
 
 def with_threshold(calibration: Calibration, threshold: float | None) -> Calibration:

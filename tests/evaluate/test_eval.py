@@ -26,9 +26,10 @@ from mpft_deploy.evaluate.metrics import METRICS
 from mpft_deploy.evaluate.models import BundleModel
 from mpft_deploy.evaluate.predictions import read_predictions
 from mpft_deploy.evaluate.protocols import BASIC
+from mpft_deploy.evaluate.report import write_results
 from mpft_deploy.evaluate.run import evaluate, find_entries
 from mpft_deploy.evaluate.summary import _shares, summarise
-from mpft_deploy.evaluate.tables import markdown, told_refused
+from mpft_deploy.evaluate.tables import told_unsure
 from mpft_deploy.fitness import FLAT
 from mpft_deploy.images import U8, decode_image
 from mpft_deploy.screen import Screener
@@ -77,32 +78,83 @@ def test_damaged_files_are_named_and_never_scored(evaluated: Path) -> None:
         assert "1 of them could not be decoded" in text
 
 
-def test_images_without_a_verdict_are_counted(tmp_path: Path) -> None:
-    """By the shipped bounds: a small picture and a flat one of six."""
+class Brightness:
+    """By the shipped bounds; a view's logit is its mean level less 100."""
 
-    class Zero:
-        name, identity, keeps = "zero", "zero", ["all"]
-        spec = read_detector(SHIPPED).spec
+    name, identity, keeps = "brightness", "brightness", ["all"]
+    spec = read_detector(SHIPPED).spec
 
-        def logits(self, crops: U8) -> np.ndarray:
-            return np.arange(len(crops), dtype=np.float32)[None]
+    def logits(self, crops: U8) -> np.ndarray:
+        return (crops.mean(axis=(1, 2, 3)) - 100).astype(np.float32)[None]
 
+
+def blobs(seed: int, side: int = 240) -> Image.Image:
+    """A picture with texture enough to be judged."""
+    small = np.random.default_rng(seed).integers(60, 200, (20, 20, 3), np.uint8)
+    return Image.fromarray(small).resize((side, side))
+
+
+def test_images_without_a_verdict_are_in_no_figure_and_counted(tmp_path: Path) -> None:
+    """A small picture and a flat one, with logits that would spoil every figure."""
     for label, folder in enumerate(("0_real", "1_fake")):
         (tmp_path / "data" / folder).mkdir(parents=True)
         for index in range(2):
-            blobs = np.random.default_rng(index).integers(60, 200, (20, 20, 3), np.uint8)
-            image = Image.fromarray(blobs).resize((240, 240 + label))
-            image.save(tmp_path / "data" / folder / f"{index}.png")
-    Image.fromarray(np.full((240, 240, 3), 200, np.uint8)).save(tmp_path / "data/0_real/flat.png")
-    Image.fromarray(blobs).save(tmp_path / "data/1_fake/small.png")
-    entries = find_entries([tmp_path / "data"])
-    header = evaluate(Zero(), entries, ["raw"], tmp_path / "out").header
-    assert {one.path: one.reason for one in header.refused} == {
+            image = np.asarray(blobs(index)) // 2 + 100 * label
+            Image.fromarray(image.astype(np.uint8)).save(
+                tmp_path / "data" / folder / f"{index}.png"
+            )
+    Image.fromarray(np.full((240, 240, 3), 255, np.uint8)).save(tmp_path / "data/0_real/flat.png")
+    Image.fromarray(np.asarray(blobs(2, 20)) // 9).save(tmp_path / "data/1_fake/small.png")
+    predictions = evaluate(Brightness(), find_entries([tmp_path / "data"]), BASIC, tmp_path / "out")
+    rows = predictions.rows("raw", "all")
+    assert dict(zip(rows.paths, rows.reasons, strict=True)) == {
+        "0_real/0.png": "",
+        "0_real/1.png": "",
         "0_real/flat.png": FLAT,
+        "1_fake/0.png": "",
+        "1_fake/1.png": "",
         "1_fake/small.png": "20 × 20 pixels are too few to judge: the shorter side needs 128",
     }
-    assert told_refused(header).startswith("1 too small and 1 without texture: ")
-    assert told_refused(header) in markdown(header, [])
+    groups, shown = write_results(predictions, tmp_path / "out", tmp_path / "out")
+    for group in groups:
+        assert (group.real, group.generated) == (2, 2)
+        assert (group.unsure_real, group.unsure_generated) == (1, 1)
+        assert group.figures["auc"].value == 1.0
+    told = told_unsure(groups)
+    assert told.startswith("1 real and 1 generated images are unsure whatever their logit")
+    for name in ("tables.md", "report.html"):
+        assert told in (tmp_path / "out" / name).read_text()
+    assert [row[1:5] for row in shown[-1].rows] == [
+        ["raw", "2", "2", "2"],
+        ["aligned", "2", "2", "2"],
+    ]
+    [pair, _] = compare(predictions, predictions, "all", "all", (tmp_path, tmp_path))
+    assert (pair.real, pair.generated) == (2, 2)
+
+
+def test_a_set_without_any_verdict_has_no_figures(tmp_path: Path) -> None:
+    for label, folder in enumerate(("0_real", "1_fake")):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        blobs(label, 60).save(tmp_path / "data" / folder / "small.png")
+    entries = find_entries([tmp_path / "data"])
+    predictions = evaluate(Brightness(), entries, BASIC, tmp_path / "out")
+    groups, shown = write_results(predictions, tmp_path / "out", tmp_path / "out")
+    assert all(figure is None for group in groups for figure in group.figures.values())
+    assert shown[0].note.endswith("has no real or generated images with a verdict.")
+
+
+def test_views_without_texture_are_left_out_of_the_mean(tmp_path: Path) -> None:
+    """As screening leaves them out: of a white wall with a picture in its middle, the middle."""
+    wall = np.full((672, 672, 3), 255, np.uint8)
+    middle = np.asarray(blobs(3, 224))
+    wall[224:448, 224:448] = middle
+    (tmp_path / "data" / "0_real").mkdir(parents=True)
+    Image.fromarray(wall).save(tmp_path / "data" / "0_real" / "wall.png")
+    entries = find_entries([tmp_path / "data"])
+    predictions = evaluate(Brightness(), entries, ["raw"], tmp_path / "out", views="five")
+    rows = predictions.rows("raw", "all")
+    assert rows.logits.tolist() == [pytest.approx(middle.mean() - 100)]
+    assert rows.reasons.tolist() == [""]
 
 
 def test_tables_stand_beside_what_was_published(evaluated: Path) -> None:
