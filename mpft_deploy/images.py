@@ -126,7 +126,7 @@ def read_picture(path: Path, *, centre: int | None = None) -> Picture:
             warnings.simplefilter("ignore")
             opened = _open(file, name)
             check_pixels(*opened.image.size, name)
-            return _read_centre(opened, file, centre) or _read_whole(opened, name)
+            return _read_jpeg(opened, file, centre, name) or _read_whole(opened, name)
     except InputError:
         raise
     except Image.DecompressionBombError:
@@ -264,32 +264,51 @@ def _open_tiff(data: bytes, name: str) -> _Opened:
     )
 
 
-def _read_centre(opened: _Opened, file: BinaryIO, size: int | None) -> Picture | None:
-    """The centre window of an opened JPEG alone; None where the image must be decoded whole."""
+def _read_jpeg(opened: _Opened, file: BinaryIO, centre: int | None, name: str) -> Picture | None:
+    """A JPEG, or its centre window alone; None where Pillow must decode it, or where it is none."""
     image = opened.image
-    if size is None or image.format != "JPEG" or opened.orientation != 1:
+    if image.format not in ("JPEG", "MPO"):
         return None
-    from mpft_deploy.kernels.jpeg_window import decode_window
+    from PIL import Image
 
+    from mpft_deploy.kernels.jpeg_window import decode_window, is_damaged
+
+    file.seek(getattr(image, "offset", 0))  # of several pictures, where this one is
+    data = file.read()
     width, height = image.size
-    side = view_side(height, width, size)
-    [(top, left)] = view_corners(height, width, side)
-    file.seek(0)
-    pixels = decode_window(file.read(), top, left, side, side)
-    return None if pixels is None else Picture(pixels, opened.note, (height, width))
+    if centre is None or opened.orientation != 1:
+        pixels = decode_window(data, 0, 0, height, width)
+    else:
+        side = view_side(height, width, centre)
+        [(top, left)] = view_corners(height, width, side)
+        pixels = decode_window(data, top, left, side, side)
+    if pixels is None:
+        if is_damaged(data):
+            raise InputError(
+                f"{name}: damaged image (truncated or changed: not all of its pixels can be read)"
+            )
+        return None
+    if pixels.shape[:2] != (height, width):
+        return Picture(pixels, opened.note, (height, width))
+    if opened.orientation != 1:
+        pixels = np.asarray(_turned(Image.fromarray(pixels), opened.orientation))
+    return Picture(pixels, opened.note)
+
+
+def _turned(image: PIL.Image.Image, orientation: int) -> PIL.Image.Image:
+    """An image as EXIF says that it is to be turned; the same one if it is upright."""
+    from PIL import Image
+
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(Image.Transpose[turn])
 
 
 def _read_whole(opened: _Opened, name: str) -> Picture:
     """Pixels of an opened file."""
-    from PIL import Image
-
     image = opened.image
     image.load()
-    # Neither this nor the conversion below copies an image that is upright and RGB already: of
-    # 1080p, each copy would take longer than decoding a window.
-    turn = _TURNS.get(opened.orientation)
-    if turn is not None:
-        image = image.transpose(Image.Transpose[turn])
+    # Neither this nor the conversion below copies an image that is upright and RGB already.
+    image = _turned(image, opened.orientation)
     note = opened.note
     if image.mode.startswith("I;16") or (image.mode == "I" and opened.image.format != "TIFF"):
         image, dark = _high_byte(image, opened.depth, negative=opened.negative)

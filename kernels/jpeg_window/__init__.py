@@ -43,6 +43,16 @@ def decode_window(
     return out if native.decode_into(data, top, left, out) else None
 
 
+def is_damaged(data: bytes) -> bool:
+    """Whether a decoder that does not stop at damage would make up pixels of a JPEG.
+
+    Pillow's does not: what it cannot read it leaves grey, or repeats. False where `why_not` says
+    why, and where Pillow refuses the file itself.
+    """
+    native = _native()
+    return native is not None and bool(native.is_damaged(data))
+
+
 def _native() -> Any:
     try:
         return importlib.import_module("mpft_deploy.kernels.jpeg_window._jpeg_window")

@@ -21,9 +21,17 @@ bool decode_into(nb::bytes data, JDIMENSION top, JDIMENSION left, Window out) {
   return mpft::jpeg_window::decode(bytes, size, top, left, height, width, target);
 }
 
+bool is_damaged(nb::bytes data) {
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(data.c_str());
+  const std::size_t size = data.size();
+  nb::gil_scoped_release release;
+  return mpft::jpeg_window::is_damaged(bytes, size);
+}
+
 }  // namespace
 
 NB_MODULE(_jpeg_window, module) {
   module.def("decode_into", &decode_into, nb::arg("data"), nb::arg("top"), nb::arg("left"),
              nb::arg("out"));
+  module.def("is_damaged", &is_damaged, nb::arg("data"));
 }

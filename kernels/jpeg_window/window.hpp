@@ -15,6 +15,8 @@
 
 #include <jpeglib.h>
 
+#include <jerror.h>
+
 namespace mpft::jpeg_window {
 
 constexpr JDIMENSION MARGIN = 32;  // the widest MCU of libjpeg
@@ -22,14 +24,34 @@ constexpr JDIMENSION MARGIN = 32;  // the widest MCU of libjpeg
 struct Failure {
   jpeg_error_mgr base;  // first: libjpeg hands out a pointer to it
   std::jmp_buf back;
+  bool damaged = false;  // pixels were made up
 };
+
+// Whether libjpeg warns of data that it could not read, and goes on with pixels of its own. Bytes too
+// many behind the last row, as some cameras write, take nothing away.
+inline bool tells_damage(const jpeg_error_mgr& warning) {
+  switch (warning.msg_code) {
+    case JWRN_ARITH_BAD_CODE:
+    case JWRN_HIT_MARKER:
+    case JWRN_HUFF_BAD_CODE:
+    case JWRN_JPEG_EOF:
+    case JWRN_MUST_RESYNC:
+      return true;
+    case JWRN_EXTRANEOUS_DATA:
+      return warning.msg_parm.i[1] != JPEG_EOI;
+    default:
+      return false;
+  }
+}
 
 inline void leave(j_common_ptr info) {
   std::longjmp(reinterpret_cast<Failure*>(info->err)->back, 1);
 }
 
 inline void count(j_common_ptr info, int level) {
-  if (level < 0) ++info->err->num_warnings;
+  if (level >= 0) return;
+  ++info->err->num_warnings;
+  if (tells_damage(*info->err)) reinterpret_cast<Failure*>(info->err)->damaged = true;
 }
 
 inline void stay_silent(j_common_ptr) {}
@@ -89,6 +111,32 @@ inline bool decode(const std::uint8_t* data, std::size_t size, JDIMENSION top, J
   const bool sound = jpeg_finish_decompress(&info) && info.err->num_warnings == 0;
   jpeg_destroy_decompress(&info);
   return sound;
+}
+
+// Whether pixels of a JPEG would be made up. False as well where none would be had.
+inline bool is_damaged(const std::uint8_t* data, std::size_t size) {
+  jpeg_decompress_struct info;
+  Failure failure;
+  info.err = jpeg_std_error(&failure.base);
+  failure.base.error_exit = leave;
+  failure.base.emit_message = count;
+  failure.base.output_message = stay_silent;
+  if (setjmp(failure.back)) {
+    jpeg_destroy_decompress(&info);
+    return false;
+  }
+  jpeg_create_decompress(&info);
+  jpeg_mem_src(&info, data, static_cast<unsigned long>(size));
+  jpeg_read_header(&info, TRUE);
+  jpeg_start_decompress(&info);
+  JSAMPARRAY row =
+      info.mem->alloc_sarray(reinterpret_cast<j_common_ptr>(&info), JPOOL_IMAGE,
+                             info.output_width * JDIMENSION(info.output_components), 1);
+  jpeg_skip_scanlines(&info, info.output_height - 1);
+  jpeg_read_scanlines(&info, row, 1);
+  jpeg_finish_decompress(&info);
+  jpeg_destroy_decompress(&info);
+  return failure.damaged;
 }
 
 }  // namespace mpft::jpeg_window
