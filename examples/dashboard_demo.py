@@ -180,13 +180,14 @@ def dream(rng: np.random.Generator) -> Image.Image:
 SCENES: list[Callable[[np.random.Generator], Image.Image]] = [street, store, harbour, valley]
 
 
-def photographed(image: Image.Image, rng: np.random.Generator, grain: float = 0.0) -> Pixels:
-    """With a sensor's noise and a lens's dark corners."""
-    pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(0.6)), np.float32)
-    y, x = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
-    pixels = pixels * (1 - 0.22 * (x**2 + y**2) / 2)[..., None]
-    pixels = pixels + rng.normal(0, grain, (HEIGHT, WIDTH, 1))
-    return np.clip(pixels, 0, 255).astype(np.uint8)
+_Y, _X = np.ogrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
+CORNERS = (1 - 0.11 * (_X**2 + _Y**2))[..., None].astype(np.float32)
+
+
+def photographed(image: Image.Image) -> Pixels:
+    """Through a lens: a little soft, with dark corners."""
+    pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(0.6)))
+    return (pixels * CORNERS).astype(np.uint8)
 
 
 def cells_of(pixels: Pixels) -> list[tuple[int, int, int]]:
@@ -306,7 +307,7 @@ class DemoMonitor:
         source.received += round(source.rate * 5)
         source.screened += round(source.rate)
         if draw or source.picture is None:
-            pixels = photographed(source.image, self._rng)
+            pixels = photographed(source.image)
             source.picture = Picture(pixels, at, cells_of(pixels))
         else:  # a still scene
             source.picture = Picture(source.picture.pixels, at, source.picture.cells)

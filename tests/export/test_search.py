@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -35,9 +36,13 @@ from mpft_deploy.profile import latency
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch):
-    """Few samples: what is tested does not depend on the figures."""
+    """Few samples and no pauses: what is tested does not depend on the figures."""
     monkeypatch.setattr(module, "LATENCY_SAMPLES", 30)
+    monkeypatch.setattr(module, "PAUSE_SECONDS", 0)
     monkeypatch.setattr(latency, "WARM_UP_SECONDS", 0)
+    gc.freeze()  # before each turn garbage is collected, and a test's process holds very much
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 
-from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.errors import InputError
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.precision import apply_precision
@@ -22,11 +22,26 @@ from mpft_deploy.profile.operators import (
     tensorrt_operators,
 )
 from mpft_deploy.profile.work import count_work
+from mpft_deploy.spec import Architecture, Crop
 
-ROOT = Path(__file__).resolve().parents[2]
-
-SHIPPED = ROOT / "models" / "mpft-vit-b16"
-DEPTH = read_detector(SHIPPED).spec.depth
+DEPTH = 4
+SPEC = reference.tiny_spec(
+    architecture=Architecture(
+        name="b16",
+        width=768,
+        layers=DEPTH,
+        heads=12,
+        hidden=3072,
+        output_dim=512,
+        activation="quick_gelu",
+    ),
+    depth=DEPTH,
+    patch=16,
+    crop=Crop(size=224),
+    keep="textured:98",
+    train_keep="smooth:98",
+)
+"""CLIP B/16 in all but depth."""
 
 
 @pytest.mark.parametrize(
@@ -62,16 +77,14 @@ def test_fused_names_lead_to_the_place_of_most() -> None:
 
 @pytest.fixture(scope="module")
 def graphs() -> dict[str, bytes]:
-    """The shipped detector's encoder, with few tokens so that it is quick."""
-    folder = read_detector(SHIPPED)
-    graph = build_graph(folder.spec, folder.weights, tokens=48)
+    """Of random weights, with few tokens so that they are quick."""
+    graph = build_graph(SPEC, reference.random_weights(SPEC), tokens=48)
     return {name: serialise(apply_precision(graph, name)) for name in ("fp32", "bf16", "int8")}
 
 
 def feeds(tokens: int = 48) -> dict[str, np.ndarray]:
-    spec = read_detector(SHIPPED).spec
     view = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
-    cut = texture_patchify(view, spec.patch, spec.keep_rule)
+    cut = texture_patchify(view, SPEC.patch, SPEC.keep_rule)
     return {"patches": cut.patches[:, :tokens], "positions": cut.positions[:, :tokens]}
 
 
