@@ -70,8 +70,8 @@ class Process:
         began = time.monotonic()
         if number is not None:
             self.process.send_signal(number)
-        self.process.wait(20)
+        self.process.wait(60)
         seconds = time.monotonic() - began
         for reader in self._readers:
-            reader.join(5)
+            reader.join(60)
         return seconds

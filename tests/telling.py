@@ -93,7 +93,7 @@ def fill(folder: Path) -> Path:
 
 def everything(url: str, method: str, path: str, token: str) -> bytes:
     """Status line, headers and body of an answer."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     connection.request(method, path, headers=headers)
     answer = connection.getresponse()
@@ -206,7 +206,7 @@ class Receiver:
             request.connection.close()
             return
         if self.mode == "hang":
-            self.released.wait(30)
+            self.released.wait(60)
             request.close_connection = True
             return
         if self.mode == "dribble":
@@ -265,7 +265,7 @@ class Network:
                     if not self._open:
                         near.close()
                         continue
-                    far = socket.create_connection(("127.0.0.1", self._target), 5)
+                    far = socket.create_connection(("127.0.0.1", self._target), 60)
                     self._pairs += [near, far]
                 for source, sink in ((near, far), (far, near)):
                     threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()

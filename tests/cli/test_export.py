@@ -286,7 +286,7 @@ def test_interrupted_export_leaves_nothing(detector, pictures, tmp_path):
             break
     process.send_signal(signal.SIGINT)
     rest = process.stderr.read()
-    assert process.wait(30) == 130
+    assert process.wait(60) == 130
     assert "interrupted" in rest
     assert "Traceback" not in rest
     assert not out.parent.exists() or list(out.parent.iterdir()) == []

@@ -181,7 +181,7 @@ def test_a_stream_that_may_not_block_is_waited_for() -> None:
     time.sleep(0.3)
     with open(reader, "rb") as pipe:  # noqa: PTH123
         assert len(pipe.read()) == 1_000_001
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("after", [0, 100, 10_000])
@@ -194,7 +194,7 @@ def test_a_reader_that_leaves_at_any_time(after: int) -> None:
     process.stdout.read(after)
     process.stdout.close()
     assert process.stderr.read() == b""
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_a_signal_while_the_command_starts_is_no_traceback() -> None:
         assert process.stdout.readline() == b"up\n"
         time.sleep(random.uniform(0, 0.3))
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
         assert process.returncode in (130, 0, -signal.SIGINT), err
         assert b"Traceback" not in err
 

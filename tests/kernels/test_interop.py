@@ -217,8 +217,8 @@ def test_the_gil_is_released() -> None:
         time.sleep(0.001)
     worker.join()
     start, end = span
-    longest = max(np.diff([start, *(t for t in seen if start < t < end), end]))
-    assert longest < (end - start) / 2
+    quarter = (end - start) / 4
+    assert any(start + quarter < moment < end - quarter for moment in seen)
 
 
 @pytest.mark.parametrize("one", NATIVE, ids=lambda one: one.name)

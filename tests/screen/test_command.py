@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -306,12 +305,11 @@ def test_ctrl_c_ends_at_once_and_the_report_says_so(tmp_path: Path, bundle: Path
     )
     assert process.stdout is not None
     assert "verdict" in process.stdout.readline()
-    sent = time.monotonic()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert time.monotonic() - sent < 5
     *judged, last = map(json.loads, out.splitlines())
+    assert len(judged) < 200  # of 400: it did not wait for the rest
     assert "interrupted" in last["error"]
     assert "Traceback" not in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "r.html"]

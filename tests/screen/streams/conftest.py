@@ -90,7 +90,7 @@ class Running:
         return next(s for s in self.watch.statuses() if name in ("", s.source))
 
     def wait(
-        self, wanted: Callable[[Event], bool], what: str, seconds: float = 20, after: int = 0
+        self, wanted: Callable[[Event], bool], what: str, seconds: float = 60, after: int = 0
     ) -> Event:
         """The first event that is wanted, of those after the first `after`."""
         end = time.monotonic() + seconds
@@ -103,7 +103,7 @@ class Running:
                 assert left > 0, f"{what} did not come: {self.states()} {self.watch.statuses()}"
                 self._changed.wait(left)
 
-    def frame(self, name: str = "", seconds: float = 20) -> FrameEvent:
+    def frame(self, name: str = "", seconds: float = 60) -> FrameEvent:
         """The next verdict of a frame from now on."""
         event = self.wait(
             lambda e: isinstance(e, FrameEvent) and name in ("", e.source),
@@ -114,7 +114,7 @@ class Running:
         assert isinstance(event, FrameEvent)
         return event
 
-    def state(self, state: str, name: str = "", seconds: float = 20, after: int = 0) -> SourceEvent:
+    def state(self, state: str, name: str = "", seconds: float = 60, after: int = 0) -> SourceEvent:
         """The first change to a state."""
         event = self.wait(
             lambda e: isinstance(e, SourceEvent) and e.state == state and name in ("", e.source),

@@ -12,6 +12,9 @@ from mpft_deploy.screen.streams.attempt import Attempt
 from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.settings import SourceSettings
 
+OLDEST_MS = 2000 + 2000
+"""Of a verdict: `max_age`, and as much again as a batch may take on a busy machine."""
+
 
 def read_pictures(settings: SourceSettings, attempt: Attempt) -> None:
     """Ten pictures a second, half of them to be decoded in their turn."""
@@ -32,8 +35,15 @@ class SlowEngine:
     def __init__(self, engine: Any, seconds: float, view_seconds: float = 0.0) -> None:
         self._engine, self.seconds, self._view_seconds = engine, seconds, view_seconds
         self.batches: list[int] = []
+        self.idle: list[float] = []
+        """Seconds between two calls."""
+        self._done: float | None = None
 
     def run(self, patches: Any, positions: Any) -> Any:
+        if self._done is not None:
+            self.idle.append(time.monotonic() - self._done)
         time.sleep(self.seconds + len(patches) * self._view_seconds)
         self.batches.append(len(patches))
-        return self._engine.run(patches, positions)
+        logits = self._engine.run(patches, positions)
+        self._done = time.monotonic()
+        return logits

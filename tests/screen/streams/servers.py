@@ -56,7 +56,7 @@ class RtspServer:
     def start(self) -> None:
         """Start, or start again at the same port."""
         paths = [f"/{name}={clip}" for name, clip in self._paths.items()]
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while True:
             self._process = subprocess.Popen(
                 [PYTHON, str(SERVER), str(self.port), *paths],

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import servers
+from engines import OLDEST_MS
 from media import encoded, picture, write_video
 
 from mpft_deploy.screen.streams import open_av
@@ -28,7 +29,7 @@ def check_accounts(running: Any) -> None:
 
 def wait_until_finished(running: Any) -> None:
     """Until every source has ended and its last frame was judged."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not running.watch.finished:
         assert time.monotonic() < end, running.watch.statuses()
         time.sleep(0.01)
@@ -44,8 +45,9 @@ def test_rtsp(codec: str, clip: Any, rtsp: Any, watching: Any) -> None:
     assert (status.width, status.height, status.state) == (320, 240, "live")
     assert status.codec == {"h265": "hevc"}.get(codec, codec)
     assert status.address == server.url("cam")
-    assert 0 <= event.age_ms < 2000
-    assert abs(event.captured - (event.time - event.age_ms / 1000)) < 0.1
+    assert 0 <= event.age_ms < OLDEST_MS
+    # Three looks at clocks, between which a busy machine may do something else.
+    assert abs(event.captured - (event.time - event.age_ms / 1000)) < 1
     check_accounts(running)
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from engines import SlowEngine
+from engines import OLDEST_MS, SlowEngine
 from media import picture
 from telling import eventually
 from test_live import check_accounts
@@ -77,7 +78,7 @@ def measure(running: Any, decoded: list[float], seconds: float) -> tuple[Counter
     events, pictures = len(running.events), len(decoded)
     time.sleep(seconds)
     judged = [event for event in running.events[events:] if isinstance(event, FrameEvent)]
-    assert max(event.age_ms for event in judged) < 2000 + 2 * SLOW * 1000
+    assert max(event.age_ms for event in judged) < OLDEST_MS
     return Counter(event.source for event in judged), len(decoded) - pictures
 
 
@@ -85,14 +86,15 @@ def measure(running: Any, decoded: list[float], seconds: float) -> tuple[Counter
     ("codec", "decode"), [("h264", "keyframes"), ("mjpeg", "all"), ("h264", "all"), ("h264", 10.0)]
 )
 def test_what_is_not_judged_is_not_decoded(
-    codec: str, decode: Any, cameras: Any, decoded: list[float]
+    codec: str, decode: Any, cameras: Any, decoded: list[float], engine: SlowEngine
 ) -> None:
     running = cameras(codec, decode=decode)
     time.sleep(2)  # sources notice that whole groups of theirs are decoded in vain
+    calls = len(engine.idle)
     verdicts, pictures = measure(running, decoded, 5)
     judged = sum(verdicts.values())
-    # The engine is never kept waiting.
-    assert judged > 0.8 * 5 / SLOW
+    # The engine is never kept waiting: the next keyframe would be 0.4 s away.
+    assert np.median(engine.idle[calls:]) < SLOW / 2
     # Some are under way at either end.
     assert judged - 4 <= pictures <= judged + 4
     assert len(verdicts) == SOURCES
@@ -102,17 +104,23 @@ def test_what_is_not_judged_is_not_decoded(
     check_accounts(running)
 
 
-def test_all_is_decoded_again_when_there_is_time(
-    cameras: Any, decoded: list[float], engine: SlowEngine
-) -> None:
+def test_all_is_decoded_again_when_there_is_time(cameras: Any, engine: SlowEngine) -> None:
     running = cameras(decode="all")
-    time.sleep(2)
+
+    def passed_over() -> list[int]:
+        return [status.dropped.get("overload", 0) for status in running.watch.statuses()]
+
+    eventually(lambda: min(passed_over()) > GROUP)
     engine.seconds = 0.0
-    time.sleep(2)
-    verdicts, pictures = measure(running, decoded, 3)
-    # All 25 frames a second of each, less what a busy machine may miss.
-    assert min(verdicts.values()) > 3 * 25 / 2
-    assert pictures > SOURCES * 3 * 25 * 0.8
+
+    def all_judged() -> bool:
+        """Of each camera a whole group and more; a busy machine may have to be asked again."""
+        before, screened = passed_over(), [s.screened for s in running.watch.statuses()]
+        time.sleep(1)
+        now = [s.screened - n for s, n in zip(running.watch.statuses(), screened, strict=True)]
+        return passed_over() == before and min(now) > GROUP
+
+    eventually(all_judged)
     check_accounts(running)
 
 

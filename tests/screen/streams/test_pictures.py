@@ -88,7 +88,7 @@ def watch_cameras(screener: Screener, **options: Any) -> Watch:
 
 def ask(url: str, name: str, near: int, barrier: threading.Barrier, answers: list[Any]) -> None:
     """One picture, at the same moment as others ask."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     connection.connect()
     barrier.wait()
     connection.request("GET", f"/api/picture?source={name}&near={near}")
@@ -264,12 +264,12 @@ def test_a_picture_that_does_not_come_is_no_hanging_visitor(
     with watch_cameras(screener, keep=True) as watch:
         eventually(lambda: all(s.screened for s in watch.statuses()))
         scheduler = watch.scheduler
-        hold: Callable[[], bool] = lambda: free.wait(20)  # noqa: E731
+        hold: Callable[[], bool] = lambda: free.wait(60)  # noqa: E731
         threading.Thread(target=lambda: _quietly(scheduler, hold), daemon=True).start()
         time.sleep(0.1)
         began = time.monotonic()
         watch.picture("a")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20  # far below what its thread hangs for
         free.set()
     assert watch.picture("a") is None or isinstance(watch.picture("a"), Picture)
 

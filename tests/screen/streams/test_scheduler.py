@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines import SlowEngine
+from engines import OLDEST_MS, SlowEngine
 from media import picture
-from telling import Told, eventually
+from telling import HandClock, Told, eventually
 
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.engine import load_engine
@@ -22,11 +22,14 @@ from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams import open_av
 from mpft_deploy.screen.streams.attempt import Attempt
 from mpft_deploy.screen.streams.config import Config, named
+from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import Event, FrameEvent, StreamEvent
-from mpft_deploy.screen.streams.settings import ScreenSettings, SourceSettings
+from mpft_deploy.screen.streams.scheduler import Scheduler
+from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings, SourceSettings
+from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.streams.watch import Watch
 
 
@@ -91,7 +94,7 @@ def test_under_overload_all_sources_lose_alike_and_nothing_ages(run: Any) -> Non
     assert set(shares) == set(readers)
     assert max(shares.values()) - min(shares.values()) <= 0.2 * max(shares.values()) + 2
     ages = [event.age_ms for event in events if isinstance(event, FrameEvent)]
-    assert max(ages) < 2000
+    assert max(ages) < OLDEST_MS
     for status in watch.statuses():
         assert status.dropped["superseded"] > status.screened
         assert status.received == status.screened + sum(status.dropped.values())
@@ -102,19 +105,43 @@ def test_a_slow_source_is_not_crowded_out_by_fast_ones(run: Any) -> None:
     _, events, _ = run(readers, 3, engine_seconds=0.02)
     slow = [event for event in events if isinstance(event, FrameEvent) and event.source == "slow"]
     assert len(slow) >= 5
-    assert max(event.age_ms for event in slow) < 2000
+    assert max(event.age_ms for event in slow) < OLDEST_MS
 
 
-def test_old_frames_are_dropped_never_judged(run: Any) -> None:
+def test_an_engine_slower_than_frames_may_be_old_judges_all_the_same(run: Any) -> None:
     readers = {f"s{index}": stream(100) for index in range(6)}
-    screen = ScreenSettings(max_age=0.1)
-    watch, events, _ = run(readers, 3, engine_seconds=0.05, screen=screen)
-    ages = [event.age_ms for event in events if isinstance(event, FrameEvent)]
-    assert ages
-    # Judging itself takes its time beyond the bound on waiting.
-    assert np.median(ages) < 100 + 100
+    watch, events, _ = run(readers, 3, engine_seconds=0.15, screen=ScreenSettings(max_age=0.1))
     assert set(counts(events)) == set(readers)
-    assert sum(status.screened for status in watch.statuses()) > 20
+    assert all(status.screened for status in watch.statuses())
+
+
+@pytest.mark.parametrize(("age", "judged"), [(1.9, True), (2.1, False)])
+def test_old_frames_are_dropped_never_judged(bundle: Path, age: float, judged: bool) -> None:
+    """By a clock that a test moves: what a busy machine takes does not count."""
+    clock = HandClock()
+
+    def read(settings: SourceSettings, attempt: Attempt) -> None:
+        attempt.offer(RgbShot(picture()), attempt.packet())
+        attempt.cancelled.wait()
+
+    told = Told()
+    emitter = Emitter(told, clock)
+    scheduler = Scheduler(
+        Screener.open(bundle, threads=1), ScreenSettings(), DecisionSettings(), emitter, clock
+    )
+    settings = source_settings("gst:test", name="s", size="1x1", gate=0.0)
+    source = Source(settings, read, emitter, clock, lambda: None, lambda: None)
+    scheduler.set_channels([scheduler.channel(source)])
+    source.start()
+    eventually(lambda: source.waiting() is not None)
+    clock.now += age
+    scheduler.start()
+    eventually(lambda: source.tally.screened or source.tally.dropped())
+    assert source.tally.screened == judged
+    assert source.tally.dropped() == ({} if judged else {"stale": 1})
+    source.stop()
+    source.join(60)
+    assert scheduler.stop(60)
 
 
 def test_a_source_keeps_its_place_when_its_frame_was_too_old(run: Any) -> None:
@@ -150,7 +177,6 @@ def test_a_batch_is_what_waits_and_can_be_judged_in_a_quarter_second(run: Any) -
     _, events, engine = run(readers, 3, view_seconds=0.1, batch=8)
     # Of the first nobody knows yet how long it takes; on a busy machine it takes longer than told.
     assert max(engine.batches[2:]) in (2, 3)
-    assert np.mean(engine.batches[2:]) > 1.5
     shares = counts(events)
     assert max(shares.values()) - min(shares.values()) <= 2
 

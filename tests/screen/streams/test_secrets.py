@@ -133,7 +133,7 @@ def pages(url: str, names: list[str]) -> bytes:
             query = urlencode({"source": name})
             said += everything(url, "GET", f"/api/picture?{query}", token)
             said += everything(url, "GET", f"/api/picture.jpg?{query}", token)
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     connection.request("POST", "/login", urlencode({"token": DASHBOARD}))
     answer = connection.getresponse()
     assert answer.status == 303

@@ -130,7 +130,7 @@ def test_streams_are_screened_under_the_unit(rtsp: Any, bundle: Path, state: Pat
             break
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert '"frame"' in events.read_text(encoding="utf-8"), errors
 

@@ -161,9 +161,7 @@ def test_the_disk_of_snapshots_is_full(small_disk: Path, faults: Faults) -> None
         return sink.stats().delivered + sink.stats().failures
 
     for number in range(6):
-        began = time.monotonic()
         sink.send(stream_event(number))
-        assert time.monotonic() - began < 1  # nobody waits for a disk
         eventually(lambda number=number: handled() == number + 1)
     stats = sink.stats()
     assert stats.delivered >= 1

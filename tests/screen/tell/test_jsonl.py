@@ -183,7 +183,7 @@ def test_a_reader_that_stops_reading_stops_nobody() -> None:
     assert int(process.stderr.readline().split("'queue': ")[1].split(",")[0].rstrip("}\n")) > 5000
     process.stdout.close()
     process.stderr.close()
-    process.wait(30)
+    process.wait(60)
 
 
 def test_a_reader_that_leaves_is_noticed() -> None:
@@ -193,4 +193,4 @@ def test_a_reader_that_leaves_is_noticed() -> None:
     process.stdout.close()
     assert "left" in process.stderr.read()
     process.stderr.close()
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0

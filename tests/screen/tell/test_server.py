@@ -63,7 +63,7 @@ def get(
     server: Server, path: str, method: str = "GET", body: str | None = None, **headers: str
 ) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body; a header's name is written with _ for -."""
-    connection = http.client.HTTPConnection("127.0.0.1", port_of(server), timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port_of(server), timeout=60)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     try:
         connection.request(method, path, body, named)
@@ -223,7 +223,7 @@ def test_a_taken_port(server: Server, monitor: DemoMonitor) -> None:
 
 def read_events(server: Server, count: int) -> list[tuple[str, Any]]:
     """The first server-sent events: kind and content."""
-    connection = http.client.HTTPConnection("127.0.0.1", port_of(server), timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port_of(server), timeout=60)
     connection.request("GET", "/api/stream")
     answer = connection.getresponse()
     found: list[tuple[str, Any]] = []
@@ -261,7 +261,7 @@ def test_events_of_an_earlier_process_do_not_hide_those_of_this(server: Server) 
 def test_many_visitors_are_turned_away(monitor: DemoMonitor) -> None:
     server = serve(monitor, Http(address="127.0.0.1:0", clients=4))
     before = threading.active_count()
-    crowd = [socket.create_connection(("127.0.0.1", port_of(server)), 5) for _ in range(30)]
+    crowd = [socket.create_connection(("127.0.0.1", port_of(server)), 60) for _ in range(30)]
     eventually(lambda: threading.active_count() >= before + 4)
     assert threading.active_count() <= before + 4
     turned_away = sum(b"503" in guest.recv(100) for guest in crowd[8:])
@@ -277,7 +277,7 @@ def test_live_connections_leave_room_for_health_checks(monitor: DemoMonitor) -> 
     server = serve(monitor, Http(address="127.0.0.1:0", clients=4))
     guests = []
     for _ in range(2):
-        guest = socket.create_connection(("127.0.0.1", port_of(server)), 5)
+        guest = socket.create_connection(("127.0.0.1", port_of(server)), 60)
         guest.sendall(b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"200 OK" in guest.recv(100)
         guests.append(guest)
@@ -347,7 +347,7 @@ def test_a_still_scene_is_converted_once(
 
 def test_closing_ends_live_connections(monitor: DemoMonitor) -> None:
     server = serve(monitor, Http(address="127.0.0.1:0"))
-    guest = socket.create_connection(("127.0.0.1", port_of(server)), 5)
+    guest = socket.create_connection(("127.0.0.1", port_of(server)), 60)
     guest.sendall(b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert guest.recv(100)
     began = time.monotonic()
@@ -362,7 +362,7 @@ def test_closing_ends_live_connections(monitor: DemoMonitor) -> None:
 def test_garbage_is_survived(data: bytes) -> None:
     """One server for all examples: each must leave it alive."""
     server = _garbage_server()
-    with socket.create_connection(("127.0.0.1", port_of(server)), 5) as raw:
+    with socket.create_connection(("127.0.0.1", port_of(server)), 60) as raw:
         raw.sendall(data + b"\r\n\r\n")
         raw.shutdown(socket.SHUT_WR)
         while raw.recv(65536):
