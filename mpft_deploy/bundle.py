@@ -204,7 +204,7 @@ class Certificate(Record, frozen=True):
             return f"smoke test failed: {'; '.join(self.smoke_faults)}"
         if self.images is None:
             return "not proven: smoke test passed, no images were given to judge verdicts by"
-        return f"{self.answer}: {'; '.join(one.reason for one in self.findings)}"
+        return "; ".join(one.reason for one in self.findings) or self.answer
 
 
 class Latency(Record, frozen=True):

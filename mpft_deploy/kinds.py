@@ -5,9 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from mpft_deploy.errors import UsageError
+from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import display
-from mpft_deploy.sealed import MANIFESTS
+from mpft_deploy.sealed import MANIFESTS, open_folder
+
+
+def find_kind(path: Path) -> str:
+    """Of MANIFESTS, what a folder is that may be a bundle or a detector.
+
+    Raises:
+        InputError: it is neither.
+        UsageError: it is known to be something else.
+    """
+    for kind, manifest in MANIFESTS.items():
+        if (path / manifest).exists():
+            return kind
+    refuse_other_kind(path, "detector")
+    with open_folder(path, "bundle or detector"):
+        manifests = " and no ".join(MANIFESTS.values())
+        raise InputError(
+            f"{display(path)} is neither a bundle nor a detector: no {manifests} in it"
+        )
 
 
 def refuse_other_kind(path: Path, wanted: str) -> None:

@@ -91,7 +91,7 @@ def write_seal(
 
 def read_manifest(folder: Path, *, version: int, kind: str) -> dict[str, Any]:
     """Parse a sealed folder's manifest and check kind and version, but neither seal nor files."""
-    with _opened(folder, kind) as descriptor:
+    with open_folder(folder, kind) as descriptor:
         return _manifest(folder, descriptor, version, kind)[0]
 
 
@@ -122,7 +122,7 @@ def read_sealed(folder: Path, *, version: int, kind: str, verify: Verify | None 
             is another.
     """
     for left in reversed(range(READS)):
-        with _opened(folder, kind) as descriptor:
+        with open_folder(folder, kind) as descriptor:
             payload, raw = _manifest(folder, descriptor, version, kind)
             try:
                 return _read(folder, descriptor, payload, raw, verify)
@@ -171,7 +171,7 @@ def _require_regular(status: os.stat_result, where: str) -> None:
 
 
 @contextlib.contextmanager
-def _opened(folder: Path, kind: str) -> Iterator[int]:
+def open_folder(folder: Path, kind: str) -> Iterator[int]:
     """Descriptor of a folder: what is read through it is of one folder, even if it is replaced."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

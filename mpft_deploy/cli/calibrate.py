@@ -101,8 +101,8 @@ def command(
     from mpft_deploy.detector import require_train_extra
     from mpft_deploy.errors import UsageError
     from mpft_deploy.evaluate import require_eval_extra
-    from mpft_deploy.evaluate.models import is_bundle
     from mpft_deploy.files import display
+    from mpft_deploy.kinds import find_kind
 
     if camera is not None or config is not None or duration is not None:
         from mpft_deploy.cli.teach import teach
@@ -123,7 +123,7 @@ def command(
             raise UsageError("--camera takes --config, --duration and --json, and no other option")
         teach(detector, camera, config, data, duration or "1h", as_json=as_json)
         return
-    if is_bundle(detector):
+    if find_kind(detector) == "bundle":
         raise UsageError(
             f"{display(detector)} is a bundle, whose calibration is certified: calibrate the "
             "detector that it was exported from, then export it again"

@@ -141,10 +141,11 @@ def _open(path: Path, keeps: tuple[str, ...], device: str, threads: int) -> Mode
     """A detector folder or a bundle, verified and loaded."""
     from mpft_deploy.bundle import read_bundle
     from mpft_deploy.errors import UsageError
-    from mpft_deploy.evaluate.models import BundleModel, is_bundle
+    from mpft_deploy.evaluate.models import BundleModel
+    from mpft_deploy.kinds import find_kind
     from mpft_deploy.spec import KeepRule
 
-    if is_bundle(path):
+    if find_kind(path) == "bundle":
         bundle = read_bundle(path)
         if any(KeepRule.parse(keep) != bundle.spec.keep_rule for keep in keeps):
             raise UsageError(

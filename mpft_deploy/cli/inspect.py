@@ -22,8 +22,9 @@ def command(folder: Path, reseal: bool, as_json: bool) -> None:
     from mpft_deploy import bundle, detector_folder
     from mpft_deploy.cli.console import emit_json
     from mpft_deploy.errors import UsageError
+    from mpft_deploy.kinds import find_kind
 
-    if (folder / bundle.MANIFEST).exists():
+    if find_kind(folder) == "bundle":
         if reseal:
             raise UsageError("--reseal is for detectors; export a bundle again instead")
         record, rows = _bundle(bundle.read_bundle(folder))

@@ -262,7 +262,8 @@ def _warn_undecidable(config: Config, calibration: Calibration) -> None:
         logger.warning(
             "%s: was not taught, and this detector is off by so much from camera to camera that "
             "evidence of an average generated stream ends at %+.1f, while %.1f make an alarm. "
-            "Teach it with an hour of known-real frames: mpft calibrate BUNDLE --camera NAME",
+            "Teach it with an hour of known-real frames: mpft calibrate BUNDLE --camera NAME "
+            "--config cameras.toml",
             ", ".join(untaught),
             reach,
             bound,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Protocol
 
 from mpft_deploy.bundle import Bundle
@@ -55,10 +54,3 @@ class BundleModel:
     def logits(self, crops: U8) -> F32:
         """Views u8 [n, S, S, 3] → logits f32 [1, n]."""
         return run_views(self._engine, self.spec, crops)[None]
-
-
-def is_bundle(path: Path) -> bool:
-    """Whether a folder is a bundle rather than a detector."""
-    from mpft_deploy.bundle import MANIFEST
-
-    return (path / MANIFEST).exists()

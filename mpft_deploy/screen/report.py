@@ -83,7 +83,6 @@ def render(
         spec=screener.spec,
         calibration=screener.calibration,
         policy=screener.policy,
-        comparisons=_comparisons(bundle),
         latency=_latency(bundle.latency.total_ms) if bundle.latency else [],
         counts={
             verdict: sum(item.result.verdict == verdict for item in judged) for verdict in VERDICTS
@@ -97,13 +96,6 @@ def render(
 
 def _data_uri(jpeg: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
-
-
-def _comparisons(bundle: Bundle) -> list[tuple[str, Any]]:
-    """What the certificate compared: title and `Comparison`."""
-    certificate = bundle.certificate
-    named = [("Smoke test on drawn crops", certificate.smoke_test), ("Images", certificate.images)]
-    return [(name, comparison) for name, comparison in named if comparison is not None]
 
 
 def _latency(quantiles: dict[str, float]) -> list[dict[str, Any]]:

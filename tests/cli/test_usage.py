@@ -95,3 +95,19 @@ def test_a_folder_of_another_kind(
     assert code == 2
     assert words in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["eval", "--out", "out"], ["calibrate"]])
+def test_what_is_neither_a_bundle_nor_a_detector(
+    mpft: Mpft, tmp_path: Path, command: list[str]
+) -> None:
+    """Told before anything else is asked for, such as PyTorch."""
+    data = [] if command == ["inspect"] else [tmp_path]
+    for place, words in (
+        (tmp_path / "typo", "is not a folder; expected a bundle or detector folder"),
+        (tmp_path, "neither a bundle nor a detector: no bundle.json and no detector.json in it"),
+    ):
+        code, err = mpft(*command, place, *data)
+        assert code == 1
+        assert words in err
+        assert len(err.splitlines()) == 1

@@ -94,8 +94,8 @@ def parse(text: str) -> Address:
 def is_address(text: str) -> bool:
     """Whether a text is the address of a stream, rather than the path of a file."""
     scheme, rest = _split(text)
-    if scheme in PORTS:
-        return rest.startswith("//")
+    if rest.startswith("//") and scheme not in LOCAL:
+        return True  # of an unknown scheme `parse` says so; no file has such a name
     return scheme in LOCAL and _SCHEME.fullmatch(text) is not None
 
 

@@ -105,7 +105,8 @@ def error_of(address: str) -> str:
 def test_addresses_are_told_from_paths() -> None:
     for address in ("rtsp://c/a", "HTTP://c/a", "file:///a.mp4", "v4l2:///dev/video0", "pipe:"):
         assert is_address(address), address
-    for path in ("a.mp4", "/tmp/x", "c:/a.png", "note: a.png", "rtsp", ".", "rtsp:a"):
+    assert is_address("gopher://cam/")  # of a scheme that is then said to be unknown
+    for path in ("a.mp4", "/tmp/x", "//host/x", "c:/a.png", "note: a.png", "rtsp", ".", "rtsp:a"):
         assert not is_address(path), path
 
 
