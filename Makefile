@@ -54,9 +54,10 @@ types: .venv-test/installed
 		ln -sfn "$(CURDIR)/$$part" "build/types/mpft_deploy/$$(basename $$part)"; done
 	MYPYPATH=build/types .venv-test/bin/mypy --cache-dir build/mypy -p mpft_deploy
 
-# Two at a time: much of it waits for cameras, brokers and browsers.
+# Two files at a time: much of it waits for cameras, brokers and browsers. Those that take longest
+# come first (tests/conftest.py), so that in the end neither worker waits for the other.
 unit: .venv-test/installed
-	.venv-test/bin/python -m pytest -n 2 --dist loadfile
+	.venv-test/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 sanitize: .venv-test/installed
 	cmake -S tests/kernels/native -B build/sanitize -DMPFT_SANITIZE=address,undefined

@@ -35,7 +35,9 @@ Screen = Callable[..., Run]
 class Process:
     """A running `mpft screen`; its output is read all the time."""
 
-    def __init__(self, arguments: list[str], bundle: Path, **environment: str) -> None:
+    def __init__(
+        self, arguments: list[str], bundle: Path, cwd: Path | None = None, **environment: str
+    ) -> None:
         self.lines: list[str] = []
         self.errors: list[str] = []
         self.process = subprocess.Popen(
@@ -43,6 +45,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            cwd=cwd,
             env={**os.environ, "MPFT_BUNDLE": str(bundle), **environment},
         )
         self._readers = [

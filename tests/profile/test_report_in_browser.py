@@ -36,7 +36,7 @@ WIDER_THAN_THE_WINDOW = "document.documentElement.scrollWidth > innerWidth"
 @pytest.fixture(scope="module")
 def report(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    options = ("--samples", "350", "--limit", "4", "--scenario", "all", "--layers")
+    options = ("--samples", "350", "--limit", "2", "--scenario", "all", "--layers")
     command = [*MPFT, "profile", str(bundle), *options, "--html", str(path)]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     return path

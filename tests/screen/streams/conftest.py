@@ -140,8 +140,8 @@ class Running:
 def run(bundle: Path) -> Iterator[Callable[..., Process]]:
     started = []
 
-    def start(*arguments: str | Path, **environment: str) -> Process:
-        started.append(Process([str(a) for a in arguments], bundle, **environment))
+    def start(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> Process:
+        started.append(Process([str(a) for a in arguments], bundle, cwd, **environment))
         return started[-1]
 
     yield start

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import textwrap
@@ -84,23 +84,19 @@ LOGIN = {"CAMERA_USER": "viewer", "CAMERA_PASSWORD": "a-camera-password"}
 
 
 @pytest.mark.parametrize("command", commands(README) + commands(DOCS))
-def test_commands_work_as_written(command: str, rtsp: Any, folder: Path) -> None:
+def test_commands_work_as_written(command: str, rtsp: Any, run: Any, folder: Path) -> None:
     server = rtsp()
     configure(folder, server)
     command = command.replace("127.0.0.1:8088", "127.0.0.1:0")
-    program, *words = shlex.split(re.sub(r"rtsp://\S+", server.url("cam"), command))
-    assert program == "mpft"
+    program, verb, *words = shlex.split(re.sub(r"rtsp://\S+", server.url("cam"), command))
+    assert (program, verb) == ("mpft", "screen")
     streams = "--config" in words or "rtsp://" in command
-    done = subprocess.run(
-        [*MPFT, *words, *(["--duration", "4"] if streams else [])],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=folder,
-        env={**os.environ, **LOGIN},
-    )
-    assert done.returncode == 0, done.stderr
-    assert ("live" if streams else "a.png") in done.stdout
+    one = run(*words, cwd=folder, **LOGIN)
+    if streams:
+        one.until(lambda: any("live" in line for line in one.lines))
+    one.end(signal.SIGTERM if streams else None)
+    assert one.process.returncode == 0, one.errors
+    assert streams or any("a.png" in line for line in one.lines)
 
 
 def test_whom_to_tell_works_as_written(rtsp: Any, run: Any, folder: Path) -> None:
