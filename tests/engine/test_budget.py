@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,3 +160,10 @@ def test_fewest_images_that_can_keep_a_budget(text, confidence):
         if images:
             result = comparison([(1, 1)] * images)
             assert overall(budget.judge(result, confidence), result) == answer
+
+
+def test_readme_shows_what_is_printed() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    for images in (13, 299):
+        [finding], _ = judged("flips<=1%", [(1, 1)] * images)
+        assert f"\n    {finding.reason}\n" in readme
