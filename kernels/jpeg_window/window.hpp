@@ -1,8 +1,9 @@
 // One window of a JPEG, byte for byte as a decode of the whole image has it.
 //
-// libjpeg-turbo entropy-decodes the whole file, as it must to tell whether it is sound, and transforms
-// only the rows of the window and the columns around it. Upsampling of colour looks at neighbours, so MARGIN columns more than asked for
-// are decoded on both sides; rows need none, since jpeg_skip_scanlines keeps their neighbours.
+// libjpeg-turbo entropy-decodes the whole file, as it must to tell whether it is sound, and
+// transforms only the rows of the window and the columns around it. Upsampling of colour looks at
+// neighbours, so MARGIN columns more than asked for are decoded on both sides; rows need none, since
+// jpeg_skip_scanlines keeps their neighbours.
 //
 // Whatever is unusual (CMYK, 12 bits, warnings, a file that ends early) gives no window: the caller
 // decodes the whole image and tells what is wrong.
@@ -56,16 +57,21 @@ inline void count(j_common_ptr info, int level) {
 
 inline void stay_silent(j_common_ptr) {}
 
+// Errors are to leave for `failure.back`, warnings are counted, and nothing is printed.
+inline void handle_errors(jpeg_decompress_struct& info, Failure& failure) {
+  info.err = jpeg_std_error(&failure.base);
+  failure.base.error_exit = leave;
+  failure.base.emit_message = count;
+  failure.base.output_message = stay_silent;
+}
+
 // Rows [top, top + height) and columns [left, left + width) as RGB. No C++ object lives here, for
 // libjpeg's errors leave by longjmp.
 inline bool decode(const std::uint8_t* data, std::size_t size, JDIMENSION top, JDIMENSION left,
                    JDIMENSION height, JDIMENSION width, std::uint8_t* out) {
   jpeg_decompress_struct info;
   Failure failure;
-  info.err = jpeg_std_error(&failure.base);
-  failure.base.error_exit = leave;
-  failure.base.emit_message = count;
-  failure.base.output_message = stay_silent;
+  handle_errors(info, failure);
   if (setjmp(failure.back)) {
     jpeg_destroy_decompress(&info);
     return false;
@@ -117,10 +123,7 @@ inline bool decode(const std::uint8_t* data, std::size_t size, JDIMENSION top, J
 inline bool is_damaged(const std::uint8_t* data, std::size_t size) {
   jpeg_decompress_struct info;
   Failure failure;
-  info.err = jpeg_std_error(&failure.base);
-  failure.base.error_exit = leave;
-  failure.base.emit_message = count;
-  failure.base.output_message = stay_silent;
+  handle_errors(info, failure);
   if (setjmp(failure.back)) {
     jpeg_destroy_decompress(&info);
     return false;

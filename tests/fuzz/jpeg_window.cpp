@@ -18,10 +18,7 @@ constexpr std::uint64_t LARGEST = 1 << 22;  // pixels: what is larger only takes
 bool read_sides(const std::uint8_t* data, std::size_t size, JDIMENSION& height, JDIMENSION& width) {
   jpeg_decompress_struct info;
   jw::Failure failure;
-  info.err = jpeg_std_error(&failure.base);
-  failure.base.error_exit = jw::leave;
-  failure.base.emit_message = jw::count;
-  failure.base.output_message = jw::stay_silent;
+  jw::handle_errors(info, failure);
   if (setjmp(failure.back)) {
     jpeg_destroy_decompress(&info);
     return false;

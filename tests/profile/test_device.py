@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from telling import eventually
 
 from mpft_deploy.cores import cpu_limit
 from mpft_deploy.profile import nvml, system
@@ -46,7 +47,7 @@ def test_a_rail_is_read_and_summed(tmp_path: Path) -> None:
     assert isinstance(meter, Rails)
     meter.start()
     begin = time.perf_counter()
-    time.sleep(0.4)
+    eventually(lambda: meter._joules > 0)
     joules = meter.stop()
     seconds = time.perf_counter() - begin
     assert joules is not None
