@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta
-from stream_promises import AUC, PICTURES, Scenario, count, taught, verdicts
+from stream_promises import (
+    AUC,
+    PICTURES,
+    Scenario,
+    Shipped,
+    count,
+    scenes,
+    still,
+    taught,
+    verdicts,
+)
 
 from mpft_deploy.screen.streams.baseline import Baseline
 from mpft_deploy.screen.streams.decision import StreamDecision, hypotheses
@@ -67,6 +77,13 @@ def test_promises_hold_for_other_rates_and_a_drifting_exposure(scenario: Scenari
     share = hours * 3600 / seconds(OFTEN.false_alarms)
     assert least_share(int(min(told["alarms"], streams)), streams) <= share
     assert least_share(int(min(told["misses"], streams)), streams) <= share
+
+
+def test_streams_as_the_shipped_detector_scores_them_are_never_cleared_by_mistake() -> None:
+    """Half of its generated frames are below its threshold; they speak for nothing."""
+    for scatter in (1.0, 3.0):
+        told = count(Shipped(scatter=scatter), OFTEN, streams=3, hours=0.25)
+        assert told["misses"] == told["alarms"] == 0
 
 
 def test_a_camera_that_was_taught_keeps_the_promise_and_its_generated_stream_is_found() -> None:
@@ -152,6 +169,17 @@ def test_pictures_that_come_back_are_no_new_opinions() -> None:
         assert stream.add(value, noisy.astype(np.int32), float(index)) == []
     assert stream.independent <= 3
     assert "10 independent frames" in stream.undecided
+
+
+@pytest.mark.parametrize("noise", [1, 4, 16])
+def test_a_sensors_noise_makes_no_new_opinions(noise: int) -> None:
+    """Of real pixels: walls and a covered lens are not judged, or are one opinion at most."""
+    for name, picture in scenes().items():
+        moved, judged, worth, told = still(picture, noise, 300)
+        assert moved > 0
+        assert (judged == 1) == (name == "textured scene"), (name, judged)
+        assert worth <= 1 + 1e-9, name
+        assert told == [], name
 
 
 def test_frames_that_cannot_be_judged_say_nothing_and_the_stream_says_why() -> None:
