@@ -19,6 +19,7 @@ _MOST = 4096
 
 _SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC = 254, 255, 256, 257, 258, 262
 _SUB_IFDS, _FORMAT, _ORIENTATION, _PLANES, _DNG_VERSION = 330, 339, 274, 284, 50706
+_STRIPS, _SAMPLES, _ROWS, _TILE_WIDTH, _TILE_HEIGHT, _TILES = 273, 277, 278, 322, 323, 324
 _REDUCED, _MASK = 1, 4
 _RAW = (32803, 34892)  # a mosaic of colours, and what a raw converter makes of one
 
@@ -40,7 +41,23 @@ _PIXELS = {
     279,
     292,
 }
-_PIXELS |= {293, 317, 320, 322, 323, 324, 325, 332, 338, 347, *range(512, 522), 529, 530, 531, 532}
+_PIXELS |= {
+    293,
+    317,
+    320,
+    _TILE_WIDTH,
+    _TILE_HEIGHT,
+    _TILES,
+    325,
+    332,
+    338,
+    347,
+    *range(512, 522),
+    529,
+    530,
+    531,
+    532,
+}
 
 # Bytes of a value by its type.
 _BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
@@ -121,6 +138,8 @@ def read_tiff(data: bytes, name: str) -> Tiff:
             else f"{name}: damaged image (it holds no picture)"
         )
     main = max(full, key=lambda page: page.width * page.height)
+    if not reader.has_all_parts(main):
+        raise InputError(f"{name}: damaged image (some of its strips or tiles are missing)")
     return Tiff(reader.alone(main), main, full.index(main) + 1, len(full))
 
 
@@ -167,6 +186,25 @@ class _Reader:
         header = body[:start] + struct.pack(self.order + self.offset, len(body))
         return header + body[len(header) :] + directory + b"\0" * 8
 
+    def has_all_parts(self, page: Page) -> bool:
+        """Whether each strip or tile of a picture is said to be somewhere.
+
+        Pillow leaves a part that is not black, or takes the file's header for it.
+        """
+
+        def first(tag: int, default: int) -> int:
+            return next(iter(self._values(page.entries, tag)), 0) or default
+
+        place = _TILES if _TILES in page.entries else _STRIPS
+        across, down = page.width, first(_ROWS, page.height)
+        if place == _TILES:
+            across, down = first(_TILE_WIDTH, across), first(_TILE_HEIGHT, page.height)
+        needed = -(-page.width // across) * -(-page.height // down) if across and down else 0
+        needed *= first(_SAMPLES, 1) if page.planar else 1
+        found = self._values(page.entries, place, most=needed)
+        # Of a list that cannot be read, Pillow tells.
+        return not found or (len(found) == needed and 0 not in found)
+
     def _number(self, form: str, place: int) -> int:
         [number] = struct.unpack_from(self.order + form, self.data, place)
         return int(number)
@@ -187,22 +225,22 @@ class _Reader:
         except struct.error:
             return entries, 0
 
-    def _values(self, entries: dict[int, bytes], tag: int) -> list[int]:
-        """The whole numbers of an entry; none if it is not there or of another type."""
+    def _values(self, entries: dict[int, bytes], tag: int, most: int = _MOST) -> list[int]:
+        """The first whole numbers of an entry; none if it is not there or of another type."""
         if tag not in entries:
             return []
         entry = entries[tag]
         kind, count = struct.unpack_from(f"{self.order}H{self.offset}", entry, 2)
-        if kind not in _INTEGERS or not 0 < count <= _MOST:
+        if kind not in _INTEGERS:
             return []
-        inline = entry[-struct.calcsize(self.offset) :]
-        size = count * _BYTES[kind]
-        if size > len(inline):
+        inline, kept = entry[-struct.calcsize(self.offset) :], min(count, most)
+        if count * _BYTES[kind] > len(inline):
             [place] = struct.unpack(self.order + self.offset, inline)
-            inline = self.data[place : place + size]
-        if len(inline) < size:
+            inline = self.data[place : place + kept * _BYTES[kind]]
+        if len(inline) < kept * _BYTES[kind]:
             return []
-        return list(struct.unpack(f"{self.order}{count}{_INTEGERS[kind]}", inline[:size]))
+        numbers = f"{self.order}{kept}{_INTEGERS[kind]}"
+        return list(struct.unpack_from(numbers, inline))
 
     def _page(self, entries: dict[int, bytes]) -> Page:
         def first(tag: int, default: int) -> int:

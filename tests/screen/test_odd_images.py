@@ -355,6 +355,34 @@ def test_sixteen_bits_in_planes(tmp_path: Path, order: str, compression: int) ->
     assert np.array_equal(decode_image(path), (colours >> 8).astype(np.uint8).transpose(1, 2, 0))
 
 
+def in_strips(starts: list[int], *, rows: int) -> bytes:
+    """A TIFF of GREY's high bytes; of its strips, where each is, and how many rows it has."""
+    height, width = GREY.shape
+    data = HIGH[:, :, 0].tobytes()
+    tags = [(256, [width]), (257, [height]), (258, [8]), (259, [1]), (262, [1]), (273, starts)]
+    tags += [(277, [1]), (278, [rows]), (279, [rows * width] * len(starts))]
+    body, entries = data, b""
+    for tag, values in tags:
+        numbers = struct.pack(f"<{len(values)}I", *values)
+        if len(values) > 1:
+            numbers, body = struct.pack("<I", 8 + len(body)), body + numbers
+        entries += struct.pack("<HHI", tag, 4, len(values)) + numbers
+    start = b"II*\0" + struct.pack("<I", 8 + len(body))
+    return start + body + struct.pack("<H", len(tags)) + entries + b"\0" * 4
+
+
+def test_a_tiff_without_some_of_its_strips_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    starts = [8 + 900 * strip for strip in range(8)]
+    for sound in (starts, [*starts, 8]):
+        path.write_bytes(in_strips(sound, rows=10))
+        assert np.array_equal(decode_image(path), HIGH)
+    for damaged in (starts[:7], starts[:1], [*starts[:3], 0, *starts[4:]]):
+        path.write_bytes(in_strips(damaged, rows=10))
+        with pytest.raises(InputError, match="some of its strips or tiles are missing"):
+            decode_image(path)
+
+
 @pytest.mark.parametrize("harm", [lambda d: d[:-60], lambda d: d[: len(d) // 2]])
 def test_what_one_path_refuses_every_path_refuses(
     tmp_path: Path, harm: Callable[[bytes], bytes]
