@@ -103,7 +103,7 @@ def require_all_rows(image: Png, name: str) -> None:
     except zlib.error:
         return  # damage within them, which Pillow tells
     if missing > 0:
-        raise InputError(f"{name}: damaged image (its pixels end before the last row)")
+        raise InputError(f"{name}: damaged image (truncated: its pixels end before the last row)")
 
 
 def _packed_size(header: bytes) -> int:

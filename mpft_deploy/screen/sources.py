@@ -19,6 +19,9 @@ VIDEO_SUFFIXES = frozenset(
     | {".mts", ".ogv", ".ts", ".webm", ".wmv"}
 )
 
+# How images begin, whatever they are called: JPEG, PNG, GIF, BMP, and TIFF of both orders.
+_IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
 # Of files of the MP4 family, those that hold still pictures; and how other videos begin: Matroska,
 # FLV, ASF, MPEG programs and Ogg.
 _IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1")
@@ -73,7 +76,8 @@ def find_items(paths: Iterable[Path]) -> Iterator[Found]:
 
     A folder gives its images and videos by suffix, without hidden ones and without following links
     to folders, and last what it holds beside them. A file that is named itself is taken whatever
-    its suffix. It is read as a video if its first bytes or its suffix say so, else as an image.
+    its suffix. Its first bytes say what it is; where they do not, its suffix does, or it is an
+    image.
     """
     given = {absolute(path): path for path in paths}
     for path in given.values():
@@ -137,13 +141,15 @@ def _is_folder(path: Path) -> bool:
 
 
 def _kind(path: Path) -> Literal["image", "video"]:
-    """What a file is: a video if its first bytes or its suffix say so."""
+    """What a file is: by its first bytes, or else a video if its suffix says so."""
     start = b""
     with contextlib.suppress(OSError, ValueError):
         if path.is_file():
             with path.open("rb") as file:
                 start = file.read(16)
     box, brand = start[4:8], start[8:12]
+    if start.startswith(_IMAGE_MAGIC) or (start.startswith(b"RIFF") and brand == b"WEBP"):
+        return "image"
     video = (
         (box == b"ftyp" and brand not in _IMAGE_BRANDS)
         or (start.startswith(b"RIFF") and brand == b"AVI ")

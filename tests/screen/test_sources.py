@@ -51,6 +51,13 @@ def test_the_counts_are_told(mixed: Path, screen: Screen) -> None:
     assert folder == {"file": "mixed", "kind": "folder", "passed_over": COUNTS}
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
+def test_an_image_is_one_by_its_content_whatever_it_is_called(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(encoded(picture(), kind))
+    assert list(find_items([path])) == [Item(path, "image")]
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".ts", ".flv", ".mpg", ".m4v", ".3gp"])
 def test_a_video_is_one_by_its_content_or_its_suffix(
     tmp_path: Path, suffix: str, screen: Screen
