@@ -14,6 +14,7 @@ import pytest
 import reference
 from hypothesis import settings
 
+from mpft_deploy.cli.main import cli, run
 from mpft_deploy.detector_folder import Golden, write_detector
 from mpft_deploy.export.pipeline import Request, export
 from mpft_deploy.kernels import texture_patchify
@@ -93,6 +94,17 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, detector: Path) -> Path:
     path = tmp_path_factory.mktemp("bundle") / "tiny"
     export(Request(detector, path))
     return path
+
+
+@pytest.fixture
+def mpft(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `mpft ARGS…`; the exit code, standard output and standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = run(cli, "mpft", [str(argument) for argument in arguments])
+        return code, *capfd.readouterr()
+
+    return call
 
 
 @pytest.fixture

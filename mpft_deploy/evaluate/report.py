@@ -25,6 +25,7 @@ from mpft_deploy.evaluate.tables import (
     told_unsure,
 )
 from mpft_deploy.files import PICTURES, explain_unwritable, printable, write_atomic
+from mpft_deploy.pages import templates_beside
 from mpft_deploy.standing import Kind, has_mark
 
 TABLES, FIGURES_CSV, FIGURES_JSON, REPORT = (
@@ -82,15 +83,7 @@ def render(
     mistakes: Sequence[Mistake],
 ) -> str:
     """The report as HTML that needs no other file and no network."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_beside(__file__)
     environment.filters["data_uri"] = lambda jpeg: (
         "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from markupsafe import Markup
 
 from mpft_deploy import __version__
 from mpft_deploy.files import printable
+from mpft_deploy.pages import templates_beside
 from mpft_deploy.profile import charts, wording
 from mpft_deploy.profile.flame import icicle
 from mpft_deploy.profile.measure import STEADY_RULE
@@ -16,15 +15,7 @@ from mpft_deploy.profile.records import Profile, Run
 
 def render_html(profile: Profile) -> str:
     """The page."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_beside(__file__)
     environment.filters["number"] = wording.number
     environment.filters["printable"] = printable
     layers = profile.layers

@@ -22,7 +22,6 @@ _EMBEDDING = frozenset(
     | {"tokens", "ln_pre", "positions"}
 )
 _HEAD = ("features", "ln_post", "head", "logit")
-_SPLITS = re.compile(r"block(\d+)(.*)")
 _TOKEN = re.compile(r"[A-Za-z_][\w.]*")
 
 OTHER: Place = ("other",)

@@ -14,6 +14,7 @@ from mpft_deploy.bundle import Bundle
 from mpft_deploy.files import PICTURES, display, printable
 from mpft_deploy.images import passed_over
 from mpft_deploy.outputs import write_output
+from mpft_deploy.pages import templates_beside
 from mpft_deploy.screen.picture import Picture
 from mpft_deploy.screen.pipeline import Screened
 from mpft_deploy.screen.results import Result, share_text
@@ -57,15 +58,7 @@ def render(
     items: Sequence[Screened], bundle: Bundle, screener: Screener, unfinished: str = ""
 ) -> str:
     """The report as HTML."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_beside(__file__)
     environment.filters["data_uri"] = _data_uri
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}\u00a0%"
     environment.filters["printable"] = printable

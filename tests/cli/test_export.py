@@ -13,23 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import MPFT
 from PIL import Image
-
-from mpft_deploy.cli.main import cli, run
-
-MPFT = [sys.executable, "-c", "from mpft_deploy.cli.main import main; main()"]
-
-
-@pytest.fixture
-def mpft(capfd):
-    """Run `mpft ARGS…`; the exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = run(cli, "mpft", [str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -10,20 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mpft_deploy.cli.main import cli, run
 from mpft_deploy.extras import how_to_install
-
-
-@pytest.fixture
-def mpft(capfd):
-    """Run `mpft ARGS…`; the exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = run(cli, "mpft", [str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ import pytest
 import reference
 
 from mpft_deploy.bundle import read_bundle
-from mpft_deploy.cli.main import cli, run
 from mpft_deploy.engine import load_engine
 from mpft_deploy.engine import tensorrt as engine
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
@@ -44,17 +43,6 @@ def no_device():
     except EnvironmentLacksError:
         return
     pytest.skip("this machine has a CUDA device")
-
-
-@pytest.fixture
-def mpft(capfd):
-    """Run `mpft ARGS…`; the exit code, standard output and standard error."""
-
-    def call(*arguments):
-        code = run(cli, "mpft", [str(argument) for argument in arguments])
-        return code, *capfd.readouterr()
-
-    return call
 
 
 def graph(precision, **changes):

@@ -8,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command import MPFT, Screen
 from media import encoded, picture, write_video
+from telling import fill
 
 HOSTILE = [
     "<script>alert(1)</script>.png",
@@ -318,30 +318,15 @@ def test_ctrl_c_ends_at_once_and_the_report_says_so(tmp_path: Path, bundle: Path
     assert page.count("<article") == len(judged) + 1  # the one whose line is out
 
 
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system with room for almost nothing."""
-    place = tmp_path / "full"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(place)]
-    if (
-        sys.platform != "linux"
-        or os.geteuid() != 0
-        or subprocess.run(mount, capture_output=True).returncode
-    ):
-        pytest.skip("mounting a tiny file system needs root on Linux")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
 def test_a_full_disk_leaves_no_report_but_the_verdicts(
-    screen: Screen, photo: Path, full_disk: Path
+    screen: Screen, photo: Path, small_disk: Path
 ) -> None:
-    run = screen(photo, "--report", full_disk / "r.html")
+    ballast = fill(small_disk)
+    run = screen(photo, "--report", small_disk / "r.html")
     assert run.code == 3
     assert "the disk is full" in run.err
     assert "photo.png" in run.out
-    assert list(full_disk.iterdir()) == []
+    assert list(small_disk.iterdir()) == [ballast]
 
 
 def test_help_is_quick_and_imports_no_engine() -> None:
