@@ -151,7 +151,7 @@ def test_an_engine_over_its_budget_is_named_so(
             read.spec, read.certificate.smoke_test, [], images, Budget.parse("flips<=1%")
         )
         text = render([], dataclasses.replace(read, certificate=certificate), made[0])
-        assert f'<dd class="{shown}">{answer}: flips' in text
+        assert f'<dd class="{shown}">flips&lt;=1% {answer}: ' in text
 
 
 def test_a_place_that_cannot_be_written(
