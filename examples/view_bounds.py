@@ -26,7 +26,7 @@ from mpft_deploy.images import U8, decode_image
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.screen import Screener
 from mpft_deploy.spec import KeepRule
-from mpft_deploy.views import bring_up, view_windows, views
+from mpft_deploy.views import bring_up, views, windows_of
 
 SIZES = (32, 64, 96, 128, 192)
 
@@ -68,7 +68,7 @@ def by_size(screener: Screener, samples: list[Sample]) -> None:
         [whole] = views(decode_image(sample.path), size)
         logits["whole view"].append(screener(whole).logit)
         for side in SIZES:
-            [(row, column, _, _)] = view_windows(size, size, side)
+            [(row, column, _, _)] = windows_of(size, size, side)
             part = whole[row : row + side, column : column + side]
             repeated = np.tile(part, (-(-size // side),) * 2 + (1,))
             less = Image.fromarray(whole).resize((side, side), Image.Resampling.LANCZOS)

@@ -17,6 +17,8 @@ from mpft_deploy.errors import InputError, UsageError
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
+ViewPolicy = Literal["centre", "moving", "three", "five", "grid"]
+"""Which windows of a picture are looked at; see `mpft_deploy.views`."""
 KeepKind = Literal["smooth", "textured", "random", "all"]
 Decision = Literal["real", "generated"]
 Verdict = Literal["real", "generated", "unsure"]
@@ -169,7 +171,7 @@ class Calibration(Record, frozen=True):
     scale: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     threshold: Probability = 0.5
     unsure: tuple[Probability, Probability] = (0.35, 0.65)
-    views: Literal["centre", "five", "grid"] = "centre"
+    views: ViewPolicy = "centre"
     prior: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
     held_out: HeldOut | None = None
 
@@ -222,6 +224,8 @@ class DetectorSpec(Record, frozen=True):
         keep_seed: seed of a `random` inference rule.
         mean, std: normalisation of RGB in 0..1, folded into the first matmul by the export.
         decoder: how image files become pixels.
+        calibration: of pictures; its `views` are what is looked at in one.
+        stream: of frames of a stream; None where `calibration` serves these too.
         training: provenance, free of form.
     """
 
@@ -238,6 +242,7 @@ class DetectorSpec(Record, frozen=True):
     std: tuple[float, float, float] = CLIP_STD
     decoder: Literal["libjpeg-exact"] = "libjpeg-exact"
     calibration: Calibration = Calibration()
+    stream: Calibration | None = None
     training: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
@@ -251,6 +256,16 @@ class DetectorSpec(Record, frozen=True):
             raise ValueError("std must be positive")
         KeepRule.parse(self.keep).resolve(self.cells)
         parse_mixture(self.train_keep, self.cells)
+
+    @property
+    def stream_views(self) -> ViewPolicy:
+        """What is looked at in a frame of a stream."""
+        return (self.stream or self.calibration).views
+
+    def calibration_of(self, views: ViewPolicy) -> Calibration:
+        """The calibration for such views: that of pictures if there is none for them."""
+        stream = self.stream
+        return stream if stream is not None and stream.views == views else self.calibration
 
     @property
     def cells(self) -> int:

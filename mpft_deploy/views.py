@@ -1,26 +1,38 @@
 """From pictures to views: which windows of a picture are looked at, and how they become views.
 
-A view is a window of the picture at its own pixels. Where the picture is smaller than a view, the
-window is a square of its shorter side, brought up by Pillow's bicubic: integer arithmetic, which
-gives the same bytes on every machine. A window is cut before it is brought up, so no more is made
-than a view needs, whatever the picture's longer side is.
+A view is a window of the picture at its own pixels. Some policies know where windows lie from the
+picture's size alone; `three` chooses them by the kernel's scores over the whole picture. Where the
+picture is smaller than a view, the window is a square of its shorter side, brought up by Pillow's
+bicubic: integer arithmetic, which gives the same bytes on every machine. A window is cut before it
+is brought up, so no more is made than a view needs, whatever the picture's longer side is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from mpft_deploy.errors import UsageError
+from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.spec import KeepRule, ViewPolicy
 
 U8 = npt.NDArray[np.uint8]
-ViewPolicy = Literal["centre", "five", "grid"]
+I64 = npt.NDArray[np.int64]
+SizePolicy = Literal["centre", "moving", "five", "grid"]
+"""Policies that need no more than the size of a picture."""
 
 MAX_VIEWS = 1024
 """Of one picture by the policy `grid`, 150 kB each; of more, these are evenly spread."""
+
+CELL = 16
+"""Side of the cells, in pixels, by which `three` chooses; its windows start on multiples of it."""
+
+WORTH_A_VIEW = 4
+"""A further window must show one in so many of the texture that the first shows."""
 
 
 class Window(NamedTuple):
@@ -37,26 +49,60 @@ def view_side(height: int, width: int, size: int) -> int:
     return min(size, height, width)
 
 
-def view_windows(height: int, width: int, size: int, policy: ViewPolicy = "centre") -> list[Window]:
+def view_windows(
+    frame: U8, size: int, policy: ViewPolicy = "centre", turn: int = 0
+) -> list[Window]:
+    """The window of each view of `size` in a frame u8 [H, W, 3]; see `view_corners`.
+
+    `three` takes the window that shows the most texture, then the one that shows the most of what
+    is left, and a third, as long as they are worth a view: greedily, the windows that cover most
+    (Nemhauser, Wolsey and Fisher 1978: at least 63 % of the best choice). What a cell is worth is
+    the root of its score, so that lettering over a picture does not outweigh the picture. In a
+    picture below a view, or without texture, it is the centre.
+    """
+    height, width = frame.shape[:2]
+    side = view_side(height, width, size)
+    if policy == "three" and side == size and (corners := _covering(frame, size, 3)):
+        return [Window(row, column, side, side) for row, column in corners]
+    if policy == "three":
+        policy = "centre"
+    return windows_of(height, width, size, policy, turn)
+
+
+def windows_of(
+    height: int, width: int, size: int, policy: SizePolicy = "centre", turn: int = 0
+) -> list[Window]:
     """The window of each view of `size` in a picture of that height and width."""
     side = view_side(height, width, size)
-    return [
-        Window(row, column, side, side) for row, column in view_corners(height, width, side, policy)
-    ]
+    corners = view_corners(height, width, side, policy, turn)
+    return [Window(row, column, side, side) for row, column in corners]
+
+
+def one_window(
+    height: int, width: int, size: int, policy: ViewPolicy, turn: int = 0
+) -> Window | None:
+    """The one window of such a picture; None if a policy has several, or needs the whole."""
+    if policy not in ("centre", "moving"):
+        return None
+    return windows_of(height, width, size, policy, turn)[0]
 
 
 def view_corners(
-    height: int, width: int, side: int, policy: ViewPolicy = "centre"
+    height: int, width: int, side: int, policy: SizePolicy = "centre", turn: int = 0
 ) -> list[tuple[int, int]]:
     """Row and column of the top left pixel of each window, in a picture of at least `side`.
 
     `centre` is one; `five` the four corners and the centre; `grid` as many as fit without
-    overlapping, centred, and at most MAX_VIEWS.
+    overlapping, centred, and at most MAX_VIEWS. `moving` is one that depends on which picture of a
+    stream it is: the first turn is the centre, and those that follow go over the whole picture, far
+    from one to the next.
     """
     bottom, right = height - side, width - side
     centre = (bottom // 2, right // 2)
     if policy == "centre":
         return [centre]
+    if policy == "moving":
+        return [_place_of(bottom, right, side, turn) if turn else centre]
     if policy == "five":
         return [(0, 0), (0, right), (bottom, 0), (bottom, right), centre]
     if policy == "grid":
@@ -66,7 +112,57 @@ def view_corners(
         kept = min(count, MAX_VIEWS)
         places = (index * count // kept for index in range(kept))
         return [(rows[p // len(columns)], columns[p % len(columns)]) for p in places]
-    raise UsageError(f"views {policy!r}: choose centre, five or grid")
+    raise UsageError(f"views {policy!r}: choose {', '.join(get_args(ViewPolicy))}")
+
+
+def _place_of(bottom: int, right: int, side: int, turn: int) -> tuple[int, int]:
+    """The corner of a turn from 1 on: as many as there are places lie over the whole picture."""
+    rows, columns = -(-bottom // side) + 1, -(-right // side) + 1
+    count = rows * columns
+    # By steps of the golden section of all places, or the nearest that comes to each of them.
+    step = next(s for s in range(round(0.618 * count), count + 2) if math.gcd(s, count) == 1)
+    row, column = divmod(turn * step % count, columns)
+    return bottom * row // max(1, rows - 1), right * column // max(1, columns - 1)
+
+
+def frame_scores(frame: U8) -> I64:
+    """The kernel's scores of the cells of a frame u8 [H, W, 3]: i64 [H / CELL, W / CELL], floors.
+
+    A row of cells is to the kernel as many pictures of one cell, read where they lie.
+    """
+    rows, columns = frame.shape[0] // CELL, frame.shape[1] // CELL
+    scores = np.zeros((rows, columns), np.int64)
+    if columns:
+        for row in range(rows):
+            strip = frame[row * CELL : (row + 1) * CELL, : columns * CELL]
+            cells = strip.reshape(CELL, columns, CELL, 3).transpose(1, 0, 2, 3)
+            scores[row] = texture_patchify(cells, CELL, KeepRule("all")).scores[:, 0]
+    return scores
+
+
+def _covering(frame: U8, size: int, count: int) -> list[tuple[int, int]]:
+    """Corners of up to `count` windows that cover most texture; none where there is none."""
+    height, width = frame.shape[:2]
+    inside = size // CELL  # cells of a window along a side
+    rows, columns = (height - size) // CELL + 1, (width - size) // CELL + 1
+    # Roots of integers below 2⁵² are rounded alike everywhere, so their floors are exact.
+    worth = np.sqrt(frame_scores(frame)).astype(np.int64)
+    corners: list[tuple[int, int]] = []
+    first = 0
+    for _ in range(count if inside else 0):
+        total = np.zeros((len(worth) + 1, worth.shape[1] + 1), np.int64)
+        total[1:, 1:] = worth.cumsum(0).cumsum(1)
+        after, before = slice(inside, None), slice(None, -inside)
+        sums = total[after, after] - total[before, after] - total[after, before]
+        sums = (sums + total[before, before])[:rows, :columns]
+        row, column = divmod(int(sums.argmax()), sums.shape[1])
+        shown = int(sums[row, column])
+        first = first or shown
+        if not shown or shown * WORTH_A_VIEW < first:
+            break
+        corners.append((row * CELL, column * CELL))
+        worth[row : row + inside, column : column + inside] = 0
+    return corners
 
 
 def cut(frame: U8, windows: Sequence[Window], size: int) -> U8:
@@ -88,8 +184,7 @@ def bring_up(window: U8, size: int) -> U8:
 
 def views(frame: U8, size: int, policy: ViewPolicy = "centre") -> U8:
     """Square views of a frame: u8 [H, W, 3] → u8 [V, size, size, 3]; see `view_windows`."""
-    height, width = frame.shape[:2]
-    return cut(frame, view_windows(height, width, size, policy), size)
+    return cut(frame, view_windows(frame, size, policy), size)
 
 
 def share_in(windows: Sequence[Window], height: int, width: int) -> float:

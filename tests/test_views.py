@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpft_deploy.cli.options import VIEWS
 from mpft_deploy.errors import InputError
-from mpft_deploy.spec import Crop, convert_record
+from mpft_deploy.kernels.texture_patchify.oracle import texture_scores
+from mpft_deploy.spec import Crop, ViewPolicy, convert_record
 from mpft_deploy.views import (
+    CELL,
     MAX_VIEWS,
     U8,
-    ViewPolicy,
+    SizePolicy,
+    Window,
     bring_up,
+    frame_scores,
     share_in,
     view_windows,
     views,
+    windows_of,
 )
 
 BITS = 22
@@ -71,9 +78,9 @@ def test_a_window_of_the_views_size_is_the_view() -> None:
 
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from(["centre", "five", "grid"]))
 def test_windows_are_squares_within_the_picture(
-    height: int, width: int, policy: ViewPolicy
+    height: int, width: int, policy: SizePolicy
 ) -> None:
-    windows = view_windows(height, width, 32, policy)
+    windows = windows_of(height, width, 32, policy)
     side = min(32, height, width)
     inside = np.zeros((height, width), np.int64)
     for row, column, h, w in windows:
@@ -89,7 +96,7 @@ def test_windows_are_squares_within_the_picture(
 
 @pytest.mark.parametrize("policy", ["centre", "five", "grid"])
 @pytest.mark.parametrize("tall", [True, False])
-def test_a_strip_costs_what_its_views_need(policy: ViewPolicy, tall: bool) -> None:
+def test_a_strip_costs_what_its_views_need(policy: SizePolicy, tall: bool) -> None:
     strip = np.zeros((3_000_000, 1, 3) if tall else (1, 3_000_000, 3), np.uint8)
     tracemalloc.start()
     try:
@@ -97,8 +104,92 @@ def test_a_strip_costs_what_its_views_need(policy: ViewPolicy, tall: bool) -> No
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert cut.shape == (len(view_windows(*strip.shape[:2], 16, policy)), 16, 16, 3)
+    assert cut.shape == (len(windows_of(*strip.shape[:2], 16, policy)), 16, 16, 3)
     assert most < 8e6
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> U8:
+    """Pictures with parts of no, little and much texture."""
+    height, width = draw(st.integers(1, 150)), draw(st.integers(1, 150))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    frame = rng.integers(0, 256, (height, width, 3), np.uint8)
+    for _ in range(draw(st.integers(0, 4))):
+        row, column = rng.integers(height), rng.integers(width)
+        part = frame[row : row + rng.integers(1, height + 1), column:]
+        part //= np.uint8(rng.integers(1, 256))
+    return frame
+
+
+@given(frames())
+def test_cells_of_a_frame_are_scored_as_those_of_views(frame: U8) -> None:
+    scores = frame_scores(frame)
+    assert scores.shape == (frame.shape[0] // CELL, frame.shape[1] // CELL)
+    for (row, column), score in np.ndenumerate(scores):
+        cell = frame[row * CELL :, column * CELL :][None, :CELL, :CELL]
+        assert score == texture_scores(cell, CELL)[0, 0]
+
+
+@settings(max_examples=60)
+@given(frames(), st.sampled_from([16, 32, 40]))
+def test_three_windows_each_show_the_most_of_what_is_left(frame: U8, size: int) -> None:
+    windows = view_windows(frame, size, "three")
+    height, width = frame.shape[:2]
+    if min(height, width) < size:
+        assert windows == windows_of(height, width, size)
+        return
+    left = {cell: math.isqrt(score) for cell, score in np.ndenumerate(frame_scores(frame))}
+    expected: list[Window] = []
+    places = [
+        (row, column)
+        for row in range(0, height - size + 1, CELL)
+        for column in range(0, width - size + 1, CELL)
+    ]
+    first = 0
+    for _ in range(3):
+        shows = {
+            (row, column): [
+                (r, c)
+                for r in range(row // CELL, row // CELL + size // CELL)
+                for c in range(column // CELL, column // CELL + size // CELL)
+            ]
+            for row, column in places
+        }
+        best = max(places, key=lambda place: sum(left[cell] for cell in shows[place]))
+        worth = sum(left[cell] for cell in shows[best])
+        first = first or worth
+        if not worth or 4 * worth < first:
+            break
+        expected.append(Window(*best, size, size))
+        left.update(dict.fromkeys(shows[best], 0))
+    assert windows == (expected or windows_of(height, width, size))
+
+
+def test_a_small_bright_caption_does_not_draw_all_windows() -> None:
+    rng = np.random.default_rng(0)
+    frame = rng.integers(100, 130, (256, 512, 3), np.uint8)
+    frame[240:, :64] = rng.integers(0, 2, (16, 64, 1), np.uint8) * 255
+    [first, second, third] = view_windows(frame, 128, "three")
+    assert share_in([first, second, third], 256, 512) == 3 * 128 * 128 / (256 * 512)
+
+
+@given(st.integers(32, 600), st.integers(32, 900), st.integers(1, 1000))
+def test_a_window_that_moves_goes_over_the_whole_picture(
+    height: int, width: int, start: int
+) -> None:
+    assert windows_of(height, width, 32, "moving") == windows_of(height, width, 32)
+    count = math.ceil(height / 32) * math.ceil(width / 32)
+    turns = [windows_of(height, width, 32, "moving", start + i)[0] for i in range(count)]
+    assert len(set(turns)) == count
+    assert share_in(turns, height, width) == 1
+    for row, column, *sides in turns:
+        assert 0 <= row <= height - 32
+        assert 0 <= column <= width - 32
+        assert sides == [32, 32]
+
+
+def test_the_options_name_every_policy() -> None:
+    assert tuple(VIEWS.choices) == get_args(ViewPolicy)
 
 
 def test_a_spec_of_before_says_what_to_do() -> None:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from mpft_deploy.cli.console import parse_share
-from mpft_deploy.cli.options import hold
+from mpft_deploy.cli.options import VIEWS, hold
 
 if TYPE_CHECKING:
     from mpft_deploy.dataset import Sample
     from mpft_deploy.detector.recalibrate import Outcome
     from mpft_deploy.detector.thresholds import FalseAlarms
-    from mpft_deploy.views import ViewPolicy
+    from mpft_deploy.spec import ViewPolicy
 
 PATH = click.Path(path_type=Path)
 
@@ -40,7 +40,7 @@ PATH = click.Path(path_type=Path)
 )
 @click.option(
     "--views",
-    type=click.Choice(["centre", "five", "grid"]),
+    type=VIEWS,
     help="Calibrate for these views, as mpft screen cuts them.  [default: the detector's own]",
 )
 @click.option(
@@ -153,6 +153,11 @@ def command(
     rule = KeepRule.parse(keep) if keep else spec.keep_rule
     rule.resolve(spec.cells)
     policy = views or spec.calibration.views
+    if policy == "moving" and rule != spec.keep_rule:
+        raise UsageError(
+            f"--views moving calibrates for streams, under the detector's own keep {spec.keep}: "
+            "leave out --keep, or calibrate for pictures first"
+        )
 
     def tell_line(text: str) -> None:
         click.echo(text, err=True)
@@ -179,7 +184,7 @@ def command(
             policy=policy,
             after_batch=advance,
         )
-    before = spec.calibration
+    before = spec.calibration_of(policy)
     if rule != spec.keep_rule or policy != before.views:
         if held_out:
             raise UsageError(

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpft_deploy.cli.options import Threads, hold
+from mpft_deploy.cli.options import VIEWS, Threads, hold
 
 if TYPE_CHECKING:
     from mpft_deploy.evaluate.compare import Pair
     from mpft_deploy.evaluate.models import Model
     from mpft_deploy.evaluate.predictions import Predictions
     from mpft_deploy.evaluate.tables import Table
-    from mpft_deploy.views import ViewPolicy
+    from mpft_deploy.spec import ViewPolicy
 
 PATH = click.Path(path_type=Path)
 
@@ -34,10 +34,8 @@ PATH = click.Path(path_type=Path)
 )
 @click.option(
     "--views",
-    type=click.Choice(["centre", "five", "grid"]),
-    default="centre",
-    show_default=True,
-    help="Views cut from each image, as in mpft screen; the logit is the mean over them.",
+    type=VIEWS,
+    help="Views cut from each image, as mpft screen cuts them.  [default: the detector's own]",
 )
 @click.option(
     "--robustness",
@@ -76,7 +74,7 @@ def command(
     keeps: tuple[str, ...],
     split: str | None,
     limit: int | None,
-    views: ViewPolicy,
+    views: ViewPolicy | None,
     robustness: bool,
     device: str,
     threads: int,
@@ -133,7 +131,8 @@ def command(
         model, data = _open(paths[0], keeps, device, threads), paths[1:]
     if not data:
         raise UsageError("name the images to evaluate on: folders or CSV manifests")
-    predictions = _predict(model, data, out, split, limit, views, robustness, overwrite)
+    policy = views or model.spec.calibration.views
+    predictions = _predict(model, data, out, split, limit, policy, robustness, overwrite)
     _finish(predictions, out, out, as_json)
 
 

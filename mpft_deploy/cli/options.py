@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 PATH = click.Path(path_type=Path, readable=False)
 """A path; whether it can be read is found out, and told, where it is read."""
 
+VIEWS = click.Choice(["centre", "moving", "three", "five", "grid"])
+"""`mpft_deploy.spec.ViewPolicy`, without importing it."""
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message on an unknown word: " Did you mean …?", or nothing if none is near."""

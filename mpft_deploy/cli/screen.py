@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpft_deploy.cli.options import PATH, Number, Threads, hold, parse_decode
+from mpft_deploy.cli.options import PATH, VIEWS, Number, Threads, hold, parse_decode
 
 if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle
     from mpft_deploy.screen.pipeline import Screened
     from mpft_deploy.screen.sources import Found
-    from mpft_deploy.views import ViewPolicy
+    from mpft_deploy.spec import ViewPolicy
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,10 +34,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--views",
-    type=click.Choice(["centre", "five", "grid"]),
-    default="centre",
-    show_default=True,
-    help="Judge the centre crop, the corners too, or all that fit; logits are averaged.",
+    type=VIEWS,
+    help="Windows that are looked at: the centre; up to three that show the most texture; the "
+    "corners and the centre; all that fit. Logits are averaged.  [default: the detector's own]",
 )
 @click.option(
     "--threshold",
@@ -92,7 +91,7 @@ def command(
     paths: tuple[str, ...],
     bundle: Path | None,
     require_signature: Path | None,
-    views: ViewPolicy,
+    views: ViewPolicy | None,
     threshold: float | None,
     fps: float,
     batch: int,

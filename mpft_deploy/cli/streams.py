@@ -104,7 +104,7 @@ def run_streams(
         screener = Screener(
             bundle,
             engine,
-            views=screen.views,
+            views=screen.views or bundle.spec.stream_views,
             threshold=screen.threshold,
             batch=screen.batch_of(bundle.info),
         )

@@ -67,7 +67,7 @@ def teach(
     screener = Screener(
         read,
         load_engine(read, threads=config.screen.engine_threads),
-        views=config.screen.views,
+        views=config.screen.views or read.spec.stream_views,
         threshold=config.screen.threshold,
         batch=config.screen.batch_of(read.info),
     )

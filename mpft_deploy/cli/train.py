@@ -50,7 +50,7 @@ def setting(
 )
 @setting("--depth", "Use the first D blocks. Default: three quarters.", click.IntRange(1))
 @setting("--taps", "Read the class token after each of the last T of them.", click.IntRange(1))
-@setting("--epochs", None, click.IntRange(1))
+@setting("--epochs", "Passes over the images; 0 leaves the backbone frozen.", click.IntRange(0))
 @setting("--batch", None, click.IntRange(2))
 @setting("--backbone-lr", None, Number(0))
 @setting("--head-lr", None, Number(0, min_open=True))

@@ -130,16 +130,21 @@ def disturb(frame: U8, rng: np.random.Generator, share: float) -> U8:
     return resave(frame, "WEBP" if rng.random() < 0.2 else "JPEG", quality)
 
 
-def disturbed_crops(samples: Sequence[Sample], size: int, seed: int) -> Iterator[U8]:
-    """A random view u8 [n, size, size, 3] of each image as it may arrive, BATCH at a time."""
+def disturbed_crops(samples: Sequence[Sample], size: int, seed: int, look: int) -> Iterator[U8]:
+    """A random view u8 [n, size, size, 3] of each image as it may arrive, BATCH at a time.
+
+    Each `look` gives other views.
+    """
     with ThreadPoolExecutor(2) as pool:
         for start in range(0, len(samples), BATCH):
             places = range(start, min(start + BATCH, len(samples)))
-            yield np.stack(list(pool.map(partial(_disturbed, samples, size, seed), places)))
+            yield np.stack(
+                list(pool.map(partial(_disturbed, samples, size, (seed, 4, look)), places))
+            )
 
 
-def _disturbed(samples: Sequence[Sample], size: int, seed: int, place: int) -> U8:
-    rng = np.random.default_rng((seed, 4, place))
+def _disturbed(samples: Sequence[Sample], size: int, seed: tuple[int, ...], place: int) -> U8:
+    rng = np.random.default_rng((*seed, place))
     return random_crop(disturb(decode_image(samples[place].path), rng, 1.0), size, rng)
 
 

@@ -63,13 +63,16 @@ def model_card(
     shown = f"`{spec.train_keep}` of the {spec.cells} cells of each crop (the\nothers {others})"
     if spec.train_keep == "all":
         shown = f"all {spec.cells} cells of each crop"
+    tower = f"CLIP's image tower, fine-tuned on {shown} and run on"
+    if not training["settings"]["epochs"]:
+        tower = "CLIP's image tower, frozen, run on"
     card = f"""# Detector of generated images: {arch.name}, {spec.depth} of {arch.layers} blocks
 
 Tells images made by generative models from real ones. Input: a {spec.crop.size} × {spec.crop.size}
 crop in RGB, at its own pixels. Output: a logit, which the operating point makes a verdict.
 
 ## Method
-CLIP's image tower, fine-tuned on {shown} and run on `{spec.keep}`.
+{tower} `{spec.keep}`.
 {learnt}
 Leaving cells out by their texture is the idea of "Detecting AI-Generated Images via Distributional
 Deviations from Real Images" (arXiv 2601.03586), of which only the abstract could be read: texture

@@ -17,8 +17,8 @@ from mpft_deploy.detector_folder import DetectorFolder
 from mpft_deploy.evaluate.scores import mean_over_views
 from mpft_deploy.files import display
 from mpft_deploy.images import decode_image
-from mpft_deploy.spec import KeepRule
-from mpft_deploy.views import ViewPolicy, views
+from mpft_deploy.spec import KeepRule, ViewPolicy
+from mpft_deploy.views import views
 from mpft_deploy.weights import F32
 
 U8 = npt.NDArray[np.uint8]

@@ -123,6 +123,8 @@ class Loop:
 
     def start(self) -> None:
         """Begin from a linear probe."""
+        if not self.total:
+            return  # the head is fitted at the end
         self.reporter.line("fitting the head on the frozen backbone")
         self._fit_head(self.model, self.masking, START_INVERSE_PENALTY)
 

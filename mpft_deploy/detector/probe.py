@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import chain
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.linear_model import LogisticRegression
 
@@ -21,8 +23,14 @@ from mpft_deploy.images import U8
 from mpft_deploy.spec import Crop, DetectorSpec, KeepRule
 from mpft_deploy.weights import F32
 
+F64 = npt.NDArray[np.float64]
+
 MOST = 4096
 """Images that the probe is fitted on; more change it little."""
+
+LOOKS = 3
+"""Random views of each image as it may arrive, where it is fitted on such."""
+
 INVERSE_PENALTY = 0.01
 """As good as 0.1 on unseen generators, and logits that int8 disturbs less beside their spread."""
 
@@ -48,8 +56,9 @@ def fit_head(
         masking: how training views keep their cells.
         bf16: compute in bfloat16 where autocast does.
         inverse_penalty: how little large weights of the standardised components are penalised.
-        disturbed: whether each image is also seen as it may arrive: resized or blurred, and
-            re-saved. Without, a head takes traces of such changes for those of a generator.
+        disturbed: whether each image is seen as it may arrive, LOOKS times: resized or blurred,
+            and re-saved. Without, once, at its centre, and the head takes traces of a format, or of
+            such changes, for those of a generator.
         after_batch: called after each batch; may raise.
     """
     order = np.random.default_rng((seed, 3)).permutation(len(samples))[:MOST]
@@ -57,20 +66,21 @@ def fit_head(
     device = next(model.parameters()).device
     model.eval()
     parts = []
-    sources = [centre_crops(chosen, masking.size)]
+    looks = [centre_crops(chosen, masking.size)]
     if disturbed:
-        sources.append(disturbed_crops(chosen, masking.size, seed))
-    for crops in chain(*sources):
+        looks = [disturbed_crops(chosen, masking.size, seed, look) for look in range(LOOKS)]
+    for crops in chain(*looks):
         patches, positions = masking.encode(crops, seed)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             parts.append(model.features(patches.to(device), positions.to(device)).cpu().numpy())
         after_batch()
     features = np.concatenate(parts)
     centre, variance = features.mean(0), features.var(0)
-    probe = LogisticRegression(C=inverse_penalty, class_weight="balanced", max_iter=3000)
+    probe = LogisticRegression(C=inverse_penalty, max_iter=3000)
     probe.fit(
         (features - centre) / np.sqrt(variance + NORM_EPS),
-        [sample.label for sample in chosen] * len(sources),
+        [sample.label for sample in chosen] * len(looks),
+        np.tile(sample_weights(chosen), len(looks)),
     )
     running_mean, running_variance = model.norm_statistics()
     with torch.no_grad():
@@ -81,6 +91,21 @@ def fit_head(
             (model.head.bias, probe.intercept_),
         ):
             target.copy_(torch.from_numpy(value))
+
+
+def sample_weights(samples: Sequence[Sample]) -> F64:
+    """What each image counts, f64 [n]: both classes alike, and 1 on average.
+
+    Within a class, a generator or source counts by the root of its images: what is learnt of one
+    serves it alone, so many images of few must not drown few of many.
+    """
+    groups = [(sample.label, sample.generator or sample.source or sample.set) for sample in samples]
+    sizes = Counter(groups)
+    weights = np.array([sizes[group] ** -0.5 for group in groups])
+    labels = np.array([sample.label for sample in samples])
+    for label in (0, 1):
+        weights[labels == label] *= len(samples) / 2 / weights[labels == label].sum()
+    return weights
 
 
 class FrozenModel:

@@ -24,8 +24,7 @@ from mpft_deploy.detector_folder import DetectorFolder, Golden, rewrite_detector
 from mpft_deploy.errors import GateError, InputError, UsageError
 from mpft_deploy.evaluate.metrics import METRICS, bootstrap, interval, measure
 from mpft_deploy.evaluate.predictions import probabilities
-from mpft_deploy.spec import Calibration, KeepRule, Record
-from mpft_deploy.views import ViewPolicy
+from mpft_deploy.spec import Calibration, KeepRule, Record, ViewPolicy
 from mpft_deploy.weights import F32
 
 AUC = list(METRICS).index("auc")
@@ -146,6 +145,8 @@ def write_outcome(
 ) -> None:
     """Write the outcome into the detector's spec and model card; golden logits if the rule changed.
 
+    What was fitted to views that move is the calibration of streams; it leaves that of pictures.
+
     Args:
         model: as it was read from `folder`.
         samples: the images, for the provenance.
@@ -161,18 +162,24 @@ def write_outcome(
         "figures": outcome.figures_after,
         "false_alarms": msgspec.to_builtins(outcome.false_alarms),
     }
-    told = "held_out" if outcome.measured_only else "calibration"
+    after = outcome.after
+    of_streams = after.views == "moving"
+    told = ("stream " if of_streams else "") + (
+        "held_out" if outcome.measured_only else "calibration"
+    )
     changed = msgspec.structs.replace(
         spec,
         keep=outcome.keep,
-        calibration=outcome.after,
+        calibration=spec.calibration if of_streams else after,
+        stream=after if of_streams else spec.stream if outcome.keep == spec.keep else None,
         training={**spec.training, told: provenance},
     )
     if outcome.keep != spec.keep:
         crops = folder.golden.crops
         logits = crop_logits(model.cpu(), crops, changed.keep_rule, seed=spec.keep_seed)
         golden = Golden(crops, logits)
-    card = folder.card if outcome.measured_only else with_operating_point(folder.card, changed)
+    unchanged = of_streams or outcome.measured_only
+    card = folder.card if unchanged else with_operating_point(folder.card, changed)
     card = with_held_out(card, changed.calibration.held_out)
     rewrite_detector(folder.path, changed, golden=golden, card=card)
 

@@ -27,7 +27,8 @@ class TrainSettings(Record, frozen=True):
         keep: cells kept at inference; validation and calibration go by it.
         depth: how many of the backbone's blocks are used; None for three quarters of them.
         taps: after how many of these, the last ones, the class token is read at inference.
-        epochs, batch: passes over the training images, images a step.
+        epochs, batch: passes over the training images, images a step. Without any, the backbone
+            stays as it is and the head alone is fitted.
         backbone_lr, head_lr: highest learning rates of the one-cycle schedule.
         layer_decay: factor of the backbone's rate from a block to the one before it.
         augment: share of training images that are resized, blurred or re-saved.
@@ -59,7 +60,7 @@ class TrainSettings(Record, frozen=True):
 
     def __post_init__(self) -> None:
         for name, good, wanted in (
-            ("epochs", self.epochs >= 1, "1 or more"),
+            ("epochs", self.epochs >= 0, "0 or more"),
             ("batch", self.batch >= 2, "2 or more"),
             ("backbone_lr", self.backbone_lr >= 0, "0 or more"),
             ("head_lr", self.head_lr > 0, "above 0"),

@@ -20,7 +20,7 @@ from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.screen.picture import Picture, draw, thumbnail
 from mpft_deploy.screen.screener import Prepared
 from mpft_deploy.spec import KeepRule
-from mpft_deploy.views import view_windows, views
+from mpft_deploy.views import views, windows_of
 
 MISTAKES = "mistakes.msgpack"
 
@@ -61,7 +61,7 @@ def collect(model: Model, predictions: Predictions, entries: Sequence[Entry]) ->
             view = views(frame, size)
             prepared = Prepared(
                 view,
-                view_windows(height, width, size),
+                windows_of(height, width, size),
                 (height, width),
                 texture_patchify(view, spec.patch, KeepRule.parse(keep), spec.keep_seed),
                 np.ones(1, bool),

@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import display, write_atomic
-from mpft_deploy.spec import Calibration, KeepRule, Record
-from mpft_deploy.views import ViewPolicy
+from mpft_deploy.spec import Calibration, KeepRule, Record, ViewPolicy
 
 VERSION = 3
 HEADER = b"mpft.evaluation"

@@ -39,7 +39,7 @@ from mpft_deploy.files import canonical_json, display, explain_unwritable, sha25
 from mpft_deploy.images import U8, decode_image
 from mpft_deploy.layouts import benchmark_of, paired_reals
 from mpft_deploy.screen.screener import prepare
-from mpft_deploy.views import ViewPolicy
+from mpft_deploy.spec import ViewPolicy
 
 PREDICTIONS, PARTS = "predictions.parquet", "parts"
 
@@ -126,7 +126,7 @@ def evaluate(
     header = Header(
         version=VERSION,
         model=model.name,
-        calibration=model.spec.calibration,
+        calibration=model.spec.calibration_of(views),
         calibrated_keep=model.spec.keep,
         keeps=list(model.keeps),
         protocols=list(protocols),

@@ -178,7 +178,7 @@ def _events(
             for index, frame in enumerate(read_frames(item, fps, centre=centre)):
                 if index == 0 and number < pictures:
                     small = thumbnail(frame.pixels)
-                prepared = screener.prepare(frame.pixels, frame.whole)
+                prepared = screener.prepare(frame.pixels, frame.whole, index)
                 yield _Ready(prepared, frame.time, frame.note, small if index == 0 else b"")
         except InputError as failure:
             error = str(failure)

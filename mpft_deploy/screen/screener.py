@@ -18,8 +18,8 @@ from mpft_deploy.errors import GateError, UsageError
 from mpft_deploy.fitness import FLAT, has_texture, too_small
 from mpft_deploy.images import U8
 from mpft_deploy.kernels import Patches, texture_patchify
-from mpft_deploy.spec import Calibration, DetectorSpec, Record, Verdict
-from mpft_deploy.views import ViewPolicy, Window, cut, share_in, view_windows
+from mpft_deploy.spec import Calibration, DetectorSpec, Record, Verdict, ViewPolicy
+from mpft_deploy.views import Window, cut, one_window, share_in, view_windows
 from mpft_deploy.weights import F32
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ class Screener:
     Args:
         bundle: a verified bundle.
         engine: its loaded engine.
-        views: how views are cut from a frame; the logit of a frame is the mean over them.
+        views: how views are cut from a frame; the logit of a frame is the mean over them. None for
+            those that the spec means for pictures.
         threshold: probability from which an image is called generated, in place of the spec's.
             The spec's unsure band stays if it holds this threshold and is dropped otherwise.
         batch: views in one call of the engine, at most. An engine whose logits depend on their
@@ -133,15 +134,15 @@ class Screener:
         bundle: Bundle,
         engine: Engine,
         *,
-        views: ViewPolicy = "centre",
+        views: ViewPolicy | None = None,
         threshold: float | None = None,
         batch: int = 1,
     ) -> None:
         if batch < 1:
             raise UsageError(f"batch must be 1 or more, got {batch}")
         self.spec = bundle.spec
-        self.calibration = with_threshold(self.spec.calibration, threshold)
-        self.policy = views
+        self.policy = views = views or self.spec.calibration.views
+        self.calibration = with_threshold(self.spec.calibration_of(views), threshold)
         meant = self.calibration.views
         self.uncalibrated = (
             f"uncalibrated combination: views {views}, calibrated for {meant}"
@@ -157,8 +158,6 @@ class Screener:
                 batch,
                 bundle.info.precision,
             )
-        self.centre = self.spec.crop.size if views == "centre" else None
-        """Side of the one view, where a frame's centre is all that is judged."""
         self._engine = engine
 
     @classmethod
@@ -166,7 +165,7 @@ class Screener:
         cls,
         bundle: str | Path,
         *,
-        views: ViewPolicy = "centre",
+        views: ViewPolicy | None = None,
         threshold: float | None = None,
         batch: int = 1,
         threads: int = 0,
@@ -208,19 +207,29 @@ class Screener:
 
         return watch(self, *addresses, **settings)
 
-    def prepare(self, frame: U8, whole: tuple[int, int] | None = None) -> Prepared:
+    @property
+    def centre(self) -> int | None:
+        """Side of the one view, where the centre of every picture is all that is judged."""
+        return self.spec.crop.size if self.policy == "centre" else None
+
+    def window(self, height: int, width: int, turn: int = 0) -> Window | None:
+        """The one window that is judged of a picture of that size; None if it takes the whole."""
+        return one_window(height, width, self.spec.crop.size, self.policy, turn)
+
+    def prepare(self, frame: U8, whole: tuple[int, int] | None = None, turn: int = 0) -> Prepared:
         """Cut the views of a frame and pack their cells; needs no engine, and any thread may do it.
 
         Args:
             frame: u8 [H, W, 3] RGB.
-            whole: height and width of the picture, where `frame` is its centre window alone, as
+            whole: height and width of the picture, where `frame` is its one `window` alone, as
                 `read_picture` and streams decode it.
+            turn: which picture of its stream it is, from 0; windows that move follow from it.
 
         Raises:
-            UsageError: the frame is not u8 [H, W, 3] with H and W of 1 or more, or no centre
-                window of such a picture.
+            UsageError: the frame is not u8 [H, W, 3] with H and W of 1 or more, or no such window
+                of such a picture.
         """
-        return prepare(self.spec, frame, self.policy, whole)
+        return prepare(self.spec, frame, self.policy, whole, turn)
 
     def judge(
         self, frames: Sequence[Prepared], advance: Advance = lambda views, of: None
@@ -288,6 +297,7 @@ def prepare(
     frame: U8,
     policy: ViewPolicy = "centre",
     whole: tuple[int, int] | None = None,
+    turn: int = 0,
 ) -> Prepared:
     """See `Screener.prepare`; for whoever judges as screening does, by another engine than ours."""
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
@@ -295,14 +305,19 @@ def prepare(
     crop = spec.crop
     height, width = whole or frame.shape[:2]
     reason = too_small(crop, height, width)
-    # Of what is not judged, one view is enough.
-    policy = "centre" if reason else policy
-    windows = view_windows(height, width, crop.size, policy)
-    if whole is not None and (policy != "centre" or frame.shape[:2] != windows[0][2:]):
+    window = one_window(height, width, crop.size, policy, turn)
+    if whole is None:
+        # Of what is not judged, one view is enough.
+        windows = view_windows(frame, crop.size, "centre" if reason else policy, turn)
+        cut_views = cut(frame, windows, crop.size)
+    elif window is not None and frame.shape[:2] == window[2:]:
+        windows = [window]
+        cut_views = cut(frame, [Window(0, 0, *window[2:])], crop.size)
+    else:
         raise UsageError(
-            f"a frame {list(frame.shape)} is no centre window of {height} × {width} pixels"
+            f"a frame {list(frame.shape)} is not the one window of {height} × {width} pixels "
+            f"that views {policy} judge"
         )
-    cut_views = cut(frame, windows if whole is None else [Window(0, 0, *windows[0][2:])], crop.size)
     patches = texture_patchify(cut_views, spec.patch, spec.keep_rule, spec.keep_seed)
     telling = has_texture(crop, cut_views, patches.scores, spec.patch)
     if not reason and not telling.any():

@@ -63,10 +63,14 @@ def test_batches_follow_from_the_seed_alone(world: Path) -> None:
 
 def test_every_image_is_disturbed_once_by_the_seed_and_its_place(world: Path) -> None:
     samples = (find_samples([world / "train"]) * 2)[: BATCH + 3]
-    views = [np.concatenate(list(disturbed_crops(samples, 64, seed))) for seed in (1, 1, 2)]
+    views = [
+        np.concatenate(list(disturbed_crops(samples, 64, seed, look)))
+        for seed, look in ((1, 0), (1, 0), (2, 0), (1, 1))
+    ]
     assert views[0].shape == (len(samples), 64, 64, 3)
     np.testing.assert_array_equal(views[0], views[1])
     assert (views[0] != views[2]).any()
+    assert (views[0] != views[3]).any()
     clean = np.concatenate(list(centre_crops(samples, 64)))
     changed = [(a != b).any() for a, b in zip(views[0], clean, strict=True)]
     assert all(changed)

@@ -141,6 +141,16 @@ def test_readme_calibrates_on_a_plain_folder_of_photographs(
     assert "views `five`" in after.card.replace("\n", " ")
     assert run(cli, "mpft", [*arguments, "--false-alarm", "4%"]) == 1
     assert "60 real images are too few for 4.00%" in capsys.readouterr().err
+    pictures = after.spec.calibration
+    moving = [*arguments, "--false-alarm", "5%", "--views", "moving"]
+    assert run(cli, "mpft", moving) == 0
+    spec, card = read_detector(path).spec, read_detector(path).card
+    assert (spec.calibration, card) == (pictures, after.card)
+    assert spec.stream is not None
+    assert spec.stream.views == spec.stream_views == "moving"
+    assert (spec.calibration_of("moving"), spec.calibration_of("five")) == (spec.stream, pictures)
+    assert run(cli, "mpft", [*moving, "--keep", "all"]) == 2
+    assert "leave out --keep" in capsys.readouterr().err
 
 
 def test_the_shipped_card_has_one_operating_point() -> None:

@@ -21,11 +21,12 @@ from PIL import Image
 from mpft_deploy.bundle import Device
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.cli.train import command
-from mpft_deploy.dataset import find_samples
+from mpft_deploy.dataset import Sample, find_samples
 from mpft_deploy.detector.backbone import load_backbone
 from mpft_deploy.detector.evaluate import crop_logits, image_logits
 from mpft_deploy.detector.loop import one_cycle
 from mpft_deploy.detector.model import Detector, has_bf16
+from mpft_deploy.detector.probe import sample_weights
 from mpft_deploy.detector.settings import TrainSettings
 from mpft_deploy.detector.train import InterruptedRunError, Trained, train
 from mpft_deploy.detector_folder import WEIGHTS
@@ -180,6 +181,34 @@ def test_a_blend_lies_between_the_backbone_and_what_was_learnt(
     assert np.abs(every[0][key] - backbone[key].numpy()).max() > 1e-4
 
 
+def test_without_epochs_the_backbone_stays_and_the_head_is_fitted(
+    world: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    settings = msgspec.structs.replace(settings, epochs=0, augment=0.5)
+    frozen = go(world, tmp_path / "frozen", settings)
+    assert (frozen.validation.auc or 0) > 0.9
+    assert frozen.epochs == ()
+    backbone = load_backbone(settings.backbone).weights
+    stored = weights(frozen.path)
+    for name in backbone.keys() & stored.keys():
+        np.testing.assert_array_equal(stored[name], backbone[name].numpy(), err_msg=name)
+    assert np.abs(stored["head.weight"]).max() > 0
+    assert "tower, frozen" in Detector.from_folder(frozen.path)[1].card
+
+
+def test_a_group_counts_by_the_root_of_its_images_and_classes_alike() -> None:
+    def images(label: int, generator: str, count: int) -> list[Sample]:
+        return [Sample(Path(f"{generator}{i}"), label, "set", generator) for i in range(count)]
+
+    samples = [*images(0, "a", 1), *images(0, "b", 16), *images(1, "a", 4), *images(1, "c", 9)]
+    weights_ = sample_weights(samples)
+    real, generated = weights_[:17], weights_[17:]
+    assert real.sum() == pytest.approx(15)
+    assert generated.sum() == pytest.approx(15)
+    assert real[1:].sum() == pytest.approx(4 * real[0])
+    assert generated[4:].sum() == pytest.approx(1.5 * generated[:4].sum())
+
+
 def test_interrupting_the_blend_does_not_blend_twice(
     world: Path, settings: TrainSettings, tmp_path: Path
 ) -> None:
@@ -331,7 +360,7 @@ def test_missing_extra_names_the_remedy(
         (["--train-keep", "smoothest:6"], 2, "smooth:K"),
         (["--keep", "textured:17"], 2, "only 16 cells"),
         (["--depth", "4"], 2, "1 to 3 blocks"),
-        (["--epochs", "0"], 2, "--epochs"),
+        (["--epochs", "-1"], 2, "--epochs"),
         (["--fill", "blur"], 2, "--fill"),
         (["--device", "abacus"], 2, "abacus"),
         (["--val", "nowhere"], 1, "nowhere"),

@@ -22,8 +22,8 @@ from mpft_deploy.screen import Screener
 from mpft_deploy.screen.pipeline import Prefetch
 from mpft_deploy.screen.results import KEPT_FRAMES, FrameResult, Spread
 from mpft_deploy.screen.screener import LookedAt, with_threshold
-from mpft_deploy.spec import Calibration
-from mpft_deploy.views import ViewPolicy, Window, view_corners, view_windows, views
+from mpft_deploy.spec import Calibration, ViewPolicy
+from mpft_deploy.views import Window, view_corners, view_windows, views, windows_of
 
 AT = LookedAt(share=1.0, windows=(Window(0, 0, 32, 32),))
 
@@ -73,11 +73,11 @@ def test_small_frames_are_brought_up(screener: Screener) -> None:
 def test_the_centre_window_alone_is_judged_as_the_whole(screener: Screener) -> None:
     for frame in (picture(70, 100), picture(20, 500)):
         height, width = frame.shape[:2]
-        [(row, column, h, w)] = view_windows(height, width, 32)
+        [(row, column, h, w)] = windows_of(height, width, 32)
         window = frame[row : row + h, column : column + w]
         [judged] = screener.judge([screener.prepare(window, (height, width))])
         assert judged.judgement == screener(frame)
-    with pytest.raises(UsageError, match="no centre window"):
+    with pytest.raises(UsageError, match="not the one window"):
         screener.prepare(picture(31, 32), (70, 100))
 
 
@@ -98,7 +98,7 @@ def test_too_few_pixels_are_unsure_whatever_the_logit(bundle: Path) -> None:
     assert screener(picture(24, 500)).reason == ""
 
 
-@pytest.mark.parametrize("policy", ["centre", "five", "grid"])
+@pytest.mark.parametrize("policy", ["centre", "three", "five", "grid"])
 def test_a_flat_frame_is_unsure_whatever_the_logit(bundle: Path, policy: ViewPolicy) -> None:
     read = with_crop(bundle, least_texture=300)
     screener = Screener(read, load_engine(read, threads=1), views=policy, threshold=0.0)
@@ -106,7 +106,7 @@ def test_a_flat_frame_is_unsure_whatever_the_logit(bundle: Path, policy: ViewPol
     judgement = screener(noise)
     assert judgement.verdict == "unsure"
     assert judgement.reason == FLAT
-    assert judgement.views == len(view_windows(96, 96, 32, policy))
+    assert judgement.views == len(view_windows(noise, 32, policy))
 
 
 def test_of_several_views_those_with_texture_count(bundle: Path) -> None:

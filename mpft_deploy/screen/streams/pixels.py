@@ -12,7 +12,7 @@ import numpy as np
 
 from mpft_deploy.images import U8
 from mpft_deploy.screen.video import to_rgb
-from mpft_deploy.views import view_corners
+from mpft_deploy.views import Window
 
 if TYPE_CHECKING:
     import av
@@ -69,8 +69,8 @@ class Shot(Protocol):
     height: int
     width: int
 
-    def centre(self, size: int, cutter: Cutter) -> U8:
-        """The central view, u8 [size, size, 3] RGB; both sides of the picture are at least that."""
+    def cut(self, window: Window, cutter: Cutter) -> U8:
+        """A window that lies within the picture, u8 [height, width, 3] RGB."""
 
     def whole(self) -> U8:
         """u8 [height, width, 3] RGB."""
@@ -83,9 +83,9 @@ class RgbShot:
         self.height, self.width = pixels.shape[:2]
         self._pixels = pixels
 
-    def centre(self, size: int, cutter: Cutter) -> U8:
+    def cut(self, window: Window, cutter: Cutter) -> U8:
         """See `Shot`."""
-        return _centre(self._pixels, size)
+        return _part(self._pixels, window)
 
     def whole(self) -> U8:
         """See `Shot`."""
@@ -107,12 +107,12 @@ class DecodedShot:
         sides = (frame.height, frame.width)
         self.height, self.width = sides if self._turns % 2 == 0 else sides[::-1]
 
-    def centre(self, size: int, cutter: Cutter) -> U8:
+    def cut(self, window: Window, cutter: Cutter) -> U8:
         """See `Shot`."""
         if self._turns or self._whole is not None:
-            return _centre(self.whole(), size)
+            return _part(self.whole(), window)
         with self._lock:
-            return cutter.cut(self._frame, size)
+            return cutter.cut(self._frame, window)
 
     def whole(self) -> U8:
         """See `Shot`; read-only."""
@@ -125,7 +125,7 @@ class DecodedShot:
 
 
 class Cutter:
-    """Cuts central views out of frames; keeps what the conversion needs. For one thread."""
+    """Cuts windows out of frames; keeps what the conversion needs. For one thread."""
 
     def __init__(self) -> None:
         from av.video.reformatter import VideoReformatter
@@ -133,15 +133,14 @@ class Cutter:
         self._reformatter = VideoReformatter()
         self._scratch: tuple[tuple[Any, ...], av.VideoFrame] | None = None
 
-    def cut(self, frame: av.VideoFrame, size: int) -> U8:
-        """The central view, u8 [size, size, 3] RGB: the bytes of the converted whole."""
+    def cut(self, frame: av.VideoFrame, window: Window) -> U8:
+        """A window, u8 [height, width, 3] RGB: the bytes of the converted whole."""
         layout = _LAYOUTS.get(frame.format.name)
         # Odd sides have their chroma stretched, each row and column by another amount.
         if layout is None or frame.height % 2 or frame.width % 2:
-            return _centre(to_rgb(frame), size)
-        [(top, left)] = view_corners(frame.height, frame.width, size)
-        row, height = _span(top, size, frame.height, _ROWS)
-        column, width = _span(left, size, frame.width, _COLUMNS)
+            return _part(to_rgb(frame), window)
+        row, height = _span(window.row, window.height, frame.height, _ROWS)
+        column, width = _span(window.column, window.width, frame.width, _COLUMNS)
         cut = self._blank(frame, height, width)
         for index, (source, target) in enumerate(zip(frame.planes, cut.planes, strict=True)):
             down, across = (layout.down, layout.across) if index else (0, 0)
@@ -150,7 +149,9 @@ class Cutter:
             columns = slice((column >> across) * step, ((column + width) >> across) * step)
             _plane(target)[:, : columns.stop - columns.start] = _plane(source)[rows, columns]
         converted = to_rgb(cut, self._reformatter)
-        return converted[top - row : top - row + size, left - column : left - column + size]
+        return _part(
+            converted, window._replace(row=window.row - row, column=window.column - column)
+        )
 
     def _blank(self, frame: av.VideoFrame, height: int, width: int) -> av.VideoFrame:
         """A frame to fill, of the same format and colours, and interlaced if that one is."""
@@ -174,9 +175,9 @@ def _span(start: int, size: int, side: int, step: int) -> tuple[int, int]:
     return first, end - first
 
 
-def _centre(pixels: U8, size: int) -> U8:
-    [(row, column)] = view_corners(pixels.shape[0], pixels.shape[1], size)
-    return pixels[row : row + size, column : column + size]
+def _part(pixels: U8, window: Window) -> U8:
+    row, column, height, width = window
+    return pixels[row : row + height, column : column + width]
 
 
 def _plane(plane: av.VideoPlane) -> U8:

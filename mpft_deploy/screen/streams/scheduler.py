@@ -36,7 +36,6 @@ from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.streams.task import HUNG, Task
 from mpft_deploy.screen.tell.metrics import Metrics
 from mpft_deploy.spec import StreamVerdict
-from mpft_deploy.views import view_side
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +53,7 @@ class Channel:
     """A source and what its frames have told so far.
 
     served: the turn in which it had its last one.
+    looks: how many of its frames were judged, where the window moves from one to the next.
     judged: scores of the frame that was judged last, and when that was.
     faulty: whether a frame could not be cut, which is told once.
     shown: the frame that was judged last, or the picture of it once somebody asked for one.
@@ -62,6 +62,7 @@ class Channel:
     source: Source
     decision: StreamDecision
     served: int = 0
+    looks: int = 0
     judged: tuple[I32, float] | None = None
     shown: Kept | Picture | None = None
     faulty: bool = False
@@ -314,7 +315,9 @@ class Scheduler:
         channel.served = self._turn
         started = time.perf_counter()
         try:
-            prepared = self._cut(frame.shot)
+            prepared = self._cut(frame.shot, channel.looks)
+            # A window that moves shows other texture in a picture that does not.
+            still = self._cut(frame.shot, 0) if channel.looks else prepared
         except Exception:
             # Whatever a library makes of one source's frame, the others must be judged.
             source.tally.drop("damaged")
@@ -325,7 +328,7 @@ class Scheduler:
                 )
             return None
         self._metrics.observe_stage("prepare", time.perf_counter() - started)
-        scores = prepared.patches.scores
+        scores = still.patches.scores
         source.look(scores, now)
         if channel.judged is not None and settings.gate:
             last, when = channel.judged
@@ -333,15 +336,16 @@ class Scheduler:
                 source.tally.gate()
                 return None
         channel.judged = (scores, now)
+        channel.looks += self._screener.policy == "moving"
         return _Work(channel, frame, prepared)
 
-    def _cut(self, shot: Shot) -> Prepared:
-        """The views of a picture; only its centre is converted where that is all it takes."""
-        size = self._screener.centre
-        if size is None:
-            return self._screener.prepare(shot.whole())
+    def _cut(self, shot: Shot, turn: int) -> Prepared:
+        """The views of a picture; only one window is converted where that is all it takes."""
         sides = (shot.height, shot.width)
-        return self._screener.prepare(shot.centre(view_side(*sides, size), self._cutter), sides)
+        window = self._screener.window(*sides, turn)
+        if window is None:
+            return self._screener.prepare(shot.whole())
+        return self._screener.prepare(shot.cut(window, self._cutter), sides, turn)
 
     def _judge(self, batch: Sequence[_Work]) -> None:
         started = time.perf_counter()

@@ -9,7 +9,7 @@ import msgspec
 
 from mpft_deploy.cores import available_cores
 from mpft_deploy.screen.streams.address import Address, parse
-from mpft_deploy.spec import Probability, Record
+from mpft_deploy.spec import Probability, Record, ViewPolicy
 
 if TYPE_CHECKING:
     from mpft_deploy.bundle import BundleInfo
@@ -132,7 +132,7 @@ class ScreenSettings(Record, frozen=True):
     """
 
     bundle: str = ""
-    views: Literal["centre", "five", "grid"] = "centre"
+    views: ViewPolicy | None = None
     threshold: Probability | None = None
     batch: Annotated[int, msgspec.Meta(ge=0)] = 0
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0

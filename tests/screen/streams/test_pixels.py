@@ -14,9 +14,9 @@ from av.video.reformatter import ColorRange, Colorspace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpft_deploy.screen.streams.pixels import _LAYOUTS, Cutter, DecodedShot, RgbShot
+from mpft_deploy.screen.streams.pixels import _LAYOUTS, Cutter, DecodedShot, RgbShot, Shot
 from mpft_deploy.screen.video import to_rgb
-from mpft_deploy.views import views
+from mpft_deploy.views import Window, cut, views, windows_of
 
 FORMATS = [*_LAYOUTS, "yuv411p", "yuva420p", "gbrp"]
 
@@ -27,27 +27,40 @@ def frame_of(height: int, width: int, form: str, seed: int = 0) -> av.VideoFrame
     return frame
 
 
+def centre(picture: Shot | av.VideoFrame, size: int) -> Window:
+    [window] = windows_of(picture.height, picture.width, size)
+    return window
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     height=st.integers(32, 200),
     width=st.integers(32, 500),
     form=st.sampled_from(FORMATS),
     size=st.sampled_from([32, 31]),
+    turn=st.integers(0, 40),
     seed=st.integers(0, 99),
     space=st.sampled_from([Colorspace.DEFAULT, Colorspace.ITU709, Colorspace.ITU601]),
     full=st.booleans(),
 )
 def test_the_crop_is_that_of_the_whole(
-    height: int, width: int, form: str, size: int, seed: int, space: Colorspace, full: bool
+    height: int,
+    width: int,
+    form: str,
+    size: int,
+    turn: int,
+    seed: int,
+    space: Colorspace,
+    full: bool,
 ) -> None:
     frame = frame_of(height, width, form, seed)
     frame.colorspace = space
     frame.color_range = ColorRange.JPEG if full else ColorRange.MPEG
     whole = DecodedShot(frame).whole()
     assert whole.shape == (height, width, 3)
-    assert np.array_equal(
-        DecodedShot(frame).centre(size, Cutter()), views(whole, size, "centre")[0]
-    )
+    [window] = windows_of(height, width, size, "moving", turn)
+    [expected] = cut(whole, [window], size)
+    assert np.array_equal(DecodedShot(frame).cut(window, Cutter()), expected)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1080, 1920), (720, 1280), (576, 704), (224, 224)])
@@ -55,14 +68,16 @@ def test_sizes_of_cameras(height: int, width: int) -> None:
     cutter = Cutter()
     for form in ("yuv420p", "nv12", "p010le", "yuvj422p", "yuyv422", "yuv444p", "yuv420p"):
         shot = DecodedShot(frame_of(height, width, form))
-        assert np.array_equal(shot.centre(224, cutter), views(shot.whole(), 224, "centre")[0])
+        assert np.array_equal(
+            shot.cut(centre(shot, 224), cutter), views(shot.whole(), 224, "centre")[0]
+        )
 
 
 def test_a_cutter_changes_neither_the_frame_nor_an_earlier_view() -> None:
     cutter = Cutter()
     frames = [frame_of(120, 160, "yuv420p", seed) for seed in (1, 2)]
     before = [frame.to_ndarray() for frame in frames]
-    views_ = [cutter.cut(frame, 32) for frame in frames]
+    views_ = [cutter.cut(frame, centre(frame, 32)) for frame in frames]
     first = DecodedShot(frames[0]).whole()
     assert np.array_equal(views_[0], views(first, 32, "centre")[0])
     for frame, pixels in zip(frames, before, strict=True):
@@ -73,7 +88,7 @@ def test_pictures_that_came_as_rgb() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (50, 61, 3), np.uint8)
     shot = RgbShot(pixels)
     assert (shot.height, shot.width) == (50, 61)
-    assert np.array_equal(shot.centre(32, Cutter()), views(pixels, 32, "centre")[0])
+    assert np.array_equal(shot.cut(centre(shot, 32), Cutter()), views(pixels, 32, "centre")[0])
     assert shot.whole() is pixels
 
 
@@ -91,7 +106,7 @@ def test_interlaced_frames(form: str) -> None:
     shot = DecodedShot(frame)
     cutter = Cutter()
     for size in (32, 64):
-        view = shot.centre(size, cutter)
+        view = shot.cut(centre(shot, size), cutter)
         assert np.array_equal(view, views(to_rgb(frame), size, "centre")[0])
 
 
@@ -105,7 +120,7 @@ def test_one_frame_is_converted_by_one_thread_at_a_time(form: str) -> None:
 
         def ask(index: int, shot: DecodedShot = shot, start: threading.Barrier = start) -> Any:
             start.wait(10)
-            return shot.whole() if index % 2 else shot.centre(224, Cutter())
+            return shot.whole() if index % 2 else shot.cut(centre(shot, 224), Cutter())
 
         with ThreadPoolExecutor(4) as pool:
             pictures = list(pool.map(ask, range(4)))

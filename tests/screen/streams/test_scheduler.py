@@ -31,6 +31,7 @@ from mpft_deploy.screen.streams.scheduler import Scheduler
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings, SourceSettings
 from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.streams.watch import Watch
+from mpft_deploy.spec import ViewPolicy
 
 
 def stream(fps: float, *, still: bool = False) -> Callable[[SourceSettings, Attempt], None]:
@@ -57,12 +58,13 @@ def run(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
         engine_seconds: float = 0.0,
         view_seconds: float = 0.0,
         batch: int = 1,
+        views: ViewPolicy | None = None,
         screen: ScreenSettings | None = None,
         **settings: Any,
     ) -> tuple[Watch, list[Event], SlowEngine]:
         read = read_bundle(bundle)
         engine = SlowEngine(load_engine(read, threads=1), engine_seconds, view_seconds)
-        screener = Screener(read, engine, batch=batch)
+        screener = Screener(read, engine, batch=batch, views=views)
         monkeypatch.setitem(READERS, "gst", lambda s, a: readers[s.name](s, a))
         sources = [
             source_settings("gst:test", **{"name": name, "gate": 0.0, "size": "1x1", **settings})
@@ -170,6 +172,24 @@ def test_batches_fill_across_sources_and_give_the_same_logits(run: Any) -> None:
     assert max(engine.batches) == 4
     assert np.mean(engine.batches) > 2
     assert set(counts(events)) == set(readers)
+
+
+def test_windows_move_from_look_to_look(run: Any, bundle: Path) -> None:
+    _, events, _ = run({"still": stream(20, still=True)}, 1.5, views="moving")
+    logits = [event.logit for event in events if isinstance(event, FrameEvent)]
+    screener = Screener.open(bundle, views="moving", threads=1)
+    looks = [screener.prepare(picture(), turn=turn) for turn in range(len(logits))]
+    assert logits == [judged.judgement.logit for judged in screener.judge(looks)]
+    assert len(set(logits)) == 5 < len(logits)  # the centre, and four over the whole picture
+
+
+def test_windows_that_move_are_no_movement_of_the_picture(run: Any) -> None:
+    readers = {"still": stream(20, still=True), "moving": stream(20)}
+    watch, _, _ = run(readers, 2.5, views="moving", gate=0.001, look=0.5, frozen=1.0)
+    still, moving = watch.statuses()
+    assert still.screened <= 6 < still.gated
+    assert moving.gated == 0
+    assert (still.state, moving.state) == ("frozen", "live")
 
 
 def test_a_batch_is_what_waits_and_can_be_judged_in_a_quarter_second(run: Any) -> None:
