@@ -23,7 +23,8 @@ from mpft_deploy.errors import InputError
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.smoothing import Smoothed, activation_maxima, smooth
 from mpft_deploy.files import display, sha256
-from mpft_deploy.images import U8, find_images, load_views, others_in
+from mpft_deploy.images import U8, find_images, others_in, read_picture
+from mpft_deploy.prepared import prepare
 from mpft_deploy.spec import DetectorSpec, KeepRule
 from mpft_deploy.weights import F32
 
@@ -107,7 +108,7 @@ class Materials:
         paths, names = list_images("--calibrate", self.calibrate)
         labels = _labels(self.calibrate, paths)
         chosen = spread(names, labels, CALIBRATION_IMAGES)
-        return self._decode("--calibrate", [paths[i] for i in chosen])
+        return self._decode("--calibrate", [paths[i] for i in chosen])[0]
 
     @property
     def calibrated_on(self) -> str:
@@ -145,17 +146,20 @@ class Materials:
         paths, names = list_images("--images", self.images)
         if others := others_in(self.images):
             self.say(others)
-        pixels = self._decode("--images", paths)
+        pixels, judged = self._decode("--images", paths)
         hashes = [sha256(view.tobytes()) for view in pixels]
-        whole = Views(pixels, names, hashes, _labels(self.images, paths), {})
+        every = Views(pixels, names, hashes, _labels(self.images, paths), {})
+        whole = every.where(judged, "without a verdict: too small, or too little texture")
         _refuse_contradictions(whole)
-        first = {digest: index for index, digest in reversed([*enumerate(hashes)])}
-        once = whole.where([first[one] == i for i, one in enumerate(hashes)], "copies of others")
+        first = {digest: index for index, digest in reversed([*enumerate(whole.hashes)])}
+        own = [first[one] == index for index, one in enumerate(whole.hashes)]
+        once = whole.where(own, "copies of others")
         fitted = {sha256(view.tobytes()) for view in self.calibration_views}
         apart = once.where([one not in fitted for one in once.hashes], "used for calibration")
         if not apart.names:
             raise InputError(
-                "--images: each image there is one of --calibrate too; name others to judge by"
+                f"--images: none of the {len(paths)} images there can judge: each is one of "
+                "--calibrate too, or has no verdict; name others"
             )
         return apart
 
@@ -180,23 +184,32 @@ class Materials:
             self.views.where(judges, "used to choose by"),
         )
 
-    def _decode(self, option: str, paths: Sequence[Path]) -> U8:
-        """Views u8 [n, S, S, 3] of image files; an InputError that names all it cannot decode."""
-        crops, bad = [], []
+    def _decode(self, option: str, paths: Sequence[Path]) -> tuple[U8, list[bool]]:
+        """Views u8 [n, S, S, 3] of image files, and of which there is a verdict when screening.
+
+        Raises:
+            InputError: names all that cannot be decoded.
+        """
+        spec = self.detector.spec
+        crops, judged, bad = [], [], []
         for number, path in enumerate(paths):
             if number % BATCH == 0:
                 self.say(f"decoding image {number + 1} of {len(paths)}")
             try:
-                crops.append(load_views([path], self.detector.spec.crop.size))
+                picture = read_picture(path, centre=spec.crop.size)
             except InputError as error:
                 bad.append(str(error))
+                continue
+            prepared = prepare(spec, picture.pixels, "centre", picture.whole)
+            crops.append(prepared.views)
+            judged.append(not prepared.reason)
         if bad:
             more = [f"and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
             raise InputError(
                 f"{option}: {len(bad)} of {len(paths)} images cannot be read. Mend or remove them:"
                 + "".join(f"\n  {line}" for line in bad[:SHOWN] + more)
             )
-        return np.concatenate(crops)
+        return np.concatenate(crops), judged
 
     @cached_property
     def reference(self) -> Engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,7 +139,7 @@ def command(
 
     from mpft_deploy.cli.console import emit_json, progress
     from mpft_deploy.dataset import drop_contradicting, drop_unreadable
-    from mpft_deploy.detector.evaluate import BATCH, image_logits
+    from mpft_deploy.detector.evaluate import BATCH, judged_logits
     from mpft_deploy.detector.model import Detector, choose_device
     from mpft_deploy.detector.recalibrate import recalibrate, write_outcome
     from mpft_deploy.detector_folder import OUTPUT
@@ -176,14 +177,17 @@ def command(
             done = min(done + BATCH, len(samples))
             tell(done)
 
-        (logits,) = image_logits(
+        logits, reasons = judged_logits(
             model.to(choose_device(device)),
             samples,
-            [rule],
-            seed=spec.keep_seed,
-            policy=policy,
-            after_batch=advance,
+            msgspec.structs.replace(spec, keep=str(rule)),
+            policy,
+            advance,
         )
+    judged = [not reason for reason in reasons]
+    for reason, count in Counter(filter(None, reasons)).most_common():
+        tell_line(f"{count} images are left out, of which there is no verdict: {reason}")
+    logits, samples = logits[judged], list(itertools.compress(samples, judged))
     before = spec.calibration_of(policy)
     if rule != spec.keep_rule or policy != before.views:
         if held_out:

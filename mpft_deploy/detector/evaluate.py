@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +18,13 @@ from mpft_deploy.detector_folder import DetectorFolder
 from mpft_deploy.evaluate.scores import mean_over_views
 from mpft_deploy.files import display
 from mpft_deploy.images import decode_image
-from mpft_deploy.spec import KeepRule, ViewPolicy
+from mpft_deploy.prepared import Prepared, prepare
+from mpft_deploy.spec import DetectorSpec, KeepRule, ViewPolicy
 from mpft_deploy.views import views
 from mpft_deploy.weights import F32
 
 U8 = npt.NDArray[np.uint8]
+T = TypeVar("T")
 
 BATCH = 32
 
@@ -47,17 +50,11 @@ def crop_logits(
     return out
 
 
-def sample_views(
-    samples: Sequence[Sample], size: int, policy: ViewPolicy = "centre"
-) -> Iterator[list[U8]]:
-    """Views u8 [V, size, size, 3] of the images in order, BATCH images at a time.
+def batches_of(load: Callable[[Sample], T], samples: Sequence[Sample]) -> Iterator[list[T]]:
+    """What `load` makes of the images, in order, BATCH at a time.
 
-    The next BATCH is decoded while the consumer works.
+    The next BATCH is loaded while the consumer works.
     """
-
-    def load(sample: Sample) -> U8:
-        return views(decode_image(sample.path), size, policy)
-
     with ThreadPoolExecutor(2) as pool:
         loaded = ahead(load, samples, pool, depth=BATCH)
         while part := list(islice(loaded, BATCH)):
@@ -66,7 +63,7 @@ def sample_views(
 
 def centre_crops(samples: Sequence[Sample], size: int) -> Iterator[U8]:
     """Centre views u8 [n, size, size, 3] of the images in order, BATCH at a time, read ahead."""
-    return map(np.concatenate, sample_views(samples, size))
+    return map(np.concatenate, batches_of(lambda one: views(decode_image(one.path), size), samples))
 
 
 def image_logits(
@@ -77,16 +74,14 @@ def image_logits(
     seed: int = 0,
     zero_fill: Sequence[bool] = (),
     bf16: bool = False,
-    policy: ViewPolicy = "centre",
     after_batch: Callable[[], None] = lambda: None,
 ) -> list[F32]:
-    """Logits of the images under each of the rules, each the mean over its views.
+    """Logits of the images' centres under each of the rules.
 
     Args:
         model: is put in evaluation mode.
         zero_fill: for each rule whether the other cells are blanked, not dropped; none by default.
         bf16: compute in bfloat16 where autocast does.
-        policy: how views are cut.
         after_batch: called after each batch; may raise.
 
     Returns:
@@ -95,13 +90,43 @@ def image_logits(
     model.eval()
     fills = zero_fill or [False] * len(rules)
     parts: list[list[F32]] = [[] for _ in rules]
-    for images in sample_views(samples, model.tower.size, policy):
-        crops, counts = np.concatenate(images), [len(image) for image in images]
+    for crops in centre_crops(samples, model.tower.size):
         for part, rule, fill in zip(parts, rules, fills, strict=True):
-            logits = crop_logits(model, crops, rule, seed=seed, zero_fill=fill, bf16=bf16)
-            part.append(mean_over_views(logits, counts))
+            part.append(crop_logits(model, crops, rule, seed=seed, zero_fill=fill, bf16=bf16))
         after_batch()
     return [np.concatenate(part) for part in parts]
+
+
+def judged_logits(
+    model: Detector,
+    samples: Sequence[Sample],
+    spec: DetectorSpec,
+    policy: ViewPolicy,
+    after_batch: Callable[[], None] = lambda: None,
+) -> tuple[F32, list[str]]:
+    """Logits of the images as screening takes them, by the spec's keep rule.
+
+    Args:
+        model: is put in evaluation mode.
+        after_batch: called after each batch; may raise.
+
+    Returns:
+        f32 [n], each the mean over the views that tell something; and why no verdict is given of
+        an image, "" where one is.
+    """
+
+    def load(sample: Sample) -> Prepared:
+        return prepare(spec, decode_image(sample.path), policy)
+
+    model.eval()
+    parts, reasons = [], []
+    for batch in batches_of(load, samples):
+        crops = np.concatenate([one.views[one.telling] for one in batch])
+        logits = crop_logits(model, crops, spec.keep_rule, seed=spec.keep_seed)
+        parts.append(mean_over_views(logits, [int(one.telling.sum()) for one in batch]))
+        reasons += [one.reason for one in batch]
+        after_batch()
+    return np.concatenate(parts), reasons
 
 
 class DetectorModel:

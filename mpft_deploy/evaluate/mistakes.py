@@ -17,8 +17,8 @@ from mpft_deploy.evaluate.run import Entry
 from mpft_deploy.files import PICTURES, display, write_atomic
 from mpft_deploy.images import decode_image
 from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.prepared import Prepared
 from mpft_deploy.screen.picture import Picture, draw, thumbnail
-from mpft_deploy.screen.screener import Prepared
 from mpft_deploy.spec import KeepRule
 from mpft_deploy.views import views, windows_of
 

@@ -38,7 +38,7 @@ from mpft_deploy.evaluate.scores import mean_over_views
 from mpft_deploy.files import canonical_json, display, explain_unwritable, sha256
 from mpft_deploy.images import U8, decode_image
 from mpft_deploy.layouts import benchmark_of, paired_reals
-from mpft_deploy.screen.screener import prepare
+from mpft_deploy.prepared import prepare
 from mpft_deploy.spec import ViewPolicy
 
 PREDICTIONS, PARTS = "predictions.parquet", "parts"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpft_deploy.images import U8
-from mpft_deploy.screen.screener import Prepared
+from mpft_deploy.prepared import Prepared
 from mpft_deploy.views import Window
 from mpft_deploy.weights import F32
 

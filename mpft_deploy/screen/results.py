@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from mpft_deploy.screen.screener import LookedAt
+from mpft_deploy.prepared import LookedAt
 from mpft_deploy.spec import Record, Verdict
 
 

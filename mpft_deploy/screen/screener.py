@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -12,14 +11,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from mpft_deploy.errors import GateError, UsageError
-from mpft_deploy.fitness import FLAT, has_texture, too_small
 from mpft_deploy.images import U8
-from mpft_deploy.kernels import Patches, texture_patchify
-from mpft_deploy.spec import Calibration, DetectorSpec, Record, Verdict, ViewPolicy
-from mpft_deploy.views import Window, cut, one_window, share_in, view_windows
+from mpft_deploy.prepared import LookedAt, Prepared, prepare
+from mpft_deploy.spec import Calibration, Record, Verdict, ViewPolicy
+from mpft_deploy.views import Window, one_window
 from mpft_deploy.weights import F32
 
 if TYPE_CHECKING:
@@ -32,18 +29,6 @@ logger = logging.getLogger(__name__)
 
 Advance: TypeAlias = Callable[[int, int], None]
 """Told how many views are judged, and of how many."""
-
-
-class LookedAt(Record, frozen=True):
-    """Which part of a picture a verdict rests on.
-
-    Attributes:
-        share: of its pixels, 0 to 1, that lie in at least one of the windows.
-        windows: row, column, height and width of each, in the picture's own pixels.
-    """
-
-    share: float
-    windows: tuple[Window, ...]
 
 
 class Judgement(Record, frozen=True):
@@ -64,43 +49,6 @@ class Judgement(Record, frozen=True):
     views: int
     looked_at: LookedAt
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A frame made ready for the engine.
-
-    views: u8 [V, S, S, 3].
-    windows: of each view in the picture, in its own pixels.
-    size: height and width of the picture.
-    patches: of every view.
-    telling: bool [V], the views whose logit counts.
-    reason: why no verdict can be given of it; "" if one can.
-    """
-
-    views: U8
-    windows: list[Window]
-    size: tuple[int, int]
-    patches: Patches
-    telling: npt.NDArray[np.bool_]
-    reason: str = ""
-
-    @property
-    def looked_at(self) -> LookedAt:
-        """Where the views lie whose logit counts."""
-        windows = list(itertools.compress(self.windows, self.telling))
-        return LookedAt(share=share_in(windows, *self.size), windows=tuple(windows))
-
-    def cells(self) -> list[tuple[int, int, int]]:
-        """Row, column and side of each cell that is seen, in the picture's own pixels."""
-        columns = round(self.patches.scores.shape[1] ** 0.5)
-        return [
-            (top + row * side // columns, left + column * side // columns, max(1, side // columns))
-            for (top, left, side, _), seen in zip(
-                self.windows, self.patches.positions.tolist(), strict=True
-            )
-            for row, column in (divmod(position, columns) for position in seen)
-        ]
 
 
 @dataclass(frozen=True)
@@ -217,18 +165,7 @@ class Screener:
         return one_window(height, width, self.spec.crop.size, self.policy, turn)
 
     def prepare(self, frame: U8, whole: tuple[int, int] | None = None, turn: int = 0) -> Prepared:
-        """Cut the views of a frame and pack their cells; needs no engine, and any thread may do it.
-
-        Args:
-            frame: u8 [H, W, 3] RGB.
-            whole: height and width of the picture, where `frame` is its one `window` alone, as
-                `read_picture` and streams decode it.
-            turn: which picture of its stream it is, from 0; windows that move follow from it.
-
-        Raises:
-            UsageError: the frame is not u8 [H, W, 3] with H and W of 1 or more, or no such window
-                of such a picture.
-        """
+        """Cut the views of a frame by this screener's policy; see `prepared.prepare`."""
         return prepare(self.spec, frame, self.policy, whole, turn)
 
     def judge(
@@ -290,41 +227,6 @@ class Screener:
             )
         judgement = self.verdict_of(mean, len(counted), frame.looked_at, frame.reason)
         return Judged(judgement, logits)
-
-
-def prepare(
-    spec: DetectorSpec,
-    frame: U8,
-    policy: ViewPolicy = "centre",
-    whole: tuple[int, int] | None = None,
-    turn: int = 0,
-) -> Prepared:
-    """See `Screener.prepare`; for whoever judges as screening does, by another engine than ours."""
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
-        raise UsageError(f"a frame must be uint8 [H, W, 3], got {frame.dtype} {list(frame.shape)}")
-    crop = spec.crop
-    height, width = whole or frame.shape[:2]
-    reason = too_small(crop, height, width)
-    window = one_window(height, width, crop.size, policy, turn)
-    if whole is None:
-        # Of what is not judged, one view is enough.
-        windows = view_windows(frame, crop.size, "centre" if reason else policy, turn)
-        cut_views = cut(frame, windows, crop.size)
-    elif window is not None and frame.shape[:2] == window[2:]:
-        windows = [window]
-        cut_views = cut(frame, [Window(0, 0, *window[2:])], crop.size)
-    else:
-        raise UsageError(
-            f"a frame {list(frame.shape)} is not the one window of {height} × {width} pixels "
-            f"that views {policy} judge"
-        )
-    patches = texture_patchify(cut_views, spec.patch, spec.keep_rule, spec.keep_seed)
-    telling = has_texture(crop, cut_views, patches.scores, spec.patch)
-    if not reason and not telling.any():
-        reason = FLAT
-    if not telling.any():
-        telling = np.ones(len(windows), bool)
-    return Prepared(cut_views, windows, (height, width), patches, telling, reason)
 
 
 def with_threshold(calibration: Calibration, threshold: float | None) -> Calibration:

@@ -11,8 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+import reference
 from command import MPFT
 from PIL import Image
 
@@ -98,6 +100,18 @@ def test_what_is_not_kept_is_refused_and_not_written(
     assert f"{answer}: " in text
 
 
+def test_images_without_a_verdict_prove_nothing(mpft, make_detector, pictures, tmp_path):
+    crop = reference.tiny_spec().crop
+    make_detector(tmp_path / "d", crop=msgspec.structs.replace(crop, least_side=40))
+    Image.new("RGB", (39, 90), (9, 9, 9)).save(pictures / "small.png")
+    arguments = ["--images", pictures, "--json"]
+    code, text, errors = mpft("export", tmp_path / "d", tmp_path / "out", *arguments)
+    assert code == 0, errors + text
+    images = json.loads(text)["certificate"]["images"]
+    assert images["images"] == 20
+    assert images["left_out"] == {"without a verdict: too small, or too little texture": 1}
+
+
 def test_copies_count_once_and_calibration_does_not_prove(mpft, detector, pictures, tmp_path):
     """The same pixels in another file and format, and images that the engine was fitted to."""
     Image.open(pictures / "0.png").save(pictures / "again.webp", lossless=True)
@@ -117,7 +131,7 @@ def test_copies_count_once_and_calibration_does_not_prove(mpft, detector, pictur
         "export", detector, tmp_path / "two", "--images", fitted, "--calibrate", fitted
     )
     assert code == 1
-    assert "each image there is one of --calibrate too" in errors
+    assert "none of the 2 images there can judge: each is one of --calibrate too" in errors
 
 
 def test_the_same_pixels_in_both_classes_are_an_error(mpft, detector, pictures, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -122,7 +123,8 @@ def test_readme_calibrates_on_a_plain_folder_of_photographs(
     make_detector: Callable[..., object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, photos = tmp_path / "detector", tmp_path / "my-photos"
-    make_detector(path)
+    crop = reference.tiny_spec().crop
+    make_detector(path, crop=msgspec.structs.replace(crop, least_side=40))
     rng = np.random.default_rng(1)
     for index in range(60):
         folder = photos / ("2021" if index % 2 else "2022")
@@ -131,9 +133,12 @@ def test_readme_calibrates_on_a_plain_folder_of_photographs(
     arguments = ["calibrate", str(path), str(photos)]
     assert run(cli, "mpft", arguments) == 1
     assert "holds no labelled images, only 2021 (30), 2022 (30)" in capsys.readouterr().err
+    small = rng.integers(0, 256, (39, 90, 3), np.uint8)
+    Image.fromarray(small).save(photos / "2021" / "small.png")
     assert run(cli, "mpft", [*arguments, "--false-alarm", "5%", "--views", "five"]) == 0
     shown = capsys.readouterr()
-    assert "its 60 images are taken to be real: my-photos/2021 (30)" in shown.err
+    assert "its 61 images are taken to be real: my-photos/2021 (31)" in shown.err
+    assert "1 images are left out, of which there is no verdict: 90 × 39" in shown.err
     assert "5.00% takes 59 real images" in shown.out
     assert "2 sources, which is few" in shown.out
     after = read_detector(path)

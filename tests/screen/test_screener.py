@@ -18,10 +18,11 @@ from mpft_deploy.engine import load_engine
 from mpft_deploy.errors import GateError, UsageError
 from mpft_deploy.fitness import FLAT
 from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.prepared import LookedAt
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.pipeline import Prefetch
 from mpft_deploy.screen.results import KEPT_FRAMES, FrameResult, Spread
-from mpft_deploy.screen.screener import LookedAt, with_threshold
+from mpft_deploy.screen.screener import with_threshold
 from mpft_deploy.spec import Calibration, ViewPolicy
 from mpft_deploy.views import Window, view_corners, view_windows, views, windows_of
 

@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from mpft_deploy.screen.screener import Prepared
+from mpft_deploy.prepared import Prepared
 from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.records import Picture, StreamEvent
 

@@ -19,7 +19,8 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from typing import TypeVar
 
-from mpft_deploy.screen.screener import Judged, Prepared, Screener
+from mpft_deploy.prepared import Prepared
+from mpft_deploy.screen.screener import Judged, Screener
 from mpft_deploy.screen.streams.attempt import Captured
 from mpft_deploy.screen.streams.baseline import Baseline
 from mpft_deploy.screen.streams.clock import Clock
