@@ -234,7 +234,7 @@ def test_hostile_names_cannot_write_on_the_terminal_or_the_page(
         (["photo.png", "--fps", "inf"], 2, "no finite number"),
         (["photo.png", "--duration", "nan"], 2, "no finite number"),
         (["photo.png", "--threads", "3000"], 2, "3000 threads are not possible"),
-        (["photo.png", "--views", "all"], 2, "'centre', 'five', 'grid'"),
+        (["photo.png", "--views", "all"], 2, "'centre', 'moving', 'three', 'five', 'grid'"),
         (["photo.png", "--batch", "0"], 2, "x>=1"),
         (["photo.png", "--report", "."], 2, "is a folder"),
         (["photo.png", "--report", "none/r.html"], 2, "does not exist"),

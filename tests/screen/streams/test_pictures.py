@@ -208,7 +208,7 @@ def _turn(channel: Any, scheduler: Any) -> None:
     scheduler._tell(channel, [Change("generated", "unsure", 5.0, 9, 9.0, 3.0, "evidence")])
 
 
-@pytest.mark.parametrize("method", ["centre", "whole"])
+@pytest.mark.parametrize("method", ["cut", "whole"])
 def test_a_frame_that_a_library_fails_at_costs_the_others_nothing(
     cameras: Cameras,
     screener: Screener,
@@ -216,7 +216,7 @@ def test_a_frame_that_a_library_fails_at_costs_the_others_nothing(
     caplog: pytest.LogCaptureFixture,
     method: str,
 ) -> None:
-    """`centre` is what is judged, `whole` what is shown."""
+    """`cut` is what is judged, `whole` what is shown."""
     with watch_cameras(screener, keep=True) as watch:
         eventually(lambda: all(s.screened for s in watch.statuses()))
         source = watch.scheduler.channels[0].source
