@@ -44,7 +44,8 @@ def write_video(
         container.metadata["title"] = "Le cafe"
         if pictures:
             video = container.add_stream(codec, rate=rate)
-            video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+            video.width, video.height = 64, 48
+            video.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         if sound:
             audio = container.add_stream("aac", rate=16000)
             silence = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), "fltp", "mono")

@@ -151,6 +151,7 @@ class _Clip:
         self.count = 0
         self._begin, self._end = math.inf, -math.inf
         self._decoded, self._longest, self._packets = math.inf, 0.0, 0
+        self._refused, self._decodable = 0, False
 
     def frames(self) -> Iterator[tuple[av.VideoFrame, float]]:
         """Sound frames and their times in seconds, in the order in which they are shown."""
@@ -165,10 +166,10 @@ class _Clip:
                 decoded = packet.decode()
             except av.error.FFmpegError:
                 # One bad packet is no reason to leave the rest of a recording unseen.
-                if self._strict and not self.count and packet.is_keyframe:
-                    raise RefusedError from None
+                self._refused += 1
                 self._sieve.fail(place)
                 continue
+            self._decodable = self._decodable or bool(decoded)
             yield from self._timed(self._sieve.take(decoded))
         yield from self._timed(self._sieve.flush())
 
@@ -200,6 +201,9 @@ class _Clip:
         """At the end: an InputError if not all of the clip could be read and judged."""
         damaged = self._sieve.left_out
         if not self.count:
+            # Damage leaves some that can be decoded; where there are none, their writer is odd.
+            if self._strict and self._refused > 1 and not self._decodable:
+                raise RefusedError
             sound = (
                 f"none of its {damaged} frames is sound" if damaged else "no frame can be decoded"
             )

@@ -32,7 +32,7 @@ _PICTURES = frozenset(
 
 
 class RefusedError(Exception):
-    """A strict decoder refused the first keyframe: it may be odd rather than damaged."""
+    """A strict decoder refused what came first, or all: it may be odd rather than damaged."""
 
 
 class Track(NamedTuple):

@@ -307,3 +307,18 @@ def test_what_is_odd_but_sound_is_judged(tmp_path: Path) -> None:
             container.mux(odd)
     read, error = judged(path)
     assert (len(read), error) == (24, "")
+
+
+def test_a_damaged_first_frame_lets_no_other_damage_pass(tmp_path: Path) -> None:
+    """A decoder that refuses the first frame is not asked to be lenient with the rest."""
+    path = write_video(tmp_path / "a.avi", seconds=2, rate=12, codec="mjpeg")
+    data = bytearray(path.read_bytes())
+    with av.open(path) as container:
+        places = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    for place, size in (places[0], places[9]):
+        assert place is not None
+        data[place + size - 60 : place + size] = random.Random(6).randbytes(60)
+    path.write_bytes(data)
+    read, error = judged(path)
+    assert len(read) == len(places) - 2
+    assert f"damaged: 2 of its {len(places)} frames were left out" in error
