@@ -37,6 +37,10 @@ CAUGHT_UP = 0.3
 DRIFT = 1e-3
 """Seconds a second by which a camera's clock may differ from ours; real ones stay below a tenth."""
 
+ODD = 3
+"""Keyframes that a strict decoder refuses before any picture: from so many on their sender is odd,
+rather than they damaged."""
+
 JUMP, BACK = 10.0, 1.0
 """Seconds: a clock that jumps further, forward or back, starts anew."""
 
@@ -151,7 +155,7 @@ class _Decoder:
         context.thread_type = "SLICE"
         context.thread_count = 1
         prepare_decoder(context, max_pixels=settings.max_pixels, strict=strict)
-        self._sieve, self._place = Sieve(context), 0
+        self._sieve, self._place, self._refused = Sieve(context), 0, 0
         self._lock = threading.Lock()
         # Whether the decoder holds, or refers to, frames of a group that is decoded as it comes in.
         self._chained = False
@@ -185,8 +189,10 @@ class _Decoder:
             self._place += 1
             frames = self._decode(packet, alone=alone)
         if frames is None and self._strict and packet.is_keyframe and not attempt.pictures:
-            attempt.drop("damaged")
-            raise RefusedError
+            self._refused += 1
+            if self._refused >= ODD:
+                attempt.drop("damaged")
+                raise RefusedError
         self._sift(frames, flush=alone)
 
     def flush(self) -> None:

@@ -15,6 +15,7 @@ from clips import moving
 from hypothesis import given
 from hypothesis import strategies as st
 from media import encoded, picture, write_video
+from telling import eventually
 
 from mpft_deploy.screen.streams.attempt import SourceLostError
 from mpft_deploy.screen.streams.origin import within
@@ -85,6 +86,29 @@ def test_a_still_picture_is_asked_for_again(
     assert len(site.asked) >= 3
     assert running.states() == ["live"]
     assert (running.status().width, running.status().reconnects) == (320, 0)
+
+
+@pytest.mark.parametrize("fault", ["cut", "doubled"])
+def test_a_damaged_still_picture_is_not_judged_nor_is_it_a_reason_to_be_lenient(
+    site: Site, watching: Any, fault: str
+) -> None:
+    sound = encoded(picture(240, 320), "JPEG")
+    bad = sound[: len(sound) // 2]
+    if fault == "doubled":
+        at = sound.index(b"\xff\xc0") + 5  # height in the header of the frame
+        bad = sound[:at] + (480).to_bytes(2, "big") + sound[at + 2 :]
+    site.answers["/snap.jpg"] = (200, {"Content-Type": "image/jpeg"}, bad)
+    running = watching(site.url("/snap.jpg"), decode=10.0)
+    eventually(lambda: running.status().dropped.get("damaged", 0) >= 5)
+    assert running.status().screened == 0
+    site.answers["/snap.jpg"] = (200, {"Content-Type": "image/jpeg"}, sound)
+    running.frame()
+    site.answers["/snap.jpg"] = (200, {"Content-Type": "image/jpeg"}, bad)
+    count = len(site.asked)
+    eventually(lambda: len(site.asked) > count + 2)
+    screened = running.status().screened
+    eventually(lambda: len(site.asked) > count + 6)
+    assert running.status().screened <= screened + 1  # one that was on its way
 
 
 def test_redirects_within_the_server_are_followed(site: Site, watching: Any) -> None:
