@@ -1,7 +1,8 @@
 // The JPEG window decoder on a stranger's bytes, under sanitizers.
 //
 // The first four bytes say where the window is, the rest is the file. A window that is given must
-// equal that part of the whole image as libjpeg decodes it with the same settings.
+// equal that part of the whole image as libjpeg decodes it with the same settings, and such a file is
+// not called damaged.
 
 #include <cstdlib>
 #include <vector>
@@ -43,9 +44,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (std::uint64_t(rows) * columns > LARGEST) return 0;
   const JDIMENSION height = 1 + (rows - 1) * data[2] / 255, width = 1 + (columns - 1) * data[3] / 255;
   const JDIMENSION top = (rows - height) * data[0] / 255, left = (columns - width) * data[1] / 255;
+  const bool damaged = jw::is_damaged(file, length);
   // Exactly as large as asked for, so that a byte too many is seen.
   std::vector<std::uint8_t> window(std::size_t(height) * width * 3);
   if (!jw::decode(file, length, top, left, height, width, window.data())) return 0;
+  if (damaged) std::abort();
   std::vector<std::uint8_t> whole(std::size_t(rows) * columns * 3);
   if (!jw::decode(file, length, 0, 0, rows, columns, whole.data())) return 0;
   for (JDIMENSION row = 0; row < height; ++row) {
