@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import click
 
@@ -15,11 +14,12 @@ def command(as_json: bool) -> None:
 
     All give the same bytes. Set MPFT_KERNEL to a name to force that version.
     """
+    from mpft_deploy.cli.console import emit_json
     from mpft_deploy.kernels import implementations
 
     versions = implementations()
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(version) for version in versions], indent=2))
+        emit_json([dataclasses.asdict(version) for version in versions])
         return
     click.echo(f"{'':2}{'version':9}{'device':8}available")
     for version in versions:
