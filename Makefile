@@ -57,7 +57,7 @@ types: .venv-test/installed
 # Two files at a time: much of it waits for cameras, brokers and browsers. Those that take longest
 # come first (tests/conftest.py), so that in the end neither worker waits for the other.
 unit: .venv-test/installed
-	.venv-test/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	.venv-test/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 sanitize: .venv-test/installed
 	cmake -S tests/kernels/native -B build/sanitize -DMPFT_SANITIZE=address,undefined
