@@ -50,7 +50,7 @@ def main() -> None:
             "\nWhere the budget is undecided, there were too few pictures to tell: "
             "`make demo IMAGES=FOLDER` judges by your own."
         )
-    must("mpft", "profile", BUNDLE)
+    must("mpft", "profile", BUNDLE, "--samples", "100")
     notes = SAMPLES / "notes.json"
     must("mpft", "screen", SAMPLES, "--bundle", BUNDLE, "--notes", notes, "--report", REPORT)
     print(
