@@ -314,7 +314,7 @@ def test_commands_run_without_torch(detector, tmp_path):
         ["export", detector, tmp_path / "out"],
         ["verify", tmp_path / "out"],
         ["inspect", tmp_path / "out"],
-        ["profile", tmp_path / "out", "--samples", "10"],
+        ["profile", tmp_path / "out", "--samples", "10", "--limit", "2"],
     ):
         subprocess.run([sys.executable, "-c", block, *map(str, arguments)], check=True)
 
