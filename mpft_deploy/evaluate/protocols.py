@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
 from mpft_deploy.errors import UsageError
 from mpft_deploy.images import U8
+from mpft_deploy.screen.video import to_rgb
 
 Change = Callable[[U8, np.random.Generator], U8]
 """u8 [H, W, 3] → u8 [H', W', 3]; chance comes from the generator alone."""
@@ -24,6 +27,13 @@ RAW, ALIGNED = "raw", "aligned"
 BASIC = (RAW, ALIGNED)
 
 ALIGNED_QUALITY = 96
+
+Interpolation = Literal["box", "bilinear", "bicubic", "lanczos"]
+FACTORS = (0.35, 0.5, 0.7, 0.75, 1.4, 1.5, 2.0)
+
+PAN, FILMED, LEAST_FILMED = 16, 25, 64
+"""Pixels that a filmed picture moves by at most along each side, the frames of its second, and the
+pixels of its shortest side."""
 
 
 def resave(frame: U8, kind: str, quality: int) -> U8:
@@ -41,12 +51,15 @@ def _reencode(frame: U8, rng: np.random.Generator, *, kind: str, quality: int) -
     return resave(frame, kind, quality)
 
 
-def resize(frame: U8, rng: np.random.Generator, *, factor: float) -> U8:
-    """Scaled by Pillow's bicubic, which smooths before it shrinks."""
+def resize(
+    frame: U8, rng: np.random.Generator, *, factor: float, kind: Interpolation = "bicubic"
+) -> U8:
+    """Scaled by an interpolation of Pillow's, which smooths before it shrinks."""
     from PIL import Image
 
     height, width = (max(1, round(side * factor)) for side in frame.shape[:2])
-    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
+    resample = Image.Resampling[kind.upper()]
+    return np.asarray(Image.fromarray(frame).resize((width, height), resample))
 
 
 def _crop(frame: U8, rng: np.random.Generator, *, share: float) -> U8:
@@ -79,14 +92,63 @@ def _screenshot(frame: U8, rng: np.random.Generator) -> U8:
     return resave(np.asarray(shown), "JPEG", 85)
 
 
+def _messenger(frame: U8, rng: np.random.Generator, *, longest: int, quality: int) -> U8:
+    """As messengers pass a picture on: shrunk to a longer side, and saved as JPEG."""
+    return resave(resize(frame, rng, factor=min(1.0, longest / max(frame.shape))), "JPEG", quality)
+
+
+def filmed(frame: U8, rng: np.random.Generator, *, codec: str = "libx264", **options: str) -> U8:
+    """A frame of a second of video in which a camera pans over the picture, as it is decoded.
+
+    The picture is mirrored at its edges, so that frames have its size. A `bit_rate` is that of
+    1080p, and is scaled by the picture's pixels.
+    """
+    import av
+
+    # Encoders want even sides, and some of them.
+    height, width = (max(LEAST_FILMED, side + side % 2) for side in frame.shape[:2])
+    edges = ((PAN, PAN + height - frame.shape[0]), (PAN, PAN + width - frame.shape[1]), (0, 0))
+    padded = np.pad(frame, edges, "symmetric")
+    down, right = rng.uniform(-PAN, PAN, 2)
+    encoder = av.CodecContext.create(codec, "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
+    encoder.time_base, encoder.framerate = Fraction(1, FILMED), Fraction(FILMED)
+    encoder.thread_count = 1  # rate control of several threads is drawn anew by each run
+    if rate := options.pop("bit_rate", None):
+        encoder.bit_rate = round(float(rate) * height * width / (1920 * 1080))
+        options |= {"maxrate": str(encoder.bit_rate), "bufsize": str(encoder.bit_rate)}
+    encoder.options = {"x265-params": "log-level=none", **options}
+    decoder = av.CodecContext.create(encoder.codec.canonical_name, "r")
+    assert isinstance(decoder, av.VideoCodecContext)
+    packets = []
+    for number in range(FILMED):
+        top, left = (PAN + round(way * number / FILMED) for way in (down, right))
+        seen = padded[top : top + height, left : left + width]
+        packets += encoder.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(seen)))
+    packets += encoder.encode(None)
+    frames = [one for packet in [*packets, None] for one in decoder.decode(packet)]
+    shown = to_rgb(frames[int(rng.integers(FILMED // 2, FILMED))])
+    return shown[: frame.shape[0], : frame.shape[1]]
+
+
 ROBUSTNESS: dict[str, Change] = {
     **{f"jpeg-{q}": partial(_reencode, kind="JPEG", quality=q) for q in (95, 90, 80, 70, 60, 40)},
     **{f"webp-{q}": partial(_reencode, kind="WEBP", quality=q) for q in (80, 50)},
-    **{f"resize-{factor:g}": partial(resize, factor=factor) for factor in (0.5, 0.75, 1.5, 2.0)},
+    **{f"resize-{factor:g}": partial(resize, factor=factor) for factor in FACTORS},
+    **{
+        f"resize-0.7-{kind}": partial(resize, factor=0.7, kind=kind)
+        for kind in ("box", "bilinear", "lanczos")
+    },
     "crop-0.75": partial(_crop, share=0.75),
     **{f"blur-{radius:g}": partial(blur, radius=radius) for radius in (1.0, 2.0)},
     **{f"noise-{deviation:g}": partial(_noise, deviation=deviation) for deviation in (5.0, 10.0)},
     "screenshot": _screenshot,
+    "messenger-1600": partial(_messenger, longest=1600, quality=75),
+    "messenger-960": partial(_messenger, longest=960, quality=65),
+    **{f"h264-crf-{crf}": partial(filmed, crf=str(crf)) for crf in (18, 23, 28, 34)},
+    **{f"h264-{rate}-mbit": partial(filmed, bit_rate=f"{rate}e6") for rate in (1, 2, 4)},
+    "h265-crf-28": partial(filmed, codec="libx265", crf="28"),
 }
 """Name → change of the aligned frame. A new protocol is one line."""
 

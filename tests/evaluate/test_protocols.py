@@ -5,9 +5,10 @@ from __future__ import annotations
 import media
 import numpy as np
 import pytest
+from PIL import Image
 
 from mpft_deploy.errors import UsageError
-from mpft_deploy.evaluate.protocols import ROBUSTNESS, changed_frames, protocol_names, resave
+from mpft_deploy.evaluate.protocols import PAN, ROBUSTNESS, changed_frames, protocol_names, resave
 from mpft_deploy.images import U8
 from mpft_deploy.views import views
 
@@ -48,7 +49,30 @@ def test_lower_quality_and_stronger_noise_change_more() -> None:
 
     assert change("jpeg-95") < change("jpeg-70") < change("jpeg-40")
     assert change("noise-5") < change("noise-10")
+    assert change("resize-0.75") < change("resize-0.35")
     assert change("noise-5") == pytest.approx(5 * (2 / np.pi) ** 0.5, rel=0.1)
+
+
+def test_video_moves_the_picture_and_costs_what_its_rate_says() -> None:
+    """The pan is found again, and less of the picture is left the fewer bits there are."""
+    rng = np.random.default_rng(5)
+    coarse = np.asarray(Image.fromarray(rng.integers(0, 256, (7, 8, 3), np.uint8)).resize((80, 71)))
+
+    def error(name: str) -> float:
+        seen = ROBUSTNESS[name](coarse, np.random.default_rng(1)).astype(int)
+        assert seen.shape == coarse.shape
+        inner = (slice(PAN, -PAN), slice(PAN, -PAN))
+        shifted = [
+            np.abs(np.roll(seen, (down, right), (0, 1))[inner] - coarse[inner]).mean()
+            for down in range(-PAN, PAN + 1)
+            for right in range(-PAN, PAN + 1)
+        ]
+        assert np.argmin(shifted) != len(shifted) // 2  # it moved
+        return float(min(shifted))
+
+    assert error("h264-crf-18") < error("h264-crf-28") < error("h264-crf-34") < 12
+    assert error("h264-4-mbit") < error("h264-1-mbit")
+    assert error("h265-crf-28") < 12
 
 
 def test_frames_of_one_pixel_go_through_all() -> None:
