@@ -316,9 +316,18 @@ class Scheduler:
         channel.served = self._turn
         started = time.perf_counter()
         try:
-            prepared = self._cut(frame.shot, channel.looks)
-            # A window that moves shows other texture in a picture that does not.
-            still = self._cut(frame.shot, 0) if channel.looks else prepared
+            # A window that moves shows other texture in a picture that does not: by the first of
+            # all, the centre, it is told whether the picture moved.
+            prepared = self._cut(frame.shot, 0)
+            scores = prepared.patches.scores
+            source.look(scores, now)
+            if channel.judged is not None and settings.gate:
+                last, when = channel.judged
+                if now - when < settings.look and movement(last, scores) < settings.gate:
+                    source.tally.gate()
+                    return None
+            if channel.looks:
+                prepared = self._cut(frame.shot, channel.looks)
         except Exception:
             # Whatever a library makes of one source's frame, the others must be judged.
             source.tally.drop("damaged")
@@ -328,16 +337,11 @@ class Scheduler:
                     "%s: a frame cannot be cut; the next ones are counted", source.name
                 )
             return None
-        self._metrics.observe_stage("prepare", time.perf_counter() - started)
-        scores = still.patches.scores
-        source.look(scores, now)
-        if channel.judged is not None and settings.gate:
-            last, when = channel.judged
-            if now - when < settings.look and movement(last, scores) < settings.gate:
-                source.tally.gate()
-                return None
+        finally:
+            self._metrics.observe_stage("prepare", time.perf_counter() - started)
         channel.judged = (scores, now)
-        channel.looks += self._screener.policy == "moving"
+        if self._screener.policy == "moving":
+            channel.looks += 1
         return _Work(channel, frame, prepared)
 
     def _cut(self, shot: Shot, turn: int) -> Prepared:
