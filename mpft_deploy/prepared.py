@@ -68,6 +68,14 @@ class Prepared:
         ]
 
 
+def turn_of(digest: str) -> int:
+    """The turn of a picture of no stream, by the SHA-256 of its pixels.
+
+    Where windows move, many such pictures are then judged by as many places as frames are.
+    """
+    return int(digest[:8], 16)
+
+
 def prepare(
     spec: DetectorSpec,
     frame: U8,

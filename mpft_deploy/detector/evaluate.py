@@ -12,13 +12,13 @@ import numpy.typing as npt
 import torch
 
 from mpft_deploy.ahead import ahead
-from mpft_deploy.dataset import Sample
+from mpft_deploy.dataset import Sample, pixel_digest
 from mpft_deploy.detector.model import Detector, choose_device, encode
 from mpft_deploy.detector_folder import DetectorFolder
 from mpft_deploy.evaluate.scores import mean_over_views
 from mpft_deploy.files import display
 from mpft_deploy.images import decode_image
-from mpft_deploy.prepared import Prepared, prepare
+from mpft_deploy.prepared import Prepared, prepare, turn_of
 from mpft_deploy.spec import DetectorSpec, KeepRule, ViewPolicy
 from mpft_deploy.views import views
 from mpft_deploy.weights import F32
@@ -116,7 +116,8 @@ def judged_logits(
     """
 
     def load(sample: Sample) -> Prepared:
-        return prepare(spec, decode_image(sample.path), policy)
+        frame = decode_image(sample.path)
+        return prepare(spec, frame, policy, turn=turn_of(pixel_digest(frame)))
 
     model.eval()
     parts, reasons = [], []

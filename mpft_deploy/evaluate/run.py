@@ -38,7 +38,7 @@ from mpft_deploy.evaluate.scores import mean_over_views
 from mpft_deploy.files import canonical_json, display, explain_unwritable, sha256
 from mpft_deploy.images import U8, decode_image
 from mpft_deploy.layouts import benchmark_of, paired_reals
-from mpft_deploy.prepared import prepare
+from mpft_deploy.prepared import prepare, turn_of
 from mpft_deploy.spec import ViewPolicy
 
 PREDICTIONS, PARTS = "predictions.parquet", "parts"
@@ -250,12 +250,12 @@ def _predict(
             digest = sha256(entry.sample.path.read_bytes())
         except InputError as error:
             return str(error).removeprefix(display(entry.sample.path)).lstrip(": ")
-        cut, reasons = [], []
+        pixels, cut, reasons = pixel_digest(frame), [], []
         for changed in changed_frames(frame, header.protocols, digest):
-            prepared = prepare(model.spec, changed, header.views)
+            prepared = prepare(model.spec, changed, header.views, turn=turn_of(pixels))
             cut.append(prepared.views[prepared.telling])
             reasons.append(prepared.reason)
-        return digest, pixel_digest(frame), cut, reasons
+        return digest, pixels, cut, reasons
 
     def flush(batch: list[tuple[Entry, str, str, list[U8], list[str]]]) -> None:
         if not batch:

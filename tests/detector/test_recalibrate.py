@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mpft_deploy.cli.main import cli, run
+from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.card import HELD_OUT, with_operating_point
+from mpft_deploy.detector.evaluate import judged_logits
+from mpft_deploy.detector.model import Detector
 from mpft_deploy.detector.recalibrate import recalibrate
 from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.errors import GateError, InputError, UsageError
@@ -156,6 +159,24 @@ def test_readme_calibrates_on_a_plain_folder_of_photographs(
     assert (spec.calibration_of("moving"), spec.calibration_of("five")) == (spec.stream, pictures)
     assert run(cli, "mpft", [*moving, "--keep", "all"]) == 2
     assert "leave out --keep" in capsys.readouterr().err
+
+
+def test_pictures_calibrate_the_places_that_frames_of_a_stream_are_judged_by(
+    tmp_path: Path, detector: Path
+) -> None:
+    model, folder = Detector.from_folder(detector)
+    rng = np.random.default_rng(2)
+    samples = []
+    for index in range(12):
+        path = tmp_path / f"{index}.png"
+        Image.fromarray(rng.integers(0, 256, (70, 90, 3), np.uint8)).save(path)
+        samples.append(Sample(path, 0, "set"))
+    moving, centre = (
+        judged_logits(model, samples, folder.spec, policy)[0] for policy in ("moving", "centre")
+    )
+    assert (moving != centre).sum() >= 8  # few by chance at the centre
+    again, _ = judged_logits(model, samples[::-1], folder.spec, "moving")
+    np.testing.assert_allclose(again[::-1], moving, rtol=1e-5)
 
 
 def test_the_shipped_card_has_one_operating_point() -> None:
