@@ -26,38 +26,9 @@ _RAW = (32803, 34892)  # a mosaic of colours, and what a raw converter makes of 
 _CR2 = b"CR\2\0"
 
 # What the pixels depend on. All else is metadata, which stops nothing.
-_PIXELS = {
-    _WIDTH,
-    _HEIGHT,
-    _BITS,
-    _PHOTOMETRIC,
-    _FORMAT,
-    _PLANES,
-    259,
-    266,
-    273,
-    277,
-    278,
-    279,
-    292,
-}
-_PIXELS |= {
-    293,
-    317,
-    320,
-    _TILE_WIDTH,
-    _TILE_HEIGHT,
-    _TILES,
-    325,
-    332,
-    338,
-    347,
-    *range(512, 522),
-    529,
-    530,
-    531,
-    532,
-}
+_PIXELS = {_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _FORMAT, _PLANES, _STRIPS, _SAMPLES, _ROWS}
+_PIXELS |= {_TILE_WIDTH, _TILE_HEIGHT, _TILES, 259, 266, 279, 292, 293, 317, 320, 325, 332, 338}
+_PIXELS |= {347, *range(512, 522), 529, 530, 531, 532}
 
 # Bytes of a value by its type.
 _BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 @click.option(
     "--views",
     type=VIEWS,
-    help="Windows that are looked at: the centre; up to three that show the most texture; the "
-    "corners and the centre; all that fit. Logits are averaged.  [default: the detector's own]",
+    help="Windows that are looked at: the centre; another one in each frame; up to three that show "
+    "most texture; the corners and the centre; all that fit. Logits are averaged.  "
+    "[default: the detector's own]",
 )
 @click.option(
     "--threshold",
