@@ -49,7 +49,7 @@ def session_options(threads: int, *, spin: bool = True) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # With it on, each size of batch has a block for all activations beside the arena, that stays:
-    # 5 MB for one view, at the same latency.
+    # 5 MB for one view.
     options.enable_mem_pattern = False
     if not set(INTEGER_PRODUCTS) & set(Device.here().instructions):
         # The other x86-64 instructions add pairs of u8 · s8 products in 16 bits, which saturate:
