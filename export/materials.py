@@ -20,12 +20,13 @@ from mpft_deploy.detector_folder import DetectorFolder, Golden, read_detector
 from mpft_deploy.engine import Engine, get_backend
 from mpft_deploy.engine.certificate import TRAINED, compare, run_views
 from mpft_deploy.errors import InputError
+from mpft_deploy.evaluate.scores import mean_over_views
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.smoothing import Smoothed, activation_maxima, smooth
 from mpft_deploy.files import display, sha256
 from mpft_deploy.images import U8, find_images, others_in, read_picture
 from mpft_deploy.prepared import prepare
-from mpft_deploy.spec import DetectorSpec, KeepRule
+from mpft_deploy.spec import DetectorSpec, KeepRule, ViewPolicy
 from mpft_deploy.weights import F32
 
 BATCH = 16
@@ -40,12 +41,13 @@ Say = Callable[[str], None]
 class Views:
     """Decoded images to compare on, each once.
 
-    pixels: u8 [n, S, S, 3]; names: [n]; hashes: [n], SHA-256 of the pixels.
+    pixels: of each image the views that screening judges by, u8 [V, S, S, 3]; names: [n];
+        hashes: [n], SHA-256 of the pixels.
     labels: [n], 1 for generated; None unless every image lies in a class folder.
     left_out: how many were given and do not count, by reason.
     """
 
-    pixels: U8
+    pixels: list[U8]
     names: list[str]
     hashes: list[str]
     labels: npt.NDArray[np.int_] | None
@@ -55,7 +57,7 @@ class Views:
         """Those that are chosen; the others are left out for the reason."""
         index = np.flatnonzero(chosen)
         return Views(
-            self.pixels[index],
+            [self.pixels[i] for i in index],
             [self.names[i] for i in index],
             [self.hashes[i] for i in index],
             None if self.labels is None else self.labels[index],
@@ -108,7 +110,8 @@ class Materials:
         paths, names = list_images("--calibrate", self.calibrate)
         labels = _labels(self.calibrate, paths)
         chosen = spread(names, labels, CALIBRATION_IMAGES)
-        return self._decode("--calibrate", [paths[i] for i in chosen])[0]
+        crops, _ = self._decode("--calibrate", [paths[i] for i in chosen], "centre")
+        return np.concatenate(crops)
 
     @property
     def calibrated_on(self) -> str:
@@ -135,8 +138,8 @@ class Materials:
     def views(self) -> Views | None:
         """The images to judge on; None where none were named.
 
-        Images whose view has the pixels of another's, or of one that the precisions are fitted to,
-        are left out.
+        Images whose views have the pixels of another's, or one of those that the precisions are
+        fitted to, are left out.
 
         Raises:
             InputError: none is left, or the same view lies in both classes.
@@ -146,7 +149,8 @@ class Materials:
         paths, names = list_images("--images", self.images)
         if others := others_in(self.images):
             self.say(others)
-        pixels, judged = self._decode("--images", paths)
+        policy = self.detector.spec.calibration.views
+        pixels, judged = self._decode("--images", paths, policy)
         hashes = [sha256(view.tobytes()) for view in pixels]
         every = Views(pixels, names, hashes, _labels(self.images, paths), {})
         whole = every.where(judged, "without a verdict: too small, or too little texture")
@@ -155,7 +159,10 @@ class Materials:
         own = [first[one] == index for index, one in enumerate(whole.hashes)]
         once = whole.where(own, "copies of others")
         fitted = {sha256(view.tobytes()) for view in self.calibration_views}
-        apart = once.where([one not in fitted for one in once.hashes], "used for calibration")
+        apart = once.where(
+            [not any(sha256(view.tobytes()) in fitted for view in one) for one in once.pixels],
+            "used for calibration",
+        )
         if not apart.names:
             raise InputError(
                 f"--images: none of the {len(paths)} images there can judge: each is one of "
@@ -184,24 +191,27 @@ class Materials:
             self.views.where(judges, "used to choose by"),
         )
 
-    def _decode(self, option: str, paths: Sequence[Path]) -> tuple[U8, list[bool]]:
-        """Views u8 [n, S, S, 3] of image files, and of which there is a verdict when screening.
+    def _decode(
+        self, option: str, paths: Sequence[Path], policy: ViewPolicy
+    ) -> tuple[list[U8], list[bool]]:
+        """Views u8 [V, S, S, 3] of each image, and of which there is a verdict when screening.
 
         Raises:
             InputError: names all that cannot be decoded.
         """
         spec = self.detector.spec
+        centre = spec.crop.size if policy == "centre" else None
         crops, judged, bad = [], [], []
         for number, path in enumerate(paths):
             if number % BATCH == 0:
                 self.say(f"decoding image {number + 1} of {len(paths)}")
             try:
-                picture = read_picture(path, centre=spec.crop.size)
+                picture = read_picture(path, centre=centre)
             except InputError as error:
                 bad.append(str(error))
                 continue
-            prepared = prepare(spec, picture.pixels, "centre", picture.whole)
-            crops.append(prepared.views)
+            prepared = prepare(spec, picture.pixels, policy, picture.whole)
+            crops.append(prepared.views[prepared.telling])
             judged.append(not prepared.reason)
         if bad:
             more = [f"and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
@@ -209,7 +219,7 @@ class Materials:
                 f"{option}: {len(bad)} of {len(paths)} images cannot be read. Mend or remove them:"
                 + "".join(f"\n  {line}" for line in bad[:SHOWN] + more)
             )
-        return np.concatenate(crops), judged
+        return crops, judged
 
     @cached_property
     def reference(self) -> Engine:
@@ -234,7 +244,7 @@ class Materials:
         golden, spec = self.detector.golden, self.spec_at(keep)
         if spec.keep == self.detector.spec.keep:
             return golden, TRAINED
-        logits = self.run("the float32 graph", self.float_engine(keep), golden.crops, spec)
+        logits = self.run("the float32 graph", self.float_engine(keep), golden.crops[:, None], spec)
         return Golden(golden.crops, logits), f"the float32 graph on the drawn crops, {spec.keep}"
 
     @cached_property
@@ -247,7 +257,8 @@ class Materials:
         new = [index for index, one in enumerate(views.hashes) if one not in known]
         if new:
             spec = self.detector.spec
-            logits = self.run("the float32 graph", self.reference, views.pixels[new], spec)
+            unknown = [views.pixels[index] for index in new]
+            logits = self.run("the float32 graph", self.reference, unknown, spec)
             known.update(zip((views.hashes[i] for i in new), logits, strict=True))
         return np.array([known[one] for one in views.hashes], np.float32)
 
@@ -258,19 +269,24 @@ class Materials:
             self.run("the engine", engine, views.pixels, spec),
             self.detector.spec.calibration,
             names=views.names,
-            views=views.pixels,
+            views=np.concatenate(views.pixels),
             reference_name=f"float32 graph on ONNX Runtime, {self.detector.spec.keep}",
             labels=views.labels,
             left_out=views.left_out,
         )
 
-    def run(self, name: str, engine: Engine, pixels: U8, spec: DetectorSpec) -> F32:
-        """Logits f32 [n] of views u8 [n, S, S, 3], with progress told by the engine's `name`."""
+    def run(self, name: str, engine: Engine, pixels: Sequence[U8] | U8, spec: DetectorSpec) -> F32:
+        """Logits f32 [n] of images, with progress told by the engine's `name`.
+
+        Args:
+            pixels: of each image its views, u8 [V, S, S, 3]; its logit is their mean.
+        """
         logits = []
-        for start in range(0, len(pixels), BATCH):
-            self.say(f"running {name}: image {start + 1} of {len(pixels)}")
-            logits.append(run_views(engine, spec, pixels[start : start + BATCH]))
-        return np.concatenate(logits)
+        for number, crops in enumerate(pixels):
+            if number % BATCH == 0:
+                self.say(f"running {name}: image {number + 1} of {len(pixels)}")
+            logits.append(run_views(engine, spec, crops))
+        return mean_over_views(np.concatenate(logits), [len(crops) for crops in pixels])
 
 
 def with_keep(spec: DetectorSpec, keep: str | None) -> DetectorSpec:

@@ -329,7 +329,7 @@ class _Search:
 
     def _ladder(self, candidate: Candidate) -> list[Layers]:
         """Sets of float layers by the error that they remove on calibration views."""
-        views = self._materials.calibration_views[:SENSITIVITY_VIEWS]
+        views = self._materials.calibration_views[:SENSITIVITY_VIEWS, None]
         exact: list[Any] = []
 
         def error(layers: Layers) -> float:

@@ -53,7 +53,7 @@ def find_samples(
     """Labelled images of folders and CSV manifests, in a fixed order.
 
     Folders are read by `layouts.read_folder`. A manifest has the columns path and label, and may
-    have split, set, generator, licence and source; paths are relative to it.
+    have split, set, generator, licence and source (or repo); paths are relative to it.
 
     Args:
         sources: folders or `.csv` files.
@@ -249,5 +249,5 @@ def _by_row(manifest: Path, line: int, row: dict[str, str | None]) -> Sample:
         cell("generator"),
         cell("split") or None,
         cell("licence"),
-        cell("source") or cell("set"),
+        cell("source") or cell("repo") or cell("set"),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -35,6 +36,46 @@ _CLIPS = {8: (1.0,), 6: tuple(np.linspace(1, 0.6, 9))}
 
 MAX_HEADER = 2**20
 """Bytes of a safetensors header; a tensor takes about a hundred."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A matrix as a detector stores it: integers i8 [R, …], and the scale of each row, f32 [R]."""
+
+    integers: npt.NDArray[np.int8]
+    scale: F32
+
+    @classmethod
+    def of(cls, matrix: F32) -> Rows:
+        """A float32 matrix rounded to 8 bits."""
+        integers, scale = _round(matrix.reshape(len(matrix), -1), 8)
+        return cls(integers.reshape(matrix.shape), scale)
+
+    def real(self) -> F32:
+        """The matrix that they stand for, f32 [R, …]."""
+        scale = self.scale.reshape(-1, *([1] * (self.integers.ndim - 1)))
+        return np.asarray(self.integers.astype(np.float32) * scale)
+
+
+def stored_rows(data: bytes, spec: DetectorSpec, where: str) -> dict[str, Rows | F32]:
+    """A detector's weights as its file holds them: matrices as integers where they are rounded.
+
+    Raises:
+        InputError: as `detector_weights` does.
+    """
+    weights, stored = detector_weights(data, spec, where), decode(data, where)
+    out: dict[str, Rows | F32] = {}
+    for name, value in weights.items():
+        scale = stored.get(name + SCALE)
+        if scale is None:
+            out[name] = value
+            continue
+        integers = stored[name]
+        if integers.dtype == np.uint8:
+            integers = _unpack(f"{where}: {name}", integers, len(scale), value.size)
+        whole = integers.astype(np.int8, copy=False).reshape(value.shape)
+        out[name] = Rows(whole, scale.astype(np.float32, copy=False))
+    return out
 
 
 def decode(data: bytes, where: str) -> dict[str, npt.NDArray[np.generic]]:

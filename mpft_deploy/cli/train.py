@@ -48,7 +48,7 @@ def setting(
     "While fine-tuning, drop the other cells or zero their pixels.",
     click.Choice(["drop", "zero"]),
 )
-@setting("--depth", "Use the first D blocks. Default: three quarters.", click.IntRange(1))
+@setting("--depth", "Use the first D blocks. Default: two thirds.", click.IntRange(1))
 @setting("--taps", "Read the class token after each of the last T of them.", click.IntRange(1))
 @setting("--epochs", "Passes over the images; 0 leaves the backbone frozen.", click.IntRange(0))
 @setting("--batch", None, click.IntRange(2))
@@ -69,6 +69,17 @@ def setting(
     "--blend",
     "Share of the fine-tuned weights in those that are kept; the rest are the backbone's.",
     Number(0, 1),
+)
+@setting(
+    "--folds",
+    "Leave out each of N parts of DATA in turn, whole generators and sources, in place of --val; "
+    "with --epochs 0.",
+    click.IntRange(0),
+)
+@setting(
+    "--false-alarm",
+    "With --folds: call at most this share of an average source's real images generated.",
+    Number(0, 1, min_open=True, max_open=True),
 )
 @setting("--seed", None, click.IntRange(0, 2**32 - 1))
 @setting(
@@ -125,7 +136,7 @@ def command(
     with _progress() as reporter:
         trained = train(
             data,
-            val or data,
+            val or (() if settings["folds"] else data),
             out,
             TrainSettings(**settings),
             reporter,
@@ -172,14 +183,14 @@ class _Lines:
     def line(self, text: str) -> None:
         click.echo(text, err=True)
 
-    def step(self, done: int, total: int, loss: float) -> None:
+    def step(self, done: int, total: int, text: str) -> None:
         now = time.monotonic()
         if self._first is None:
             self._first, self._began = done, now
         if now - self._told < PLAIN_SECONDS and done < total:
             return
         self._told = now
-        text = f"step {done}/{total} loss {loss:.3f}"
+        text = f"{done}/{total} {text}"
         if done > self._first:
             left = (now - self._began) / (done - self._first) * (total - done)
             text += f", {left / 60:.1f} minutes left"
@@ -217,8 +228,8 @@ class _Bar:
     def line(self, text: str) -> None:
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def step(self, done: int, total: int, loss: float) -> None:
+    def step(self, done: int, total: int, text: str) -> None:
         if self._task is None:
             # Steps of an earlier session must not enter the speed that the time left goes by.
             self._task = self._bar.add_task("", total=total, completed=done - 1)
-        self._bar.update(self._task, completed=done, description=f"loss {loss:.3f}")
+        self._bar.update(self._task, completed=done, description=text)

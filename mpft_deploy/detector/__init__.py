@@ -11,7 +11,7 @@ import importlib.util
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.extras import how_to_install
 
-NEEDS = ("torch", "torchvision", "open_clip", "sklearn", "matplotlib")
+NEEDS = ("torch", "torchvision", "open_clip", "sklearn", "matplotlib", "pyarrow")
 
 
 def require_train_extra() -> None:

@@ -11,16 +11,19 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import islice
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from mpft_deploy.ahead import ahead
 from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.backbone import Geometry
 from mpft_deploy.detector.evaluate import BATCH
 from mpft_deploy.detector.model import encode
-from mpft_deploy.evaluate.protocols import blur, resave, resize
+from mpft_deploy.evaluate.protocols import Interpolation, blur, filmed, resave, resize
 from mpft_deploy.images import decode_image
 from mpft_deploy.spec import KeepRule, parse_mixture
 from mpft_deploy.views import bring_up, view_side
@@ -30,6 +33,13 @@ I64 = npt.NDArray[np.int64]
 
 AHEAD = 3
 """Batches that are prepared before they are asked for."""
+
+RESIZED, BLURRED, FILMED, WEBP = 0.6, 0.1, 0.125, 0.25
+"""Shares of what is disturbed; WebP is that of what is not filmed. All others are JPEG."""
+
+SCALES = (0.7, 1.4)
+INTERPOLATIONS = get_args(Interpolation)
+SAMPLINGS = ("4:2:0", "4:4:4")
 
 
 @dataclass(frozen=True)
@@ -113,39 +123,51 @@ def random_crop(frame: U8, size: int, rng: np.random.Generator) -> U8:
     return crop[:, ::-1] if rng.integers(2) else crop
 
 
-def disturb(frame: U8, rng: np.random.Generator, share: float) -> U8:
-    """A frame as it may arrive, in a `share` of cases: resized or blurred, and re-saved.
+def disturb(frame: U8, rng: np.random.Generator, share: float, least: int = 1) -> U8:
+    """A frame as it may arrive, in a `share` of cases: resized or blurred, and re-saved or filmed.
 
     Real and generated images are treated alike, so that no trace of a format or a resize tells them
     apart.
+
+    Args:
+        least: pixels of a side that a larger frame is not shrunk below.
     """
     if rng.random() >= share:
         return frame
-    kind = rng.integers(3)
-    if kind == 0:
-        frame = resize(frame, rng, factor=float(np.exp(rng.uniform(np.log(0.5), np.log(2)))))
-    elif kind == 1:
-        frame = blur(frame, rng, radius=float(rng.uniform(0.3, 1.2)))
-    quality = int(rng.integers(40, 97))
-    return resave(frame, "WEBP" if rng.random() < 0.2 else "JPEG", quality)
+    drawn = rng.random()
+    if drawn < RESIZED:
+        low = min(1.0, max(SCALES[0], least / min(frame.shape[:2])))
+        factor = float(np.exp(rng.uniform(np.log(low), np.log(SCALES[1]))))
+        frame = resize(frame, rng, factor=factor, kind=INTERPOLATIONS[rng.integers(4)])
+    elif drawn < RESIZED + BLURRED:
+        frame = blur(frame, rng, radius=float(rng.uniform(0.3, 1.0)))
+    if rng.random() < FILMED:
+        return filmed(frame, rng, crf=str(rng.integers(18, 33)))
+    kind, sampling = "WEBP" if rng.random() < WEBP else "JPEG", SAMPLINGS[rng.integers(2)]
+    return resave(frame, kind, int(rng.integers(50, 97)), sampling)
 
 
-def disturbed_crops(samples: Sequence[Sample], size: int, seed: int, look: int) -> Iterator[U8]:
+def disturbed_crops(
+    samples: Sequence[Sample], size: int, seed: int, look: int, first: int = 0
+) -> Iterator[U8]:
     """A random view u8 [n, size, size, 3] of each image as it may arrive, BATCH at a time.
 
-    Each `look` gives other views.
+    Each `look` gives other views. The next BATCH is made while the consumer works.
+
+    Args:
+        first: sample to begin with, a multiple of BATCH.
     """
+    make = partial(_disturbed, samples, size, (seed, 4, look))
     with ThreadPoolExecutor(2) as pool:
-        for start in range(0, len(samples), BATCH):
-            places = range(start, min(start + BATCH, len(samples)))
-            yield np.stack(
-                list(pool.map(partial(_disturbed, samples, size, (seed, 4, look)), places))
-            )
+        made = ahead(make, range(first, len(samples)), pool, depth=BATCH)
+        while part := list(islice(made, BATCH)):
+            yield np.stack(part)
 
 
 def _disturbed(samples: Sequence[Sample], size: int, seed: tuple[int, ...], place: int) -> U8:
     rng = np.random.default_rng((*seed, place))
-    return random_crop(disturb(decode_image(samples[place].path), rng, 1.0), size, rng)
+    frame = disturb(decode_image(samples[place].path), rng, 1.0, size)
+    return random_crop(frame, size, rng)
 
 
 def training_batches(
@@ -173,7 +195,7 @@ def training_batches(
         chosen = [samples[index] for index in order.indices(step)]
         for place, sample in enumerate(chosen):
             rng = np.random.default_rng((seed, 2, step, place))
-            frame = disturb(decode_image(sample.path), rng, augment)
+            frame = disturb(decode_image(sample.path), rng, augment, masking.size)
             crops[place] = random_crop(frame, masking.size, rng)
         # A random rule draws anew at every step.
         patches, positions = masking.encode(crops, seed * 2**32 + step)

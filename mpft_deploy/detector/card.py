@@ -35,15 +35,10 @@ def model_card(
         golden: where the golden crops come from.
     """
     training, arch = spec.training, spec.architecture
-    total = Score(**training["validation_score"])
     data_rows = "\n".join(
         f"| {part} | {name} | {counts['real']} | {counts['generated']} |"
         for part in ("train", "validation")
         for name, counts in training[part].items()
-    )
-    score_rows = "\n".join(
-        f"| {name} | {one.real} | {one.generated} | {_figure(one.auc)} |"
-        for name, one in {**by_set, "**all**": total}.items()
     )
     licence_rows = "\n".join(f"| {name} | {count} |" for name, count in licences.items())
     setting_rows = "\n".join(
@@ -53,18 +48,18 @@ def model_card(
     learnt = f"Its linear head reads the class token after each of the last {spec.taps} blocks."
     if spec.taps == 1:
         learnt = "Its linear head reads the class token after the last block."
-    if (share := training["settings"].get("blend", 1)) < 1:
+    fine_tuned = training["settings"]["epochs"] > 0
+    if fine_tuned and (share := training["settings"].get("blend", 1)) < 1:
         learnt += (
             f"\nIts weights are {share:g} of what was learnt and {1 - share:g} of the frozen tower "
             "(WiSE-FT, arXiv 2109.01903);\nthe head was fitted anew."
         )
-    validated = training["settings"]["keep"]
     others = "were dropped" if spec.fill == "drop" else "had their pixels set to zero"
     shown = f"`{spec.train_keep}` of the {spec.cells} cells of each crop (the\nothers {others})"
     if spec.train_keep == "all":
         shown = f"all {spec.cells} cells of each crop"
     tower = f"CLIP's image tower, fine-tuned on {shown} and run on"
-    if not training["settings"]["epochs"]:
+    if not fine_tuned:
         tower = "CLIP's image tower, frozen, run on"
     card = f"""# Detector of generated images: {arch.name}, {spec.depth} of {arch.layers} blocks
 
@@ -80,13 +75,7 @@ measure, cells, selection, depth, head and settings are our reconstruction, and 
 are not this detector's.
 
 ## Validation
-Under `{validated}`, on the weights as stored, {training["stored_weights"]}. These images were
-looked at after every epoch and the first calibration was fitted to them, and they come from the
-sources that the detector learnt from: expect less on other generators and cameras.
-
-| set | real | generated | AUC |
-|---|---|---|---|
-{score_rows}
+{_validation(spec, by_set)}
 
 ## Data
 | part | set | real | generated |
@@ -115,6 +104,49 @@ Made with {version_text}.
   learnt that too. No figure here is free of that.
 """
     return with_operating_point(card, spec)
+
+
+def _validation(spec: DetectorSpec, scores: Mapping[str, Score]) -> str:
+    """What the detector was measured on when it was made."""
+    training = spec.training
+    settings, total = training["settings"], Score(**training["validation_score"])
+    if not settings.get("folds"):
+        rows = "\n".join(
+            f"| {name} | {one.real} | {one.generated} | {_figure(one.auc)} |"
+            for name, one in {**scores, "**all**": total}.items()
+        )
+        return f"""\
+Under `{settings["keep"]}`, on the weights as stored, {training["stored_weights"]}. These images
+were looked at after every epoch and the first calibration was fitted to them, and they come from
+the sources that the detector learnt from: expect less on other generators and cameras.
+
+| set | real | generated | AUC |
+|---|---|---|---|
+{rows}"""
+    real = [f"| {name} | {one.real} | {1 - (one.real_accuracy or 0):.1%} |"
+            for name, one in scores.items() if one.real]  # fmt: skip
+    generated = [one for one in scores.values() if one.generated]
+    rows = [f"| {name} | {one.generated} | {_figure(one.auc)} | {one.generated_accuracy or 0:.0%} |"
+            for name, one in scores.items() if one.generated]  # fmt: skip
+    mean_auc = sum(one.auc or 0 for one in generated) / len(generated)
+    mean_found = sum(one.generated_accuracy or 0 for one in generated) / len(generated)
+    new_line = "\n"
+    return f"""\
+Every image below was judged by a head that learnt from none of its generator or source, nor of any
+that share a collection with it ({settings["folds"]} folds), by the mean over random views of it as
+it may arrive: resized, re-saved, filmed. Calibration and threshold follow from these logits, and
+the head that is kept learnt from all of the images. Over generators the mean AUC is {mean_auc:.3f}
+and {mean_found:.0%} of their images are found; over all images the AUC is {_figure(total.auc)}.
+Folds flatter: whoever collected these images has habits that strangers do not share. Expect less
+elsewhere.
+
+| generator, left out | images | AUC | found |
+|---|---|---|---|
+{new_line.join(rows)}
+
+| source of real images, left out | images | called generated |
+|---|---|---|
+{new_line.join(real)}"""
 
 
 def with_operating_point(card: str, spec: DetectorSpec) -> str:

@@ -20,14 +20,17 @@ from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.backbone import Backbone
 from mpft_deploy.detector.batches import Batch, Masking, training_batches
 from mpft_deploy.detector.evaluate import image_logits
+from mpft_deploy.detector.features import look_features
+from mpft_deploy.detector.folds import fit_on_looks
 from mpft_deploy.detector.model import Detector
-from mpft_deploy.detector.probe import INVERSE_PENALTY, fit_head
+from mpft_deploy.detector.probe import INVERSE_PENALTY, at_most, fit_head
 from mpft_deploy.detector.run_folder import CHECKPOINT, EpochReport, Progress, RunFolder, Tensors
 from mpft_deploy.detector.settings import TrainSettings
 from mpft_deploy.errors import GateError, InputError
 from mpft_deploy.evaluate.scores import score
 from mpft_deploy.files import display
 from mpft_deploy.spec import KeepRule
+from mpft_deploy.weights import F32, Stored
 
 WEIGHT_DECAY = 0.01
 BETAS = (0.9, 0.98)
@@ -54,8 +57,8 @@ class Reporter(Protocol):
     def line(self, text: str) -> None:
         """Something worth a line."""
 
-    def step(self, done: int, total: int, loss: float) -> None:
-        """A step was done."""
+    def step(self, done: int, total: int, text: str) -> None:
+        """A step was done, `text` of it."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,20 @@ class Images:
 
     train: list[Sample]
     val: list[Sample]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The model to keep.
+
+    samples: the images that its head was fitted on.
+    features: f32 [looks, n, F], what it reads of random views of them; None if it was fitted on
+        their centres alone.
+    """
+
+    model: Detector
+    samples: list[Sample]
+    features: F32 | None
 
 
 def one_cycle(done: float) -> float:
@@ -133,7 +150,6 @@ class Loop:
         model: Detector,
         masking: Masking,
         inverse_penalty: float = INVERSE_PENALTY,
-        disturbed: bool = False,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         fit_head(
@@ -143,33 +159,50 @@ class Loop:
             seed=self.settings.seed,
             bf16=self.bf16,
             inverse_penalty=inverse_penalty,
-            disturbed=disturbed,
             after_batch=check,
         )
 
-    def finished(self, backbone: Backbone | None, check: Callable[[], None]) -> Detector:
-        """The model to keep: blended with the backbone, its head fitted for the inference rule.
+    def finished(
+        self, backbone: Backbone | None, stored: Stored, check: Callable[[], None]
+    ) -> Finished:
+        """The model to keep: blended with the backbone, rounded, its head fitted for inference.
 
         Fine-tuning itself reads the last block alone: a loss on middle blocks makes them forget
         what they were to be read for (docs/method.md).
 
         Args:
             backbone: None where nothing is blended.
+            stored: how its weights are rounded before the head is fitted.
             check: called between batches; may raise.
         """
-        share, taps = self.settings.blend, self.settings.taps
-        model = Detector(self.model.tower, self.model.depth, taps=taps).to(self.device)
+        settings = self.settings
+        model = Detector(self.model.tower, self.model.depth, taps=settings.taps).to(self.device)
         model.visual.load_state_dict(self.model.visual.state_dict())
-        if backbone is not None and share < 1:
+        if backbone is not None and settings.blend < 1 and settings.epochs:
+            share = settings.blend
             self.reporter.line(f"blending: {share:g} fine-tuned, {1 - share:g} frozen backbone")
             with torch.no_grad():
                 for name, weight in model.visual.named_parameters():
                     weight.lerp_(backbone.weights[name].to(weight), 1 - share)
-        rule = KeepRule.parse(self.settings.keep)
-        self.reporter.line(f"fitting the head for {rule}, blocks read: {taps}")
+        model.round_tower(stored)
+        rule = KeepRule.parse(settings.keep)
+        self.reporter.line(f"fitting the head for {rule}, blocks read: {settings.taps}")
         masking = Masking((rule,), False, self.masking.patch, self.masking.size)
-        self._fit_head(model, masking, disturbed=self.settings.augment > 0, check=check)
-        return model
+        samples = at_most(self.images.train, settings.seed)
+        if not settings.augment:
+            self._fit_head(model, masking, check=check)
+            return Finished(model, samples, None)
+
+        def step(done: int, total: int) -> None:
+            self.reporter.step(done, total, "views")
+            check()
+
+        kept = self.run_folder.features(stored)
+        features = look_features(
+            model, samples, masking, kept, seed=settings.seed, bf16=self.bf16, step=step
+        )
+        fit_on_looks(features, samples).put_into(model)
+        return Finished(model, samples, features)
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -235,7 +268,7 @@ class Loop:
         self.run_folder.log(
             "step", step=step + 1, loss=value, factor=round(factor, 6), seconds=round(seconds, 3)
         )
-        self.reporter.step(step + 1, self.total, value)
+        self.reporter.step(step + 1, self.total, f"loss {value:.3f}")
 
     def _end_epoch(self, epoch: int, check: Callable[[], None]) -> None:
         """Validate, log, draw and report."""

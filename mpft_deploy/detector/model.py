@@ -20,7 +20,7 @@ from mpft_deploy.errors import UsageError
 from mpft_deploy.files import display
 from mpft_deploy.kernels.texture_patchify import texture_patchify
 from mpft_deploy.spec import CLIP_MEAN, CLIP_STD, DetectorSpec, KeepRule
-from mpft_deploy.weights import F32
+from mpft_deploy.weights import F32, Stored, dequantise, quantise
 
 NORM_EPS = 1e-6
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
@@ -133,6 +133,15 @@ class Detector(nn.Module):
         mean, variance = self.norm_statistics()
         mean.zero_()
         variance.fill_(1 - NORM_EPS)
+
+    def round_tower(self, stored: Stored) -> None:
+        """Round all weights but the head's as they will be stored, so that it learns from that."""
+        device = next(self.parameters()).device
+        tower = {name: value.cpu().numpy() for name, value in self.visual.state_dict().items()}
+        rounded = dequantise(quantise(tower, stored))
+        self.visual.load_state_dict(
+            {name: torch.from_numpy(value).to(device) for name, value in rounded.items()}
+        )
 
     def norm_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Running mean and variance of the feature, f32 [taps · E] each, to be set in place."""

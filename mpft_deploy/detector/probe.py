@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,9 @@ from sklearn.linear_model import LogisticRegression
 
 from mpft_deploy.dataset import Sample, fingerprint, require_both_classes
 from mpft_deploy.detector.backbone import Backbone
-from mpft_deploy.detector.batches import Masking, disturbed_crops
+from mpft_deploy.detector.batches import Masking
 from mpft_deploy.detector.evaluate import centre_crops, crop_logits
+from mpft_deploy.detector.features import features_of
 from mpft_deploy.detector.model import NORM_EPS, Detector, choose_device
 from mpft_deploy.errors import UsageError
 from mpft_deploy.images import U8
@@ -28,11 +29,63 @@ F64 = npt.NDArray[np.float64]
 MOST = 4096
 """Images that the probe is fitted on; more change it little."""
 
-LOOKS = 3
-"""Random views of each image as it may arrive, where it is fitted on such."""
-
 INVERSE_PENALTY = 0.01
 """As good as 0.1 on unseen generators, and logits that int8 disturbs less beside their spread."""
+
+
+GROUP_POWER = -0.5
+"""Of a group's size, what each of its images counts: a group counts by the root of its images."""
+
+
+class Probe(NamedTuple):
+    """A linear head of standardised features.
+
+    mean, variance: of the features, f64 [F]; weight f64 [F]; bias.
+    """
+
+    mean: F64
+    variance: F64
+    weight: F64
+    bias: float
+
+    @classmethod
+    def fit(
+        cls,
+        features: F32,
+        labels: npt.ArrayLike,
+        weights: npt.ArrayLike,
+        inverse_penalty: float = INVERSE_PENALTY,
+    ) -> Probe:
+        """Logistic regression.
+
+        Args:
+            features: f32 [n, F].
+            labels: [n], 1 for generated; both present.
+            weights: [n], what each counts.
+            inverse_penalty: how little large weights of standardised components are penalised.
+        """
+        mean, variance = features.mean(0, np.float64), features.var(0, np.float64)
+        fitted = LogisticRegression(C=inverse_penalty, max_iter=3000)
+        standard = (features - mean) / np.sqrt(variance + NORM_EPS)
+        fitted.fit(standard, np.asarray(labels), np.asarray(weights))
+        return cls(mean, variance, fitted.coef_[0], float(fitted.intercept_[0]))
+
+    def logits(self, features: F32) -> F32:
+        """Logits f32 [n] of features f32 [n, F]."""
+        standard = (features - self.mean) / np.sqrt(self.variance + NORM_EPS)
+        return (standard @ self.weight + self.bias).astype(np.float32)
+
+    def put_into(self, model: Detector) -> None:
+        """Make it a model's head, with the normalisation before it."""
+        mean, variance = model.norm_statistics()
+        with torch.no_grad():
+            for target, value in (
+                (mean, self.mean),
+                (variance, self.variance),
+                (model.head.weight, self.weight[None]),
+                (model.head.bias, np.array([self.bias])),
+            ):
+                target.copy_(torch.from_numpy(value))
 
 
 def fit_head(
@@ -43,10 +96,9 @@ def fit_head(
     seed: int,
     bf16: bool,
     inverse_penalty: float = INVERSE_PENALTY,
-    disturbed: bool = False,
     after_batch: Callable[[], None] = lambda: None,
 ) -> None:
-    """Set a model's head and the statistics before it from its features of training images.
+    """Set a model's head and the statistics before it from the centres of training images.
 
     Starting from the probe spares the backbone the gradients of a random head (Kumar et al.,
     arXiv 2202.10054).
@@ -55,53 +107,38 @@ def fit_head(
         samples: both classes; at most MOST of them are used, drawn by `seed`.
         masking: how training views keep their cells.
         bf16: compute in bfloat16 where autocast does.
-        inverse_penalty: how little large weights of the standardised components are penalised.
-        disturbed: whether each image is seen as it may arrive, LOOKS times: resized or blurred,
-            and re-saved. Without, once, at its centre, and the head takes traces of a format, or of
-            such changes, for those of a generator.
+        inverse_penalty: as `Probe.fit` takes it.
         after_batch: called after each batch; may raise.
     """
-    order = np.random.default_rng((seed, 3)).permutation(len(samples))[:MOST]
-    chosen = [samples[index] for index in sorted(order)]
-    device = next(model.parameters()).device
-    model.eval()
+    chosen = at_most(samples, seed)
     parts = []
-    looks = [centre_crops(chosen, masking.size)]
-    if disturbed:
-        looks = [disturbed_crops(chosen, masking.size, seed, look) for look in range(LOOKS)]
-    for crops in chain(*looks):
-        patches, positions = masking.encode(crops, seed)
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            parts.append(model.features(patches.to(device), positions.to(device)).cpu().numpy())
+    crops = centre_crops(chosen, masking.size)
+    for features in features_of(model, crops, masking, seed=seed, bf16=bf16):
+        parts.append(features)
         after_batch()
-    features = np.concatenate(parts)
-    centre, variance = features.mean(0), features.var(0)
-    probe = LogisticRegression(C=inverse_penalty, max_iter=3000)
-    probe.fit(
-        (features - centre) / np.sqrt(variance + NORM_EPS),
-        [sample.label for sample in chosen] * len(looks),
-        np.tile(sample_weights(chosen), len(looks)),
-    )
-    running_mean, running_variance = model.norm_statistics()
-    with torch.no_grad():
-        for target, value in (
-            (running_mean, centre),
-            (running_variance, variance),
-            (model.head.weight, probe.coef_),
-            (model.head.bias, probe.intercept_),
-        ):
-            target.copy_(torch.from_numpy(value))
+    labels = [sample.label for sample in chosen]
+    fitted = Probe.fit(np.concatenate(parts), labels, sample_weights(chosen), inverse_penalty)
+    fitted.put_into(model)
 
 
-def sample_weights(samples: Sequence[Sample]) -> F64:
+def at_most(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """MOST of the images, drawn by the seed, in their order; all if they are no more."""
+    order = np.random.default_rng((seed, 3)).permutation(len(samples))[:MOST]
+    return [samples[index] for index in sorted(order)]
+
+
+def sample_weights(samples: Sequence[Sample], power: float = GROUP_POWER) -> F64:
     """What each image counts, f64 [n]: both classes alike, and 1 on average.
 
     Within a class, a generator or source counts by the root of its images: what is learnt of one
     serves it alone, so many images of few must not drown few of many.
+
+    Args:
+        power: of the size of an image's group; 0 for images alike, -1 for groups alike.
     """
     groups = [(sample.label, sample.generator or sample.source or sample.set) for sample in samples]
     sizes = Counter(groups)
-    weights = np.array([sizes[group] ** -0.5 for group in groups])
+    weights = np.array([sizes[group] ** power for group in groups])
     labels = np.array([sample.label for sample in samples])
     for label in (0, 1):
         weights[labels == label] *= len(samples) / 2 / weights[labels == label].sum()

@@ -16,12 +16,15 @@ from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.calibrate import fit_calibration
 from mpft_deploy.detector.card import model_card
 from mpft_deploy.detector.evaluate import crop_logits, image_logits
+from mpft_deploy.detector.folds import LeftOut
 from mpft_deploy.detector.golden import spread, synthetic_crops
+from mpft_deploy.detector.loop import Finished
 from mpft_deploy.detector.model import Detector
 from mpft_deploy.detector.run_folder import EpochReport
 from mpft_deploy.detector.settings import GoldenSource, TrainSettings
 from mpft_deploy.detector_folder import Golden, write_detector
-from mpft_deploy.evaluate.scores import Score, score, score_by_set
+from mpft_deploy.evaluate.scores import Score, score, score_by_group, score_by_set
+from mpft_deploy.files import write_atomic
 from mpft_deploy.fitness import bounded_crop
 from mpft_deploy.images import load_views
 from mpft_deploy.spec import DetectorSpec
@@ -29,24 +32,28 @@ from mpft_deploy.weights import F32, Stored, dequantise, quantise
 
 
 def publish(
-    model: Detector,
+    finished: Finished,
     out: Path,
     settings: TrainSettings,
     train: Sequence[Sample],
     val: Sequence[Sample],
     *,
+    folds: Path,
     stored: Stored,
     golden: GoldenSource,
     overwrite: bool,
     epochs: Sequence[EpochReport],
     check: Callable[[], None] = lambda: None,
 ) -> tuple[DetectorSpec, Score]:
-    """Calibrate a trained model on validation images and write its folder.
+    """Calibrate a trained model and write its folder.
 
     The weights are rounded first, as `stored` says, so that everything measured here belongs to the
     weights as they read back.
 
     Args:
+        val: validation images, which calibration and threshold follow from; none where `settings`
+            ask for folds of what the head learnt from.
+        folds: where the logits of folds are written.
         check: called between batches; may raise to stop before anything is written.
 
     Returns:
@@ -55,6 +62,7 @@ def publish(
     Raises:
         GateError: the logits rank no better than chance.
     """
+    model = finished.model
     weights = dequantise(quantise(model.weights(), stored))
     spec = DetectorSpec(
         architecture=model.tower.architecture,
@@ -68,19 +76,30 @@ def publish(
     )
     rounded = Detector.from_spec(spec, weights, "the trained weights")
     rounded.to(next(model.parameters()).device)
-    [logits] = image_logits(rounded, val, [spec.keep_rule], seed=spec.keep_seed, after_batch=check)
-    labels = [sample.label for sample in val]
-    calibration = fit_calibration(labels, logits)
+    told: dict[str, Any] = {}
+    stream = None
+    if settings.folds:
+        assert finished.features is not None  # settings without disturbed views have no folds
+        val = finished.samples
+        left_out = LeftOut.of(finished.features, val, settings.folds, settings.seed)
+        write_atomic(folds, left_out.to_parquet())
+        photo, of_streams = left_out.calibrations(spec.keep_rule, settings.false_alarm)
+        logits, calibration, stream = left_out.means, photo.after, of_streams.after
+        told["calibration"] = photo.provenance(val)
+        told["stream calibration"] = of_streams.provenance(val)
+    else:
+        [logits] = image_logits(
+            rounded, val, [spec.keep_rule], seed=spec.keep_seed, after_batch=check
+        )
+        calibration = fit_calibration([sample.label for sample in val], logits)
     threshold = calibration.logit_threshold
-    validation = score(labels, logits, threshold)
-    by_set = score_by_set(val, logits, threshold)
-    spec = msgspec.structs.replace(
-        spec,
-        calibration=calibration,
-        training=provenance(settings, train, val, validation, epochs, stored),
-    )
+    validation = score([sample.label for sample in val], logits, threshold)
+    told = {**provenance(settings, train, val, validation, epochs, stored), **told}
+    spec = msgspec.structs.replace(spec, calibration=calibration, stream=stream, training=told)
     crops = _golden(rounded, spec, val, logits, golden, settings.seed)
-    card = model_card(spec, by_set, _licences([*train, *val]), golden)
+    groups = score_by_group if settings.folds else score_by_set
+    licences = _licences([*train, *(() if settings.folds else val)])
+    card = model_card(spec, groups(val, logits, threshold), licences, golden)
     write_detector(out, spec, weights, crops, card, stored=stored, replace=overwrite)
     return spec, validation
 

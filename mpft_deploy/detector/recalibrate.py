@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -49,6 +50,18 @@ class Outcome(Record, frozen=True):
     def measured_only(self) -> bool:
         """Whether nothing changed but what the calibration is known to be worth."""
         return msgspec.structs.replace(self.before, held_out=self.after.held_out) == self.after
+
+    def provenance(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """What a spec says of it; `samples` are the images that were fitted to."""
+        return {
+            "keep": self.keep,
+            "real": self.real,
+            "generated": self.generated,
+            "sets": sorted({sample.set for sample in samples}),
+            "images": fingerprint(samples),
+            "figures": self.figures_after,
+            "false_alarms": msgspec.to_builtins(self.false_alarms),
+        }
 
 
 def recalibrate(
@@ -110,9 +123,10 @@ def recalibrate(
             "and no --unsure-error"
         )
     chances = probabilities(fitted, logits)
+    of_real = [source for source, label in zip(sources, truth, strict=False) if label == 0]
     threshold = before.threshold if held_out else 0.5
     if false_alarm is not None:
-        threshold = false_alarm_threshold(chances[truth == 0], false_alarm)
+        threshold = false_alarm_threshold(chances[truth == 0], false_alarm, of_real)
         if not 0 < threshold < 1:
             raise GateError(
                 f"no probability below 1 gives {false_alarm:.2%} false alarms: "
@@ -130,11 +144,7 @@ def recalibrate(
         keep=str(keep),
         real=real,
         generated=generated,
-        false_alarms=false_alarms(
-            chances[truth == 0],
-            threshold,
-            [source for source, label in zip(sources, truth, strict=False) if label == 0],
-        ),
+        false_alarms=false_alarms(chances[truth == 0], threshold, of_real),
         figures_before=_figures(truth, logits, before),
         figures_after=_figures(truth, logits, after),
     )
@@ -152,16 +162,6 @@ def write_outcome(
         samples: the images, for the provenance.
     """
     spec, golden = folder.spec, None
-    sets = sorted({sample.set for sample in samples})
-    provenance = {
-        "keep": outcome.keep,
-        "real": outcome.real,
-        "generated": outcome.generated,
-        "sets": sets,
-        "images": fingerprint(samples),
-        "figures": outcome.figures_after,
-        "false_alarms": msgspec.to_builtins(outcome.false_alarms),
-    }
     after = outcome.after
     of_streams = after.views == "moving"
     told = ("stream " if of_streams else "") + (
@@ -172,7 +172,7 @@ def write_outcome(
         keep=outcome.keep,
         calibration=spec.calibration if of_streams else after,
         stream=after if of_streams else spec.stream if outcome.keep == spec.keep else None,
-        training={**spec.training, told: provenance},
+        training={**spec.training, told: outcome.provenance(samples)},
     )
     if outcome.keep != spec.keep:
         crops = folder.golden.crops

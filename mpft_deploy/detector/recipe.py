@@ -14,10 +14,10 @@ class Recipe:
     backbone = "ViT-B-16-quickgelu@openai"
     train_keep = "all"
     fill: Literal["drop", "zero"] = "drop"
-    keep = "textured:127"
+    keep = "textured:143"
     depth: int | None = None
     taps = 1
-    epochs = 2
+    epochs = 0
     batch = 32
     backbone_lr = 2e-5
     head_lr = 1e-3
@@ -25,5 +25,7 @@ class Recipe:
     augment = 0.5
     dropout = 0.1
     blend = 0.5
+    folds = 0
+    false_alarm = 0.03
     seed = 0
     precision: Literal["auto", "bf16", "f32"] = "auto"

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -20,12 +20,16 @@ from mpft_deploy.evaluate.scores import Score
 from mpft_deploy.files import display, explain_unwritable, write_atomic
 from mpft_deploy.spec import Record, convert_record
 from mpft_deploy.standing import marked_folder
+from mpft_deploy.weights import Stored
 
 CHECKPOINT, LOG, CURVE = "checkpoint.safetensors", "log.jsonl", "curve.png"
+FOLDS = "folds.parquet"
+FEATURES = {stored: f"features.{stored}.raw" for stored in get_args(Stored)}
+NAMES = (CURVE, FOLDS, *FEATURES.values(), LOG, CHECKPOINT)
 OUTPUT = marked_folder(
     "a training run",
     {CHECKPOINT: b'{"__metadata__":{"progress":', LOG: b'{"event":'},
-    (CHECKPOINT, LOG, CURVE),
+    NAMES,
 )
 
 Tensors = Mapping[str, npt.NDArray[np.generic]]
@@ -80,8 +84,12 @@ class RunFolder:
         """Begin an empty run, in place of one that is there."""
         with explain_unwritable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            for name in (CURVE, LOG, CHECKPOINT):  # it is a run to the last
+            for name in NAMES:  # it is a run to the last
                 (self.path / name).unlink(missing_ok=True)
+
+    def features(self, stored: Stored) -> Path:
+        """Where the features of weights that are rounded so are kept."""
+        return self.path / FEATURES[stored]
 
     def save(self, progress: Progress, tensors: Tensors) -> None:
         """Write the checkpoint; the one before stays until this one is whole."""

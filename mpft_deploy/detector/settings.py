@@ -25,7 +25,7 @@ class TrainSettings(Record, frozen=True):
         train_keep, fill: cells kept while fine-tuning (several rules joined by `+` take turns), and
             whether the others are dropped or their pixels zeroed.
         keep: cells kept at inference; validation and calibration go by it.
-        depth: how many of the backbone's blocks are used; None for three quarters of them.
+        depth: how many of the backbone's blocks are used; None for two thirds of them.
         taps: after how many of these, the last ones, the class token is read at inference.
         epochs, batch: passes over the training images, images a step. Without any, the backbone
             stays as it is and the head alone is fitted.
@@ -36,6 +36,11 @@ class TrainSettings(Record, frozen=True):
         blend: share of the fine-tuned weights in those that are kept; the rest are the backbone's,
             and the head is fitted anew. Between the two lies what generalises best (WiSE-FT,
             Wortsman et al., arXiv 2109.01903).
+        folds: of which each is left out once while a head learns from the others; what they say of
+            the images is what calibration and threshold follow from, and all images teach the
+            head that is kept. Of a frozen backbone alone; 0: validation images are asked instead.
+        false_alarm: largest share of an average source's real images that the threshold of folds
+            may call generated, as an upper bound.
         seed: decides order, crops, flips, random cells and dropout; 0 to 2³² − 1.
         precision: `bf16` computes matmuls in bfloat16 while fine-tuning; weights stay float32.
             `auto`: whichever the device is built for; a run records which it was.
@@ -55,6 +60,8 @@ class TrainSettings(Record, frozen=True):
     augment: float = Recipe.augment
     dropout: float = Recipe.dropout
     blend: float = Recipe.blend
+    folds: int = Recipe.folds
+    false_alarm: float = Recipe.false_alarm
     seed: int = Recipe.seed
     precision: Precision = Recipe.precision
 
@@ -68,17 +75,24 @@ class TrainSettings(Record, frozen=True):
             ("augment", 0 <= self.augment <= 1, "from 0 to 1"),
             ("dropout", 0 <= self.dropout < 1, "from 0 to below 1"),
             ("blend", 0 <= self.blend <= 1, "from 0 to 1"),
+            ("folds", self.folds == 0 or self.folds >= 2, "0, or 2 or more"),
+            ("false_alarm", 0 < self.false_alarm < 1, "above 0, below 1"),
             ("seed", 0 <= self.seed < 2**32, "0 to 2**32 - 1"),
         ):
             if not good:
                 raise UsageError(f"{name} must be {wanted}, got {getattr(self, name)}")
+        if self.folds and (self.epochs or not self.augment):
+            raise UsageError(
+                "folds are of a frozen backbone whose head learns from disturbed views: pass "
+                "--epochs 0 and an --augment above 0, or no --folds"
+            )
 
     def blocks(self, tower: Geometry) -> int:
         """How many blocks are used of a tower; a UsageError if it has fewer, or too few cells."""
         KeepRule.parse(self.keep).resolve(tower.cells)
         parse_mixture(self.train_keep, tower.cells)
         layers = tower.architecture.layers
-        depth = math.ceil(0.75 * layers) if self.depth is None else self.depth
+        depth = math.ceil(2 / 3 * layers) if self.depth is None else self.depth
         if not 1 <= depth <= layers:
             raise UsageError(f"depth {depth}: {tower.architecture.name} has 1 to {layers} blocks")
         if not 1 <= self.taps <= depth:

@@ -24,7 +24,7 @@ from mpft_deploy.detector.interrupt import StopRequestedError, stop_signals
 from mpft_deploy.detector.loop import Images, Loop, Reporter
 from mpft_deploy.detector.model import Detector, choose_device, has_bf16
 from mpft_deploy.detector.publish import publish
-from mpft_deploy.detector.run_folder import OUTPUT, EpochReport, Progress, RunFolder
+from mpft_deploy.detector.run_folder import FOLDS, OUTPUT, EpochReport, Progress, RunFolder
 from mpft_deploy.detector.settings import GoldenSource, TrainSettings
 from mpft_deploy.errors import MpftError, UsageError
 from mpft_deploy.evaluate.scores import Score
@@ -92,6 +92,8 @@ def train(
         GateError: training diverged, or its logits rank no better than chance.
         InterruptedRunError: SIGINT or SIGTERM came; the checkpoint is written.
     """
+    if settings.folds and val:
+        raise UsageError("folds validate by the images of DATA: pass no --val, or no --folds")
     run = RunFolder(out)
     source = settings.backbone.partition("@")[2]
     inputs = (*data, *val, *([Path(source)] if source else ()))
@@ -104,13 +106,13 @@ def train(
         depth = settings.blocks(tower)
         target = choose_device(device)
         run.check(resume=resume, overwrite=overwrite)
-        found = _find_images(data, val, reporter)
+        found = _find_images(data, val, settings, reporter)
         progress, tensors = run.load() if resume else (None, None)
         settings = _with_precision(settings, progress, target, reporter)
         if progress is not None:
             _require_same(progress.settings.differences(settings))
         backbone = load_backbone(settings.backbone) if settings.needs_backbone(resume) else None
-        images = _load_images(found, reporter)
+        images = _load_images(found, settings, reporter)
         hashes = {"train": fingerprint(images.train), "val": fingerprint(images.val)}
         if progress is not None:
             _require_same(_other_images(progress, hashes))
@@ -131,8 +133,8 @@ def train(
             try:
                 loop.run(check)
                 spec, validation = publish(
-                    loop.finished(backbone, check), out, settings, images.train, images.val,
-                    stored=stored, golden=golden, overwrite=overwrite,
+                    loop.finished(backbone, stored, check), out, settings, images.train, images.val,
+                    folds=run.path / FOLDS, stored=stored, golden=golden, overwrite=overwrite,
                     epochs=loop.progress.epochs, check=check,
                 )  # fmt: skip
             except StopRequestedError:
@@ -145,18 +147,25 @@ def train(
         return Trained(out, validation, spec.calibration, loop.progress.epochs, step_seconds)
 
 
-def _find_images(data: Sequence[Path], val: Sequence[Path], reporter: Reporter) -> Images:
+def _find_images(
+    data: Sequence[Path], val: Sequence[Path], settings: TrainSettings, reporter: Reporter
+) -> Images:
     """All images by what their folders and manifests say, none of them opened."""
-    images = Images(find_samples(data, "train"), find_samples(val, "val"))
+    if settings.folds:
+        images = Images(find_samples(data), [])
+    else:
+        images = Images(find_samples(data, "train"), find_samples(val, "val"))
+        require_both_classes(images.val, VALIDATION)
+    require_both_classes(images.train, TRAINING)
     if others := others_in(dict.fromkeys([*data, *val])):
         reporter.line(others)
     for samples, what in ((images.train, TRAINING), (images.val, VALIDATION)):
-        require_both_classes(samples, what)
-        reporter.line(f"{what}: {describe_sets(samples)}")
+        if samples:
+            reporter.line(f"{what}: {describe_sets(samples)}")
     return images
 
 
-def _load_images(found: Images, reporter: Reporter) -> Images:
+def _load_images(found: Images, settings: TrainSettings, reporter: Reporter) -> Images:
     """Decode all images once: those that can be used, none of them twice over."""
     count = len(found.train) + len(found.val)
     reporter.line(f"decoding {count} images once, to find bad ones and copies")
@@ -166,6 +175,9 @@ def _load_images(found: Images, reporter: Reporter) -> Images:
     )
     train = drop_shared(train, val, reporter.line)
     require_both_classes(train, TRAINING)
+    if settings.folds:
+        reporter.line(f"{len(train)} images to learn from, in {settings.folds} folds")
+        return Images(train, val)
     require_both_classes(val, VALIDATION)
     reporter.line(f"{len(train)} images to learn from, {len(val)} to validate on")
     return Images(train, val)

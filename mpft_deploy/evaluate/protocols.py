@@ -36,12 +36,12 @@ PAN, FILMED, LEAST_FILMED = 16, 25, 64
 pixels of its shortest side."""
 
 
-def resave(frame: U8, kind: str, quality: int) -> U8:
-    """A frame, u8 [H, W, 3], after a round trip through JPEG (4:2:0) or WebP."""
+def resave(frame: U8, kind: str, quality: int, subsampling: str = "4:2:0") -> U8:
+    """A frame, u8 [H, W, 3], after a round trip through JPEG or WebP (which is always 4:2:0)."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    options = {"subsampling": "4:2:0"} if kind == "JPEG" else {}
+    options = {"subsampling": subsampling} if kind == "JPEG" else {}
     Image.fromarray(frame).save(buffer, kind, quality=quality, **options)
     with Image.open(buffer) as image:
         return np.asarray(image.convert("RGB"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -56,6 +57,26 @@ def score(labels: npt.ArrayLike, logits: npt.ArrayLike, threshold: float = 0.0) 
         real_accuracy=float((~called[real]).mean()) if real.any() else None,
         generated_accuracy=float(called[generated].mean()) if generated.any() else None,
     )
+
+
+def score_by_group(
+    samples: Sequence[Sample], logits: npt.ArrayLike, threshold: float = 0.0
+) -> dict[str, Score]:
+    """Score of each source of real images, then of each generator, against all of the other class.
+
+    Counts and accuracy are of the group alone.
+    """
+    values = np.asarray(logits)
+    labels = np.array([sample.label for sample in samples])
+    names = np.array([sample.generator or sample.set for sample in samples])
+    out = {}
+    for label in (0, 1):
+        for name in sorted(set(names[labels == label].tolist())):
+            own = (labels == label) & (names == name)
+            seen = own | (labels != label)
+            alone = score(labels[own], values[own], threshold)
+            out[name] = msgspec.structs.replace(alone, auc=auc(labels[seen], values[seen]))
+    return out
 
 
 def score_by_set(

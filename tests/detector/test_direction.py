@@ -27,12 +27,12 @@ DEPTH = 2
 
 class Listener:
     def __init__(self) -> None:
-        self.losses: list[float] = []
+        self.losses: list[str] = []
 
     def line(self, text: str) -> None: ...
 
-    def step(self, done: int, total: int, loss: float) -> None:
-        self.losses.append(loss)
+    def step(self, done: int, total: int, text: str) -> None:
+        self.losses.append(text)
 
 
 def go_on() -> None: ...

@@ -13,6 +13,7 @@ from mpft_deploy.detector.thresholds import (
     false_alarm_threshold,
     false_alarms,
     images_needed,
+    mean_bound,
     unsure_edges,
     upper_bound,
 )
@@ -65,6 +66,31 @@ def test_the_bound_over_sources_holds_where_images_of_one_are_alike() -> None:
         failed["sources"] += told.source_bound < 0.1
     assert failed["sources"] / draws <= 0.05 + 2 * (MOST - 0.05)
     assert failed["images"] / draws > 0.2
+
+
+@pytest.mark.parametrize(("few", "many", "sources"), [(0.2, 1.8, 20), (0.3, 10, 75)])
+def test_the_bound_over_many_sources_covers_nine_in_ten(
+    few: float, many: float, sources: int
+) -> None:
+    rng = np.random.default_rng(3)
+    rates = rng.beta(few, many, (400, sources))
+    shares = rng.binomial(30, rates) / 30
+    bounds = np.array([mean_bound(drawn[:, None])[0] for drawn in shares])
+    assert np.mean(bounds < few / (few + many)) <= 0.15
+    assert np.median(bounds) < 2.5 * few / (few + many)  # and says something
+
+
+def test_a_threshold_over_many_sources_minds_the_one_that_is_loud() -> None:
+    rng = np.random.default_rng(4)
+    real = chances(rng.normal(size=3000) - 3)
+    sources = [f"source {i // 100}" for i in range(3000)]
+    alike = false_alarm_threshold(real, 0.03, sources)
+    assert alike == pytest.approx(false_alarm_threshold(real, 0.03), rel=0.3)
+    real[:300] = chances(rng.normal(size=300) + 2)  # three sources of thirty
+    loud = false_alarm_threshold(real, 0.03, sources)
+    told = false_alarms(real, loud, sources)
+    assert told.source_bound is not None
+    assert told.source_bound <= 0.03 < false_alarms(real, alike, sources).source_bound
 
 
 @pytest.mark.parametrize(("hits", "total"), [(0, 29), (4, 200), (7, 7), (1, 100)])

@@ -1,0 +1,290 @@
+"""Which part of a frozen detector does what, on generators and sources that are left out.
+
+    python examples/folds.py measure RUN MANIFEST PARQUET
+    python examples/folds.py draw PARQUET DOCS
+
+`measure` takes the features that `mpft train --epochs 0 --folds N --taps T` kept in RUN, fits the
+heads of each variant anew and writes what each says of the images that it did not learn from;
+`draw` makes tables and pictures of that, without images or a backbone.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+SEEDS = (0, 1, 2)
+"""Of the folds."""
+
+RESAMPLES = 2000
+FALSE_ALARM = 0.03
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is changed.
+
+    blocks: whose class tokens the head reads, counted from the last that the features hold.
+    learn: looks that it learns from.
+    """
+
+    name: str
+    blocks: tuple[int, ...] = (-1,)
+    learn: int = 3
+    penalty: float = 0.01
+    power: float = -0.5
+
+
+DEFAULT = "as shipped"
+VARIANTS = (
+    Variant(DEFAULT),
+    Variant("a block earlier", (-2,)),
+    Variant("two blocks earlier", (-3,)),
+    Variant("three blocks earlier", (-4,)),
+    Variant("the last two blocks", (-2, -1)),
+    Variant("the last three", (-3, -2, -1)),
+    Variant("the last four", (-4, -3, -2, -1)),
+    Variant("one look", learn=1),
+    Variant("two looks", learn=2),
+    Variant("penalty 10 times", penalty=0.001),
+    Variant("penalty 3 times", penalty=0.003),
+    Variant("penalty a third", penalty=0.03),
+    Variant("penalty a tenth", penalty=0.1),
+    Variant("images count alike", power=0.0),
+    Variant("groups count alike", power=-1.0),
+)
+BASELINES = ("metadata alone", "JPEG ghosts alone")
+
+
+@click.group()
+def cli() -> None:
+    """Measure and draw."""
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.argument("parquet", type=click.Path(path_type=Path))
+@click.option("--stored", default="int6", show_default=True, help="As in training.")
+@click.option("--folds", default=5, show_default=True)
+def measure(run: Path, manifest: Path, parquet: Path, stored: str, folds: int) -> None:
+    """Fit the heads of every variant, and write their logits of what was left out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from mpft_deploy.dataset import drop_contradicting, drop_unreadable, find_samples
+    from mpft_deploy.detector.features import LOOKS
+    from mpft_deploy.detector.folds import assign_folds, families, out_of_fold
+    from mpft_deploy.detector.probe import at_most
+    from mpft_deploy.files import write_atomic
+
+    found = drop_contradicting(drop_unreadable(find_samples([manifest]), click.echo), click.echo)
+    samples = at_most(found, 0)
+    raw = np.fromfile(run / f"features.{stored}.raw", np.float32)
+    features = raw.reshape(LOOKS, len(samples), -1, 512)
+    columns: dict[str, Any] = {
+        "path": [sample.path.name for sample in samples],
+        "label": np.array([sample.label for sample in samples], np.int8),
+        "group": [sample.generator or sample.set for sample in samples],
+        "family": families(samples),
+    }
+    others = baselines(manifest, samples)
+    for seed in SEEDS:
+        assigned = assign_folds(samples, folds, seed)
+        columns[f"fold {seed}"] = assigned
+        left_out = partial(out_of_fold, samples=samples, folds=assigned)
+        for one in VARIANTS:
+            if -min(one.blocks) > features.shape[2]:
+                continue
+            read = features[:, :, list(one.blocks)].reshape(LOOKS, len(samples), -1)
+            logits = left_out(read, inverse_penalty=one.penalty, power=one.power, learn=one.learn)
+            for look, values in enumerate(logits):
+                columns[f"{one.name}|{seed}|{look}"] = values
+            click.echo(f"folds {seed}: {one.name}")
+        for name, values in others.items():
+            columns[f"{name}|{seed}|0"] = left_out(values[None], inverse_penalty=1.0)[0]
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, compression="zstd")
+    write_atomic(parquet, buffer.getvalue())
+
+
+def baselines(manifest: Path, samples: list[Any]) -> dict[str, Array]:
+    """Features f32 [n, F] that know nothing of a picture but how it was stored.
+
+    Metadata: size, format and quality of the source file. JPEG ghosts (Farid 2009): how far a view
+    is from itself re-saved at some qualities, and how much its pixels jump at the borders of 8 × 8
+    blocks; of the very views that the detector learns from.
+    """
+    from mpft_deploy.detector.batches import disturbed_crops
+    from mpft_deploy.evaluate.protocols import resave
+
+    with manifest.open(newline="") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    stored = []
+    for sample in samples:
+        row = rows[sample.path.relative_to(manifest.parent).as_posix()]
+        size = np.log([float(row["source_width"]), float(row["source_height"])])
+        kinds = [row["source_format"] == kind for kind in ("JPEG", "PNG", "WEBP")]
+        stored.append([*size, abs(size[0] - size[1]), *kinds, float(row["jpeg_quality"] or 0)])
+    ghosts = []
+    for views in disturbed_crops(samples, 224, 0, 0):
+        for view in views:
+            grey = view.astype(np.float32)
+            errors = [np.abs(resave(view, "JPEG", q) - grey).mean() for q in range(50, 100, 7)]
+            jumps = [np.abs(np.diff(grey, axis=axis)).mean((1 - axis, 2)) for axis in (0, 1)]
+            phases = [np.array([j[k::8].mean() for k in range(8)]) for j in jumps]
+            peaks = [np.sort(phase)[::-1] / (phase.mean() + 1) for phase in phases]
+            ghosts.append([*np.log1p(errors), *np.concatenate(peaks)])
+    return dict(zip(BASELINES, (np.float32(stored), np.float32(ghosts)), strict=True))
+
+
+@cli.command()
+@click.argument("parquet", type=click.Path(path_type=Path))
+@click.argument("docs", type=click.Path(path_type=Path))
+def draw(parquet: Path, docs: Path) -> None:
+    """Tables and pictures, from logits alone."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(parquet)
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    figures = Figures(columns)
+    names = [one.name for one in VARIANTS if f"{one.name}|0|0" in columns]
+    click.echo(
+        "| variant | mean AUC over generators | against as shipped | found | AUC, one view |"
+    )
+    click.echo("|---|---|---|---|---|")
+    base = figures.of(DEFAULT, "mean")
+    for name in [*names, *BASELINES]:
+        how = "mean" if name in names else "one"
+        click.echo(row(name, figures.of(name, how), base, figures.of(name, "one")))
+    click.echo("\n| views | mean AUC over generators | against the mean | found | |")
+    click.echo("|---|---|---|---|---|")
+    for how, text in HOWS.items():
+        click.echo(row(text, figures.of(DEFAULT, how), base, None))
+    figures.draw(docs / "images" / "folds.svg")
+
+
+HOWS = {
+    "one": "one",
+    "mean": "mean of three",
+    "max": "maximum",
+    "median": "median",
+    "min": "minimum",
+}
+
+
+def row(name: str, mine: Array, base: Array, one: Array | None) -> str:
+    """A row of a table, from resampled figures [RESAMPLES + 1, 2], the first the figure itself."""
+    auc, found = mine[0]
+    low, high = np.quantile(mine[1:, 0], (0.025, 0.975))
+    gain = mine[:, 0] - base[:, 0]
+    worse, better = np.quantile(gain[1:], (0.025, 0.975))
+    last = "" if one is None else f"{one[0, 0]:.3f}"
+    return (
+        f"| {name} | {auc:.3f} ({low:.3f}–{high:.3f}) | {gain[0]:+.3f} ({worse:+.3f} to "
+        f"{better:+.3f}) | {found:.0%} | {last} |"
+    )
+
+
+class Figures:
+    """Figures of logits, with a bootstrap over generators and sources, not images."""
+
+    def __init__(self, columns: dict[str, Array]) -> None:
+        self._columns = columns
+        label, group = columns["label"], columns["group"]
+        self._real, self._generated = (
+            [
+                np.flatnonzero((label == k) & (group == name))
+                for name in np.unique(group[label == k])
+            ]
+            for k in (0, 1)
+        )
+        rng = np.random.default_rng(0)
+        self._draws = [
+            np.vstack(
+                [np.ones(len(groups)), rng.multinomial(len(groups), [1 / len(groups)] * len(groups),
+                 RESAMPLES)]
+            )
+            for groups in (self._real, self._generated)
+        ]  # fmt: skip
+
+    def logits(self, name: str, how: str) -> list[Array]:
+        """Of each seed f32 [n]."""
+        out = []
+        for seed in SEEDS:
+            looks = [self._columns.get(f"{name}|{seed}|{look}") for look in range(3)]
+            there = np.stack([look for look in looks if look is not None])
+            out.append(there[0] if how == "one" else getattr(np, how)(there, axis=0))
+        return out
+
+    def of(self, name: str, how: str) -> Array:
+        """f64 [RESAMPLES + 1, 2]: mean AUC over generators, and share found at FALSE_ALARM.
+
+        Real sources count alike, whatever their size; both are means over the seeds of folds.
+        """
+        total = np.zeros((RESAMPLES + 1, 2))
+        for logits in self.logits(name, how):
+            # How much of each source lies below an image: one half of what equals it.
+            below = np.stack([_below(np.sort(logits[own]), logits) for own in self._real])
+            place = np.stack([below[:, own].mean(1) for own in self._generated])  # [G, R]
+            real, made = self._draws
+            weights = made / made.sum(1, keepdims=True)
+            total[:, 0] += np.einsum("bg,gr,br->b", weights, place, real / real.sum(1)[:, None])
+            tried = np.quantile(logits, np.linspace(0.5, 0.9999, 400))
+            alarms = np.stack([(logits[own, None] >= tried).mean(0) for own in self._real])
+            found = np.stack([(logits[own, None] >= tried).mean(0) for own in self._generated])
+            share = real @ alarms / real.sum(1)[:, None]
+            at = np.argmax(share <= FALSE_ALARM, axis=1)
+            total[:, 1] += np.take_along_axis(weights @ found, at[:, None], 1)[:, 0]
+        return total / len(SEEDS)
+
+    def draw(self, path: Path) -> None:
+        """Each generator's AUC and each source's false alarms, as dots."""
+        from matplotlib.figure import Figure
+
+        from mpft_deploy.files import write_atomic
+
+        logits = np.mean(self.logits(DEFAULT, "mean"), 0)
+        real = np.concatenate(self._real)
+        threshold = np.quantile(logits[real], 1 - FALSE_ALARM)
+        figure = Figure(figsize=(7.5, 10), layout="constrained")
+        made, false = figure.subplots(1, 2)
+        group = self._columns["group"]
+        places = [(_below(np.sort(logits[real]), logits[own]).mean(), len(own), group[own[0]])
+                  for own in self._generated]  # fmt: skip
+        alarms = [
+            ((logits[own] >= threshold).mean(), len(own), group[own[0]]) for own in self._real
+        ]
+        for axis, dots, text in (
+            (made, sorted(places), "AUC of a generator that was left out"),
+            (false, sorted(alarms, reverse=True), f"called generated at {FALSE_ALARM:.0%} of all"),
+        ):
+            values, sizes, names = zip(*dots, strict=True)
+            axis.scatter(values, range(len(dots)), s=4 + np.array(sizes) / 2, color="#3b6ea5")
+            axis.set_yticks(range(len(dots)), names, fontsize=5.5)
+            axis.set_ylim(-1, len(dots))
+            axis.grid(axis="x", color="0.9")
+            axis.set_xlabel(text)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        write_atomic(path, buffer.getvalue())
+
+
+def _below(ordered: Array, values: Array) -> Array:
+    """Share of ordered values below each of others; one half of those that equal it."""
+    left, right = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
+    return np.asarray((left + right) / (2 * len(ordered)))
+
+
+if __name__ == "__main__":
+    cli()

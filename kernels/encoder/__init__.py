@@ -1,0 +1,1 @@
+"""The encoder as integers: one network, the same bits on every processor."""

@@ -1,0 +1,174 @@
+"""What is left out is not learnt from, in folds and in whole runs of a frozen backbone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpft_deploy.dataset import Sample
+from mpft_deploy.detector.folds import assign_folds, families, out_of_fold
+from mpft_deploy.detector.model import Detector
+from mpft_deploy.detector.settings import TrainSettings
+from mpft_deploy.detector.train import InterruptedRunError, Trained, train
+from mpft_deploy.errors import UsageError
+from mpft_deploy.statistics import auc
+
+
+def sample(label: int, generator: str, source: str, index: int = 0) -> Sample:
+    return Sample(Path(f"{generator}{index}.png"), label, "set", generator, source=source)
+
+
+def test_who_shares_a_generator_or_a_source_is_kin() -> None:
+    samples = [
+        sample(1, "a", "one"), sample(1, "a", "two"), sample(0, "street", "two"),
+        sample(1, "b", "three"), sample(0, "b", "four"), sample(0, "street", "five"),
+    ]  # fmt: skip
+    kin = families(samples)
+    assert kin[0] == kin[1] == kin[2] == kin[5]
+    assert len({kin[0], kin[3], kin[4]}) == 3  # a real "b" is no image of generator "b"
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 1), st.integers(1, 9)), min_size=8),
+    seed=st.integers(0, 9),
+)
+def test_families_stay_whole_and_classes_are_spread(
+    sizes: list[tuple[int, int]], seed: int
+) -> None:
+    sizes += [(0, 9), (1, 9)] * 4
+    samples = [
+        sample(label, f"g{number}", f"s{number}", index)
+        for number, (label, count) in enumerate(sizes)
+        for index in range(count)
+    ]
+    folds = assign_folds(samples, 3, seed)
+    assert set(folds.tolist()) == {0, 1, 2}
+    for number in range(len(sizes)):
+        assert (
+            len({f for f, s in zip(folds, samples, strict=True) if s.source == f"s{number}"}) == 1
+        )
+    for label in (0, 1):
+        own = np.array([s.label == label for s in samples])
+        counts = np.bincount(folds[own], minlength=3)
+        assert counts.min() > 0
+        assert counts.max() - counts.min() <= 18  # two of the largest families
+
+
+def test_a_head_that_knows_groups_by_heart_learns_nothing_of_others() -> None:
+    """Features that name the group tell nothing of groups that are left out; a shift does."""
+    rng = np.random.default_rng(0)
+    samples = [sample(g % 2, f"g{g}", f"s{g}", i) for g in range(40) for i in range(10)]
+    labels = np.array([one.label for one in samples])
+    folds = assign_folds(samples, 5, 0)
+    by_name = np.repeat(np.eye(40, dtype=np.float32), 10, axis=0)[None]
+    assert abs((auc(labels, out_of_fold(by_name, samples, folds)[0]) or 0) - 0.5) < 0.1
+    noise = rng.normal(size=(3, 400, 4)).astype(np.float32)
+    noise[..., 0] += 2 * labels
+    logits = out_of_fold(noise, samples, folds)
+    assert logits.shape == (3, 400)
+    assert (auc(labels, logits.mean(0)) or 0) > (auc(labels, logits[0]) or 0) > 0.85
+
+
+@pytest.fixture(scope="module")
+def manifest(world: Path) -> Path:
+    """All of the world's images, of four sources and four generators, each with its repository."""
+    path = world / "folds.csv"
+    rows = []
+    for label, name in enumerate(("0_real", "1_fake")):
+        for index, image in enumerate(sorted(world.rglob(f"{name}/*.png"))):
+            made = f"{name}{index % 4}"
+            rows.append([image.relative_to(world), label, made, f"by {made}"])
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["path", "label", "generator", "repo"], *rows])
+    return path
+
+
+@pytest.fixture
+def settings(tiny_backbone: str) -> TrainSettings:
+    return TrainSettings(
+        backbone=tiny_backbone, keep="textured:7", depth=2, folds=2, false_alarm=0.3, seed=3,
+        precision="f32",
+    )  # fmt: skip
+
+
+class Listener:
+    """Interrupts after some views."""
+
+    def __init__(self, at: int = 0) -> None:
+        self.at, self.done = at, []  # type: ignore[var-annotated]
+
+    def line(self, text: str) -> None: ...
+
+    def step(self, done: int, total: int, text: str) -> None:
+        assert (total, text) == (3 * 44, "views")
+        self.done.append(done)
+        if self.at and done >= self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def go(
+    manifest: Path, out: Path, settings: TrainSettings, heard: Listener, **options: object
+) -> Trained:
+    return train([manifest], [], out, settings, heard, **options)  # type: ignore[arg-type]
+
+
+def test_a_run_of_folds_calibrates_by_what_was_left_out(
+    manifest: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    trained = go(manifest, tmp_path / "detector", settings, Listener(), stored="int6")
+    spec = Detector.from_folder(tmp_path / "detector")[1].spec
+    assert (spec.calibration.views, spec.stream_views) == ("three", "moving")
+    assert spec.stream is not None
+    assert spec.stream.shift != spec.calibration.shift
+    rows = pq.read_table(
+        io.BytesIO((tmp_path / "detector.run/folds.parquet").read_bytes())
+    ).to_pydict()
+    assert len(rows["path"]) == 44
+    assert len(set(zip(rows["source"], rows["fold"], strict=True))) == 8
+    means = np.mean([rows[f"logit {look}"] for look in range(3)], 0)
+    assert trained.validation.auc == pytest.approx(auc(np.array(rows["label"]), means), abs=1e-6)
+    assert trained.validation.auc > 0.9
+    card = (tmp_path / "detector/MODEL_CARD.md").read_text()
+    assert "| 1_fake3 | 5 |" in card
+    assert "| 0_real0 | 6 |" in card
+    assert "(2 folds)" in card
+
+
+def test_views_that_were_judged_are_not_judged_again(
+    manifest: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    go(manifest, whole, settings, Listener())
+    with pytest.raises(InterruptedRunError, match="--resume"):
+        go(manifest, parts, settings, Listener(60))
+    kept = tmp_path / "parts.run/features.float32.raw"
+    row = 4 * 32
+    assert kept.stat().st_size % row == 0
+    with kept.open("ab") as file:  # as a kill in the middle of a write leaves it
+        file.write(b"x" * 77)
+    heard = Listener()
+    go(manifest, parts, settings, heard, resume=True)
+    assert min(heard.done) > 44
+    for name in ("weights.safetensors", "golden.safetensors"):
+        assert (whole / name).read_bytes() == (parts / name).read_bytes()
+    assert kept.read_bytes() == (tmp_path / "whole.run/features.float32.raw").read_bytes()
+
+
+def test_folds_are_of_a_frozen_backbone(
+    manifest: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    for changes in ({"epochs": 1}, {"augment": 0.0}):
+        with pytest.raises(UsageError, match="folds are of a frozen backbone"):
+            msgspec.structs.replace(settings, **changes)
+    with pytest.raises(UsageError, match="pass no --val"):
+        train([manifest], [manifest], tmp_path / "detector", settings, Listener())  # type: ignore[arg-type]
