@@ -40,7 +40,7 @@ class Variant:
 
     name: str
     blocks: tuple[int, ...] = (-1,)
-    learn: int = 3
+    learn: int = 2
     penalty: float = 0.01
     power: float = -0.5
 
@@ -55,7 +55,6 @@ VARIANTS = (
     Variant("the last three", (-3, -2, -1)),
     Variant("the last four", (-4, -3, -2, -1)),
     Variant("one look", learn=1),
-    Variant("two looks", learn=2),
     Variant("penalty 10 times", penalty=0.001),
     Variant("penalty 3 times", penalty=0.003),
     Variant("penalty a third", penalty=0.03),
@@ -176,9 +175,8 @@ def draw(parquet: Path, docs: Path) -> None:
 
 HOWS = {
     "one": "one",
-    "mean": "mean of three",
+    "mean": "mean of two",
     "max": "maximum",
-    "median": "median",
     "min": "minimum",
 }
 
@@ -222,7 +220,7 @@ class Figures:
         """Of each seed f32 [n]."""
         out = []
         for seed in SEEDS:
-            looks = [self._columns.get(f"{name}|{seed}|{look}") for look in range(3)]
+            looks = [self._columns.get(f"{name}|{seed}|{look}") for look in range(2)]
             there = np.stack([look for look in looks if look is not None])
             out.append(there[0] if how == "one" else getattr(np, how)(there, axis=0))
         return out

@@ -15,8 +15,8 @@ from mpft_deploy.detector.model import Detector
 from mpft_deploy.files import explain_unwritable
 from mpft_deploy.weights import F32
 
-LOOKS = 3
-"""Random views of each image. Of one, a frozen tower's probe is 0.03 worse on unseen generators."""
+LOOKS = 2
+"""Random views of each image; docs/method.md has what one and two are worth."""
 
 
 def features_of(

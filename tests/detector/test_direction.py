@@ -27,12 +27,12 @@ DEPTH = 2
 
 class Listener:
     def __init__(self) -> None:
-        self.losses: list[str] = []
+        self.losses: list[float] = []
 
     def line(self, text: str) -> None: ...
 
     def step(self, done: int, total: int, text: str) -> None:
-        self.losses.append(text)
+        self.losses.append(float(text.removeprefix("loss ")))
 
 
 def go_on() -> None: ...
