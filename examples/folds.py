@@ -39,26 +39,26 @@ class Variant:
     """
 
     name: str
-    blocks: tuple[int, ...] = (-1,)
+    blocks: tuple[int, ...] = (-3, -2, -1)
     learn: int = 2
-    penalty: float = 0.01
+    penalty: float = 0.003
     power: float = -0.5
 
 
 DEFAULT = "as shipped"
 VARIANTS = (
     Variant(DEFAULT),
-    Variant("a block earlier", (-2,)),
-    Variant("two blocks earlier", (-3,)),
-    Variant("three blocks earlier", (-4,)),
-    Variant("the last two blocks", (-2, -1)),
-    Variant("the last three", (-3, -2, -1)),
-    Variant("the last four", (-4, -3, -2, -1)),
+    Variant("block 8 alone", (-1,)),
+    Variant("block 7 alone", (-2,)),
+    Variant("block 6 alone", (-3,)),
+    Variant("block 5 alone", (-4,)),
+    Variant("blocks 7 and 8", (-2, -1)),
+    Variant("blocks 5 to 8", (-4, -3, -2, -1)),
     Variant("one look", learn=1),
-    Variant("penalty 10 times", penalty=0.001),
-    Variant("penalty 3 times", penalty=0.003),
-    Variant("penalty a third", penalty=0.03),
-    Variant("penalty a tenth", penalty=0.1),
+    Variant("penalty 10 times", penalty=0.0003),
+    Variant("penalty 3 times", penalty=0.001),
+    Variant("penalty a third", penalty=0.01),
+    Variant("penalty a tenth", penalty=0.03),
     Variant("images count alike", power=0.0),
     Variant("groups count alike", power=-1.0),
 )

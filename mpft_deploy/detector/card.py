@@ -123,14 +123,18 @@ the sources that the detector learnt from: expect less on other generators and c
 | set | real | generated | AUC |
 |---|---|---|---|
 {rows}"""
-    real = [f"| {name} | {one.real} | {1 - (one.real_accuracy or 0):.1%} |"
-            for name, one in scores.items() if one.real]  # fmt: skip
-    generated = [one for one in scores.values() if one.generated]
-    rows = [f"| {name} | {one.generated} | {_figure(one.auc)} | {one.generated_accuracy or 0:.0%} |"
-            for name, one in scores.items() if one.generated]  # fmt: skip
-    mean_auc = sum(one.auc or 0 for one in generated) / len(generated)
-    mean_found = sum(one.generated_accuracy or 0 for one in generated) / len(generated)
-    new_line = "\n"
+    generated = {name: one for name, one in scores.items() if one.generated}
+    real = "\n".join(
+        f"| {name} | {one.real} | {1 - (one.real_accuracy or 0):.1%} |"
+        for name, one in scores.items()
+        if one.real
+    )
+    made = "\n".join(
+        f"| {name} | {one.generated} | {_figure(one.auc)} | {one.generated_accuracy or 0:.0%} |"
+        for name, one in generated.items()
+    )
+    mean_auc = sum(one.auc or 0 for one in generated.values()) / len(generated)
+    mean_found = sum(one.generated_accuracy or 0 for one in generated.values()) / len(generated)
     return f"""\
 Every image below was judged by a head that learnt from none of its generator or source, nor of any
 that share a collection with it ({settings["folds"]} folds), by the mean over random views of it as
@@ -142,11 +146,11 @@ elsewhere.
 
 | generator, left out | images | AUC | found |
 |---|---|---|---|
-{new_line.join(rows)}
+{made}
 
 | source of real images, left out | images | called generated |
 |---|---|---|
-{new_line.join(real)}"""
+{real}"""
 
 
 def with_operating_point(card: str, spec: DetectorSpec) -> str:

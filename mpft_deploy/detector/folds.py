@@ -126,9 +126,9 @@ class LeftOut:
 
     def calibrations(self, rule: KeepRule, false_alarm: float) -> tuple[Outcome, Outcome]:
         """Of pictures, by the mean over several views, and of frames, by one view that moves."""
-        several: ViewPolicy = "three"
-        photo, frame = (
-            recalibrate(
+
+        def by(logits: F32, views: ViewPolicy) -> Outcome:
+            return recalibrate(
                 Calibration(),
                 [sample.label for sample in self.samples],
                 logits,
@@ -138,9 +138,8 @@ class LeftOut:
                 groups=[sample.generator or sample.set for sample in self.samples],
                 false_alarm=false_alarm,
             )
-            for views, logits in ((several, self.means), ("moving", self.logits[0]))
-        )
-        return photo, frame
+
+        return by(self.means, "three"), by(self.logits[0], "moving")
 
     def to_parquet(self) -> bytes:
         """As a table: one row for each image, with the logit of each view."""

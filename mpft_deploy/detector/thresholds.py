@@ -37,8 +37,8 @@ class FalseAlarms(Record, frozen=True):
         bound: upper bound of the share, for images that are as independent as those that were
             given were of each other.
         sources: how many sources these come from, images of one being alike.
-        source_bound: upper bound of the mean share over sources, see `mean_bound`; None where they
-            are not known.
+        source_bound: upper bound of the mean share over sources, each counting by the root of its
+            images, see `mean_bound`; None where they are not known.
     """
 
     images: int
@@ -56,36 +56,44 @@ def false_alarms(chances: F64, threshold: float, sources: Sequence[str]) -> Fals
         sources: [n], where each comes from; or none, if that is not known.
     """
     called = np.asarray(chances) >= threshold
-    shares = _shares(called[:, None], sources)[:, 0] if sources else np.empty(0)
+    shares, weights = _shares(called[:, None], sources) if sources else (np.empty((0, 1)),) * 2
     return FalseAlarms(
         images=len(called),
         called_generated=int(called.sum()),
         bound=upper_bound(int(called.sum()), len(called)),
         sources=len(shares),
-        source_bound=float(mean_bound(shares[:, None])[0]) if len(shares) else None,
+        source_bound=float(mean_bound(shares, weights)[0]) if len(shares) else None,
     )
 
 
-def mean_bound(shares: F64) -> F64:
+def mean_bound(shares: F64, weights: F64) -> F64:
     """Upper bounds [T] of the mean share over sources, from the shares [S, T] of some sources.
 
     Of MANY_SOURCES or more by their bootstrap, whose 95 % cover nine in ten (the shares are skewed;
     a test simulates it). Of fewer, a source is one draw that is all or nothing.
+
+    Args:
+        weights: [S, 1], what each source counts, where there are many.
     """
     count = len(shares)
     if count < MANY_SOURCES:
         hits = np.ceil(shares.sum(0) - 1e-9).astype(int)
         return np.array([upper_bound(int(one), count) for one in hits])
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    return np.asarray(np.quantile(drawn @ shares / count, CONFIDENCE, axis=0))
+    means = drawn @ (shares * weights) / (drawn @ weights)
+    return np.asarray(np.quantile(means, CONFIDENCE, axis=0))
 
 
-def _shares(called: npt.NDArray[np.bool_], sources: Sequence[str]) -> F64:
-    """The share of each source's images [S, T] that are called, of bool [n, T]."""
+def _shares(called: npt.NDArray[np.bool_], sources: Sequence[str]) -> tuple[F64, F64]:
+    """The share of each source's images [S, T] that are called, of bool [n, T], and what it counts.
+
+    That is the root of its images, f64 [S, 1]: all of one image are one draw, and no mean.
+    """
     names, places = np.unique(np.asarray(sources), return_inverse=True)
     sums = np.zeros((len(names), called.shape[1]))
     np.add.at(sums, places, called)
-    return sums / np.bincount(places)[:, None]
+    counts = np.bincount(places)[:, None].astype(np.float64)
+    return sums / counts, np.sqrt(counts)
 
 
 def upper_bound(hits: int, total: int) -> float:
@@ -115,7 +123,7 @@ def false_alarm_threshold(real: F64, share: float, sources: Sequence[str] = ()) 
     if len(set(sources)) >= MANY_SOURCES:
         # From an image on that is called real, those above it are called generated.
         tried = np.unique(real[real >= first_right])
-        bounds = mean_bound(_shares(real[:, None] > tried, sources))
+        bounds = mean_bound(*_shares(real[:, None] > tried, sources))
         first_right = tried[np.argmax(bounds <= share)]  # at the highest one none is called
     above = falling[falling > first_right]
     # Half way to the next image; ties at the edge all stay real.
