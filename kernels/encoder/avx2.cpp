@@ -14,7 +14,7 @@ namespace {
 struct Avx2 {
   using Float = __m256;
   using Int = __m256i;
-  static constexpr int kParts = 2, kTokens = 4, kVectors = 1;
+  static constexpr int kParts = 2, kTokens = 3, kVectors = 1;
   // Four products of a byte and a weight fit into 16 bits: 4 · 255 · 32 < 2¹⁵.
   static constexpr int kOffsetLargest = 32;
 

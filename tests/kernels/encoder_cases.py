@@ -153,7 +153,7 @@ def suite() -> list[Case]:
     """Cases that every version must pass and no mutant."""
     cases = []
     for number, kind in enumerate(KINDS):
-        for limit in (31, 32, 127):
+        for limit in (31, 32, 64, 127):
             size = Size(
                 heads=1 + number % 3,
                 head_size=(8, 5, 16, 17)[(number + limit) % 4],

@@ -23,9 +23,7 @@ def why_not() -> str | None:
     return f"needs {' and '.join(missing)}" if missing else None
 
 
-def build(
-    folder: Path, target: str = "all", project: Path = PROJECT, **definitions: str
-) -> Path:
+def build(folder: Path, target: str = "all", project: Path = PROJECT, **definitions: str) -> Path:
     """Configure and build a project, or rebuild what changed; returns `folder`."""
     options = [f"-D{name}={value}" for name, value in definitions.items()]
     if not (folder / "CMakeCache.txt").exists():

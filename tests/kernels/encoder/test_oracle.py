@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from mpft_deploy.detector_folder import WEIGHTS, read_detector
 from mpft_deploy.errors import UsageError
 from mpft_deploy.kernels import Patches, texture_patchify
-from mpft_deploy.kernels.encoder import oracle
+from mpft_deploy.kernels.encoder import Encoder, oracle
 from mpft_deploy.kernels.encoder.network import MAX_TERMS, Network, make_network
 from mpft_deploy.kernels.encoder.oracle import F32
 from mpft_deploy.spec import Architecture, Crop, DetectorSpec, KeepRule
@@ -62,12 +62,13 @@ def test_is_close_to_the_float_model(taps: int, activation: str, stored: Stored)
         for layers in (ALL, ("proj",), ())
     )
     assert wide.max() < WIDE_ERROR
-    assert 10 * wide.mean() < usual.mean() < NARROW_ERROR
-    assert 10 * wide.mean() < narrow.mean() < NARROW_ERROR
+    for rounded in (usual, narrow):  # to 8 bits, which must show
+        assert 30 * wide.mean() < rounded.mean()
+        assert rounded.max() < NARROW_ERROR
 
 
-WIDE_ERROR, NARROW_ERROR = 1e-3, 0.1
-"""Of logits around 1: measured are at most …; rounding to 8 bits must show."""
+WIDE_ERROR, NARROW_ERROR = 6e-4, 0.11
+"""Twice the largest that were measured, 2.8e-4 and 0.055, of logits around 1."""
 
 
 @pytest.mark.parametrize("keep", ["smooth:1", "textured:63", "textured:127", "all"])
@@ -81,14 +82,19 @@ def test_any_number_of_cells(keep: str) -> None:
 
 
 def test_the_shipped_detector_gives_its_golden_logits() -> None:
+    """Of the float model; the fastest version stands in for the oracle where they were equal."""
     detector = read_detector(SHIPPED)
-    data = (SHIPPED / WEIGHTS).read_bytes()
     spec, golden = detector.spec, detector.golden
-    weights = stored_rows(data, spec, "weights")
+    weights = stored_rows((SHIPPED / WEIGHTS).read_bytes(), spec, "weights")
     keep = KeepRule.parse(spec.keep)
-    cut = texture_patchify(golden.crops[:2], spec.patch, keep, spec.keep_seed)
-    found = logits(make_network(spec, weights, wide=ALL), cut)
-    np.testing.assert_allclose(found, golden.logits[:2], rtol=0, atol=0.02)
+    cut = texture_patchify(golden.crops[:8], spec.patch, keep, spec.keep_seed)
+    network = make_network(spec, weights, wide=ALL)
+    found = Encoder(network).logits(cut.patches, cut.positions)
+    np.testing.assert_array_equal(
+        found[:1], [oracle.logit(network, cut.patches[0], cut.positions[0])]
+    )
+    # Of all 32, the error is 0.0021 on average, 0.0087 at most.
+    np.testing.assert_allclose(found, golden.logits[:8], rtol=0, atol=0.02)
 
 
 def test_a_matrix_that_is_too_wide_is_refused() -> None:
@@ -149,9 +155,10 @@ def test_extreme_rows() -> None:
     rows[3] = -0.5
     rows[4, 0] = 2.0**-100
     high, low, scale = oracle.quantise(rows, True)
-    assert (scale[:2] == 0).all() and not high[:2].any() and not low[:2].any()
-    assert high[2, 3] == -127 and low[2, 3] == 0 and not high[2, 4]
-    assert (high[3] == -127).all() and high[4, 0] == 127
+    np.testing.assert_array_equal(scale[:2], 0)
+    np.testing.assert_array_equal([high[:2], low[:2]], 0)
+    assert [high[2, 3], low[2, 3], high[2, 4], low[2, 4]] == [-127, 0, 0, 0]
+    assert [*high[3], high[4, 0]] == [-127] * 20 + [127]
     assert scale[4] == np.float32(2.0**-100) / np.float32(oracle.WIDE)
 
 
