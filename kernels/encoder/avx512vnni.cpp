@@ -1,4 +1,4 @@
-// AVX-512 with VNNI. Compiled with -mavx512f -mavx512vnni, called only where the processor has both.
+// AVX-512 with VNNI. Compiled with -mavx512vnni, called only where the processor has both.
 #include "kernel.hpp"
 
 #if defined(__x86_64__)

@@ -46,90 +46,67 @@ Lanes<V> all(float value) {
   return out;
 }
 
+// A function of registers, for each part.
+template <class V, class Function, class... Arguments>
+Lanes<V> each(Function function, const Arguments&... arguments) {
+  Lanes<V> out;
+  for (int i = 0; i < V::kParts; ++i) out.part[i] = function(arguments.part[i]...);
+  return out;
+}
+
 template <class V>
 Lanes<V> operator+(const Lanes<V>& a, const Lanes<V>& b) {
-  Lanes<V> out;
-  for (int i = 0; i < V::kParts; ++i) out.part[i] = a.part[i] + b.part[i];
-  return out;
+  return each<V>([](auto x, auto y) { return x + y; }, a, b);
 }
-
 template <class V>
 Lanes<V> operator-(const Lanes<V>& a, const Lanes<V>& b) {
-  Lanes<V> out;
-  for (int i = 0; i < V::kParts; ++i) out.part[i] = a.part[i] - b.part[i];
-  return out;
+  return each<V>([](auto x, auto y) { return x - y; }, a, b);
 }
-
 template <class V>
 Lanes<V> operator*(const Lanes<V>& a, const Lanes<V>& b) {
-  Lanes<V> out;
-  for (int i = 0; i < V::kParts; ++i) out.part[i] = a.part[i] * b.part[i];
-  return out;
+  return each<V>([](auto x, auto y) { return x * y; }, a, b);
 }
-
 template <class V>
 Lanes<V> operator/(const Lanes<V>& a, const Lanes<V>& b) {
-  Lanes<V> out;
-  for (int i = 0; i < V::kParts; ++i) out.part[i] = a.part[i] / b.part[i];
-  return out;
+  return each<V>([](auto x, auto y) { return x / y; }, a, b);
 }
 
 template <class V>
 Lanes<V> larger(const Lanes<V>& a, const Lanes<V>& b) {
-  Lanes<V> out;
-  for (int i = 0; i < V::kParts; ++i) out.part[i] = V::larger(a.part[i], b.part[i]);
-  return out;
+  return each<V>(V::larger, a, b);
 }
-
 template <class V>
 Lanes<V> smaller(const Lanes<V>& a, const Lanes<V>& b) {
-  Lanes<V> out;
-  for (int i = 0; i < V::kParts; ++i) out.part[i] = V::smaller(a.part[i], b.part[i]);
-  return out;
+  return each<V>(V::smaller, a, b);
 }
-
 template <class V>
 Lanes<V> magnitude(const Lanes<V>& x) {
-  Lanes<V> out;
-  for (int i = 0; i < V::kParts; ++i) out.part[i] = V::magnitude(x.part[i]);
-  return out;
+  return each<V>(V::magnitude, x);
 }
-
 template <class V>
 Lanes<V> with_sign(const Lanes<V>& x, const Lanes<V>& sign) {
-  Lanes<V> out;
-  for (int i = 0; i < V::kParts; ++i) out.part[i] = V::with_sign(x.part[i], sign.part[i]);
-  return out;
+  return each<V>(V::with_sign, x, sign);
 }
-
 template <class V>
 Lanes<V> root(const Lanes<V>& x) {
-  Lanes<V> out;
-  for (int i = 0; i < V::kParts; ++i) out.part[i] = V::root(x.part[i]);
-  return out;
+  return each<V>(V::root, x);
 }
-
 // The nearest whole numbers, halves to even; of less than 2²². The sign of a zero is free.
 template <class V>
 Lanes<V> nearest(const Lanes<V>& x) {
-  Lanes<V> out;
-  for (int i = 0; i < V::kParts; ++i) out.part[i] = V::nearest(x.part[i]);
-  return out;
+  return each<V>(V::nearest, x);
+}
+// 2^n, for whole numbers of −126 to 127.
+template <class V>
+Lanes<V> power_of_two(const Lanes<V>& n) {
+  return each<V>(V::power_of_two, n);
 }
 
-// The same as integers.
+// The nearest whole numbers as int32.
 template <class V>
 Whole<V> to_whole(const Lanes<V>& x) {
   Whole<V> out;
   for (int i = 0; i < V::kParts; ++i) out.part[i] = V::to_whole(x.part[i]);
-  return out;
-}
-
-// 2^n, for whole numbers of −126 to 127.
-template <class V>
-Lanes<V> power_of_two(const Lanes<V>& n) {
-  Lanes<V> out;
-  for (int i = 0; i < V::kParts; ++i) out.part[i] = V::power_of_two(n.part[i]);
   return out;
 }
 

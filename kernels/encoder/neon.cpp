@@ -1,4 +1,4 @@
-// NEON with dot products of bytes. Compiled with +dotprod, called only where the processor has them.
+// NEON with dot products. Compiled with +dotprod, called only where the processor has them.
 #include "kernel.hpp"
 
 #if defined(__aarch64__)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -106,7 +107,15 @@ def choose(name: str | None = None) -> Version:
     source = f"version {name}" if name else f"{VARIABLE}={os.environ.get(VARIABLE)}"
     name = name or os.environ.get(VARIABLE)
     if not name:
-        return next(version for version in VERSIONS if version.why_not() is None)
+        chosen = next(version for version in VERSIONS if version.why_not() is None)
+        if chosen.name == "numpy":
+            warnings.warn(
+                f"the encoder runs on NumPy, many times slower than native code: {_listing()}; "
+                f"{VARIABLE}=numpy accepts it",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return chosen
     found = next((version for version in VERSIONS if version.name == name), None)
     if found is None:
         raise UsageError(f"{source} is no version of the encoder. Versions: {_listing()}")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,6 +162,36 @@ def test_a_version_is_forced_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPFT_KERNEL", lacking.name)
     with pytest.raises(EnvironmentLacksError, match=f"MPFT_KERNEL={lacking.name} does not run"):
         Encoder(network)
+
+
+WITHOUT_NATIVE = """
+import sys, warnings
+sys.modules["mpft_deploy.kernels.encoder._encoder"] = None
+from encoder_cases import Size, make_case, random_network, random_views, same_bits
+from mpft_deploy.kernels.encoder import Encoder
+case = make_case(random_network(1, Size()), random_views(1, Size(), 2, 5), 1)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    encoder = Encoder(case.network)
+print(encoder.version, same_bits(encoder.logits(case.patches, case.positions), case.expected))
+print([str(w.message) for w in caught])
+"""
+
+
+@pytest.mark.parametrize("forced", ["", "numpy"])
+def test_without_the_native_module_numpy_runs_and_says_so(forced: str) -> None:
+    environment = {
+        **os.environ,
+        "MPFT_KERNEL": forced,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    command = [sys.executable, "-c", WITHOUT_NATIVE]
+    out = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    ran, warned = out.splitlines()
+    assert ran == "numpy True"
+    assert ("runs on NumPy" in warned and "install mpft-deploy again" in warned) != bool(forced)
 
 
 def test_the_native_module_keeps_memory_safe() -> None:
