@@ -50,14 +50,14 @@ def logit(network: Network, patches: U8, positions: I32) -> np.float32:
         positions: i32 [K], index of each cell in raster order.
     """
     x = embed(network, patches, positions)
-    total = network.head_bias
+    total: np.float32 = network.head_bias
     for index, block in enumerate(network.blocks):
         x = run_block(network, block, x, last=index == len(network.blocks) - 1)
         tap = index - (len(network.blocks) - len(network.head))
         if tap >= 0:
             read = layer_norm(x[:1], network.ln_post)
             total = total + tree_sum(read * network.head[tap])[0]
-    return np.float32(total)
+    return total
 
 
 def embed(network: Network, patches: U8, positions: I32) -> F32:
@@ -103,7 +103,8 @@ def layer_norm(x: F32, norm: Norm) -> F32:
     apart = x - (tree_sum(x) / width)[:, None]
     variance = tree_sum(apart * apart) / width
     inverse = np.float32(1) / np.sqrt(variance + EPSILON)
-    return apart * inverse[:, None] * norm.weight + norm.bias
+    out: F32 = apart * inverse[:, None] * norm.weight + norm.bias
+    return out
 
 
 def linear(x: F32, layer: Linear) -> F32:
@@ -162,7 +163,9 @@ def attention(query: F32, key: F32, value: F32, heads: int) -> F32:
 
 def quick_gelu(x: F32) -> F32:
     """x · sigmoid(1.702 x), as CLIP has it."""
-    return x * (np.float32(1) / (np.float32(1) + exponential(np.float32(-1.702) * x)))
+    sigmoid = np.float32(1) / (np.float32(1) + exponential(np.float32(-1.702) * x))
+    out: F32 = x * sigmoid
+    return out
 
 
 def gelu(x: F32) -> F32:
@@ -176,7 +179,8 @@ def gelu(x: F32) -> F32:
     for factor in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592):
         series = (series + np.float32(factor)) * t
     erf = np.copysign(np.float32(1) - series * exponential(-z * z), x)
-    return x * np.float32(0.5) * (np.float32(1) + erf)
+    out: F32 = x * np.float32(0.5) * (np.float32(1) + erf)
+    return out
 
 
 def exponential(x: F32) -> F32:
@@ -189,11 +193,12 @@ def exponential(x: F32) -> F32:
     x = np.minimum(np.maximum(x, np.float32(-87)), np.float32(87))
     n = np.rint(x * np.float32(1.4426950408889634))
     r = (x - n * np.float32(0.693359375)) - n * np.float32(-2.12194440e-4)
-    series = np.full_like(x, np.float32(1 / 5040))
+    series: F32 = np.full_like(x, np.float32(1 / 5040))
     for factor in (1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0, 1.0):
         series = series * r + np.float32(factor)
-    power = ((n.astype(np.int32) + np.int32(127)) << np.int32(23)).view(np.float32)
-    return series * power
+    power: F32 = ((n.astype(np.int32) + np.int32(127)) << np.int32(23)).view(np.float32)
+    out: F32 = series * power
+    return out
 
 
 def tree_sum(x: F32) -> F32:
@@ -220,4 +225,5 @@ def _exact(x: F64, weight: npt.NDArray[np.int8]) -> F64:
 
     Every sum stays below 2³¹, so float64, whose product of matrices is fast, has them exactly.
     """
-    return x @ weight.T.astype(np.float64)
+    sums: F64 = x @ weight.T.astype(np.float64)
+    return sums
