@@ -17,7 +17,7 @@ from mpft_deploy.bundle import Precision
 from mpft_deploy.cores import available_cores
 from mpft_deploy.errors import InputError
 from mpft_deploy.kernels.encoder import Encoder
-from mpft_deploy.kernels.encoder.network import make_network
+from mpft_deploy.kernels.encoder.network import Network, make_network
 from mpft_deploy.spec import DetectorSpec, Record, convert_record
 from mpft_deploy.weights import F32, SCALE, Rows, stored_weights
 
@@ -74,6 +74,11 @@ def load(engine: bytes, *, threads: int, spin: bool = True) -> NativeEngine:
     Raises:
         InputError: they are none.
     """
+    return NativeEngine(Encoder(read_network(engine), threads=threads or available_cores()))
+
+
+def read_network(engine: bytes) -> Network:
+    """The network that an engine's bytes hold; an InputError if they hold none."""
     length = int.from_bytes(engine[:8], "little")
     try:
         metadata = msgspec.json.decode(engine[8 : 8 + length])["__metadata__"]
@@ -81,10 +86,8 @@ def load(engine: bytes, *, threads: int, spin: bool = True) -> NativeEngine:
     except (msgspec.DecodeError, KeyError, TypeError):
         raise InputError(f"{WHERE} is none of the backend native: it has no {HEADER}") from None
     header: Header = convert_record(payload, Header, WHERE)
-    network = make_network(
-        header.spec, stored_weights(engine, header.spec, WHERE), wide=header.wide
-    )
-    return NativeEngine(Encoder(network, threads=threads or available_cores()))
+    stored = stored_weights(engine, header.spec, WHERE)
+    return make_network(header.spec, stored, wide=header.wide)
 
 
 class NativeEngine:
