@@ -12,7 +12,7 @@ help:
 	@echo "make demo    export, certify, profile and screen with the shipped detector; no torch;"
 	@echo "             IMAGES=FOLDER judges its verdicts by your own images"
 	@echo "make test    format check, lint, types and tests"
-	@echo "make sanitize   the C++ kernel under address and undefined-behaviour sanitizers"
+	@echo "make sanitize   the C++ kernels under address and undefined-behaviour sanitizers"
 	@echo "make fuzz       TARGET=picture SECONDS=3600: one reader of foreign bytes, from the kept corpus"
 	@echo "make bench      everything against its peers, taking turns; draws docs/benchmarks.md"
 	@echo "make bench-first-verdict   from the start of the process, and memory of one stream"
@@ -62,6 +62,7 @@ unit: .venv-test/installed
 sanitize: .venv-test/installed
 	cmake -S tests/kernels/native -B build/sanitize -DMPFT_SANITIZE=address,undefined
 	cmake --build build/sanitize --target check
+	.venv-test/bin/python -m pytest tests/kernels/encoder/test_sources.py -k sanitizers
 
 # What reached new code is kept in tests/fuzz/corpus; a fault is written to build/.
 SECONDS ?= 3600

@@ -100,7 +100,7 @@ def make_network(
         wide: layers of each block whose activations are wide: `qkv`, `out`, `fc`, `proj`.
 
     Raises:
-        UsageError: a matrix is too wide for its sums to fit into 32 bits.
+        UsageError: a matrix is too wide for its sums to fit into 32 bits, or holds −128.
     """
     arch = spec.architecture
 
@@ -116,6 +116,8 @@ def make_network(
         found = value if isinstance(value, Rows) else Rows.of(value)
         if found.integers[0].size > MAX_TERMS:
             raise UsageError(f"{name} is too wide for sums of 32 bits")
+        if found.integers.min() == -128:
+            raise UsageError(f"{name} holds -128, whose sign cannot be changed in 8 bits")
         return found
 
     def linear(name: str, kind: str, separator: str = ".") -> Linear:

@@ -23,11 +23,11 @@ def why_not() -> str | None:
     return f"needs {' and '.join(missing)}" if missing else None
 
 
-def build(folder: Path, target: str = "all", **definitions: str) -> Path:
-    """Configure and build the project, or rebuild what changed; returns `folder`."""
+def build(folder: Path, target: str = "all", project: Path = PROJECT, **definitions: str) -> Path:
+    """Configure and build a project, or rebuild what changed; returns `folder`."""
     options = [f"-D{name}={value}" for name, value in definitions.items()]
     if not (folder / "CMakeCache.txt").exists():
-        _run("cmake", "-S", PROJECT, "-B", folder, *options)
+        _run("cmake", "-S", project, "-B", folder, *options)
     _run("cmake", "--build", folder, "--target", target, "--parallel", "2")
     return folder
 

@@ -1,0 +1,90 @@
+// AVX-512 with VNNI. Compiled with -mavx512f -mavx512vnni, called only where the processor has both.
+#include "kernel.hpp"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "blocks.hpp"
+
+namespace mpft::encoder {
+namespace {
+
+struct Avx512Vnni {
+  using Float = __m512;
+  using Int = __m512i;
+  static constexpr int kParts = 1, kTokens = 6, kVectors = 2;
+  static constexpr int kOffsetLargest = 127;  // sums of four products are of 32 bits
+
+  static Float load(const float* from) { return _mm512_loadu_ps(from); }
+  static void store(float* to, Float x) { _mm512_storeu_ps(to, x); }
+  static Float all(float value) { return _mm512_set1_ps(value); }
+  static Float larger(Float a, Float b) { return _mm512_max_ps(a, b); }
+  static Float smaller(Float a, Float b) { return _mm512_min_ps(a, b); }
+  static Float magnitude(Float x) { return _mm512_abs_ps(x); }
+  static Float with_sign(Float x, Float sign) {
+    // Where the mask is set the third, else the second: one table of three bits.
+    const Int mask = _mm512_set1_epi32(0x7FFFFFFF);
+    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(mask, _mm512_castps_si512(sign),
+                                                         _mm512_castps_si512(x), 0b10101100));
+  }
+  static Float root(Float x) { return _mm512_sqrt_ps(x); }
+  static Float nearest(Float x) {
+    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  static Int to_whole(Float x) { return _mm512_cvtps_epi32(x); }
+  static Float power_of_two(Float n) {
+    const Int exponent = _mm512_add_epi32(to_whole(n), _mm512_set1_epi32(127));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
+  }
+  static float sum(Float x) {
+    const __m256 eight = _mm256_add_ps(lower(x), upper(x));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
+  static float largest(Float x) {
+    const __m256 eight = _mm256_max_ps(lower(x), upper(x));
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+  }
+  static __m256 lower(Float x) { return _mm512_castps512_ps256(x); }
+  static __m256 upper(Float x) {
+    return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1));
+  }
+
+  static Int load_whole(const std::int32_t* from) { return _mm512_loadu_si512(from); }
+  static void store_whole(std::int32_t* to, Int x) { _mm512_storeu_si512(to, x); }
+  static Float to_float(Int x) { return _mm512_cvtepi32_ps(x); }
+  static Int high(Int x) {
+    return _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(64)), 7);
+  }
+  static Int low(Int x, Int high) { return _mm512_sub_epi32(x, _mm512_slli_epi32(high, 7)); }
+  static void store_bytes(std::uint8_t* to, const Int* parts, int offset) {
+    const Int moved = _mm512_add_epi32(parts[0], _mm512_set1_epi32(offset));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(moved));
+  }
+
+  struct Inputs {
+    Int first, second;  // four bytes, repeated
+  };
+  static Inputs inputs(const std::uint8_t* eight) {
+    std::int32_t fours[2];
+    std::memcpy(fours, eight, sizeof fours);
+    return {_mm512_set1_epi32(fours[0]), _mm512_set1_epi32(fours[1])};
+  }
+  template <bool kBytesHaveOffset>
+  static Int dot(Int sum, const Inputs& x, const std::int8_t* first, const std::int8_t* second) {
+    sum = _mm512_dpbusd_epi32(sum, x.first, _mm512_loadu_si512(first));
+    return _mm512_dpbusd_epi32(sum, x.second, _mm512_loadu_si512(second));
+  }
+};
+
+}  // namespace
+
+const Kernel kAvx512Vnni = kernel_of<Avx512Vnni>();
+
+}  // namespace mpft::encoder
+#endif

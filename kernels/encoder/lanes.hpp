@@ -1,0 +1,161 @@
+// kLanes numbers of float32 on any processor.
+//
+// A version describes one register by a type V of a file without linkage, so that no code compiled
+// for one instruction set can be linked in the place of another's. V has
+//   Float, Int       a register of float32 and one of int32; + − × ÷ of Float are operators
+//   kParts           registers that hold kLanes numbers
+//   kTokens, kVectors, kOffsetLargest, Inputs, inputs, dot     for multiply.hpp
+// and the functions that are called here.
+#pragma once
+
+#include <cfloat>
+#include <cstdint>
+
+#include "kernel.hpp"
+
+static_assert(FLT_EVAL_METHOD == 0, "float32 must be computed as float32");
+
+namespace mpft::encoder {
+
+template <class V>
+struct Lanes {
+  typename V::Float part[V::kParts];
+};
+
+template <class V>
+struct Whole {
+  typename V::Int part[V::kParts];
+};
+
+template <class V>
+Lanes<V> load(const float* from) {
+  Lanes<V> out;
+  for (int i = 0; i < V::kParts; ++i) out.part[i] = V::load(from + i * (kLanes / V::kParts));
+  return out;
+}
+
+template <class V>
+void store(float* to, const Lanes<V>& x) {
+  for (int i = 0; i < V::kParts; ++i) V::store(to + i * (kLanes / V::kParts), x.part[i]);
+}
+
+template <class V>
+Lanes<V> all(float value) {
+  Lanes<V> out;
+  for (int i = 0; i < V::kParts; ++i) out.part[i] = V::all(value);
+  return out;
+}
+
+template <class V>
+Lanes<V> operator+(const Lanes<V>& a, const Lanes<V>& b) {
+  Lanes<V> out;
+  for (int i = 0; i < V::kParts; ++i) out.part[i] = a.part[i] + b.part[i];
+  return out;
+}
+
+template <class V>
+Lanes<V> operator-(const Lanes<V>& a, const Lanes<V>& b) {
+  Lanes<V> out;
+  for (int i = 0; i < V::kParts; ++i) out.part[i] = a.part[i] - b.part[i];
+  return out;
+}
+
+template <class V>
+Lanes<V> operator*(const Lanes<V>& a, const Lanes<V>& b) {
+  Lanes<V> out;
+  for (int i = 0; i < V::kParts; ++i) out.part[i] = a.part[i] * b.part[i];
+  return out;
+}
+
+template <class V>
+Lanes<V> operator/(const Lanes<V>& a, const Lanes<V>& b) {
+  Lanes<V> out;
+  for (int i = 0; i < V::kParts; ++i) out.part[i] = a.part[i] / b.part[i];
+  return out;
+}
+
+template <class V>
+Lanes<V> larger(const Lanes<V>& a, const Lanes<V>& b) {
+  Lanes<V> out;
+  for (int i = 0; i < V::kParts; ++i) out.part[i] = V::larger(a.part[i], b.part[i]);
+  return out;
+}
+
+template <class V>
+Lanes<V> smaller(const Lanes<V>& a, const Lanes<V>& b) {
+  Lanes<V> out;
+  for (int i = 0; i < V::kParts; ++i) out.part[i] = V::smaller(a.part[i], b.part[i]);
+  return out;
+}
+
+template <class V>
+Lanes<V> magnitude(const Lanes<V>& x) {
+  Lanes<V> out;
+  for (int i = 0; i < V::kParts; ++i) out.part[i] = V::magnitude(x.part[i]);
+  return out;
+}
+
+template <class V>
+Lanes<V> with_sign(const Lanes<V>& x, const Lanes<V>& sign) {
+  Lanes<V> out;
+  for (int i = 0; i < V::kParts; ++i) out.part[i] = V::with_sign(x.part[i], sign.part[i]);
+  return out;
+}
+
+template <class V>
+Lanes<V> root(const Lanes<V>& x) {
+  Lanes<V> out;
+  for (int i = 0; i < V::kParts; ++i) out.part[i] = V::root(x.part[i]);
+  return out;
+}
+
+// The nearest whole numbers, halves to even; of less than 2²². The sign of a zero is free.
+template <class V>
+Lanes<V> nearest(const Lanes<V>& x) {
+  Lanes<V> out;
+  for (int i = 0; i < V::kParts; ++i) out.part[i] = V::nearest(x.part[i]);
+  return out;
+}
+
+// The same as integers.
+template <class V>
+Whole<V> to_whole(const Lanes<V>& x) {
+  Whole<V> out;
+  for (int i = 0; i < V::kParts; ++i) out.part[i] = V::to_whole(x.part[i]);
+  return out;
+}
+
+// 2^n, for whole numbers of −126 to 127.
+template <class V>
+Lanes<V> power_of_two(const Lanes<V>& n) {
+  Lanes<V> out;
+  for (int i = 0; i < V::kParts; ++i) out.part[i] = V::power_of_two(n.part[i]);
+  return out;
+}
+
+// int32 as float32, to the nearest.
+template <class V>
+Lanes<V> to_float(const std::int32_t* from) {
+  Lanes<V> out;
+  for (int i = 0; i < V::kParts; ++i) {
+    out.part[i] = V::to_float(V::load_whole(from + i * (kLanes / V::kParts)));
+  }
+  return out;
+}
+
+// The upper half is added to the lower, until one is left.
+template <class V>
+float sum(Lanes<V> x) {
+  for (int half = V::kParts / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) x.part[i] = x.part[i] + x.part[i + half];
+  }
+  return V::sum(x.part[0]);
+}
+
+template <class V>
+float largest(Lanes<V> x) {
+  for (int i = 1; i < V::kParts; ++i) x.part[0] = V::larger(x.part[0], x.part[i]);
+  return V::largest(x.part[0]);
+}
+
+}  // namespace mpft::encoder

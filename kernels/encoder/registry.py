@@ -1,0 +1,182 @@
+"""Every version of the encoder, whether it runs here, and the choice among them.
+
+`MPFT_KERNEL` forces a version by name and fails loudly; without it the first in the list that runs
+here is taken. All give the same bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.kernels.encoder import oracle
+from mpft_deploy.kernels.encoder.network import Network
+from mpft_deploy.kernels.encoder.oracle import F32, I32, U8
+
+try:
+    from mpft_deploy.kernels.encoder import _encoder
+except ImportError as _error:
+    _encoder = None  # type: ignore[assignment]
+    _WHY_NO_NATIVE = f"the native module is missing ({_error}); install mpft-deploy again"
+
+VARIABLE = "MPFT_KERNEL"
+
+Run = Callable[[U8, I32], F32]
+"""Patches u8 [B, K, 3·p·p] and positions i32 [B, K], both contiguous, to logits f32 [B]."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of the encoder.
+
+    Attributes:
+        name: what `MPFT_KERNEL` calls it.
+        why_not: the reason that it does not run here, or None.
+        make: a network and a number of threads to a function that runs it.
+    """
+
+    name: str
+    why_not: Callable[[], str | None]
+    make: Callable[[Network, int], Run]
+
+
+class Encoder:
+    """A network made ready for the fastest version that runs here.
+
+    Args:
+        network: see `make_network`.
+        threads: how many compute, the caller's among them; changes no bit. Calls of `logits` from
+            several threads take turns.
+        version: one of `VERSIONS` by name, in the place of the choice.
+
+    Raises:
+        UsageError: no such version, or threads below 1.
+        EnvironmentLacksError: `MPFT_KERNEL` or `version` names one that does not run here.
+    """
+
+    def __init__(self, network: Network, threads: int = 2, version: str | None = None) -> None:
+        if threads < 1:
+            raise UsageError(f"threads must be 1 or more, got {threads}")
+        chosen = choose(version)
+        self.version = chosen.name
+        self._cells = len(network.positions) - 1
+        self._patch_bytes = network.patch_weight[0].size
+        self._run = chosen.make(network, threads)
+
+    def logits(self, patches: U8, positions: I32) -> F32:
+        """The logit of each view, f32 [B]: those of `oracle.logit`, to the last bit.
+
+        Args:
+            patches: u8 [B, K, 3·p·p], the pixels of the kept cells in the order row, column,
+                channel; K at least 1.
+            positions: i32 [B, K], index of each cell in raster order, below N.
+
+        Raises:
+            UsageError: a wrong dtype, shape or position; says what was expected and what came.
+        """
+        batch, count = positions.shape if positions.ndim == 2 else (-1, -1)
+        if patches.dtype != np.uint8 or patches.shape != (batch, count, self._patch_bytes):
+            raise UsageError(
+                f"patches must be uint8 [B, K, {self._patch_bytes}] for positions [B, K], got "
+                f"{patches.dtype} {list(patches.shape)} for {list(positions.shape)}"
+            )
+        if positions.dtype != np.int32 or count < 1:
+            raise UsageError(
+                f"positions must be int32 [B, K] with K at least 1, got {positions.dtype} "
+                f"{list(positions.shape)}"
+            )
+        if batch and not 0 <= positions.min() <= positions.max() < self._cells:
+            raise UsageError(
+                f"positions must be at least 0 and below {self._cells}, got "
+                f"{positions.min()} to {positions.max()}"
+            )
+        return self._run(np.ascontiguousarray(patches), np.ascontiguousarray(positions))
+
+
+def choose(name: str | None = None) -> Version:
+    """The version called `name` or what `MPFT_KERNEL` says, else the first that runs here."""
+    source = f"version {name}" if name else f"{VARIABLE}={os.environ.get(VARIABLE)}"
+    name = name or os.environ.get(VARIABLE)
+    if not name:
+        return next(version for version in VERSIONS if version.why_not() is None)
+    found = next((version for version in VERSIONS if version.name == name), None)
+    if found is None:
+        raise UsageError(f"{source} is no version of the encoder. Versions: {_listing()}")
+    reason = found.why_not()
+    if reason is not None:
+        raise EnvironmentLacksError(f"{source} does not run here: {reason}. Versions: {_listing()}")
+    return found
+
+
+def sizes(network: Network) -> list[int]:
+    """Width, hidden, heads, cells, pixels of a cell, depth, taps: as encoder.hpp has them."""
+    width, _, area = network.patch_weight.shape
+    hidden = len(network.blocks[0].shrink)
+    cells = len(network.positions) - 1
+    return [width, hidden, network.heads, cells, area, len(network.blocks), len(network.head)]
+
+
+def arrays(part: Any) -> Iterator[npt.NDArray[Any]]:
+    """What a network is made of in the order of its fields, contiguous, truth values as int8."""
+    if isinstance(part, np.ndarray):
+        yield np.ascontiguousarray(part)
+    elif isinstance(part, np.float32):
+        yield np.full(1, part, np.float32)
+    elif isinstance(part, bool):
+        yield np.full(1, part, np.int8)
+    elif isinstance(part, tuple):
+        for one in part:
+            yield from arrays(one)
+    elif dataclasses.is_dataclass(part):
+        for field in dataclasses.fields(part):
+            yield from arrays(getattr(part, field.name))
+
+
+def _make_native(name: str, network: Network, threads: int) -> Run:
+    quick = network.activation == "quick_gelu"
+    encoder = _encoder.Encoder(name, sizes(network), quick, list(arrays(network)), threads)
+
+    def run(patches: U8, positions: I32) -> F32:
+        out = np.empty(len(patches), np.float32)
+        encoder.logits(patches, positions, out)
+        return out
+
+    return run
+
+
+def _make_numpy(network: Network, threads: int) -> Run:
+    def run(patches: U8, positions: I32) -> F32:
+        views = zip(patches, positions, strict=True)
+        return np.array([oracle.logit(network, *view) for view in views], np.float32)
+
+    return run
+
+
+def _native_version(name: str) -> Version:
+    def why_not() -> str | None:
+        return _WHY_NO_NATIVE if _encoder is None else _encoder.why_not(name)
+
+    return Version(name, why_not, functools.partial(_make_native, name))
+
+
+# The fastest first. A new version is one line here.
+VERSIONS = (
+    _native_version("avx512"),
+    _native_version("avx2"),
+    _native_version("neon"),
+    _native_version("scalar"),
+    Version("numpy", lambda: None, _make_numpy),
+)
+
+
+def _listing() -> str:
+    reasons = ((one.name, one.why_not()) for one in VERSIONS)
+    return ", ".join(f"{name} ({reason or 'available'})" for name, reason in reasons)

@@ -1,0 +1,206 @@
+"""The encoder's C++ sources, built without Python: mutants, sanitizers, other processors."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import native_library
+import numpy as np
+import pytest
+from encoder_cases import Case, suite
+
+from mpft_deploy.kernels.encoder import VERSIONS
+
+pytestmark = pytest.mark.skipif(
+    native_library.why_not() is not None, reason=str(native_library.why_not())
+)
+
+PROJECT = Path(__file__).with_name("native")
+KERNEL = PROJECT.parents[3] / "kernels" / "encoder"
+HERE = {one.name for one in VERSIONS if one.why_not() is None and one.name != "numpy"}
+# Processors with AVX2 run the version for AVX-512 too, its instructions written out in C++.
+BUILT = HERE | {"avx512"} if "avx2" in HERE else HERE
+
+# name: (versions that it changes, file, an expression, what stands there instead).
+MUTANTS = {
+    "lanes added in another order": (
+        {"avx2"},
+        "avx2.cpp",
+        "_mm_add_ps(four, _mm_movehl_ps(four, four))",
+        "_mm_hadd_ps(four, four)",
+    ),
+    "neighbouring lanes added": (
+        {"scalar"},
+        "lanes.hpp",
+        "x.part[i] + x.part[i + half]",
+        "x.part[2 * i] + x.part[2 * i + 1]",
+    ),
+    "scales multiplied first": (
+        BUILT,
+        "blocks.hpp",
+        "sums * load<V>(layer.scale + column) * all<V>(room_.scale[token])",
+        "sums * (load<V>(layer.scale + column) * all<V>(room_.scale[token]))",
+    ),
+    "bias and position added first": (
+        BUILT,
+        "blocks.hpp",
+        "value + load<V>(position + column)",
+        "colours * load<V>(model_.patch_scale + column) + "
+        "(load<V>(model_.patch_bias + column) + load<V>(position + column))",
+    ),
+    "multiplied by an inverse": (BUILT, "arithmetic.hpp", "bound / limit", "bound * (1 / limit)"),
+    "small rows are zeros": (BUILT, "arithmetic.hpp", "bound < kTiny", "bound < 1"),
+    "negative numbers are not large": (
+        BUILT,
+        "arithmetic.hpp",
+        "magnitude(load<V>(row + i))",
+        "load<V>(row + i)",
+    ),
+    "low bytes left out": (
+        BUILT,
+        "blocks.hpp",
+        "sums[0] * all<V>(128) + sums[1]",
+        "sums[0] * all<V>(128)",
+    ),
+    "offset not compensated": ({"avx2", "avx512"}, "encoder.cpp", "-offset", "0"),
+    "pixels not compensated": ({"scalar", "avx2", "neon"}, "encoder.cpp", "kOffset - offset", "0"),
+    "sums saturate at 16 bits": ({"avx2"}, "encoder.cpp", "kernel_.offset_largest", "64"),
+    "a shorter series": (BUILT, "arithmetic.hpp", "1.0 / 5040", "0.0"),
+    "padding has weight": (BUILT, "blocks.hpp", "scores[i] = 0", "scores[i]"),
+    "inputs repeated": ({"avx512"}, "avx512vnni.cpp", "x.second", "x.first"),
+    "another table": ({"avx512"}, "avx512vnni.cpp", "0b10101100", "0b11001010"),
+}
+
+
+def build(folder: Path, **definitions: str) -> Path:
+    """The driver, built in a folder."""
+    native_library.build(folder, "driver", PROJECT, **definitions)
+    return folder / "driver"
+
+
+def passes(cases: list[Case], *command: str | Path, mutant: int = 0) -> bool:
+    """Whether a driver computes what is due."""
+    done = subprocess.run(
+        command,
+        input=b"".join(case.packed() for case in cases),
+        capture_output=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "MPFT_MUTANT": str(mutant)},
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout == np.concatenate([case.expected for case in cases]).tobytes()
+
+
+def copy_sources(folder: Path) -> Path:
+    """A copy of the sources, to be altered."""
+    kernel = folder / "kernel"
+    kernel.mkdir()
+    for name in ("*.cpp", "*.hpp", "CMakeLists.txt"):
+        for source in KERNEL.glob(name):
+            shutil.copyfile(source, kernel / source.name)
+    return kernel
+
+
+def alter(file: Path, text: str, instead: str) -> None:
+    source = file.read_text()
+    assert source.count(text) == 1, f"{text} does not fit {file.name} any more"
+    file.write_text(source.replace(text, instead))
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    return suite()
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A driver with all mutants in it, of which MPFT_MUTANT says by number which is alive."""
+    folder = tmp_path_factory.mktemp("mutants")
+    kernel = copy_sources(folder)
+    for number, (_, file, text, instead) in enumerate(MUTANTS.values(), 1):
+        alter(kernel / file, text, f"(mpft_mutant == {number} ? ({instead}) : ({text}))")
+    for file in {file for _, file, *_ in MUTANTS.values()}:
+        path = kernel / file
+        path.write_text(f"extern int mpft_mutant;\n{path.read_text()}")
+    with (kernel / "pool.cpp").open("a") as pool:
+        pool.write('#include <cstdlib>\nint mpft_mutant = std::atoi(std::getenv("MPFT_MUTANT"));\n')
+    if "avx512" in BUILT - HERE:
+        alter(kernel / "CMakeLists.txt", "-mavx512f;-mavx512vnni", f"-mavx2;-I{PROJECT}/emulated")
+        alter(kernel / "encoder.cpp", "vnni ? nullptr", "true || vnni ? nullptr")
+    return build(folder / "build", MPFT_KERNEL_DIR=str(kernel), CMAKE_BUILD_TYPE="Debug")
+
+
+@pytest.mark.parametrize("name", sorted(BUILT))
+def test_suite_passes_the_sources_as_they_are(driver: Path, cases: list[Case], name: str) -> None:
+    assert passes(cases, driver, name)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_suite_finds_the_mutant(driver: Path, cases: list[Case], mutant: str) -> None:
+    names, number = MUTANTS[mutant][0] & BUILT, 1 + list(MUTANTS).index(mutant)
+    if not names:
+        pytest.skip("the version does not run here")
+    for name in sorted(names):
+        assert not passes(cases, driver, name, mutant=number), name
+
+
+def test_suite_finds_fused_multiply_adds(tmp_path: Path, cases: list[Case]) -> None:
+    """What compilers do unasked for processors that have them."""
+    flags = "-ffp-contract=fast"
+    if platform.machine() in ("x86_64", "AMD64"):
+        if "avx2" not in HERE:
+            pytest.skip("this processor has no fused multiply-adds")
+        flags += " -mfma"
+    kernel = copy_sources(tmp_path)
+    alter(kernel / "CMakeLists.txt", "-ffp-contract=off", flags)
+    for name, kernels in (("avx2", "kAvx2"), ("avx512vnni", "kAvx512Vnni"), ("neon", "kNeon")):
+        (kernel / f"{name}.cpp").write_text(
+            f'#include "kernel.hpp"\nconst mpft::encoder::Kernel mpft::encoder::{kernels}{{}};\n'
+        )
+    fused = build(tmp_path / "build", MPFT_KERNEL_DIR=str(kernel), CMAKE_CXX_FLAGS_RELEASE="-O2")
+    assert not passes(cases, fused, "scalar")
+
+
+def test_files_for_an_instruction_set_export_one_name(driver: Path) -> None:
+    """A weak symbol in one could replace the same one elsewhere, on a processor that lacks it."""
+    if shutil.which("nm") is None:
+        pytest.skip("needs nm")
+    for name, exported in (("avx2", "kAvx2"), ("avx512vnni", "kAvx512Vnni"), ("neon", "kNeon")):
+        (compiled,) = driver.parent.rglob(f"{name}.cpp.o")
+        listing = subprocess.run(
+            ["nm", "--demangle", "--defined-only", "--extern-only", compiled],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        symbols = [line.split(maxsplit=2)[2] for line in listing.splitlines()]
+        assert all(symbol == f"mpft::encoder::{exported}" for symbol in symbols), listing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
+def test_sanitizers_are_silent(tmp_path: Path, cases: list[Case], sanitizers: str) -> None:
+    driver = build(tmp_path, MPFT_SANITIZE=sanitizers, CMAKE_BUILD_TYPE="Debug")
+    for name in sorted(HERE):
+        assert passes(cases, driver, name), name
+
+
+def test_neon_equals_oracle_under_emulation(tmp_path: Path, cases: list[Case]) -> None:
+    compiler = "aarch64-linux-gnu-g++"
+    if missing := [tool for tool in (compiler, "qemu-aarch64") if shutil.which(tool) is None]:
+        pytest.skip(f"needs {' and '.join(missing)} (packages g++-aarch64-linux-gnu, qemu-user)")
+    driver = build(
+        tmp_path,
+        CMAKE_SYSTEM_NAME="Linux",
+        CMAKE_SYSTEM_PROCESSOR="aarch64",
+        CMAKE_CXX_COMPILER=compiler,
+        CMAKE_EXE_LINKER_FLAGS="-static",
+        CMAKE_CXX_FLAGS_RELEASE="-O2",
+    )
+    for name in ("neon", "scalar"):
+        assert passes(cases, "qemu-aarch64", "-cpu", "max", driver, name), name

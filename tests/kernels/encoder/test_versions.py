@@ -1,0 +1,184 @@
+"""Every version of the encoder that runs here equals the oracle, whatever the network."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from encoder_cases import KINDS, LAYERS, Size, make_case, random_network, random_views, same_bits
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.kernels.encoder import VERSIONS, Encoder
+
+EVERY = [
+    pytest.param(one.name, marks=pytest.mark.skipif(bool(one.why_not()), reason=str(one.why_not())))
+    for one in VERSIONS
+    if one.name != "numpy"
+]
+
+SIZES = st.builds(
+    Size,
+    heads=st.integers(1, 4),
+    head_size=st.integers(1, 20),
+    hidden=st.integers(1, 70),
+    side=st.integers(1, 7),
+    cells=st.integers(1, 40),
+    depth=st.integers(1, 3),
+    taps=st.just(1),
+)
+
+
+@pytest.mark.parametrize("name", EVERY)
+@given(
+    seed=st.integers(0, 2**32),
+    size=SIZES,
+    kind=st.sampled_from(KINDS),
+    limit=st.sampled_from([1, 31, 32, 33, 127]),
+    wide=st.sets(st.sampled_from(LAYERS)),
+    activation=st.sampled_from(["gelu", "quick_gelu"]),
+    threads=st.integers(1, 5),
+    batch=st.integers(0, 3),
+    count=st.integers(1, 40),
+    every_tap=st.booleans(),
+)
+def test_equals_the_oracle(
+    name: str,
+    seed: int,
+    size: Size,
+    kind: str,
+    limit: int,
+    wide: set[str],
+    activation: str,
+    threads: int,
+    batch: int,
+    count: int,
+    every_tap: bool,
+) -> None:
+    if every_tap:
+        size = replace(size, taps=size.depth)
+    network = random_network(seed, size, kind, limit, tuple(wide), activation)
+    case = make_case(network, random_views(seed, size, batch, count), threads)
+    found = Encoder(network, threads, name).logits(case.patches, case.positions)
+    assert same_bits(found, case.expected)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_counts_follow_one_another(name: str) -> None:
+    """Memory of a larger view leaves nothing behind in a smaller one."""
+    size = Size(cells=40)
+    network = random_network(5, size)
+    encoder = Encoder(network, 3, name)
+    for count in (7, 40, 1, 18, 2, 40):
+        case = make_case(network, random_views(count, size, 2, count), 3)
+        assert same_bits(encoder.logits(case.patches, case.positions), case.expected)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_callers_take_turns(name: str) -> None:
+    size = Size()
+    network = random_network(6, size)
+    encoder = Encoder(network, 2, name)
+    cases = [make_case(network, random_views(seed, size, 1, 9), 2) for seed in range(4)]
+
+    def agrees(turn: int) -> bool:
+        case = cases[turn % len(cases)]
+        return same_bits(encoder.logits(case.patches, case.positions), case.expected)
+
+    with ThreadPoolExecutor(4) as callers:
+        assert all(callers.map(agrees, range(100)))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_denormals_count_whatever_the_caller_has_set(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    size = Size()
+    network = random_network(7, size, "denormal")
+    case = make_case(network, random_views(7, size, 1, 9), 1)
+    encoder = Encoder(network, 1, name)
+    small = np.full(1, 1e-40, np.float32)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor has no flag for denormals")
+    try:
+        found = encoder.logits(case.patches, case.positions)
+        flushed = (small * np.float32(0.5))[0]
+    finally:
+        torch.set_flush_denormal(False)
+    assert same_bits(found, case.expected)
+    assert flushed == 0, "the caller's rules are put back"
+
+
+def test_arguments_are_checked() -> None:
+    size = Size()
+    network = random_network(1, size)
+    patches, positions = random_views(1, size, 2, 5)
+    encoder = Encoder(network)
+    wrong = [
+        (patches.astype(np.int8), positions, "patches must be uint8"),
+        (patches[:, :, :-1], positions, "patches must be uint8"),
+        (patches[:1], positions, "patches must be uint8"),
+        (patches[0], positions[0], "patches must be uint8"),
+        (patches, positions.astype(np.int64), "positions must be int32"),
+        (patches[:, :0], positions[:, :0], "K at least 1"),
+        (patches, positions + 9, "below 9, got"),
+        (patches, positions - 9, "at least 0"),
+    ]
+    for bad_patches, bad_positions, message in wrong:
+        with pytest.raises(UsageError, match=message):
+            encoder.logits(bad_patches, bad_positions)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="threads must be 1 or more, got 0"):
+        Encoder(network, 0)
+
+
+def test_arrays_in_any_layout() -> None:
+    size = Size()
+    network = random_network(2, size)
+    case = make_case(network, random_views(2, size, 3, 6), 2)
+    found = Encoder(network).logits(
+        np.asfortranarray(case.patches), np.repeat(case.positions, 2, axis=1)[:, ::2]
+    )
+    assert same_bits(found, case.expected)
+
+
+def test_a_version_is_forced_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = random_network(3, Size())
+    monkeypatch.delenv("MPFT_KERNEL", raising=False)
+    first = next(one.name for one in VERSIONS if one.why_not() is None)
+    assert Encoder(network).version == first
+    for name in ("scalar", "numpy"):
+        monkeypatch.setenv("MPFT_KERNEL", name)
+        assert Encoder(network).version == name
+    monkeypatch.setenv("MPFT_KERNEL", "sse9")
+    with pytest.raises(UsageError, match=r"MPFT_KERNEL=sse9 is no version.*numpy \(available\)"):
+        Encoder(network)
+    lacking = next(one for one in VERSIONS if one.why_not() is not None)
+    monkeypatch.setenv("MPFT_KERNEL", lacking.name)
+    with pytest.raises(EnvironmentLacksError, match=f"MPFT_KERNEL={lacking.name} does not run"):
+        Encoder(network)
+
+
+def test_the_native_module_keeps_memory_safe() -> None:
+    """What it refuses was refused by the registry already."""
+    _encoder = pytest.importorskip("mpft_deploy.kernels.encoder._encoder")
+    from mpft_deploy.kernels.encoder.registry import arrays, sizes
+
+    size = Size()
+    network = random_network(4, size)
+    parts, its_sizes = list(arrays(network)), sizes(network)
+    with pytest.raises(ValueError, match="do not fit"):
+        _encoder.Encoder("scalar", its_sizes, True, parts[:-1], 1)
+    with pytest.raises(ValueError, match="too many"):
+        _encoder.Encoder("scalar", its_sizes, True, [*parts, parts[-1]], 1)
+    with pytest.raises(ValueError, match="do not fit"):
+        _encoder.Encoder("scalar", [its_sizes[0] * 2, *its_sizes[1:]], True, parts, 1)
+    with pytest.raises(ValueError, match="from -127"):
+        _encoder.Encoder("scalar", its_sizes, True, [np.full_like(parts[0], -128), *parts[1:]], 1)
+    encoder = _encoder.Encoder("scalar", its_sizes, True, parts, 1)
+    patches, positions = random_views(1, size, 2, 5)
+    with pytest.raises(ValueError, match="do not fit"):
+        encoder.logits(patches, positions + 9, np.empty(2, np.float32))
+    with pytest.raises(ValueError, match="do not fit"):
+        encoder.logits(patches, positions, np.empty(1, np.float32))
