@@ -13,6 +13,7 @@ from mpft_deploy.engine import get_backend
 from mpft_deploy.errors import UsageError
 
 BUILDERS = {
+    "native": "mpft_deploy.export.builders:NATIVE",
     "onnxruntime": "mpft_deploy.export.builders:ONNX",
     "openvino": "mpft_deploy.export.builders:OPENVINO",
     "tensorrt": "mpft_deploy.export.tensorrt:TENSORRT",
@@ -102,7 +103,7 @@ class Builder(Protocol):
         """The engine's file name and bytes.
 
         Args:
-            model: the graph, which carries the precision.
+            model: the graph, which carries the precision; of the backend native the integers.
             plan: what `plan` made of the options.
             say: told of progress.
         """
@@ -116,23 +117,32 @@ def get_builder(backend: str) -> Builder:
 
 
 @dataclass(frozen=True)
-class OnnxBuilder:
-    """For a backend that reads ONNX itself: the graph is the engine."""
+class FileBuilder:
+    """For a backend that reads the model itself: it is the engine.
+
+    file: its name; what: it is, for people.
+    """
 
     backend: str
+    file: str
+    what: str
 
     def plan(self, precision: str, options: BuildOptions) -> Plan:
         """See `Builder`."""
         options.refuse(self.backend, *(field.name for field in fields(options)))
         get_backend(self.backend)
-        return Plan((), {"engine": "the ONNX graph, for any batch"})
+        return Plan((), {"engine": self.what})
 
     def build(
         self, model: bytes, plan: Plan, options: BuildOptions, say: Callable[[str], None]
     ) -> tuple[str, bytes]:
         """See `Builder`."""
-        return "engine.onnx", model
+        return self.file, model
 
 
-ONNX = OnnxBuilder("onnxruntime")
-OPENVINO = OnnxBuilder("openvino")
+GRAPH = ("engine.onnx", "the ONNX graph, for any batch")
+ONNX = FileBuilder("onnxruntime", *GRAPH)
+OPENVINO = FileBuilder("openvino", *GRAPH)
+NATIVE = FileBuilder(
+    "native", "engine.safetensors", "the detector's own integers, for any batch and processor"
+)

@@ -40,6 +40,7 @@ from mpft_deploy.engine.certificate import (
     smoke_faults,
     smoke_test,
 )
+from mpft_deploy.engine.native import write_engine
 from mpft_deploy.errors import EnvironmentLacksError, GateError, UsageError
 from mpft_deploy.export.builders import Builder, BuildOptions, Plan, get_builder
 from mpft_deploy.export.graph import build_graph, serialise
@@ -53,6 +54,7 @@ from mpft_deploy.spec import DetectorSpec
 from mpft_deploy.weights import detector_shapes
 
 LATENCY_SAMPLES = 100
+NATIVE = "native"
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def silent(text: str) -> None:
 class Made:
     """An engine in memory, not proven; `graph` is what it runs, `spec` the one it is run by.
 
+    graph: None for the backend native, which runs none.
+
     golden: crops with the logits that it should give, by `golden_of`.
     engine: None for one that cannot run here, and `not_run` says why.
     """
@@ -123,12 +127,17 @@ class Made:
     golden_of: str
     precision: Precision
     calibrated_on: str | None
-    graph: onnx.ModelProto
+    graph: onnx.ModelProto | None
     plan: Plan
     file: str
     engine_bytes: bytes
     engine: Engine | None
     not_run: str | None
+
+    @property
+    def mixes_views(self) -> bool:
+        """Whether a view's logit depends on the views that are judged with it."""
+        return self.graph is not None and mixes_views(self.graph)
 
     def smoke(self) -> tuple[Comparison, list[str]]:
         """The smoke test of an engine that runs here, and its faults."""
@@ -168,10 +177,10 @@ def make(request: Request, materials: Materials, say: Say = silent) -> Made:
     spec = materials.spec_at(request.keep)
     golden, golden_of = materials.golden_at(request.keep)
     materials.read_images()
-    say("writing the encoder graph")
-    graph = _write_graph(request, materials)
+    say("writing the encoder")
+    graph, model = _write_model(request, materials, spec, precision)
     say("building the engine")
-    file, engine_bytes = builder.build(serialise(graph), plan, request.options, say)
+    file, engine_bytes = builder.build(model, plan, request.options, say)
     quantised = RECIPES[request.precision].quantise is not None
     return Made(
         detector=materials.detector,
@@ -263,7 +272,7 @@ def write(
         spec=built.spec,
         backend=request.backend,
         precision=built.precision,
-        mixes_views=mixes_views(built.graph),
+        mixes_views=built.mixes_views,
         engine=built.file,
         device=Device.here(),
         versions={
@@ -386,6 +395,18 @@ def _resolve(request: Request) -> tuple[Backend, Builder, Plan]:
         )
     builder = get_builder(request.backend)
     return backend, builder, builder.plan(request.precision, request.options)
+
+
+def _write_model(
+    request: Request, materials: Materials, spec: DetectorSpec, precision: Precision
+) -> tuple[onnx.ModelProto | None, bytes]:
+    """What an engine is built of: a graph, and its bytes, or the integers of the backend native."""
+    if request.backend == NATIVE:
+        if request.float_layers:
+            raise UsageError(f"--float-layers does not go with backend {NATIVE}: it has no floats")
+        return None, write_engine(spec, materials.detector.stored, precision)
+    graph = _write_graph(request, materials)
+    return graph, serialise(graph)
 
 
 def _write_graph(request: Request, materials: Materials) -> onnx.ModelProto:

@@ -54,6 +54,7 @@ ONNX_TYPES: dict[str, int] = {
 }
 INT8 = Precision("int8", "static")
 FP8 = Precision("float8", "static")
+BY_TOKEN = Precision("int8", "dynamic per token")
 BY_RANGES = "layers by calibrated ranges"
 RECIPES = {
     str(recipe.precision): recipe
@@ -76,6 +77,14 @@ RECIPES = {
             f"int8 {BY_RANGES}, other matmuls in bfloat16",
             replace(INT8, rest="bfloat16"),
             static_int8,
+        ),
+        *(
+            Recipe(help_, replace(BY_TOKEN, wide_layers=wide))
+            for wide, help_ in (
+                ((), "int8, the same on every processor"),
+                (("proj",), "int8, 15 bits behind the GELU; the same on every processor"),
+                (("qkv", "out", "fc", "proj"), "15 bits throughout; the same on every processor"),
+            )
         ),
         Recipe(f"E4M3 {BY_RANGES}", FP8, static_fp8),
         Recipe(

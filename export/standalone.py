@@ -27,7 +27,6 @@ from mpft_deploy.errors import GateError, UsageError
 from mpft_deploy.export.graph import OPSET, GraphBuilder, serialise
 from mpft_deploy.export.materials import Say
 from mpft_deploy.export.pipeline import Built, Request, build, silent
-from mpft_deploy.export.precision import mixes_views
 from mpft_deploy.files import display
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.outputs import reserve, write_output
@@ -176,6 +175,7 @@ def make_standalone(request: Request, say: Say = silent) -> Standalone:
         raise UsageError(f"a standalone graph is certified on onnxruntime, not {request.backend}")
     built = build(request, say)
     spec = built.spec
+    assert built.graph is not None  # ONNX Runtime's
     model = build_standalone(spec, built.graph)
     helper.set_model_props(
         model,
@@ -195,7 +195,7 @@ def make_standalone(request: Request, say: Say = silent) -> Standalone:
         precision=str(built.precision),
         detector_seal=built.detector.seal,
         certificate=built.certificate,
-        batchable=not mixes_views(built.graph),
+        batchable=not built.mixes_views,
     )
 
 

@@ -67,6 +67,10 @@ class Device(Record, frozen=True):
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "float8": "fp8"}
 
 
+WIDTHS = {(): "narrow", ("proj",): "mixed", ("qkv", "out", "fc", "proj"): "wide"}
+"""What is wide of integer activations that are scaled by token → what that is called."""
+
+
 class Precision(Record, frozen=True):
     """What an engine computes in; its name for people is derived from this, never read.
 
@@ -77,15 +81,20 @@ class Precision(Record, frozen=True):
             at export, or by ranges taken as the engine runs, for each tensor or each token.
         rest: type of the other matmuls: attention, and the layers left in float.
         float_layers: patterns (`fnmatch`) of the layers that are left out.
+        wide_layers: kinds of layers whose activations have 15 bits, where those of the others have
+            8; of the backend native alone.
     """
 
     weights: Literal["float32", "float16", "bfloat16", "int8", "float8"]
     activations: Literal["none", "static", "dynamic per tensor", "dynamic per token"] = "none"
     rest: Literal["float32", "float16", "bfloat16"] = "float32"
     float_layers: tuple[str, ...] = ()
+    wide_layers: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        how = {"static": "-static", "dynamic per token": "-token"}.get(self.activations, "")
+        if self.activations == "dynamic per token":
+            return WIDTHS.get(self.wide_layers, f"wide in {', '.join(self.wide_layers)}")
+        how = "-static" if self.activations == "static" else ""
         name = SHORT[self.weights] + (how if self.weights == "int8" else "")
         if self.rest not in (self.weights, "float32"):
             name += f"+{SHORT[self.rest]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ from mpft_deploy.outputs import staged_folder
 from mpft_deploy.sealed import MANIFESTS, read_manifest, read_sealed, write_seal
 from mpft_deploy.spec import DetectorSpec, convert_record
 from mpft_deploy.standing import sealed_kind
-from mpft_deploy.weights import F32, Stored, decode, detector_weights, quantise
+from mpft_deploy.weights import F32, Rows, Stored, as_floats, decode, quantise, stored_weights
 
 KIND, VERSION = "detector", 1
 MANIFEST, OUTPUT = MANIFESTS[KIND], sealed_kind(KIND)
@@ -65,16 +66,21 @@ class Golden:
 class DetectorFolder:
     """What a detector folder holds.
 
-    weights: float32, dequantised where they are stored in fewer bits; open_clip's names of a visual
-        tower, blocks 0 to depth − 1 alone, and `head.weight` [1, taps · E], `head.bias` [1].
+    stored: weights by open_clip's names of a visual tower, blocks 0 to depth − 1 alone, and
+        `head.weight` [1, taps · E], `head.bias` [1]; matrices that are rounded as integers.
     """
 
     path: Path
     spec: DetectorSpec
-    weights: dict[str, F32]
+    stored: dict[str, Rows | F32]
     golden: Golden
     card: str
     seal: str
+
+    @cached_property
+    def weights(self) -> dict[str, F32]:
+        """All weights in float32."""
+        return as_floats(self.stored)
 
 
 def read_detector(path: Path) -> DetectorFolder:
@@ -91,7 +97,7 @@ def read_detector(path: Path) -> DetectorFolder:
     return DetectorFolder(
         path,
         spec,
-        detector_weights(content[WEIGHTS], spec, display(path / WEIGHTS)),
+        stored_weights(content[WEIGHTS], spec, display(path / WEIGHTS)),
         Golden.from_bytes(content[GOLDEN], spec, display(path / GOLDEN)),
         content[CARD].decode("utf-8", "replace"),
         sealed.seal,

@@ -57,27 +57,6 @@ class Rows:
         return np.asarray(self.integers.astype(np.float32) * scale)
 
 
-def stored_rows(data: bytes, spec: DetectorSpec, where: str) -> dict[str, Rows | F32]:
-    """A detector's weights as its file holds them: matrices as integers where they are rounded.
-
-    Raises:
-        InputError: as `detector_weights` does.
-    """
-    weights, stored = detector_weights(data, spec, where), decode(data, where)
-    out: dict[str, Rows | F32] = {}
-    for name, value in weights.items():
-        scale = stored.get(name + SCALE)
-        if scale is None:
-            out[name] = value
-            continue
-        integers = stored[name]
-        if integers.dtype == np.uint8:
-            integers = _unpack(f"{where}: {name}", integers, len(scale), value.size)
-        whole = integers.astype(np.int8, copy=False).reshape(value.shape)
-        out[name] = Rows(whole, scale.astype(np.float32, copy=False))
-    return out
-
-
 def decode(data: bytes, where: str) -> dict[str, npt.NDArray[np.generic]]:
     """Parse safetensors; an InputError that names `where` if damaged."""
     if int.from_bytes(data[:8], "little") > MAX_HEADER:
@@ -89,8 +68,8 @@ def decode(data: bytes, where: str) -> dict[str, npt.NDArray[np.generic]]:
     return tensors
 
 
-def detector_weights(data: bytes, spec: DetectorSpec, where: str) -> dict[str, F32]:
-    """A detector's weights from the bytes of their file.
+def stored_weights(data: bytes, spec: DetectorSpec, where: str) -> dict[str, Rows | F32]:
+    """A detector's weights from the bytes of their file: matrices that are rounded as integers.
 
     Raises:
         InputError: damaged, or not finite numbers of the names and shapes that the spec asks for.
@@ -102,22 +81,42 @@ def detector_weights(data: bytes, spec: DetectorSpec, where: str) -> dict[str, F
         raise InputError(
             f"{where} does not hold the weights of {spec.architecture.name} at depth {spec.depth}"
         )
+    out: dict[str, Rows | F32] = {}
     for key, shape in shapes.items():
-        value = stored[key]
-        if key not in scales:
+        value, real = stored[key], stored.get(key + SCALE)
+        if real is None:
             fits = value.dtype == np.float32 and value.shape == shape
+            real = value
         else:
-            scale = stored[key + SCALE]
-            fits = scale.dtype == np.float32 and scale.shape == shape[:1]
+            fits = real.dtype == np.float32 and real.shape == shape[:1]
             whole = value.dtype == np.int8 and value.shape == shape
             fits = fits and (whole or value.dtype == np.uint8)
         if not fits:
             raise InputError(f"{where}: {key} is not stored as a weight of shape {list(shape)}")
-    weights = dequantise(stored, where, shapes)
-    for key, value in weights.items():
-        if value.shape != shapes[key] or not np.isfinite(value).all():
-            raise InputError(f"{where}: {key} is not finite numbers of shape {list(shapes[key])}")
-    return weights
+        floats = real.astype(np.float32, copy=False)
+        size = math.prod(shape)
+        if value.dtype == np.uint8:
+            value = _unpack(f"{where}: {key}", value, len(floats), size)
+        if value.size != size or not np.isfinite(floats).all():
+            raise InputError(f"{where}: {key} is not finite numbers of shape {list(shape)}")
+        out[key] = (
+            floats
+            if real is stored[key]
+            else Rows(value.astype(np.int8, copy=False).reshape(shape), floats)
+        )
+    return out
+
+
+def detector_weights(data: bytes, spec: DetectorSpec, where: str) -> dict[str, F32]:
+    """As `stored_weights`, all in float32."""
+    return as_floats(stored_weights(data, spec, where))
+
+
+def as_floats(stored: Mapping[str, Rows | F32]) -> dict[str, F32]:
+    """Weights in float32, matrices as what their integers stand for."""
+    return {
+        key: value.real() if isinstance(value, Rows) else value for key, value in stored.items()
+    }
 
 
 def dequantise(

@@ -20,6 +20,10 @@ PRECISIONS = [
 ]  # fmt: skip
 
 
+USUAL = {"native": "mixed"}
+"""Backend → precision, where that is not fp32."""
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("detector", type=PATH)
 @click.argument("out", type=PATH)
@@ -183,7 +187,7 @@ def command(
         detector=detector,
         out=out,
         backend=backend or ("auto" if target else "onnxruntime"),
-        precision=precision or ("auto" if target else "fp32"),
+        precision=precision or ("auto" if target else USUAL.get(backend or "", "fp32")),
         float_layers=float_layers,
         options=BuildOptions(
             batch=parse_batch(batch) if batch else BuildOptions.batch,

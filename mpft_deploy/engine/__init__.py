@@ -18,6 +18,7 @@ from mpft_deploy.files import display
 logger = logging.getLogger(__name__)
 
 BACKENDS = {
+    "native": "mpft_deploy.engine.native",
     "onnxruntime": "mpft_deploy.engine.ort",
     "openvino": "mpft_deploy.engine.openvino",
     "tensorrt": "mpft_deploy.engine.tensorrt:TENSORRT",
