@@ -248,9 +248,12 @@ class Figures:
 
     def draw(self, path: Path) -> None:
         """Each generator's AUC and each source's false alarms, as dots."""
+        import matplotlib
         from matplotlib.figure import Figure
 
         from mpft_deploy.files import write_atomic
+
+        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "folds"})
 
         logits = np.mean(self.logits(DEFAULT, "mean"), 0)
         real = np.concatenate(self._real)

@@ -45,7 +45,13 @@ from mpft_deploy.errors import EnvironmentLacksError, GateError, UsageError
 from mpft_deploy.export.builders import Builder, BuildOptions, Plan, get_builder
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.materials import Materials, Say, with_keep
-from mpft_deploy.export.precision import RECIPES, apply_precision, mixes_views, precision_of
+from mpft_deploy.export.precision import (
+    RECIPES,
+    apply_precision,
+    mixes_views,
+    precision_of,
+    recipe_of,
+)
 from mpft_deploy.files import display
 from mpft_deploy.outputs import Place, reserve
 from mpft_deploy.profile.latency import measure
@@ -181,7 +187,7 @@ def make(request: Request, materials: Materials, say: Say = silent) -> Made:
     graph, model = _write_model(request, materials, spec, precision)
     say("building the engine")
     file, engine_bytes = builder.build(model, plan, request.options, say)
-    quantised = RECIPES[request.precision].quantise is not None
+    quantised = recipe_of(request.precision).quantise is not None
     return Made(
         detector=materials.detector,
         spec=spec,
@@ -312,7 +318,7 @@ def describe(request: Request) -> dict[str, str]:
         "input patches": f"u8 [batch, {spec.tokens}, {3 * spec.patch**2}]",
         "input positions": f"i32 [batch, {spec.tokens}]",
         "output logit": "f32 [batch]",
-        "precision": f"{precision}: {RECIPES[request.precision].help}",
+        "precision": f"{precision}: {recipe_of(request.precision).help}",
         **plan.rows,
         "budget": str(budget_of(request)) if request.images else "none: no --images to judge by",
         "runs here": f"no: {reason}" if reason else "yes",

@@ -54,7 +54,6 @@ ONNX_TYPES: dict[str, int] = {
 }
 INT8 = Precision("int8", "static")
 FP8 = Precision("float8", "static")
-BY_TOKEN = Precision("int8", "dynamic per token")
 BY_RANGES = "layers by calibrated ranges"
 RECIPES = {
     str(recipe.precision): recipe
@@ -78,14 +77,6 @@ RECIPES = {
             replace(INT8, rest="bfloat16"),
             static_int8,
         ),
-        *(
-            Recipe(help_, replace(BY_TOKEN, wide_layers=wide))
-            for wide, help_ in (
-                ((), "int8, the same on every processor"),
-                (("proj",), "int8, 15 bits behind the GELU; the same on every processor"),
-                (("qkv", "out", "fc", "proj"), "15 bits throughout; the same on every processor"),
-            )
-        ),
         Recipe(f"E4M3 {BY_RANGES}", FP8, static_fp8),
         Recipe(
             f"E4M3 {BY_RANGES}, other matmuls in float16", replace(FP8, rest="float16"), static_fp8
@@ -94,10 +85,29 @@ RECIPES = {
 }
 PRECISIONS = tuple(RECIPES)
 
+SAME = "the same logits on every processor"
+INTEGERS = {
+    str(recipe.precision): recipe
+    for recipe in (
+        Recipe(help_, Precision("int8", "dynamic per token", wide_layers=wide))
+        for wide, help_ in (
+            ((), f"int8; {SAME}"),
+            (("proj",), f"int8, 15 bits behind the GELU; {SAME}"),
+            (("qkv", "out", "fc", "proj"), f"activations of 15 bits; {SAME}"),
+        )
+    )
+}
+"""Of the backend native, which runs no graph."""
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of a precision, of a graph or of the backend native."""
+    return {**RECIPES, **INTEGERS}[name]
+
 
 def precision_of(name: str, float_layers: Sequence[str] = ()) -> Precision:
-    """The record of one of PRECISIONS, with patterns of layers that it leaves in float."""
-    return replace(RECIPES[name].precision, float_layers=tuple(float_layers))
+    """The record of a precision, with patterns of layers that it leaves in float."""
+    return replace(recipe_of(name).precision, float_layers=tuple(float_layers))
 
 
 ALWAYS_FLOAT = ("patch_embedding.matmul", "head.matmul")

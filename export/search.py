@@ -47,7 +47,7 @@ from mpft_deploy.export.pipeline import (
     silent,
     write,
 )
-from mpft_deploy.export.precision import RECIPES
+from mpft_deploy.export.precision import recipe_of
 from mpft_deploy.export.search_report import TITLE, as_text, write_picture
 from mpft_deploy.export.sensitivity import Layers, float_layer_ladder
 from mpft_deploy.files import absolute, sha256
@@ -311,7 +311,7 @@ class _Search:
         """The candidate with more layers in float, timed briefly; empty if there is none."""
         request = candidate.request
         if candidate.ladder is None:
-            quantised = RECIPES[request.precision].quantise is not None
+            quantised = recipe_of(request.precision).quantise is not None
             ladder = self._ladder(candidate) if quantised and not request.float_layers else []
         else:
             ladder = candidate.ladder
@@ -413,7 +413,7 @@ class _Search:
     def _key(self, candidate: Candidate) -> Mapping[str, Any]:
         """All that an engine and its speed depend on."""
         request = candidate.request
-        fitted = RECIPES[request.precision].quantise is not None
+        fitted = recipe_of(request.precision).quantise is not None
         return {
             "detector": self._materials.detector.seal,
             "backend": request.backend,

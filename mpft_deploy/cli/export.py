@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = [
     "auto", "fp32", "fp16", "bf16", "int8", "int8-static", "int8-static+fp16", "int8-static+bf16",
-    "fp8", "fp8+fp16",
+    "fp8", "fp8+fp16", "narrow", "mixed", "wide",
 ]  # fmt: skip
 
 
@@ -35,13 +35,16 @@ USUAL = {"native": "mixed"}
 )
 @click.option(
     "--backend",
-    help="What runs the engine; auto tries all that are here.  [default: onnxruntime]",
+    help="What runs the engine; native gives the same logits on every processor; auto tries all "
+    "that are here.  [default: onnxruntime]",
 )
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
     help="Of matmuls. int8: activations scaled as the engine runs; int8-static, fp8: by ranges "
-    "seen in calibration; +fp16, +bf16: the other matmuls; auto tries all.  [default: fp32]",
+    "seen in calibration; +fp16, +bf16: the other matmuls; narrow, mixed, wide: of the backend "
+    "native, activations of 8 bits, 15 behind the GELU, 15 throughout; auto tries all.  "
+    "[default: fp32; of native: mixed]",
 )
 @click.option(
     "--float-layers",

@@ -16,7 +16,7 @@ from mpft_deploy.export.graph import build_graph
 from mpft_deploy.export.precision import RECIPES, apply_precision
 from mpft_deploy.export.smoothing import activation_maxima, ranges_of
 
-[SHIPPED] = (ROOT / "models").iterdir()
+SHIPPED = ROOT / "models" / "mpft-vit-b16"
 
 
 @pytest.fixture(scope="module")

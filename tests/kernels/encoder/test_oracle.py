@@ -20,7 +20,7 @@ from mpft_deploy.kernels.encoder import Encoder, oracle
 from mpft_deploy.kernels.encoder.network import MAX_TERMS, Network, make_network
 from mpft_deploy.kernels.encoder.oracle import F32
 from mpft_deploy.spec import Architecture, Crop, DetectorSpec, KeepRule
-from mpft_deploy.weights import Rows, Stored, quantise, stored_rows
+from mpft_deploy.weights import Rows, Stored, quantise, stored_weights
 
 ALL = ("qkv", "out", "fc", "proj")
 SHIPPED = Path(__file__).parents[3] / "models" / "mpft-vit-b16"
@@ -28,7 +28,7 @@ SHIPPED = Path(__file__).parents[3] / "models" / "mpft-vit-b16"
 
 def stored_detector(spec: DetectorSpec, stored: Stored, seed: int) -> dict[str, Rows | F32]:
     data = safetensors.numpy.save(quantise(reference.random_weights(spec, seed), stored))
-    return stored_rows(data, spec, "weights")
+    return stored_weights(data, spec, "weights")
 
 
 def real(stored: dict[str, Rows | F32]) -> dict[str, F32]:
@@ -85,7 +85,7 @@ def test_the_shipped_detector_gives_its_golden_logits() -> None:
     """Of the float model; the fastest version stands in for the oracle where they were equal."""
     spec = read_spec(SHIPPED)
     golden = Golden.from_bytes((SHIPPED / GOLDEN).read_bytes(), spec, GOLDEN)
-    weights = stored_rows((SHIPPED / WEIGHTS).read_bytes(), spec, "weights")
+    weights = stored_weights((SHIPPED / WEIGHTS).read_bytes(), spec, "weights")
     keep = KeepRule.parse(spec.keep)
     cut = texture_patchify(golden.crops[:4], spec.patch, keep, spec.keep_seed)
     network = make_network(spec, weights, wide=ALL)

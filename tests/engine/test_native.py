@@ -1,0 +1,84 @@
+"""The backend native: the same logits whatever computes them, and a verdict that is recomputed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mpft_deploy.bundle import read_bundle
+from mpft_deploy.engine import load_engine
+from mpft_deploy.engine.certificate import run_views
+from mpft_deploy.engine.native import PRECISIONS, load, read_network
+from mpft_deploy.errors import InputError
+from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.kernels.encoder import oracle
+
+Mpft = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module", params=PRECISIONS)
+def engine_bundle(
+    request: pytest.FixtureRequest, detector: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    from mpft_deploy.export.pipeline import Request, export
+
+    out = tmp_path_factory.mktemp("native") / "bundle"
+    export(Request(detector, out, backend="native", precision=request.param))
+    return out
+
+
+def test_batches_and_threads_change_no_bit_of_the_oracle(engine_bundle: Path) -> None:
+    bundle = read_bundle(engine_bundle)
+    assert not bundle.info.mixes_views
+    spec, crops = bundle.spec, bundle.golden.crops
+    cut = texture_patchify(crops, spec.patch, spec.keep_rule)
+    network = read_network(bundle.engine)
+    views = zip(cut.patches[:3], cut.positions[:3], strict=True)
+    expected = np.array([oracle.logit(network, *one) for one in views])
+    for threads in (1, 3):
+        engine = load_engine(bundle, threads=threads)
+        whole = engine.run(cut.patches, cut.positions)
+        np.testing.assert_array_equal(whole[:3], expected)
+        np.testing.assert_array_equal(run_views(engine, spec, crops), whole)
+    # This detector is stored in float32, so its weights are rounded to 8 bits here.
+    error = np.abs(whole - bundle.golden.logits).mean() / np.ptp(bundle.golden.logits)
+    assert error < {"narrow": 0.2, "mixed": 0.2, "wide": 0.05}[str(bundle.info.precision)]
+
+
+def test_screening_by_numpy_alone_gives_the_same_logits(
+    engine_bundle: Path, tmp_path: Path
+) -> None:
+    """docs/recompute.md: what a laboratory computes is what the camera computed."""
+    rng = np.random.default_rng(0)
+    for name, side in (("photo.png", 240), ("small.png", 150)):
+        coarse = rng.integers(0, 256, (30, 30, 3), np.uint8)
+        Image.fromarray(coarse).resize((side, side)).save(tmp_path / name)
+    told = []
+    for version in ("numpy", "scalar", ""):
+        command = [sys.executable, "-c", "from mpft_deploy.cli.main import main; main()"]
+        done = subprocess.run(
+            [*command, "screen", tmp_path, "--bundle", engine_bundle, "--json"],
+            env={**os.environ, "MPFT_KERNEL": version}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        told.append({line["file"]: line["logit"] for line in lines if "logit" in line})
+    assert len(told[0]) == 2
+    assert told[0] == told[1] == told[2]
+
+
+def test_what_is_no_engine_is_told(detector: Path, tmp_path: Path, mpft: Mpft) -> None:
+    for data in (b"", b"\x02\0\0\0\0\0\0\0{}", (detector / "weights.safetensors").read_bytes()):
+        with pytest.raises(InputError, match="none of the backend native"):
+            load(data, threads=1)
+    options = ("--backend", "native", "--float-layers", "*.mlp.c_proj")
+    code, _, error = mpft("export", detector, tmp_path / "bundle", *options)
+    assert code == 2
+    assert "it has no floats" in error
