@@ -103,7 +103,7 @@ Made with {version_text}.
 - If the classes of the training data differ in content, size or file format, the detector may have
   learnt that too. No figure here is free of that.
 """
-    return with_operating_point(card, spec)
+    return with_held_out(with_operating_point(card, spec), spec.calibration.held_out)
 
 
 def _validation(spec: DetectorSpec, scores: Mapping[str, Score]) -> str:

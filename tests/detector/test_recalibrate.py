@@ -185,10 +185,11 @@ def test_the_shipped_card_has_one_operating_point() -> None:
     shipped = (SHIPPED / "MODEL_CARD.md").read_text()
     assert with_operating_point(shipped, spec) == shipped
     assert shipped.count("sigmoid(") == 1
-    moved = msgspec.structs.replace(spec.calibration, threshold=0.8)
+    old, new = spec.calibration.threshold, spec.calibration.unsure[1]
+    moved = msgspec.structs.replace(spec.calibration, threshold=new)
     card = with_operating_point(shipped, msgspec.structs.replace(spec, calibration=moved))
-    assert "From 0.8 on" in card
-    assert "0.7658" not in card
+    assert f"From {new:.4g} on" in card
+    assert f"From {old:.4g} on" not in card
     assert len(card.split("\n## ")) == len(shipped.split("\n## "))
 
 

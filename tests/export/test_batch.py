@@ -10,7 +10,7 @@ from mpft_deploy.bundle import Precision, read_bundle
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.engine import load_engine
 from mpft_deploy.export.materials import spread
-from mpft_deploy.export.precision import PRECISIONS, mixes_views, precision_of
+from mpft_deploy.export.precision import INTEGERS, PRECISIONS, mixes_views, precision_of
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.screen.screener import Screener
 from mpft_deploy.screen.streams.settings import ScreenSettings
@@ -94,7 +94,7 @@ def test_names_of_precisions_are_derived_from_what_they_are():
     shown = precision_of("int8-static+fp16", ["*.mlp.c_proj", "block0.*"])
     assert shown == Precision("int8", "static", "float16", ("*.mlp.c_proj", "block0.*"))
     assert str(shown) == "int8-static+fp16 (float: *.mlp.c_proj, block0.*)"
-    assert str(Precision("int8", "dynamic per token")) == "int8-token"
+    assert {str(precision_of(name)) for name in INTEGERS} == {"narrow", "mixed", "wide"}
 
 
 def test_calibration_is_spread_over_both_classes():

@@ -19,7 +19,13 @@ from mpft_deploy.engine import BACKENDS, find_backend
 from mpft_deploy.engine.ort import load
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.export.graph import build_graph, serialise
-from mpft_deploy.export.precision import PRECISIONS, RECIPES, apply_precision, quantisable_layers
+from mpft_deploy.export.precision import (
+    INTEGERS,
+    PRECISIONS,
+    RECIPES,
+    apply_precision,
+    quantisable_layers,
+)
 from mpft_deploy.export.quantise import static_fp8, static_int8
 from mpft_deploy.export.smoothing import activation_maxima, ranges_of
 from mpft_deploy.kernels import texture_patchify
@@ -249,7 +255,7 @@ def test_layer_that_saw_nothing_is_still_valid(case):
 
 def test_commands_and_backends_know_the_same_precisions():
     choices = next(p for p in command.params if p.name == "precision").type.choices
-    assert tuple(choices) == ("auto", *PRECISIONS)
+    assert tuple(choices) == ("auto", *PRECISIONS, *INTEGERS)
     taken = {name for backend in BACKENDS for name in find_backend(backend).PRECISIONS}
-    assert taken == set(PRECISIONS)
+    assert taken == {*PRECISIONS, *INTEGERS}
     assert all(recipe.help for recipe in RECIPES.values())
