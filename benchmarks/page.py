@@ -23,6 +23,7 @@ HEAD = """# Benchmarks
 Drawn by `make bench` from the JSON in [benchmarks/results](../benchmarks/results); nothing here is
 typed. Contestants of a table took turns in one run (A B A B), so that what disturbed one disturbed
 all. Milliseconds are medians with 95 % intervals by block bootstrap. Losses are shown too.
+Results are of the detector and commit of their day: those of November 24, of one with nine blocks.
 """
 
 EMPTY = "\nNo results are committed yet: run `make bench` on a quiet machine.\n"
