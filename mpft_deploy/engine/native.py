@@ -25,6 +25,9 @@ PRECISIONS = ("narrow", "mixed", "wide")
 HEADER = "mpft.network"
 WHERE = "the engine"
 
+DEFINITION = "1"
+"""Version of `mpft_deploy.kernels.encoder.oracle`: another where it gives other bits."""
+
 
 class Header(Record, frozen=True):
     """What the weights do not say: the spec, without where it comes from, and the wide layers."""
@@ -44,8 +47,8 @@ def why_not_precision(precision: Precision) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Nothing that logits depend on."""
-    return {}
+    """Of the definition, on which alone logits depend."""
+    return {"network": DEFINITION}
 
 
 def write_engine(

@@ -96,8 +96,8 @@ def manifest(world: Path) -> Path:
 @pytest.fixture
 def settings(tiny_backbone: str) -> TrainSettings:
     return TrainSettings(
-        backbone=tiny_backbone, keep="textured:7", depth=2, folds=2, false_alarm=0.3, seed=3,
-        precision="f32",
+        backbone=tiny_backbone, keep="textured:7", depth=2, taps=1, folds=2, false_alarm=0.3,
+        seed=3, precision="f32",
     )  # fmt: skip
 
 
