@@ -62,7 +62,7 @@ unit: .venv-test/installed
 sanitize: .venv-test/installed
 	cmake -S tests/kernels/native -B build/sanitize -DMPFT_SANITIZE=address,undefined
 	cmake --build build/sanitize --target check
-	.venv-test/bin/python -m pytest tests/kernels/encoder/test_sources.py -k sanitizers
+	MPFT_SANITIZE=all .venv-test/bin/python -m pytest tests/kernels/encoder/test_sources.py -k sanitizers
 
 # What reached new code is kept in tests/fuzz/corpus; a fault is written to build/.
 SECONDS ?= 3600

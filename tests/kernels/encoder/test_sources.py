@@ -188,8 +188,11 @@ def test_files_for_an_instruction_set_export_one_name(driver: Path) -> None:
         assert all(symbol == f"mpft::encoder::{exported}" for symbol in symbols), listing
 
 
+by_hand = pytest.mark.skipif("MPFT_SANITIZE" not in os.environ, reason="`make sanitize` runs it")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
+@pytest.mark.parametrize("sanitizers", ["address,undefined", pytest.param("thread", marks=by_hand)])
 def test_sanitizers_are_silent(tmp_path: Path, cases: list[Case], sanitizers: str) -> None:
     driver = build(tmp_path, MPFT_SANITIZE=sanitizers, CMAKE_BUILD_TYPE="Debug")
     for name in sorted(HERE):
