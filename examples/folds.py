@@ -21,6 +21,8 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+SHIPPED = Path(__file__).parents[1] / "models" / "mpft-vit-b16"
+
 SEEDS = (0, 1, 2)
 """Of the folds."""
 
@@ -97,7 +99,10 @@ def measure(run: Path, manifest: Path, parquet: Path, stored: str, folds: int) -
         "group": [sample.generator or sample.set for sample in samples],
         "family": families(samples),
     }
-    others = baselines(manifest, samples)
+    with manifest.open(newline="") as file:
+        rows = {manifest.parent / row["path"]: row for row in csv.DictReader(file)}
+    columns["kind"] = [rows[sample.path]["kind"] for sample in samples]
+    others = baselines([rows[sample.path] for sample in samples], samples)
     for seed in SEEDS:
         assigned = assign_folds(samples, folds, seed)
         columns[f"fold {seed}"] = assigned
@@ -117,7 +122,7 @@ def measure(run: Path, manifest: Path, parquet: Path, stored: str, folds: int) -
     write_atomic(parquet, buffer.getvalue())
 
 
-def baselines(manifest: Path, samples: list[Any]) -> dict[str, Array]:
+def baselines(rows: list[dict[str, str]], samples: list[Any]) -> dict[str, Array]:
     """Features f32 [n, F] that know nothing of a picture but how it was stored.
 
     Metadata: size, format and quality of the source file. JPEG ghosts (Farid 2009): how far a view
@@ -127,11 +132,8 @@ def baselines(manifest: Path, samples: list[Any]) -> dict[str, Array]:
     from mpft_deploy.detector.batches import disturbed_crops
     from mpft_deploy.evaluate.protocols import resave
 
-    with manifest.open(newline="") as file:
-        rows = {row["path"]: row for row in csv.DictReader(file)}
     stored = []
-    for sample in samples:
-        row = rows[sample.path.relative_to(manifest.parent).as_posix()]
+    for row in rows:
         size = np.log([float(row["source_width"]), float(row["source_height"])])
         kinds = [row["source_format"] == kind for kind in ("JPEG", "PNG", "WEBP")]
         stored.append([*size, abs(size[0] - size[1]), *kinds, float(row["jpeg_quality"] or 0)])
@@ -170,6 +172,12 @@ def draw(parquet: Path, docs: Path) -> None:
     click.echo("|---|---|---|---|---|")
     for how, text in HOWS.items():
         click.echo(row(text, figures.of(DEFAULT, how), base, None))
+    click.echo(
+        "\n| kind | real | called generated | by one view | generated | found | by one view |"
+    )
+    click.echo("|---|---|---|---|---|---|---|")
+    for line in figures.at_threshold():
+        click.echo(line)
     figures.draw(docs / "images" / "folds.svg")
 
 
@@ -245,6 +253,36 @@ class Figures:
             at = np.argmax(share <= FALSE_ALARM, axis=1)
             total[:, 1] += np.take_along_axis(weights @ found, at[:, None], 1)[:, 0]
         return total / len(SEEDS)
+
+    def at_threshold(self) -> list[str]:
+        """Rows of kinds: what passes the shipped thresholds, by the folds that they are set by.
+
+        Of the generated ones the mean over generators.
+        """
+        from mpft_deploy.detector_folder import read_spec
+
+        spec = read_spec(SHIPPED)
+        assert spec.stream is not None
+        kind = self._columns["kind"]
+        called = [
+            self.logits(DEFAULT, how)[0] >= calibration.logit_threshold
+            for how, calibration in (("mean", spec.calibration), ("one", spec.stream))
+        ]
+        out = []
+        for name in [*np.unique(kind), "all"]:
+            of_kind = (kind == name) | (name == "all")
+            cells = []
+            for label, groups in enumerate((self._real, self._generated)):
+                own = [g[of_kind[g]] for g in groups]
+                own = [g for g in own if len(g)]
+                count = sum(map(len, own))
+                means = [
+                    np.mean([c[g].mean() for g in own]) if label else c[np.concatenate(own)].mean()
+                    for c in (called if own else ())
+                ]
+                cells += [str(count), *(f"{mean:.1%}" for mean in means)] + ["–"] * (2 - len(means))
+            out.append(f"| {name} | {' | '.join(cells)} |")
+        return out
 
     def draw(self, path: Path) -> None:
         """Each generator's AUC and each source's false alarms, as dots."""

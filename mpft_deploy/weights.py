@@ -99,11 +99,10 @@ def stored_weights(data: bytes, spec: DetectorSpec, where: str) -> dict[str, Row
             value = _unpack(f"{where}: {key}", value, len(floats), size)
         if value.size != size or not np.isfinite(floats).all():
             raise InputError(f"{where}: {key} is not finite numbers of shape {list(shape)}")
-        out[key] = (
-            floats
-            if real is stored[key]
-            else Rows(value.astype(np.int8, copy=False).reshape(shape), floats)
-        )
+        if key in scales:
+            out[key] = Rows(value.astype(np.int8, copy=False).reshape(shape), floats)
+        else:
+            out[key] = floats
     return out
 
 

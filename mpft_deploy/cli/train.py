@@ -1,4 +1,4 @@
-"""`mpft train`: fine-tune a detector from a CLIP backbone."""
+"""`mpft train`: a detector from a CLIP backbone, frozen or fine-tuned."""
 
 from __future__ import annotations
 
@@ -118,7 +118,10 @@ def command(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Fine-tune a detector on DATA: folders or CSV manifests of real and generated images.
+    """Train a detector on DATA: folders or CSV manifests of real and generated images.
+
+    The backbone stays frozen and its head is taught, unless --epochs fine-tunes it. With --folds
+    images of all splits are learnt from.
 
     Folders may be laid out as 0_real and 1_fake, real and fake, or nature and ai, at any depth;
     what is not understood is an error. Images that both classes have, or training and validation,

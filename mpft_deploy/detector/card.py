@@ -116,9 +116,9 @@ def _validation(spec: DetectorSpec, scores: Mapping[str, Score]) -> str:
             for name, one in {**scores, "**all**": total}.items()
         )
         return f"""\
-Under `{settings["keep"]}`, on the weights as stored, {training["stored_weights"]}. These images
-were looked at after every epoch and the first calibration was fitted to them, and they come from
-the sources that the detector learnt from: expect less on other generators and cameras.
+Under `{settings["keep"]}`, on the weights as stored, {training["stored_weights"]}. The first
+calibration was fitted to these images, which were looked at after every epoch where there was one,
+and which may come from the sources that the detector learnt from: expect less on others.
 
 | set | real | generated | AUC |
 |---|---|---|---|

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.probe import GROUP_POWER, INVERSE_PENALTY, Probe, sample_weights
 from mpft_deploy.detector.recalibrate import Outcome, recalibrate
+from mpft_deploy.errors import InputError
 from mpft_deploy.spec import Calibration, KeepRule, ViewPolicy
 from mpft_deploy.weights import F32
 
@@ -57,6 +58,20 @@ def assign_folds(samples: Sequence[Sample], folds: int, seed: int) -> I64:
         chosen[family] = ((filled + shares[family]) ** 2 - filled**2).sum(1).argmin()
         filled[chosen[family]] += shares[family]
     return chosen[kin]
+
+
+def require_families(samples: Sequence[Sample], folds: int, seed: int) -> None:
+    """An InputError unless each fold has images, and the others have both classes to learn from."""
+    assigned = assign_folds(samples, folds, seed)
+    labels = np.array([sample.label for sample in samples])
+    for fold in range(folds):
+        if not (assigned == fold).any() or len(set(labels[assigned != fold].tolist())) < 2:
+            raise InputError(
+                f"the images are of {len(set(families(samples).tolist()))} families (those of one "
+                f"generator, source or collection are kin), too few to leave out one of {folds} "
+                "folds: give images of more, each in a folder of its own or with columns generator "
+                "and source; or pass fewer --folds, or --val in their place"
+            )
 
 
 def out_of_fold(
@@ -115,7 +130,7 @@ class LeftOut:
 
     @classmethod
     def of(cls, features: F32, samples: list[Sample], folds: int, seed: int) -> LeftOut:
-        """By features f32 [looks, n, F] of the images."""
+        """By features f32 [looks, n, F] of the images, which `require_families` has passed."""
         assigned = assign_folds(samples, folds, seed)
         return cls(samples, assigned, out_of_fold(features, samples, assigned))
 

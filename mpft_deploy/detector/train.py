@@ -1,4 +1,4 @@
-"""Fine-tune a detector, so that any interruption costs minutes and changes nothing."""
+"""Train a detector, so that any interruption costs minutes and changes nothing."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from mpft_deploy.dataset import (
     require_both_classes,
 )
 from mpft_deploy.detector.backbone import geometry, load_backbone
+from mpft_deploy.detector.folds import require_families
 from mpft_deploy.detector.interrupt import StopRequestedError, stop_signals
 from mpft_deploy.detector.loop import Images, Loop, Reporter
 from mpft_deploy.detector.model import Detector, choose_device, has_bf16
@@ -71,13 +72,14 @@ def train(
     golden: GoldenSource = "validation",
     device: str = "auto",
 ) -> Trained:
-    """Fine-tune a backbone on labelled images and write a detector folder.
+    """Teach a backbone's head, or fine-tune all of it, on labelled images; write a detector folder.
 
     The run's checkpoint, log and curves stay in `OUT.run`.
 
     Args:
         data: folders or manifests to learn from, see `find_samples`; split `train` where stated.
-        val: the same to validate and calibrate on; split `val` where stated.
+        val: the same to validate and calibrate on; split `val` where stated. None with folds, for
+            which images of all splits are learnt from.
         out: the detector folder.
         resume: go on with the run in `OUT.run`.
         overwrite: replace a detector, or a run unless it is resumed.
@@ -153,6 +155,7 @@ def _find_images(
     """All images by what their folders and manifests say, none of them opened."""
     if settings.folds:
         images = Images(find_samples(data), [])
+        require_families(images.train, settings.folds, settings.seed)
     else:
         images = Images(find_samples(data, "train"), find_samples(val, "val"))
         require_both_classes(images.val, VALIDATION)

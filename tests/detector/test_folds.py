@@ -20,7 +20,7 @@ from mpft_deploy.detector.folds import assign_folds, families, out_of_fold
 from mpft_deploy.detector.model import Detector
 from mpft_deploy.detector.settings import TrainSettings
 from mpft_deploy.detector.train import InterruptedRunError, Trained, train
-from mpft_deploy.errors import UsageError
+from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.statistics import auc
 
 
@@ -170,5 +170,8 @@ def test_folds_are_of_a_frozen_backbone(
     for changes in ({"epochs": 1}, {"augment": 0.0}):
         with pytest.raises(UsageError, match="folds are of a frozen backbone"):
             msgspec.structs.replace(settings, **changes)
+    with pytest.raises(InputError, match=r"of 8 families.*fewer --folds"):
+        go(manifest, tmp_path / "detector", msgspec.structs.replace(settings, folds=9), Listener())
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(UsageError, match="pass no --val"):
         train([manifest], [manifest], tmp_path / "detector", settings, Listener())  # type: ignore[arg-type]
