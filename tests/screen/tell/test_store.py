@@ -1,0 +1,151 @@
+"""The store: pages of events, reviews, and a file that is only ours."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from telling import frame_event, source_event, stream_event
+
+from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
+from mpft_deploy.screen.tell.store import Precision, Store
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    one = Store(None)
+    yield one
+    one.close()
+
+
+def numbers(store: Store, **filters: object) -> list[int]:
+    return [stored.id for stored in store.events(**filters)]  # type: ignore[arg-type]
+
+
+def test_pages_newest_first(store: Store) -> None:
+    for number in range(1, 121):
+        assert store.add(stream_event(number)) == number
+    first = store.events(limit=50)
+    assert [stored.id for stored in first] == list(range(120, 70, -1))
+    assert first[0].event == stream_event(120)
+    assert numbers(store, before=71, limit=50) == list(range(70, 20, -1))
+    assert numbers(store, before=21, limit=50) == list(range(20, 0, -1))
+    assert store.last == 120
+
+
+def test_filters(store: Store) -> None:
+    store.add(stream_event(1, source="gate"))
+    store.add(stream_event(2, source="yard", verdict="no sign"))
+    store.add(source_event(3, source="gate"))
+    store.add(frame_event(4, source="gate"))  # is for receivers alone
+    store.add(stream_event(5, source="gate", snapshot="shot.jpg"))
+    store.review(1, "confirmed", "", "ada", 1.8e9)
+    assert numbers(store) == [5, 3, 2, 1]
+    assert numbers(store, source="gate") == [5, 3, 1]
+    assert numbers(store, verdict="generated") == [5, 1]
+    assert numbers(store, state="open") == [5, 2]
+    assert numbers(store, since=1.7e9 + 2, until=1.7e9 + 5) == [3, 2]
+    assert numbers(store, source="gate", state="confirmed", before=5) == [1]
+    found = store.event(5)
+    assert found is not None
+    assert found.snapshot == "shot.jpg"
+    assert store.event(4) is None
+    assert store.event(6) is None
+
+
+def test_reviews(store: Store) -> None:
+    store.add(stream_event(1))
+    store.add(source_event(2))
+    before = store.event(1)
+    assert before is not None
+    assert (before.state, before.note, before.by, before.reviewed_at) == ("open", "", "", None)
+    after = store.review(1, "dismissed", "a poster", "ada", 1.8e9)
+    assert after == store.event(1)
+    assert (after.state, after.note, after.by) == ("dismissed", "a poster", "ada")
+    assert after.reviewed_at == 1.8e9
+    assert after.event == before.event
+    for number in (2, 3):
+        with pytest.raises(KeyError):
+            store.review(number, "confirmed", "", "ada", 1.8e9)
+
+
+def test_precision_is_of_verdicts_generated(store: Store) -> None:
+    states = ["confirmed", "confirmed", "dismissed", "unclear", "open"]
+    for number, state in enumerate(states, 1):
+        store.add(stream_event(number, source="gate" if number > 1 else "yard"))
+        store.review(number, state, "", "ada", 1.8e9)  # type: ignore[arg-type]
+    store.add(stream_event(6, verdict="no sign"))
+    store.review(6, "dismissed", "", "ada", 1.8e9)
+    assert store.precision() == Precision(confirmed=2, dismissed=1, unclear=1, open=1)
+    assert store.precision("gate", 1.7e9 + 3) == Precision(dismissed=1, unclear=1, open=1)
+    assert store.precision("nobody") == Precision()
+
+
+def test_it_outlives_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "screen.db"
+    first = Store(path)
+    first.add(stream_event(1))
+    first.review(1, "confirmed", "", "ada", 1.8e9)
+    first.close()
+    for file in path.parent.iterdir():
+        assert file.stat().st_mode & 0o077 == 0, file
+    second = Store(path)
+    assert second.add(stream_event(2)) == 2
+    assert [stored.state for stored in second.events()] == ["open", "confirmed"]
+    second.close()
+    second.close()  # again is nothing
+
+
+def test_a_page_of_ten_thousand_is_read_by_index(tmp_path: Path) -> None:
+    store = Store(None)
+    for number in range(10_000):
+        store.add(stream_event(number, source=f"camera {number % 8}"))
+    began = time.process_time()
+    for _ in range(10):
+        assert len(store.events(before=5000, source="camera 3", verdict="generated")) == 50
+    assert (time.process_time() - began) / 10 < 0.05
+    store.close()
+
+
+def test_waiting_for_news(store: Store) -> None:
+    assert store.wait(0, 0.01)
+    store.add(stream_event(1))
+    began = time.monotonic()
+    assert store.wait(0, 30)
+    assert time.monotonic() - began < 20
+    store.close()
+    assert not store.wait(1, 30)
+
+
+def test_a_store_has_one_process(tmp_path: Path) -> None:
+    path = tmp_path / "screen.db"
+    store = Store(path)
+    with pytest.raises(UsageError, match="used by another process"):
+        Store(path)
+    store.close()
+    Store(path).close()
+
+
+def test_files_that_are_no_stores(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    path.write_text("not a database, but somebody's notes" * 50)
+    with pytest.raises(InputError, match="move it away"):
+        Store(path)
+    path.unlink()
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE photos (id)")
+    other.close()
+    with pytest.raises(InputError, match="another program"):
+        Store(path)
+    path.unlink()
+    Store(path).close()
+    later = sqlite3.connect(path)
+    later.execute("PRAGMA user_version = 99")
+    later.close()
+    with pytest.raises(InputError, match="newer mpft-deploy"):
+        Store(path)
+    with pytest.raises(EnvironmentLacksError, match=r"\[store\] path"):
+        Store(path / "below" / "a.db")
