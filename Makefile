@@ -33,14 +33,14 @@ test: lint types unit
 .venv/installed: pyproject.toml $(NATIVE)
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
-	.venv/bin/python -m pip install --quiet --editable .
+	.venv/bin/python -m pip install --quiet --no-compile --editable .
 	.venv/bin/python -m pip install --quiet --no-deps scikit-image # its photographs, not its code
 	@touch $@
 
 .venv-test/installed: pyproject.toml $(NATIVE)
 	$(PYTHON) -m venv .venv-test
 	.venv-test/bin/python -m pip install --quiet --upgrade pip
-	.venv-test/bin/python -m pip install --quiet --editable '.[test]'
+	.venv-test/bin/python -m pip install --quiet --no-compile --editable '.[test]'
 	@touch $@
 
 lint: .venv-test/installed

@@ -153,6 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print every instantiation as JSON")
     parser.add_argument("--only", choices=["cuda", "triton"], help="leave the other out")
+    parser.add_argument("--sm", type=int, action="append", help="CUDA for this one alone, like 87")
     options = parser.parse_args()
     results: dict[str, list[Row]] = {}
     if options.only != "triton":
@@ -160,9 +161,8 @@ def main() -> None:
             print("nvcc is not on PATH: install the CUDA toolkit", file=sys.stderr)
             sys.exit(3)
         with ThreadPoolExecutor(2) as pool:
-            results["cuda"] = [
-                row for rows in pool.map(cuda_rows, CUDA_ARCHITECTURES) for row in rows
-            ]
+            compiled = pool.map(cuda_rows, options.sm or CUDA_ARCHITECTURES)
+            results["cuda"] = [row for rows in compiled for row in rows]
     if options.only != "cuda":
         results["triton"] = triton_rows()
     if options.json:

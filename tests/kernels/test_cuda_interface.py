@@ -182,13 +182,12 @@ needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on
 
 
 @needs_nvcc
-def test_every_architecture_compiles_without_spills(
-    gpu_resources: Callable[[str], list[dict[str, Any]]],
+def test_oldest_and_newest_compile_without_spills(
+    gpu_resources: Callable[..., list[dict[str, Any]]],
 ) -> None:
-    rows = gpu_resources("cuda")
-    assert {row["architecture"] for row in rows} == {
-        "sm_80", "sm_87", "sm_89", "sm_90", "sm_110", "sm_120",
-    }  # fmt: skip
+    """The six of cuda_resources.py take a minute and more."""
+    rows = gpu_resources("cuda", 80, 120)
+    assert {row["architecture"] for row in rows} == {"sm_80", "sm_120"}
     assert {row["kernel"] for row in rows} == {"score_bands", "select_and_pack", "patchify_frames"}
     for row in rows:
         assert row["spill_bytes"] == 0, row
