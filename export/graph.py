@@ -95,7 +95,7 @@ def build_graph(
         if block >= spec.depth - spec.taps:
             token = f"features.block{block}"
             read.append(x if last else builder.node("Gather", token, x, "first", axis=1))
-    _head(builder, weights, read)
+    _head(builder, spec, weights, read)
     columns = 3 * spec.patch**2
     graph = helper.make_graph(
         builder.nodes,
@@ -284,14 +284,23 @@ def _activation(builder: GraphBuilder, spec: DetectorSpec, name: str, x: str) ->
     return builder.node("Mul", name, x, gate)
 
 
-def _head(builder: GraphBuilder, weights: Mapping[str, F32], read: Sequence[str]) -> str:
+def _head(
+    builder: GraphBuilder, spec: DetectorSpec, weights: Mapping[str, F32], read: Sequence[str]
+) -> str:
     """Class tokens f32 [B, 1, D] of the blocks that are read → logit f32 [B]."""
     x = read[0] if len(read) == 1 else builder.node("Concat", "features", *read, axis=1)
     normal = builder.layer_norm("ln_post", x, weights["ln_post.weight"], weights["ln_post.bias"])
-    proj = weights["proj"].astype(np.float64)
-    parts = weights["head.weight"].astype(np.float64).reshape(len(read), -1)
-    vector = builder.constant("head.weight", (parts @ proj.T).ravel().astype(np.float32))
+    proj, head = weights["proj"], weights["head.weight"]
+    if spec.feature == "unit":  # what is divided by its length must be there
+        projected = builder.node("MatMul", "proj.matmul", normal, builder.constant("proj", proj))
+        axis = builder.constant("last", np.array([-1]))
+        length = builder.node("ReduceL2", "length", projected, axis, keepdims=1)
+        normal = builder.node("Div", "unit", projected, length)
+        vector = head.ravel()
+    else:
+        parts = head.astype(np.float64).reshape(len(read), -1)
+        vector = (parts @ proj.astype(np.float64).T).ravel().astype(np.float32)
     rows = builder.node("Flatten", "head.rows", normal, axis=1)
-    product = builder.node("MatMul", "head.matmul", rows, vector)
+    product = builder.node("MatMul", "head.matmul", rows, builder.constant("head.weight", vector))
     bias = builder.constant("head.bias", np.array(weights["head.bias"][0], np.float32))
     return builder.node("Add", "logit", product, bias)

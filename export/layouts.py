@@ -75,6 +75,9 @@ def triton_config(name: str, made: Standalone) -> str:
     A model whose verdicts depend on the batch gets single images (`max_batch_size: 1`).
     """
     spec, size = made.spec, made.spec.crop.size
+    small = "; of smaller ones the centre square is brought up by Pillow's bicubic"
+    if scaling := spec.crop.scaling:
+        small = f", after scaling to {scaling} pixels by Pillow's {scaling.filter}"
     batching = (
         f"max_batch_size: {MAX_BATCH}\n"
         f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_US} }}\n"
@@ -84,7 +87,7 @@ def triton_config(name: str, made: Standalone) -> str:
     )
     return f"""\
 {WRITER} Frames are RGB, cut to {size} x {size} from the original pixels
-# (policy: {spec.crop.policy}); of smaller ones the centre square is brought up by Pillow's bicubic.
+# (policy: {spec.crop.policy}){small}.
 # The probability of "generated" is
 # sigmoid(scale * (logit + shift)): "generated" from the threshold on, "unsure" strictly between
 # unsure_low and unsure_high.

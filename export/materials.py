@@ -27,6 +27,7 @@ from mpft_deploy.files import display, sha256
 from mpft_deploy.images import U8, find_images, others_in, read_picture
 from mpft_deploy.prepared import prepare
 from mpft_deploy.spec import DetectorSpec, KeepRule, ViewPolicy
+from mpft_deploy.views import centre_alone
 from mpft_deploy.weights import F32
 
 BATCH = 16
@@ -200,7 +201,7 @@ class Materials:
             InputError: names all that cannot be decoded.
         """
         spec = self.detector.spec
-        centre = spec.crop.size if policy == "centre" else None
+        centre = centre_alone(spec.crop, policy)
         crops, judged, bad = [], [], []
         for number, path in enumerate(paths):
             if number % BATCH == 0:

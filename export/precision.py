@@ -110,7 +110,7 @@ def precision_of(name: str, float_layers: Sequence[str] = ()) -> Precision:
     return replace(recipe_of(name).precision, float_layers=tuple(float_layers))
 
 
-ALWAYS_FLOAT = ("patch_embedding.matmul", "head.matmul")
+ALWAYS_FLOAT = ("patch_embedding.matmul", "proj.matmul", "head.matmul")
 """Kept in float32: the first matmul works on raw bytes, where a weight's rounding error is
 multiplied by the image's mean, and both are under 1 % of the work."""
 

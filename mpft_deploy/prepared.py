@@ -16,7 +16,7 @@ from mpft_deploy.errors import UsageError
 from mpft_deploy.fitness import FLAT, has_texture, too_small
 from mpft_deploy.kernels import Patches, texture_patchify
 from mpft_deploy.spec import DetectorSpec, Record, ViewPolicy
-from mpft_deploy.views import U8, Window, cut, one_window, share_in, view_windows
+from mpft_deploy.views import U8, Window, crop_views, cut, one_window, share_in
 
 
 class LookedAt(Record, frozen=True):
@@ -60,8 +60,8 @@ class Prepared:
         """Row, column and side of each cell that is seen, in the picture's own pixels."""
         columns = round(self.patches.scores.shape[1] ** 0.5)
         return [
-            (top + row * side // columns, left + column * side // columns, max(1, side // columns))
-            for (top, left, side, _), seen in zip(
+            (top + row * tall // columns, left + column * wide // columns, max(1, tall // columns))
+            for (top, left, tall, wide), seen in zip(
                 self.windows, self.patches.positions.tolist(), strict=True
             )
             for row, column in (divmod(position, columns) for position in seen)
@@ -94,18 +94,18 @@ def prepare(
 
     Raises:
         UsageError: the frame is not u8 [H, W, 3] with H and W of 1 or more, or no such window of
-            such a picture.
+            such a picture, or views that such a detector does not have.
     """
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
         raise UsageError(f"a frame must be uint8 [H, W, 3], got {frame.dtype} {list(frame.shape)}")
+    spec.check_views(policy)
     crop = spec.crop
     height, width = whole or frame.shape[:2]
     reason = too_small(crop, height, width)
-    window = one_window(height, width, crop.size, policy, turn)
+    window = one_window(height, width, crop, policy, turn)
     if whole is None:
         # Of what is not judged, one view is enough.
-        windows = view_windows(frame, crop.size, "centre" if reason else policy, turn)
-        cut_views = cut(frame, windows, crop.size)
+        cut_views, windows = crop_views(frame, crop, "centre" if reason else policy, turn)
     elif window is not None and frame.shape[:2] == window[2:]:
         windows = [window]
         cut_views = cut(frame, [Window(0, 0, *window[2:])], crop.size)

@@ -100,12 +100,31 @@ class Architecture(Record, frozen=True):
     activation: Literal["gelu", "quick_gelu"]
 
 
+class Scaling(Record, frozen=True):
+    """How a whole picture is scaled before its centre is cut, by Pillow's integer arithmetic.
+
+    Attributes:
+        side: pixels of the shorter side afterwards; the longer one follows, rounded down.
+        filter: Pillow's.
+        square: the longer side gets as many, whatever the picture's proportions.
+    """
+
+    side: Annotated[int, msgspec.Meta(gt=0, le=2**12)]
+    filter: Literal["bilinear", "bicubic"] = "bicubic"
+    square: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.side}x{self.side}" * self.square or str(self.side)
+
+
 class Crop(Record, frozen=True):
     """How views are cut from a picture, and of which no verdict is given.
 
     Attributes:
         size: side of a view in pixels.
         policy: where views are cut, at the picture's own pixels.
+        scaling: for detectors that were trained so: the one view is the centre of the whole picture
+            scaled like this. None where views are cut at the picture's own pixels.
         small: how a window of a picture below `size` becomes a view; see `mpft_deploy.views`.
         least_side: pixels of a picture's shorter side, below which there is no verdict.
         least_texture: of a view's cells, below which it is not judged; `mpft_deploy.fitness` says
@@ -117,8 +136,11 @@ class Crop(Record, frozen=True):
     small: str = "bicubic"
     least_side: Positive = 1
     least_texture: Annotated[int, msgspec.Meta(ge=0)] = 0
+    scaling: Scaling | None = None
 
     def __post_init__(self) -> None:
+        if self.scaling is not None and self.scaling.side < self.size:
+            raise ValueError(f"a side of {self.scaling.side} has no view of {self.size} pixels")
         if self.small != "bicubic":
             raise ValueError(
                 f"crop.small is {self.small!r}, and small pictures are no longer repeated to fill "
@@ -216,6 +238,7 @@ class DetectorSpec(Record, frozen=True):
         architecture: the backbone.
         depth: how many of its first blocks are run, 1 to `architecture.layers`.
         taps: after how many of these, the last ones, the class token is read.
+        feature: what the head reads of each: CLIP's embedding as it is, or divided by its length.
         patch: side of a cell in pixels.
         crop: size and policy of the views.
         train_keep, fill: the masking rule of fine-tuning (`drop` the other cells or `zero` their
@@ -238,6 +261,7 @@ class DetectorSpec(Record, frozen=True):
     keep: str
     keep_seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     taps: Positive = 1
+    feature: Literal["plain", "unit"] = "plain"
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
     decoder: Literal["libjpeg-exact"] = "libjpeg-exact"
@@ -252,10 +276,21 @@ class DetectorSpec(Record, frozen=True):
             raise ValueError(f"{self.taps} taps exceed the {self.depth} blocks that are run")
         if self.crop.size % self.patch:
             raise ValueError(f"crop size {self.crop.size} is no multiple of patch {self.patch}")
+        for one in (self.calibration, self.stream):
+            if one is not None:
+                self.check_views(one.views)
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
         KeepRule.parse(self.keep).resolve(self.cells)
         parse_mixture(self.train_keep, self.cells)
+
+    def check_views(self, views: ViewPolicy) -> None:
+        """A UsageError for views other than the one that a scaled picture has."""
+        if self.crop.scaling is not None and views != "centre":
+            raise UsageError(
+                f"views {views} cannot be had: this detector looks at the whole picture, scaled to "
+                f"{self.crop.scaling} pixels; leave --views out"
+            )
 
     @property
     def stream_views(self) -> ViewPolicy:

@@ -5,6 +5,9 @@ picture's size alone; `three` chooses them by the kernel's scores over the whole
 picture is smaller than a view, the window is a square of its shorter side, brought up by Pillow's
 bicubic: integer arithmetic, which gives the same bytes on every machine. A window is cut before it
 is brought up, so no more is made than a view needs, whatever the picture's longer side is.
+
+Detectors from elsewhere may have been trained on whole pictures made small: where a spec's crop
+says so, the one view is the centre of the picture after that, see `scaled_view`.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import numpy.typing as npt
 
 from mpft_deploy.errors import UsageError
 from mpft_deploy.kernels import texture_patchify
-from mpft_deploy.spec import KeepRule, ViewPolicy
+from mpft_deploy.spec import Crop, KeepRule, Scaling, ViewPolicy
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -30,6 +33,9 @@ MAX_VIEWS = 1024
 
 CELL = 16
 """Side of the cells, in pixels, by which `three` chooses; its windows start on multiples of it."""
+
+ELONGATED = 16
+"""Of a picture that many times as long as it is wide, no more is scaled around its centre."""
 
 WORTH_A_VIEW = 4
 """A further window must show one in so many of the texture that the first shows."""
@@ -79,12 +85,59 @@ def windows_of(
 
 
 def one_window(
-    height: int, width: int, size: int, policy: ViewPolicy, turn: int = 0
+    height: int, width: int, crop: Crop, policy: ViewPolicy, turn: int = 0
 ) -> Window | None:
-    """The one window of such a picture; None if a policy has several, or needs the whole."""
-    if policy not in ("centre", "moving"):
+    """The one window of such a picture; None if there are several, or the whole is needed."""
+    if policy not in ("centre", "moving") or crop.scaling is not None:
         return None
-    return windows_of(height, width, size, policy, turn)[0]
+    return windows_of(height, width, crop.size, policy, turn)[0]
+
+
+def centre_alone(crop: Crop, policy: ViewPolicy = "centre") -> int | None:
+    """Side of the centre view where nothing else of a picture is needed, else None."""
+    return crop.size if policy == "centre" and crop.scaling is None else None
+
+
+def crop_views(
+    frame: U8, crop: Crop, policy: ViewPolicy = "centre", turn: int = 0
+) -> tuple[U8, list[Window]]:
+    """The views u8 [V, S, S, 3] of a frame u8 [H, W, 3], and the window of each in it."""
+    if crop.scaling is not None:
+        view, window = scaled_view(frame, crop.size, crop.scaling)
+        return view[None], [window]
+    windows = view_windows(frame, crop.size, policy, turn)
+    return cut(frame, windows, crop.size), windows
+
+
+def scaled_view(frame: U8, size: int, scaling: Scaling) -> tuple[U8, Window]:
+    """The centre u8 [size, size, 3] of a frame u8 [H, W, 3] after it was scaled.
+
+    The size after scaling and the place of the centre are torchvision's (`Resize`, `CenterCrop`),
+    by which such detectors were trained: halves of a pixel go to the even side. Of a picture more
+    than ELONGATED times as long as it is wide, that much around the centre is scaled.
+
+    Returns:
+        The view, and the window of the frame that it shows, to the next whole pixels.
+    """
+    from PIL import Image
+
+    most = ELONGATED * min(frame.shape[:2])
+    above, before = (max(0, one - most) // 2 for one in frame.shape[:2])
+    frame = frame[above : above + most, before : before + most]
+    height, width = frame.shape[:2]
+    side, short = scaling.side, min(height, width)
+    tall, wide = (side if scaling.square else side * one // short for one in (height, width))
+    method = Image.Resampling[scaling.filter.upper()]
+    scaled = np.asarray(Image.fromarray(np.ascontiguousarray(frame)).resize((wide, tall), method))
+    top, left = (round((one - size) / 2) for one in (tall, wide))
+    first_row, first_column = top * height // tall, left * width // wide
+    window = Window(
+        above + first_row,
+        before + first_column,
+        -(-(top + size) * height // tall) - first_row,
+        -(-(left + size) * width // wide) - first_column,
+    )
+    return scaled[top : top + size, left : left + size], window
 
 
 def view_corners(

@@ -8,21 +8,28 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from reference import tiny_spec
 
 from mpft_deploy.cli.options import VIEWS
-from mpft_deploy.errors import InputError
+from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.kernels.texture_patchify.oracle import texture_scores
-from mpft_deploy.spec import Crop, ViewPolicy, convert_record
+from mpft_deploy.prepared import prepare
+from mpft_deploy.spec import Calibration, Crop, Scaling, ViewPolicy, convert_record
 from mpft_deploy.views import (
     CELL,
+    ELONGATED,
     MAX_VIEWS,
     U8,
     SizePolicy,
     Window,
     bring_up,
+    centre_alone,
+    crop_views,
     frame_scores,
+    one_window,
     share_in,
     view_windows,
     views,
@@ -68,6 +75,51 @@ def test_small_windows_are_brought_up_by_bicubic_to_the_bit(
     columns = along_columns(window, size)
     expected = along_columns(columns.transpose(1, 0, 2), size).transpose(1, 0, 2)
     assert np.array_equal(bring_up(window, size), expected)
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.integers(16, 40),
+    st.sampled_from(["bilinear", "bicubic"]),
+    st.booleans(),
+)
+def test_scaled_pictures_are_those_of_torchvision_to_the_bit(
+    height: int, width: int, side: int, method: str, square: bool
+) -> None:
+    transforms = pytest.importorskip("torchvision.transforms")
+    assume(max(height, width) <= ELONGATED * min(height, width))
+    frame = np.random.default_rng(side).integers(0, 256, (height, width, 3), np.uint8)
+    wanted = transforms.Resize(
+        (side, side) if square else side, transforms.InterpolationMode(method)
+    )
+    crop = Crop(size=16, scaling=Scaling(side=side, filter=method, square=square))  # type: ignore[arg-type]
+    [view], [window] = crop_views(frame, crop)
+    expected = transforms.CenterCrop(16)(wanted(Image.fromarray(frame)))
+    assert np.array_equal(view, np.asarray(expected))
+    assert 0 <= window.row < window.row + window.height <= height
+    assert 0 <= window.column < window.column + window.width <= width
+
+
+def test_of_a_ribbon_only_the_middle_is_scaled() -> None:
+    frame = np.zeros((2, 2**20, 3), np.uint8)
+    frame[:, 2**19 - 16 : 2**19 + 16] = 200
+    [view], [window] = crop_views(frame, Crop(size=16, scaling=Scaling(side=16)))
+    assert (view == 200).all()
+    assert window == Window(0, 2**19 - 1, 2, 2)
+
+
+def test_a_scaled_picture_has_one_view() -> None:
+    crop = Crop(size=32, scaling=Scaling(side=40))
+    assert one_window(90, 90, crop, "centre") is None
+    assert centre_alone(crop) is None
+    with pytest.raises(UsageError, match="the whole picture, scaled to 40 pixels"):
+        prepare(tiny_spec(crop=crop), np.zeros((90, 90, 3), np.uint8), "five")
+    with pytest.raises(UsageError, match="views three cannot"):
+        tiny_spec(crop=crop, calibration=Calibration(views="three"))
+    with pytest.raises(ValueError, match="a side of 16 has no view of 32"):
+        Crop(size=32, scaling=Scaling(side=16))
 
 
 def test_a_window_of_the_views_size_is_the_view() -> None:

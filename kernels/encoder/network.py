@@ -100,8 +100,14 @@ def make_network(
         wide: layers of each block whose activations are wide: `qkv`, `out`, `fc`, `proj`.
 
     Raises:
-        UsageError: a matrix is too wide for its sums to fit into 32 bits, or holds −128.
+        UsageError: a matrix is too wide for its sums to fit into 32 bits, or holds −128; or the
+            head reads features divided by their length.
     """
+    if spec.feature != "plain":
+        raise UsageError(
+            "the backend native has no features divided by their length, which this detector's "
+            "head reads; name another with --backend, such as onnxruntime"
+        )
     arch = spec.architecture
 
     def norm(name: str) -> Norm:

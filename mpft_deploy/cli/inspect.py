@@ -39,10 +39,11 @@ def command(folder: Path, reseal: bool, as_json: bool) -> None:
 
 
 def _spec_rows(spec: Any) -> list[list[str]]:
-    calibration = spec.calibration
+    calibration, scaling = spec.calibration, spec.crop.scaling
+    scaled = f" after scaling to {scaling} ({scaling.filter})" if scaling else ""
     return [
         ["backbone", f"{spec.architecture.name}, blocks 0 to {spec.depth - 1}"],
-        ["input", f"{spec.crop.policy} crop of {spec.crop.size}, cells of {spec.patch}"],
+        ["input", f"{spec.crop.policy} crop of {spec.crop.size}{scaled}, cells of {spec.patch}"],
         ["trained on", f"{spec.train_keep} ({spec.fill})"],
         ["looks at", f"{spec.keep}: {spec.tokens} of {spec.cells} cells"],
         [

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import open_clip
 import open_clip.pretrained
@@ -22,6 +23,9 @@ from mpft_deploy.weights import SCALE, dequantise, tower_shapes
 
 PLAIN = frozenset(("image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"))
 """What open_clip's configuration of a plain CLIP vision transformer may hold."""
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+"""Under which names training programs keep the weights beside other things."""
 
 NAMED = 5
 """How many weights an error names."""
@@ -56,9 +60,9 @@ def geometry(name: str) -> Geometry:
     """Geometry of an open_clip model's image tower; a UsageError unless it is a plain CLIP ViT."""
     config = open_clip.get_model_config(name)
     if config is None:
-        known = sorted(filter(_is_plain, open_clip.list_models()))
+        known = sorted(filter(is_plain, open_clip.list_models()))
         raise UsageError(f"backbone {name!r} is unknown to open_clip; choose {', '.join(known)}")
-    if not _is_plain(name):
+    if not is_plain(name):
         raise UsageError(
             f"backbone {name!r} is not a plain CLIP vision transformer; "
             "choose one such as ViT-B-16-quickgelu"
@@ -95,7 +99,7 @@ def load_backbone(text: str) -> Backbone:
     if not is_file and os.sep not in source:
         path = _download(tower.architecture, source)
     stored = read_weights(path)
-    if _is_torchscript(path):
+    if is_torchscript(path):
         _require_quick_gelu(tower.architecture, display(path))
     return Backbone(tower, check_weights(stored, shapes(tower), display(path)), source)
 
@@ -107,20 +111,23 @@ def read_weights(path: Path) -> Weights:
     or its image tower, under `state_dict` or not, and int8 files with one scale a row, in which
     `proj` is stored transposed.
     """
+    return _unpack_int8(_image_tower(read_tensors(path)), display(path))
+
+
+def read_tensors(path: Path) -> Weights:
+    """All tensors of a checkpoint by its own names, as they are stored; nothing is executed."""
     where = display(path)
     if not path.is_file():
         raise InputError(f"{where}: no such file")
     if path.suffix.lower() == ".safetensors":
         try:
-            tensors = safetensors.torch.load_file(path)
+            return cast(Weights, safetensors.torch.load_file(path))
         except (safetensors.SafetensorError, OSError) as error:
             raise InputError(f"{where} is not a valid safetensors file: {error}") from None
-    elif _is_torchscript(path):
+    if is_torchscript(path):
         archive = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-        tensors = archive.state_dict()
-    else:
-        tensors = _read_pickle(path)
-    return _unpack_int8(_image_tower(tensors), where)
+        return cast(Weights, archive.state_dict())
+    return _read_pickle(path)
 
 
 def shapes(tower: Geometry, depth: int | None = None) -> dict[str, tuple[int, ...]]:
@@ -161,7 +168,7 @@ def _few(names: Iterable[str]) -> str:
     return ", ".join(ordered[:NAMED]) + (", …" if len(ordered) > NAMED else "")
 
 
-def _is_plain(name: str) -> bool:
+def is_plain(name: str) -> bool:
     """Whether open_clip's model has a plain vision transformer as its image tower."""
     vision = open_clip.get_model_config(name)["vision_cfg"]
     return vision.keys() <= PLAIN and isinstance(vision.get("layers"), int)
@@ -197,7 +204,7 @@ def _require_quick_gelu(architecture: Architecture, where: str) -> None:
         )
 
 
-def _is_torchscript(path: Path) -> bool:
+def is_torchscript(path: Path) -> bool:
     """Whether a file is a TorchScript archive, as OpenAI's releases are."""
     if not zipfile.is_zipfile(path):
         return False
@@ -216,8 +223,11 @@ def _read_pickle(path: Path) -> Weights:
             f"{where} cannot be read as a checkpoint of tensors alone ({first}). "
             "Save its state_dict as safetensors and name that file."
         ) from None
-    if isinstance(stored, Mapping) and isinstance(stored.get("state_dict"), Mapping):
-        stored = stored["state_dict"]
+    while isinstance(stored, Mapping):
+        inner = [stored[name] for name in WRAPPERS if isinstance(stored.get(name), Mapping)]
+        if not inner:
+            break
+        stored = inner[0]
     if not isinstance(stored, Mapping):
         raise InputError(f"{where} holds a {type(stored).__name__}, not named weights")
     return {str(key): value for key, value in stored.items() if isinstance(value, torch.Tensor)}

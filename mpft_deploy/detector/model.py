@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,7 @@ class Detector(nn.Module):
         depth: int,
         *,
         taps: int = 1,
+        feature: Literal["plain", "unit"] = "plain",
         dropout: float = 0.0,
         mean: tuple[float, float, float] = CLIP_MEAN,
         std: tuple[float, float, float] = CLIP_STD,
@@ -62,12 +63,13 @@ class Detector(nn.Module):
             tower: geometry of the backbone.
             depth: how many of its first blocks are run, 1 to `architecture.layers`.
             taps: after how many of these, the last ones, the class token is read.
+            feature: what the head reads of it; see `DetectorSpec`.
             dropout: share of the normalised feature that is zeroed while training.
             mean, std: normalisation of RGB in 0..1.
         """
         super().__init__()
         arch = tower.architecture
-        self.tower, self.depth, self.taps = tower, depth, taps
+        self.tower, self.depth, self.taps, self.feature = tower, depth, taps, feature
         self.visual = VisionTransformer(
             image_size=tower.size,
             patch_size=tower.patch,
@@ -101,7 +103,14 @@ class Detector(nn.Module):
     def from_spec(cls, spec: DetectorSpec, weights: Mapping[str, F32], where: str) -> Detector:
         """A detector in evaluation mode from a spec and weights, checked; `where` is for errors."""
         tower = Geometry(spec.architecture, spec.patch, spec.crop.size)
-        detector = cls(tower, spec.depth, taps=spec.taps, mean=spec.mean, std=spec.std)
+        detector = cls(
+            tower,
+            spec.depth,
+            taps=spec.taps,
+            feature=spec.feature,
+            mean=spec.mean,
+            std=spec.std,
+        )
         detector.set_weights(weights, where)
         return detector.eval()
 
@@ -173,6 +182,8 @@ class Detector(nn.Module):
         # The feature differs little between images beside its own size: keep it in full precision.
         with torch.autocast(tokens.device.type, enabled=False):
             feature = self.visual.ln_post(tokens.float()) @ self.visual.proj
+            if self.feature == "unit":
+                feature = feature / feature.norm(dim=-1, keepdim=True)
         return cast(torch.Tensor, feature.flatten(1))
 
     def _class_tokens(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.prepared import Prepared
 from mpft_deploy.screen.picture import Picture, draw, thumbnail
 from mpft_deploy.spec import KeepRule
-from mpft_deploy.views import views, windows_of
+from mpft_deploy.views import crop_views
 
 MISTAKES = "mistakes.msgpack"
 
@@ -56,13 +56,11 @@ def collect(model: Model, predictions: Predictions, entries: Sequence[Entry]) ->
                 frame = decode_image(entry.sample.path)
             except InputError:  # gone since it was judged: nothing to show
                 continue
-            size = spec.crop.size
-            height, width = frame.shape[:2]
-            view = views(frame, size)
+            view, windows = crop_views(frame, spec.crop)
             prepared = Prepared(
                 view,
-                windows_of(height, width, size),
-                (height, width),
+                windows,
+                frame.shape[:2],
                 texture_patchify(view, spec.patch, KeepRule.parse(keep), spec.keep_seed),
                 np.ones(1, bool),
             )

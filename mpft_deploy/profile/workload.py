@@ -19,7 +19,7 @@ from mpft_deploy.images import U8, read_picture
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.profile.timer import Now, now
 from mpft_deploy.spec import DetectorSpec
-from mpft_deploy.views import views
+from mpft_deploy.views import centre_alone, crop_views
 from mpft_deploy.weights import F32
 
 Mark = Callable[[], None]
@@ -98,14 +98,14 @@ def file_workload(
 ) -> Workload:
     """From image files, mostly in the system's cache, to verdicts; see `view_workload`."""
     judge = _judge(engine, spec, batch, clock)
-    size = spec.crop.size
+    centre = centre_alone(spec.crop)
 
     def query(index: int) -> list[int]:
         chosen = [paths[(index * count + offset) % len(paths)] for offset in range(count)]
         marks = [clock()]
-        frames = [read_picture(path, centre=size).pixels for path in chosen]
+        frames = [read_picture(path, centre=centre).pixels for path in chosen]
         marks.append(clock())
-        cut = np.concatenate([views(frame, size, spec.crop.policy) for frame in frames])
+        cut = np.concatenate([crop_views(frame, spec.crop)[0] for frame in frames])
         marks.append(clock())
         judge(cut, marks)
         return marks

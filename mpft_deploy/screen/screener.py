@@ -16,7 +16,7 @@ from mpft_deploy.errors import GateError, UsageError
 from mpft_deploy.images import U8
 from mpft_deploy.prepared import LookedAt, Prepared, prepare
 from mpft_deploy.spec import Calibration, Record, Verdict, ViewPolicy
-from mpft_deploy.views import Window, one_window
+from mpft_deploy.views import Window, centre_alone, one_window
 from mpft_deploy.weights import F32
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class Screener:
             raise UsageError(f"batch must be 1 or more, got {batch}")
         self.spec = bundle.spec
         self.policy = views = views or self.spec.calibration.views
+        self.spec.check_views(views)
         self.calibration = with_threshold(self.spec.calibration_of(views), threshold)
         meant = self.calibration.views
         self.uncalibrated = (
@@ -158,11 +159,11 @@ class Screener:
     @property
     def centre(self) -> int | None:
         """Side of the one view, where the centre of every picture is all that is judged."""
-        return self.spec.crop.size if self.policy == "centre" else None
+        return centre_alone(self.spec.crop, self.policy)
 
     def window(self, height: int, width: int, turn: int = 0) -> Window | None:
         """The one window that is judged of a picture of that size; None if it takes the whole."""
-        return one_window(height, width, self.spec.crop.size, self.policy, turn)
+        return one_window(height, width, self.spec.crop, self.policy, turn)
 
     def prepare(self, frame: U8, whole: tuple[int, int] | None = None, turn: int = 0) -> Prepared:
         """Cut the views of a frame by this screener's policy; see `prepared.prepare`."""

@@ -1,0 +1,474 @@
+"""Checkpoints of others: every kind gives the logits of its own forward pass, or is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip.transformer
+import pytest
+import safetensors.torch
+import timm.models.vision_transformer
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mpft_deploy.bundle import read_bundle
+from mpft_deploy.detector.importing.assemble import Imported, Request, assemble
+from mpft_deploy.detector.importing.publish import import_detector
+from mpft_deploy.detector.model import Detector
+from mpft_deploy.detector_folder import read_detector
+from mpft_deploy.errors import InputError, UsageError
+from mpft_deploy.evaluate.models import BundleModel
+from mpft_deploy.export.pipeline import Request as Export
+from mpft_deploy.export.pipeline import export
+from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.spec import CLIP_MEAN, CLIP_STD, KeepRule, Scaling
+
+WIDTH, LAYERS, HEADS, OUTPUT, PATCH, SIZE = 64, 3, 2, 48, 14, 56
+Weights = dict[str, torch.Tensor]
+Save = Callable[..., Path]
+
+
+def random(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.3
+
+
+@pytest.fixture(scope="module")
+def tower() -> open_clip.transformer.VisionTransformer:
+    """A tower of ViT-L/14's form, tiny, in which every weight matters."""
+    made = open_clip.transformer.VisionTransformer(
+        image_size=SIZE,
+        patch_size=PATCH,
+        width=WIDTH,
+        layers=LAYERS,
+        heads=HEADS,
+        mlp_ratio=2.0,
+        output_dim=OUTPUT,
+        act_layer=open_clip.transformer.QuickGELU,
+    ).eval()
+    for seed, value in enumerate(made.parameters()):
+        value.data = value.data * (value.ndim > 1) + random(seed, *value.shape)
+    return made
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), np.uint8)
+
+
+def normalised(crops: np.ndarray[Any, np.dtype[np.uint8]]) -> torch.Tensor:
+    x = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(one)[:, None, None] for one in (CLIP_MEAN, CLIP_STD))
+    return (x - mean) / std
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    def write(weights: object, name: str = "model.pth") -> Path:
+        path = tmp_path / name
+        if path.suffix == ".safetensors":
+            safetensors.torch.save_file(weights, path)  # type: ignore[arg-type]
+        else:
+            torch.save(weights, path)
+        return path
+
+    return write
+
+
+def logits_of(imported: Imported, crops: np.ndarray[Any, np.dtype[np.uint8]]) -> torch.Tensor:
+    model = Detector.from_spec(imported.spec, imported.weights, "the test")
+    patches, positions, _ = texture_patchify(crops, PATCH, KeepRule("all"))
+    with torch.inference_mode():
+        return model(torch.from_numpy(patches), torch.from_numpy(positions))
+
+
+def prefixed(prefix: str, weights: Weights) -> Weights:
+    return {f"{prefix}{name}": value for name, value in weights.items()}
+
+
+def as_transformers(weights: Weights, projection: str = "visual_projection.weight") -> Weights:
+    """The same weights as `CLIPVisionModelWithProjection` names them."""
+    names = {
+        "class_embedding": "embeddings.class_embedding",
+        "positional_embedding": "embeddings.position_embedding.weight",
+        "conv1": "embeddings.patch_embedding",
+        "ln_pre": "pre_layrnorm",
+        "ln_post": "post_layernorm",
+        "transformer.resblocks": "encoder.layers",
+        "ln_1": "layer_norm1",
+        "ln_2": "layer_norm2",
+        "attn.out_proj": "self_attn.out_proj",
+        "mlp.c_fc": "mlp.fc1",
+        "mlp.c_proj": "mlp.fc2",
+    }
+    out = {projection: weights["proj"].T.contiguous()}
+    for name, value in weights.items():
+        if name == "proj":
+            continue
+        for old, new in names.items():
+            name = name.replace(old, new)
+        parts = value.chunk(3) if "in_proj" in name else ()
+        for part, one in zip("qkv", parts, strict=False):
+            kind = name.rpartition("_")[2]
+            out[f"vision_model.{name.partition('attn')[0]}self_attn.{part}_proj.{kind}"] = one
+        if not parts:
+            out[f"vision_model.{name}"] = value
+    return out
+
+
+TEXT = {
+    "token_embedding.weight": torch.zeros(9, 5),
+    "positional_embedding": torch.zeros(7, 5),
+    "transformer.resblocks.0.ln_1.weight": torch.zeros(5),
+    "ln_final.weight": torch.zeros(5),
+    "text_projection": torch.zeros(5, OUTPUT),
+    "logit_scale": torch.tensor(4.6),
+}
+TEXT_OF_TRANSFORMERS = {
+    "text_model.encoder.layers.0.layer_norm1.weight": torch.zeros(5),
+    "text_model.embeddings.position_ids": torch.arange(7),
+    "text_projection.weight": torch.zeros(OUTPUT, 5),
+    "vision_model.embeddings.position_ids": torch.arange(17)[None],
+    "logit_scale": torch.tensor(4.6),
+}
+
+
+def test_a_head_alone_over_a_frozen_tower(tower: nn.Module, pixels: Any, save: Save) -> None:
+    weight, bias = random(90, 1, OUTPUT), random(91, 1)
+    with torch.inference_mode():
+        expected = tower(normalised(pixels)) @ weight[0] + bias
+    backbone = save({"state_dict": {**TEXT, **prefixed("visual.", tower.state_dict())}}, "clip.pt")
+    for head in ({"weight": weight, "bias": bias}, {"fc.weight": weight, "fc.bias": bias}):
+        made = assemble(Request([save(head)], str(backbone), heads=HEADS))
+        torch.testing.assert_close(logits_of(made, pixels), expected, atol=1e-4, rtol=0)
+        both = assemble(Request([save(head), backbone], heads=HEADS))
+        assert both.weights.keys() == made.weights.keys()
+    assert made.spec.architecture.output_dim == OUTPUT
+    assert (made.spec.patch, made.spec.crop.size, made.spec.cells) == (PATCH, SIZE, 16)
+    with pytest.raises(UsageError, match=r"holds no image tower: give the one .* by --backbone"):
+        assemble(Request([save(head)]))
+
+
+def test_a_head_over_a_backbone_by_name(tiny_backbone: str, save: Save, pixels: Any) -> None:
+    head = {"fc.weight": random(90, 1, 32), "fc.bias": random(91, 1)}
+    made = assemble(Request([save(head)], tiny_backbone))
+    assert made.spec.architecture.name == "mpft-tiny"
+    assert made.spec.architecture.heads == 2
+
+
+NAMINGS: dict[str, Callable[[Weights], Weights]] = {
+    "open_clip": lambda w: w,
+    "OpenAI": lambda w: {**TEXT, **prefixed("visual.", w)},
+    "UniversalFakeDetect": lambda w: prefixed("model.", {**TEXT, **prefixed("visual.", w)}),
+    "transformers": as_transformers,
+    "CLIPModel": lambda w: {**TEXT_OF_TRANSFORMERS, **as_transformers(w)},
+    "distributed": lambda w: prefixed("module.clip.", as_transformers(w)),
+}
+
+
+@pytest.mark.parametrize("name", NAMINGS)
+@pytest.mark.parametrize("container", ["model.safetensors", "model.pth"])
+def test_names_are_recognised(
+    name: str, container: str, tower: nn.Module, pixels: Any, save: Save
+) -> None:
+    weight = random(90, 1, OUTPUT)
+    with torch.inference_mode():
+        expected = tower(normalised(pixels)) @ weight[0]
+    made = assemble(
+        Request(
+            [save({**NAMINGS[name](tower.state_dict()), "fc.weight": weight}, container)],
+            heads=HEADS,
+        )
+    )
+    torch.testing.assert_close(logits_of(made, pixels), expected, atol=1e-4, rtol=0)
+    assert any("assumed: quick_gelu" in line for line in made.told)
+
+
+def test_timm(pixels: Any, save: Save) -> None:
+    source = timm.models.vision_transformer.VisionTransformer(
+        img_size=SIZE,
+        patch_size=PATCH,
+        embed_dim=WIDTH,
+        depth=LAYERS,
+        num_heads=HEADS,
+        mlp_ratio=2.0,
+        pre_norm=True,
+        norm_layer=nn.LayerNorm,
+        num_classes=2,
+    ).eval()
+    for seed, value in enumerate(source.parameters()):
+        value.data = value.data * (value.ndim > 1) + random(seed, *value.shape)
+    with torch.inference_mode():
+        scores = source(normalised(pixels))
+        feature = source.forward_head(source.forward_features(normalised(pixels)), pre_logits=True)
+    plain = source.state_dict()
+    made = assemble(Request([save({"model": plain})], heads=HEADS, activation="gelu"))
+    difference = scores[:, 1] - scores[:, 0]
+    torch.testing.assert_close(logits_of(made, pixels), difference, atol=1e-4, rtol=0)
+    inverted = assemble(Request([save(plain)], heads=HEADS, activation="gelu", invert=True))
+    torch.testing.assert_close(logits_of(inverted, pixels), -difference, atol=1e-4, rtol=0)
+
+    # As timm has CLIP: its head is the projection, and ours stands behind it.
+    projection, weight = random(80, OUTPUT, WIDTH), random(81, 1, OUTPUT)
+    whole = {**plain, "head.weight": projection, "head.bias": random(82, OUTPUT)}
+    expected = (feature @ projection.T + whole["head.bias"]) @ weight[0]
+    made = assemble(
+        Request(
+            [save({**prefixed("visual.", whole), "classifier.weight": weight})],
+            heads=HEADS,
+            activation="gelu",
+        )
+    )
+    torch.testing.assert_close(logits_of(made, pixels), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["pooled", "unit"])
+def test_transformers_own_forward_pass(kind: str, pixels: Any, save: Save, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.CLIPVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        image_size=SIZE,
+        patch_size=PATCH,
+        projection_dim=OUTPUT,
+    )
+    source = transformers.CLIPVisionModelWithProjection(config).eval()
+    head = nn.Linear(WIDTH if kind == "pooled" else OUTPUT, 1)
+    with torch.inference_mode():
+        if kind == "pooled":
+            feature = source.vision_model(normalised(pixels)).pooler_output
+            names = {"model.": source.state_dict(), "fc.": head.state_dict()}
+        else:
+            feature = functional.normalize(source(normalised(pixels)).image_embeds, dim=-1)
+            names = {"model.": source.state_dict(), "model.fc.": head.state_dict()}
+        expected = head(feature)[:, 0]
+    (tmp_path / "config.json").write_text(config.to_json_string())
+    save({k + n: v for k, part in names.items() for n, v in part.items()}, "model.safetensors")
+    made = assemble(Request([tmp_path]))
+    torch.testing.assert_close(logits_of(made, pixels), expected, atol=1e-4, rtol=0)
+    assumed = [line for line in made.told if "assumed" in line]
+    assert (
+        assumed
+        == ["assumed: C2P-CLIP, by its names; if not, give --features projected"][: kind == "unit"]
+    )
+
+
+def test_residuals_are_merged(tower: nn.Module, pixels: Any, save: Save) -> None:
+    """As Effort has it: two logits of the pooled class token, attention's matrices in parts."""
+    source = as_transformers(tower.state_dict())
+    source.pop("visual_projection.weight")
+    stored: Weights = {}
+    for name, value in source.items():
+        name = name.replace("vision_model.", "backbone.")
+        if "self_attn" in name and value.ndim == 2:
+            layer = name.removesuffix(".weight")
+            u, s, v = torch.linalg.svd(value, full_matrices=False)
+            stored[f"{layer}.weight_main"] = u[:, :-1] * s[:-1] @ v[:-1]
+            stored |= {
+                f"{layer}.{part}": one.contiguous()
+                for part, one in (
+                    ("U_residual", u[:, -1:]),
+                    ("S_residual", s[-1:]),
+                    ("V_residual", v[-1:]),
+                    ("U_r", u[:, :-1]),
+                    ("S_r", s[:-1]),
+                    ("V_r", v[:-1]),
+                )
+            }
+        else:
+            stored[name] = value
+    head = {"head.weight": random(90, 2, WIDTH), "head.bias": random(91, 2)}
+    projection = tower.proj
+    tower.proj = None  # what is read is not projected
+    with torch.inference_mode():
+        scores = tower(normalised(pixels)) @ head["head.weight"].T + head["head.bias"]
+    tower.proj = projection
+    made = assemble(Request([save({**stored, **head})], heads=HEADS))
+    expected = scores[:, 1] - scores[:, 0]
+    torch.testing.assert_close(logits_of(made, pixels), expected, atol=1e-4, rtol=0)
+    del stored["backbone.encoder.layers.0.self_attn.q_proj.V_residual"]
+    with pytest.raises(InputError, match="a residual of which parts are missing"):
+        assemble(Request([save({**stored, **head})], heads=HEADS))
+
+
+def lora(tower: nn.Module, rank: int = 4) -> tuple[Weights, Weights, float]:
+    """Updates by PEFT's names, the weights with them, and PEFT's alpha."""
+    alpha = 6.0
+    names = as_transformers(tower.state_dict())
+    updates: Weights = {}
+    for layer in range(LAYERS):
+        for part in ("q_proj", "v_proj"):
+            name = f"vision_model.encoder.layers.{layer}.self_attn.{part}"
+            down, up = random(layer, rank, WIDTH), random(layer + 50, WIDTH, rank)
+            updates[f"base_model.model.{name}.lora_A.weight"] = down
+            updates[f"base_model.model.{name}.lora_B.weight"] = up
+            names[f"{name}.weight"] = names[f"{name}.weight"] + alpha / rank * up @ down
+    return updates, names, alpha
+
+
+def test_low_rank_updates_are_merged(
+    tower: nn.Module, pixels: Any, save: Save, tmp_path: Path
+) -> None:
+    updates, merged, alpha = lora(tower)
+    head = {"base_model.model.fc.weight": random(90, 1, OUTPUT)}
+    expected = logits_of(
+        assemble(
+            Request(
+                [save({**merged, "fc.weight": head["base_model.model.fc.weight"]})], heads=HEADS
+            )
+        ),
+        pixels,
+    )
+    frozen = save(tower.state_dict(), "tower.safetensors")
+    plain = logits_of(assemble(Request([save(head)], str(frozen), heads=HEADS)), pixels)
+    assert (plain - expected).abs().max() > 0.1
+
+    # PEFT's folder: updates and head, beside a tower by other names.
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    safetensors.torch.save_file({**updates, **head}, folder / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": alpha}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    made = assemble(Request([folder], str(frozen), heads=HEADS))
+    torch.testing.assert_close(logits_of(made, pixels), expected, atol=1e-4, rtol=0)
+
+    # One state_dict, the matrices under base_layer.
+    wrapped = {
+        name.replace("lora_A", "lora_A.default").replace("lora_B", "lora_B.default"): value
+        for name, value in updates.items()
+    }
+    for name, value in as_transformers(tower.state_dict()).items():
+        layer = f"base_model.model.{name.removesuffix('.weight')}"
+        own = (
+            f"{layer}.base_layer.weight"
+            if f"{layer}.lora_A.weight" in updates
+            else f"base_model.model.{name}"
+        )
+        wrapped[own] = value
+    path = save({**wrapped, **head})
+    made = assemble(Request([path], heads=HEADS, lora_alpha=alpha))
+    torch.testing.assert_close(logits_of(made, pixels), expected, atol=1e-4, rtol=0)
+    with pytest.raises(UsageError, match=r"6 matrices have low-rank updates .* --lora-alpha"):
+        assemble(Request([path], heads=HEADS))
+    for odd in ({"use_dora": True}, {"peft_type": "LOHA"}, {"rank_pattern": {"q": 8}}):
+        (folder / "adapter_config.json").write_text(json.dumps({**settings, **odd}))
+        with pytest.raises(InputError, match="no plain low-rank update"):
+            assemble(Request([folder], str(frozen), heads=HEADS))
+
+
+def test_a_batch_normalisation_is_folded(tower: nn.Module, pixels: Any, save: Save) -> None:
+    head = nn.Sequential(nn.BatchNorm1d(OUTPUT), nn.Dropout(0.5), nn.Linear(OUTPUT, 1)).eval()
+    norm = head[0]
+    norm.running_mean.data = random(1, OUTPUT)
+    norm.running_var.data = random(2, OUTPUT).abs() + 0.1
+    norm.weight.data, norm.bias.data = random(3, OUTPUT), random(4, OUTPUT)
+    with torch.inference_mode():
+        expected = head(tower(normalised(pixels)))[:, 0]
+    weights = {**prefixed("visual.", tower.state_dict()), **prefixed("head.", head.state_dict())}
+    made = assemble(Request([save(weights)], heads=HEADS))
+    torch.testing.assert_close(logits_of(made, pixels), expected, atol=1e-4, rtol=0)
+    assert "its batch normalisation was folded into the head" in made.told
+
+
+def test_what_is_no_plain_tower_with_a_linear_head_is_refused(tower: nn.Module, save: Save) -> None:
+    plain = {**tower.state_dict(), "fc.weight": random(90, 1, OUTPUT)}
+    block = "transformer.resblocks.1"
+    cases: dict[str, Weights] = {
+        "2 tensors of adapters inside its blocks": {
+            **plain,
+            f"{block}.adapter.down.weight": random(1, 8, WIDTH),
+            f"{block}.adapter.up.weight": random(1, WIDTH, 8),
+        },
+        "2 transformers, a.… .open_clip., b.…": {
+            **prefixed("a.", tower.state_dict()),
+            **prefixed("b.", tower.state_dict()),
+        },
+        "1 tensors of a head of several layers: fc.0.weight": {
+            **plain,
+            "fc.weight": random(1, 1, 8),
+            "fc.0.weight": random(1, 8, OUTPUT),
+        },
+        "no linear head of one or two logits; its matrices: fc.weight .1000, 48.": {
+            **plain,
+            "fc.weight": random(1, 1000, OUTPUT),
+        },
+        "no linear head of one or two logits, and no other matrix": dict(tower.state_dict()),
+        "1 tensors of another kind: prompts": {**plain, "prompts": random(1, 1, 8, WIDTH)},
+        "the width 47, but the class token has 64 and its projection 48": {
+            **plain,
+            "fc.weight": random(1, 1, 47),
+        },
+        "1 missing .ln_pre.weight.": {k: v for k, v in plain.items() if k != "ln_pre.weight"},
+        "numbers that are not finite": {**plain, "ln_post.bias": torch.full((WIDTH,), torch.nan)},
+        "no transformer by the names that CLIP has": {
+            f"layer1.{index}.conv.weight": random(1, 2, 2, 3, 3) for index in range(20)
+        },
+    }
+    for message, weights in cases.items():
+        with pytest.raises((InputError, UsageError), match=message):
+            assemble(Request([save(weights)], heads=HEADS))
+    with pytest.raises(InputError, match="cannot be read as a checkpoint of tensors alone"):
+        assemble(Request([save(tower)]))
+
+
+@pytest.mark.parametrize(("features", "keep"), [("projected", "all"), ("unit", "textured:9")])
+def test_an_import_is_exported(
+    features: Any, keep: str, tower: nn.Module, save: Save, tmp_path: Path
+) -> None:
+    weight = random(90, 1, OUTPUT) * (1 if features == "projected" else 9)
+    source = save({**tower.state_dict(), "fc.weight": weight})
+    out = tmp_path / "detector"
+    scaling = Scaling(side=64, filter="bilinear")
+    request = Request([source], heads=HEADS, features=features, keep=keep, scaling=scaling)
+    import_detector(request, out)
+    folder = read_detector(out)
+    assert folder.spec.keep == keep
+    assert folder.spec.crop.scaling == scaling
+    assert "model.pth" in folder.card
+    golden = folder.golden
+    with torch.inference_mode():
+        expected = tower(normalised(golden.crops))
+        if features == "unit":
+            expected = functional.normalize(expected, dim=-1)
+        expected = expected @ weight[0]
+    if keep == "all":
+        np.testing.assert_allclose(golden.logits, expected, atol=1e-4)
+    export(Export(out, tmp_path / "onnx", allow_unproven=True))
+    judged = BundleModel(read_bundle(tmp_path / "onnx")).logits(golden.crops)[0]
+    np.testing.assert_allclose(judged, golden.logits, atol=1e-3)
+    native = Export(
+        out, tmp_path / "native", backend="native", precision="wide", allow_unproven=True
+    )
+    if features == "unit":
+        with pytest.raises(UsageError, match="native has no features divided by their length"):
+            export(native)
+        return
+    export(native)
+    judged = BundleModel(read_bundle(tmp_path / "native")).logits(golden.crops)[0]
+    # The weights were rounded to 8 bits: three blocks of random ones are off by a percent.
+    assert np.corrcoef(judged, golden.logits)[0, 1] > 0.99
+
+
+def test_the_command(
+    mpft: Callable[..., tuple[int, str, str]], tower: nn.Module, save: Save, tmp_path: Path
+) -> None:
+    source = save({**tower.state_dict(), "fc.weight": random(90, 1, OUTPUT)})
+    out = tmp_path / "detector"
+    code, told, _ = mpft(
+        "import", source, "--out", out, "--heads", HEADS, "--resize", "64:bilinear"
+    )
+    assert code == 0
+    assert "the tower was recognised by the names of open_clip" in told
+    assert "assumed: quick_gelu" in told
+    code, told, _ = mpft("inspect", out)
+    assert (code, "after scaling to 64 (bilinear)" in told) == (0, True)
+    code, _, error = mpft("import", source, "--out", out, "--heads", HEADS, "--resize", "64x65")
+    assert (code, "write pixels such as 256" in error) == (2, True)
+    code, _, error = mpft("import", source, "--out", out, "--heads", HEADS)
+    assert (code, "--overwrite" in error) == (2, True)
