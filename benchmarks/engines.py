@@ -98,9 +98,9 @@ def build(detector: Path, views: U8, work: Path) -> None:
     whole = peers.tower(spec.architecture, spec.patch, spec.crop.size)
     peers.write_onnx(whole, spec.crop.size, work / "exported.onnx")
     peers.write_openvino_int8(work / "exported.onnx", views[:32], work / "int8.xml")
-    request = Request(detector, work / "fp32", threads=THREADS)
+    request = Request(detector, work / "fp32", "onnxruntime", "fp32", threads=THREADS)
     export(request)
-    export(Request(detector, work / "int8", precision="int8", threads=THREADS))
+    export(Request(detector, work / "int8", "onnxruntime", "int8", threads=THREADS))
     (work / "done").touch()
 
 

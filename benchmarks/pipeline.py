@@ -32,9 +32,10 @@ from mpft_deploy.bundle import read_bundle
 from mpft_deploy.detector_folder import DetectorFolder, read_detector
 from mpft_deploy.engine import Engine, load_engine
 from mpft_deploy.engine.ort import OnnxRuntimeEngine
+from mpft_deploy.engine.reference import activation_maxima
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.precision import apply_precision
-from mpft_deploy.export.smoothing import activation_maxima, smooth
+from mpft_deploy.export.smoothing import smooth
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.kernels.jpeg_window import decode_window, why_not
 from mpft_deploy.kernels.texture_patchify.oracle import texture_patchify as oracle

@@ -32,19 +32,9 @@ def main() -> None:
     must("python", ROOT / "examples" / "make_samples.py", SAMPLES)
     images = sys.argv[1:] or [SAMPLES]
     if not (BUNDLE.exists() and run("mpft", "verify", BUNDLE) == 0):
-        # With c_proj in float, int8 changes far fewer verdicts than throughout.
-        precision = ("--precision", "int8", "--float-layers", "*.mlp.c_proj")
         judged_on = [word for folder in images for word in ("--images", folder)]
         # Exit code 1 says that the budget is not kept: undecided, on the few pictures here.
-        run(
-            "mpft-export",
-            DETECTOR,
-            BUNDLE,
-            *precision,
-            *judged_on,
-            "--allow-unproven",
-            "--overwrite",
-        )
+        run("mpft-export", DETECTOR, BUNDLE, *judged_on, "--allow-unproven", "--overwrite")
         run("mpft", "verify", BUNDLE)  # says no if the budget is broken
         print(
             "\nWhere the budget is undecided, there were too few pictures to tell: "

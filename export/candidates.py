@@ -10,7 +10,7 @@ from mpft_deploy.bundle import Certificate, Comparison, Latency
 from mpft_deploy.engine import BACKENDS, find_backend, get_backend
 from mpft_deploy.errors import UsageError
 from mpft_deploy.export.pipeline import Made, Request
-from mpft_deploy.export.precision import precision_of
+from mpft_deploy.export.recipes import precision_of
 from mpft_deploy.export.sensitivity import Layers
 from mpft_deploy.profile.latency import Stopwatch
 from mpft_deploy.spec import Record

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from mpft_deploy.engine.reference import SMOOTHED
 from mpft_deploy.errors import InputError
 from mpft_deploy.spec import DetectorSpec
 from mpft_deploy.weights import F32, detector_shapes
@@ -24,9 +25,6 @@ from mpft_deploy.weights import F32, detector_shapes
 OPSET = 20  # the first with Gelu
 IR_VERSION = 10
 LAYER_NORM_EPSILON = 1e-5  # of PyTorch's LayerNorm, which CLIP uses unchanged
-
-SMOOTHED = "mlp.c_proj.smoothed"
-"""Of a block: factors f32 [hidden] of the activations that `mlp.c_proj` reads, 1 where absent."""
 
 
 class GraphBuilder:

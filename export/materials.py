@@ -17,12 +17,12 @@ import numpy.typing as npt
 from mpft_deploy.bundle import Comparison
 from mpft_deploy.dataset import find_samples
 from mpft_deploy.detector_folder import DetectorFolder, Golden, read_detector
-from mpft_deploy.engine import Engine, get_backend
+from mpft_deploy.engine import Engine
 from mpft_deploy.engine.certificate import TRAINED, compare, run_views
+from mpft_deploy.engine.reference import Reference, activation_maxima
 from mpft_deploy.errors import InputError
 from mpft_deploy.evaluate.scores import mean_over_views
-from mpft_deploy.export.graph import build_graph, serialise
-from mpft_deploy.export.smoothing import Smoothed, activation_maxima, smooth
+from mpft_deploy.export.smoothing import Smoothed, smooth
 from mpft_deploy.files import display, sha256
 from mpft_deploy.images import U8, find_images, others_in, read_picture
 from mpft_deploy.prepared import prepare
@@ -32,6 +32,7 @@ from mpft_deploy.weights import F32
 
 BATCH = 16
 CALIBRATION_IMAGES = 128
+FLOAT32 = "float32 in NumPy"
 SHOWN = 20
 """Images that an error names."""
 
@@ -81,14 +82,12 @@ class Materials:
     Attributes:
         path: the detector's folder.
         images, calibrate: folders; without `calibrate` the golden crops serve.
-        threads: of the float32 reference; 0 takes all cores.
         say: told each step as it begins.
     """
 
     path: Path
     images: tuple[Path, ...]
     calibrate: tuple[Path, ...]
-    threads: int
     say: Say
 
     @cached_property
@@ -127,7 +126,7 @@ class Materials:
 
     @cached_property
     def maxima(self) -> dict[str, F32]:
-        """Largest activations on the calibration views; see `mpft_deploy.export.smoothing`."""
+        """Largest activations on the calibration views; as `smooth` takes them."""
         self.say(f"calibrating on {self.calibrated_on}")
         return activation_maxima(self.detector.spec, self.detector.weights, self.calibration_views)
 
@@ -224,29 +223,20 @@ class Materials:
 
     @cached_property
     def reference(self) -> Engine:
-        """The float32 graph on ONNX Runtime."""
-        exact = serialise(build_graph(self.detector.spec, self.detector.weights))
-        return get_backend("onnxruntime").load(exact, threads=self.threads)
-
-    def float_engine(self, keep: str | None) -> Engine:
-        """The float32 graph at another keep rule, or at the detector's own."""
-        spec = self.spec_at(keep)
-        if spec.keep == self.detector.spec.keep:
-            return self.reference
-        exact = serialise(build_graph(spec, self.detector.weights))
-        return get_backend("onnxruntime").load(exact, threads=self.threads)
+        """The detector in float32; cells are what it is shown, by whatever keep rule."""
+        return Reference(self.detector.spec, self.detector.weights)
 
     def golden_at(self, keep: str | None) -> tuple[Golden, str]:
         """Golden crops with the logits that an engine of a keep rule should give, and whose.
 
         At the detector's own rule the trained model's; at another, which it was never run at, the
-        float32 graph's.
+        reference's.
         """
         golden, spec = self.detector.golden, self.spec_at(keep)
         if spec.keep == self.detector.spec.keep:
             return golden, TRAINED
-        logits = self.run("the float32 graph", self.float_engine(keep), golden.crops[:, None], spec)
-        return Golden(golden.crops, logits), f"the float32 graph on the drawn crops, {spec.keep}"
+        logits = self.run(FLOAT32, self.reference, golden.crops[:, None], spec)
+        return Golden(golden.crops, logits), f"{FLOAT32} on the drawn crops, {spec.keep}"
 
     @cached_property
     def _reference_logits(self) -> dict[str, np.float32]:
@@ -259,19 +249,19 @@ class Materials:
         if new:
             spec = self.detector.spec
             unknown = [views.pixels[index] for index in new]
-            logits = self.run("the float32 graph", self.reference, unknown, spec)
+            logits = self.run(FLOAT32, self.reference, unknown, spec)
             known.update(zip((views.hashes[i] for i in new), logits, strict=True))
         return np.array([known[one] for one in views.hashes], np.float32)
 
     def compare_images(self, engine: Engine, spec: DetectorSpec, views: Views) -> Comparison:
-        """Compare an engine, run by `spec`, with the float32 graph at the detector's own rule."""
+        """Compare an engine, run by `spec`, with the reference at the detector's own rule."""
         return compare(
             self.reference_logits(views),
             self.run("the engine", engine, views.pixels, spec),
             self.detector.spec.calibration,
             names=views.names,
             views=np.concatenate(views.pixels),
-            reference_name=f"float32 graph on ONNX Runtime, {self.detector.spec.keep}",
+            reference_name=f"{FLOAT32}, {self.detector.spec.keep}",
             labels=views.labels,
             left_out=views.left_out,
         )

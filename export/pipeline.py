@@ -10,10 +10,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-import onnx
 
 from mpft_deploy import __version__
 from mpft_deploy.bundle import (
@@ -43,21 +43,18 @@ from mpft_deploy.engine.certificate import (
 from mpft_deploy.engine.native import write_engine
 from mpft_deploy.errors import EnvironmentLacksError, GateError, UsageError
 from mpft_deploy.export.builders import Builder, BuildOptions, Plan, get_builder
-from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.materials import Materials, Say, with_keep
-from mpft_deploy.export.precision import (
-    RECIPES,
-    apply_precision,
-    mixes_views,
-    precision_of,
-    recipe_of,
-)
+from mpft_deploy.export.recipes import precision_of, recipe_of
+from mpft_deploy.extras import require
 from mpft_deploy.files import display
 from mpft_deploy.outputs import Place, reserve
 from mpft_deploy.profile.latency import measure
 from mpft_deploy.signing import Signature, load_signer
 from mpft_deploy.spec import DetectorSpec
 from mpft_deploy.weights import detector_shapes
+
+if TYPE_CHECKING:
+    import onnx
 
 LATENCY_SAMPLES = 100
 NATIVE = "native"
@@ -76,8 +73,8 @@ class Request:
 
     detector: Path
     out: Path
-    backend: str = "onnxruntime"
-    precision: str = "fp32"
+    backend: str = NATIVE
+    precision: str = "wide"
     float_layers: tuple[str, ...] = ()
     keep: str | None = None
     options: BuildOptions = field(default_factory=BuildOptions)
@@ -119,10 +116,11 @@ def silent(text: str) -> None:
 
 @dataclass(frozen=True)
 class Made:
-    """An engine in memory, not proven; `graph` is what it runs, `spec` the one it is run by.
+    """An engine in memory, not proven.
 
-    graph: None for the backend native, which runs none.
-
+    spec: the one it is run by.
+    graph: what it runs; None for the backend native, which runs none.
+    mixes_views: whether a view's logit depends on the views that are judged with it.
     golden: crops with the logits that it should give, by `golden_of`.
     engine: None for one that cannot run here, and `not_run` says why.
     """
@@ -134,16 +132,12 @@ class Made:
     precision: Precision
     calibrated_on: str | None
     graph: onnx.ModelProto | None
+    mixes_views: bool
     plan: Plan
     file: str
     engine_bytes: bytes
     engine: Engine | None
     not_run: str | None
-
-    @property
-    def mixes_views(self) -> bool:
-        """Whether a view's logit depends on the views that are judged with it."""
-        return self.graph is not None and mixes_views(self.graph)
 
     def smoke(self) -> tuple[Comparison, list[str]]:
         """The smoke test of an engine that runs here, and its faults."""
@@ -161,7 +155,7 @@ class Built(Made):
 
 def gather(request: Request, say: Say = silent) -> Materials:
     """What the request is made from; read when it is needed."""
-    return Materials(request.detector, request.images, request.calibrate, request.threads, say)
+    return Materials(request.detector, request.images, request.calibrate, say)
 
 
 def make(request: Request, materials: Materials, say: Say = silent) -> Made:
@@ -184,10 +178,10 @@ def make(request: Request, materials: Materials, say: Say = silent) -> Made:
     golden, golden_of = materials.golden_at(request.keep)
     materials.read_images()
     say("writing the encoder")
-    graph, model = _write_model(request, materials, spec, precision)
+    graph, mixes_views, model = _write_model(request, materials, spec, precision)
     say("building the engine")
     file, engine_bytes = builder.build(model, plan, request.options, say)
-    quantised = recipe_of(request.precision).quantise is not None
+    quantised = recipe_of(request.precision).quantised
     return Made(
         detector=materials.detector,
         spec=spec,
@@ -196,6 +190,7 @@ def make(request: Request, materials: Materials, say: Say = silent) -> Made:
         precision=precision,
         calibrated_on=materials.calibrated_on if quantised else None,
         graph=graph,
+        mixes_views=mixes_views,
         plan=plan,
         file=file,
         engine_bytes=engine_bytes,
@@ -400,30 +395,31 @@ def _resolve(request: Request) -> tuple[Backend, Builder, Plan]:
             f"{', '.join(backend.PRECISIONS)}"
         )
     builder = get_builder(request.backend)
-    return backend, builder, builder.plan(request.precision, request.options)
+    plan = builder.plan(request.precision, request.options)
+    if request.backend != NATIVE:
+        require("export", f"an engine of {request.backend}", "onnx")
+    return backend, builder, plan
 
 
 def _write_model(
     request: Request, materials: Materials, spec: DetectorSpec, precision: Precision
-) -> tuple[onnx.ModelProto | None, bytes]:
-    """What an engine is built of: a graph, and its bytes, or the integers of the backend native."""
+) -> tuple[onnx.ModelProto | None, bool, bytes]:
+    """What an engine is built of: a graph, whether it mixes views, and its bytes; or the integers
+    of the backend native."""
     if request.backend == NATIVE:
         if request.float_layers:
             raise UsageError(f"--float-layers does not go with backend {NATIVE}: it has no floats")
-        return None, write_engine(spec, materials.detector.stored, precision)
-    graph = _write_graph(request, materials)
-    return graph, serialise(graph)
+        return None, False, write_engine(spec, materials.detector.stored, precision)
+    from mpft_deploy.export.graph import build_graph, serialise
+    from mpft_deploy.export.precision import apply_precision, mixes_views
 
-
-def _write_graph(request: Request, materials: Materials) -> onnx.ModelProto:
-    """The graph in the precision that was asked for, fitted to the calibration images."""
-    recipe = RECIPES[request.precision]
-    quantised = recipe.quantise is not None
-    smoothed = materials.smoothed(request.float_layers) if quantised else None
+    recipe = recipe_of(request.precision)
+    smoothed = materials.smoothed(request.float_layers) if recipe.quantised else None
     weights = smoothed.weights if smoothed else materials.detector.weights
     ranges = smoothed.ranges if smoothed and recipe.static else None
-    graph = build_graph(materials.spec_at(request.keep), weights)
-    return apply_precision(graph, request.precision, request.float_layers, ranges)
+    graph = build_graph(spec, weights)
+    graph = apply_precision(graph, request.precision, request.float_layers, ranges)
+    return graph, mixes_views(graph), serialise(graph)
 
 
 def budget_of(request: Request) -> Budget:

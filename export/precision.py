@@ -9,106 +9,26 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import onnx
-from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
-from mpft_deploy.bundle import Precision
 from mpft_deploy.errors import UsageError
 from mpft_deploy.export.casts import cast_matmuls
 from mpft_deploy.export.quantise import Rewritten, dynamic_int8, static_fp8, static_int8
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a precision does.
-
-    Attributes:
-        help: a line for people who choose.
-        precision: what it makes of the linear layers and of the other matmuls.
-        quantise: rewrites one linear layer, see `mpft_deploy.export.quantise`; None leaves them
-            float.
-    """
-
-    help: str
-    precision: Precision
-    quantise: Callable[..., Rewritten] | None = None
-
-    @property
-    def static(self) -> bool:
-        """Whether `quantise` needs the range of the layer's input."""
-        return self.precision.activations == "static"
-
-    @property
-    def matmul(self) -> int:
-        """ONNX type of the matmuls that are not quantised."""
-        return ONNX_TYPES[self.precision.rest]
-
+from mpft_deploy.export.recipes import RECIPES, Recipe
 
 ONNX_TYPES: dict[str, int] = {
     "float32": TensorProto.FLOAT,
     "float16": TensorProto.FLOAT16,
     "bfloat16": TensorProto.BFLOAT16,
 }
-INT8 = Precision("int8", "static")
-FP8 = Precision("float8", "static")
-BY_RANGES = "layers by calibrated ranges"
-RECIPES = {
-    str(recipe.precision): recipe
-    for recipe in (
-        Recipe("float32 throughout", Precision("float32")),
-        Recipe("matmuls in float16", Precision("float16", rest="float16")),
-        Recipe("matmuls in bfloat16", Precision("bfloat16", rest="bfloat16")),
-        Recipe(
-            "int8 layers, activations scaled as the engine runs",
-            Precision("int8", "dynamic per tensor"),
-            dynamic_int8,
-        ),
-        Recipe(f"int8 {BY_RANGES}", INT8, static_int8),
-        Recipe(
-            f"int8 {BY_RANGES}, other matmuls in float16",
-            replace(INT8, rest="float16"),
-            static_int8,
-        ),
-        Recipe(
-            f"int8 {BY_RANGES}, other matmuls in bfloat16",
-            replace(INT8, rest="bfloat16"),
-            static_int8,
-        ),
-        Recipe(f"E4M3 {BY_RANGES}", FP8, static_fp8),
-        Recipe(
-            f"E4M3 {BY_RANGES}, other matmuls in float16", replace(FP8, rest="float16"), static_fp8
-        ),
-    )
+QUANTISE: dict[tuple[str, str], Callable[..., Rewritten]] = {
+    ("int8", "dynamic per tensor"): dynamic_int8,
+    ("int8", "static"): static_int8,
+    ("float8", "static"): static_fp8,
 }
-PRECISIONS = tuple(RECIPES)
-
-SAME = "the same logits on every processor"
-INTEGERS = {
-    str(recipe.precision): recipe
-    for recipe in (
-        Recipe(help_, Precision("int8", "dynamic per token", wide_layers=wide))
-        for wide, help_ in (
-            ((), f"int8; {SAME}"),
-            (("proj",), f"int8, 15 bits behind the GELU; {SAME}"),
-            (("qkv", "out", "fc", "proj"), f"activations of 15 bits; {SAME}"),
-        )
-    )
-}
-"""Of the backend native, which runs no graph."""
-
-
-def recipe_of(name: str) -> Recipe:
-    """The recipe of a precision, of a graph or of the backend native."""
-    return {**RECIPES, **INTEGERS}[name]
-
-
-def precision_of(name: str, float_layers: Sequence[str] = ()) -> Precision:
-    """The record of a precision, with patterns of layers that it leaves in float."""
-    return replace(recipe_of(name).precision, float_layers=tuple(float_layers))
-
+"""Weights and activations of a precision → what rewrites one linear layer."""
 
 ALWAYS_FLOAT = ("patch_embedding.matmul", "proj.matmul", "head.matmul")
 """Kept in float32: the first matmul works on raw bytes, where a weight's rounding error is
@@ -125,7 +45,7 @@ def apply_precision(
 
     Args:
         model: as `build_graph` writes it; not changed.
-        precision: one of PRECISIONS.
+        precision: one of RECIPES.
         float_layers: patterns (`fnmatch`) of layers that are not lowered, such as `*.mlp.c_proj`:
             left to the precision's other matmuls by a quantised one, in float32 by fp16 and bf16.
         ranges: largest magnitude of each linear layer's input, for the static precisions; see
@@ -136,7 +56,7 @@ def apply_precision(
         InputError: a weight does not fit the precision.
     """
     if precision not in RECIPES:
-        raise UsageError(f"precision {precision!r} is unknown: choose {', '.join(PRECISIONS)}")
+        raise UsageError(f"precision {precision!r} is unknown: choose {', '.join(RECIPES)}")
     recipe = RECIPES[precision]
     if precision == "fp32":
         if float_layers:
@@ -148,17 +68,18 @@ def apply_precision(
     nodes = list(model.graph.node)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     done = set(kept)
-    if recipe.quantise is not None:
+    if recipe.quantised:
         chosen = {f"{layer}.matmul" for layer in quantisable_layers(model)} - kept
         nodes = _quantise(nodes, constants, chosen, recipe, ranges or {})
         done = chosen
-    if recipe.matmul != TensorProto.FLOAT:
+    rest = ONNX_TYPES[recipe.precision.rest]
+    if rest != TensorProto.FLOAT:
         others = {
             node.name
             for node in nodes
             if node.op_type == "MatMul" and node.name not in done | {*ALWAYS_FLOAT}
         }
-        nodes = cast_matmuls(nodes, constants, others, recipe.matmul)
+        nodes = cast_matmuls(nodes, constants, others, rest)
     graph = helper.make_graph(
         nodes,
         model.graph.name,
@@ -182,11 +103,6 @@ def quantisable_layers(model: onnx.ModelProto) -> list[str]:
         for node in model.graph.node
         if node.op_type == "MatMul" and node.input[1] in constants and node.name not in ALWAYS_FLOAT
     ]
-
-
-def is_left_float(layer: str, patterns: Sequence[str]) -> bool:
-    """Whether one of the patterns of float layers matches a linear layer's name."""
-    return any(fnmatch.fnmatchcase(layer, pattern) for pattern in patterns)
 
 
 def mixes_views(model: onnx.ModelProto) -> bool:
@@ -240,7 +156,7 @@ def _mixes(
 def _kept(model: onnx.ModelProto, recipe: Recipe, patterns: Sequence[str]) -> set[str]:
     """Node names of the matmuls that `patterns` keep; a UsageError for one that keeps none."""
     layers = {layer: f"{layer}.matmul" for layer in quantisable_layers(model)}
-    if recipe.quantise is None:
+    if not recipe.quantised:
         layers |= {
             node.name: node.name
             for node in model.graph.node
@@ -265,7 +181,7 @@ def _quantise(
     ranges: Mapping[str, float],
 ) -> list[onnx.NodeProto]:
     """The nodes with the `chosen` ones rewritten; their weights are exchanged in `constants`."""
-    assert recipe.quantise is not None
+    rewrite = QUANTISE[recipe.precision.weights, recipe.precision.activations]
     out: list[onnx.NodeProto] = []
     for node in nodes:
         if node.name not in chosen:
@@ -273,7 +189,7 @@ def _quantise(
             continue
         weight = numpy_helper.to_array(constants.pop(node.input[1]))
         largest = [ranges[node.name.removesuffix(".matmul")]] if recipe.static else []
-        new_nodes, new_constants = recipe.quantise(node, weight, *largest)
+        new_nodes, new_constants = rewrite(node, weight, *largest)
         out += new_nodes
         constants |= {tensor.name: tensor for tensor in new_constants}
     return out

@@ -32,7 +32,7 @@ from mpft_deploy.export.candidates import (
     Timed,
     combinations,
 )
-from mpft_deploy.export.materials import Materials, Say, Views
+from mpft_deploy.export.materials import FLOAT32, Materials, Say, Views
 from mpft_deploy.export.notebook import Notebook, code_digest
 from mpft_deploy.export.pipeline import (
     LATENCY_SAMPLES,
@@ -47,7 +47,7 @@ from mpft_deploy.export.pipeline import (
     silent,
     write,
 )
-from mpft_deploy.export.precision import recipe_of
+from mpft_deploy.export.recipes import recipe_of
 from mpft_deploy.export.search_report import TITLE, as_text, write_picture
 from mpft_deploy.export.sensitivity import Layers, float_layer_ladder
 from mpft_deploy.files import absolute, sha256
@@ -218,7 +218,7 @@ class _Search:
         known = self._notebook.get(key, Comparison)
         if known is None:
             self._say(f"comparing {request.keep} with the detector's own rule in float32")
-            engine = self._materials.float_engine(request.keep)
+            engine = self._materials.reference
             spec = self._materials.spec_at(request.keep)
             known = self._materials.compare_images(engine, spec, self._choosing)
             self._notebook.put(key, known)
@@ -311,7 +311,7 @@ class _Search:
         """The candidate with more layers in float, timed briefly; empty if there is none."""
         request = candidate.request
         if candidate.ladder is None:
-            quantised = recipe_of(request.precision).quantise is not None
+            quantised = recipe_of(request.precision).quantised
             ladder = self._ladder(candidate) if quantised and not request.float_layers else []
         else:
             ladder = candidate.ladder
@@ -341,7 +341,7 @@ class _Search:
                 if not exact:
                     reference = self._materials.reference
                     spec = self._materials.detector.spec
-                    exact.append(self._materials.run("the float32 graph", reference, views, spec))
+                    exact.append(self._materials.run(FLOAT32, reference, views, spec))
                 made = make(one.request, self._materials)
                 assert made.engine is not None
                 logits = self._materials.run(name, made.engine, views, made.spec)
@@ -413,7 +413,7 @@ class _Search:
     def _key(self, candidate: Candidate) -> Mapping[str, Any]:
         """All that an engine and its speed depend on."""
         request = candidate.request
-        fitted = recipe_of(request.precision).quantise is not None
+        fitted = recipe_of(request.precision).quantised
         return {
             "detector": self._materials.detector.seal,
             "backend": request.backend,

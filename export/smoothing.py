@@ -14,13 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import onnx
-from onnx import TensorProto, helper
 
-from mpft_deploy.export.graph import SMOOTHED, build_graph, serialise
-from mpft_deploy.export.precision import is_left_float
-from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.engine.reference import SMOOTHED
+from mpft_deploy.export.recipes import is_left_float
 from mpft_deploy.spec import DetectorSpec
 from mpft_deploy.weights import F32
 
@@ -28,7 +24,6 @@ ALPHA = 0.65
 """Share of the difficulty that moves from activations to weights; flat from 0.6 to 0.7 here."""
 
 SMALLEST = 1e-5  # of a maximum, so that dead channels divide by no zero
-BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ def smooth(
 
     Args:
         weights: float32, as `build_graph` takes them; not changed.
-        maxima: of `activation_maxima`, under these weights.
+        maxima: of `mpft_deploy.engine.reference.activation_maxima`, under these weights.
         float_layers: patterns of layers that are not quantised, and so read what they always did.
     """
     out = {name: value.copy() for name, value in weights.items()}
@@ -99,36 +94,6 @@ def ranges_of(maxima: Mapping[str, F32]) -> dict[str, float]:
     and clipping those costs most of the accuracy.
     """
     return {layer: float(channels.max()) for layer, channels in maxima.items()}
-
-
-def activation_maxima(
-    spec: DetectorSpec, weights: Mapping[str, F32], views: npt.NDArray[np.uint8]
-) -> dict[str, F32]:
-    """Largest magnitude of each input channel: linear layer as the graph names it → f32 [I]."""
-    from mpft_deploy.engine.ort import make_session
-
-    model = build_graph(spec, weights)
-    inputs = {
-        node.name.removesuffix(".matmul"): node.input[0]
-        for node in model.graph.node
-        if node.name.startswith("block") and node.name.endswith(".matmul")
-    }
-    watched = sorted(set(inputs.values()))
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in watched]
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    probe.graph.output.extend(outputs)
-    session = make_session(serialise(probe), threads=0)
-    largest: dict[str, F32] = {}
-    for start in range(0, len(views), BATCH):
-        cut = texture_patchify(
-            views[start : start + BATCH], spec.patch, spec.keep_rule, spec.keep_seed
-        )
-        feeds = {"patches": cut.patches, "positions": cut.positions}
-        for name, value in zip(watched, session.run(watched, feeds), strict=True):
-            found = np.abs(value).reshape(-1, value.shape[-1]).max(0)
-            largest[name] = np.maximum(largest.get(name, found), found)
-    return {layer: largest[name] for layer, name in inputs.items()}
 
 
 def _factor(activations: F32, weight: F32) -> F32:

@@ -6,6 +6,7 @@ given a wheel installs the packages that the extra stands for.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from importlib import metadata
@@ -13,7 +14,20 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from mpft_deploy.errors import EnvironmentLacksError
+
 NAME = "mpft-deploy"
+
+
+def require(extra: str, what: str, *modules: str) -> None:
+    """An EnvironmentLacksError that names the remedy unless an extra's modules are installed.
+
+    Args:
+        what: needs them, for people.
+        modules: that can be imported where the extra is installed.
+    """
+    if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
+        raise EnvironmentLacksError(f"{what} needs {', '.join(missing)}: {how_to_install(extra)}")
 
 
 def how_to_install(extra: str) -> str:

@@ -180,8 +180,9 @@ def open_folder(folder: Path, kind: str) -> Iterator[int]:
     except OSError:
         old = workplace_of(folder.absolute().parent, folder.absolute().name) / OLD
         hint = f"; a run that was killed left it in {display(old)}" if old.is_dir() else ""
+        make = f"; make one with mpft-export DETECTOR {display(folder)}" if kind == "bundle" else ""
         raise InputError(
-            f"{display(folder)} is not a folder; expected a {kind} folder{hint}"
+            f"{display(folder)} is not a folder; expected a {kind} folder{hint or make}"
         ) from None
     try:
         yield descriptor

@@ -92,7 +92,7 @@ def detector(
 def bundle(tmp_path_factory: pytest.TempPathFactory, detector: Path) -> Path:
     """A tiny float32 bundle; not to be changed."""
     path = tmp_path_factory.mktemp("bundle") / "tiny"
-    export(Request(detector, path))
+    export(Request(detector, path, *reference.FLOAT32))
     return path
 
 

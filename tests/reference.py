@@ -12,6 +12,9 @@ from mpft_deploy.kernels.texture_patchify.oracle import Patches
 from mpft_deploy.spec import Architecture, Calibration, Crop, DetectorSpec, HeldOut
 from mpft_deploy.weights import F32, detector_shapes
 
+FLOAT32 = ("onnxruntime", "fp32")
+"""Backend and precision of an engine that is as good as exact."""
+
 
 def tiny_spec(**changes: object) -> DetectorSpec:
     """A detector of 16 cells of 8 pixels, width 64, 3 blocks of which 2 are run."""

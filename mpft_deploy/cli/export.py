@@ -18,10 +18,7 @@ PRECISIONS = [
     "auto", "fp32", "fp16", "bf16", "int8", "int8-static", "int8-static+fp16", "int8-static+bf16",
     "fp8", "fp8+fp16", "narrow", "mixed", "wide",
 ]  # fmt: skip
-
-
-USUAL = {"native": "mixed"}
-"""Backend → precision, where that is not fp32."""
+AUTO = "auto"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,16 +32,18 @@ USUAL = {"native": "mixed"}
 )
 @click.option(
     "--backend",
-    help="What runs the engine; native gives the same logits on every processor; auto tries all "
-    "that are here.  [default: onnxruntime]",
+    help="What runs the engine. native gives the same logits on every processor and needs nothing "
+    "else installed; onnxruntime, openvino, tensorrt and tensorrt-rtx run an ONNX graph (extra "
+    "export); auto tries all that are here.  [default: native, or the first of these that takes "
+    "--precision]",
 )
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    help="Of matmuls. int8: activations scaled as the engine runs; int8-static, fp8: by ranges "
-    "seen in calibration; +fp16, +bf16: the other matmuls; narrow, mixed, wide: of the backend "
-    "native, activations of 8 bits, 15 behind the GELU, 15 throughout; auto tries all.  "
-    "[default: fp32; of native: mixed]",
+    help="Of matmuls. wide, mixed, narrow: of the backend native, activations of 15 bits, which "
+    "change next to nothing; of 15 behind the GELU and 8 elsewhere; of 8, the fastest. int8: "
+    "activations scaled as the engine runs; int8-static, fp8: by ranges seen in calibration; "
+    "+fp16, +bf16: the other matmuls; auto tries all.  [default: wide; of other backends fp32]",
 )
 @click.option(
     "--float-layers",
@@ -180,17 +179,25 @@ def command(
     OUT.search keeps what was measured, for a search that was interrupted, and a picture of it.
     """
     from mpft_deploy.cli.console import certificate_rows, emit_json, latency_rows, steps, table
+    from mpft_deploy.engine import find_backend
     from mpft_deploy.engine.budget import Budget
     from mpft_deploy.errors import UsageError
     from mpft_deploy.export.builders import BuildOptions, parse_batch, parse_capability
     from mpft_deploy.export.pipeline import Request, export
     from mpft_deploy.files import display
 
+    searches = target is not None or AUTO in (backend, precision)
+    if backend is None:
+        backend = (
+            AUTO if searches else _backend_for(precision, graph=standalone or layout != "bundle")
+        )
+    if precision is None:
+        precision = AUTO if searches else find_backend(backend).PRECISIONS[0]
     request = Request(
         detector=detector,
         out=out,
-        backend=backend or ("auto" if target else "onnxruntime"),
-        precision=precision or ("auto" if target else USUAL.get(backend or "", "fp32")),
+        backend=backend,
+        precision=precision,
         float_layers=float_layers,
         options=BuildOptions(
             batch=parse_batch(batch) if batch else BuildOptions.batch,
@@ -208,11 +215,11 @@ def command(
         allow_unproven=allow_unproven,
         sign=sign,
     )
-    if target or "auto" in (backend, precision):
+    if searches:
         if standalone or layout == "triton" or dry_run:
             raise UsageError("--standalone, --layout and --dry-run take one engine, not auto")
         keeps = [part.strip() for part in keep.split(",")] if keep else []
-        return _search(request, target or "auto", latency, keeps, explain=explain, as_json=as_json)
+        return _search(request, target or AUTO, latency, keeps, explain=explain, as_json=as_json)
     if keep and (keep == "auto" or "," in keep):
         raise UsageError("--keep with auto or several rules goes with a search: add --target auto")
     request = replace(request, keep=keep)
@@ -247,6 +254,19 @@ def command(
     rows.append(["engine", f"{result.engine_bytes / 1e6:.1f} MB"])
     table(f"{display(out)}: {request.backend}, {result.info.precision}", ["", ""], rows)
     return code_of(result.certificate)
+
+
+def _backend_for(precision: str | None, *, graph: bool) -> str:
+    """The first backend that takes a precision; with `graph`, of those that run one."""
+    from mpft_deploy.engine import BACKENDS, find_backend
+
+    takes = (
+        name
+        for name in BACKENDS
+        if not (graph and name == "native")
+        and (precision is None or precision in find_backend(name).PRECISIONS)
+    )
+    return next(takes, "native")
 
 
 def code_of(certificate: Certificate) -> int:
@@ -317,6 +337,9 @@ def _print_plan(request: Request, *, as_json: bool) -> None:
 
 def _export_standalone(request: Request, *, triton: bool, as_json: bool) -> int:
     from mpft_deploy.cli.console import certificate_rows, emit_json, steps, table
+    from mpft_deploy.extras import require
+
+    require("export", "a standalone graph", "onnx", "onnxruntime")
     from mpft_deploy.export.layouts import export_triton
     from mpft_deploy.export.standalone import export_standalone
     from mpft_deploy.files import display

@@ -41,7 +41,7 @@ class Backend(Protocol):
     """What a backend's module offers."""
 
     PRECISIONS: tuple[str, ...]
-    """Those of `mpft_deploy.export.precision` that it runs."""
+    """Those of `mpft_deploy.export.recipes` that it runs."""
 
     def why_not(self, built_for: Sequence[str] = ()) -> str | None:
         """Why it cannot be used here and what to do, or None if it can.

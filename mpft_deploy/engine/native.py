@@ -21,7 +21,7 @@ from mpft_deploy.kernels.encoder.network import Network, make_network
 from mpft_deploy.spec import DetectorSpec, Record, convert_record
 from mpft_deploy.weights import F32, SCALE, Rows, stored_weights
 
-PRECISIONS = ("narrow", "mixed", "wide")
+PRECISIONS = ("wide", "mixed", "narrow")
 HEADER = "mpft.network"
 WHERE = "the engine"
 

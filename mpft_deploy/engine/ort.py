@@ -1,4 +1,4 @@
-"""The default backend: ONNX Runtime on the CPU."""
+"""ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from mpft_deploy.bundle import Device, Precision
 from mpft_deploy.cores import available_cores
 from mpft_deploy.errors import EnvironmentLacksError, InputError
+from mpft_deploy.extras import how_to_install
 
 PROVIDER = "CPUExecutionProvider"
 PRECISIONS = ("fp32", "int8", "int8-static")
@@ -20,7 +21,7 @@ PRECISIONS = ("fp32", "int8", "int8-static")
 def why_not(built_for: Sequence[str] = ()) -> str | None:
     """Why ONNX Runtime cannot be used here, or None; its engines are built for any processor."""
     if importlib.util.find_spec("onnxruntime") is None:
-        return "the package onnxruntime is not installed; run `pip install onnxruntime`"
+        return f"the package onnxruntime is not installed; {how_to_install('export')}"
     return None
 
 

@@ -7,11 +7,7 @@ from pathlib import Path
 from mpft_deploy.bundle import Bundle
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.profile.layer_names import Place
-from mpft_deploy.profile.operators import (
-    OperatorTimes,
-    operators_of,
-    tensorrt_operators,
-)
+from mpft_deploy.profile.operators import PROFILERS, OperatorTimes, tensorrt_operators
 from mpft_deploy.profile.records import Layer, Layers, Roof
 from mpft_deploy.profile.roofline import bound, measure_roof
 from mpft_deploy.profile.work import Work, count_work
@@ -22,21 +18,22 @@ RUNS = 50
 def profile_layers(
     bundle: Bundle, *, threads: int = 0, runs: int = RUNS, trtexec: Path | None = None
 ) -> Layers:
-    """Times of the layers of a bundle's engine at batch 1.
+    """Times of the layers of a bundle's engine at batch 1; its backend has a profiler here.
 
     Args:
         trtexec: what `trtexec --exportProfile` wrote, for the backends of TensorRT.
 
     Raises:
-        EnvironmentLacksError: the backend cannot be profiled here.
+        InputError: that is none.
     """
     if trtexec is not None:
         return fold(tensorrt_operators(trtexec), {}, None)
     spec = bundle.spec
     cut = texture_patchify(bundle.golden.crops[:1], spec.patch, spec.keep_rule, spec.keep_seed)
     feeds = {"patches": cut.patches, "positions": cut.positions}
-    times = operators_of(bundle, feeds, threads=threads, runs=runs)
-    roof = measure_roof(bundle.info.backend, threads)
+    backend = bundle.info.backend
+    times = PROFILERS[backend](bundle.engine, feeds, threads=threads, runs=runs)
+    roof = measure_roof(backend, threads)
     return fold(times, count_work(bundle.engine), roof)
 
 

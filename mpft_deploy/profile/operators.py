@@ -132,20 +132,27 @@ def tensorrt_operators(path: Path) -> OperatorTimes:
     return OperatorTimes("TensorRT (trtexec)", runs, total, operators)
 
 
-def operators_of(bundle: Bundle, feeds: Feeds, *, threads: int, runs: int) -> OperatorTimes:
-    """By the profiler of the bundle's backend; an EnvironmentLacksError where it has none here."""
-    profilers: dict[str, Callable[..., OperatorTimes]] = {
-        "onnxruntime": onnxruntime_operators,
-        "openvino": openvino_operators,
-    }
+PROFILERS: dict[str, Callable[..., OperatorTimes]] = {
+    "onnxruntime": onnxruntime_operators,
+    "openvino": openvino_operators,
+}
+"""Of the backends that have one."""
+
+
+def require_profiler(bundle: Bundle) -> None:
+    """An EnvironmentLacksError unless the bundle's backend has a profiler here."""
     backend = bundle.info.backend
-    if backend not in profilers:
+    if backend == "native":
+        raise EnvironmentLacksError(
+            "--layers: an engine of the backend native is one function, whose parts nothing times; "
+            "one of the same detector can be looked into that was exported by --backend onnxruntime"
+        )
+    if backend not in PROFILERS:
         raise EnvironmentLacksError(
             f"{backend} tells its layers through trtexec alone: run trtexec "
             f"--loadEngine={bundle.info.engine} --exportProfile=FILE --separateProfileRun on the "
             "device and pass --layers-from FILE"
         )
-    return profilers[backend](bundle.engine, feeds, threads=threads, runs=runs)
 
 
 def _timed(run: Callable[[], object], runs: int, warm_up: int = WARM_UP) -> float:

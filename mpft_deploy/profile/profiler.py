@@ -12,12 +12,14 @@ from mpft_deploy.bundle import Bundle
 from mpft_deploy.cores import available_cores
 from mpft_deploy.engine import Engine, load_engine
 from mpft_deploy.errors import InputError
+from mpft_deploy.extras import require
 from mpft_deploy.files import display, sha256
 from mpft_deploy.images import find_images, load_views
 from mpft_deploy.profile.disturbance import Watch
 from mpft_deploy.profile.energy import find_meter
 from mpft_deploy.profile.environment import describe_environment
 from mpft_deploy.profile.measure import Plan, measure_harness, measure_run
+from mpft_deploy.profile.operators import require_profiler
 from mpft_deploy.profile.records import Layers, Profile, Run, Scenario, Subject
 from mpft_deploy.profile.workload import Workload, file_workload, view_workload
 
@@ -57,8 +59,13 @@ def profile_bundle(request: Request) -> Profile:
 
     Raises:
         InputError: the folder has no image that can be read.
+        EnvironmentLacksError: the backend's layers cannot be looked into here.
     """
     bundle = request.bundle
+    if request.layers:
+        if request.trtexec is None:
+            require_profiler(bundle)
+        require("export", "--layers", "onnx", "onnxruntime")
     environment = describe_environment(bundle)
     paths = _images(request.images, bundle.spec.crop.size)
     # Layers of a file are read first, for it may be none; others are timed last.

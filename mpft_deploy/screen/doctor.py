@@ -127,7 +127,12 @@ def _gpu() -> Check:
 def _optional() -> Iterator[Check]:
     import importlib.util
 
-    extras = {"mqtt": "paho", "dashboard": "prometheus_client", "sign": "cryptography"}
+    extras = {
+        "export": "onnxruntime",
+        "mqtt": "paho",
+        "dashboard": "prometheus_client",
+        "sign": "cryptography",
+    }
     for extra, module in extras.items():
         found = importlib.util.find_spec(module) is not None
         text = "installed" if found else f"not installed: {how_to_install(extra)}"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from reference import FLOAT32
 
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.errors import InputError, MpftError
@@ -76,7 +77,7 @@ def test_all_pictures_that_cannot_be_read_are_told_before_the_work(detector, pho
     sound.mkdir()
     shutil.copy(photos / "a.png", sound)
     folders = {"images": (sound,), option: (photos,)}
-    request = Request(detector, out, precision="int8-static", **folders)
+    request = Request(detector, out, "onnxruntime", "int8-static", **folders)
     with pytest.raises(InputError, match=f"--{option}: 2 of 4 images") as raised:
         act(request, say=said.append)
     assert "x.png" in str(raised.value)
@@ -90,7 +91,7 @@ def test_a_search_leaves_anothers_notes_alone(detector, photos, tmp_path):
     notes.mkdir()
     (notes / "search.svg").write_text("<svg>mine</svg>")
     with pytest.raises(MpftError, match=r"holds search\.svg, but is not the notes of a search"):
-        search(Request(detector, tmp_path / "out", images=(photos,)))
+        search(Request(detector, tmp_path / "out", *FLOAT32, images=(photos,)))
     assert (notes / "search.svg").read_text() == "<svg>mine</svg>"
 
 

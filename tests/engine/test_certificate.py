@@ -20,10 +20,12 @@ from mpft_deploy.detector_folder import Golden
 from mpft_deploy.engine.budget import Budget
 from mpft_deploy.engine.certificate import certify, smoke_faults, smoke_test
 from mpft_deploy.engine.ort import load
+from mpft_deploy.engine.reference import activation_maxima
 from mpft_deploy.errors import InputError
 from mpft_deploy.export.graph import build_graph, serialise
-from mpft_deploy.export.precision import apply_precision, precision_of
-from mpft_deploy.export.smoothing import activation_maxima, smooth
+from mpft_deploy.export.precision import apply_precision
+from mpft_deploy.export.recipes import precision_of
+from mpft_deploy.export.smoothing import smooth
 from mpft_deploy.files import canonical_json
 from mpft_deploy.kernels import texture_patchify
 

@@ -16,7 +16,8 @@ from mpft_deploy.engine import get_backend, load_engine, openvino
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.pipeline import Request, export
-from mpft_deploy.export.precision import apply_precision, precision_of
+from mpft_deploy.export.precision import apply_precision
+from mpft_deploy.export.recipes import precision_of
 from mpft_deploy.kernels import texture_patchify
 
 pytest.importorskip("openvino")

@@ -158,7 +158,7 @@ def test_engine_that_broke_its_budget_loads_with_a_warning(
     Image.fromarray(noise).save(pictures / "noise.png")
     over = Budget((("logit", 0.0),))
     request = Request(detector, tmp_path / "over", images=(pictures,), budget=over)
-    export(replace(request, precision="int8", allow_unproven=True))
+    export(replace(request, precision="narrow", allow_unproven=True))
     read = read_bundle(tmp_path / "over")
     assert read.certificate.answer == "broken"
     load_engine(read)

@@ -10,7 +10,8 @@ from mpft_deploy.bundle import Precision, read_bundle
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.engine import load_engine
 from mpft_deploy.export.materials import spread
-from mpft_deploy.export.precision import INTEGERS, PRECISIONS, mixes_views, precision_of
+from mpft_deploy.export.precision import mixes_views
+from mpft_deploy.export.recipes import INTEGERS, RECIPES, precision_of
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.screen.screener import Screener
 from mpft_deploy.screen.streams.settings import ScreenSettings
@@ -89,7 +90,7 @@ def test_what_is_taken_over_the_batch(graph, mixes):
 
 
 def test_names_of_precisions_are_derived_from_what_they_are():
-    for name in PRECISIONS:
+    for name in RECIPES:
         assert str(precision_of(name)) == name
     shown = precision_of("int8-static+fp16", ["*.mlp.c_proj", "block0.*"])
     assert shown == Precision("int8", "static", "float16", ("*.mlp.c_proj", "block0.*"))

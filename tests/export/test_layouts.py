@@ -7,6 +7,7 @@ import json
 import numpy as np
 import onnx
 import pytest
+from reference import FLOAT32
 
 from mpft_deploy.bundle import Certificate
 from mpft_deploy.engine.ort import make_session
@@ -29,7 +30,7 @@ def parse(text: str):
 def test_repository_is_what_the_server_expects(make_detector, tmp_path):
     calibration = Calibration(shift=-0.25, scale=1.5, threshold=0.4, unsure=(0.3, 0.45))
     spec = make_detector(tmp_path / "my detector", calibration=calibration)
-    folder, made = export_triton(Request(tmp_path / "my detector", tmp_path / "models"))
+    folder, made = export_triton(Request(tmp_path / "my detector", tmp_path / "models", *FLOAT32))
     assert folder == tmp_path / "models" / "my_detector"
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {"config.pbtxt", "1/model.onnx", "certificate.json"}
@@ -86,7 +87,7 @@ def assert_config_fits_model(schema, config, path, spec):
 
 def test_dynamic_int8_is_served_one_image_at_a_time(detector, tmp_path):
     """In a batch, dynamic scales would let one client's image change another's verdict."""
-    folder, _ = export_triton(Request(detector, tmp_path / "models", precision="int8"))
+    folder, _ = export_triton(Request(detector, tmp_path / "models", "onnxruntime", "int8"))
     _, config = parse((folder / "config.pbtxt").read_text())
     assert config.max_batch_size == 1
     assert not config.HasField("dynamic_batching")
@@ -95,15 +96,15 @@ def test_dynamic_int8_is_served_one_image_at_a_time(detector, tmp_path):
 def test_other_models_are_left_alone(detector, tmp_path):
     models = tmp_path / "models"
     (models / "other" / "1").mkdir(parents=True)
-    request = Request(detector, models)
+    request = Request(detector, models, *FLOAT32)
     folder, _ = export_triton(request)
     with pytest.raises(UsageError, match="--overwrite"):
         export_triton(request)
-    export_triton(Request(detector, models, overwrite=True))
+    export_triton(Request(detector, models, *FLOAT32, overwrite=True))
     (folder / "2").mkdir()
     (folder / "2" / "model.onnx").touch()  # another version, which the export did not write
     with pytest.raises(UsageError, match=r"2/model\.onnx"):
-        export_triton(Request(detector, models, overwrite=True))
+        export_triton(Request(detector, models, *FLOAT32, overwrite=True))
     assert (folder / "2" / "model.onnx").exists()
     assert sorted(path.name for path in models.iterdir()) == ["other", detector.name]
 
@@ -111,4 +112,4 @@ def test_other_models_are_left_alone(detector, tmp_path):
 def test_repository_that_is_a_file(detector, tmp_path):
     (tmp_path / "models").touch()
     with pytest.raises(UsageError, match="is a file"):
-        export_triton(Request(detector, tmp_path / "models"))
+        export_triton(Request(detector, tmp_path / "models", *FLOAT32))

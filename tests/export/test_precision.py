@@ -17,20 +17,16 @@ from onnx.reference import ReferenceEvaluator
 from mpft_deploy.cli.export import command
 from mpft_deploy.engine import BACKENDS, find_backend
 from mpft_deploy.engine.ort import load
+from mpft_deploy.engine.reference import activation_maxima
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.export.graph import build_graph, serialise
-from mpft_deploy.export.precision import (
-    INTEGERS,
-    PRECISIONS,
-    RECIPES,
-    apply_precision,
-    quantisable_layers,
-)
+from mpft_deploy.export.precision import apply_precision, quantisable_layers
 from mpft_deploy.export.quantise import static_fp8, static_int8
-from mpft_deploy.export.smoothing import activation_maxima, ranges_of
+from mpft_deploy.export.recipes import INTEGERS, RECIPES
+from mpft_deploy.export.smoothing import ranges_of
 from mpft_deploy.kernels import texture_patchify
 
-LOWERED = [name for name in PRECISIONS if name != "fp32"]
+LOWERED = [name for name in RECIPES if name != "fp32"]
 TOLERANCE = {"fp16": 0.005, "bf16": 0.04, "int8": 0.1, "int8-static": 0.1, "fp8": 0.25}
 """Mean logit error allowed, as a share of the logits' spread; what follows a + adds nothing."""
 
@@ -255,7 +251,7 @@ def test_layer_that_saw_nothing_is_still_valid(case):
 
 def test_commands_and_backends_know_the_same_precisions():
     choices = next(p for p in command.params if p.name == "precision").type.choices
-    assert tuple(choices) == ("auto", *PRECISIONS, *INTEGERS)
+    assert tuple(choices) == ("auto", *RECIPES, *INTEGERS)
     taken = {name for backend in BACKENDS for name in find_backend(backend).PRECISIONS}
-    assert taken == {*PRECISIONS, *INTEGERS}
+    assert taken == {*RECIPES, *INTEGERS}
     assert all(recipe.help for recipe in RECIPES.values())

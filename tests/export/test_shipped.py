@@ -11,10 +11,12 @@ from mpft_deploy.bundle import read_bundle
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.engine import tensorrt
+from mpft_deploy.engine.reference import activation_maxima
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.export.graph import build_graph
-from mpft_deploy.export.precision import RECIPES, apply_precision
-from mpft_deploy.export.smoothing import activation_maxima, ranges_of
+from mpft_deploy.export.precision import apply_precision
+from mpft_deploy.export.recipes import RECIPES
+from mpft_deploy.export.smoothing import ranges_of
 
 SHIPPED = ROOT / "models" / "mpft-vit-b16"
 

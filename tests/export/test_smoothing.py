@@ -7,9 +7,10 @@ import pytest
 import reference
 
 from mpft_deploy.engine.ort import load
+from mpft_deploy.engine.reference import activation_maxima
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.precision import apply_precision
-from mpft_deploy.export.smoothing import activation_maxima, ranges_of, smooth
+from mpft_deploy.export.smoothing import ranges_of, smooth
 from mpft_deploy.kernels import texture_patchify
 
 

@@ -235,13 +235,13 @@ def test_tensorrt_rtx_builds_it(target, keep, tmp_path):
 def test_random_rule_is_refused(make_detector, tmp_path):
     make_detector(tmp_path / "random", keep="random:6")
     with pytest.raises(UsageError, match=r"cannot hold the keep rule random:6"):
-        export_standalone(Request(tmp_path / "random", tmp_path / "model.onnx"))
+        export_standalone(Request(tmp_path / "random", tmp_path / "model.onnx", *reference.FLOAT32))
     assert not (tmp_path / "model.onnx").exists()
 
 
 def test_written_file_is_deterministic_and_describes_itself(detector, tmp_path):
-    one = export_standalone(Request(detector, tmp_path / "one.onnx"))
-    export_standalone(Request(detector, tmp_path / "new" / "two.onnx"))
+    one = export_standalone(Request(detector, tmp_path / "one.onnx", *reference.FLOAT32))
+    export_standalone(Request(detector, tmp_path / "new" / "two.onnx", *reference.FLOAT32))
     data = (tmp_path / "one.onnx").read_bytes()
     assert data == one.model == (tmp_path / "new" / "two.onnx").read_bytes()
     properties = {entry.key: entry.value for entry in onnx.load_from_string(data).metadata_props}
@@ -252,7 +252,7 @@ def test_written_file_is_deterministic_and_describes_itself(detector, tmp_path):
 
 
 def test_dynamic_int8_is_not_batchable(detector, tmp_path):
-    request = Request(detector, tmp_path / "model.onnx", precision="int8")
+    request = Request(detector, tmp_path / "model.onnx", "onnxruntime", "int8")
     assert not export_standalone(request).batchable
 
 
@@ -265,15 +265,17 @@ def test_outputs_that_stand_in_the_way(detector, tmp_path):
         ("mine.onnx", "--overwrite"),
     ):
         with pytest.raises(UsageError, match=message):
-            export_standalone(Request(detector, tmp_path / name))
+            export_standalone(Request(detector, tmp_path / name, *reference.FLOAT32))
     assert (tmp_path / "mine.onnx").read_text() == "mine"
     with pytest.raises(UsageError, match="is not a graph that mpft-export wrote"):
-        export_standalone(Request(detector, tmp_path / "mine.onnx", overwrite=True))
+        export_standalone(
+            Request(detector, tmp_path / "mine.onnx", *reference.FLOAT32, overwrite=True)
+        )
     assert (tmp_path / "mine.onnx").read_text() == "mine"
 
 
 def test_overwrite_replaces_an_earlier_graph(detector, tmp_path):
-    request = Request(detector, tmp_path / "model.onnx", overwrite=True)
+    request = Request(detector, tmp_path / "model.onnx", *reference.FLOAT32, overwrite=True)
     export_standalone(request)
     export_standalone(replace(request, precision="int8"))
     model = onnx.load(tmp_path / "model.onnx")
@@ -288,7 +290,7 @@ def test_faulty_function_is_never_written(detector, tmp_path, monkeypatch):
         standalone, "_select", lambda *args, largest: right(*args, largest=not largest)
     )
     with pytest.raises(GateError, match="differs from the engine on golden crop 0"):
-        export_standalone(Request(detector, tmp_path / "model.onnx"))
+        export_standalone(Request(detector, tmp_path / "model.onnx", *reference.FLOAT32))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -297,7 +299,7 @@ def test_example_gives_the_verdict_of_the_package(detector, tmp_path, shape):
     from mpft_deploy.images import decode_image
     from mpft_deploy.views import views
 
-    made = export_standalone(Request(detector, tmp_path / "model.onnx"))
+    made = export_standalone(Request(detector, tmp_path / "model.onnx", *reference.FLOAT32))
     pixels = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     ended = subprocess.run(
@@ -316,4 +318,4 @@ def test_example_gives_the_verdict_of_the_package(detector, tmp_path, shape):
 
 def test_absent_detector(tmp_path):
     with pytest.raises(InputError, match="not a folder"):
-        export_standalone(Request(tmp_path / "absent", tmp_path / "model.onnx"))
+        export_standalone(Request(tmp_path / "absent", tmp_path / "model.onnx", *reference.FLOAT32))

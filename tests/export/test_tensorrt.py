@@ -16,12 +16,13 @@ import reference
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.engine import load_engine
 from mpft_deploy.engine import tensorrt as engine
+from mpft_deploy.engine.reference import activation_maxima
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.export import tensorrt
 from mpft_deploy.export.builders import BuildOptions
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.precision import apply_precision
-from mpft_deploy.export.smoothing import activation_maxima, ranges_of
+from mpft_deploy.export.smoothing import ranges_of
 from mpft_deploy.export.tensorrt import RTX, RTX_TARGETS, TENSORRT
 from mpft_deploy.extras import how_to_install
 from mpft_deploy.spec import Architecture, Crop

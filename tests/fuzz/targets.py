@@ -183,7 +183,7 @@ def _bundle() -> Path:
     from mpft_deploy.export.pipeline import Request, export
 
     path = _scratch() / "bundle"
-    export(Request(_detector("float32"), path))
+    export(Request(_detector("float32"), path, "onnxruntime", "fp32"))
     return path
 
 
