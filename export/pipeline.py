@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ from mpft_deploy.engine.certificate import (
     certify,
     not_run,
     recheck,
+    run_views,
     smoke_faults,
     smoke_test,
 )
@@ -51,12 +52,12 @@ from mpft_deploy.outputs import Place, reserve
 from mpft_deploy.profile.latency import measure
 from mpft_deploy.signing import Signature, load_signer
 from mpft_deploy.spec import DetectorSpec
-from mpft_deploy.weights import detector_shapes
+from mpft_deploy.weights import F32, detector_shapes
 
 if TYPE_CHECKING:
     import onnx
 
-LATENCY_SAMPLES = 100
+LATENCY_SAMPLES, LATENCY_SECONDS = 100, 2.0
 NATIVE = "native"
 
 
@@ -139,11 +140,21 @@ class Made:
     engine: Engine | None
     not_run: str | None
 
-    def smoke(self) -> tuple[Comparison, list[str]]:
-        """The smoke test of an engine that runs here, and its faults."""
+    def run_golden(self) -> F32:
+        """Logits f32 [G] of the golden crops, by an engine that runs here."""
         assert self.engine is not None
-        found = smoke_test(self.engine, self.spec, self.golden, self.golden_of)
+        return run_views(self.engine, self.spec, self.golden.crops)
+
+    def smoke(self, logits: F32) -> tuple[Comparison, list[str]]:
+        """The smoke test, of what `run_golden` gave, and its faults."""
+        found = smoke_test(logits, self.golden, self.spec.calibration, self.golden_of)
         return found, smoke_faults(found, self.golden, self.precision)
+
+    def certified(self, certificate: Certificate, logits: F32) -> Built:
+        """What may be written of it. Where logits are defined to the last bit, the bundle's golden
+        ones are those of `run_golden`: every device must repeat them."""
+        golden = replace(self.golden, logits=logits) if self.precision.defined else self.golden
+        return Built(**{**vars(self), "golden": golden}, certificate=certificate)
 
 
 @dataclass(frozen=True)
@@ -216,14 +227,15 @@ def build(request: Request, say: Say = silent) -> Built:
     if made.engine is None:
         return Built(**vars(made), certificate=not_run(made.spec, str(made.not_run)))
     say("smoke test on the drawn golden crops")
-    smoke, faults = made.smoke()
+    logits = made.run_golden()
+    smoke, faults = made.smoke(logits)
     images = None
     if materials.views is not None:
         images = materials.compare_images(made.engine, made.spec, materials.views)
     certificate = certify(made.spec, smoke, faults, images, budget_of(request))
     if not may_be_written(certificate) and not request.allow_unproven:
-        raise GateError(refusal(certificate))
-    return Built(**vars(made), certificate=certificate)
+        raise GateError(refusal(certificate, made.precision))
+    return made.certified(certificate, logits)
 
 
 def may_be_written(certificate: Certificate) -> bool:
@@ -248,6 +260,7 @@ def export(request: Request, say: Say = silent) -> Result:
                 built.spec,
                 built.golden.crops,
                 samples=LATENCY_SAMPLES,
+                seconds=LATENCY_SECONDS,
                 threads=request.threads,
             )
         return write(request, built, latency, signer)
@@ -342,7 +355,14 @@ def complete(bundle: Bundle, *, sign: Path | None = None, threads: int = 0) -> B
         engine = backend.load(bundle.engine, threads=threads)
         certificate = certify(spec, *recheck(engine, bundle))
         crops = bundle.golden.crops
-        latency = measure(engine, spec, crops, samples=LATENCY_SAMPLES, threads=threads)
+        latency = measure(
+            engine,
+            spec,
+            crops,
+            samples=LATENCY_SAMPLES,
+            seconds=LATENCY_SECONDS,
+            threads=threads,
+        )
         info = msgspec.structs.replace(
             info, device=Device.here(), versions={**info.versions, **backend.versions()}
         )
@@ -359,7 +379,7 @@ def complete(bundle: Bundle, *, sign: Path | None = None, threads: int = 0) -> B
     return read_bundle(bundle.path)
 
 
-def refusal(certificate: Certificate, worst: int = 8) -> str:
+def refusal(certificate: Certificate, precision: Precision, worst: int = 8) -> str:
     """Why an engine was refused, with the images that it changed most."""
     lines = ["the engine was not written:"]
     lines += [f"  {reason}" for reason in certificate.reasons]
@@ -373,7 +393,10 @@ def refusal(certificate: Certificate, worst: int = 8) -> str:
             for flip in shown.flipped[:worst]
         ]
     how = (
-        "Keep some layers in float (--float-layers '*.mlp.c_proj'), use --precision fp32, allow a "
+        "Take a wider --precision (mixed, wide), allow a "
+        if precision.defined
+        else "Keep some layers in float (--float-layers '*.mlp.c_proj'), use --precision fp32, "
+        "allow a "
     )
     if certificate.answer == "undecided" and not certificate.smoke_faults:
         how = "Judge it on more --images, allow a "

@@ -36,7 +36,6 @@ from mpft_deploy.export.materials import FLOAT32, Materials, Say, Views
 from mpft_deploy.export.notebook import Notebook, code_digest
 from mpft_deploy.export.pipeline import (
     LATENCY_SAMPLES,
-    Built,
     Made,
     Request,
     Result,
@@ -139,7 +138,7 @@ def search(
         assert winner.made is not None
         assert winner.certificate is not None
         assert winner.timed is not None
-        built = Built(**vars(winner.made), certificate=winner.certificate)
+        built = winner.made.certified(winner.certificate, winner.made.run_golden())
         result = write(winner.request, built, winner.timed.latency, signer)
         return Outcome(result, winner, run.candidates)
 
@@ -297,7 +296,7 @@ class _Search:
         self._say(f"comparing {candidate.name}")
         made = self._make(candidate)
         assert made.engine is not None
-        smoke, faults = made.smoke()
+        smoke, faults = made.smoke(made.run_golden())
         found = Proven(
             engine_sha256=digest,
             smoke_test=smoke,

@@ -92,13 +92,18 @@ class Precision(Record, frozen=True):
     wide_layers: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        if self.activations == "dynamic per token":
+        if self.defined:
             return WIDTHS.get(self.wide_layers, f"wide in {', '.join(self.wide_layers)}")
         how = "-static" if self.activations == "static" else ""
         name = SHORT[self.weights] + (how if self.weights == "int8" else "")
         if self.rest not in (self.weights, "float32"):
             name += f"+{SHORT[self.rest]}"
         return name + (f" (float: {', '.join(self.float_layers)})" if self.float_layers else "")
+
+    @property
+    def defined(self) -> bool:
+        """Whether logits are defined to the last bit, and so the same everywhere."""
+        return self.activations == "dynamic per token"
 
     @property
     def types(self) -> tuple[str, ...]:

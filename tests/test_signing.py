@@ -188,7 +188,7 @@ def test_flipped_bytes_never_reach_a_backend(signed, keys, no_backend, required,
 
 def test_signature_is_checked_before_any_other_file_is_read(signed, keys):
     """A required signature speaks first: nothing of a stranger's bundle is even opened."""
-    (signed / "engine.onnx").unlink()
+    (signed / "engine.safetensors").unlink()
     with pytest.raises(InputError, match="is required"):
         read_bundle(signed, keys[1][1])
 

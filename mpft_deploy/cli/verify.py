@@ -30,11 +30,12 @@ def command(
 ) -> int:
     """Check BUNDLE on this device: every byte as it was written, the smoke test as it was before.
 
-    The smoke test runs the drawn golden crops, and compares the distribution of its logit
-    differences with that in the certificate. Verdicts are judged on images, by `mpft-export
-    --images`. Exit code 1 if anything was altered, the smoke test fails, or the engine was written
-    though it broke its budget. A bundle that never ran where it was built gets its smoke test and
-    latency now.
+    The smoke test runs the drawn golden crops. Logits of the backend native must equal those of
+    the export in every bit; of other backends, the distribution of their differences from the
+    trained model's is compared with that in the certificate. Verdicts are judged on images, by
+    `mpft-export --images`. Exit code 1 if anything was altered, the smoke test fails, or the engine
+    was written though it broke its budget. A bundle that never ran where it was built gets its
+    smoke test and latency now.
     """
     from mpft_deploy.bundle import read_bundle
     from mpft_deploy.cli.console import emit_json, smoke_rows, table

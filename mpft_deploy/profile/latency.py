@@ -19,6 +19,9 @@ from mpft_deploy.statistics import bounded, summary
 SHORTEST_SECONDS = 0.25
 """Disturbances are looked for in what took as long: the system's clocks tell nothing of less."""
 
+ROUND = 10
+"""Samples in a row, which bound the median."""
+
 WARM_UP_RUNS, WARM_UP_SECONDS = 5, 0.5
 
 
@@ -94,9 +97,17 @@ def measure(
     views: npt.NDArray[np.uint8],
     *,
     samples: int,
+    seconds: float,
     threads: int = 0,
 ) -> Latency:
-    """Latency of one view at a time, in milliseconds, after warm-up; see `Stopwatch`."""
+    """Latency of one view at a time, in milliseconds, after warm-up; see `Stopwatch`.
+
+    Args:
+        samples: wanted, a multiple of ROUND.
+        seconds: after which it ends with what it has, ROUND at least.
+    """
     watch = Stopwatch(engine, spec, views, threads)
-    watch.time(samples)
+    end = time.perf_counter() + seconds
+    while not watch.samples or (watch.samples < samples and time.perf_counter() < end):
+        watch.time(ROUND)
     return watch.latency()

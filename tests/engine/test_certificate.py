@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from mpft_deploy.bundle import Certificate, Precision
 from mpft_deploy.detector_folder import Golden
 from mpft_deploy.engine.budget import Budget
-from mpft_deploy.engine.certificate import certify, smoke_faults, smoke_test
+from mpft_deploy.engine.certificate import certify, run_views, smoke_faults, smoke_test
 from mpft_deploy.engine.ort import load
 from mpft_deploy.engine.reference import activation_maxima
 from mpft_deploy.errors import InputError
@@ -134,7 +134,13 @@ def quantised():
     golden = Golden(crops, reference.logits(spec, weights, cut))
     smoothed = smooth(spec, weights, activation_maxima(spec, weights, crops)).weights
     graph = apply_precision(build_graph(spec, smoothed), "int8")
-    return spec, golden, graph, smoke_test(load(serialise(graph), threads=1), spec, golden)
+    return spec, golden, graph, smoked(graph, spec, golden)
+
+
+def smoked(graph, spec, golden):
+    """The smoke test of a graph."""
+    logits = run_views(load(serialise(graph), threads=1), spec, golden.crops)
+    return smoke_test(logits, golden, spec.calibration)
 
 
 def faults_of(quantised, **edits):
@@ -148,7 +154,7 @@ def faults_of(quantised, **edits):
             value = numpy_helper.to_array(tensor)
             tensor.CopyFrom(numpy_helper.from_array(change(value).astype(value.dtype), tensor.name))
     assert not left
-    now = smoke_test(load(serialise(changed), threads=1), spec, golden)
+    now = smoked(changed, spec, golden)
     return now, smoke_faults(now, golden, precision_of("int8"), certified)
 
 

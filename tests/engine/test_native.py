@@ -7,17 +7,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mpft_deploy.bundle import read_bundle
+from mpft_deploy.bundle import Device, read_bundle, write_bundle
+from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.engine import load_engine
 from mpft_deploy.engine.certificate import run_views
 from mpft_deploy.engine.native import PRECISIONS, load, read_network
-from mpft_deploy.errors import InputError
+from mpft_deploy.errors import GateError, InputError
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.kernels.encoder import oracle
 
@@ -35,7 +37,9 @@ def engine_bundle(
     return out
 
 
-def test_batches_and_threads_change_no_bit_of_the_oracle(engine_bundle: Path) -> None:
+def test_batches_and_threads_change_no_bit_of_the_oracle(
+    detector: Path, engine_bundle: Path
+) -> None:
     bundle = read_bundle(engine_bundle)
     assert not bundle.info.mixes_views
     spec, crops = bundle.spec, bundle.golden.crops
@@ -48,8 +52,10 @@ def test_batches_and_threads_change_no_bit_of_the_oracle(engine_bundle: Path) ->
         whole = engine.run(cut.patches, cut.positions)
         np.testing.assert_array_equal(whole[:3], expected)
         np.testing.assert_array_equal(run_views(engine, spec, crops), whole)
+    np.testing.assert_array_equal(whole, bundle.golden.logits)
     # This detector is stored in float32, so its weights are rounded to 8 bits here.
-    error = np.abs(whole - bundle.golden.logits).mean() / np.ptp(bundle.golden.logits)
+    trained = read_detector(detector).golden.logits
+    error = np.abs(whole - trained).mean() / np.ptp(trained)
     assert error < {"narrow": 0.2, "mixed": 0.2, "wide": 0.05}[str(bundle.info.precision)]
 
 
@@ -72,6 +78,29 @@ def test_screening_by_numpy_alone_gives_the_same_logits(
         told.append({line["file"]: line["logit"] for line in lines if "logit" in line})
     assert len(told[0]) == 2
     assert told[0] == told[1] == told[2]
+
+
+def test_every_device_must_repeat_the_golden_logits_in_every_bit(
+    engine_bundle: Path, tmp_path: Path, mpft: Mpft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(Device, "here", classmethod(lambda cls: Device("z", "z", "z")))
+    code, text, _ = mpft("verify", engine_bundle)
+    assert code == 0
+    assert "none: equal in every bit" in text
+    read = read_bundle(engine_bundle)
+    load_engine(read)  # elsewhere for the first time
+    logits = read.golden.logits.copy()
+    logits[3] = np.nextafter(logits[3], np.float32(np.inf))
+    out = tmp_path / "off"
+    golden = replace(read.golden, logits=logits)
+    write_bundle(out, read.info, read.engine, golden, read.certificate, read.latency)
+    code, text, _ = mpft("verify", out, "--json")
+    assert code == 1
+    reasons = json.loads(text)["reasons"]
+    assert "not those of the engine where it was exported in every bit" in reasons[0]
+    with pytest.raises(GateError, match="in every bit"):
+        load_engine(read_bundle(out))
 
 
 def test_what_is_no_engine_is_told(detector: Path, tmp_path: Path, mpft: Mpft) -> None:

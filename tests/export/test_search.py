@@ -340,7 +340,7 @@ def test_fewer_cells_are_tried_and_judged_by_the_detectors_own_rule(request_, de
     outcome = search(loose, keeps=["auto", fewer])
     rules = {one.request.keep for one in outcome.candidates}
     assert rules == {None, f"{own.keep_rule.kind}:{fewer}"}
-    strict = replace(loose, budget=Budget.parse("logit<=0.000001"), overwrite=True)
+    strict = replace(loose, budget=Budget.parse("logit<=0.00001"), overwrite=True)
     strict = replace(strict, allow_unproven=True)  # as few images as these decide nothing
     outcome = search(strict, keeps=[own.keep, fewer])
     assert outcome.winner.request.keep is None

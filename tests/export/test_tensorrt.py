@@ -350,10 +350,11 @@ def test_wrong_use(rtx, mpft, detector, tmp_path, options, message):
 
 
 @pytest.mark.parametrize("option", [["--sm", "89"], ["--workspace", "9"], ["--batch", "1:2:2"]])
-def test_onnx_runtime_has_no_use_for_them(mpft, detector, tmp_path, option):
-    code, _, errors = mpft("export", detector, tmp_path / "out", *option)
-    assert code == 2
-    assert f"{option[0]} does not go with backend onnxruntime" in errors
+def test_other_backends_have_no_use_for_them(mpft, detector, tmp_path, option):
+    for backend in ("native", "onnxruntime"):
+        code, _, errors = mpft("export", detector, tmp_path / "out", *option, "--backend", backend)
+        assert code == 2
+        assert f"{option[0]} does not go with backend {backend}" in errors
 
 
 def test_missing_package_names_the_extra(detector, tmp_path):
