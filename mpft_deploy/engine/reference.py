@@ -54,7 +54,10 @@ class Reference:
         for index in range(spec.depth):
             x = self._block(index, x, see)
             if index >= spec.depth - spec.taps:
-                taps.append(self._norm("ln_post", x[:, 0]) @ w["proj"])
+                read = self._norm("ln_post", x[:, 0]) @ w["proj"]
+                if spec.feature == "unit":
+                    read = read / np.linalg.norm(read, axis=-1, keepdims=True)
+                taps.append(read)
         logits: F32 = np.concatenate(taps, 1) @ w["head.weight"][0] + w["head.bias"][0]
         return logits
 
