@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import timm.models.vision_transformer
 import torch
+from reference import FLOAT32
 from torch import nn
 from torch.nn import functional
 
@@ -439,7 +440,7 @@ def test_an_import_is_exported(
         expected = expected @ weight[0]
     if keep == "all":
         np.testing.assert_allclose(golden.logits, expected, atol=1e-4)
-    export(Export(out, tmp_path / "onnx", allow_unproven=True))
+    export(Export(out, tmp_path / "onnx", *FLOAT32, allow_unproven=True))
     judged = BundleModel(read_bundle(tmp_path / "onnx")).logits(golden.crops)[0]
     np.testing.assert_allclose(judged, golden.logits, atol=1e-3)
     native = Export(
