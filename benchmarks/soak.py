@@ -301,7 +301,7 @@ def soak(
 
         hook = stack.enter_context(receiver())
         mqtt = stack.enter_context(broker(folder))
-        tell = f'[webhook]\nurl = "http://127.0.0.1:{hook}/"\nspool = "{folder}/spool"\n'
+        tell = f'[webhook]\nurl = "http://127.0.0.1:{hook}/"\n'
         tell += f'[mqtt]\nhost = "127.0.0.1"\nport = {mqtt}\n' if mqtt is not None else ""
         config.write_text(configuration(cameras, decode, port, tell))
         screen = Screen(bundle, config, page=True)

@@ -16,6 +16,11 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
+from mpft_deploy.screen.tell.config import Webhook
+from mpft_deploy.screen.tell.fanout import Sinks
+from mpft_deploy.screen.tell.stats import SinkStats
+from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.screen.tell.webhook import WebhookSink
 
 Mode = Literal["ok", "fail", "refuse", "hang", "dribble", "reset"]
 
@@ -135,12 +140,16 @@ class Receiver:
 
     Attributes:
         mode: what it does with the next requests.
+        answers: status for the events of some ids, whatever the mode.
+        location: where it says that it moved to.
         received: headers and body of each request that it answered with 204.
         attempts: requests so far, whatever became of them.
     """
 
     def __init__(self) -> None:
         self.mode: Mode = "ok"
+        self.answers: dict[str, int] = {}
+        self.location = ""
         self.received: list[tuple[dict[str, str], bytes]] = []
         self.attempts = 0
         self.released = threading.Event()
@@ -197,7 +206,11 @@ class Receiver:
         """Do as the mode says."""
         self.attempts += 1
         self._connections.append(request.connection)
-        body = request.rfile.read(int(request.headers["Content-Length"]))
+        length = int(request.headers["Content-Length"])
+        body = request.rfile.read(length)
+        if len(body) < length:  # whoever sent it was killed
+            request.close_connection = True
+            return
         if self.mode == "reset":
             # Lingering for zero seconds: the peer gets a reset.
             linger = struct.pack("ii", 1, 0)
@@ -217,11 +230,35 @@ class Receiver:
             request.close_connection = True
             return
         status = {"ok": 204, "fail": 500, "refuse": 422}[self.mode]
+        status = self.answers.get(request.headers["webhook-id"], status)
         if status == 204:
             self.received.append((dict(request.headers.items()), body))
         request.send_response(status)
         request.send_header("Content-Length", "0")
+        if self.location:
+            request.send_header("Location", self.location)
         request.end_headers()
+
+
+class Hook(Sinks):
+    """A store whose events go to a receiver; the store is in memory without a path."""
+
+    def __init__(
+        self,
+        receiver: Receiver | None,
+        path: Path | None = None,
+        wait: float = 0.05,
+        **table: Any,
+    ) -> None:
+        super().__init__(store=Store(path))
+        url = {} if receiver is None else {"url": receiver.url}
+        config = Webhook(**{**url, **table})
+        self.webhook = WebhookSink(config, self.store, first_wait=wait)
+        self.append(self.webhook)
+
+    def stats(self) -> SinkStats:
+        """Of the deliveries."""
+        return self.webhook.stats()
 
 
 class Network:

@@ -170,8 +170,8 @@ def _need_posix() -> None:
 _TICK = 0.25
 
 _CUT_SHORT = (
-    b"ended at once: events that still waited to be told are lost, but for those in the webhook's "
-    b"spool, which the next start sends\n"
+    b"ended at once: events that still waited to be told are lost, but for those in the store, "
+    b"which the next start sends\n"
 )
 
 

@@ -19,7 +19,7 @@ from mpft_deploy.spec import Record
 CODECS = ("h264", "hevc", "mjpeg", "mpeg4", "av1")
 
 LOW_DISK = 2**30
-"""Bytes; below that snapshots and spools will not last."""
+"""Bytes; below that snapshots and the store will not last."""
 
 
 class Check(Record, frozen=True):
@@ -130,6 +130,7 @@ def _optional() -> Iterator[Check]:
     extras = {
         "export": "onnxruntime",
         "mqtt": "paho",
+        "webhook": "httpx2",
         "dashboard": "prometheus_client",
         "sign": "cryptography",
     }
@@ -144,7 +145,9 @@ def _disk() -> Check:
     free = shutil.disk_usage(where).free
     text = f"{free / 2**30:.1f} GiB free"
     if free < LOW_DISK:
-        return Check(name="disk", result="note", text=f"{text}: too little for snapshots or spools")
+        return Check(
+            name="disk", result="note", text=f"{text}: too little for snapshots and the store"
+        )
     return Check(name="disk", result="ok", text=text)
 
 

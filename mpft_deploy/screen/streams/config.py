@@ -17,7 +17,7 @@ from mpft_deploy.files import display
 from mpft_deploy.screen.streams.address import parse, redact_text
 from mpft_deploy.screen.streams.baseline import Baseline, baselines_path, read_baselines
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings, SourceSettings
-from mpft_deploy.screen.tell.config import TABLES, TellConfig, parse_tables
+from mpft_deploy.screen.tell.config import TABLES, TellConfig, parse_tables, store_path
 from mpft_deploy.spec import Record
 
 if sys.version_info >= (3, 11):
@@ -85,7 +85,7 @@ def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
         ),
         screen=_table(tables.get("screen", {}), ScreenSettings, f"{where}: screen"),
         decision=_table(tables.get("decision", {}), DecisionSettings, f"{where}: decision"),
-        tell=_tell(tables, where, environment),
+        tell=_tell(tables, path, environment),
         baselines=read_baselines(baselines_path(path)),
     )
 
@@ -135,12 +135,17 @@ def _source(
     return settings
 
 
-def _tell(tables: Mapping[str, Any], where: str, environment: Mapping[str, str]) -> TellConfig:
+def _tell(tables: Mapping[str, Any], path: Path, environment: Mapping[str, str]) -> TellConfig:
+    where = display(path)
     given = {name: _expanded(tables[name], where, environment) for name in TABLES if name in tables}
     try:
-        return parse_tables(given)
+        tell = parse_tables(given)
     except UsageError as error:
         raise InputError(f"{where}: {error}") from None
+    if tell.store.path:
+        return tell
+    store = msgspec.structs.replace(tell.store, path=str(store_path(path)))
+    return msgspec.structs.replace(tell, store=store)
 
 
 def _table(value: Any, kind: type[Any], where: str) -> Any:

@@ -17,6 +17,8 @@ from mpft_deploy.files import display, printable
 from mpft_deploy.spec import Record, StreamVerdict
 
 EventName = Literal["frame", "stream", "source"]
+EventClass = Literal["no sign", "generated", "unsure", "source"]
+"""Of what is kept: changes to a stream's verdict, and of a source's state."""
 
 MIN_TOKEN = 16
 """Characters that a dashboard token has at least."""
@@ -36,15 +38,48 @@ class Table(Record, frozen=True):
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
+class Limits(Table, frozen=True, kw_only=True):
+    """How much is kept.
+
+    Attributes:
+        max_bytes: in all; the oldest go first.
+        max_age_days: for how long.
+        days: the same for single classes.
+    """
+
+    max_bytes: int
+    max_age_days: float
+    days: dict[EventClass, float] = msgspec.field(default_factory=dict)
+
+    def check(self, table: str) -> None:
+        """A UsageError for a limit that nothing can be kept within."""
+        _check(table, "max_bytes", self.max_bytes >= 1024**2, "must be 1048576 or more")
+        _check(table, "max_age_days", self.max_age_days > 0, "must be above 0")
+        _check(table, "days", all(d > 0 for d in self.days.values()), "must be above 0")
+
+
+class Storage(Limits, frozen=True, kw_only=True):
+    """`[store]`: the file of events, reviews and deliveries that wait.
+
+    Attributes:
+        path: "" for a file beside the configuration, or in systemd's folder for the service.
+    """
+
+    path: str = ""
+    max_bytes: int = 256 * 1024**2
+    max_age_days: float = 90.0
+
+    def __post_init__(self) -> None:
+        self.check("store")
+
+
 class Webhook(Table, frozen=True):
-    """`[webhook]`: where events are posted.
+    """`[webhook]`: where events are posted (extra `webhook`).
 
     Attributes:
         url: http or https.
         secret, secret_file: the signing key itself, or a file that holds it; neither for none.
         events: kinds that are sent.
-        spool: folder for events that wait; "" for one below the user's state folder.
-        spool_bytes: it grows no larger; the oldest events go first.
         timeout: seconds that one delivery may take.
     """
 
@@ -52,21 +87,18 @@ class Webhook(Table, frozen=True):
     secret: str = ""
     secret_file: str = ""
     events: tuple[EventName, ...] = ("stream", "source")
-    spool: str = ""
-    spool_bytes: int = 64 * 1024 * 1024
     timeout: float = 10.0
 
     def __post_init__(self) -> None:
         try:
             parts = urlsplit(self.url)
-            good = parts.scheme in ("http", "https") and bool(parts.hostname)
+            good = parts.scheme in ("http", "https") and _names_host(parts.hostname or "")
             _ = parts.port
         except ValueError:
             good = False
         _check("webhook", "url", good, "write http:// or https:// and a host")
         _check_one_secret("webhook", "secret", self.secret, self.secret_file)
         _check("webhook", "events", bool(self.events), "name at least one of frame, stream, source")
-        _check("webhook", "spool_bytes", self.spool_bytes >= 65536, "must be 65536 or more")
         _check("webhook", "timeout", 0 < self.timeout <= 300, "must be above 0 and at most 300")
 
     def key(self) -> bytes | None:
@@ -98,11 +130,7 @@ class Mqtt(Table, frozen=True):
     interval: float = 10.0
 
     def __post_init__(self) -> None:
-        try:
-            named = bool(self.host.encode("idna")) and not set(self.host) & set("/ \t\r\n\0")
-        except UnicodeError:
-            named = False
-        _check("mqtt", "host", named, "name a host")
+        _check("mqtt", "host", _names_host(self.host), "name a host")
         _check("mqtt", "port", 0 <= self.port <= 65535, "must be 1 to 65535")
         _check("mqtt", "user", bool(self.user) or not self.password_file, "is missing")
         for key, topic in (("prefix", self.prefix), ("discovery_prefix", self.discovery_prefix)):
@@ -117,11 +145,10 @@ class Mqtt(Table, frozen=True):
         return read_secret("mqtt", "password", "", self.password_file)
 
 
-class Snapshots(Table, frozen=True):
+class Snapshots(Limits, frozen=True, kw_only=True):
     """`[snapshots]`: JPEG files of the frames that decided.
 
     Attributes:
-        max_bytes, max_age_days: the oldest files beyond either are deleted.
         when: stream verdicts of which a picture is kept.
     """
 
@@ -132,8 +159,7 @@ class Snapshots(Table, frozen=True):
 
     def __post_init__(self) -> None:
         _check("snapshots", "folder", bool(self.folder), "name a folder")
-        _check("snapshots", "max_bytes", self.max_bytes >= 1024**2, "must be 1048576 or more")
-        _check("snapshots", "max_age_days", self.max_age_days > 0, "must be above 0")
+        self.check("snapshots")
         _check("snapshots", "when", bool(self.when), "name at least one verdict")
 
 
@@ -203,8 +229,9 @@ class Http(Table, frozen=True):
 
 
 class TellConfig(Record, frozen=True):
-    """Everything about telling; a table that is absent tells nobody."""
+    """Everything about telling; a table that is absent tells nobody, but events can be kept."""
 
+    store: Storage = msgspec.field(default_factory=Storage)
     webhook: Webhook | None = None
     mqtt: Mqtt | None = None
     snapshots: Snapshots | None = None
@@ -236,12 +263,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def state_folder(name: str) -> Path:
-    """Where this user's long-lived files of that name belong: systemd's folder, or the home's."""
-    if given := os.environ.get("STATE_DIRECTORY"):
-        return Path(given.split(":")[0]) / name
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "mpft-deploy" / name
+def store_path(config: Path) -> Path:
+    """Where a configuration's store is by default: beside it, or in systemd's folder."""
+    name = config.with_suffix(".db").name
+    state = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return Path(state) / name if state else config.with_name(name)
 
 
 def read_secret(table: str, key: str, value: str, file: str) -> str:
@@ -263,6 +289,13 @@ def read_secret(table: str, key: str, value: str, file: str) -> str:
     return line
 
 
+def _names_host(text: str) -> bool:
+    try:
+        return bool(text.encode("idna")) and not set(text) & set("/ \t\r\n\0")
+    except UnicodeError:
+        return False
+
+
 def _check(table: str, key: str, good: bool, wanted: str) -> None:
     if not good:
         raise UsageError(f"[{table}] {key}: {wanted}")
@@ -275,9 +308,14 @@ def _check_one_secret(table: str, key: str, value: str, file: str) -> None:
 def _explain(message: str) -> str:
     """msgspec's message, with the path put in the words of the file."""
     text, _, path = message.partition(" - at ")
-    place = path.strip("`").removeprefix("$").removeprefix(".")
+    place = path.removeprefix("`key` in ").strip("`").removeprefix("$").removeprefix(".")
     table, _, key = place.partition(".")
     if unknown := re.search(r"unknown field `(.*)`", text):
+        if table == "webhook" and unknown[1] in ("spool", "spool_bytes"):
+            return (
+                f"[webhook] {unknown[1]}: events wait in the store now; remove this key, and say "
+                "where that is and how large in [store] path and max_bytes"
+            )
         if not table:
             return f"[{printable(unknown[1])}]: unknown table; known are {', '.join(TABLES)}"
         known = ", ".join(_KINDS[table].__struct_fields__)
@@ -289,6 +327,7 @@ def _explain(message: str) -> str:
 
 
 _KINDS: dict[str, type[Table]] = {
+    "store": Storage,
     "webhook": Webhook,
     "mqtt": Mqtt,
     "snapshots": Snapshots,

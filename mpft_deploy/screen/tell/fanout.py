@@ -1,4 +1,4 @@
-"""All sinks as one: each gets every event, and none suffers from another."""
+"""All who are told as one: the store keeps each event, and no sink suffers from another."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
 
 from mpft_deploy.screen.streams.records import Event, Picture, Sink, StreamEvent
 from mpft_deploy.screen.streams.task import Task, failure_of
 from mpft_deploy.screen.tell.config import TellConfig
 from mpft_deploy.screen.tell.snapshots import SnapshotSink
+from mpft_deploy.screen.tell.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -18,13 +20,20 @@ logger = logging.getLogger(__name__)
 class Sinks:
     """A sink that hands events to others.
 
-    Args:
-        snapshots: names the picture of an event before the others see it.
+    Attributes:
+        store: has an event before anybody is told of it.
+        snapshots: names the picture of an event before that.
     """
 
     name = "all"
 
-    def __init__(self, sinks: Iterable[Sink] = (), snapshots: SnapshotSink | None = None) -> None:
+    def __init__(
+        self,
+        sinks: Iterable[Sink] = (),
+        snapshots: SnapshotSink | None = None,
+        store: Store | None = None,
+    ) -> None:
+        self.store = store or Store(None)
         self.snapshots = snapshots
         self._sinks = list(sinks)
         self._broken: set[str] = set()
@@ -39,7 +48,7 @@ class Sinks:
         self._sinks.append(sink)
 
     def __len__(self) -> int:
-        return len(self._sinks) + (self.snapshots is not None)
+        return len(list(self))
 
     def __contains__(self, sink: object) -> bool:
         return sink in list(self)
@@ -47,13 +56,14 @@ class Sinks:
     def __iter__(self) -> Iterator[Sink]:
         if self.snapshots is not None:
             yield self.snapshots
+        yield self.store
         yield from self._sinks
 
     def send(self, event: Event) -> None:
         """Hand an event to each."""
         if self.snapshots is not None:
             event = self.snapshots.attach(event)
-        for sink in self._sinks:
+        for sink in (self.store, *self._sinks):
             try:
                 sink.send(event)
             except Exception:  # noqa: PERF203, each on its own is the point
@@ -62,13 +72,15 @@ class Sinks:
                 self._broken.add(sink.name)
 
     def close(self, timeout: float) -> None:
-        """Close all at once, so that a slow one costs the others no time."""
-        threads = [Task("close", functools.partial(sink.close, timeout)) for sink in self]
+        """Close all at once, so that a slow one costs the others no time; then the store."""
+        told = [sink for sink in self if sink is not self.store]
+        threads = [Task("close", functools.partial(sink.close, timeout)) for sink in told]
         deadline = time.monotonic() + timeout
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(max(0.1, deadline - time.monotonic()))
+        self.store.close(0)
 
 
 def open_all(
@@ -77,10 +89,12 @@ def open_all(
     sources: Callable[[], Collection[str]],
 ) -> Sinks:
     """Start what the configuration names; what was started is closed again if one cannot be."""
-    opened = Sinks()
+    asked = config.webhook or config.snapshots or config.http
+    path = Path(config.store.path) if config.store.path and asked else None
+    opened = Sinks(store=Store(path, config.store))
     try:
         if config.snapshots is not None:
-            opened.snapshots = SnapshotSink(config.snapshots, evidence)
+            opened.snapshots = SnapshotSink(config.snapshots, evidence, opened.store)
         if config.jsonl is not None:
             from mpft_deploy.screen.tell.jsonl import JsonLines
 
@@ -88,7 +102,7 @@ def open_all(
         if config.webhook is not None:
             from mpft_deploy.screen.tell.webhook import WebhookSink
 
-            opened.append(WebhookSink(config.webhook))
+            opened.append(WebhookSink(config.webhook, opened.store))
         if config.mqtt is not None:
             from mpft_deploy.screen.tell.mqtt import MqttSink
 

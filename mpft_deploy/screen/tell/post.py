@@ -1,137 +1,124 @@
-"""HTTP POST over a connection that is kept open, with one deadline for everything."""
+"""HTTP POST with one deadline for everything, over a connection that is kept open."""
 
 from __future__ import annotations
 
-import base64
+import asyncio
 import contextlib
-import http.client
-import socket
+import logging
+import os
 import ssl
-import threading
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from typing import NamedTuple
+
+from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.extras import how_to_install
 
 MAX_REPLY = 64 * 1024
 """Bytes of a reply that are read; nobody needs them, but the next request comes after them."""
 
+LONGEST_PAUSE = 300.0
+"""Seconds for which a receiver may ask to be left alone."""
 
-class DeliveryError(Exception):
-    """The request did not get through; the message repeats nothing of the address.
+
+class Answer(NamedTuple):
+    """What became of a request.
 
     Attributes:
-        late: whether the time was up.
+        status: of the reply; 0 where none came.
+        reason: why not, in words that repeat nothing of what was sent; else the status.
+        pause: seconds for which the receiver asks to be left alone.
     """
 
-    def __init__(self, reason: str, *, late: bool = False) -> None:
-        super().__init__(reason)
-        self.late = late
-
-
-@dataclass(frozen=True)
-class Reply:
-    """Status, and for how many seconds the receiver asks to be left alone (0 if it does not)."""
-
     status: int
-    retry_after: float
+    reason: str
+    pause: float = 0.0
 
 
 class Poster:
-    """Posts to one address. Neither redirects nor proxies are followed.
+    """Posts to one address, from one thread. Neither redirects nor proxies are followed.
 
     Attributes:
         where: scheme, host and port of the address: what may be shown of it.
+
+    Raises:
+        UsageError: the address cannot be one.
+        EnvironmentLacksError: the extra `webhook` is missing.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
-        parts = urlsplit(url)
-        self._secure, self._timeout = parts.scheme == "https", timeout
-        self._host = parts.hostname or ""
-        self._port = parts.port or (443 if self._secure else 80)
-        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        shown = f"[{self._host}]" if ":" in self._host else self._host
-        self.where = f"{parts.scheme}://{shown}:{self._port}"
-        self._headers = {}
-        if parts.username is not None:
-            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            self._headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
-        self._connection: http.client.HTTPConnection | None = None
-        self._aborted = False
+        try:
+            import httpx2
+        except ModuleNotFoundError:
+            raise EnvironmentLacksError(
+                f"[webhook] needs httpx2: {how_to_install('webhook')}"
+            ) from None
+        for name in ("httpx2", "httpcore2"):  # they log addresses and headers
+            logging.getLogger(name).setLevel(logging.WARNING)
+        try:
+            self._url = httpx2.URL(url)
+            self._url.raw_host.decode("ascii")
+        except (httpx2.InvalidURL, UnicodeError):
+            raise UsageError("[webhook] url: this is no address of a web server") from None
+        port = self._url.port or (443 if self._url.scheme == "https" else 80)
+        host = self._url.raw_host.decode("ascii")
+        self.where = f"{self._url.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        self._timeout, self._aborted = timeout, False
+        self._unsendable, self._failures = httpx2.LocalProtocolError, httpx2.TransportError
+        self._client = httpx2.AsyncClient(
+            timeout=None, trust_env=False, verify=ssl.create_default_context()
+        )
+        self._loop = asyncio.new_event_loop()
+        self._task: asyncio.Task[Answer] | None = None
 
-    def post(self, body: bytes, headers: Mapping[str, str]) -> Reply:
-        """Post once; a DeliveryError if no reply came within the timeout."""
-        if self._connection is not None:
-            # The receiver may have closed a connection that was idle; that is no failure.
-            try:
-                return self._attempt(self._connection, body, headers)
-            except DeliveryError as error:
-                if error.late:
-                    raise
-        return self._attempt(self._connect(), body, headers)
+    def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """Post once. A ValueError where these headers cannot be sent."""
+        request = asyncio.wait_for(self._request(body, headers), self._timeout)
+        self._task = self._loop.create_task(request)
+        if self._aborted:
+            self._task.cancel()
+        try:
+            return self._loop.run_until_complete(self._task)
+        except asyncio.TimeoutError:
+            return Answer(0, "no reply in time")
+        except asyncio.CancelledError:
+            return Answer(0, "given up")
+        except self._unsendable as error:
+            raise ValueError(str(error)) from None
+        except (self._failures, OSError) as error:
+            return Answer(0, _reason(error))
 
     def abort(self) -> None:
         """End a `post` that waits, from another thread, and all later ones."""
         self._aborted = True
-        _cut(self._connection)
+        with contextlib.suppress(RuntimeError):  # closed by now
+            self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
 
     def close(self) -> None:
-        """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        """Close the connection; by the thread that posts."""
+        self._loop.run_until_complete(self._client.aclose())
+        self._loop.close()
 
-    def _connect(self) -> http.client.HTTPConnection:
-        if self._secure:
-            context = ssl.create_default_context()
-            return http.client.HTTPSConnection(
-                self._host, self._port, timeout=self._timeout, context=context
-            )
-        return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
-
-    def _attempt(
-        self, connection: http.client.HTTPConnection, body: bytes, headers: Mapping[str, str]
-    ) -> Reply:
-        self._connection = connection
-        if self._aborted:
-            raise DeliveryError("given up")
-        # The socket's timeout is one of each read: a receiver that dribbles would never end.
-        watchdog = threading.Timer(self._timeout, _cut, (connection,))
-        watchdog.daemon = True
-        watchdog.start()
-        began = time.monotonic()
-        try:
-            connection.request("POST", self._target, body, {**self._headers, **headers})
-            response = connection.getresponse()
-            response.read(MAX_REPLY)
-            if not response.isclosed():
-                self.close()  # a longer reply is not worth the connection
-            return Reply(response.status, _seconds(response.headers.get("Retry-After")))
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
-            late = time.monotonic() - began >= self._timeout
-            late = late or isinstance(error, TimeoutError)
-            reason = "no reply in time" if late else _reason(error)
-            raise DeliveryError(reason, late=late) from None
-        finally:
-            watchdog.cancel()
+    async def _request(self, body: bytes, headers: Mapping[str, str]) -> Answer:
+        async with self._client.stream("POST", self._url, content=body, headers=headers) as reply:
+            length = 0
+            async for part in reply.aiter_raw():
+                length += len(part)
+                if length > MAX_REPLY:
+                    break  # a longer reply is not worth the connection
+            text = reply.headers.get("Retry-After", "")
+            pause = float(text[:9]) if text.isascii() and text.isdecimal() else 0.0
+            status = reply.status_code
+            return Answer(status, f"it answered {status}", min(pause, LONGEST_PAUSE))
 
 
-def _cut(connection: http.client.HTTPConnection | None) -> None:
-    sock = connection.sock if connection is not None else None
-    if sock is not None:
-        with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
-
-
-def _reason(error: Exception) -> str:
-    """Why, in words that repeat nothing that was sent."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message}"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return "it closed the connection" if isinstance(error, OSError) else "its reply is not HTTP"
-
-
-def _seconds(text: str | None) -> float:
-    return min(float(text), 300.0) if text and text.isascii() and text.isdecimal() else 0.0
+def _reason(error: BaseException) -> str:
+    """Why, by what a library's error was made of."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {cause.verify_message}"
+        if isinstance(cause, OSError) and cause.strerror:
+            number = cause.errno or 0  # negative for names that are not found
+            return os.strerror(number) if number > 0 else cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return "it closed the connection, or its reply is not HTTP"

@@ -8,68 +8,41 @@ events, and is delivered from there; the log says so, and it is written when tha
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import os
 import sqlite3
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
-from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
+from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.files import display
+from mpft_deploy.screen.streams.clock import Clock, SystemClock
 from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
 from mpft_deploy.screen.streams.task import Task
-from mpft_deploy.screen.tell.stats import Trouble
+from mpft_deploy.screen.tell.config import Limits, Storage
+from mpft_deploy.screen.tell.database import open_database, transaction
+from mpft_deploy.screen.tell.pending import Added, Delivery, Pending
+from mpft_deploy.screen.tell.retention import Retention
+from mpft_deploy.screen.tell.stats import SinkStats, Trouble
 from mpft_deploy.spec import StreamVerdict
 
 logger = logging.getLogger(__name__)
 
 ReviewState = Literal["open", "confirmed", "dismissed", "unclear"]
 
-MEMORY = 1000
-"""Events that wait in memory while the file cannot be written."""
+MEMORY_BYTES = 16 * 1024**2
+"""Of a store that has no file."""
 
 AGAIN = 1.0
 """Seconds between two attempts to write what waits in memory."""
 
-APPLICATION = 0x6D706674
-"""Tells our files from others': SQLite's `application_id`."""
-
-VERSION = 1
-
-_SCHEMA = f"""
-CREATE TABLE events (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    time REAL NOT NULL,
-    source TEXT NOT NULL,
-    verdict TEXT,
-    body BLOB NOT NULL,
-    snapshot TEXT,
-    state TEXT,
-    note TEXT NOT NULL DEFAULT '',
-    reviewer TEXT NOT NULL DEFAULT '',
-    reviewed_at REAL
-);
-CREATE INDEX events_by_source ON events (source, id);
-CREATE INDEX events_by_verdict ON events (verdict, id);
-CREATE INDEX events_by_state ON events (state, id);
-CREATE INDEX events_by_time ON events (time, id);
-CREATE TABLE deliveries (
-    receiver TEXT NOT NULL,
-    event INTEGER NOT NULL,
-    body BLOB NOT NULL,
-    error TEXT,
-    PRIMARY KEY (receiver, event)
-) WITHOUT ROWID;
-PRAGMA application_id = {APPLICATION};
-PRAGMA user_version = {VERSION};
-"""
+UPKEEP = 60.0
+"""Seconds between two looks for what is too old or too much."""
 
 _COLUMNS = "id, body, state, note, reviewer, reviewed_at, snapshot"
 
@@ -102,19 +75,17 @@ class Precision(msgspec.Struct, frozen=True):
     open: int = 0
 
 
+class Receiver(Protocol):
+    """Who takes events from the store when it can; its name stays the same over restarts."""
+
+    name: str
+
+    def wants(self, event: Event) -> bool:
+        """Whether an event is for it."""
+
+
 _body = msgspec.json.Decoder(StreamEvent | SourceEvent)
-
-
-@dataclass
-class _Added:
-    """An event that is not written yet: its row, and its receivers with what they refused it for.
-
-    Frame verdicts have no row: they are delivered, not kept.
-    """
-
-    body: bytes
-    row: tuple[object, ...] | None
-    receivers: dict[str, str | None]
+_any_body = msgspec.json.Decoder(Event)
 
 
 class Store:
@@ -122,6 +93,11 @@ class Store:
 
     Args:
         path: made if absent, readable by its owner alone; None for memory.
+        limits: of what is kept.
+
+    Attributes:
+        receivers: of what is sent here.
+        dropped: events that are lost, by cause.
 
     Raises:
         UsageError: another process has it.
@@ -129,21 +105,31 @@ class Store:
         EnvironmentLacksError: it cannot be written.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    name = "store"
+
+    def __init__(
+        self, path: Path | None, limits: Limits | None = None, clock: Clock | None = None
+    ) -> None:
         self._where = "memory" if path is None else display(path)
+        limits = limits or Storage()
+        if path is None:
+            small = min(limits.max_bytes, MEMORY_BYTES)
+            limits = msgspec.structs.replace(limits, max_bytes=small)
+        self._limits = limits
         self._changed = threading.Condition(threading.RLock())
-        self._unwritten: dict[int, _Added] = {}
-        self._trouble, self._closed = Trouble(logger), threading.Event()
+        self._pending = Pending()
+        self._trouble, self._unfit = Trouble(logger), Trouble(logger)
+        self._closed = threading.Event()
+        self._delivered = self._failures = 0
+        self._next_try = float("-inf")
+        self.receivers: list[Receiver] = []
         self.dropped: Counter[str] = Counter()
-        self._lock = None if path is None else _lock(path)
-        try:
-            self._db = _open(path)
-        except BaseException:
-            self._unlock()
-            raise
-        kept = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence"
-        waiting = "SELECT coalesce(max(event), 0) FROM deliveries"
-        self._last: int = max(self._read(kept)[0][0], self._read(waiting)[0][0])
+        self._db = open_database(path)
+        self._retention = Retention(self._db, clock or SystemClock())
+        self._last = max(
+            self._number("SELECT max(seq) FROM sqlite_sequence"),
+            self._number("SELECT max(event) FROM deliveries"),
+        )
         self._task = Task("store", self._look_after)
         self._task.start()
 
@@ -151,6 +137,10 @@ class Store:
     def failure(self) -> BaseException | None:
         """See `Supervised`."""
         return self._task.failure
+
+    def send(self, event: Event) -> None:
+        """Keep an event, and deliver it to all receivers that want it."""
+        self.add(event, [receiver.name for receiver in self.receivers if receiver.wants(event)])
 
     def add(self, event: Event, receivers: Sequence[str] = ()) -> int:
         """Keep an event, and deliver it to some receivers; never raises for a disk.
@@ -162,21 +152,56 @@ class Store:
             The number by which `event` and `events` know it.
         """
         row: tuple[object, ...] | None = None
-        body = msgspec.json.encode(event)
+        try:
+            body = msgspec.json.encode(event)
+            _any_body.decode(body)
+        except (UnicodeEncodeError, msgspec.ValidationError) as error:
+            self._unfit.begin(f"store: an event cannot be written as JSON, and is lost: {error}")
+            self.dropped["damaged"] += 1
+            return self.last
         if isinstance(event, StreamEvent):
             shot = event.snapshot or None
-            row = (event.time, event.source, event.verdict, body, shot, "open")
+            row = (event.time, event.source, event.verdict, shot, "open")
         elif not isinstance(event, FrameEvent):
-            row = (event.time, event.source, None, body, None, None)
+            row = (event.time, event.source, None, None, None)
         with self._changed:
+            if self._closed.is_set():
+                self.dropped["closed"] += 1
+                return self._last
             self._last += 1
-            self._unwritten[self._last] = _Added(body, row, dict.fromkeys(receivers))
-            if len(self._unwritten) > MEMORY:
-                del self._unwritten[next(iter(self._unwritten))]
+            added = Added(body, self._retention.now(), row, dict.fromkeys(receivers))
+            if self._pending.add(self._last, added):
                 self.dropped["disk full"] += 1
             self._write_out()
             self._changed.notify_all()
             return self._last
+
+    def waiting(self, receiver: str, limit: int) -> list[Delivery]:
+        """The oldest events that a receiver did neither take nor refuse, in their order."""
+        sql = (
+            "SELECT event, body FROM deliveries WHERE receiver = ? AND error IS NULL "
+            "ORDER BY event LIMIT ?"
+        )
+        with self._changed:
+            rows: list[Any] = []
+            settled = self._pending.settled(receiver)
+            with contextlib.suppress(EnvironmentLacksError):  # what is in memory can be delivered
+                rows = self._read(sql, receiver, limit + len(settled))
+            found = [Delivery(*row) for row in rows if row[0] not in settled]
+            return [*found, *self._pending.waiting(receiver)][:limit]
+
+    def settle(self, receiver: str, event: int, error: str | None = None) -> None:
+        """A receiver took an event, or refused it for good: then it is kept with the reason."""
+        with self._changed:
+            self._pending.settle(receiver, event, error)
+            self._write_out()
+
+    def count_waiting(self, receiver: str) -> int:
+        """How many events wait for a receiver."""
+        sql = "SELECT count(*) FROM deliveries WHERE receiver = ? AND error IS NULL"
+        with self._changed:
+            count = self._number(sql, receiver) - len(self._pending.settled(receiver))
+            return count + sum(1 for _ in self._pending.waiting(receiver))
 
     @property
     def last(self) -> int:
@@ -256,61 +281,109 @@ class Store:
         )
         return Precision(**dict(self._read(sql, source, since)))
 
-    def close(self) -> None:
-        """Write what is left, and let another process have the file."""
+    def keep_file(self, name: str, verdict: StreamVerdict, size: int) -> None:
+        """Note a file of a snapshot, which was written."""
+        with self._changed, self._explained():
+            row = (name, self._retention.now(), verdict, size)
+            self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", row)
+
+    def adopt_files(self, found: Sequence[tuple[str, StreamVerdict, int, float]]) -> None:
+        """Take a folder as it is: name, verdict, bytes and date of each snapshot, oldest first."""
+        with self._changed, self._explained(), transaction(self._db):
+            known = {row[0] for row in self._db.execute("SELECT name FROM files")}
+            there = {row[0] for row in found}
+            for name in known - there:
+                self._forget(name)
+            sql = "INSERT INTO files (name, verdict, bytes, at) VALUES (?, ?, ?, ?)"
+            self._db.executemany(sql, [row for row in found if row[0] not in known])
+            self._retention.adopted()
+
+    def excess_files(self, limits: Limits) -> list[str]:
+        """Names of snapshots that are too old or too much, oldest first."""
+        with self._changed, self._explained():
+            return self._retention.files(limits)
+
+    def forget_file(self, name: str) -> None:
+        """A snapshot was deleted; its event names it no more."""
+        with self._changed, self._explained(), transaction(self._db):
+            self._forget(name)
+
+    def files_bytes(self) -> int:
+        """Of all snapshots."""
+        return self._number("SELECT sum(bytes) FROM files")
+
+    def stats(self) -> SinkStats:
+        """Counts of events."""
+        with self._changed:
+            return SinkStats(
+                delivered=self._delivered,
+                failures=self._failures,
+                dropped=dict(self.dropped),
+                waiting=len(self._pending),
+                disk_bytes=0 if self._closed.is_set() else self._retention.size(),
+            )
+
+    def close(self, timeout: float = 0.0) -> None:
+        """Write what is left, and let another process have the file; waits for nobody."""
         with self._changed:
             if self._closed.is_set():
                 return
+            self._write_out(last=True)
             self._closed.set()
-            self._write_out()
-            if self._unwritten:
-                logger.error("%d events are lost: %s", len(self._unwritten), self._where)
+            if self._pending:
+                logger.error("store %s: %d events are lost", self._where, len(self._pending))
             self._db.close()
-            self._unlock()
             self._changed.notify_all()
 
     def _look_after(self) -> None:
+        due = time.monotonic() + UPKEEP
         while not self._closed.wait(AGAIN):
             with self._changed:
-                if self._unwritten and not self._closed.is_set():
-                    self._write_out()
+                if self._closed.is_set():
+                    return
+                self._write_out()
+                if time.monotonic() >= due:
+                    due = time.monotonic() + UPKEEP
+                    self.keep_limits()
 
-    def _write_out(self) -> None:
-        """Write what is not written; if that fails it stays, and the log says so."""
+    def keep_limits(self) -> None:
+        """Delete what is too old or too much; done every minute anyway."""
+        with self._changed:
+            try:
+                if lost := self._retention.events(self._limits):
+                    logger.warning("store %s: %d deliveries were dropped", self._where, lost)
+                    self.dropped["limit"] += lost
+            except sqlite3.Error as error:
+                self._trouble.begin(f"store {self._where}: {error}; nothing can be deleted")
+
+    def _write_out(self, *, last: bool = False) -> None:
+        """Write what is not written; if that fails it stays in memory, and the log says so."""
+        early = time.monotonic() < self._next_try and not last
+        if not self._pending or early or self._closed.is_set():
+            return
         try:
-            with self._transaction():
-                for number, added in self._unwritten.items():
-                    self._insert(number, added)
+            with transaction(self._db):
+                self._pending.write(self._db)
         except sqlite3.Error as error:
+            self._failures += 1
+            self._next_try = time.monotonic() + AGAIN
             self._trouble.begin(f"store {self._where}: {error}; events wait in memory")
         else:
-            self._unwritten.clear()
+            self._delivered += len(self._pending)
+            self._pending.clear()
             self._trouble.end(f"store {self._where}: can be written again")
 
-    def _insert(self, number: int, added: _Added) -> None:
-        if added.row is not None:
-            columns = "id, time, source, verdict, body, snapshot, state"
-            values = (number, *added.row)
-            self._db.execute(f"INSERT INTO events ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-        self._db.executemany(
-            "INSERT INTO deliveries VALUES (?, ?, ?, ?)",
-            [(name, number, added.body, error) for name, error in added.receivers.items()],
-        )
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):  # some errors have rolled back already
-                self._db.execute("ROLLBACK")
-            raise
+    def _forget(self, name: str) -> None:
+        self._db.execute("DELETE FROM files WHERE name = ?", (name,))
+        self._db.execute("UPDATE events SET snapshot = NULL WHERE snapshot = ?", (name,))
 
     def _read(self, sql: str, *values: object) -> list[Any]:
         with self._changed, self._explained():
             return self._db.execute(sql, values).fetchall()
+
+    def _number(self, sql: str, *values: object) -> int:
+        """One number; 0 for none, and after the end."""
+        return 0 if self._closed.is_set() else self._read(sql, *values)[0][0] or 0
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -318,62 +391,6 @@ class Store:
             yield
         except sqlite3.Error as error:
             raise EnvironmentLacksError(f"store {self._where}: {error}") from None
-
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-
-
-def _lock(path: Path) -> int:
-    """Have the file for this process; SQLite's own locks would let two deliver everything twice."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(f"{path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    except OSError as error:
-        raise EnvironmentLacksError(
-            f"the store {display(path)} cannot be written: {error.strerror}; "
-            "name another place in [store] path"
-        ) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise UsageError(
-            f"the store {display(path)} is used by another process; "
-            "name a file for each in [store] path"
-        ) from None
-    return lock
-
-
-def _open(path: Path | None) -> sqlite3.Connection:
-    """The database, with its tables."""
-    where = "memory" if path is None else display(path)
-    db = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None)
-    try:
-        db.execute("PRAGMA busy_timeout = 2000")  # somebody may look at it with a tool
-        (application,) = db.execute("PRAGMA application_id").fetchone()
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and application != APPLICATION:
-            raise InputError(f"{where} is another program's database; name another in [store] path")
-        if version > VERSION:
-            raise InputError(f"{where} is of version {version}, from a newer mpft-deploy: use that")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")  # no waiting for the disk, but at checkpoints
-        if not tables:
-            db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-    except InputError:
-        db.close()
-        raise
-    except sqlite3.Error as error:
-        db.close()
-        if isinstance(error, sqlite3.OperationalError):
-            raise EnvironmentLacksError(f"the store {where} cannot be used: {error}") from None
-        raise InputError(
-            f"{where} is no store, or is damaged ({error}): move it away, and a new one is made"
-        ) from None
-    return db
 
 
 def _stored(row: tuple[Any, ...]) -> StoredEvent:

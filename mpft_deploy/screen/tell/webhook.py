@@ -15,7 +15,6 @@ import random
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import msgspec
 
@@ -23,15 +22,26 @@ from mpft_deploy import __version__
 from mpft_deploy.errors import UsageError
 from mpft_deploy.screen.streams.records import Event
 from mpft_deploy.screen.streams.task import Task
-from mpft_deploy.screen.tell.config import Webhook, state_folder
-from mpft_deploy.screen.tell.post import DeliveryError, Poster
-from mpft_deploy.screen.tell.spool import Spool
+from mpft_deploy.screen.tell.config import Webhook
+from mpft_deploy.screen.tell.pending import Delivery
+from mpft_deploy.screen.tell.post import Answer, Poster
 from mpft_deploy.screen.tell.stats import SinkStats, Trouble, kind
+from mpft_deploy.screen.tell.store import Store
 
 logger = logging.getLogger(__name__)
 
 REFUSALS = frozenset({400, 413, 415, 422})
-"""Replies to an event that no repetition will make welcome; any other failure may pass."""
+"""Replies to an event that no repetition will make welcome."""
+
+BUSY = frozenset({0, 408, 425, 429, 502, 503, 504})
+"""Replies that speak of the receiver, not of the event; 0 stands for none."""
+
+PATIENCE = 5
+"""Times that an event is tried alone. Then those behind it are tried too: if one of them is taken,
+the receiver works, and it is the event that it cannot take."""
+
+PROBES = 8
+"""Events that are tried in one go, at most."""
 
 MIN_KEY = 16
 """Bytes that a signing key has at least: fewer can be guessed."""
@@ -41,6 +51,12 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 15.0
 
 ABORT_SECONDS = 2.0
 """How long closing waits for the thread to notice that its request was cut, on a busy machine."""
+
+
+class _Identity(msgspec.Struct):
+    """What is read of an event that is sent."""
+
+    id: str
 
 
 def signature(key: bytes, identity: str, timestamp: int, body: bytes) -> str:
@@ -66,20 +82,20 @@ def signing_key(text: bytes) -> bytes:
 
 
 class WebhookSink:
-    """Spools events and posts them from a thread of its own."""
+    """Posts what waits for it in the store, from a thread of its own."""
 
     name = "webhook"
 
-    def __init__(self, config: Webhook, *, first_wait: float = FIRST_WAIT) -> None:
+    def __init__(self, config: Webhook, store: Store, *, first_wait: float = FIRST_WAIT) -> None:
         key = config.key()
         self._key = None if key is None else signing_key(key)
-        self._events, self._first_wait = config.events, first_wait
+        self._events, self._store, self._first_wait = config.events, store, first_wait
         self._poster = Poster(config.url, config.timeout)
-        folder = Path(config.spool) if config.spool else state_folder("webhook")
-        self._spool = Spool(folder, config.spool_bytes)
-        self._trouble, self._closing = Trouble(logger), threading.Event()
-        self._delivered = self._failures = self._in_row = 0
-        self._refused: Counter[str] = Counter()
+        self._trouble, self._refusing = Trouble(logger), Trouble(logger)
+        self._closing, self._news = threading.Event(), threading.Event()
+        self._tried: Counter[int] = Counter()
+        self._delivered = self._failures = self._in_row = self._refused = 0
+        store.receivers.append(self)
         self._task = Task("webhook", self._run)
         self._task.start()
 
@@ -88,85 +104,104 @@ class WebhookSink:
         """See `Supervised`."""
         return self._task.failure
 
+    def wants(self, event: Event) -> bool:
+        """Whether it is to be sent this."""
+        return kind(event) in self._events
+
     def send(self, event: Event) -> None:
-        """Spool an event; it survives this process from then on."""
-        if kind(event) in self._events and not self._closing.is_set():
-            self._spool.append(msgspec.json.encode(event))
+        """Look into the store, which has the event by now."""
+        self._news.set()
 
     def close(self, timeout: float) -> None:
-        """Deliver what is spooled, unless the receiver is down; the rest stays on disk."""
+        """Deliver what waits, unless the receiver is down; the rest stays in the store."""
         self._closing.set()
-        self._spool.wake()
+        self._news.set()
         self._task.join(timeout)
         if self._task.is_alive():
             self._poster.abort()
             self._task.join(ABORT_SECONDS)
-        self._spool.close()
 
     def stats(self) -> SinkStats:
         """Counts of events."""
-        waiting, size = self._spool.waiting()
         return SinkStats(
             delivered=self._delivered,
             failures=self._failures,
-            dropped=dict(self._spool.dropped + self._refused),
-            waiting=waiting,
-            disk_bytes=size,
+            dropped={"refused": self._refused} if self._refused else {},
+            waiting=self._store.count_waiting(self.name),
         )
 
     def _run(self) -> None:
         while True:
-            body = self._spool.peek()
-            if body is not None:
-                wait = self._deliver(body)
-                if wait == 0:
-                    self._spool.advance()
-                    continue
-                self._spool.release()
-                if self._closing.wait(wait):
+            self._news.clear()
+            if waiting := self._store.waiting(self.name, PROBES):
+                if (wait := self._deliver(waiting)) and self._closing.wait(wait):
                     break
             elif self._closing.is_set():
                 break
             else:
-                self._spool.wait(1.0)
+                self._news.wait()
         self._poster.close()
 
-    def _deliver(self, body: bytes) -> float:
-        """Post an event once; 0 if that is done with, else the seconds to wait before the next."""
-        try:
-            identity = str(msgspec.json.decode(body)["id"])
-        except (msgspec.DecodeError, KeyError, TypeError):  # a line of someone else's making
-            self._refused["damaged"] += 1
-            return 0
-        timestamp = int(time.time())
-        headers = {
-            "Content-Type": "application/json",
-            "User-Agent": f"mpft-deploy/{__version__}",
-            "webhook-id": identity,
-            "webhook-timestamp": str(timestamp),
-        }
-        if self._key is not None:
-            headers["webhook-signature"] = signature(self._key, identity, timestamp, body)
-        try:
-            reply = self._poster.post(body, headers)
-        except DeliveryError as error:
-            return self._failed(str(error), 0)
-        if 200 <= reply.status < 300:
-            self._trouble.end(f"webhook {self._poster.where}: receives again")
-            self._in_row = 0
-            self._delivered += 1
-            return 0
-        if reply.status in REFUSALS:
-            logger.warning("webhook %s: refused an event: %d", self._poster.where, reply.status)
-            self._refused["refused"] += 1
-            return 0
-        return self._failed(f"it answered {reply.status}", reply.retry_after)
-
-    def _failed(self, reason: str, at_least: float) -> float:
+    def _deliver(self, waiting: list[Delivery]) -> float:
+        """Have the first taken or refused; the seconds to wait before the next attempt."""
+        failed: list[Delivery] = []
+        for delivery in waiting:
+            answer = self._post(delivery)
+            if self._settled(delivery, answer):
+                # Once more, since it may work only now: order matters less than loss.
+                for poisoned in failed:
+                    again = self._post(poisoned)
+                    if not self._settled(poisoned, again) and again.status not in BUSY:
+                        self._refuse(poisoned, again.reason)
+                return 0
+            failed.append(delivery)
+            self._tried[delivery.event] += 1
+            if answer.status in BUSY or self._tried[delivery.event] < PATIENCE:
+                break
         if not self._closing.is_set():
-            self._trouble.begin(f"webhook {self._poster.where}: {reason}; events wait on disk")
-        longest = min(LONGEST_WAIT, self._first_wait * 2 ** min(self._in_row, 20))
+            self._trouble.begin(f"webhook {self._poster.where}: {answer.reason}; events wait")
+        longest: float = min(LONGEST_WAIT, self._first_wait * 2 ** min(self._in_row, 20))
         self._in_row += 1
         self._failures += 1
-        jittered: float = longest * random.uniform(0.5, 1.0)
-        return max(at_least, jittered)
+        return max(answer.pause, longest * random.uniform(0.5, 1.0))
+
+    def _settled(self, delivery: Delivery, answer: Answer) -> bool:
+        """Whether this is the end of a delivery: it was taken, or refused."""
+        if 200 <= answer.status < 300:
+            self._trouble.end(f"webhook {self._poster.where}: receives again")
+            self._delivered += 1
+            self._in_row = 0
+            self._done(delivery, None)
+        elif answer.status in REFUSALS:
+            self._refuse(delivery, answer.reason)
+        else:
+            return False
+        return True
+
+    def _refuse(self, delivery: Delivery, reason: str) -> None:
+        self._refusing.begin(f"webhook {self._poster.where}: an event is not taken: {reason}")
+        self._refused += 1
+        self._done(delivery, reason)
+
+    def _done(self, delivery: Delivery, error: str | None) -> None:
+        self._tried.pop(delivery.event, None)
+        self._store.settle(self.name, delivery.event, error)
+
+    def _post(self, delivery: Delivery) -> Answer:
+        try:
+            identity = msgspec.json.decode(delivery.body, type=_Identity).id
+            timestamp = int(time.time())
+            headers = {
+                "Content-Type": "application/json",
+                "User-Agent": f"mpft-deploy/{__version__}",
+                "webhook-id": identity,
+                "webhook-timestamp": str(timestamp),
+            }
+            if self._key is not None:
+                signed = signature(self._key, identity, timestamp, delivery.body)
+                headers["webhook-signature"] = signed
+            return self._poster.post(delivery.body, headers)
+        except ValueError as error:
+            return Answer(400, f"it cannot be sent: {type(error).__name__}")
+        except Exception as error:  # no event may end this thread
+            return Answer(500, f"{type(error).__name__} while it was sent")

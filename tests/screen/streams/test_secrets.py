@@ -74,8 +74,9 @@ path = "{out}/events.jsonl"
 [webhook]
 url = "{hook}"
 secret = "{key}"
-spool = "{out}/spool"
 events = ["frame", "stream", "source"]
+[store]
+path = "{out}/store/screen.db"
 [mqtt]
 host = "127.0.0.1"
 port = {port}
@@ -183,7 +184,7 @@ def test_what_was_planted_shows_nowhere(
             kind = file.relative_to(tmp_path / "out").parts[0]
             said[kind] = said.get(kind, b"") + file.read_bytes()
     # Each way of telling was in use, and told of sources that work and of those that do not.
-    assert {"webhook", "mqtt", "log", "events.jsonl", "spool", "shots"} <= said.keys()
+    assert {"webhook", "mqtt", "log", "events.jsonl", "store", "shots"} <= said.keys()
     for what in ("webhook", "mqtt", "pages", "events.jsonl"):
         assert b'"live"' in said[what], what
         assert b"Connection refused" in said[what], what
@@ -212,11 +213,11 @@ def watch_it(
     path.write_text(good.replace("address", "adress", 1))
     one.process.send_signal(signal.SIGHUP)
     one.until(lambda: any("was not taken" in line for line in one.errors))
-    # What comes now stays in the spool.
+    # What comes now stays in the store.
     receiver.down()
     receiver.hang_up()
     server.kill()
-    one.until(lambda: any("events wait on disk" in line for line in one.errors))
+    one.until(lambda: any("events wait" in line for line in one.errors))
     eventually(lambda: subscriber.messages)
     one.end()
     assert one.process.returncode == 0

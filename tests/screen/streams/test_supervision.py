@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from broker import Broker, require_broker
 from engines import read_pictures
-from telling import Told, eventually, frame_event
+from telling import Told, eventually, frame_event, source_event
 
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.config import Config, named
@@ -33,8 +33,8 @@ from mpft_deploy.screen.tell import open_sinks, parse_tables, serve
 from mpft_deploy.screen.tell.config import Http
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.server import Server, _Listener
-from mpft_deploy.screen.tell.spool import Spool
 from mpft_deploy.screen.tell.stats import Worker
+from mpft_deploy.screen.tell.store import Store
 
 
 class Service:
@@ -131,12 +131,13 @@ def test_a_dead_sink_fails_livez_and_ends_the_run(
     tables = {
         "jsonl": {"path": str(tmp_path / "events.jsonl")},
         "snapshots": {"folder": str(tmp_path / "shots")},
-        "webhook": {"url": "http://127.0.0.1:9/", "spool": str(tmp_path / "spool")},
+        "webhook": {"url": "http://127.0.0.1:9/"},
     }
     one = service({table: tables[table]})
     assert one.livez() == 200
     if table == "webhook":
-        monkeypatch.setattr(Spool, "peek", kill)
+        monkeypatch.setattr(Store, "waiting", kill)
+        one.sinks.send(source_event())
     else:
         monkeypatch.setattr(Worker, "_failed", kill)
         monkeypatch.setattr(Worker, "_rest", kill)

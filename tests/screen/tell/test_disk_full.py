@@ -4,75 +4,125 @@ from __future__ import annotations
 
 import json
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
-from telling import eventually, fill, receiving, stream_event
+import pytest
+from telling import Hook, eventually, fill, receiving, stream_event
 
-from mpft_deploy.screen.tell.config import Jsonl, Webhook
+from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.screen.tell.config import Jsonl
 from mpft_deploy.screen.tell.jsonl import JsonLines
-from mpft_deploy.screen.tell.spool import Spool
-from mpft_deploy.screen.tell.webhook import WebhookSink
+from mpft_deploy.screen.tell.pending import CAPACITY
+from mpft_deploy.screen.tell.store import Store
 
 
-def ids(spool: Spool) -> list[int]:
-    numbers = []
-    while (body := spool.peek()) is not None:
-        numbers.append(int(json.loads(body)["n"]))
-        spool.advance()
-    return numbers
+def drain(store: Store) -> list[str]:
+    """Ids of everything that waits for the receiver, delivered now."""
+    names = []
+    while waiting := store.waiting("hook", 50):
+        for delivery in waiting:
+            names.append(json.loads(delivery.body)["id"])
+            store.settle("hook", delivery.event)
+    return names
 
 
-def test_a_spool_waits_in_memory_and_goes_back_to_disk(small_disk: Path) -> None:
-    spool = Spool(small_disk / "spool", 1024**2)
+def names(start: int, stop: int) -> list[str]:
+    return [f"e{number:06d}" for number in range(start, stop)]
+
+
+def full_disk(store: Store, folder: Path) -> Callable[[], object]:
+    ballast = fill(folder)
+    return ballast.unlink
+
+
+def full_file(store: Store, folder: Path) -> Callable[[], object]:
+    """SQLite's own bound; needs no root."""
+    store._db.execute("PRAGMA max_page_count = 1")  # no page more than there are
+    return lambda: store._db.execute("PRAGMA max_page_count = 1000000")
+
+
+def full_quota(store: Store, folder: Path) -> Callable[[], object]:
+    """The file system has room, the file has none."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+WAYS = pytest.mark.parametrize("fill_up", [full_disk, full_file, full_quota])
+LARGE = pytest.mark.parametrize("small_disk", ["8m"], indirect=True)
+
+
+@LARGE
+@WAYS
+def test_events_wait_in_memory_and_go_back_to_the_file(
+    small_disk: Path, fill_up: Callable[[Store, Path], Callable[[], object]]
+) -> None:
+    store = Store(small_disk / "screen.db")
     for number in range(20):
-        spool.append(b'{"n":%d}' % number)
-    ballast = fill(small_disk)
-    for number in range(20, 600):
-        spool.append(b'{"n":%d,"padding":"%b"}' % (number, b"x" * 100))
-    assert spool.waiting()[0] == 600
-    ballast.unlink()
-    spool.append(b'{"n":600}')
-    assert not spool._memory
-    assert ids(spool) == list(range(601))
-    assert not spool.dropped
-    spool.close()
+        store.add(stream_event(number), ["hook"])
+    make_room = fill_up(store, small_disk)
+    try:
+        for number in range(20, 600):
+            store.add(stream_event(number, source="x" * 100), ["hook"])
+        assert store.count_waiting("hook") == 600
+        assert store.stats().waiting > 0
+        # What is in memory is delivered, and a reviewer is told at once.
+        first = store.waiting("hook", 1)[0]
+        store.settle("hook", first.event)
+        last = store.waiting("hook", 1000)[-1]
+        store.settle("hook", last.event)
+        with pytest.raises(EnvironmentLacksError, match=r"screen\.db: "):
+            store.review(1, "confirmed", "x" * 10**6, "ada", 1.8e9)
+    finally:
+        make_room()
+    eventually(lambda: store.stats().waiting == 0)
+    assert drain(store) == names(1, 599)
+    assert store.dropped == {}
+    store.close()
+    store = Store(small_disk / "screen.db")
+    assert len(store.events(limit=1000)) == 600
+    assert drain(store) == []
+    store.close()
 
 
-def test_what_waits_in_memory_is_written_while_the_receiver_is_down(small_disk: Path) -> None:
-    spool = Spool(small_disk / "spool", 1024**2)
-    ballast = fill(small_disk)
-    spool.append(b'{"n":0}')
-    assert spool.peek() is not None  # on its way
-    ballast.unlink()
-    assert spool.waiting()[1] == 0
-    spool.release()  # in vain
-    assert spool.waiting()[1] > 0
-    spool.close()
-    spool = Spool(small_disk / "spool", 1024**2)
-    assert ids(spool) == [0]
-    spool.close()
+@pytest.mark.parametrize("fill_up", [full_file, full_quota])
+def test_a_disk_that_stays_full_costs_the_oldest(
+    tmp_path: Path, fill_up: Callable[[Store, Path], Callable[[], object]]
+) -> None:
+    store = Store(tmp_path / "screen.db")
+    make_room = fill_up(store, tmp_path)
+    try:
+        for number in range(CAPACITY + 500):
+            store.add(stream_event(number), ["hook"])
+        left = drain(store)
+        assert left[-CAPACITY:] == names(500, CAPACITY + 500)
+        assert left == sorted(left)
+        assert store.dropped == {"disk full": CAPACITY + 500 - len(left)}
+    finally:
+        make_room()
+    store.close()
 
 
-def test_a_spool_that_stays_full_drops_its_oldest(small_disk: Path) -> None:
-    spool = Spool(small_disk / "spool", 1024**2, memory=100)
-    for number in range(3000):
-        spool.append(b'{"n":%d,"padding":"%b"}' % (number, b"x" * 200))
-    left = ids(spool)
-    assert left == list(range(left[0], 3000))
-    assert left[0] > 0
-    assert spool.dropped["disk full"] == left[0]
-    spool.close()
+def test_a_store_opens_on_a_full_disk(small_disk: Path) -> None:
+    """A service that starts again must screen, whatever filled the disk."""
+    Store(small_disk / "screen.db").close()
+    fill(small_disk)
+    store = Store(small_disk / "screen.db")
+    store.add(stream_event(1), ["hook"])
+    assert drain(store) == names(1, 2)
+    store.close()
 
 
+@LARGE
 def test_events_are_delivered_while_the_disk_is_full(small_disk: Path) -> None:
     with receiving() as receiver:
-        config = Webhook(url=receiver.url, spool=str(small_disk / "spool"))
-        sink = WebhookSink(config, first_wait=0.05)
+        sink = Hook(receiver, small_disk / "screen.db")
         fill(small_disk)
         for number in range(30):
             sink.send(stream_event(number))
         eventually(lambda: len(receiver.received) == 30)
-        assert receiver.ids() == [f"e{number:06d}" for number in range(30)]
+        assert receiver.ids() == names(0, 30)
         sink.close(2)
         assert sink.stats().dropped == {}
 
@@ -93,20 +143,3 @@ def test_lines_stay_whole(small_disk: Path) -> None:
     assert found[0] == "e000001"
     assert found[-1] == "e000060"
     assert sink.stats().dropped["error"] == 60 - len(found) > 0
-
-
-def test_a_limit_on_file_size_is_no_different(tmp_path: Path) -> None:
-    """As a quota: the file system has room, the file has none. Needs no root."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    spool = Spool(tmp_path, 1024**2)
-    spool.append(b'{"n":0}')
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    try:
-        for number in range(1, 40):
-            spool.append(b'{"n":%d}' % number)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert spool.waiting()[0] == 40
-    assert ids(spool) == list(range(40))
-    assert not spool.dropped
-    spool.close()

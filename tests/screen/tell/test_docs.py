@@ -9,24 +9,23 @@ from typing import Any
 import pytest
 from dashboard_demo import DemoMonitor, demo_sources
 from PIL import Image
-from telling import eventually, receiving, stream_event
+from telling import Hook, eventually, receiving, stream_event
 
-from mpft_deploy.screen.tell.config import _KINDS, Webhook, parse_tables
-from mpft_deploy.screen.tell.webhook import WebhookSink
+from mpft_deploy.screen.tell.config import _KINDS, parse_tables
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 TEXT = (DOCS / "telling.md").read_text()
 
 
 @pytest.mark.parametrize("secret", ["any text as a secret", "whsec_AAECAwQFBgcICQoLDA0ODw=="])
-def test_the_snippet_verifies_what_is_sent_and_nothing_else(tmp_path: Path, secret: str) -> None:
+def test_the_snippet_verifies_what_is_sent_and_nothing_else(secret: str) -> None:
     found = re.search(r"<!-- tested: verify -->\n```python\n(.*?)```", TEXT, re.DOTALL)
     assert found is not None
     names: dict[str, Any] = {}
     exec(found[1], names)
     verify = names["verify"]
     with receiving() as receiver:
-        sink = WebhookSink(Webhook(url=receiver.url, secret=secret, spool=str(tmp_path)))
+        sink = Hook(receiver, secret=secret)
         sink.send(stream_event(1))
         eventually(lambda: receiver.received)
         sink.close(1)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from broker import Broker, Subscriber, require_broker
 from telling import (
+    Hook,
     Network,
     eventually,
     fill,
@@ -26,10 +27,11 @@ from telling import (
 )
 
 from mpft_deploy.screen.streams.records import Event, Picture
-from mpft_deploy.screen.tell.config import Mqtt, Snapshots, Webhook
+from mpft_deploy.screen.tell.config import Mqtt, Snapshots
 from mpft_deploy.screen.tell.mqtt import MqttSink
 from mpft_deploy.screen.tell.snapshots import SnapshotSink
-from mpft_deploy.screen.tell.webhook import WebhookSink
+from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.screen.tell.webhook import FIRST_WAIT
 
 Faults = dict[str, dict[str, Any]]
 
@@ -56,7 +58,7 @@ def names(count: int) -> list[str]:
 
 def test_the_receiver_is_down_for_a_minute(tmp_path: Path, faults: Faults) -> None:
     with receiving() as receiver:
-        sink = WebhookSink(Webhook(url=receiver.url, spool=str(tmp_path)))
+        sink = Hook(receiver, tmp_path / "screen.db", FIRST_WAIT)
         count = send_for(0.5, sink.send, 0)
         eventually(lambda: len(receiver.received) == count)
         receiver.down()
@@ -64,7 +66,6 @@ def test_the_receiver_is_down_for_a_minute(tmp_path: Path, faults: Faults) -> No
         down = time.monotonic()
         before, count = count, send_for(DOWN, sink.send, count)
         assert sink.stats().waiting == count - before
-        assert sink.stats().disk_bytes > 0
         away = time.monotonic() - down
         receiver.up()
         back = time.monotonic()
@@ -125,28 +126,28 @@ def test_the_broker_restarts(tmp_path: Path, faults: Faults) -> None:
     }
 
 
-def test_the_disk_of_the_spool_is_full(small_disk: Path, faults: Faults) -> None:
+def test_the_disk_of_the_store_is_full(small_disk: Path, faults: Faults) -> None:
     """The receiver is down too: events wait in memory, and are written when there is room."""
     with receiving() as receiver:
         receiver.down()
-        sink = WebhookSink(Webhook(url=receiver.url, spool=str(small_disk / "spool")))
+        sink = Hook(receiver, small_disk / "screen.db", FIRST_WAIT)
         sink.send(stream_event(0))
         eventually(lambda: sink.stats().failures >= 1)
         ballast = fill(small_disk)
         for number in range(1, 900):
             sink.send(stream_event(number))
         assert sink.stats().waiting == 900
-        on_disk = sink.stats().disk_bytes
+        assert sink.store.stats().waiting > 0
         ballast.unlink()
         room = time.monotonic()
-        eventually(lambda: sink.stats().disk_bytes > on_disk + 899 * 100, WAITED)
+        eventually(lambda: sink.store.stats().waiting == 0, WAITED)
         seconds = time.monotonic() - room
         receiver.up()
         eventually(lambda: len(receiver.received) >= 900, WAITED)
         assert receiver.ids() == names(900)
         assert sink.stats().dropped == {}
         sink.close(1)
-    faults["disk of the spool full, receiver down"] = {
+    faults["disk of the store full, receiver down"] = {
         "recovered_s": seconds,
         "note": "900 events waited in memory, none lost, in order",
     }
@@ -155,7 +156,8 @@ def test_the_disk_of_the_spool_is_full(small_disk: Path, faults: Faults) -> None
 def test_the_disk_of_snapshots_is_full(small_disk: Path, faults: Faults) -> None:
     folder = small_disk / "shots"
     pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
-    sink = SnapshotSink(Snapshots(folder=str(folder)), lambda source: Picture(pixels, 1.7e9, []))
+    config = Snapshots(folder=str(folder))
+    sink = SnapshotSink(config, lambda event: Picture(pixels, 1.7e9, []), Store(None))
 
     def handled() -> int:
         return sink.stats().delivered + sink.stats().failures

@@ -37,7 +37,8 @@ def test_nothing_that_is_written_holds_it(
         url = f"http://user:{PLANTED}@127.0.0.1:{receiver.port}/{PLANTED}?key={PLANTED}#{PLANTED}"
         config = parse_tables(
             {
-                "webhook": {"url": url, "secret": PLANTED, "spool": str(out / "spool")},
+                "store": {"path": str(out / "screen.db")},
+                "webhook": {"url": url, "secret": PLANTED},
                 "mqtt": {
                     "host": "127.0.0.1",
                     "port": 1,
@@ -69,7 +70,7 @@ def test_nothing_that_is_written_holds_it(
                 for path in PATHS
                 for method in ("GET", "HEAD", "POST")
             ]
-        eventually(lambda: any("events wait on disk" in r.message for r in caplog.records))
+        eventually(lambda: any("events wait" in r.message for r in caplog.records))
         eventually(lambda: any("mqtt" in r.message for r in caplog.records))
         sinks.close(2)
     assert len(receiver.received) >= 1  # the receiver itself was told the password, of course
@@ -107,10 +108,7 @@ def test_a_certificate_that_is_not_trusted(
     import subprocess
     import threading
 
-    from telling import free_port
-
-    from mpft_deploy.screen.tell.config import Webhook
-    from mpft_deploy.screen.tell.webhook import WebhookSink
+    from telling import Hook, free_port
 
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
@@ -141,7 +139,7 @@ def test_a_certificate_that_is_not_trusted(
     thread = threading.Thread(target=answer)
     thread.start()
     url = f"https://user:{PLANTED}@localhost:{port}/{PLANTED}"
-    sink = WebhookSink(Webhook(url=url, spool=str(tmp_path / "spool")))
+    sink = Hook(None, url=url)
     sink.send(stream_event(1))
     eventually(lambda: sink.stats().failures == 1)
     sink.close(1)

@@ -29,6 +29,7 @@ from mpft_deploy.screen.tell.config import Http, Snapshots
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.server import Server
 from mpft_deploy.screen.tell.snapshots import SnapshotSink
+from mpft_deploy.screen.tell.store import Store
 
 TOKEN = "a-token-of-more-than-16"
 PATHS = ["/api/sources", "/api/events", "/api/history", "/api/stream", "/metrics", "/dashboard.js"]
@@ -140,7 +141,9 @@ def test_a_source_without_a_picture() -> None:
 
 def test_snapshots_are_served_and_nothing_else(monitor: DemoMonitor, tmp_path: Path) -> None:
     pixels = np.zeros((20, 20, 3), np.uint8)
-    shots = SnapshotSink(Snapshots(folder=str(tmp_path / "s")), lambda _: Picture(pixels, 1.0, []))
+    shots = SnapshotSink(
+        Snapshots(folder=str(tmp_path / "s")), lambda _: Picture(pixels, 1.0, []), Store(None)
+    )
     (tmp_path / "s" / "notes.txt").write_text("private")
     (tmp_path / "secret.jpg").write_text("private")
     server = serve(monitor, Http(address="127.0.0.1:0"), sinks=Sinks(snapshots=shots))

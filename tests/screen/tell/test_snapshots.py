@@ -16,6 +16,7 @@ from mpft_deploy.screen.streams.records import Event, Picture, StreamEvent
 from mpft_deploy.screen.tell import open_sinks, parse_tables
 from mpft_deploy.screen.tell.config import Snapshots
 from mpft_deploy.screen.tell.snapshots import NAME, SnapshotSink
+from mpft_deploy.screen.tell.store import Store
 
 
 def noise(event: StreamEvent, side: int = 400) -> Picture:
@@ -30,9 +31,8 @@ def files(folder: Path) -> list[str]:
 
 def test_the_frame_that_decided_is_kept(tmp_path: Path) -> None:
     pixels = np.full((60, 80, 3), (200, 40, 10), np.uint8)
-    sink = SnapshotSink(
-        Snapshots(folder=str(tmp_path / "shots")), lambda event: Picture(pixels, 1.7e9, [])
-    )
+    config = Snapshots(folder=str(tmp_path / "shots"))
+    sink = SnapshotSink(config, lambda event: Picture(pixels, 1.7e9, []), Store(None))
     event = sink.attach(stream_event(1, source="gate 1/../x"))
     assert isinstance(event, StreamEvent)
     sink.close(5)
@@ -49,7 +49,7 @@ def test_the_frame_that_decided_is_kept(tmp_path: Path) -> None:
 
 
 def test_only_what_is_asked_for(tmp_path: Path) -> None:
-    sink = SnapshotSink(Snapshots(folder=str(tmp_path)), noise)
+    sink = SnapshotSink(Snapshots(folder=str(tmp_path)), noise, Store(None))
     for event in (stream_event(1, verdict="no sign"), frame_event(2), source_event(3)):
         assert sink.attach(event) is event
     sink.close(5)
@@ -57,7 +57,7 @@ def test_only_what_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_source_without_a_picture(tmp_path: Path) -> None:
-    sink = SnapshotSink(Snapshots(folder=str(tmp_path)), lambda event: None)
+    sink = SnapshotSink(Snapshots(folder=str(tmp_path)), lambda event: None, Store(None))
     event = stream_event(1, source="new")
     assert sink.attach(event) is event
     sink.close(5)
@@ -65,7 +65,7 @@ def test_a_source_without_a_picture(tmp_path: Path) -> None:
 
 def test_the_size_is_bounded(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"x" * 1000)  # not ours
-    sink = SnapshotSink(Snapshots(folder=str(tmp_path), max_bytes=1024**2), noise)
+    sink = SnapshotSink(Snapshots(folder=str(tmp_path), max_bytes=1024**2), noise, Store(None))
     names = []
     for number in range(12):
         event = sink.attach(stream_event(number))
@@ -96,7 +96,8 @@ class Pruned:
 
     def __init__(self, folder: Path) -> None:
         self.clock = HandClock()
-        self.sink = SnapshotSink(Snapshots(folder=str(folder)), noise, self.clock)
+        self.store = Store(None, clock=self.clock)
+        self.sink = SnapshotSink(Snapshots(folder=str(folder)), noise, self.store)
         self._count = 1000
 
     def __enter__(self) -> Pruned:
@@ -144,7 +145,8 @@ def test_a_clock_that_is_set_costs_no_snapshot(tmp_path: Path, step: float) -> N
         assert pruned.after(60, step) == 7
         assert pruned.after(2 * DAY) == 8
         assert pruned.after(60, -step) == 9
-        assert pruned.after(29 * DAY) == 9 + 1 - 7  # now they are old
+        assert pruned.after(1.5 * DAY) == 10  # the date is believed again
+        assert pruned.after(31 * DAY) == 10 + 1 - 10  # now they are old
 
 
 def test_a_clock_that_was_wrong_at_the_start_costs_no_snapshot(tmp_path: Path) -> None:
@@ -156,15 +158,16 @@ def test_a_clock_that_was_wrong_at_the_start_costs_no_snapshot(tmp_path: Path) -
     with Pruned(tmp_path) as pruned:
         assert pruned.after(3600) == 11
         assert pruned.after(60, -44 * DAY) == 12  # it is put right
-        assert pruned.after(10 * DAY) == 13
-        assert pruned.after(20 * DAY) == 14 - 12
+        assert pruned.after(1.5 * DAY) == 13
+        assert pruned.after(29 * DAY) == 14 - 7  # those of the old clock may be of that day
+        assert pruned.after(2 * DAY) == 15 - 13
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o027, 0o640), (0o022, 0o640)])
 def test_who_may_read_snapshots(tmp_path: Path, umask: int, mode: int) -> None:
     before = os.umask(umask)
     try:
-        sink = SnapshotSink(Snapshots(folder=str(tmp_path / "shots")), noise)
+        sink = SnapshotSink(Snapshots(folder=str(tmp_path / "shots")), noise, Store(None))
         event = sink.attach(stream_event(1))
         sink.close(5)
     finally:
@@ -175,7 +178,9 @@ def test_who_may_read_snapshots(tmp_path: Path, umask: int, mode: int) -> None:
 
 
 def test_a_burst_costs_pictures_not_memory(tmp_path: Path) -> None:
-    sink = SnapshotSink(Snapshots(folder=str(tmp_path)), lambda event: noise(event, 600))
+    sink = SnapshotSink(
+        Snapshots(folder=str(tmp_path)), lambda event: noise(event, 600), Store(None)
+    )
     for number in range(60):
         sink.send(stream_event(number))
         assert sink.stats().waiting <= 16
@@ -187,7 +192,7 @@ def test_a_burst_costs_pictures_not_memory(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EnvironmentLacksError, match=r"\[snapshots\] folder"):
-        SnapshotSink(Snapshots(folder=str(tmp_path / "file" / "x")), noise)
+        SnapshotSink(Snapshots(folder=str(tmp_path / "file" / "x")), noise, Store(None))
 
 
 def test_every_other_sink_hears_the_name(tmp_path: Path) -> None:
@@ -216,4 +221,4 @@ def test_every_other_sink_hears_the_name(tmp_path: Path) -> None:
     assert isinstance(heard[0], StreamEvent)
     assert line["snapshot"] == heard[0].snapshot
     assert (tmp_path / line["snapshot"]).exists()
-    assert [sink.name for sink in sinks][:2] == ["snapshots", "jsonl"]
+    assert [sink.name for sink in sinks][:3] == ["snapshots", "store", "jsonl"]

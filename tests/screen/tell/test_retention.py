@@ -1,0 +1,128 @@
+"""What is deleted: by age, size and class, never what was confirmed, and never for a clock."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from telling import HandClock, frame_event, source_event, stream_event
+
+from mpft_deploy.screen.tell.config import Storage
+from mpft_deploy.screen.tell.retention import AT_ONCE, DAY
+from mpft_deploy.screen.tell.store import Store
+
+
+class Aging:
+    """A store, with a clock that the test moves."""
+
+    def __init__(self, **limits: object) -> None:
+        self.clock = HandClock()
+        self.store = Store(None, Storage(**limits), self.clock)  # type: ignore[arg-type]
+
+    def after(self, days: float, step: float = 0.0) -> list[int]:
+        """Events that are left so much later, when the clock was set by so many days."""
+        self.clock.now += days * DAY
+        self.clock.date += (days + step) * DAY
+        self.store.keep_limits()
+        return [stored.id for stored in reversed(self.store.events(limit=10**6))]
+
+
+def test_old_events_go_by_their_class() -> None:
+    aging = Aging(max_age_days=10, days={"generated": 100, "source": 2})
+    for event in (stream_event(1), stream_event(2, verdict="no sign"), source_event(3)):
+        aging.store.add(event)
+    assert aging.after(1.5) == [1, 2, 3]
+    assert aging.after(1) == [1, 2]
+    assert aging.after(7) == [1, 2]
+    assert aging.after(1) == [1]
+    assert aging.after(89) == [1]
+    assert aging.after(1) == []
+
+
+def test_what_was_confirmed_stays() -> None:
+    aging = Aging(max_age_days=10, max_bytes=1024**2)
+    for number in range(1, 4):
+        aging.store.add(stream_event(number))
+    aging.store.review(2, "confirmed", "", "ada", 1.8e9)
+    assert aging.after(1000) == [2]
+    for number in range(4, 4000):
+        aging.store.add(stream_event(number, source="x" * 300))
+    left = aging.after(0)
+    assert left[0] == 2
+    assert left[1:] == list(range(left[1], 4000))
+    assert left[1] > 4
+    assert aging.store.stats().disk_bytes <= 1024**2
+
+
+def test_a_store_of_confirmed_events_alone_ends_in_peace() -> None:
+    aging = Aging(max_bytes=1024**2)
+    for number in range(1, 800):
+        aging.store.add(stream_event(number, source="x" * 2000))
+        aging.store.review(number, "confirmed", "", "ada", 1.8e9)
+    assert len(aging.after(500)) == 799
+
+
+def test_frame_verdicts_go_first_then_the_oldest() -> None:
+    aging = Aging(max_bytes=1024**2)
+    for number in range(1, 3000):
+        aging.store.add(stream_event(number), ["hook"])
+        aging.store.add(frame_event(number, source="x" * 200), ["hook"])
+    added = aging.store.count_waiting("hook")
+    left = aging.after(0)
+    waiting = [json.loads(d.body)["event"] for d in aging.store.waiting("hook", 10**6)]
+    assert aging.store.dropped["limit"] == added - len(waiting) > 0
+    assert "frame" not in waiting
+    assert waiting.count("stream") >= len(left) - AT_ONCE
+    assert aging.store.stats().disk_bytes <= 1024**2
+
+
+def test_deliveries_that_nobody_took_are_counted() -> None:
+    aging = Aging(max_age_days=10, days={"source": 2})
+    for number in range(1, 4):
+        aging.store.add(stream_event(number), ["hook"])
+    aging.after(9)
+    assert aging.store.count_waiting("hook") == 3
+    aging.after(2)
+    assert aging.store.count_waiting("hook") == 0
+    assert aging.store.dropped == {"limit": 3}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 3), st.floats(-30000, 30000)), max_size=6))
+def test_no_clock_that_is_set_makes_an_event_older(steps: list[tuple[float, float]]) -> None:
+    """However it is set: what is younger than the limit stays, deliveries too; and goes later."""
+    aging = Aging(max_age_days=20)
+    try:
+        aging.store.add(stream_event(1), ["hook"])
+        for days, step in steps:  # 18 days at most
+            assert aging.after(days, step) == [1]
+        assert len(aging.store.waiting("hook", 1)) == 1
+        if aging.clock.date > 1.65e9:  # the clock of a board that knows no date is never believed
+            aging.after(2)
+            aging.after(2)
+            assert aging.after(20) == []
+    finally:
+        aging.store.close()
+
+
+def test_dates_of_an_earlier_run_whose_clock_was_wrong() -> None:
+    aging = Aging(max_age_days=20)
+    for number in range(1, 5):
+        aging.store.add(stream_event(number))
+    aging.store._db.execute("UPDATE events SET at = 3600 WHERE id = 1")  # 1970
+    aging.store._db.execute("UPDATE events SET at = 4e9 WHERE id = 2")  # far ahead
+    assert aging.after(1.5) == [1, 2, 3, 4]
+    assert aging.after(19) == [1, 2]
+    assert aging.after(2) == []
+
+
+@pytest.mark.parametrize("rows", [3 * AT_ONCE])
+def test_many_old_rows_go_over_some_minutes(rows: int) -> None:
+    aging = Aging(max_age_days=5)
+    for number in range(rows):
+        aging.store.add(stream_event(number))
+    assert len(aging.after(6)) == rows - AT_ONCE
+    aging.after(0)
+    assert aging.after(0) == []
