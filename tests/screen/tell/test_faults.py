@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from broker import Broker, Subscriber, require_broker
 from telling import (
     Hook,
@@ -126,6 +127,7 @@ def test_the_broker_restarts(tmp_path: Path, faults: Faults) -> None:
     }
 
 
+@pytest.mark.parametrize("small_disk", ["8m"], indirect=True)
 def test_the_disk_of_the_store_is_full(small_disk: Path, faults: Faults) -> None:
     """The receiver is down too: events wait in memory, and are written when there is room."""
     with receiving() as receiver:
