@@ -317,8 +317,8 @@ def read_bundle(path: Path, require_signature: Path | None = None) -> Bundle:
         return convert_record(payload, kind, where)
 
     certificate: Certificate = record(CERTIFICATE, Certificate)
-    if certificate.not_run is None and (certificate.smoke_test is None or LATENCY not in content):
-        raise InputError(f"{display(path)} is incomplete: it lacks its proof or its latency")
+    if certificate.not_run is None and certificate.smoke_test is None:
+        raise InputError(f"{display(path)} is incomplete: it lacks its proof")
     return Bundle(
         path,
         info,

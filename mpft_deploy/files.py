@@ -160,3 +160,11 @@ def canonical_json(payload: Mapping[str, Any]) -> bytes:
 def user_number() -> int:
     """Whose files this process writes; 0 where users have no numbers, nor files' owners."""
     return os.geteuid() if hasattr(os, "geteuid") else 0
+
+
+def cache_folder() -> Path:
+    """Ours in the user's cache, there or not; a RuntimeError for a user without a home."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache.is_absolute():  # unset, empty, or not allowed by the XDG specification
+        cache = Path.home() / ".cache"
+    return cache / "mpft"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +20,12 @@ from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.kernels.encoder import oracle
 from mpft_deploy.kernels.encoder.network import Network
 from mpft_deploy.kernels.encoder.oracle import F32, I32, U8
+from mpft_deploy.kernels.slow import HOW, say_so
 
 try:
     from mpft_deploy.kernels.encoder import _encoder
-except ImportError as _error:
+except ImportError:
     _encoder = None  # type: ignore[assignment]
-    _WHY_NO_NATIVE = f"the native module is missing ({_error}); install mpft-deploy again"
 
 VARIABLE = "MPFT_KERNEL"
 
@@ -109,12 +108,7 @@ def choose(name: str | None = None) -> Version:
     if not name:
         chosen = next(version for version in VERSIONS if version.why_not() is None)
         if chosen.name == "numpy":
-            warnings.warn(
-                f"the encoder runs on NumPy, many times slower than native code: {_listing()}; "
-                f"{VARIABLE}=numpy accepts it",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+            say_so()
         return chosen
     found = next((version for version in VERSIONS if version.name == name), None)
     if found is None:
@@ -171,7 +165,7 @@ def _make_numpy(network: Network, threads: int) -> Run:
 
 def _native_version(name: str) -> Version:
     def why_not() -> str | None:
-        return _WHY_NO_NATIVE if _encoder is None else _encoder.why_not(name)
+        return HOW if _encoder is None else _encoder.why_not(name)
 
     return Version(name, why_not, functools.partial(_make_native, name))
 

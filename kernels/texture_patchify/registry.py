@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.kernels.slow import HOW, say_so
 from mpft_deploy.kernels.texture_patchify import cuda, oracle, triton_kernel
 from mpft_deploy.kernels.texture_patchify.interop import Device, as_numpy, in_rows, outputs
 from mpft_deploy.kernels.texture_patchify.oracle import Patches
@@ -22,9 +22,8 @@ from mpft_deploy.spec import KeepRule
 
 try:
     from mpft_deploy.kernels.texture_patchify import _native
-except ImportError as _error:
+except ImportError:
     _native = None  # type: ignore[assignment]
-    _WHY_NO_NATIVE = f"the native module is missing ({_error}); install mpft-deploy again"
 
 VARIABLE = "MPFT_KERNEL"
 
@@ -88,7 +87,7 @@ def _run_numpy(images: Any, patch: int, keep: KeepRule, seed: int, out: Patches 
 
 def _native_version(name: str) -> Implementation:
     def why_not() -> str | None:
-        return _WHY_NO_NATIVE if _native is None else _native.why_not(name)
+        return HOW if _native is None else _native.why_not(name)
 
     return Implementation(name, "cpu", why_not, functools.partial(_run_native, name))
 
@@ -119,12 +118,7 @@ def chosen(device: Device) -> Implementation:
     for implementation in IMPLEMENTATIONS:
         if implementation.device == device and implementation.why_not() is None:
             if implementation.name == "numpy":
-                warnings.warn(
-                    "texture_patchify runs on NumPy, tens of times slower than the native module; "
-                    f"`mpft kernels` says why, {VARIABLE}=numpy accepts it",
-                    RuntimeWarning,
-                    stacklevel=3,
-                )
+                say_so()
             return implementation
     raise EnvironmentLacksError(
         f"no version of texture_patchify runs here on images on a {device.upper()} device; copy "

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     type=PATH,
     envvar="MPFT_BUNDLE",
     show_envvar=True,
-    help="The bundle to judge with, made by mpft-export.",
+    help="The bundle to judge with, made by mpft-export.  [default: one of the detector that comes "
+    "with the package, made at the first use]",
 )
 @click.option(
     "--require-signature",
@@ -211,15 +212,16 @@ def _check_options(context: click.Context, *, streams: bool) -> None:
 
 
 def _open_bundle(path: Path | None, require_signature: Path | None) -> Bundle:
-    """The verified bundle, or an error that says how to get one."""
+    """The verified bundle; without a path, that of the shipped detector."""
     from mpft_deploy.bundle import read_bundle
-    from mpft_deploy.errors import UsageError
 
     if path is None:
-        raise UsageError(
-            "no bundle to judge with: pass --bundle DIR or set MPFT_BUNDLE; "
-            "make one with mpft-export DETECTOR DIR"
-        )
+        from mpft_deploy.errors import UsageError
+        from mpft_deploy.export.shipped import shipped_bundle
+
+        if require_signature is not None:
+            raise UsageError("--require-signature is for a bundle of yours: name it by --bundle")
+        return shipped_bundle(lambda text: click.echo(text, err=True))
     return read_bundle(path, require_signature)
 
 

@@ -17,6 +17,7 @@ import io
 import os
 import select
 import sys
+import warnings
 from typing import Any
 
 _output: _Raw | None = None
@@ -30,6 +31,7 @@ _SIGNS = {"–": "-", "−": "-", "×": "x", "…": "...", "·": "-", "≤": "<=
 def prepare() -> None:
     """Take over the three streams of this process; on Windows only their encoding."""
     global _output
+    warnings.showwarning = _warn
     names = [getattr(sys.stdout, "encoding", "utf-8"), getattr(sys.stderr, "encoding", "utf-8")]
     # As if closed, in that writing to it fails; reading finds the end. In this order each takes
     # the number that is free.
@@ -82,6 +84,11 @@ def is_terminal(stream: Any) -> bool:
         )
     except (AttributeError, ValueError):
         return False
+
+
+def _warn(message: Warning | str, *place: object, **more: object) -> None:
+    """A warning as a line; the place in our code that it came from helps nobody."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _is_open(number: int) -> bool:

@@ -9,7 +9,6 @@ cache, and the next load is as quick as any.
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import msgspec
@@ -18,7 +17,7 @@ from mpft_deploy.bundle import Bundle, Device
 from mpft_deploy.engine import Engine, get_backend
 from mpft_deploy.engine.certificate import recheck
 from mpft_deploy.errors import EnvironmentLacksError, GateError
-from mpft_deploy.files import canonical_json, display, sha256, write_atomic
+from mpft_deploy.files import cache_folder, canonical_json, display, sha256, write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -94,10 +93,7 @@ def _record(bundle: Bundle) -> bytes:
 
 def _record_path(bundle: Bundle) -> Path:
     """In the user's cache; a RuntimeError where the user has no home."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not cache.is_absolute():  # unset, empty, or not allowed by the XDG specification
-        cache = Path.home() / ".cache"
-    return cache / "mpft" / "self-tests" / f"{sha256(_record(bundle))}.json"
+    return cache_folder() / "self-tests" / f"{sha256(_record(bundle))}.json"
 
 
 def _describe(device: Device, versions: dict[str, str]) -> str:

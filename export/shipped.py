@@ -1,0 +1,92 @@
+"""The detector that comes with the package, and the bundle of it that is made at the first use.
+
+Its engine is the detector's own integers, for which nothing is computed: a bundle takes about as
+long as copying it. Of the golden crops it keeps PROOF, which prove it here; `mpft-export` makes
+bundles that are proven by more.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import mpft_deploy
+from mpft_deploy.bundle import Bundle, read_bundle
+from mpft_deploy.detector_folder import KIND, VERSION, Golden
+from mpft_deploy.engine import find_backend
+from mpft_deploy.engine.budget import default_budget
+from mpft_deploy.engine.certificate import certify
+from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError
+from mpft_deploy.export.materials import Say
+from mpft_deploy.export.pipeline import NATIVE, Built, Request, gather, hold, make, refusal, write
+from mpft_deploy.files import cache_folder, canonical_json, display, sha256
+from mpft_deploy.sealed import read_manifest
+
+NAME = "mpft-vit-b16"
+
+PRECISION = "wide"
+
+PROOF = 2
+"""Golden crops, which any of many processors judges in a second."""
+
+
+def shipped_detector() -> Path:
+    """The folder of the detector that comes with the package, or lies in its checkout."""
+    package = Path(mpft_deploy.__file__).parent
+    for folder in (package / "models" / NAME, package.parent / "models" / NAME):
+        if folder.is_dir():
+            return folder
+    raise EnvironmentLacksError(
+        "this installation has no detector: install mpft-deploy again, or name a bundle by --bundle"
+    )
+
+
+def shipped_bundle(say: Say) -> Bundle:
+    """The bundle of the shipped detector, out of the user's cache or made there.
+
+    Where nothing can be kept, it is made anew, which `say` tells.
+
+    Raises:
+        GateError: it does not compute here what it should.
+        EnvironmentLacksError: the installation has no detector.
+    """
+    detector = shipped_detector()
+    made_of = {
+        "detector": read_manifest(detector, version=VERSION, kind=KIND)["seal"],
+        "mpft-deploy": mpft_deploy.__version__,
+        "precision": PRECISION,
+        **find_backend(NATIVE).versions(),
+    }
+    try:
+        folder = cache_folder() / "bundles"
+        out = folder / f"{NAME}-{sha256(canonical_json(made_of))[:16]}"
+        if out.exists():
+            try:
+                return read_bundle(out)
+            except InputError as error:
+                say(f"{error} It is made again.")
+        folder.mkdir(parents=True, exist_ok=True)
+        say(f"making a bundle of the detector that comes with mpft-deploy, once: {display(out)}")
+        return _make(detector, out)
+    except (OSError, RuntimeError, EnvironmentLacksError) as error:
+        say(f"a bundle of the shipped detector is made, and cannot be kept: {error}")
+    folder = Path(tempfile.mkdtemp(prefix="mpft-"))
+    try:
+        return _make(detector, folder / NAME)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make(detector: Path, out: Path) -> Bundle:
+    request = Request(detector, out, backend=NATIVE, precision=PRECISION, overwrite=True)
+    with hold(request):
+        made = make(request, gather(request))
+        golden = Golden(made.golden.crops[:PROOF], made.golden.logits[:PROOF])
+        made = replace(made, golden=golden)
+        certificate = certify(made.spec, *made.smoke(), None, default_budget(PRECISION))
+        if certificate.smoke_faults:
+            raise GateError(refusal(certificate))
+        write(request, Built(**vars(made), certificate=certificate), None)
+    return read_bundle(out)

@@ -1,0 +1,108 @@
+"""A wheel without compiled parts, in an environment of its own: one picture gets its verdict."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+from media import encoded, picture
+
+import mpft_deploy
+from mpft_deploy.cli.main import cli, run
+from mpft_deploy.export.shipped import shipped_bundle, shipped_detector
+
+ROOT = Path(__file__).resolve().parent.parent
+
+WITHOUT_COMPILER = ("wheel.cmake=false", "wheel.py-api=py3", "wheel.platlib=false")
+"""What pyproject.toml falls back on where CMake fails."""
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    path.write_bytes(encoded(picture(200, 200)))
+    return path
+
+
+def pip(*arguments: object) -> None:
+    subprocess.run([sys.executable, "-m", "pip", *map(str, arguments)], check=True)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel, and the packages of this one."""
+    folder = tmp_path_factory.mktemp("bare")
+    here = ["--no-build-isolation"] if importlib.util.find_spec("scikit_build_core") else []
+    options = [part for one in WITHOUT_COMPILER for part in ("-C", one)]
+    pip("wheel", "-q", ROOT, "--no-deps", *here, *options, "-w", folder)
+    [wheel] = folder.glob("*-py3-none-any.whl")
+    venv.create(folder / "venv")
+    python = folder / "venv" / "bin" / "python"
+    pip("--python", python, "install", "-q", "--no-deps", wheel)
+    shared = [path for path in sys.path if path.endswith("site-packages")]
+    place = sysconfig.get_path("purelib", vars={"base": str(folder / "venv")})
+    Path(place, "shared.pth").write_text("\n".join(shared))
+    return folder / "venv"
+
+
+@pytest.mark.slow
+def test_an_installation_without_a_compiler_screens_a_picture(
+    bare: Path, photo: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [bare / "bin" / "mpft", "screen", photo],
+        env={"PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 real" in done.stdout or "1 unsure" in done.stdout or "1 generated" in done.stdout
+    assert done.stderr.count("warning: mpft-deploy runs on NumPy") == 1
+    assert "once: " in done.stderr
+    where = subprocess.run(
+        [bare / "bin" / "python", "-c", "import mpft_deploy; print(mpft_deploy.__file__)"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert where.stdout.startswith(str(bare))
+
+
+def test_the_shipped_bundle_is_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    told: list[str] = []
+    first = shipped_bundle(told.append)
+    assert len(told) == 1
+    assert "once" in told[0]
+    assert shipped_bundle(told.append).seal == first.seal
+    assert len(told) == 1
+    (first.path / "certificate.json").write_text("{}")
+    assert shipped_bundle(told.append).seal != ""
+    assert "It is made again" in told[1]
+    monkeypatch.delenv("MPFT_BUNDLE", raising=False)
+    assert run(cli, "mpft", ["screen", str(photo), "--require-signature", str(photo)]) == 2
+    assert "for a bundle of yours" in capfd.readouterr().err
+
+
+def test_where_nothing_can_be_kept_the_bundle_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    told: list[str] = []
+    bundle = shipped_bundle(told.append)
+    assert "cannot be kept" in told[-1]
+    assert not bundle.path.exists()
+
+
+def test_a_checkout_has_the_detector() -> None:
+    assert (
+        shipped_detector() == Path(mpft_deploy.__file__).parent.parent / "models" / "mpft-vit-b16"
+    )
