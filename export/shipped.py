@@ -20,7 +20,7 @@ from mpft_deploy.engine.budget import default_budget
 from mpft_deploy.engine.certificate import certify
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError
 from mpft_deploy.export.materials import Say
-from mpft_deploy.export.pipeline import NATIVE, Built, Request, gather, hold, make, refusal, write
+from mpft_deploy.export.pipeline import NATIVE, Request, gather, hold, make, refusal, write
 from mpft_deploy.files import cache_folder, canonical_json, display, sha256
 from mpft_deploy.sealed import read_manifest
 
@@ -85,8 +85,9 @@ def _make(detector: Path, out: Path) -> Bundle:
         made = make(request, gather(request))
         golden = Golden(made.golden.crops[:PROOF], made.golden.logits[:PROOF])
         made = replace(made, golden=golden)
-        certificate = certify(made.spec, *made.smoke(), None, default_budget(PRECISION))
+        logits = made.run_golden()
+        certificate = certify(made.spec, *made.smoke(logits), None, default_budget(PRECISION))
         if certificate.smoke_faults:
-            raise GateError(refusal(certificate))
-        write(request, Built(**vars(made), certificate=certificate), None)
+            raise GateError(refusal(certificate, made.precision))
+        write(request, made.certified(certificate, logits), None)
     return read_bundle(out)
