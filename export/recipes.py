@@ -60,9 +60,9 @@ SAME = "the same logits on every processor"
 TOKENS = Precision("int8", "dynamic per token")
 INTEGERS = _by_name(
     Recipe(f"int8; {SAME}", TOKENS),
-    Recipe(f"int8, 15 bits behind the GELU; {SAME}", replace(TOKENS, wide_layers=("proj",))),
+    Recipe(f"int8, 16 bits behind the GELU; {SAME}", replace(TOKENS, wide_layers=("proj",))),
     Recipe(
-        f"activations of 15 bits; {SAME}",
+        f"activations of 16 bits; {SAME}",
         replace(TOKENS, wide_layers=("qkv", "out", "fc", "proj")),
     ),
 )

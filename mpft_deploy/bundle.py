@@ -81,8 +81,8 @@ class Precision(Record, frozen=True):
             at export, or by ranges taken as the engine runs, for each tensor or each token.
         rest: type of the other matmuls: attention, and the layers left in float.
         float_layers: patterns (`fnmatch`) of the layers that are left out.
-        wide_layers: kinds of layers whose activations have 15 bits, where those of the others have
-            8; of the backend native alone.
+        wide_layers: kinds of layers whose activations have 16 bits, where those of the others have
+            8 unless they are outliers; of the backend native alone.
     """
 
     weights: Literal["float32", "float16", "bfloat16", "int8", "float8"]

@@ -9,7 +9,6 @@ namespace mpft::encoder {
 
 inline constexpr float kTiny = 0x1p-100f;
 inline constexpr float kEpsilon = static_cast<float>(1e-5);
-inline constexpr float kNarrow = 127, kWide = 16256;
 
 template <class V>
 Lanes<V> exponential(Lanes<V> x) {
@@ -67,34 +66,71 @@ void layer_norm(const float* row, const Norm& norm, std::int64_t width, float* t
   }
 }
 
-// One row of `count` numbers, padded, as bytes; returns its scale.
+// The second bytes of kLanes activations from an input on, each four that has one; returns how many.
 template <class V>
-float quantise(const float* row, std::int64_t count, bool wide, int offset, std::uint8_t* high,
-               std::uint8_t* low) {
-  Lanes<V> most = all<V>(0);
-  for (std::int64_t i = 0; i < count; i += kLanes) most = larger(most, magnitude(load<V>(row + i)));
-  const float bound = largest(most);
-  if (bound < kTiny) {
-    std::memset(high, offset, static_cast<std::size_t>(count));
-    if (wide) std::memset(low, offset, static_cast<std::size_t>(count));
-    return 0;
+std::int32_t find_high(const Whole<V>& whole, std::int64_t input, High* to) {
+  std::int32_t values[kLanes], found = 0;
+  for (int part = 0; part < V::kParts; ++part) {
+    V::store_whole(values + part * (kLanes / V::kParts), whole.part[part]);
   }
-  const float limit = wide ? kWide : kNarrow;
-  const Lanes<V> inverse = all<V>(limit / bound);
-  for (std::int64_t i = 0; i < count; i += kLanes) {
-    Whole<V> whole = to_whole(load<V>(row + i) * inverse);
-    if (wide) {
-      Whole<V> rest;
-      for (int part = 0; part < V::kParts; ++part) {
-        const auto above = V::high(whole.part[part]);
-        rest.part[part] = V::low(whole.part[part], above);
-        whole.part[part] = above;
-      }
-      V::store_bytes(low + i, rest.part, offset);
+  for (int four = 0; four < kLanes; four += kFour) {
+    int any = 0;
+    High high{static_cast<std::int32_t>(input + four), {}};
+    for (int i = 0; i < kFour; ++i) {
+      const std::int32_t byte = (values[four + i] + 128) >> 8;
+      high.bytes[i] = static_cast<std::int8_t>(byte);
+      any |= byte;
     }
-    V::store_bytes(high + i, whole.part, offset);
+    if (any != 0) to[found++] = high;
   }
-  return bound / limit;
+  return found;
+}
+
+// One row of as many numbers as a layer has inputs, as words, high and low bytes, or low bytes and
+// such high ones as there are; returns its scale.
+template <class V>
+float quantise(const float* row, const Layer& layer, std::uint8_t* to, High* high,
+               std::int32_t& highs) {
+  const std::int64_t count = layer.matrix.inputs;
+  highs = 0;
+  Lanes<V> most = all<V>(0), lanes = all<V>(0);
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    const Lanes<V> magnitudes = magnitude(load<V>(row + i));
+    most = larger(most, magnitudes);
+    lanes = lanes + magnitudes;
+  }
+  const float bound = largest(most), all_but_outliers = sum(lanes) * layer.least;
+  float scale = bound / layer.limit;
+  if (scale < all_but_outliers) scale = all_but_outliers;
+  const bool zero = bound < kTiny;
+  const Lanes<V> inverse = all<V>(zero ? 0 : 1 / scale);
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    const Lanes<V> scaled = load<V>(row + i) * inverse;
+    const Whole<V> whole = to_whole(scaled);
+    if constexpr (V::kWideWords) {
+      if (layer.matrix.words) {
+        V::store_words(reinterpret_cast<std::int16_t*>(to) + i, whole.part);
+        continue;
+      }
+    }
+    if constexpr (V::kBytesLargest >= 0) {
+      if (is_wide(layer)) {
+        if constexpr (!V::kWideWords) {
+          Whole<V> above;
+          for (int part = 0; part < V::kParts; ++part) {
+            above.part[part] = V::high(whole.part[part]);
+          }
+          V::store_bytes(to + i, above.part);
+          V::store_bytes(to + count + i, whole.part);
+        }
+        continue;
+      }
+      V::store_bytes(to + i, whole.part);
+      if (largest(magnitude(scaled)) >= 127.5f) highs += find_high(whole, i, high + highs);
+    }
+  }
+  if (highs % 2 != 0) high[highs++] = High{};  // they are taken by twos
+  return zero ? 0 : scale;
 }
 
 }  // namespace mpft::encoder

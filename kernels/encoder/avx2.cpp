@@ -14,9 +14,10 @@ namespace {
 struct Avx2 {
   using Float = __m256;
   using Int = __m256i;
-  static constexpr int kParts = 2, kTokens = 3, kVectors = 1;
-  // Four products of a byte and a weight fit into 16 bits: 4 · 255 · 32 < 2¹⁵.
-  static constexpr int kOffsetLargest = 32;
+  static constexpr int kParts = 2;
+  // Two products of a byte and a weight fit into 16 bits: 2 · 255 · 64 < 2¹⁵.
+  static constexpr int kBytesLargest = 64, kOffset = 128;
+  static constexpr bool kWideWords = true, kSumsGroups = true;
 
   static Float load(const float* from) { return _mm256_loadu_ps(from); }
   static void store(float* to, Float x) { _mm256_storeu_ps(to, x); }
@@ -55,45 +56,154 @@ struct Avx2 {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), x);
   }
   static Float to_float(Int x) { return _mm256_cvtepi32_ps(x); }
-  static Int high(Int x) {
-    return _mm256_srai_epi32(_mm256_add_epi32(x, _mm256_set1_epi32(64)), 7);
-  }
-  static Int low(Int x, Int high) { return _mm256_sub_epi32(x, _mm256_slli_epi32(high, 7)); }
-  static void store_bytes(std::uint8_t* to, const Int* parts, int offset) {
+  static Int words(const Int* parts) {
     const Int packed = _mm256_packs_epi32(parts[0], parts[1]);  // 0–3, 8–11, 4–7, 12–15
-    const Int ordered = _mm256_permute4x64_epi64(packed, 0b11011000);
-    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered),
-                                          _mm256_extracti128_si256(ordered, 1));
+    return _mm256_permute4x64_epi64(packed, 0b11011000);
+  }
+  static void store_words(std::int16_t* to, const Int* parts) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), words(parts));
+  }
+  static void store_bytes(std::uint8_t* to, const Int* parts) {
+    const Int ordered = _mm256_and_si256(words(parts), _mm256_set1_epi16(255));
+    const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(ordered),
+                                           _mm256_extracti128_si256(ordered, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
-                     _mm_add_epi8(bytes, _mm_set1_epi8(static_cast<char>(offset))));
+                     _mm_add_epi8(bytes, _mm_set1_epi8(static_cast<char>(kOffset))));
   }
 
-  struct Inputs {
-    Int first, second;  // four bytes, repeated
-  };
-  static Inputs inputs(const std::uint8_t* eight) {
-    std::int32_t fours[2];
-    std::memcpy(fours, eight, sizeof fours);
-    return {_mm256_set1_epi32(fours[0]), _mm256_set1_epi32(fours[1])};
+  template <class Function>
+  static void choose(const Matrix& matrix, std::int64_t column, Function function);
+};
+
+// Sums of 32 bits for the outputs of a panel.
+struct Sums {
+  __m256i part[2];
+};
+
+struct Bytes {
+  static constexpr int kPanels = 1, kBytes = 1;
+  using Sums = mpft::encoder::Sums;
+  const std::int8_t* panel;
+  const std::int32_t* begin;
+
+  Bytes(const Matrix& matrix, std::int64_t column)
+      : panel(panel_of(matrix, column)), begin(matrix.start + column) {}
+
+  Sums start() const { return {Avx2::load_bits(begin), Avx2::load_bits(begin + kLanes / 2)}; }
+  Sums next(const Sums& sums) const { return sums; }  // never: two bytes are words here
+  void store(std::int32_t* to, const Sums& sums) const {
+    Avx2::store_whole(to, sums.part[0]);
+    Avx2::store_whole(to + kLanes / 2, sums.part[1]);
   }
-  template <bool kBytesHaveOffset>
-  static Int dot(Int sum, const Inputs& x, const std::int8_t* first, const std::int8_t* second) {
-    const Int ones = _mm256_set1_epi16(1);
-    if constexpr (kBytesHaveOffset) {
-      const Int pairs = _mm256_add_epi16(_mm256_maddubs_epi16(x.first, load_bits(first)),
-                                         _mm256_maddubs_epi16(x.second, load_bits(second)));
-      return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
-    } else {
-      // |x| · (w with the sign of x): two of them are at most 2 · 128 · 127 < 2¹⁵.
-      const auto pairs = [](Int bytes, const std::int8_t* weights) {
-        return _mm256_maddubs_epi16(_mm256_abs_epi8(bytes),
-                                    _mm256_sign_epi8(load_bits(weights), bytes));
-      };
-      sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs(x.first, first), ones));
-      return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs(x.second, second), ones));
+
+  void add_high(Sums& sums, const High* high, std::int32_t count) const {
+    const __m256i times_256 = _mm256_set1_epi16(256);
+    for (; count > 0; high += 2, count -= 2) {
+      for (int half = 0; half < 2; ++half) {
+        const __m256i words =
+            _mm256_add_epi16(high_pairs(high[0], half), high_pairs(high[1], half));
+        __m256i& sum = sums.part[half];
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(words, times_256));
+      }
+    }
+  }
+
+  // |x| · (w with the sign of x): four of them are at most 4 · 127 · 64 < 2¹⁵.
+  __m256i high_pairs(const High& high, int half) const {
+    std::int32_t four;
+    std::memcpy(&four, high.bytes, sizeof four);
+    const __m256i x = _mm256_set1_epi32(four);
+    const __m256i weights = Avx2::load_bits(panel + high.input * kLanes + half * 32);
+    return _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(weights, x));
+  }
+
+  // Of half the outputs, the sums of two products each.
+  static __m256i pairs(const std::uint8_t* four, const std::int8_t* weights) {
+    std::int32_t x;
+    std::memcpy(&x, four, sizeof x);
+    return _mm256_maddubs_epi16(_mm256_set1_epi32(x), Avx2::load_bits(weights));
+  }
+  static void add_words(__m256i& sum, __m256i words) {
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
+  }
+};
+
+// Any weights of at most kBytesLargest: each pair is widened.
+struct Pairs : Bytes {
+  static constexpr int kTokens = 4, kInputs = kFour;
+  using Bytes::Bytes;
+
+  void add(Sums& sums, const std::uint8_t* row, std::int64_t i) const {
+    for (int half = 0; half < 2; ++half) {
+      add_words(sums.part[half], pairs(row, panel + i * kLanes + half * 32));
     }
   }
 };
+
+// Sums of 16 products that fit into 16 bits once the offset is taken away: whatever overflows on the
+// way comes back, since it is the same modulo 2¹⁶.
+struct Groups : Bytes {
+  static constexpr int kTokens = 4, kInputs = kGroup;
+  const std::int16_t* group_start;
+
+  Groups(const Matrix& matrix, std::int64_t column)
+      : Bytes(matrix, column), group_start(matrix.group_start + column * matrix.inputs / 16) {}
+
+  void add(Sums& sums, const std::uint8_t* row, std::int64_t i) const {
+    const std::int16_t* from = group_start + i;
+    __m256i first = Avx2::load_bits(from), second = Avx2::load_bits(from + kLanes);
+    const std::int8_t* weights = panel + i * kLanes;
+    // They are read again for each token: compilers would keep all of them, and have no registers.
+    __asm__ volatile("" : "+r"(weights));
+#pragma GCC unroll 8
+    for (int four = 0; four < kGroup / kFour; ++four) {
+      first = _mm256_add_epi16(first, pairs(row + four * kFour, weights + four * 64));
+      second = _mm256_add_epi16(second, pairs(row + four * kFour, weights + four * 64 + 32));
+    }
+    add_words(sums.part[0], first);
+    add_words(sums.part[1], second);
+  }
+};
+
+// Activations of 16 bits, and any weights. Each output has two sums until the end.
+struct Words {
+  static constexpr int kTokens = 2, kPanels = 1, kInputs = kFour, kBytes = 2;
+  struct Sums {
+    __m256i part[4];
+  };
+  const std::int8_t* panel;
+
+  Words(const Matrix& matrix, std::int64_t column) : panel(panel_of(matrix, column)) {}
+
+  Sums start() const {
+    const __m256i zero = _mm256_setzero_si256();
+    return {zero, zero, zero, zero};
+  }
+  void add(Sums& sums, const std::uint8_t* row, std::int64_t i) const {
+    std::int64_t four;
+    std::memcpy(&four, row, sizeof four);
+    const __m256i x = _mm256_set1_epi64x(four);
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      const void* weights = panel + i * kLanes + quarter * 16;
+      const __m256i wide =
+          _mm256_cvtepi8_epi16(_mm_loadu_si128(static_cast<const __m128i*>(weights)));
+      sums.part[quarter] = _mm256_add_epi32(sums.part[quarter], _mm256_madd_epi16(x, wide));
+    }
+  }
+  void store(std::int32_t* to, const Sums& sums) const {
+    for (int half = 0; half < 2; ++half) {
+      const __m256i added = _mm256_hadd_epi32(sums.part[2 * half], sums.part[2 * half + 1]);
+      Avx2::store_whole(to + half * 8, _mm256_permute4x64_epi64(added, 0b11011000));
+    }
+  }
+};
+
+template <class Function>
+void Avx2::choose(const Matrix& matrix, std::int64_t column, Function function) {
+  if (matrix.words) return function(Of<Words>{});
+  if (matrix.groups_fit[column / kLanes]) return function(Of<Groups>{});
+  function(Of<Pairs>{});
+}
 
 }  // namespace
 

@@ -14,8 +14,9 @@ namespace {
 struct Avx512Vnni {
   using Float = __m512;
   using Int = __m512i;
-  static constexpr int kParts = 1, kTokens = 6, kVectors = 2;
-  static constexpr int kOffsetLargest = 127;  // sums of four products are of 32 bits
+  static constexpr int kParts = 1;
+  static constexpr int kBytesLargest = 128, kOffset = 128;
+  static constexpr bool kWideWords = false, kSumsGroups = false;
 
   static Float load(const float* from) { return _mm512_loadu_ps(from); }
   static void store(float* to, Float x) { _mm512_storeu_ps(to, x); }
@@ -59,28 +60,82 @@ struct Avx512Vnni {
   static void store_whole(std::int32_t* to, Int x) { _mm512_storeu_si512(to, x); }
   static Float to_float(Int x) { return _mm512_cvtepi32_ps(x); }
   static Int high(Int x) {
-    return _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(64)), 7);
+    return _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(128)), 8);
   }
-  static Int low(Int x, Int high) { return _mm512_sub_epi32(x, _mm512_slli_epi32(high, 7)); }
-  static void store_bytes(std::uint8_t* to, const Int* parts, int offset) {
-    const Int moved = _mm512_add_epi32(parts[0], _mm512_set1_epi32(offset));
+  static void store_bytes(std::uint8_t* to, const Int* parts) {
+    const Int moved = _mm512_add_epi32(parts[0], _mm512_set1_epi32(kOffset));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(moved));
   }
 
-  struct Inputs {
-    Int first, second;  // four bytes, repeated
+  template <class Function>
+  static void choose(const Matrix&, std::int64_t, Function function);
+};
+
+struct Bytes {
+  static constexpr int kTokens = 6, kPanels = 2, kInputs = 2 * kFour, kBytes = 1;
+  struct Sums {
+    __m512i part[kPanels];
   };
-  static Inputs inputs(const std::uint8_t* eight) {
-    std::int32_t fours[2];
-    std::memcpy(fours, eight, sizeof fours);
-    return {_mm512_set1_epi32(fours[0]), _mm512_set1_epi32(fours[1])};
+  const std::int8_t* panel[kPanels];
+  const std::int32_t* begin;
+
+  Bytes(const Matrix& matrix, std::int64_t column)
+      : panel{panel_of(matrix, column), panel_of(matrix, column + kLanes)},
+        begin(matrix.start + column) {}
+
+  Sums start() const {
+    return {_mm512_loadu_si512(begin), _mm512_loadu_si512(begin + kLanes)};
   }
-  template <bool kBytesHaveOffset>
-  static Int dot(Int sum, const Inputs& x, const std::int8_t* first, const std::int8_t* second) {
-    sum = _mm512_dpbusd_epi32(sum, x.first, _mm512_loadu_si512(first));
-    return _mm512_dpbusd_epi32(sum, x.second, _mm512_loadu_si512(second));
+  Sums next(const Sums& sums) const {
+    Sums out = start();
+    for (int i = 0; i < kPanels; ++i) {
+      out.part[i] = _mm512_add_epi32(out.part[i], _mm512_slli_epi32(sums.part[i], 8));
+    }
+    return out;
+  }
+  void add(Sums& sums, const std::uint8_t* row, std::int64_t i) const {
+    std::int32_t fours[2];
+    std::memcpy(fours, row, sizeof fours);
+    const __m512i first = _mm512_set1_epi32(fours[0]), second = _mm512_set1_epi32(fours[1]);
+    for (int one = 0; one < kPanels; ++one) {
+      const std::int8_t* weights = panel[one] + i * kLanes;
+      __m512i& sum = sums.part[one];
+      sum = _mm512_dpbusd_epi32(sum, first, _mm512_loadu_si512(weights));
+      sum = _mm512_dpbusd_epi32(sum, second, _mm512_loadu_si512(weights + kFour * kLanes));
+    }
+  }
+  void add_high(Sums& sums, const High* high, std::int32_t count) const {
+    const __m512i zero = _mm512_set1_epi32(0);
+    __m512i above[kPanels] = {zero, zero}, below[kPanels] = {zero, zero};
+    for (; count > 0; ++high, --count) {
+      std::uint8_t magnitudes[2][kFour];  // of positive bytes, of negative ones
+      for (int i = 0; i < kFour; ++i) {
+        const int byte = high->bytes[i];
+        magnitudes[0][i] = static_cast<std::uint8_t>(byte > 0 ? byte : 0);
+        magnitudes[1][i] = static_cast<std::uint8_t>(byte < 0 ? -byte : 0);
+      }
+      std::int32_t fours[2];
+      std::memcpy(fours, magnitudes, sizeof fours);
+      for (int one = 0; one < kPanels; ++one) {
+        const __m512i weights = _mm512_loadu_si512(panel[one] + high->input * kLanes);
+        above[one] = _mm512_dpbusd_epi32(above[one], _mm512_set1_epi32(fours[0]), weights);
+        below[one] = _mm512_dpbusd_epi32(below[one], _mm512_set1_epi32(fours[1]), weights);
+      }
+    }
+    for (int one = 0; one < kPanels; ++one) {
+      const __m512i sum = _mm512_sub_epi32(above[one], below[one]);
+      sums.part[one] = _mm512_add_epi32(sums.part[one], _mm512_slli_epi32(sum, 8));
+    }
+  }
+  void store(std::int32_t* to, const Sums& sums) const {
+    for (int i = 0; i < kPanels; ++i) _mm512_storeu_si512(to + i * kLanes, sums.part[i]);
   }
 };
+
+template <class Function>
+void Avx512Vnni::choose(const Matrix&, std::int64_t, Function function) {
+  function(Of<Bytes>{});
+}
 
 }  // namespace
 

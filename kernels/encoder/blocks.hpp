@@ -48,30 +48,24 @@ class Member {
     const std::int64_t begin = view * work_.count + first_ + skip - 1;
     const std::uint8_t* pixels = work_.patches + begin * area * kChannels;
     const std::int32_t* positions = work_.positions + begin;
-    const std::uint8_t shift = static_cast<std::uint8_t>(model_.patch[0].offset - kOffset);
-    for (std::int64_t cell = 0; cell < cells; ++cell) {
-      for (int channel = 0; channel < kChannels; ++channel) {
-        std::uint8_t* to = room_.high + (cell * kChannels + channel) * model_.area;
-        const std::uint8_t* from = pixels + cell * area * kChannels + channel;
-        for (std::int64_t i = 0; i < area; ++i) {
-          to[i] = static_cast<std::uint8_t>(from[i * kChannels] + shift);
-        }
-      }
-    }
     float* x = room_.x + skip * width;
-    const float* ratio = model_.patch_ratio;
-    const auto finish = [&](auto cell, auto column, const Lanes<V>(&sums)[kChannels]) {
-      const Lanes<V> colours = sums[0] * all<V>(ratio[0]) + sums[1] * all<V>(ratio[1]) +
-                               sums[2] * all<V>(ratio[2]);
-      const Lanes<V> value = colours * load<V>(model_.patch_scale + column) +
-                             load<V>(model_.patch_bias + column);
-      const float* position = model_.positions + positions[cell] * width;
-      store(x + cell * width + column, value + load<V>(position + column));
-    };
-    multiply<V>({Part{room_.high, &model_.patch[0]},
-                 Part{room_.high + model_.area, &model_.patch[1]},
-                 Part{room_.high + 2 * model_.area, &model_.patch[2]}},
-                cells, kChannels * model_.area, finish);
+    for (int channel = 0; channel < kChannels; ++channel) {
+      const Matrix& matrix = model_.patch[channel];
+      const Rows rows = pixels_of(channel, pixels, cells);
+      const Lanes<V> ratio = all<V>(model_.patch_ratio[channel]);
+      multiply<V>(rows, matrix, cells, [&](auto cell, auto column, const Lanes<V>& sums) {
+        float* to = x + cell * width + column;
+        Lanes<V> value = sums * ratio;
+        if (channel > 0) value = load<V>(to) + value;
+        if (channel == kChannels - 1) {
+          const float* position = model_.positions + positions[cell] * width;
+          const Lanes<V> scaled = value * load<V>(model_.patch_scale + column) +
+                                  load<V>(model_.patch_bias + column);
+          value = scaled + load<V>(position + column);
+        }
+        store(to, value);
+      });
+    }
     if (has_class_token) {
       for (std::int64_t i = 0; i < width; ++i) room_.x[i] = model_.first[i];
     }
@@ -81,10 +75,32 @@ class Member {
     }
   }
 
+  // One channel of cells, a row each.
+  Rows pixels_of(int channel, const std::uint8_t* pixels, std::int64_t cells) const {
+    const Matrix& matrix = model_.patch[channel];
+    const std::int64_t area = model_.shape.area;
+    const std::int64_t row = (matrix.words ? 2 : 1) * matrix.inputs;
+    const Rows rows{room_.bytes, row, false, nullptr, 0, nullptr};
+    for (std::int64_t cell = 0; cell < cells; ++cell) {
+      const std::uint8_t* from = pixels + cell * area * kChannels + channel;
+      std::uint8_t* to = room_.bytes + cell * rows.stride;
+      auto* words = reinterpret_cast<std::int16_t*>(to);
+      for (std::int64_t i = 0; i < area; ++i) {
+        const int pixel = from[i * kChannels];
+        if (matrix.words) {
+          words[i] = static_cast<std::int16_t>(pixel);
+        } else {
+          to[i] = static_cast<std::uint8_t>(pixel - kPixelZero + V::kOffset);
+        }
+      }
+    }
+    return rows;
+  }
+
   void run_block(const Block& block, bool last) {
     const std::int64_t width = model_.width, hidden = model_.hidden;
     float* const keys = work_.keys[turn_] + first_;
-    float* const values = work_.values[turn_] + first_ * width;
+    float* const values = work_.values[turn_] + first_ * values_row();
     // After the last block nobody reads any token but the class token.
     const std::int64_t going_on = !last ? tokens_ : member_ == 0 ? 1 : 0;
 
@@ -99,7 +115,7 @@ class Member {
       for (int lane = 0; lane < kLanes; ++lane) to[lane * row_] = lanes[lane];
     });
     linear(block.value, tokens_, [&](auto token, auto column, const Lanes<V>& value) {
-      store(values + token * width + column, value);
+      store(values + token * values_row() + column, value);
     });
     work_.pool->wait();
 
@@ -109,14 +125,14 @@ class Member {
     };
     attention(going_on);
     turn_ = 1 - turn_;
-    quantise_rows(room_.hidden, going_on, width, block.out);
+    quantise_rows(room_.hidden, going_on, block.out);
     linear(block.out, going_on, add_to_x);
     quantise_normed(going_on, block.ln_2, block.fc);
     linear(block.fc, going_on, [&](auto token, auto column, const Lanes<V>& value) {
       const Lanes<V> active = model_.shape.quick_gelu ? quick_gelu(value) : gelu(value);
-      store(room_.hidden + token * hidden + column, active * load<V>(block.shrink + column));
+      store(room_.hidden + token * hidden + column, active);
     });
-    quantise_rows(room_.hidden, going_on, hidden, block.proj);
+    quantise_rows(room_.hidden, going_on, block.proj);
     linear(block.proj, going_on, add_to_x);
   }
 
@@ -132,6 +148,8 @@ class Member {
       }
     }
   }
+
+  std::int64_t values_row() const { return model_.width + kLanes; }
 
   // For kRows queries.
   template <int kRows>
@@ -151,7 +169,7 @@ class Member {
       Lanes<V> inverse[kRows];
       for (int row = 0; row < kRows; ++row) inverse[row] = all<V>(soften(scores + row * row_));
       for (std::int64_t column = 0; column < size; column += kLanes) {
-        weighted_sums(scores, row_, tokens, values + column, width, found);
+        weighted_sums(scores, row_, tokens, values + column, values_row(), found);
         for (int row = 0; row < kRows; ++row) {
           float lanes[kLanes];
           store(lanes, found[row] * inverse[row]);
@@ -212,43 +230,39 @@ class Member {
     float* row = room_.hidden;
     for (std::int64_t token = 0; token < tokens; ++token) {
       layer_norm<V>(room_.x + token * model_.width, norm, model_.shape.width, row);
-      quantise_row(token, row, model_.width, layer);
+      quantise_row(token, row, layer);
     }
   }
 
-  void quantise_rows(const float* rows, std::int64_t tokens, std::int64_t count,
-                     const Layer& layer) {
+  void quantise_rows(const float* rows, std::int64_t tokens, const Layer& layer) {
     for (std::int64_t token = 0; token < tokens; ++token) {
-      quantise_row(token, rows + token * count, count, layer);
+      quantise_row(token, rows + token * layer.matrix.inputs, layer);
     }
   }
 
-  void quantise_row(std::int64_t token, const float* row, std::int64_t count,
-                    const Layer& layer) {
-    room_.scale[token] = quantise<V>(row, count, layer.wide, layer.matrix.offset,
-                                     room_.high + token * count, room_.low + token * count);
+  void quantise_row(std::int64_t token, const float* row, const Layer& layer) {
+    const Rows rows = rows_of(layer);
+    room_.scale[token] = quantise<V>(row, layer, room_.bytes + token * rows.stride,
+                                     room_.high + token * rows.high_stride, room_.highs[token]);
+  }
+
+  Rows rows_of(const Layer& layer) const {
+    const Matrix& matrix = layer.matrix;
+    const bool two_bytes = is_wide(layer) && !matrix.words;
+    const int bytes = two_bytes || matrix.words ? 2 : 1;
+    return {room_.bytes, bytes * matrix.inputs, two_bytes,
+            room_.high,  matrix.inputs / kFour, room_.highs};
   }
 
   // The quantised rows times a layer's matrix, scaled back, plus its bias: then(token, column, ·).
   template <class Then>
   void linear(const Layer& layer, std::int64_t tokens, Then then) {
-    const auto finish = [&](auto token, auto column, const Lanes<V>& sums) {
-      then(token, column,
-           sums * load<V>(layer.scale + column) * all<V>(room_.scale[token]) +
-               load<V>(layer.bias + column));
-    };
-    const Matrix* matrix = &layer.matrix;
-    if (layer.wide) {
-      multiply<V>({Part{room_.high, matrix}, Part{room_.low, matrix}}, tokens, matrix->inputs,
-                  [&](auto token, auto column, const Lanes<V>(&sums)[2]) {
-                    finish(token, column, sums[0] * all<V>(128) + sums[1]);
-                  });
-    } else {
-      multiply<V>({Part{room_.high, matrix}}, tokens, matrix->inputs,
-                  [&](auto token, auto column, const Lanes<V>(&sums)[1]) {
-                    finish(token, column, sums[0]);
-                  });
-    }
+    multiply<V>(rows_of(layer), layer.matrix, tokens,
+                [&](auto token, auto column, const Lanes<V>& sums) {
+                  then(token, column,
+                       sums * load<V>(layer.scale + column) * all<V>(room_.scale[token]) +
+                           load<V>(layer.bias + column));
+                });
   }
 
   const Work& work_;
@@ -267,7 +281,7 @@ void run_member(const Work& work, int member) {
 
 template <class V>
 constexpr Kernel kernel_of() {
-  return {V::kVectors, V::kOffsetLargest, run_member<V>};
+  return {V::kBytesLargest, V::kWideWords, V::kOffset, V::kSumsGroups, run_member<V>};
 }
 
 }  // namespace mpft::encoder

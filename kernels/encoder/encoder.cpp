@@ -1,4 +1,4 @@
-// Which versions run here; networks made ready for them, once; memory and threads to run them.
+// Which versions run here; networks as they read them; memory and threads to run them.
 #include "encoder.hpp"
 
 #include <algorithm>
@@ -74,15 +74,6 @@ class Memory {
     return static_cast<T*>(block);
   }
 
-  // Rows, each padded with zeros.
-  const float* rows(const float* from, std::int64_t count, std::int64_t columns) {
-    float* to = zeros<float>(count * padded(columns));
-    for (std::int64_t row = 0; row < count; ++row) {
-      std::copy_n(from + row * columns, columns, to + row * padded(columns));
-    }
-    return to;
-  }
-
  private:
   static constexpr std::align_val_t kAlignment{64};
   std::vector<void*> blocks_;
@@ -109,19 +100,11 @@ class Arrays {
   std::size_t index_ = 0;
 };
 
-int largest_magnitude(const std::int8_t* weights, std::int64_t count) {
-  int largest = 0;
-  for (std::int64_t i = 0; i < count; ++i) largest = std::max(largest, std::abs(weights[i]));
-  // The sign of −128 cannot be changed in 8 bits.
-  if (largest > 127) throw std::invalid_argument("weights must be from -127 to 127");
-  return largest;
-}
-
-// Copies a network's arrays in the order in which a version reads them.
-class Preparation {
+// A network's arrays as a version reads them: where they lie, and what follows from the weights.
+class Reading {
  public:
-  Preparation(const Kernel& kernel, const Shape& shape, const std::vector<Array>& arrays,
-              Memory& memory)
+  Reading(const Kernel& kernel, const Shape& shape, const std::vector<Array>& arrays,
+          Memory& memory)
       : kernel_(kernel), shape_(shape), arrays_(arrays), memory_(memory) {}
 
   Model model() {
@@ -131,37 +114,34 @@ class Preparation {
     model.width = padded(width);
     model.hidden = padded(shape_.hidden);
     model.area = padded(shape_.area);
-    const auto* kernels = arrays_.next<std::int8_t>(width * kChannels * shape_.area);
-    const int offset = offset_for(kernels, width * kChannels * shape_.area);
-    for (int channel = 0; channel < kChannels; ++channel) {
-      // A pixel less 128 is written as the byte of an activation.
-      model.patch[channel] = matrix(kernels + channel * shape_.area, width, shape_.area,
-                                    kChannels * shape_.area, offset, kOffset - offset);
-    }
+    const std::vector<Matrix*> patch{&model.patch[0], &model.patch[1], &model.patch[2]};
+    place(patch, width, shape_.area);
+    prepare(patch, false, kPixelZero);
     model.patch_ratio = row(kChannels);
     model.patch_scale = row(width);
     model.patch_bias = row(width);
-    const auto* class_token = arrays_.next<float>(width);
-    const auto* positions = arrays_.next<float>((shape_.cells + 1) * width);
-    float* first = memory_.zeros<float>(padded(width));
+    const float* class_token = row(width);
+    const float* positions = rows(shape_.cells + 1, width);
+    float* first = memory_.zeros<float>(model.width);
     for (std::int64_t i = 0; i < width; ++i) first[i] = class_token[i] + positions[i];
     model.first = first;
-    model.positions = memory_.rows(positions + width, shape_.cells, width);
+    model.positions = positions + model.width;
     model.ln_pre = norm();
     Block* blocks = memory_.zeros<Block>(shape_.depth);
     for (std::int64_t index = 0; index < shape_.depth; ++index) blocks[index] = block();
     model.blocks = blocks;
     model.ln_post = norm();
-    model.head = memory_.rows(arrays_.next<float>(shape_.taps * width), shape_.taps, width);
-    model.head_bias = *arrays_.next<float>(1);
+    model.head = rows(shape_.taps, width);
+    model.head_bias = *row(1);
     arrays_.end();
     return model;
   }
 
  private:
-  const float* row(std::int64_t count) {
-    return memory_.rows(arrays_.next<float>(count), 1, count);
+  const float* rows(std::int64_t count, std::int64_t columns) {
+    return arrays_.next<float>(count * padded(columns));
   }
+  const float* row(std::int64_t columns) { return rows(1, columns); }
 
   Norm norm() {
     const float* weight = row(shape_.width);
@@ -177,54 +157,105 @@ class Preparation {
     block.ln_2 = norm();
     layers({&block.fc}, hidden, width);
     layers({&block.proj}, width, hidden);
-    block.shrink = row(hidden);
     return block;
   }
 
-  // Layers stored as one, of as many outputs each.
-  void layers(std::initializer_list<Layer*> parts, std::int64_t outputs, std::int64_t inputs) {
-    const std::int64_t all = static_cast<std::int64_t>(parts.size()) * outputs;
-    const auto* weights = arrays_.next<std::int8_t>(all * inputs);
-    const auto* scale = arrays_.next<float>(all);
-    const auto* bias = arrays_.next<float>(all);
-    const bool wide = *arrays_.next<std::int8_t>(1) != 0;
-    const int offset = offset_for(weights, all * inputs);
-    for (Layer* part : parts) {
-      *part = {matrix(weights, outputs, inputs, inputs, offset, -offset),
-               memory_.rows(scale, 1, outputs), memory_.rows(bias, 1, outputs), wide};
-      weights += outputs * inputs;
-      scale += outputs;
-      bias += outputs;
-    }
-  }
-
-  int offset_for(const std::int8_t* weights, std::int64_t count) const {
-    return largest_magnitude(weights, count) <= kernel_.offset_largest ? kOffset : 0;
-  }
-
-  // Args: stride: from the weights of one output to those of the next. zero: what a byte of 0
-  // stands for; the sums begin with so many times the sum of weights.
-  Matrix matrix(const std::int8_t* weights, std::int64_t outputs, std::int64_t inputs,
-                std::int64_t stride, int offset, int zero) {
-    constexpr std::int64_t kFour = 4, kRegister = kLanes * kStep;
-    const std::int64_t rows = padded(outputs), columns = padded(inputs);
-    auto* to = memory_.zeros<std::int8_t>(rows * columns);
-    auto* start = memory_.zeros<std::int32_t>(rows);
-    for (std::int64_t output = 0; output < outputs; ++output) {
-      const std::int8_t* from = weights + output * stride;
-      const std::int64_t vector = output / kLanes, panel = vector / kernel_.vectors;
-      std::int8_t* here = to + panel * kernel_.vectors * kLanes * columns +
-                          vector % kernel_.vectors * kRegister + output % kLanes * kFour;
-      std::int32_t sum = 0;
-      for (std::int64_t i = 0; i < inputs; ++i) sum += from[i];
-      for (std::int64_t i = 0; i < inputs; i += kFour) {
-        const std::int64_t step = i / kStep, second = i / kFour % 2;
-        std::memcpy(here + step * kernel_.vectors * kRegister + second * kLanes * kFour, from + i,
-                    static_cast<std::size_t>(std::min(kFour, inputs - i)));
+  // Layers that read the same activations, which are written once.
+  void layers(std::initializer_list<Layer*> all, std::int64_t outputs, std::int64_t inputs) {
+    std::vector<Matrix*> matrices;
+    for (Layer* layer : all) {
+      place({&layer->matrix}, outputs, inputs);
+      layer->scale = row(outputs);
+      layer->bias = row(outputs);
+      layer->limit = *row(1);
+      layer->least = *row(1);
+      if (!(layer->limit > 0 && layer->limit <= kLimit && layer->least >= 0)) {
+        throw std::invalid_argument("a limit of activations is out of range");
       }
-      start[output] = zero * sum;
+      const Layer& first = **all.begin();
+      if (layer->limit != first.limit || layer->least != first.least) {
+        throw std::invalid_argument("layers that read the same have different limits");
+      }
+      matrices.push_back(&layer->matrix);
     }
-    return {to, start, rows, columns, offset};
+    prepare(matrices, is_wide(**all.begin()), 0);
+  }
+
+  // Matrices of one array.
+  void place(const std::vector<Matrix*>& matrices, std::int64_t outputs, std::int64_t inputs) {
+    const std::int64_t size = padded(outputs) * padded(inputs);
+    const auto* weights =
+        arrays_.next<std::int8_t>(static_cast<std::int64_t>(matrices.size()) * size);
+    for (Matrix* matrix : matrices) {
+      matrix->outputs = padded(outputs);
+      matrix->inputs = padded(inputs);
+      matrix->weights = weights;
+      weights += size;
+    }
+  }
+
+  // Args: zero: activations are this much larger than what is meant by the bytes of a version whose
+  // bytes have a sign.
+  void prepare(const std::vector<Matrix*>& matrices, bool wide, int zero) {
+    int largest = 0;
+    for (const Matrix* matrix : matrices) {
+      largest = std::max(largest, largest_magnitude(*matrix));
+    }
+    for (Matrix* matrix : matrices) {
+      matrix->words = wide ? kernel_.wide_words : largest > kernel_.bytes_largest;
+      if (!matrix->words) sum_weights(*matrix, zero);
+    }
+  }
+
+  static int largest_magnitude(const Matrix& matrix) {
+    int least = 0, most = 0;
+    for (std::int64_t i = 0; i < matrix.outputs * matrix.inputs; ++i) {
+      const int weight = matrix.weights[i];
+      least = std::min(least, weight);
+      most = std::max(most, weight);
+    }
+    return std::max(-least, most);
+  }
+
+  // What bytes stand for is taken from the sums: an offset, or from pixels `zero`.
+  void sum_weights(Matrix& matrix, int zero) {
+    const std::int64_t panels = matrix.outputs / kLanes, groups = matrix.inputs / kGroup;
+    constexpr int kSums = 2 * kLanes;  // of a group: of each output those of the first and last two
+    auto* start = memory_.zeros<std::int32_t>(matrix.outputs);
+    auto* fit = memory_.zeros<bool>(panels);
+    auto* begin = kernel_.sums_groups ? memory_.zeros<std::int16_t>(panels * groups * kSums)
+                                      : nullptr;
+    for (std::int64_t panel = 0; panel < panels; ++panel) {
+      const std::int8_t* weights = panel_of(matrix, panel * kLanes);
+      std::int32_t totals[kSums] = {}, most = 0;
+      for (std::int64_t group = 0; group < groups; ++group) {
+        std::int16_t sums[kSums] = {}, magnitudes[kSums] = {};
+        for (int four = 0; four < kGroup / kFour; ++four, weights += kLanes * kFour) {
+          for (int i = 0; i < kSums; ++i) {
+            const int one = weights[2 * i], other = weights[2 * i + 1];
+            sums[i] = static_cast<std::int16_t>(sums[i] + one + other);
+            magnitudes[i] =
+                static_cast<std::int16_t>(magnitudes[i] + std::abs(one) + std::abs(other));
+          }
+        }
+        for (int i = 0; i < kSums; ++i) {
+          totals[i] += sums[i];
+          most = std::max<std::int32_t>(most, magnitudes[i]);
+          if (begin == nullptr) continue;
+          begin[(panel * groups + group) * kSums + i] =
+              static_cast<std::int16_t>(-kernel_.offset * sums[i]);
+        }
+      }
+      // Of 16 products by activations of at most 128.
+      fit[panel] = begin != nullptr && most * 128 < 1 << 15;
+      const int stands_for = zero - (fit[panel] ? 0 : kernel_.offset);
+      for (int lane = 0; lane < kLanes; ++lane) {
+        start[panel * kLanes + lane] = stands_for * (totals[2 * lane] + totals[2 * lane + 1]);
+      }
+    }
+    matrix.start = start;
+    matrix.group_start = begin;
+    matrix.groups_fit = fit;
   }
 
   const Kernel& kernel_;
@@ -234,7 +265,7 @@ class Preparation {
 };
 
 void check(const Shape& shape) {
-  constexpr std::int64_t kMost = 1 << 24;  // keeps products of two in range
+  constexpr std::int64_t kMost = 1 << 16;  // so sums of weights, times 128, fit into 32 bits
   for (const std::int64_t size : {shape.width, shape.hidden, shape.heads, shape.cells, shape.area,
                                   shape.depth, shape.taps}) {
     if (size < 1 || size > kMost) throw std::invalid_argument("a size is out of range");
@@ -255,7 +286,7 @@ struct Encoder::State {
   State(const Kernel& its_kernel, const Shape& shape, const std::vector<Array>& arrays,
         int threads)
       : kernel(its_kernel),
-        model(Preparation(its_kernel, shape, arrays, weights).model()),
+        model(Reading(its_kernel, shape, arrays, weights).model()),
         pool(threads) {}
 
   // Memory for views of so many tokens.
@@ -265,8 +296,7 @@ struct Encoder::State {
     const std::int64_t wider = std::max(model.width, model.hidden), row = padded(tokens);
     for (int turn = 0; turn < 2; ++turn) {
       keys[turn] = fresh->zeros<float>(model.width * row);
-      // The last head's components are read as whole vectors.
-      values[turn] = fresh->zeros<float>(tokens * model.width + kLanes);
+      values[turn] = fresh->zeros<float>(tokens * (model.width + kLanes));
     }
     rooms.clear();
     const std::int64_t own = (tokens + pool.members() - 1) / pool.members();
@@ -274,8 +304,9 @@ struct Encoder::State {
       rooms.push_back({fresh->zeros<float>(own * model.width),
                        fresh->zeros<float>(own * model.width), fresh->zeros<float>(own * wider),
                        fresh->zeros<float>(kQueries * row), fresh->zeros<float>(own),
-                       fresh->zeros<std::uint8_t>(own * std::max(wider, kChannels * model.area)),
-                       fresh->zeros<std::uint8_t>(own * wider)});
+                       fresh->zeros<std::uint8_t>(2 * own * std::max(wider, model.area)),
+                       fresh->zeros<High>(own * wider / kFour),
+                       fresh->zeros<std::int32_t>(own)});
     }
     memory = std::move(fresh);
     most_tokens = tokens;

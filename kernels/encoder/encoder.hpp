@@ -20,7 +20,7 @@ struct Shape {
   bool quick_gelu;     // else GELU by erf
 };
 
-// One of a network's arrays: contiguous, float32 or int8.
+// One of a network's arrays: contiguous, float32 or int8, padded; see kernel.hpp.
 struct Array {
   const void* data;
   std::size_t bytes;
@@ -42,8 +42,8 @@ const std::array<Version, kVersions>& versions();
 // A network made ready for one version, and the threads that run it.
 class Encoder {
  public:
-  // Copies the arrays, which come in the order of the fields of network.py, nested ones in place;
-  // a truth value is an int8. Throws std::invalid_argument where they do not fit the shape.
+  // Reads the arrays where they are, packed as packing.py says, as long as it lives. Throws
+  // std::invalid_argument where they do not fit the shape.
   Encoder(const Version& version, const Shape& shape, const std::vector<Array>& arrays,
           int threads);
   Encoder(const Encoder&) = delete;

@@ -11,34 +11,50 @@
 
 namespace mpft::encoder {
 
-inline constexpr int kLanes = 16;    // of a sum; LANES of oracle.py
-inline constexpr int kStep = 8;      // inputs that a version multiplies at once
-inline constexpr int kPadding = 32;  // a multiple of a version's kVectors · kLanes
+inline constexpr int kLanes = 16;  // of a sum; LANES of oracle.py
+inline constexpr int kFour = 4;    // inputs of one output that lie side by side
+inline constexpr int kGroup = 32;  // inputs whose products kAvx2 adds up in 16 bits
+inline constexpr int kPadding = 32;
 inline constexpr int kChannels = 3;
 inline constexpr int kQueries = 4;  // rows of attention at once
-
-// The byte that stands for an activation of 0, where bytes have no sign.
-inline constexpr int kOffset = 128;
+inline constexpr int kLimit = 127 * 256 + 127;  // of activations as integers; LIMIT of network.py
+inline constexpr int kPixelZero = 128;  // taken from pixels where their bytes have a sign
 
 static inline std::int64_t padded(std::int64_t count) {
   return (count + kPadding - 1) / kPadding * kPadding;
 }
 
-// Weights i8 [outputs, inputs] in the order in which they are read: panels of kVectors · kLanes
-// outputs; in a panel, steps of kStep inputs; in a step, vectors of kLanes outputs; in a vector,
-// twice four inputs of each output.
+// Weights i8 [outputs, inputs] in the order in which they are read, the same for every version:
+// panels of kLanes outputs; in a panel, fours of inputs; of a four, those of each output.
 struct Matrix {
   const std::int8_t* weights;
-  const std::int32_t* start;  // [outputs]: what the sums begin with, for bytes that stand for other
-                              // numbers than their own
   std::int64_t outputs, inputs;  // padded
-  int offset;                    // of the bytes of activations: 0 or kOffset
+  bool words;                    // whether activations are written as 16 bits, else as bytes
+  const std::int32_t* start;     // [outputs]: what the sums begin with
+  // Where a version adds up in 16 bits: what such sums begin with, [panels, groups, kLanes, 2], and
+  // whether those of a panel fit.
+  const std::int16_t* group_start;
+  const bool* groups_fit;
 };
+
+// A member function would be a symbol that the linker may take from any file; see README.md.
+static inline const std::int8_t* panel_of(const Matrix& matrix, std::int64_t column) {
+  return matrix.weights + column * matrix.inputs;
+}
 
 struct Layer {
   Matrix matrix;
   const float *scale, *bias;
-  bool wide;
+  float limit;  // of activations as integers
+  float least;  // scale of a row, by the sum of its magnitudes; 0 where activations are wide
+};
+
+static inline bool is_wide(const Layer& layer) { return layer.least == 0; }
+
+// Four activations of a narrow row of which one or more take a second byte, 256 times as much.
+struct High {
+  std::int32_t input;  // the first of the four
+  std::int8_t bytes[kFour];
 };
 
 struct Norm {
@@ -50,7 +66,6 @@ struct Block {
   Layer query, key, value, out;
   Norm ln_2;
   Layer fc, proj;
-  const float* shrink;
 };
 
 struct Model {
@@ -74,9 +89,10 @@ struct Room {
   float* query;         // [tokens, width]
   float* hidden;        // [tokens, the wider of width and hidden]
   float* scores;        // [kQueries, padded tokens of a view]
-  float* scale;         // [tokens], of the rows in high and low
-  std::uint8_t* high;   // [tokens, the widest of width, hidden and kChannels · area]
-  std::uint8_t* low;    // [tokens, the wider of width and hidden]
+  float* scale;         // [tokens], of the rows in bytes
+  std::uint8_t* bytes;  // [tokens, 2 · the widest of width, hidden and area]
+  High* high;           // [tokens, a fourth of the wider of width and hidden]
+  std::int32_t* highs;  // [tokens], how many there are
 };
 
 // One call of Encoder::logits. Tokens of a view are dealt out to members, at least one to each that
@@ -86,7 +102,9 @@ struct Work {
   const Room* rooms;  // one for each member
   Pool* pool;
   int members;                    // that have tokens
-  float *keys[2], *values[2];     // [width, padded tokens], [tokens, width]: used by turns
+  // Used by turns: [width, padded tokens] and [tokens, width + kLanes]. The last head's components
+  // are read as whole vectors; and rows that are a power of two apart would share a place in caches.
+  float *keys[2], *values[2];
   const std::uint8_t* patches;    // [batch, count, area, kChannels], not padded
   const std::int32_t* positions;  // [batch, count]
   std::int64_t batch, count;
@@ -95,8 +113,12 @@ struct Work {
 
 // A version.
 struct Kernel {
-  int vectors;         // kLanes outputs each, of a panel
-  int offset_largest;  // magnitude of weights up to which activations are bytes without a sign
+  // Magnitude of weights up to which narrow activations are bytes, else words; whether wide ones
+  // are words, else two bytes each.
+  int bytes_largest;
+  bool wide_words;
+  int offset;        // of bytes: 128 where they have no sign, else 0
+  bool sums_groups;  // needs Matrix::group_start
   void (*run)(const Work& work, int member);
 };
 

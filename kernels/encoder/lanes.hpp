@@ -4,8 +4,9 @@
 // for one instruction set can be linked in the place of another's. V has
 //   Float, Int       a register of float32 and one of int32; + − × ÷ of Float are operators
 //   kParts           registers that hold kLanes numbers
-//   kTokens, kVectors, kOffsetLargest, Inputs, inputs, dot     for multiply.hpp
-// and the functions that are called here.
+//   kBytesLargest, kWideWords, kOffset, kSumsGroups    see Kernel
+//   choose           for multiply.hpp
+// and the functions that are called here and in arithmetic.hpp.
 #pragma once
 
 #include <cfloat>

@@ -68,7 +68,7 @@ NB_MODULE(_encoder, module) {
   }, nb::arg("name"), "Why a version does not run on this processor; None if it does.");
   nb::class_<en::Encoder>(module, "Encoder")
       .def("__init__", &make, nb::arg("name"), nb::arg("sizes"), nb::arg("quick_gelu"),
-           nb::arg("arrays"), nb::arg("threads"))
+           nb::arg("arrays"), nb::arg("threads"), nb::keep_alive<1, 5>())
       .def("logits", &logits, nb::arg("patches").noconvert(), nb::arg("positions").noconvert(),
            nb::arg("out").noconvert(), "Write the logit of each view, without holding the GIL.");
 }

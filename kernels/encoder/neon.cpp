@@ -4,6 +4,8 @@
 #if defined(__aarch64__)
 #include <arm_neon.h>
 
+#include <cstring>
+
 #include "blocks.hpp"
 
 namespace mpft::encoder {
@@ -12,7 +14,8 @@ namespace {
 struct Neon {
   using Float = float32x4_t;
   using Int = int32x4_t;
-  static constexpr int kParts = 4, kTokens = 4, kVectors = 1, kOffsetLargest = -1;
+  static constexpr int kParts = 4, kBytesLargest = 128, kOffset = 0;
+  static constexpr bool kWideWords = false, kSumsGroups = false;
 
   static Float load(const float* from) { return vld1q_f32(from); }
   static void store(float* to, Float x) { vst1q_f32(to, x); }
@@ -38,24 +41,69 @@ struct Neon {
   static Int load_whole(const std::int32_t* from) { return vld1q_s32(from); }
   static void store_whole(std::int32_t* to, Int x) { vst1q_s32(to, x); }
   static Float to_float(Int x) { return vcvtq_f32_s32(x); }
-  static Int high(Int x) { return vshrq_n_s32(vaddq_s32(x, vdupq_n_s32(64)), 7); }
-  static Int low(Int x, Int high) { return vsubq_s32(x, vshlq_n_s32(high, 7)); }
-  static void store_bytes(std::uint8_t* to, const Int* parts, int) {
+  static Int high(Int x) { return vshrq_n_s32(vaddq_s32(x, vdupq_n_s32(128)), 8); }
+  static void store_bytes(std::uint8_t* to, const Int* parts) {
     const int16x8_t first = vcombine_s16(vmovn_s32(parts[0]), vmovn_s32(parts[1]));
     const int16x8_t second = vcombine_s16(vmovn_s32(parts[2]), vmovn_s32(parts[3]));
     vst1q_u8(to, vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(first), vmovn_s16(second))));
   }
 
-  using Inputs = int8x8_t;
-  static Inputs inputs(const std::uint8_t* eight) {
-    return vreinterpret_s8_u8(vld1_u8(eight));
+  template <class Function>
+  static void choose(const Matrix&, std::int64_t, Function function);
+};
+
+struct Bytes {
+  static constexpr int kTokens = 4, kPanels = 1, kInputs = 2 * kFour, kBytes = 1;
+  struct Sums {
+    int32x4_t part[4];
+  };
+  const std::int8_t* panel;
+  const std::int32_t* begin;
+
+  Bytes(const Matrix& matrix, std::int64_t column)
+      : panel(panel_of(matrix, column)), begin(matrix.start + column) {}
+
+  Sums start() const {
+    return {vld1q_s32(begin), vld1q_s32(begin + 4), vld1q_s32(begin + 8), vld1q_s32(begin + 12)};
   }
-  template <bool kBytesHaveOffset>
-  static Int dot(Int sum, Inputs x, const std::int8_t* first, const std::int8_t* second) {
-    sum = vdotq_lane_s32(sum, vld1q_s8(first), x, 0);
-    return vdotq_lane_s32(sum, vld1q_s8(second), x, 1);
+  Sums next(const Sums& sums) const {
+    Sums out = start();
+    for (int i = 0; i < 4; ++i) out.part[i] = vaddq_s32(out.part[i], vshlq_n_s32(sums.part[i], 8));
+    return out;
+  }
+  void add(Sums& sums, const std::uint8_t* row, std::int64_t i) const {
+    const int8x8_t x = vreinterpret_s8_u8(vld1_u8(row));
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      const std::int8_t* weights = panel + i * kLanes + quarter * 16;
+      int32x4_t& sum = sums.part[quarter];
+      sum = vdotq_lane_s32(sum, vld1q_s8(weights), x, 0);
+      sum = vdotq_lane_s32(sum, vld1q_s8(weights + kFour * kLanes), x, 1);
+    }
+  }
+  void add_high(Sums& sums, const High* high, std::int32_t count) const {
+    int32x4_t totals[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+    for (; count > 0; ++high, --count) {
+      std::int32_t four;
+      std::memcpy(&four, high->bytes, sizeof four);
+      const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(four));
+      for (int quarter = 0; quarter < 4; ++quarter) {
+        const int8x16_t weights = vld1q_s8(panel + high->input * kLanes + quarter * 16);
+        totals[quarter] = vdotq_s32(totals[quarter], weights, x);
+      }
+    }
+    for (int i = 0; i < 4; ++i) {
+      sums.part[i] = vaddq_s32(sums.part[i], vshlq_n_s32(totals[i], 8));
+    }
+  }
+  void store(std::int32_t* to, const Sums& sums) const {
+    for (int i = 0; i < 4; ++i) vst1q_s32(to + 4 * i, sums.part[i]);
   }
 };
+
+template <class Function>
+void Neon::choose(const Matrix&, std::int64_t, Function function) {
+  function(Of<Bytes>{});
+}
 
 }  // namespace
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,12 +15,11 @@ from mpft_deploy.weights import F32, Rows
 
 I8 = npt.NDArray[np.int8]
 
-WIDE_LAYERS = ("proj",)
-"""Layers of a block whose activations are wide unless it is said otherwise: behind the GELU are
-the outliers."""
+LIMIT = 127 * 256 + 127
+"""Largest magnitude of activations as integers, which are two bytes, each with a sign."""
 
-MAX_TERMS = 2**31 // (128 * 255)
-"""Of a sum of products of 8 bits that fits into 32."""
+OUTLIER = 5
+"""Times the mean magnitude of a row, beyond which its narrow activations take a second byte."""
 
 
 @dataclass(frozen=True)
@@ -33,36 +32,43 @@ class Norm:
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer: weight i8 [N, M]; scale, bias f32 [N]; whether its activations are wide."""
+    """A linear layer: weight i8 [N, M]; scale, bias f32 [N]; how activations become integers.
+
+    limit: largest magnitude of an activation as an integer.
+    least: a row's scale is at least so many times the sum of its magnitudes: of narrow activations,
+        what makes all but outliers integers of 8 bits; of wide ones, 0.
+    """
 
     weight: I8
     scale: F32
     bias: F32
-    wide: bool
+    limit: np.float32
+    least: np.float32
 
 
 @dataclass(frozen=True)
 class Block:
     """A block of the transformer.
 
-    qkv: [3W, W], the query's rows first, their scales with the root of a head's size in them.
-    shrink: f32 [hidden], powers of two, by which activations are multiplied before `proj`.
+    The scales and biases of `query` have the root of a head's size in them. `query`, `key` and
+    `value` read the same activations, and have the same limit and least scale.
     """
 
     ln_1: Norm
-    qkv: Linear
+    query: Linear
+    key: Linear
+    value: Linear
     out: Linear
     ln_2: Norm
     fc: Linear
     proj: Linear
-    shrink: F32
 
 
 @dataclass(frozen=True)
 class Network:
     """All that a logit follows from, besides pixels.
 
-    patch_weight: i8 [W, 3, p·p]; patch_ratio: f32 [3], 1 / (255 · standard deviation) of a channel;
+    patch_weight: i8 [3, W, p·p]; patch_ratio: f32 [3], 1 / (255 · standard deviation) of a channel;
         patch_scale, patch_bias: f32 [W], the bias with the mean of the pixels in it.
     class_token: f32 [W]; positions: f32 [N + 1, W].
     head: f32 [taps, W], for the class token after each of the last blocks; head_bias.
@@ -87,7 +93,7 @@ def make_network(
     spec: DetectorSpec,
     stored: Mapping[str, Rows | F32],
     *,
-    wide: tuple[str, ...] = WIDE_LAYERS,
+    wide: Collection[str] = (),
 ) -> Network:
     """The network of a detector.
 
@@ -100,8 +106,7 @@ def make_network(
         wide: layers of each block whose activations are wide: `qkv`, `out`, `fc`, `proj`.
 
     Raises:
-        UsageError: a matrix is too wide for its sums to fit into 32 bits, or holds −128; or the
-            head reads features divided by their length.
+        UsageError: the head reads features divided by their length.
     """
     if spec.feature != "plain":
         raise UsageError(
@@ -119,30 +124,40 @@ def make_network(
 
     def rows(name: str) -> Rows:
         value = stored[name]
-        found = value if isinstance(value, Rows) else Rows.of(value)
-        if found.integers[0].size > MAX_TERMS:
-            raise UsageError(f"{name} is too wide for sums of 32 bits")
-        if found.integers.min() == -128:
-            raise UsageError(f"{name} holds -128, whose sign cannot be changed in 8 bits")
-        return found
+        return value if isinstance(value, Rows) else Rows.of(value)
 
     def linear(name: str, kind: str, separator: str = ".") -> Linear:
         matrix = rows(f"{name}{separator}weight")
-        return Linear(matrix.integers, matrix.scale, real(f"{name}{separator}bias"), kind in wide)
+        return Linear(
+            matrix.integers,
+            matrix.scale,
+            real(f"{name}{separator}bias"),
+            *limits(matrix.integers, wide=kind in wide),
+        )
 
     def block(index: int) -> Block:
         own = f"transformer.resblocks.{index}"
         qkv = linear(f"{own}.attn.in_proj", "qkv", "_")
-        root = np.ones(3 * arch.width)
-        root[: arch.width] = (arch.width // arch.heads) ** -0.5
+        query, key, value = (
+            replace(qkv, weight=weight, scale=scale, bias=bias)
+            for weight, scale, bias in zip(
+                *(np.split(part, 3) for part in (qkv.weight, qkv.scale, qkv.bias)), strict=True
+            )
+        )
+        root = (arch.width // arch.heads) ** -0.5
         return Block(
             ln_1=norm(f"{own}.ln_1"),
-            qkv=Linear(qkv.weight, _f32(qkv.scale * root), _f32(qkv.bias * root), qkv.wide),
+            query=replace(
+                query,
+                scale=_f32(query.scale.astype(np.float64) * root),
+                bias=_f32(query.bias.astype(np.float64) * root),
+            ),
+            key=key,
+            value=value,
             out=linear(f"{own}.attn.out_proj", "out"),
             ln_2=norm(f"{own}.ln_2"),
             fc=linear(f"{own}.mlp.c_fc", "fc"),
             proj=linear(f"{own}.mlp.c_proj", "proj"),
-            shrink=np.ones(arch.hidden, np.float32),
         )
 
     patch = rows("conv1.weight")
@@ -153,7 +168,7 @@ def make_network(
     return Network(
         heads=arch.heads,
         activation=arch.activation,
-        patch_weight=kernel,
+        patch_weight=kernel.swapaxes(0, 1),
         patch_ratio=_f32(1 / (255 * std)),
         patch_scale=patch.scale,
         patch_bias=_f32(-scale * _in_order(sums * (mean / std))),
@@ -165,6 +180,13 @@ def make_network(
         head=_f32(np.stack([_in_order(real("proj").astype(np.float64) * one) for one in head])),
         head_bias=np.float32(real("head.bias")[0]),
     )
+
+
+def limits(weight: I8, *, wide: bool) -> tuple[np.float32, np.float32]:
+    """`limit` and `least` of a layer: no sum of products exceeds 32 bits."""
+    largest = int(np.abs(weight.astype(np.int64)).sum(1).max())
+    least = 0 if wide else OUTLIER / (127 * weight.shape[1])
+    return np.float32(min(LIMIT, (2**31 - 1) // max(largest, 1))), np.float32(least)
 
 
 def _in_order(terms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -4,8 +4,8 @@ This is the network in NumPy, and every other version must give the same bits. I
 things that hold on every processor:
 
 - Sums of products of integers are exact in any order, as long as they fit. All large matrices are
-  multiplied so: activations as 8-bit integers, or *wide* as two of them, by weights that are the
-  detector's own stored integers.
+  multiplied so: activations as integers, most of 8 bits and none of more than 16, by weights that
+  are the detector's own stored integers.
 - IEEE 754 rounds each +, −, ×, ÷ and √ of float32 in one way. Everything between the matrices is
   made of these alone, in the order that stands here: no fused multiply-add, no library's exp. Sums
   over an axis follow `tree_sum`, or run from the first element to the last where that is said.
@@ -31,9 +31,6 @@ I32 = npt.NDArray[np.int32]
 
 LANES = 16
 """Of a sum: as many as the widest registers in use hold, and a multiple of all others'."""
-
-NARROW, WIDE = 127, 16256
-"""Largest magnitudes of activations as integers; WIDE is 127 · 128."""
 
 TINY = np.float32(2.0**-100)
 """Rows whose largest magnitude is below this are zero."""
@@ -68,7 +65,7 @@ def embed(network: Network, patches: U8, positions: I32) -> F32:
     """
     pixels = patches.reshape(len(patches), -1, 3)
     channels = [
-        _exact(pixels[:, :, c].astype(np.float64), network.patch_weight[:, c]) for c in range(3)
+        _exact(pixels[:, :, c].astype(np.float64), network.patch_weight[c]) for c in range(3)
     ]
     red, green, blue = (
         sums.astype(np.float32) * ratio
@@ -82,14 +79,14 @@ def embed(network: Network, patches: U8, positions: I32) -> F32:
 
 def run_block(network: Network, block: Block, x: F32, *, last: bool) -> F32:
     """Tokens f32 [T, W] after a block; after the last one the class token alone, f32 [1, W]."""
-    width = x.shape[1]
-    qkv = linear(layer_norm(x, block.ln_1), block.qkv)
-    query, key, value = (qkv[:, part * width : (part + 1) * width] for part in range(3))
+    read = layer_norm(x, block.ln_1)
+    key, value = linear(read, block.key), linear(read, block.value)
     if last:
-        query, x = query[:1], x[:1]
+        read, x = read[:1], x[:1]
+    query = linear(read, block.query)
     x = x + linear(attention(query, key, value, network.heads), block.out)
     activate = gelu if network.activation == "gelu" else quick_gelu
-    hidden = activate(linear(layer_norm(x, block.ln_2), block.fc)) * block.shrink
+    hidden = activate(linear(layer_norm(x, block.ln_2), block.fc))
     return x + linear(hidden, block.proj)
 
 
@@ -110,36 +107,35 @@ def layer_norm(x: F32, norm: Norm) -> F32:
 def linear(x: F32, layer: Linear) -> F32:
     """Rows f32 [T, M] times a matrix of integers i8 [N, M], scaled back, plus bias; f32 [T, N].
 
-    A row is written as integers times a scale of its own: `quantise`. The sums of 32 bits become
-    float32 (rounded to the nearest), those of a wide row as high · 128 + low.
+    A row is written as integers times a scale of its own: `quantise`. Sums fit into 32 bits and are
+    rounded to float32, to the nearest.
     """
-    high, low, scale = quantise(x, layer.wide)
-    sums = _exact(high, layer.weight).astype(np.float32)
-    if layer.wide:
-        sums = sums * np.float32(128) + _exact(low, layer.weight).astype(np.float32)
+    whole, scale = quantise(x, layer)
+    sums = _exact(whole, layer.weight).astype(np.float32)
     return sums * layer.scale * scale[:, None] + layer.bias
 
 
-def quantise(x: F32, wide: bool) -> tuple[F64, F64, F32]:
-    """Rows f32 [T, M] as integers, and the scale of each: x ≈ (128 · high + low) · scale, or, where
-    they are not wide, x ≈ high · scale.
+def quantise(x: F32, layer: Linear) -> tuple[F64, F32]:
+    """Rows f32 [T, M] as integers, and the scale of each: x ≈ integer · scale.
 
-    Rounded to the nearest, halves to even. Halves of wide numbers go up: high = ⌊(q + 64) / 128⌋
-    leaves low from −64 to 63.
+    The scale is such that the largest magnitude of a row becomes `layer.limit`, or larger, so that
+    most activations of a narrow layer fit into 8 bits: transformers have a few of dozens of times
+    the usual magnitude (LLM.int8(), arXiv 2208.07339), by which 8 bits would be wasted. These take
+    a second byte, which versions skip where it is 0. Rounded to the nearest, halves to even.
 
     Returns:
-        high, low: f64 [T, M], whole numbers of at most 8 bits with their sign.
+        whole: f64 [T, M], whole numbers of at most 16 bits with their sign.
         scale: f32 [T].
     """
-    largest = np.abs(x).max(1)
+    magnitudes = np.abs(x)
+    largest = magnitudes.max(1)
     zero = largest < TINY
-    bound = np.where(zero, np.float32(1), largest)
-    limit = np.float32(WIDE if wide else NARROW)
-    inverse = np.where(zero, np.float32(0), limit / bound)
+    scale = largest / layer.limit
+    usual = tree_sum(magnitudes) * layer.least
+    scale = np.where(zero, np.float32(1), np.where(scale < usual, usual, scale))
+    inverse = np.where(zero, np.float32(0), np.float32(1) / scale)
     whole = np.rint(x * inverse[:, None]).astype(np.float64)
-    high = np.floor((whole + 64) / 128) if wide else whole
-    scale = np.where(zero, np.float32(0), bound / limit)
-    return high, whole - 128 * high, scale
+    return whole, np.where(zero, np.float32(0), scale)
 
 
 def attention(query: F32, key: F32, value: F32, heads: int) -> F32:

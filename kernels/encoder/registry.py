@@ -9,17 +9,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.kernels.encoder import oracle
 from mpft_deploy.kernels.encoder.network import Network
 from mpft_deploy.kernels.encoder.oracle import F32, I32, U8
+from mpft_deploy.kernels.encoder.packing import Packed, pack, unpack
 from mpft_deploy.kernels.slow import HOW, say_so
 
 try:
@@ -40,19 +39,19 @@ class Version:
     Attributes:
         name: what `MPFT_KERNEL` calls it.
         why_not: the reason that it does not run here, or None.
-        make: a network and a number of threads to a function that runs it.
+        make: a packed network and a number of threads to a function that runs it.
     """
 
     name: str
     why_not: Callable[[], str | None]
-    make: Callable[[Network, int], Run]
+    make: Callable[[Packed, int], Run]
 
 
 class Encoder:
     """A network made ready for the fastest version that runs here.
 
     Args:
-        network: see `make_network`.
+        network: see `make_network`; a packed one is read where it lies.
         threads: how many compute, the caller's among them; changes no bit. Calls of `logits` from
             several threads take turns.
         version: one of `VERSIONS` by name, in the place of the choice.
@@ -62,14 +61,16 @@ class Encoder:
         EnvironmentLacksError: `MPFT_KERNEL` or `version` names one that does not run here.
     """
 
-    def __init__(self, network: Network, threads: int = 2, version: str | None = None) -> None:
+    def __init__(
+        self, network: Network | Packed, threads: int = 2, version: str | None = None
+    ) -> None:
         if threads < 1:
             raise UsageError(f"threads must be 1 or more, got {threads}")
         chosen = choose(version)
+        packed = pack(network) if isinstance(network, Network) else network
         self.version = chosen.name
-        self._cells = len(network.positions) - 1
-        self._patch_bytes = network.patch_weight[0].size
-        self._run = chosen.make(network, threads)
+        self._cells, self._patch_bytes = packed.sizes.cells, 3 * packed.sizes.area
+        self._run = chosen.make(packed, threads)
 
     def logits(self, patches: U8, positions: I32) -> F32:
         """The logit of each view, f32 [B]: those of `oracle.logit`, to the last bit.
@@ -119,33 +120,10 @@ def choose(name: str | None = None) -> Version:
     return found
 
 
-def sizes(network: Network) -> list[int]:
-    """Width, hidden, heads, cells, pixels of a cell, depth, taps: as encoder.hpp has them."""
-    width, _, area = network.patch_weight.shape
-    hidden = len(network.blocks[0].shrink)
-    cells = len(network.positions) - 1
-    return [width, hidden, network.heads, cells, area, len(network.blocks), len(network.head)]
-
-
-def arrays(part: Any) -> Iterator[npt.NDArray[Any]]:
-    """What a network is made of in the order of its fields, contiguous, truth values as int8."""
-    if isinstance(part, np.ndarray):
-        yield np.ascontiguousarray(part)
-    elif isinstance(part, np.float32):
-        yield np.full(1, part, np.float32)
-    elif isinstance(part, bool):
-        yield np.full(1, part, np.int8)
-    elif isinstance(part, tuple):
-        for one in part:
-            yield from arrays(one)
-    elif dataclasses.is_dataclass(part):
-        for field in dataclasses.fields(part):
-            yield from arrays(getattr(part, field.name))
-
-
-def _make_native(name: str, network: Network, threads: int) -> Run:
-    quick = network.activation == "quick_gelu"
-    encoder = _encoder.Encoder(name, sizes(network), quick, list(arrays(network)), threads)
+def _make_native(name: str, packed: Packed, threads: int) -> Run:
+    *sizes, activation = dataclasses.astuple(packed.sizes)
+    arrays = list(packed.arrays.values())
+    encoder = _encoder.Encoder(name, sizes, activation == "quick_gelu", arrays, threads)
 
     def run(patches: U8, positions: I32) -> F32:
         out = np.empty(len(patches), np.float32)
@@ -155,7 +133,9 @@ def _make_native(name: str, network: Network, threads: int) -> Run:
     return run
 
 
-def _make_numpy(network: Network, threads: int) -> Run:
+def _make_numpy(packed: Packed, threads: int) -> Run:
+    network = unpack(packed)
+
     def run(patches: U8, positions: I32) -> F32:
         views = zip(patches, positions, strict=True)
         return np.array([oracle.logit(network, *view) for view in views], np.float32)

@@ -10,7 +10,8 @@ namespace {
 struct Scalar {
   using Float = float;
   using Int = std::int32_t;
-  static constexpr int kParts = 16, kTokens = 2, kVectors = 1, kOffsetLargest = -1;
+  static constexpr int kParts = 16, kBytesLargest = -1, kOffset = 0;
+  static constexpr bool kWideWords = true, kSumsGroups = false;
 
   static Float load(const float* from) { return *from; }
   static void store(float* to, Float x) { *to = x; }
@@ -35,26 +36,43 @@ struct Scalar {
   static Int load_whole(const std::int32_t* from) { return *from; }
   static void store_whole(std::int32_t* to, Int x) { *to = x; }
   static Float to_float(Int x) { return static_cast<Float>(x); }
-  static Int high(Int x) { return (x + 64) >> 7; }
-  static Int low(Int x, Int high) { return x - high * 128; }
-  static void store_bytes(std::uint8_t* to, const Int* parts, int) {
-    for (int i = 0; i < kParts; ++i) to[i] = static_cast<std::uint8_t>(parts[i]);
+  static void store_words(std::int16_t* to, const Int* parts) {
+    for (int i = 0; i < kParts; ++i) to[i] = static_cast<std::int16_t>(parts[i]);
   }
 
-  struct Inputs {
-    Int values[kStep];
+  template <class Function>
+  static void choose(const Matrix&, std::int64_t, Function function);
+};
+
+struct Words {
+  static constexpr int kTokens = 2, kPanels = 1, kInputs = kFour, kBytes = 2;
+  struct Sums {
+    std::int32_t part[kLanes];
   };
-  static Inputs inputs(const std::uint8_t* eight) {
-    Inputs out;
-    for (int i = 0; i < kStep; ++i) out.values[i] = static_cast<std::int8_t>(eight[i]);
-    return out;
+  const std::int8_t* panel;
+
+  Words(const Matrix& matrix, std::int64_t column) : panel(panel_of(matrix, column)) {}
+
+  Sums start() const { return {}; }
+  void add(Sums& sums, const std::uint8_t* row, std::int64_t i) const {
+    std::int16_t x[kFour];
+    std::memcpy(x, row, sizeof x);
+    const std::int8_t* weights = panel + i * kLanes;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      for (int one = 0; one < kFour; ++one) {
+        sums.part[lane] += x[one] * weights[lane * kFour + one];
+      }
+    }
   }
-  template <bool kBytesHaveOffset>
-  static Int dot(Int sum, const Inputs& x, const std::int8_t* first, const std::int8_t* second) {
-    for (int i = 0; i < 4; ++i) sum += x.values[i] * first[i] + x.values[4 + i] * second[i];
-    return sum;
+  void store(std::int32_t* to, const Sums& sums) const {
+    std::memcpy(to, sums.part, sizeof sums.part);
   }
 };
+
+template <class Function>
+void Scalar::choose(const Matrix&, std::int64_t, Function function) {
+  function(Of<Words>{});
+}
 
 }  // namespace
 

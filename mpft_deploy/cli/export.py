@@ -40,8 +40,9 @@ AUTO = "auto"
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    help="Of matmuls. wide, mixed, narrow: of the backend native, activations of 15 bits, which "
-    "change next to nothing; of 15 behind the GELU and 8 elsewhere; of 8, the fastest. int8: "
+    help="Of matmuls. wide, mixed, narrow: of the backend native, activations of 16 bits, which "
+    "change next to nothing; of 16 behind the GELU and 8 elsewhere; of 8, and 16 where they are "
+    "outliers, the fastest. int8: "
     "activations scaled as the engine runs; int8-static, fp8: by ranges seen in calibration; "
     "+fp16, +bf16: the other matmuls; auto tries all.  [default: wide; of other backends fp32]",
 )

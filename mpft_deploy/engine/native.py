@@ -1,39 +1,44 @@
 """The project's own backend: the network as integers, the same logits on every processor.
 
-An engine is the detector's weights as they are stored, and what is wide; see
-`mpft_deploy.kernels.encoder`.
+An engine is a network's arrays as they are read, in safetensors, so that one that is mapped into
+memory is ready: see `mpft_deploy.kernels.encoder.packing`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import safetensors.numpy
 
 from mpft_deploy.bundle import Precision
 from mpft_deploy.cores import available_cores
 from mpft_deploy.errors import InputError
 from mpft_deploy.kernels.encoder import Encoder
 from mpft_deploy.kernels.encoder.network import Network, make_network
+from mpft_deploy.kernels.encoder.packing import Packed, Sizes, pack, packed_shapes, unpack
 from mpft_deploy.spec import DetectorSpec, Record, convert_record
-from mpft_deploy.weights import F32, SCALE, Rows, stored_weights
+from mpft_deploy.weights import F32, MAX_HEADER, Rows
 
 PRECISIONS = ("wide", "mixed", "narrow")
 HEADER = "mpft.network"
 WHERE = "the engine"
+ALIGNMENT = 64
+"""Bytes; a line of a processor's cache."""
+TYPES = {"I8": np.int8, "F32": np.float32}
 
-DEFINITION = "1"
+DEFINITION = "2"
 """Version of `mpft_deploy.kernels.encoder.oracle`: another where it gives other bits."""
 
 
 class Header(Record, frozen=True):
-    """What the weights do not say: the spec, without where it comes from, and the wide layers."""
+    """What the arrays do not say: the spec, without where it comes from, and the definition."""
 
     spec: DetectorSpec
-    wide: tuple[str, ...]
+    definition: str
 
 
 def why_not(built_for: Sequence[str] = ()) -> str | None:
@@ -59,38 +64,83 @@ def write_engine(
     Args:
         stored: weights as a detector folder gives them.
     """
-    tensors: dict[str, npt.NDArray[np.generic]] = {}
-    for name, value in stored.items():
-        if isinstance(value, Rows):
-            tensors[name], tensors[name + SCALE] = value.integers, value.scale
-        else:
-            tensors[name] = value
+    packed = pack(make_network(spec, stored, wide=precision.wide_layers))
     bare = msgspec.structs.replace(spec, training={})
-    header = msgspec.json.encode(Header(spec=bare, wide=precision.wide_layers)).decode()
-    data: bytes = safetensors.numpy.save(tensors, {HEADER: header})
-    return data
+    header = msgspec.json.encode(Header(spec=bare, definition=DEFINITION)).decode()
+    table: dict[str, Any] = {"__metadata__": {HEADER: header}}
+    end = 0
+    for name, array in packed.arrays.items():
+        begin, end = end, end + array.nbytes
+        kind = next(key for key, dtype in TYPES.items() if dtype == array.dtype)
+        table[name] = {"dtype": kind, "shape": array.shape, "data_offsets": (begin, end)}
+    text = msgspec.json.encode(table)
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    return b"".join([len(text).to_bytes(8, "little"), text, *map(bytes, packed.arrays.values())])
 
 
 def load(engine: bytes, *, threads: int, spin: bool = True) -> NativeEngine:
-    """Read an engine's bytes; `threads` 0 takes as many as this process may use.
+    """Read an engine where it lies; `threads` 0 takes as many as this process may use.
 
     Raises:
-        InputError: they are none.
+        InputError: it is none, or of another definition.
     """
-    return NativeEngine(Encoder(read_network(engine), threads=threads or available_cores()))
+    packed = read_packed(engine)
+    try:
+        return NativeEngine(Encoder(packed, threads=threads or available_cores()))
+    except ValueError as error:
+        raise InputError(f"{WHERE} is damaged: {error}") from None
 
 
 def read_network(engine: bytes) -> Network:
-    """The network that an engine's bytes hold; an InputError if they hold none."""
+    """The network of an engine, to be read by people or by the oracle; errors as of `load`."""
+    return unpack(read_packed(engine))
+
+
+def read_packed(engine: bytes) -> Packed:
+    """The arrays of an engine, where they lie; errors as of `load`."""
     length = int.from_bytes(engine[:8], "little")
+    begin = 8 + length
     try:
-        metadata = msgspec.json.decode(engine[8 : 8 + length])["__metadata__"]
-        payload = msgspec.json.decode(metadata[HEADER])
-    except (msgspec.DecodeError, KeyError, TypeError):
+        table = msgspec.json.decode(engine[8:begin] if length <= MAX_HEADER else b"")
+        payload = msgspec.json.decode(table.pop("__metadata__")[HEADER])
+    except (msgspec.DecodeError, AttributeError, KeyError, TypeError):
         raise InputError(f"{WHERE} is none of the backend native: it has no {HEADER}") from None
+    if (found := dict(payload).get("definition")) != DEFINITION:
+        raise InputError(
+            f"{WHERE} is of version {found!r} of the network's definition, and this mpft-deploy "
+            f"computes version {DEFINITION!r}, of other bits. Export the detector again."
+        )
     header: Header = convert_record(payload, Header, WHERE)
-    stored = stored_weights(engine, header.spec, WHERE)
-    return make_network(header.spec, stored, wide=header.wide)
+    sizes = _sizes(header.spec)
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    due, position = packed_shapes(sizes), 0
+    for (dtype, shape), (name, entry) in zip(due, table.items(), strict=False):
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        kind = next(key for key, one in TYPES.items() if one is dtype)
+        place = {"dtype": kind, "shape": [*shape], "data_offsets": [position, position + size]}
+        if entry != place or begin + position + size > len(engine):
+            break
+        arrays[name] = np.frombuffer(engine, dtype, math.prod(shape), begin + position).reshape(
+            shape
+        )
+        position += size
+    if not len(arrays) == len(due) == len(table) or begin % ALIGNMENT:
+        raise InputError(f"{WHERE} does not hold the arrays of {header.spec.architecture.name}")
+    return Packed(sizes, arrays)
+
+
+def _sizes(spec: DetectorSpec) -> Sizes:
+    arch = spec.architecture
+    return Sizes(
+        width=arch.width,
+        hidden=arch.hidden,
+        heads=arch.heads,
+        cells=spec.cells,
+        area=spec.patch**2,
+        depth=spec.depth,
+        taps=spec.taps,
+        activation=arch.activation,
+    )
 
 
 class NativeEngine:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mpft_deploy.kernels.encoder import oracle
-from mpft_deploy.kernels.encoder.network import Block, Linear, Network, Norm
+from mpft_deploy.kernels.encoder.network import Block, Linear, Network, Norm, limits
 from mpft_deploy.kernels.encoder.oracle import F32, I32, U8
-from mpft_deploy.kernels.encoder.registry import arrays, sizes
+from mpft_deploy.kernels.encoder.packing import pack
 
 KINDS = ("plain", "saturated", "outlier", "zeros", "denormal", "peaked")
 """Of activations: as usual; all as large as their bytes can be; one huge in each row; rows of
@@ -60,11 +61,15 @@ def random_network(
             signs = np.repeat(rng.integers(0, 2, (outputs, -(-inputs // 8))) * 2 - 1, 8, axis=1)
             weight = (limit * signs[:, :inputs]).astype(np.int8)
         scale = rng.uniform(0.5, 2, outputs) / (limit * inputs**0.5)
-        return Linear(weight, scale.astype(np.float32), real(outputs), name in wide)
+        how = limits(weight, wide=name in wide)
+        return Linear(weight, scale.astype(np.float32), real(outputs), *how)
 
     def block() -> Block:
         ln_1, ln_2 = norm(), norm()
-        qkv, fc = linear("qkv", 3 * width, width), linear("fc", size.hidden, width)
+        query, key, value = (linear("qkv", width, width) for _ in range(3))
+        limit = min(part.limit for part in (query, key, value))
+        query, key, value = (replace(part, limit=limit) for part in (query, key, value))
+        fc = linear("fc", size.hidden, width)
         if kind == "saturated":
             flat = Norm(np.full(width, 1e-3, np.float32), np.full(width, 2, np.float32))
             ln_1, ln_2 = flat, replace(flat, bias=np.negative(flat.bias))
@@ -75,19 +80,20 @@ def random_network(
             ln_1 = Norm(np.zeros(width, np.float32), np.zeros(width, np.float32))
             fc = replace(fc, scale=np.zeros_like(fc.scale), bias=np.zeros_like(fc.bias))
         if kind == "peaked":
-            qkv = replace(qkv, scale=(qkv.scale * np.float32(30)))
+            query = replace(query, scale=(query.scale * np.float32(30)))
         return Block(
             ln_1=ln_1,
-            qkv=qkv,
+            query=query,
+            key=key,
+            value=value,
             out=linear("out", width, width),
             ln_2=ln_2,
             fc=fc,
             proj=linear("proj", width, size.hidden),
-            shrink=np.exp2(rng.integers(-2, 1, size.hidden)).astype(np.float32),
         )
 
     tiny, large = np.float32((1e-40, 1e38) if kind == "denormal" else (1, 1))
-    patch = rng.integers(-127, 128, (width, 3, area)).astype(np.int8)
+    patch = rng.integers(-limit, limit + 1, (3, width, area)).astype(np.int8)
     if kind == "saturated":
         patch = np.where(patch < 0, np.int8(-limit), np.int8(limit))
     return Network(
@@ -128,10 +134,12 @@ class Case:
 
     def packed(self) -> bytes:
         """As native/driver.cpp reads it."""
-        parts = list(arrays(self.network))
-        quick = self.network.activation == "quick_gelu"
+        packed = pack(self.network)
+        parts = list(packed.arrays.values())
+        *sizes, activation = dataclasses.astuple(packed.sizes)
         batch, count = self.positions.shape
-        numbers = [*sizes(self.network), quick, self.threads, batch, count, len(parts)]
+        quick = activation == "quick_gelu"
+        numbers = [*sizes, quick, self.threads, batch, count, len(parts)]
         return b"".join(
             [
                 struct.pack(f"<{len(numbers)}q", *numbers),

@@ -23,6 +23,7 @@ KERNEL = PROJECT.parents[3] / "kernels" / "encoder"
 HERE = {one.name for one in VERSIONS if one.why_not() is None and one.name != "numpy"}
 # Processors with AVX2 run the version for AVX-512 too, its instructions written out in C++.
 BUILT = HERE | {"avx512"} if "avx2" in HERE else HERE
+BYTES = BUILT - {"scalar"}
 
 # name: (versions that it changes, file, an expression, what stands there instead).
 MUTANTS = {
@@ -47,30 +48,66 @@ MUTANTS = {
     "bias and position added first": (
         BUILT,
         "blocks.hpp",
-        "value + load<V>(position + column)",
-        "colours * load<V>(model_.patch_scale + column) + "
+        "scaled + load<V>(position + column)",
+        "value * load<V>(model_.patch_scale + column) + "
         "(load<V>(model_.patch_bias + column) + load<V>(position + column))",
     ),
-    "multiplied by an inverse": (BUILT, "arithmetic.hpp", "bound / limit", "bound * (1 / limit)"),
+    "multiplied by an inverse": (
+        BUILT,
+        "arithmetic.hpp",
+        "bound / layer.limit",
+        "bound * (1 / layer.limit)",
+    ),
     "small rows are zeros": (BUILT, "arithmetic.hpp", "bound < kTiny", "bound < 1"),
     "negative numbers are not large": (
         BUILT,
         "arithmetic.hpp",
-        "magnitude(load<V>(row + i))",
-        "load<V>(row + i)",
+        "larger(most, magnitudes)",
+        "larger(most, load<V>(row + i))",
     ),
-    "low bytes left out": (
-        BUILT,
-        "blocks.hpp",
-        "sums[0] * all<V>(128) + sums[1]",
-        "sums[0] * all<V>(128)",
+    "the largest sets the scale": (BUILT, "arithmetic.hpp", "sum(lanes) * layer.least", "0"),
+    "high bytes left out": (BYTES, "multiply.hpp", "rows.high != nullptr", "false"),
+    "high bytes rounded down": (
+        BYTES,
+        "arithmetic.hpp",
+        "(values[four + i] + 128) >> 8",
+        "values[four + i] >> 8",
     ),
-    "offset not compensated": ({"avx2", "avx512"}, "encoder.cpp", "-offset", "0"),
-    "pixels not compensated": ({"scalar", "avx2", "neon"}, "encoder.cpp", "kOffset - offset", "0"),
-    "sums saturate at 16 bits": ({"avx2"}, "encoder.cpp", "kernel_.offset_largest", "64"),
+    "high bytes without a sign": (
+        {"avx512"},
+        "avx512vnni.cpp",
+        "_mm512_sub_epi32(above[one], below[one])",
+        "_mm512_add_epi32(above[one], below[one])",
+    ),
+    "high bytes of wide rows count less": (
+        {"avx512"},
+        "avx512vnni.cpp",
+        "_mm512_slli_epi32(sums.part[i], 8)",
+        "_mm512_slli_epi32(sums.part[i], 7)",
+    ),
+    "offset of groups not compensated": (
+        {"avx2"},
+        "encoder.cpp",
+        "-kernel_.offset * sums[i]",
+        "0",
+    ),
+    "offset not compensated": (
+        {"avx2", "avx512"},
+        "encoder.cpp",
+        "fit[panel] ? 0 : kernel_.offset",
+        "0",
+    ),
+    "pixels not compensated": (BYTES, "encoder.cpp", "kPixelZero", "0"),
+    "pairs saturate": ({"avx2"}, "encoder.cpp", "kernel_.bytes_largest", "127"),
+    "sums of groups overflow": ({"avx2"}, "encoder.cpp", "most * 128 < 1 << 15", "true"),
     "a shorter series": (BUILT, "arithmetic.hpp", "1.0 / 5040", "0.0"),
     "padding has weight": (BUILT, "blocks.hpp", "scores[i] = 0", "scores[i]"),
-    "inputs repeated": ({"avx512"}, "avx512vnni.cpp", "x.second", "x.first"),
+    "weights repeated": (
+        {"avx512"},
+        "avx512vnni.cpp",
+        "weights + kFour * kLanes",
+        "weights",
+    ),
     "another table": ({"avx512"}, "avx512vnni.cpp", "0b10101100", "0b11001010"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -197,19 +198,24 @@ def test_without_the_native_module_numpy_runs_and_says_so(forced: str) -> None:
 def test_the_native_module_keeps_memory_safe() -> None:
     """What it refuses was refused by the registry already."""
     _encoder = pytest.importorskip("mpft_deploy.kernels.encoder._encoder")
-    from mpft_deploy.kernels.encoder.registry import arrays, sizes
+    from mpft_deploy.kernels.encoder.packing import pack
 
     size = Size()
     network = random_network(4, size)
-    parts, its_sizes = list(arrays(network)), sizes(network)
+    packed = pack(network)
+    parts = list(packed.arrays.values())
+    *its_sizes, _ = dataclasses.astuple(packed.sizes)
     with pytest.raises(ValueError, match="do not fit"):
         _encoder.Encoder("scalar", its_sizes, True, parts[:-1], 1)
     with pytest.raises(ValueError, match="too many"):
         _encoder.Encoder("scalar", its_sizes, True, [*parts, parts[-1]], 1)
     with pytest.raises(ValueError, match="do not fit"):
-        _encoder.Encoder("scalar", [its_sizes[0] * 2, *its_sizes[1:]], True, parts, 1)
-    with pytest.raises(ValueError, match="from -127"):
-        _encoder.Encoder("scalar", its_sizes, True, [np.full_like(parts[0], -128), *parts[1:]], 1)
+        _encoder.Encoder("scalar", [its_sizes[0] * 3, *its_sizes[1:]], True, parts, 1)
+    index = list(packed.arrays).index("blocks.0.key.limit")
+    for limit, message in ((0, "out of range"), (4e4, "out of range"), (9, "different limits")):
+        wrong = [*parts[:index], np.full_like(parts[index], limit), *parts[index + 1 :]]
+        with pytest.raises(ValueError, match=message):
+            _encoder.Encoder("scalar", its_sizes, True, wrong, 1)
     encoder = _encoder.Encoder("scalar", its_sizes, True, parts, 1)
     patches, positions = random_views(1, size, 2, 5)
     with pytest.raises(ValueError, match="do not fit"):
