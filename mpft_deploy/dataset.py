@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import display
-from mpft_deploy.images import decode_image
-from mpft_deploy.layouts import read_folder
+from mpft_deploy.images import decode_image, find_images
+from mpft_deploy.layouts import CLASS_FOLDERS, SPLIT_FOLDERS, listing, read_folder
+from mpft_deploy.packed import parquet_files, read_rows, state
 
-REAL_LABELS = frozenset(("0", "real"))
-FAKE_LABELS = frozenset(("1", "fake", "generated", "ai"))
+LABELS = {**CLASS_FOLDERS, "false": 0, "true": 1}
+"""In a manifest or a column, in lower case → 0 real, 1 generated."""
 
 BAD_SHARE = 0.01
 """Images that are left out, unreadable or copies of others; more are an error."""
@@ -50,13 +51,14 @@ class Sample:
 def find_samples(
     sources: Iterable[Path], split: str | None = None, *, plain_is_real: bool = False
 ) -> list[Sample]:
-    """Labelled images of folders and CSV manifests, in a fixed order.
+    """Labelled images of folders, CSV manifests and Parquet files, in a fixed order.
 
-    Folders are read by `layouts.read_folder`. A manifest has the columns path and label, and may
+    Folders are read by `layouts.read_folder`, those with Parquet files and such files by
+    `packed.read_rows`. A manifest has the columns path and label, and may
     have split, set, generator, licence and source (or repo); paths are relative to it.
 
     Args:
-        sources: folders or `.csv` files.
+        sources: folders, `.csv` or `.parquet` files.
         split: leave out images that are stated to be of another split.
         plain_is_real: a folder without any class folder holds real images.
 
@@ -68,6 +70,8 @@ def find_samples(
     for source in sources:
         if source.suffix.lower() == ".csv":
             samples = _read_manifest(source)
+        elif shards := parquet_files(source):
+            samples = _read_parquet(source, shards)
         else:
             samples = [
                 Sample(
@@ -210,9 +214,52 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     """SHA-256 over names, sizes and labels: another when images come, go or change their label."""
     digest = hashlib.sha256()
     for sample in samples:
-        line = f"{display(sample.path.name)}\0{sample.path.stat().st_size}\0{sample.label}\n"
+        line = f"{display(sample.path.name)}\0{state(sample.path)[0]}\0{sample.label}\n"
         digest.update(line.encode())
     return digest.hexdigest()
+
+
+def _read_parquet(source: Path, shards: Sequence[Path]) -> list[Sample]:
+    """The rows of Parquet files; a set is the first folder below the source, or the source."""
+    if source.is_dir() and (image := next(find_images(source), None)) is not None:
+        raise InputError(
+            f"{display(source)} holds Parquet files, such as {display(shards[0])}, and image "
+            f"files, such as {display(image)}: name the folder of either"
+        )
+    root = source if source.is_dir() else source.parent
+    out: list[Sample] = []
+    unknown: Counter[str] = Counter()
+    for shard in shards:
+        above = [name for name in shard.relative_to(root).parts[:-1] if name.lower() != "data"]
+        splits = [SPLIT_FOLDERS[name.lower()] for name in above if name.lower() in SPLIT_FOLDERS]
+        named = next((name for name in above if name.lower() not in SPLIT_FOLDERS), "")
+        own = named or root.resolve().name
+        for row in read_rows(shard):
+            label = LABELS.get(row.label.lower())
+            if label is None:
+                unknown[row.label] += 1
+                continue
+            split = row.split or (splits[-1] if splits else "")
+            generator = (row.generator or row.label) if label else ""
+            source_of = row.origin or row.generator or row.label
+            out.append(
+                Sample(
+                    row.path,
+                    label,
+                    display(own),
+                    display(generator),
+                    SPLIT_FOLDERS.get(split.lower(), split) or None,
+                    source=display(f"{own}/{source_of}"),
+                )
+            )
+    if unknown:
+        raise InputError(
+            f"{display(source)} has labels that are not understood: {listing(unknown)}; expected 0 "
+            "or real, 1 or fake"
+        )
+    if not out:
+        raise InputError(f"{display(source)} holds no rows in {len(shards)} Parquet files")
+    return out
 
 
 def _read_manifest(path: Path) -> list[Sample]:
@@ -238,13 +285,13 @@ def _by_row(manifest: Path, line: int, row: dict[str, str | None]) -> Sample:
         return (row.get(name) or "").strip()
 
     label = cell("label").lower()
-    if label not in REAL_LABELS | FAKE_LABELS or not cell("path"):
+    if label not in LABELS or not cell("path"):
         raise InputError(
             f"{display(manifest)}, line {line}: needs a path, and a label of 0 or real, 1 or fake"
         )
     return Sample(
         manifest.parent / cell("path"),
-        int(label in FAKE_LABELS),
+        LABELS[label],
         cell("set") or manifest.parent.resolve().name,
         cell("generator"),
         cell("split") or None,

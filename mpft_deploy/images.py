@@ -21,6 +21,7 @@ from mpft_deploy import png, tiff
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import absolute, display, printable
 from mpft_deploy.orientation import orientation
+from mpft_deploy.packed import SUFFIX, is_packed, read_bytes
 from mpft_deploy.views import view_corners, view_side, views
 
 if TYPE_CHECKING:
@@ -120,8 +121,12 @@ def read_picture(path: Path, *, centre: int | None = None) -> Picture:
 
     name = display(path)
     try:
-        check_readable(path)
-        with warnings.catch_warnings(), path.open("rb") as file:
+        if is_packed(path):
+            opening: BinaryIO = io.BytesIO(read_bytes(path))
+        else:
+            check_readable(path)
+            opening = path.open("rb")
+        with warnings.catch_warnings(), opening as file:
             # Pillow's own size warning would come first; ours is an error.
             warnings.simplefilter("ignore")
             opened = _open(file, name)
@@ -408,6 +413,7 @@ def others_in(folders: Iterable[Path]) -> str:
         if folder.is_dir():
             for _ in find_images(folder, others):
                 pass
+    del others[SUFFIX]  # which are read, or an error, where images are labelled
     return passed_over(others) if others else ""
 
 

@@ -10,11 +10,11 @@ import difflib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mpft_deploy.benchmarks import BENCHMARKS, KNOWN_REALS, KNOWN_SETS, Benchmark, plain
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import display
 from mpft_deploy.images import find_images, passed_over
@@ -22,8 +22,13 @@ from mpft_deploy.images import find_images, passed_over
 CLASS_FOLDERS = {
     **dict.fromkeys(("0_real", "real", "nature", "0"), 0),
     **dict.fromkeys(("1_fake", "fake", "ai", "generated", "1"), 1),
+    **dict.fromkeys(("full_synthetic", "tampered"), 1),
 }
-"""Name in lower case → label."""
+"""Name in lower case → label. The last two are So-Fake's (arXiv 2505.18660), which holds what was
+tampered with against real images too."""
+
+KINDS = frozenset(("full_synthetic", "tampered"))
+"""Class folders that say what kind of generated images they hold."""
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -40,86 +45,6 @@ OR_CSV = "or a CSV with the columns path,label"
 
 LISTED = 8
 """Folders that an error names."""
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A benchmark as its authors lay it out.
-
-    Attributes:
-        classes: its class folders, in lower case: real, generated.
-        sets: title of a set → the names of its folder, as `plain` has them.
-        reals: folder of real images alone → the sets of generated images alone that are held
-            against them.
-    """
-
-    classes: tuple[str, str]
-    sets: dict[str, tuple[str, ...]]
-    reals: dict[str, tuple[str, ...]]
-
-
-BENCHMARKS = {
-    # Zhu et al., arXiv 2306.08571
-    "GenImage": Benchmark(
-        ("nature", "ai"),
-        {
-            "Midjourney": ("midjourney", "imagenetmidjourney"),
-            "SD1.4": ("sd14", "sdv14", "stablediffusionv14", "imagenetai0419sdv4"),
-            "SD1.5": ("sd15", "sdv15", "stablediffusionv15", "imagenetai0424sdv5"),
-            "ADM": ("adm", "imagenetai0508adm"),
-            "GLIDE": ("glide", "imagenetglide"),
-            "Wukong": ("wukong", "imagenetai0424wukong"),
-            "VQDM": ("vqdm", "imagenetai0419vqdm"),
-            "BigGAN": ("biggan", "imagenetai0419biggan"),
-        },
-        {},
-    ),
-    # Ojha et al., arXiv 2302.10174; its first eleven are of Wang et al., arXiv 1912.11035
-    "UniversalFakeDetect": Benchmark(
-        ("0_real", "1_fake"),
-        {
-            "ProGAN": ("progan",),
-            "CycleGAN": ("cyclegan",),
-            "BigGAN": ("biggan",),
-            "StyleGAN": ("stylegan",),
-            "GauGAN": ("gaugan",),
-            "StarGAN": ("stargan",),
-            "Deepfakes": ("deepfake", "deepfakes"),
-            "SITD": ("sitd", "seeingdark"),
-            "SAN": ("san",),
-            "CRN": ("crn",),
-            "IMLE": ("imle",),
-            "Guided": ("guided",),
-            "LDM 200": ("ldm200",),
-            "LDM 200 CFG": ("ldm200cfg",),
-            "LDM 100": ("ldm100",),
-            "GLIDE 100-27": ("glide10027",),
-            "GLIDE 50-27": ("glide5027",),
-            "GLIDE 100-10": ("glide10010",),
-            "DALL-E": ("dalle",),
-        },
-        {
-            "imagenet": ("guided",),
-            "laion": (
-                *("ldm200", "ldm200cfg", "ldm100", "glide10027", "glide5027", "glide10010"),
-                "dalle",
-            ),
-        },
-    ),
-}
-
-KNOWN_SETS = frozenset(
-    {
-        *(alias for one in BENCHMARKS.values() for names in one.sets.values() for alias in names),
-        *("stylegan2", "stylegan3", "whichfaceisreal"),
-    }
-)
-KNOWN_REALS = frozenset(name for one in BENCHMARKS.values() for name in one.reals)
-
-
-def plain(name: str) -> str:
-    """A folder's name in lower-case letters and digits."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 class Place(NamedTuple):
@@ -177,6 +102,8 @@ def read_folder(
         own = root.resolve().name
         if own.lower() in CLASS_FOLDERS:
             places = [_place(place.path, (own, *place.parts)) for place in places]
+        elif classless := _without_classes(places):
+            places = classless
         elif plain_is_real:
             _refuse_doubtful(root, places)
             places = [place._replace(label=0, above=()) for place in places]
@@ -192,7 +119,8 @@ def read_folder(
     for place in places:
         if place.label is not None:
             name = _set_name(root, place.above, wrappers)
-            generator = (place.below or name) if place.label else ""
+            kind = place.folder if place.folder.lower() in KINDS else name
+            generator = (place.below or kind) if place.label else ""
             source = root.resolve().name / place.path.parent.relative_to(root)
             out.append(
                 Found(
@@ -215,43 +143,6 @@ def listing(counts: Counter[str]) -> str:
     return ", ".join(shown) + (f" and {more} more folders" if more else "")
 
 
-def benchmark_of(sets: Iterable[tuple[str, str, int]]) -> str:
-    """The benchmark that some sets are of, "" if none.
-
-    Each set is one of its sets, or its real images alone, and lies in its class folders.
-
-    Args:
-        sets: set, name of the class folder in lower case, label.
-    """
-    there = set(sets)
-    for name, one in BENCHMARKS.items():
-        known = {alias for names in one.sets.values() for alias in names} | one.reals.keys()
-        if there and all(
-            plain(who) in known and folder == one.classes[label] for who, folder, label in there
-        ):
-            return name
-    return ""
-
-
-def paired_reals(sets: Iterable[tuple[str, str, int]]) -> dict[str, str]:
-    """Set of generated images alone → the set of real images alone that it is held against.
-
-    By the rules of BENCHMARKS, and only among their class folders.
-
-    Args:
-        sets: set, name of the class folder in lower case, label.
-    """
-    there = set(sets)
-    out: dict[str, str] = {}
-    for one in BENCHMARKS.values():
-        own = {(who, label) for who, folder, label in there if folder == one.classes[label]}
-        alone = [(who, label) for who, label in sorted(own) if (who, 1 - label) not in own]
-        for real, _ in [item for item in alone if item[1] == 0]:
-            wanted = one.reals.get(plain(real), ())
-            out |= {who: real for who, label in alone if label == 1 and plain(who) in wanted}
-    return out
-
-
 def _place(path: Path, parts: Sequence[str]) -> Place:
     classes = [at for at, name in enumerate(parts) if name.lower() in CLASS_FOLDERS]
     splits = [SPLIT_FOLDERS[name.lower()] for name in parts if name.lower() in SPLIT_FOLDERS]
@@ -268,6 +159,26 @@ def _place(path: Path, parts: Sequence[str]) -> Place:
         tuple(parts[:at]),
         below[0] if below else "",
     )
+
+
+def _without_classes(places: Sequence[Place]) -> list[Place]:
+    """The places by the names of a benchmark without class folders, if there are two or more."""
+    for one in BENCHMARKS.values():
+        made = {alias for names in one.sets.values() for alias in names}
+        named = [[part for part in map(plain, place.parts) if part in made] for place in places]
+        if one.classes == ("", "") and len({names[0] for names in named if names}) > 1:
+            return [_by_name(place, one, made) for place in places]
+    return []
+
+
+def _by_name(place: Place, benchmark: Benchmark, made: set[str]) -> Place:
+    """A place whose folder is a set, or its real images, by its name; the same if neither is."""
+    for part in place.parts:
+        if plain(part) in made:
+            return place._replace(label=1, above=(part,))
+        if plain(part) in benchmark.reals:
+            return place._replace(label=0, above=(part,))
+    return place
 
 
 def _is_content(name: str) -> bool:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mpft_deploy.benchmarks import benchmark_of, paired_reals
 from mpft_deploy.dataset import (
     Sample,
     drop_contradicting,
@@ -19,7 +24,8 @@ from mpft_deploy.dataset import (
     require_both_classes,
 )
 from mpft_deploy.errors import InputError, UsageError
-from mpft_deploy.layouts import benchmark_of, paired_reals
+from mpft_deploy.evaluate.run import find_entries
+from mpft_deploy.images import decode_image
 
 
 def image(path: Path, colour: tuple[int, int, int] = (9, 9, 9)) -> Path:
@@ -67,6 +73,18 @@ LAYOUTS = {
         {("Midjourney", 0, None), ("Midjourney", 1, None), ("some-model", 1, None),
          ("some-model", 0, None)},
     ),
+    "AIGIBench": (
+        ["test/DALLE-3/0_real/a", "test/DALLE-3/1_fake/b", "test/FLUX1-dev/1_fake/c"],
+        {("DALLE-3", 0, "test"), ("DALLE-3", 1, "test"), ("FLUX1-dev", 1, "test")},
+    ),
+    "Chameleon": (
+        ["Chameleon/test/0_real/a", "Chameleon/test/1_fake/b"],
+        {("Chameleon", 0, "test"), ("Chameleon", 1, "test")},
+    ),
+    "Synthbuster": (
+        ["synthbuster/dalle2/a", "synthbuster/midjourney-v5/b", "real_RAISE_1k/c"],
+        {("dalle2", 1, None), ("midjourney-v5", 1, None), ("real_RAISE_1k", 0, None)},
+    ),
     "of faces": (
         ["real_vs_fake/real-vs-fake/valid/real/a", "real_vs_fake/real-vs-fake/valid/fake/b"],
         {("real_vs_fake", 0, "val"), ("real_vs_fake", 1, "val")},
@@ -109,8 +127,8 @@ def test_the_set_may_be_the_folder_that_was_named(
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        (["real/a", "full_synthetic/b", "tampered/c", "tampered/d"],
-         ["tampered (2)", "full_synthetic (1)", "real (1)"]),
+        (["real/a", "whole_synthetic/b", "edited/c", "edited/d"],
+         ["edited (2)", "whole_synthetic (1)", "real (1)"]),
         (["0_reel/a", "1_fake/b"], ["0_reel (1) (is 0_reel meant to be 0_real?)"]),
         (["progan/cat/0_real/a", "progan/cat/1_fake/b", "progan/dog/0_reel/a"],
          ["progan/dog/0_reel (1)"]),
@@ -119,7 +137,7 @@ def test_the_set_may_be_the_folder_that_was_named(
         (["fake/nature/a", "real/b"], ["both classes", "fake/nature (1)"]),
         (["fake/0/a", "fake/1/b"], ["both classes", "fake/0 (1)"]),
         (["dalle2/a", "sdxl/b"], ["holds no labelled images, only dalle2 (1), sdxl (1)"]),
-        (["full_synthetic/a"], ["only full_synthetic (1)"]),
+        (["whole_synthetic/a"], ["only whole_synthetic (1)"]),
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_listed(
@@ -159,7 +177,7 @@ def test_a_plain_folder_is_real_where_that_is_asked_for_and_nothing_speaks_again
     assert len({s.source for s in found}) == 2
     with pytest.raises(InputError, match="no labelled images, only"):
         find_samples([tmp_path / "photos"])
-    for name in ("0_reel", "1_fakes", "full_synthetic", "ai images", "generate"):
+    for name in ("0_reel", "1_fakes", "whole_synthetic", "ai images", "generate"):
         image(tmp_path / name / name / "a.png")
         with pytest.raises(InputError, match="sound like classes"):
             find_samples([tmp_path / name], plain_is_real=True)
@@ -177,6 +195,129 @@ def test_the_reals_of_universal_fake_detect_are_paired_by_its_own_rule(tmp_path:
     assert benchmark_of([*sets, ("new", "1_fake", 1)]) == ""
     others = [(name, "fake" if label else "real", label) for name, _, label in sets]
     assert (paired_reals(others), benchmark_of(others)) == ({}, "")
+
+
+def test_synthbuster_is_held_against_raise(tmp_path: Path) -> None:
+    for name in ("dalle2/a", "firefly/b", "stable-diffusion-xl/c", "RAISE-1k/d"):
+        image(tmp_path / f"{name}.png")
+    found = {(s.set, s.folder, s.label) for s in find_samples([tmp_path])}
+    assert benchmark_of(found) == "Synthbuster"
+    assert paired_reals(found) == dict.fromkeys(
+        ("dalle2", "firefly", "stable-diffusion-xl"), "RAISE-1k"
+    )
+    image(tmp_path / "holiday" / "e.png")
+    with pytest.raises(InputError, match=r"in no class folder: holiday \(1\)"):
+        find_samples([tmp_path])
+
+
+def test_kinds_of_so_fake_are_its_generators(tmp_path: Path) -> None:
+    for name in ("real/a", "full_synthetic/b", "tampered/c", "full_synthetic/flux/d"):
+        image(tmp_path / f"{name}.png")
+    found = {s.path.name: s.generator for s in find_samples([tmp_path])}
+    assert found == {"a.png": "", "b.png": "full_synthetic", "c.png": "tampered", "d.png": "flux"}
+
+
+def png(colour: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (colour, colour, colour)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def shard(path: Path, metadata: object = None, **columns: list[object]) -> Path:
+    table = pa.table(columns)
+    if metadata is not None:
+        table = table.replace_schema_metadata({"huggingface": json.dumps(metadata)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=2)
+    return path
+
+
+def hugging_face(values: list[int]) -> list[object]:
+    return [{"bytes": png(value), "path": f"{value}.png"} for value in values]
+
+
+NAMED = {"info": {"features": {"label": {"names": ["fake", "real"], "_type": "ClassLabel"}}}}
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "metadata", "expected"),
+    [
+        (
+            "OpenFake/data/train-00000-of-00002.parquet",
+            {"image": [1, 2, 3], "label": ["real", "fake", "fake"], "model": ["real", "a", "b"]},
+            None,
+            [(0, "", "train"), (1, "a", "train"), (1, "b", "train")],
+        ),
+        (
+            "CommunityForensics/data/CompEval-00000-of-00002-0ab1.parquet",
+            {
+                "image_data": [1, 2],
+                "label": [0, 1],
+                "model_name": ["", "sd"],
+                "split": ["eval"] * 2,
+            },
+            None,
+            [(0, "", "eval"), (1, "sd", "eval")],
+        ),
+        (
+            "So-Fake/test/0.parquet",
+            {"image": [1, 2, 3], "mask": [4, 5, 6], "label": [0, 1, 2]},
+            None,
+            [(0, "", "test"), (1, "full_synthetic", "test"), (1, "tampered", "test")],
+        ),
+        (
+            "named/0.parquet",
+            {"image": [1, 2], "label": [0, 1]},
+            NAMED,
+            [(1, "fake", None), (0, "", None)],
+        ),
+    ],
+)
+def test_parquet_files_are_read_by_their_columns(
+    name: str,
+    columns: dict[str, list[object]],
+    metadata: object,
+    expected: list[tuple[int, str, str | None]],
+    tmp_path: Path,
+) -> None:
+    packed = {
+        key: hugging_face(values) if key in ("image", "mask") else values  # type: ignore[arg-type]
+        for key, values in columns.items()
+    }
+    if "image_data" in packed:
+        packed["image_data"] = [png(value) for value in columns["image_data"]]  # type: ignore[arg-type]
+    path = shard(tmp_path / name, metadata, **packed)
+    root = tmp_path / name.partition("/")[0]
+    for source in (root, path):
+        found = find_samples([source])
+        assert [(s.label, s.generator, s.split) for s in found] == expected or source == path
+        colours = [int(decode_image(s.path)[0, 0, 0]) for s in found]
+        assert colours == [1, 2, 3][: len(expected)]
+    assert {s.set for s in find_samples([root])} == {root.name}
+    assert [one.sample.label for one in find_entries([root], limit=1)] == [0, 1] or metadata
+
+
+def test_what_parquet_files_lack_is_told(tmp_path: Path) -> None:
+    cases = {
+        "no column of labels .*, only image": {"image": hugging_face([1])},
+        "no column of images .*, only label": {"label": [0]},
+        r"labels that are not understood: 7 \(1\)": {"image": hugging_face([1]), "label": [7]},
+    }
+    for number, (told, columns) in enumerate(cases.items()):
+        path = shard(tmp_path / str(number) / "0.parquet", **columns)
+        with pytest.raises(InputError, match=told):
+            find_samples([path])
+    empty = shard(tmp_path / "empty" / "0.parquet", image=[{"bytes": None, "path": "a"}], label=[1])
+    [sample] = find_samples([empty], plain_is_real=True)
+    for row in (0, 5):
+        with pytest.raises(InputError, match=rf"0.parquet/{row}: no image in this row"):
+            decode_image(sample.path.with_name(str(row)))
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(InputError, match="no Parquet file, or damaged"):
+        find_samples([tmp_path / "bad.parquet"])
+    image(tmp_path / "empty" / "photo.png")
+    with pytest.raises(InputError, match=r"holds Parquet files, .* and image files"):
+        find_samples([tmp_path / "empty"])
 
 
 def test_split_leaves_out_what_is_stated_to_be_another(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class Header(Record, frozen=True):
         keeps, protocols: in the order of tables.
         images: how many were given, unreadable ones included.
         views: how views were cut; a logit is the mean over them.
-        benchmark: the one that the images are laid out as, "" if none; see `layouts`.
+        benchmark: the one that the images are laid out as, "" if none; see `benchmarks`.
         reals: set without real images → the set whose real ones it is held against.
         contradicting: images whose very pixels are in both classes, and which are not scored.
         key: another one for another model, images or protocols.

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mpft_deploy.ahead import ahead
+from mpft_deploy.benchmarks import benchmark_of, paired_reals
 from mpft_deploy.cores import available_cores
 from mpft_deploy.dataset import Sample, find_samples, pixel_digest
 from mpft_deploy.errors import GateError, InputError, UsageError
@@ -37,7 +38,7 @@ from mpft_deploy.evaluate.protocols import changed_frames
 from mpft_deploy.evaluate.scores import mean_over_views
 from mpft_deploy.files import canonical_json, display, explain_unwritable, sha256
 from mpft_deploy.images import U8, decode_image
-from mpft_deploy.layouts import benchmark_of, paired_reals
+from mpft_deploy.packed import read_bytes, state
 from mpft_deploy.prepared import prepare, turn_of
 from mpft_deploy.spec import ViewPolicy
 
@@ -77,7 +78,7 @@ def find_entries(
     """
     found: dict[Path, Entry] = {}
     for source in sources:
-        base = source.parent if source.suffix.lower() == ".csv" else source
+        base = source if source.is_dir() else source.parent
         for sample in find_samples([source], split, plain_is_real=plain_is_real):
             try:
                 name = sample.path.relative_to(base)
@@ -194,11 +195,10 @@ def run_key(
     for entry in entries:
         sample = entry.sample
         try:
-            status = sample.path.stat()
-            state = [status.st_size, status.st_mtime_ns]
-        except OSError:
-            state = []
-        images.append([entry.name, sample.label, sample.set, sample.generator, *state])
+            changed = state(sample.path)
+        except InputError:
+            changed = []
+        images.append([entry.name, sample.label, sample.set, sample.generator, *changed])
     return sha256(
         canonical_json(
             {
@@ -247,7 +247,7 @@ def _predict(
         """
         try:
             frame = decode_image(entry.sample.path)
-            digest = sha256(entry.sample.path.read_bytes())
+            digest = sha256(read_bytes(entry.sample.path))
         except InputError as error:
             return str(error).removeprefix(display(entry.sample.path)).lstrip(": ")
         pixels, cut, reasons = pixel_digest(frame), [], []

@@ -11,12 +11,12 @@ from importlib import resources
 
 import msgspec
 
+from mpft_deploy.benchmarks import BENCHMARKS, plain
 from mpft_deploy.evaluate.metrics import METRICS, RESAMPLES
 from mpft_deploy.evaluate.predictions import Header
 from mpft_deploy.evaluate.protocols import ALIGNED, BASIC
 from mpft_deploy.evaluate.summary import MEAN, Group
 from mpft_deploy.files import canonical_json, printable
-from mpft_deploy.layouts import BENCHMARKS, plain
 
 NONE = "–"
 
@@ -36,8 +36,8 @@ class Published(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         source: where they come from.
-        rows: method → one figure for each set in the order of `layouts.BENCHMARKS`, then the mean;
-            or the mean alone.
+        rows: method → one figure for each set in the order of `benchmarks.BENCHMARKS`, then the
+            mean; or the mean alone.
     """
 
     source: str
