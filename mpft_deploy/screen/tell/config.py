@@ -78,7 +78,8 @@ class Webhook(Table, frozen=True):
 
     Attributes:
         url: http or https.
-        secret, secret_file: the signing key itself, or a file that holds it; neither for none.
+        secret, secret_file: the signing key itself, or a file that holds it, or several while
+            one is changed; neither for none.
         events: kinds that are sent.
         timeout: seconds that one delivery may take.
     """
@@ -101,10 +102,10 @@ class Webhook(Table, frozen=True):
         _check("webhook", "events", bool(self.events), "name at least one of frame, stream, source")
         _check("webhook", "timeout", 0 < self.timeout <= 300, "must be above 0 and at most 300")
 
-    def key(self) -> bytes | None:
-        """The signing key; None for unsigned. An InputError if its file cannot be read."""
-        text = read_secret("webhook", "secret", self.secret, self.secret_file)
-        return text.encode() if text else None
+    def keys(self) -> list[bytes]:
+        """The signing keys, none for unsigned. An InputError if their file cannot be read."""
+        texts = read_secrets("webhook", "secret", self.secret, self.secret_file)
+        return [text.encode() for text in texts]
 
 
 class Mqtt(Table, frozen=True):
@@ -271,22 +272,27 @@ def store_path(config: Path) -> Path:
 
 
 def read_secret(table: str, key: str, value: str, file: str) -> str:
-    """A secret given directly or as the first line of a file; "" for none.
+    """The first of `read_secrets`; "" for none."""
+    return (read_secrets(table, key, value, file) or [""])[0]
+
+
+def read_secrets(table: str, key: str, value: str, file: str) -> list[str]:
+    """A secret given directly, or the lines of a file.
 
     Raises:
         InputError: the file cannot be read, or is empty.
     """
     if not file:
-        return value
+        return [value] if value else []
     try:
         text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not text"
         raise InputError(f"[{table}] {key}_file: {display(file)} cannot be read: {why}") from None
-    line = text.partition("\n")[0].strip()
-    if not line:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
         raise InputError(f"[{table}] {key}_file: {display(file)} is empty; write the {key} into it")
-    return line
+    return lines
 
 
 def _names_host(text: str) -> bool:

@@ -87,8 +87,7 @@ class WebhookSink:
     name = "webhook"
 
     def __init__(self, config: Webhook, store: Store, *, first_wait: float = FIRST_WAIT) -> None:
-        key = config.key()
-        self._key = None if key is None else signing_key(key)
+        self._keys = [signing_key(text) for text in config.keys()]
         self._events, self._store, self._first_wait = config.events, store, first_wait
         self._poster = Poster(config.url, config.timeout)
         self._trouble, self._refusing = Trouble(logger), Trouble(logger)
@@ -197,9 +196,9 @@ class WebhookSink:
                 "webhook-id": identity,
                 "webhook-timestamp": str(timestamp),
             }
-            if self._key is not None:
-                signed = signature(self._key, identity, timestamp, delivery.body)
-                headers["webhook-signature"] = signed
+            if self._keys:
+                signed = [signature(key, identity, timestamp, delivery.body) for key in self._keys]
+                headers["webhook-signature"] = " ".join(signed)
             return self._poster.post(delivery.body, headers)
         except ValueError as error:
             return Answer(400, f"it cannot be sent: {type(error).__name__}")

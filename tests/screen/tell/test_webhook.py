@@ -83,6 +83,21 @@ def test_keys_of_standard_webhooks(receiver: Receiver, tmp_path: Path) -> None:
         open_sink(receiver, tmp_path, secret="whsec_%%%")
 
 
+def test_a_key_can_be_changed(receiver: Receiver, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("the key of tomorrow\n\n  the key of today  \n")
+    sink = open_sink(receiver, tmp_path, secret="", secret_file=str(keys))
+    sink.send(stream_event(1))
+    eventually(lambda: receiver.received)
+    sink.close(1)
+    headers, body = receiver.received[0]
+    timestamp = int(headers["webhook-timestamp"])
+    assert headers["webhook-signature"].split(" ") == [
+        webhook.signature(key, "e000001", timestamp, body)
+        for key in (b"the key of tomorrow", b"the key of today")
+    ]
+
+
 @pytest.mark.parametrize("secret", ["whsec_", "whsec_AAECAwQFBgcICQoLDA0O", "fifteen letters"])
 def test_a_key_that_can_be_guessed_is_refused(
     receiver: Receiver, tmp_path: Path, secret: str
