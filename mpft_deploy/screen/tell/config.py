@@ -102,7 +102,7 @@ class Webhook(Table, frozen=True):
         _check("webhook", "events", bool(self.events), "name at least one of frame, stream, source")
         _check("webhook", "timeout", 0 < self.timeout <= 300, "must be above 0 and at most 300")
 
-    def keys(self) -> list[bytes]:
+    def signing_keys(self) -> list[bytes]:
         """The signing keys, none for unsigned. An InputError if their file cannot be read."""
         texts = read_secrets("webhook", "secret", self.secret, self.secret_file)
         return [text.encode() for text in texts]

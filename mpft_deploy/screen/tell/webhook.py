@@ -87,7 +87,7 @@ class WebhookSink:
     name = "webhook"
 
     def __init__(self, config: Webhook, store: Store, *, first_wait: float = FIRST_WAIT) -> None:
-        self._keys = [signing_key(text) for text in config.keys()]
+        self._keys = [signing_key(text) for text in config.signing_keys()]
         self._events, self._store, self._first_wait = config.events, store, first_wait
         self._poster = Poster(config.url, config.timeout)
         self._trouble, self._refusing = Trouble(logger), Trouble(logger)
