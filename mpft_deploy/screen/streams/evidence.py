@@ -9,7 +9,8 @@ counts:
 - What has not shown itself is still to come. Of a mean of n values with variance σ² each,
   E[variance within the run] = σ² − Var(mean), whatever the correlation. So σ², known from other
   pictures, less what was seen within this run is what the mean itself may be off: all of σ² for
-  one frame, for a still picture, and for a correlation that is longer than the run.
+  one frame, for a still picture, and for a correlation that is longer than the run. What was seen
+  is uncertain itself, by √(2 / n) of it for n independent values, so of few less counts.
 - Batch means (Conway 1963; Steiger and Wilson 2001 on their sizes): where the means of longer
   batches scatter more than independent values would, as under a drift, their scatter counts.
 - As many pictures as there were: n frames of m pictures are m opinions at most.
@@ -23,9 +24,16 @@ from typing import NamedTuple
 FEWEST = 4
 """Batches below which their scatter says nothing."""
 
+MANY = 16
+"""Batches by which independent values are counted: of fewer, the largest scatter is chance."""
+
 SEEN = 0.7
-"""What counts of the variance that was seen: a short run shows too much or too little of it by
-chance, and too much would make its mean too sure."""
+"""What counts at least of the variance that was seen: a short run shows too much or too little of
+it by chance, and too much would make its mean too sure."""
+
+DOUBT = 2.0
+"""Standard errors of the variance that was seen, √(2 / n) of it for n independent values, that are
+taken off it; of many values more counts than SEEN."""
 
 
 class Second(NamedTuple):
@@ -148,11 +156,14 @@ class Run:
             spread: standard deviation of the log odds of pictures, in general or of this camera.
             correlation: time constant in seconds, where it is known.
         """
-        total = spread * spread
+        total, within, scatter = spread * spread, self.within, self.scatter()
+        pictures = max(1, self.pictures)
+        off = max(self.scatter(MANY), within / pictures)  # as of within / off independent values
+        seen = max(SEEN, 1 - DOUBT * math.sqrt(2 * off / within)) if off < within else SEEN
         return max(
-            total - SEEN * min(total, self.within),
-            self.scatter(),
-            max(total, self.within) / max(1, self.pictures),
+            total - seen * min(total, within),
+            scatter,
+            max(total, within) / pictures,
             total * 2 * correlation / (self.age + 2 * correlation) if correlation else 0.0,
         )
 
@@ -166,11 +177,11 @@ class Run:
         off = max(total - within, self.scatter() * total / max(total, within))
         return min(total / off if off > 0 else math.inf, self.pictures, self.seconds)
 
-    def scatter(self) -> float:
+    def scatter(self, fewest: int = FEWEST) -> float:
         """Variance of the mean by batches of doubling size: the largest of any size; 0 of few."""
         largest = 0.0
         for number, total, squares, _ in self._batches:
-            if number < FEWEST:
+            if number < fewest:
                 break
             scatter = (squares - total * total / number) / (number * (number - 1))
             # Few batches may scatter little by chance.

@@ -94,6 +94,23 @@ def test_a_camera_that_was_taught_keeps_the_promise_and_its_generated_stream_is_
     assert told["minutes"] < 20
 
 
+@pytest.mark.parametrize("constant", [0.2, 3.0, 600.0])
+def test_taught_cameras_keep_the_promise_whatever_the_correlation(constant: float) -> None:
+    """What was seen to scatter counts for more the longer a run is, but never for too much."""
+    streams, hours = 10, 0.5
+    told = count(
+        Scenario(0.921, 0.3, constant, fps=0.5), OFTEN, streams=streams, hours=hours, teach=True
+    )
+    share = hours * 3600 / seconds(OFTEN.false_alarms)
+    assert least_share(int(min(told["alarms"], streams)), streams) <= share
+
+
+def test_generated_streams_are_found_by_the_shipped_detector_on_taught_cameras() -> None:
+    told = count(Shipped(constant=1.0, fps=0.5), DecisionSettings(), streams=4, hours=1, teach=True)
+    assert told["alarms"] == 0
+    assert told["found"] >= 0.75
+
+
 def test_an_unlucky_camera_is_no_alarm_by_itself_once_it_was_taught() -> None:
     """Its offset makes real frames look generated; no number of them makes that surer."""
     rng = np.random.default_rng(5)
