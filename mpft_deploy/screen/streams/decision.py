@@ -186,6 +186,21 @@ class StreamDecision:
         return max(run.independent(self._tests[1].spread) for run in self._runs)
 
     @property
+    def looked_for(self) -> float:
+        """Seconds that this takes in."""
+        return max(run.age for run in self._runs)
+
+    @property
+    def bounds(self) -> tuple[float, float] | tuple[None, None]:
+        """Evidence from which on it may be generated, and down from which there may be no sign."""
+        return (self._tests[0].bound, -self._tests[1].bound) if self._tests else (None, None)
+
+    @property
+    def looking(self) -> bool:
+        """Whether the verdict is unsure only for want of evidence, which may still come."""
+        return self.verdict == "unsure" and self._tests is not None and not self._reason
+
+    @property
     def undecided(self) -> str:
         """Why the verdict is unsure; empty if it is not."""
         if self.verdict != "unsure":
@@ -194,7 +209,7 @@ class StreamDecision:
             return UNMEASURED
         if self._reason:
             return f"nothing to judge: {self._reason}"
-        age, (up, down) = max(run.age for run in self._runs), self._tests
+        age, (up, down) = self.looked_for, self._tests
         if age < self._patience:
             return f"looked at for {age:.0f} of {self._patience} s"
         enough = self._runs[1].independent(down.spread) >= self._settings.least

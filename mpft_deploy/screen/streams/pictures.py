@@ -36,7 +36,8 @@ class Kept:
             logger.exception("%s: a judged frame gave no picture", source)
             return None
         pixels.flags.writeable = False  # many threads read it
-        return Picture(pixels=pixels, time=self.time, cells=self.prepared.cells())
+        prepared = self.prepared
+        return Picture(pixels, self.time, prepared.cells(), prepared.looked_at)
 
 
 class Evidence:

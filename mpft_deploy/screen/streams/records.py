@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from mpft_deploy.prepared import LookedAt
 from mpft_deploy.spec import StreamVerdict, Verdict
 
 State = Literal["connecting", "live", "stalled", "frozen", "down", "ended"]
@@ -63,6 +64,8 @@ class StreamEvent(_Event, frozen=True, tag="stream", kw_only=True):
         seconds: stream time that they span.
         reason: why it changed.
         snapshot: file of the frame that decided, where snapshots are kept.
+        looked_at: of the frame that decided, the windows that were judged and their share of it.
+        size: height and width of that frame.
     """
 
     verdict: StreamVerdict
@@ -73,6 +76,8 @@ class StreamEvent(_Event, frozen=True, tag="stream", kw_only=True):
     reason: Reason
     independent: float = 0.0
     snapshot: str = ""
+    looked_at: LookedAt | None = None
+    size: tuple[int, int] | None = None
 
 
 class SourceEvent(_Event, frozen=True, tag="source", kw_only=True):
@@ -100,6 +105,10 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
         verdict, evidence: of the stream.
         independent: as many independent frames it rests on.
         undecided: why the verdict is unsure, in words; empty if it is not.
+        looking: whether it is unsure only for want of evidence, which may still come.
+        looked_for: seconds of stream that the evidence rests on.
+        generated_from, no_sign_from: evidence from which on the verdict may be that; None if
+            nobody measured what the detector is worth.
         probability: of the last screened frame.
         fps_in, fps_screened: frames received and judged a second, over the last seconds.
         frame_age_ms: of the last verdict.
@@ -134,6 +143,10 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     overload: str = ""
     independent: float = 0.0
     undecided: str = ""
+    looking: bool = False
+    looked_for: float = 0.0
+    generated_from: float | None = None
+    no_sign_from: float | None = None
 
 
 class Picture(msgspec.Struct, frozen=True):
@@ -143,11 +156,18 @@ class Picture(msgspec.Struct, frozen=True):
         pixels: u8 [H, W, 3] RGB, which nobody changes.
         time: of its verdict, seconds since the Unix epoch.
         cells: row, column of the top left corner and side, in pixels, of each cell that was seen.
+        looked_at: the windows that were judged, and their share of the frame.
     """
 
     pixels: npt.NDArray[np.uint8]
     time: float
     cells: list[tuple[int, int, int]]
+    looked_at: LookedAt = LookedAt(share=0.0, windows=())
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.pixels.shape[0], self.pixels.shape[1]
 
 
 class Sink(Protocol):

@@ -409,6 +409,8 @@ class Scheduler:
                     independent=change.independent,
                     seconds=change.seconds,
                     reason=change.reason,
+                    looked_at=picture and picture.looked_at,
+                    size=picture and picture.size,
                 )
                 if picture is not None:
                     self.evidence.put(event, picture)
