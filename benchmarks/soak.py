@@ -139,7 +139,7 @@ class Screen:
                 name, _, value = line.rpartition(" ")
                 if name.startswith("mpft_sink_delivered_total"):
                     self.delivered[name.split('"')[1]] = int(float(value))
-            sources = json.loads(self.get("/api/sources"))["sources"]
+            sources = json.loads(self.get("/api/v1/sources"))["sources"]
             self.reconnects = sum(source["reconnects"] for source in sources)
         status = dict(
             line.split(":", 1) for line in (self._proc / "status").read_text().splitlines()
@@ -177,7 +177,7 @@ class Visitor:
 
     def _follow(self) -> None:
         while not self._stopped.is_set():
-            address = self._screen.url + "/api/stream"
+            address = self._screen.url + "/api/v1/stream"
             with (
                 contextlib.suppress(OSError, http.client.HTTPException),
                 urllib.request.urlopen(address, timeout=10) as stream,
@@ -191,7 +191,7 @@ class Visitor:
             name = self.pictures % self._cameras
             near = self.pictures // self._cameras % 2
             with contextlib.suppress(OSError, http.client.HTTPException):
-                picture = json.loads(self._screen.get(f"/api/picture?source={name}&near={near}"))
+                picture = json.loads(self._screen.get(f"/api/v1/picture?source={name}&near={near}"))
                 self.pictures += picture is not None
 
 

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import argparse
 import math
+import tempfile
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import msgspec
 import numpy as np
 from dashboard_scenes import HEIGHT, SCENES, WIDTH, Pixels, dream, photographed
 from PIL import Image
 
 from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.prepared import LookedAt
 from mpft_deploy.screen.streams.records import (
     Event,
     FrameEvent,
@@ -28,19 +32,32 @@ from mpft_deploy.screen.streams.records import (
     State,
     StreamEvent,
 )
-from mpft_deploy.screen.tell import serve
-from mpft_deploy.screen.tell.config import Http
+from mpft_deploy.screen.tell.config import Http, Snapshots
+from mpft_deploy.screen.tell.fanout import Sinks
+from mpft_deploy.screen.tell.snapshots import SnapshotSink
+from mpft_deploy.screen.tell.store import ReviewState, Store
+from mpft_deploy.screen.web import serve
+from mpft_deploy.screen.web.server import Dashboard
 from mpft_deploy.spec import KeepRule, StreamVerdict
+from mpft_deploy.views import Window
 
 VIEW, CELL = 224, 16
+
+BOUND = 4.6
+"""Evidence that makes a verdict."""
 
 RETRY = 8.0
 """Seconds between two attempts at a source that is down."""
 
 
+WINDOW = Window((HEIGHT - VIEW) // 2, (WIDTH - VIEW) // 2, VIEW, VIEW)
+
+LOOKED_AT = LookedAt(share=VIEW * VIEW / (HEIGHT * WIDTH), windows=(WINDOW,))
+
+
 def cells_of(pixels: Pixels) -> list[tuple[int, int, int]]:
     """The 96 most textured cells of the middle: what a detector with `textured:96` looks at."""
-    top, left = (HEIGHT - VIEW) // 2, (WIDTH - VIEW) // 2
+    top, left, _, _ = WINDOW
     view = np.ascontiguousarray(pixels[None, top : top + VIEW, left : left + VIEW])
     positions = texture_patchify(view, CELL, KeepRule("textured", 96), 0).positions[0]
     columns = VIEW // CELL
@@ -81,6 +98,11 @@ class DemoSource:
             grade=self.grade,
             verdict=self.verdict,
             evidence=self.evidence,
+            independent=self.screened / 20,
+            looking=seen and self.verdict == "unsure",
+            looked_for=self.screened / self.rate,
+            generated_from=BOUND,
+            no_sign_from=-BOUND,
             probability=probability if seen else None,
             fps_in=self.rate * 5 if live else 0.0,
             fps_screened=self.rate if live else 0.0,
@@ -103,12 +125,15 @@ class DemoMonitor:
 
     def __init__(self, sources: list[DemoSource], seed: int = 0) -> None:
         self.sources = {source.name: source for source in sources}
-        self.is_alive = True
+        self.is_alive, self.overload = True, ""
         self._rng = np.random.default_rng(seed)
         self._count = 0
 
     def statuses(self) -> list[SourceStatus]:
-        return [source.status() for source in self.sources.values()]
+        return [
+            msgspec.structs.replace(source.status(), overload=self.overload)
+            for source in self.sources.values()
+        ]
 
     @property
     def lost_events(self) -> int:
@@ -156,14 +181,14 @@ class DemoMonitor:
         source.screened += round(source.rate)
         if draw or source.picture is None:
             pixels = photographed(source.image)
-            source.picture = Picture(pixels, at, cells_of(pixels))
+            source.picture = Picture(pixels, at, cells_of(pixels), LOOKED_AT)
         else:  # a still scene
-            source.picture = Picture(source.picture.pixels, at, source.picture.cells)
+            source.picture = msgspec.structs.replace(source.picture, time=at)
         evidence = source.evidence + source.drift + self._rng.normal(0, 0.45)
         source.evidence = float(np.clip(evidence, -7.5, 7.5))
         age = source.age = float(max(40, self._rng.normal(190, 30)))
         previous = source.verdict
-        if abs(source.evidence) > 4.6:
+        if abs(source.evidence) > BOUND:
             source.verdict = "generated" if source.evidence > 0 else "no sign"
         frame = FrameEvent(
             id=self.identity(),
@@ -190,8 +215,56 @@ class DemoMonitor:
             independent=source.screened / 20,
             seconds=source.screened / source.rate,
             reason="evidence",
+            looked_at=LOOKED_AT,
+            size=(HEIGHT, WIDTH),
         )
         return [frame, changed]
+
+
+def open_demo(
+    monitor: DemoMonitor, folder: Path, address: str = "127.0.0.1:0"
+) -> tuple[Dashboard, Sinks]:
+    """The page, and whom to tell of events: page, store, and snapshots in a folder."""
+    store = Store(None)
+    shots = SnapshotSink(
+        Snapshots(folder=str(folder)), lambda event: monitor.picture(event.source), store
+    )
+    sinks = Sinks(snapshots=shots, store=store)
+    return serve(monitor, Http(address=address), sinks), sinks
+
+
+def past(monitor: DemoMonitor, sinks: Sinks, hours: int = 60) -> None:
+    """Verdicts of the last days, most of them reviewed."""
+    names = [name for name, source in monitor.sources.items() if source.picture is not None]
+    rng = np.random.default_rng(3)
+    now = time.time()
+    for hour in range(hours, 0, -2):
+        name = names[int(rng.integers(len(names)))]
+        generated = bool(rng.random() < 0.6)
+        verdict: StreamVerdict = "generated" if generated else "unsure"
+        event = StreamEvent(
+            id=monitor.identity(),
+            source=name,
+            time=now - 3600 * hour + float(rng.uniform(0, 3000)),
+            verdict=verdict,
+            previous="unsure" if generated else "generated",
+            evidence=float(rng.uniform(BOUND, 9)) if generated else -2.4,
+            frames=int(rng.integers(900, 9000)),
+            independent=float(rng.uniform(8, 40)),
+            seconds=float(rng.uniform(600, 4000)),
+            reason="evidence",
+            looked_at=LOOKED_AT,
+            size=(HEIGHT, WIDTH),
+        )
+        assert sinks.snapshots is not None
+        sinks.store.add(sinks.snapshots.attach(event))
+        while sinks.snapshots.stats().waiting:  # more at a time would be dropped
+            time.sleep(0.01)
+    for stored in sinks.store.events(verdict="generated", limit=200)[4:]:
+        right = monitor.sources[stored.event.source].drift > 0 or rng.random() < 0.6
+        state: ReviewState = "confirmed" if right else "dismissed"
+        note = "" if right else "a poster on the wall"
+        sinks.store.review(stored.id, state, note, "Ann", stored.event.time + 900)
 
 
 NAMES = (
@@ -228,23 +301,27 @@ def main() -> None:
     parser.add_argument("--address", default="127.0.0.1:8088")
     chosen = parser.parse_args()
     monitor = DemoMonitor(demo_sources(chosen.sources))
-    server = serve(monitor, Http(address=chosen.address))
+    folder = tempfile.TemporaryDirectory()
+    server, sinks = open_demo(monitor, Path(folder.name), chosen.address)
+    monitor.step(time.time())
+    past(monitor, sinks)
     print(f"dashboard: {server.url}")
     last = list(monitor.sources)[-1]
     try:
         for second in range(10**9):
             for event in monitor.step(time.time()):
-                server.send(event)
+                sinks.send(event)
             if second % 30 == 10:
-                server.send(monitor.change(last, "down", "connection refused", time.time()))
+                sinks.send(monitor.change(last, "down", "connection refused", time.time()))
                 monitor.sources[last].grade = "down"
             if second % 30 == 20:
-                server.send(monitor.change(last, "live", "", time.time()))
+                sinks.send(monitor.change(last, "live", "", time.time()))
                 monitor.sources[last].reconnects += 1
                 monitor.sources[last].grade = "fair"
             time.sleep(1)
     except KeyboardInterrupt:
-        server.close()
+        sinks.close(1)
+        folder.cleanup()
 
 
 if __name__ == "__main__":

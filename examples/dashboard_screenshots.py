@@ -23,12 +23,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dashboard_demo import DemoMonitor, demo_sources
+from dashboard_demo import DemoMonitor, demo_sources, open_demo, past
 from PIL import Image
 
-from mpft_deploy.screen.tell import serve
-from mpft_deploy.screen.tell.config import Http
-from mpft_deploy.screen.tell.server import Server
+from mpft_deploy.screen.streams.records import Sink
 
 DESKTOP, PHONE = (1280, 800), (390, 844)
 
@@ -172,23 +170,23 @@ def save(image: Image.Image, path: Path) -> None:
     print(f"{path}: {path.stat().st_size // 1024} KB")
 
 
-def lived(monitor: DemoMonitor, server: Server, seconds: int) -> None:
+def lived(monitor: DemoMonitor, sink: Sink, seconds: int) -> None:
     """Let made-up minutes pass, which end now."""
     now = time.time()
     for second in range(seconds):
         for event in monitor.step(now - seconds + second, draw=False):
-            server.send(event)
+            sink.send(event)
 
 
 @contextlib.contextmanager
-def living(monitor: DemoMonitor, server: Server) -> Iterator[None]:
+def living(monitor: DemoMonitor, sink: Sink) -> Iterator[None]:
     """Go on in real time, while pictures are taken."""
     ended = threading.Event()
 
     def live() -> None:
         while not ended.wait(1.0):
             for event in monitor.step(time.time(), draw=False):
-                server.send(event)
+                sink.send(event)
 
     thread = threading.Thread(target=live)
     thread.start()
@@ -206,13 +204,14 @@ def shoot(
     *,
     size: tuple[int, int] = DESKTOP,
     dark: bool = False,
+    wait: str = COMPLETE,
 ) -> None:
-    """One screenshot, once every tile that can be seen has the picture that there is."""
+    """One screenshot, once an expression is true: that every tile in view has its picture."""
     browser.show(url, size, dark=dark)
     browser.wait_for("document.querySelector('#link')?.textContent === 'live'")
-    browser.wait_for(COMPLETE)
+    browser.wait_for(wait)
     if "source=" in url:
-        browser.wait_for("document.querySelectorAll('#detail image').length === 2")
+        browser.wait_for("document.querySelectorAll('#detail figure image').length === 2")
     time.sleep(0.6)
     save(browser.picture(), path)
 
@@ -222,50 +221,63 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     browser = Browser()
     try:
-        _idle(browser, folder)
-        _busy(browser, folder)
+        with tempfile.TemporaryDirectory() as shots:
+            _idle(browser, folder, Path(shots))
+            _busy(browser, folder, Path(shots))
     finally:
         browser.close()
 
 
-def _idle(browser: Browser, folder: Path) -> None:
+def _idle(browser: Browser, folder: Path, shots: Path) -> None:
     """Just started: sources connect, nothing is known."""
     monitor = DemoMonitor(demo_sources(4, generated=0, down=0))
-    server = serve(monitor, Http(address="127.0.0.1:0"))
+    server, sinks = open_demo(monitor, shots)
     for name in monitor.sources:
         monitor.sources[name].state, monitor.sources[name].grade = "connecting", "down"
     shoot(browser, server.url, folder / "dashboard-idle.png")
-    shoot(browser, server.url, folder / "dashboard-idle-phone.png", size=PHONE)
-    server.close()
+    sinks.close(1)
 
 
-def _busy(browser: Browser, folder: Path) -> None:
-    """Nine sources: one generated, one dead."""
+def _busy(browser: Browser, folder: Path, shots: Path) -> None:
+    """Nine sources: one generated, one dead; a machine that is too slow."""
     monitor = DemoMonitor(demo_sources(9))
-    server = serve(monitor, Http(address="127.0.0.1:0"))
-    lived(monitor, server, 170)
+    monitor.step(time.time())
+    server, sinks = open_demo(monitor, shots)
+    past(monitor, sinks)
+    slow = monitor.sources["Pier 2"]
+    slow.drift = 0.0  # says nothing
+    lived(monitor, sinks, 170)
     last = list(monitor.sources)[-1]
     gone = monitor.sources[last]
     gone.grade, gone.reconnects = "down", 4
-    gone.dropped = {"decoder error": 12}
-    server.send(monitor.change(last, "stalled", "no frame for 5 s", time.time() - 9))
-    server.send(monitor.change(last, "down", "connection refused", time.time() - 3))
-    slow = monitor.sources["Pier 2"]
-    slow.grade, slow.reconnects = "fair", 2
+    gone.dropped = {"damaged": 12}
+    sinks.send(monitor.change(last, "stalled", "no frame for 5 s", time.time() - 9))
+    sinks.send(monitor.change(last, "down", "connection refused", time.time() - 3))
+    slow.verdict, slow.evidence, slow.grade, slow.reconnects = "unsure", 1.6, "fair", 2
     generated, url = "Video+call+1", server.url
-    with living(monitor, server):
+    chosen = (
+        "document.querySelector('#event').open && document.querySelector('#event image') !== null"
+    )
+    with living(monitor, sinks):
         shoot(browser, url, folder / "dashboard-busy.png")
         shoot(browser, f"{url}#urgent", folder / "dashboard-dark.png", dark=True)
         shoot(browser, f"{url}#urgent", folder / "dashboard-phone.png", size=PHONE)
+        shoot(browser, f"{url}#source={generated}", folder / "dashboard-generated.png")
+        rows = "document.querySelectorAll('#all-events .thumb image').length > 3"
+        shoot(browser, f"{url}#events", folder / "dashboard-events.png", wait=rows)
         shoot(
             browser,
-            f"{url}#urgent&cells",
-            folder / "dashboard-dead-phone.png",
+            f"{url}#events",
+            folder / "dashboard-events-phone.png",
             size=PHONE,
             dark=True,
+            wait=rows,
         )
-        shoot(browser, f"{url}#source={generated}", folder / "dashboard-generated.png")
-    server.close()
+        number = sinks.store.events(verdict="generated", limit=2)[-1].id
+        review = f"{url}#events&event={number}"
+        shoot(browser, review, folder / "dashboard-review.png", wait=chosen)
+        shoot(browser, review, folder / "dashboard-review-phone.png", size=PHONE, wait=chosen)
+    sinks.close(1)
 
 
 if __name__ == "__main__":

@@ -210,7 +210,8 @@ def _open_watch(
 ) -> tuple[Watch, Iterable[Sink]]:
     """Sources, put together but not started, and whom they tell; lines for people if wanted."""
     from mpft_deploy.screen.streams.watch import Watch
-    from mpft_deploy.screen.tell import open_metrics, open_sinks, serve
+    from mpft_deploy.screen.tell import open_metrics, open_sinks
+    from mpft_deploy.screen.web import serve, serve_health
 
     tell = config.tell
     metrics = open_metrics(tell)
@@ -224,9 +225,12 @@ def _open_watch(
         sinks.append(_Text())
     if tell.http is not None:
         engine = {"backend": info.backend, "precision": str(info.precision), "bundle": seal[:12]}
-        server = serve(watch, tell.http, sinks=sinks, metrics=metrics, engine=engine)
-        logger.info("dashboard: %s", server.url)
-        sinks.append(server)
+        page = serve(watch, tell.http, sinks, metrics=metrics, engine=engine)
+        logger.info("dashboard: %s", page.url)
+    if tell.health is not None:
+        health = serve_health(watch, tell.health)
+        logger.info("health: %s", health.url)
+        sinks.append(health)
     watch.tell(sinks)
     return watch, sinks
 

@@ -131,7 +131,7 @@ def _optional() -> Iterator[Check]:
         "export": "onnxruntime",
         "mqtt": "paho",
         "webhook": "httpx2",
-        "dashboard": "prometheus_client",
+        "dashboard": "uvicorn",
         "sign": "cryptography",
     }
     for extra, module in extras.items():

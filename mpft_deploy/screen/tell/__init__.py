@@ -1,30 +1,25 @@
-"""Telling whoever must know: event sinks, metrics and the dashboard.
+"""Telling whoever must know: event sinks and metrics.
 
 Example:
     >>> sinks = open_sinks(config, watch.take_evidence, lambda: ["gate", "yard"])
     >>> metrics = open_metrics(config)
-    >>> if config.http is not None:
-    ...     server = serve(monitor, config.http, sinks=sinks, metrics=metrics)
-    ...     sinks.append(server)  # it shows and counts the events that it is sent
     >>> sinks.send(event)
     >>> sinks.close(timeout=1.0)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from mpft_deploy.screen.streams.records import Monitor, Picture, Sink, StreamEvent
+from mpft_deploy.screen.streams.records import Picture, StreamEvent
 from mpft_deploy.screen.tell.config import TABLES, TellConfig, parse_tables
 
 if TYPE_CHECKING:
-    from mpft_deploy.screen.tell.config import Http
     from mpft_deploy.screen.tell.fanout import Sinks
     from mpft_deploy.screen.tell.metrics import Metrics
-    from mpft_deploy.screen.tell.server import Server
 
-__all__ = ["TABLES", "TellConfig", "open_metrics", "open_sinks", "parse_tables", "serve"]
+__all__ = ["TABLES", "TellConfig", "open_metrics", "open_sinks", "parse_tables"]
 
 
 def open_sinks(
@@ -54,29 +49,3 @@ def open_metrics(config: TellConfig) -> Metrics:
     from mpft_deploy.screen.tell.metrics import Metrics, PrometheusMetrics
 
     return Metrics() if config.http is None else PrometheusMetrics()
-
-
-def serve(
-    monitor: Monitor,
-    http: Http,
-    *,
-    sinks: Collection[Sink] = (),
-    metrics: Metrics | None = None,
-    engine: Mapping[str, str] | None = None,
-) -> Server:
-    """Start the dashboard, metrics and health endpoints in threads of their own.
-
-    Args:
-        sinks: whose queues and failures the metrics show.
-        metrics: from `open_metrics`.
-        engine: what the metrics tell of the engine: backend, precision, device.
-
-    Returns:
-        A server, which is a sink too. `server.url` is where it listens.
-
-    Raises:
-        EnvironmentLacksError: the address is taken, or the extra `dashboard` is missing.
-    """
-    from mpft_deploy.screen.tell.server import Server
-
-    return Server(monitor, http, sinks=sinks, metrics=metrics, engine=engine)

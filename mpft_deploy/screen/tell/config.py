@@ -20,6 +20,8 @@ EventName = Literal["frame", "stream", "source"]
 EventClass = Literal["no sign", "generated", "unsure", "source"]
 """Of what is kept: changes to a stream's verdict, and of a source's state."""
 
+Role = Literal["viewer", "reviewer", "admin"]
+
 MIN_TOKEN = 16
 """Characters that a dashboard token has at least."""
 
@@ -184,12 +186,33 @@ class Jsonl(Table, frozen=True):
         _check("jsonl", "keep", 0 <= self.keep <= 1000, "must be 0 to 1000")
 
 
+class User(Table, frozen=True):
+    """`[[http.users]]`: somebody with a token of their own.
+
+    Attributes:
+        name: by which reviews are signed.
+        role: viewers only look, reviewers review.
+        token, token_file: one of them, at least 16 characters.
+    """
+
+    name: str
+    role: Role = "reviewer"
+    token: str = ""
+    token_file: str = ""
+
+    def __post_init__(self) -> None:
+        _check("http.users", "name", bool(self.name.strip()), "write who it is")
+        _check_token("http.users", self.token, self.token_file)
+        _check("http.users", "token_file", bool(self.token or self.token_file), "is missing")
+
+
 class Http(Table, frozen=True):
-    """`[http]`: dashboard, metrics and health (extra `dashboard`).
+    """`[http]`: dashboard and metrics (extra `dashboard`).
 
     Attributes:
         address: HOST:PORT, port 0 for any free one; needs a token unless it is a loopback address.
-        token, token_file: what a visitor must show, at least 16 characters.
+        token, token_file: what a visitor must show, at least 16 characters; its role is admin.
+        users: with tokens of their own.
         hosts: names the page may be asked for by, besides localhost and plain IP addresses.
         clients: connections at a time; further ones are told to come back.
     """
@@ -197,36 +220,63 @@ class Http(Table, frozen=True):
     address: str = "127.0.0.1:8088"
     token: str = ""
     token_file: str = ""
+    users: tuple[User, ...] = ()
     hosts: tuple[str, ...] = ()
     clients: int = 64
 
     def __post_init__(self) -> None:
-        host, port = self.bind()
-        _check_one_secret("http", "token", self.token, self.token_file)
-        if not (self.token or self.token_file) and not is_loopback(host):
+        host, _ = self.bind()
+        _check_token("http", self.token, self.token_file)
+        if not (self.token or self.token_file or self.users) and not is_loopback(host):
             raise UsageError(
                 f"[http] address: {printable(self.address)} can be reached from other machines, so "
                 "it needs a token: set [http] token_file, or use 127.0.0.1"
             )
-        long = not self.token or len(self.token) >= MIN_TOKEN
-        _check("http", "token", long, f"must have at least {MIN_TOKEN} characters")
         _check("http", "clients", 2 <= self.clients <= 1000, "must be 2 to 1000")
-        _check("http", "address", 0 <= port <= 65535, "the port must be 0 to 65535")
 
     def bind(self) -> tuple[str, int]:
         """Host and port; a UsageError unless it is HOST:PORT."""
-        host, colon, port = self.address.rpartition(":")
-        host = host.removeprefix("[").removesuffix("]")
-        good = colon == ":" and bool(host) and port.isascii() and port.isdecimal()
-        _check("http", "address", good, "write HOST:PORT, for example 127.0.0.1:8088")
-        return host, int(port)
+        return _host_and_port("http", self.address)
 
-    def secret(self) -> str:
-        """The token, or "" where none is asked for."""
-        token = read_secret("http", "token", self.token, self.token_file)
-        long = not token or len(token) >= MIN_TOKEN
-        _check("http", "token_file", long, f"must hold at least {MIN_TOKEN} characters")
-        return token
+    def tokens(self) -> dict[str, tuple[str, Role]]:
+        """Name and role by token; empty where none is asked for.
+
+        Raises:
+            UsageError: two have the same token, or a file holds a short one.
+            InputError: a file cannot be read.
+        """
+        own: tuple[str, Role, str, str] = ("admin", "admin", self.token, self.token_file)
+        users = [(user.name, user.role, user.token, user.token_file) for user in self.users]
+        found: dict[str, tuple[str, Role]] = {}
+        for name, role, token, file in (own, *users):
+            if secret := read_secret("http", "token", token, file):
+                long = len(secret) >= MIN_TOKEN
+                _check("http", "token_file", long, f"must hold at least {MIN_TOKEN} characters")
+                _check("http.users", name, secret not in found, "has somebody else's token")
+                found[secret] = (name, role)
+        return found
+
+
+class Health(Table, frozen=True):
+    """`[health]`: /livez and /readyz for whoever looks after the service (extra `dashboard`).
+
+    They have a port of their own, where nothing keeps them waiting, and ask for no token.
+
+    Attributes:
+        address: HOST:PORT, port 0 for any free one.
+        clients: connections at a time; who has asked for nothing makes room for the next.
+    """
+
+    address: str = "127.0.0.1:8089"
+    clients: int = 64
+
+    def __post_init__(self) -> None:
+        self.bind()
+        _check("health", "clients", 2 <= self.clients <= 1000, "must be 2 to 1000")
+
+    def bind(self) -> tuple[str, int]:
+        """Host and port; a UsageError unless it is HOST:PORT."""
+        return _host_and_port("health", self.address)
 
 
 class TellConfig(Record, frozen=True):
@@ -238,6 +288,7 @@ class TellConfig(Record, frozen=True):
     snapshots: Snapshots | None = None
     jsonl: Jsonl | None = None
     http: Http | None = None
+    health: Health | None = None
 
 
 TABLES = TellConfig.__struct_fields__
@@ -307,6 +358,21 @@ def _check(table: str, key: str, good: bool, wanted: str) -> None:
         raise UsageError(f"[{table}] {key}: {wanted}")
 
 
+def _host_and_port(table: str, address: str) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    good = colon == ":" and bool(host) and port.isascii() and port.isdecimal()
+    _check(table, "address", good, "write HOST:PORT, for example 127.0.0.1:8088")
+    _check(table, "address", int(port) <= 65535, "the port must be 0 to 65535")
+    return host, int(port)
+
+
+def _check_token(table: str, token: str, file: str) -> None:
+    _check_one_secret(table, "token", token, file)
+    long = not token or len(token) >= MIN_TOKEN
+    _check(table, "token", long, f"must have at least {MIN_TOKEN} characters")
+
+
 def _check_one_secret(table: str, key: str, value: str, file: str) -> None:
     _check(table, key, not (value and file), f"give {key} or {key}_file, not both")
 
@@ -339,4 +405,5 @@ _KINDS: dict[str, type[Table]] = {
     "snapshots": Snapshots,
     "jsonl": Jsonl,
     "http": Http,
+    "health": Health,
 }

@@ -118,6 +118,7 @@ def test_whom_to_tell_works_as_written(rtsp: Any, run: Any, folder: Path) -> Non
             "/var/lib/mpft": str(folder),
             "/etc/mpft": str(folder),
             "127.0.0.1:8088": "127.0.0.1:0",
+            "127.0.0.1:8089": "127.0.0.1:0",
         }.items():
             assert written in text
             text = text.replace(written, there)

@@ -91,19 +91,20 @@ def ask(url: str, name: str, near: int, barrier: threading.Barrier, answers: lis
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     connection.connect()
     barrier.wait()
-    connection.request("GET", f"/api/picture?source={name}&near={near}")
+    connection.request("GET", f"/api/v1/picture?source={name}&near={near}")
     answers.append((name, near, json.loads(connection.getresponse().read())))
     connection.close()
 
 
 def test_many_ask_at_once_for_first_pictures(cameras: Cameras, screener: Screener) -> None:
     """Each round is a new service: what went wrong did so at the first request of a source."""
-    from mpft_deploy.screen.tell import serve
     from mpft_deploy.screen.tell.config import Http
+    from mpft_deploy.screen.tell.fanout import Sinks
+    from mpft_deploy.screen.web import serve
 
     for _ in range(4):
         watch = watch_cameras(screener, keep=True)
-        server = serve(watch, Http(address="127.0.0.1:0"))
+        server = serve(watch, Http(address="127.0.0.1:0"), Sinks())
         watch.tell(server)
         with watch:
             eventually(lambda watch=watch: all(s.screened for s in watch.statuses()))

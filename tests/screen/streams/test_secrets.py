@@ -119,8 +119,8 @@ def configure(folder: Path, refused: str, receiver: Receiver, broker: Broker) ->
 
 
 PAGES = (
-    *("/", "/login", "/livez", "/readyz", "/metrics", "/api/sources", "/api/history"),
-    *("/api/events", "/dashboard.js", "/nothing"),
+    *("/", "/login", "/livez", "/readyz", "/metrics", "/api/v1/sources", "/api/v1/history"),
+    *("/api/v1/events", "/api/v1/openapi.json", "/live.js", "/nothing"),
 )
 
 
@@ -128,21 +128,21 @@ def pages(url: str, names: list[str]) -> bytes:
     """What the dashboard answers to those who know the token, and to others."""
     said = b""
     for token in ("", "a-token-that-is-wrong", DASHBOARD):
-        for path in (*PAGES, f"/api/sources?{urlencode({'token': DASHBOARD})}"):
+        for path in (*PAGES, f"/api/v1/sources?{urlencode({'token': DASHBOARD})}"):
             said += b"".join(everything(url, method, path, token) for method in ("GET", "HEAD"))
         for name in names:
             query = urlencode({"source": name})
-            said += everything(url, "GET", f"/api/picture?{query}", token)
-            said += everything(url, "GET", f"/api/picture.jpg?{query}", token)
+            said += everything(url, "GET", f"/api/v1/picture?{query}", token)
+            said += everything(url, "GET", f"/api/v1/picture.jpg?{query}", token)
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     connection.request("POST", "/login", urlencode({"token": DASHBOARD}))
     answer = connection.getresponse()
     assert answer.status == 303
     said += f"{answer.headers}".encode() + answer.read()
-    connection.request("GET", "/api/stream", headers={"Authorization": f"Bearer {DASHBOARD}"})
+    connection.request("GET", "/api/v1/stream", headers={"Authorization": f"Bearer {DASHBOARD}"})
     answer = connection.getresponse()
     live = b""
-    while b"event: overview" not in live or b"event: told" not in live:
+    while b"event: overview" not in live:
         live += answer.readline()
     connection.close()
     return said + live
@@ -204,7 +204,7 @@ def watch_it(
     kinds = lambda: {json.loads(body)["event"] for _, body in receiver.received}  # noqa: E731
     one.until(lambda: kinds() == {"frame", "stream", "source"})
     one.until(lambda: sum('"down"' in text for _, text in subscriber.messages) >= 4)
-    overview = everything(url, "GET", "/api/sources", DASHBOARD).decode()
+    overview = everything(url, "GET", "/api/v1/sources", DASHBOARD).decode()
     said["pages"] = pages(url, re.findall(r'"source":"(.*?)"', overview))
     said["title"] = of_the_process(one.process.pid)
     assert b"screen" in said["title"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from broker import Broker, require_broker
 from engines import read_pictures
 from telling import Told, eventually, frame_event, source_event
@@ -29,12 +30,13 @@ from mpft_deploy.screen.streams.scheduler import Scheduler
 from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.streams.task import HUNG, Task
 from mpft_deploy.screen.streams.watch import TICK, Watch
-from mpft_deploy.screen.tell import open_sinks, parse_tables, serve
+from mpft_deploy.screen.tell import open_sinks, parse_tables
 from mpft_deploy.screen.tell.config import Http
 from mpft_deploy.screen.tell.fanout import Sinks
-from mpft_deploy.screen.tell.server import Server, _Listener
 from mpft_deploy.screen.tell.stats import Worker
 from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.screen.web import serve
+from mpft_deploy.screen.web.server import Dashboard
 
 
 class Service:
@@ -44,9 +46,8 @@ class Service:
         sources = [source_settings("gst:t", name=name, size="1x1", gate=0.0) for name in names]
         self.watch = Watch(screener, Config(sources=named(sources, "test")), keep=True)
         self.told, self.sinks = Told(), sinks
-        self.server: Server = serve(self.watch, Http(address="127.0.0.1:0"), sinks=sinks)
-        for sink in (self.told, self.server):
-            sinks.append(sink)
+        self.server: Dashboard = serve(self.watch, Http(address="127.0.0.1:0"), sinks)
+        sinks.append(self.told)
         self.watch.tell(sinks)
         self.watch.start()
 
@@ -107,7 +108,7 @@ def test_a_task_keeps_and_logs_what_ends_it(caplog: pytest.LogCaptureFixture) ->
 
 
 @pytest.mark.parametrize(
-    ("owner", "method"), [(Scheduler, "_round"), (Emitter, "_send"), (_Listener, "service_actions")]
+    ("owner", "method"), [(Scheduler, "_round"), (Emitter, "_send"), (uvicorn.Server, "on_tick")]
 )
 def test_a_dead_thread_fails_livez_and_ends_the_run(
     service: Any, monkeypatch: pytest.MonkeyPatch, owner: type, method: str

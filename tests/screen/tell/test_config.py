@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpft_deploy.errors import InputError, MpftError, UsageError
-from mpft_deploy.screen.tell.config import TABLES, Http, TellConfig, parse_tables, read_secret
+from mpft_deploy.screen.tell.config import (
+    TABLES,
+    Http,
+    TellConfig,
+    User,
+    parse_tables,
+    read_secret,
+)
 
 PASSWORD = "correct-horse-battery"
 
@@ -93,10 +100,15 @@ def test_secrets_do_not_show() -> None:
 def test_a_secret_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(f"{PASSWORD}\n")
-    assert Http(address="0.0.0.0:0", token_file=str(file)).secret() == PASSWORD
+    http = Http(address="0.0.0.0:0", token_file=str(file))
+    assert http.tokens() == {PASSWORD: ("admin", "admin")}
+    ann = User(name="Ann", role="viewer", token="another-" + PASSWORD)
+    assert Http(address="0.0.0.0:0", users=(ann,)).tokens() == {ann.token: ("Ann", "viewer")}
+    with pytest.raises(UsageError, match="Ann: has somebody else's token"):
+        Http(token=ann.token, users=(ann,)).tokens()
     file.write_text("short\n")
     with pytest.raises(UsageError, match="token_file"):
-        Http(token_file=str(file)).secret()
+        Http(token_file=str(file)).tokens()
     file.write_text("\n")
     with pytest.raises(InputError, match="empty"):
         read_secret("http", "token", "", str(file))

@@ -11,13 +11,14 @@ from dashboard_demo import DemoMonitor, demo_sources
 from telling import eventually, everything, frame_event, receiving, source_event, stream_event
 
 from mpft_deploy.errors import MpftError
-from mpft_deploy.screen.tell import open_metrics, open_sinks, parse_tables, serve
+from mpft_deploy.screen.tell import open_metrics, open_sinks, parse_tables
+from mpft_deploy.screen.web import serve
 
 PLANTED = "Xq7PlantedPassword42"
 
 PATHS = [
-    *("/", "/login", "/livez", "/metrics", "/api/sources", "/api/history", "/api/events"),
-    *("/api/picture?source=Main+street", "/api/nothing", f"/api/sources?token={PLANTED}"),
+    *("/", "/login", "/livez", "/metrics", "/api/v1/sources", "/api/v1/history", "/api/v1/events"),
+    *("/api/v1/picture?source=Main+street", "/api/v1/nothing", f"/api/v1/sources?token={PLANTED}"),
 ]
 
 
@@ -53,8 +54,7 @@ def test_nothing_that_is_written_holds_it(
         said.append(repr(config).encode())
         assert config.http is not None
         sinks = open_sinks(config, lambda event: monitor.picture(event.source))
-        server = serve(monitor, config.http, sinks=sinks, metrics=open_metrics(config))
-        sinks.append(server)
+        server = serve(monitor, config.http, sinks, metrics=open_metrics(config))
         for mode in ("fail", "reset", "refuse", "ok"):
             receiver.mode = mode  # type: ignore[assignment]
             before = receiver.attempts

@@ -1,0 +1,69 @@
+"""The dashboard, its API, metrics and health, over HTTP.
+
+Example:
+    >>> server = serve(monitor, config.http, sinks, metrics=metrics)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.extras import how_to_install
+from mpft_deploy.screen.streams.records import Monitor
+from mpft_deploy.screen.tell.config import Health, Http
+
+if TYPE_CHECKING:
+    from mpft_deploy.screen.tell.fanout import Sinks
+    from mpft_deploy.screen.tell.metrics import Metrics
+    from mpft_deploy.screen.web.server import Dashboard, Server
+
+__all__ = ["serve", "serve_health"]
+
+
+def serve(
+    monitor: Monitor,
+    http: Http,
+    sinks: Sinks,
+    *,
+    metrics: Metrics | None = None,
+    engine: Mapping[str, str] | None = None,
+) -> Dashboard:
+    """Start the dashboard, its API and the metrics in a thread of their own.
+
+    Args:
+        sinks: whose store and snapshots are shown, and whose queues and failures the metrics show.
+            The server becomes one of them: it shows and counts the events that they are sent.
+        metrics: from `open_metrics`.
+        engine: what the metrics tell of the engine: backend, precision, device.
+
+    Returns:
+        A server; `url` is where it listens.
+
+    Raises:
+        EnvironmentLacksError: the address is taken, or the extra `dashboard` is missing.
+    """
+    _require("http")
+    from mpft_deploy.screen.web.server import Dashboard
+
+    return Dashboard(monitor, http, sinks, metrics=metrics, engine=engine)
+
+
+def serve_health(monitor: Monitor, health: Health) -> Server:
+    """Start /livez and /readyz on a port of their own; raises as `serve` does."""
+    _require("health")
+    from mpft_deploy.screen.web.app import health as application
+    from mpft_deploy.screen.web.server import Server
+
+    return Server("health", application(monitor), health.bind(), health.clients)
+
+
+def _require(table: str) -> None:
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise EnvironmentLacksError(
+            f"[{table}] needs {error.name}: {how_to_install('dashboard')}"
+        ) from None

@@ -1,0 +1,233 @@
+"""The API, version 1: what the page shows and does, for programs too."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import AsyncIterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, Response, StreamingResponse
+
+from mpft_deploy.screen.tell.fanout import Sinks
+from mpft_deploy.screen.tell.snapshots import NAME
+from mpft_deploy.screen.tell.store import Precision, ReviewState, StoredEvent
+from mpft_deploy.screen.web.access import User
+from mpft_deploy.screen.web.board import Board, Overview, Shown, thumbnail
+from mpft_deploy.screen.web.export import zipped
+from mpft_deploy.screen.web.operations import operation
+from mpft_deploy.spec import StreamVerdict
+
+PREFIX = "/api/v1"
+
+TICK = 1.0
+"""Seconds between two overviews of a live connection."""
+
+LOOKS = 5
+"""How often within that time it is looked for new events."""
+
+PAGE = 50
+
+STAYS = {"Cache-Control": "private, max-age=86400, immutable"}
+"""Of a snapshot: no other file ever gets its name."""
+
+
+class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of a request, in path and query."""
+
+
+class OfSource(Parameters, frozen=True):
+    source: str
+
+
+class PictureOf(OfSource, frozen=True):
+    """near: only what surrounds the cells that the detector saw, pixel for pixel if it fits."""
+
+    near: bool = False
+
+
+class Selection(Parameters, frozen=True):
+    """since, until: seconds since the Unix epoch; from the one to just before the other."""
+
+    source: str | None = None
+    verdict: StreamVerdict | None = None
+    state: ReviewState | None = None
+    since: float | None = None
+    until: float | None = None
+
+
+class Page(Selection, frozen=True):
+    """before: the number of an event; only what came before it."""
+
+    before: int | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=200)] = PAGE
+
+
+class Numbered(Parameters, frozen=True):
+    number: int
+
+
+class Since(Parameters, frozen=True):
+    source: str | None = None
+    since: float | None = None
+
+
+class File(Parameters, frozen=True):
+    """small: a preview of 320 pixels."""
+
+    name: str
+    small: bool = False
+
+
+class Review(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """by: who says so; where visitors have names of their own, theirs goes first."""
+
+    state: ReviewState
+    note: Annotated[str, msgspec.Meta(max_length=2000)] = ""
+    by: Annotated[str, msgspec.Meta(max_length=100)] = ""
+
+
+class Events(msgspec.Struct, frozen=True):
+    """Newest first; next: the parameter `before` of the next page, null on the last."""
+
+    events: list[StoredEvent]
+    next: int | None
+
+
+class Api:
+    """Answers from the board and the store.
+
+    Args:
+        sinks: have the store, and may keep snapshots.
+        streams: live connections at a time.
+    """
+
+    def __init__(self, board: Board, sinks: Sinks, streams: int) -> None:
+        self._board, self._store, self._streams = board, sinks.store, streams
+        self._folder = sinks.snapshots.folder if sinks.snapshots is not None else None
+        self._small = lru_cache(256)(thumbnail)
+
+    @operation("GET", "/me")
+    async def me(self, user: User) -> User:
+        """Who asks: name and role; no name where no token is asked for."""
+        return user
+
+    @operation("GET", "/sources")
+    async def sources(self) -> Overview:
+        """Every source as it is now."""
+        return self._board.overview()
+
+    @operation("GET", "/history")
+    async def history(self) -> dict[str, list[list[float]]]:
+        """Time, evidence and probability of the last minutes, by source."""
+        return self._board.history()
+
+    @operation("GET", "/picture")
+    def picture(self, query: PictureOf) -> Shown | None:
+        """The frame of a source that was judged last, and what the detector looked at; or null."""
+        return self._picture(query.source, near=query.near)
+
+    @operation("GET", "/picture.jpg", "image/jpeg")
+    def picture_file(self, query: OfSource) -> Response:
+        """The frame of a source that was judged last."""
+        shown = self._picture(query.source, near=False)
+        if shown is None:
+            raise HTTPException(404, "there is no picture of this source yet")
+        return Response(base64.b64decode(shown.jpeg), media_type="image/jpeg")
+
+    @operation("GET", "/stream", "text/event-stream")
+    async def stream(self) -> Response:
+        """Server-sent events: `overview`, as of /sources, each second; `told`, each new event."""
+        if self._streams == 0:
+            raise HTTPException(503, "too many pages are open")
+        return StreamingResponse(self._follow(), media_type="text/event-stream")
+
+    @operation("GET", "/events")
+    def events(self, query: Page) -> Events:
+        """Events of streams and sources, newest first, page by page."""
+        found = self._store.events(**msgspec.structs.asdict(query))
+        return Events(found, found[-1].id if len(found) == query.limit else None)
+
+    @operation("GET", "/events/{number}")
+    def event(self, query: Numbered) -> StoredEvent:
+        """One event."""
+        found = self._store.event(query.number)
+        if found is None:
+            raise HTTPException(404, "there is no such event; it may have grown too old")
+        return found
+
+    @operation("PUT", "/events/{number}/review")
+    def review(self, query: Numbered, body: Review, user: User) -> StoredEvent:
+        """Say what a stream's verdict was; this replaces what was said before."""
+        try:
+            found = self._store.review(
+                query.number, body.state, body.note, user.name or body.by, time.time()
+            )
+        except KeyError:
+            raise HTTPException(404, "there is no such verdict to review") from None
+        self._board.reviews += 1
+        return found
+
+    @operation("GET", "/precision")
+    def precision(self, query: Since) -> Precision:
+        """How often reviewers confirmed and dismissed "generated"."""
+        return self._store.precision(query.source, query.since)
+
+    @operation("GET", "/snapshots/{name}", "image/jpeg")
+    def snapshot(self, query: File) -> Response:
+        """The frame that decided, as it was kept."""
+        path = self._snapshot(query.name)
+        if path is None:
+            raise HTTPException(404, "there is no such snapshot; it may have grown too old")
+        if query.small:
+            return Response(self._small(path), media_type="image/jpeg", headers=STAYS)
+        return FileResponse(path, media_type="image/jpeg", headers=STAYS)
+
+    @operation("GET", "/export", "application/zip")
+    def export(self, query: Selection) -> Response:
+        """Reviewed frames as a labelled data set: manifest.csv and the images that it names.
+
+        Confirmed verdicts have the label that they say, dismissed ones the other.
+        """
+        name = {"Content-Disposition": 'attachment; filename="reviewed.zip"'}
+        parts = zipped(self._store, query, self._snapshot)
+        return StreamingResponse(parts, media_type="application/zip", headers=name)
+
+    def _picture(self, source: str, *, near: bool) -> Shown | None:
+        try:
+            return self._board.picture(source, near=near)
+        except KeyError:
+            raise HTTPException(404, "there is no such source") from None
+
+    def _snapshot(self, name: str) -> Path | None:
+        """A file of the snapshots, and no other."""
+        if self._folder is None or not NAME.fullmatch(name):
+            return None
+        path = self._folder / name
+        return path if path.is_file() and not path.is_symlink() else None
+
+    async def _follow(self) -> AsyncIterator[bytes]:
+        self._streams -= 1
+        try:
+            last = self._store.last
+            while not self._board.closed:
+                yield _sent("overview", self._board.overview())
+                for _ in range(LOOKS):
+                    await asyncio.sleep(TICK / LOOKS)
+                    if self._store.last > last:
+                        new = await run_in_threadpool(self._store.events, limit=PAGE)
+                        for stored in reversed([one for one in new if one.id > last]):
+                            yield _sent("told", stored)
+                        last = max(last, new[0].id) if new else last
+        finally:
+            self._streams += 1
+
+
+def _sent(kind: str, content: Any) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), msgspec.json.encode(content))

@@ -1,0 +1,139 @@
+"""The pages: what is asked for is answered from the board, the store and the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
+from importlib import resources
+from urllib.parse import parse_qs
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from mpft_deploy.errors import EnvironmentLacksError, MpftError
+from mpft_deploy.screen.streams.records import Monitor
+from mpft_deploy.screen.tell.metrics import CONTENT_TYPE, PrometheusMetrics
+from mpft_deploy.screen.web.access import COOKIE, COOKIE_DAYS, Access, Gate
+from mpft_deploy.screen.web.api import PREFIX, Api
+from mpft_deploy.screen.web.operations import as_json, openapi, read_body, refusal, routes
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""The page asks nothing of anyone but this server."""
+
+HTML = "text/html; charset=utf-8"
+
+SCRIPT = "text/javascript; charset=utf-8"
+
+ASSETS = {
+    "dashboard.css": "text/css; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+    **dict.fromkeys(("format.js", "scene.js", "live.js", "review.js", "dashboard.js"), SCRIPT),
+}
+
+REFUSED = 0.5
+"""Seconds that a wrong token waits for its answer."""
+
+
+@lru_cache
+def asset(name: str) -> bytes:
+    """A file of the package's `assets`."""
+    return (resources.files("mpft_deploy.screen.web") / "assets" / name).read_bytes()
+
+
+def dashboard(api: Api, access: Access, metrics: PrometheusMetrics, monitor: Monitor) -> Starlette:
+    """The page, its API, the metrics and health."""
+
+    async def page(request: Request) -> Response:
+        return Response(asset("index.html"), media_type=HTML)
+
+    async def log_in(request: Request) -> Response:
+        form = parse_qs((await read_body(request)).decode("utf-8", "replace"))
+        cookie = access.cookie_of(form.get("token", [""])[0].strip())
+        if cookie is None:
+            await asyncio.sleep(REFUSED)
+            text = asset("login.html").replace(b"<html ", b'<html data-refused="" ', 1)
+            return Response(text, 401, media_type=HTML)
+        answer = RedirectResponse("/", 303)
+        age = 86400 * COOKIE_DAYS
+        answer.set_cookie(COOKIE, cookie, max_age=age, httponly=True, samesite="strict")
+        return answer
+
+    async def log_out(request: Request) -> Response:
+        answer = RedirectResponse("/", 303)
+        answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return answer
+
+    async def to_page(request: Request) -> Response:
+        return RedirectResponse("/", 303)
+
+    def scrape(request: Request) -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    described = openapi(api, PREFIX, "mpft screen")
+
+    async def description(request: Request) -> Response:
+        return as_json(described)
+
+    stranger = Response(asset("login.html"), media_type=HTML)
+    return Starlette(
+        routes=[
+            Route("/", page),
+            *(Route(f"/{name}", _file(name)) for name in ASSETS),
+            Route("/login", to_page),
+            Route("/login", log_in, methods=["POST"]),
+            Route("/logout", log_out, methods=["POST"]),
+            Route("/metrics", scrape),
+            Route(f"{PREFIX}/openapi.json", description),
+            *routes(api, PREFIX),
+            *_health(monitor),
+        ],
+        middleware=[Middleware(Gate, access=access, stranger=stranger)],
+        exception_handlers={HTTPException: _refused, MpftError: _failed},
+    )
+
+
+def health(monitor: Monitor) -> Starlette:
+    """Whether it lives, and nothing else."""
+    return Starlette(routes=_health(monitor))
+
+
+def _health(monitor: Monitor) -> list[BaseRoute]:
+    async def livez(request: Request) -> Response:
+        return _state(monitor.alive())
+
+    async def readyz(request: Request) -> Response:
+        return _state(monitor.ready())
+
+    return [Route("/livez", livez), Route("/readyz", readyz)]
+
+
+def _state(good: bool) -> Response:
+    text, status = ("ok\n", 200) if good else ("not ok\n", 503)
+    return Response(text, status, {"Cache-Control": "no-store"}, "text/plain; charset=utf-8")
+
+
+def _file(name: str) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        return Response(asset(name), media_type=ASSETS[name])
+
+    return answer
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    why = "there is no such page" if error.detail == "Not Found" else error.detail
+    answer = refusal(error.status_code, why)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return refusal(503 if isinstance(error, EnvironmentLacksError) else 400, str(error))

@@ -1,0 +1,149 @@
+"use strict";
+
+// The page as a whole: one live connection brings states and says when there are new events; two
+// views; keys.
+
+const SILENCE = 5000; // ms after which the connection counts as lost
+
+let heard = 0;
+let reviews = 0;
+
+function alertOperator(text) {
+  const notice = $("#notice");
+  notice.hidden = false;
+  notice.textContent = text;
+}
+
+// Views: /#events is the review of events, all else the live one
+
+function chooseView() {
+  const reviewing = new URLSearchParams(location.hash.slice(1)).has("events");
+  $("#live").hidden = reviewing;
+  $("#review").hidden = !reviewing;
+  for (const link of $$("nav a")) {
+    const here = (link.hash === "#events") === reviewing;
+    if (here) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  $("#urgent").hidden = $("#cells").hidden = reviewing;
+  if (reviewing) refreshEvents();
+}
+
+function refreshEvents() {
+  drawRecent();
+  if ($("#review").hidden) return;
+  drawPrecision();
+  if (listed.length <= 50) loadEvents(); // whoever reads further back is not thrown to the top
+}
+
+// Controls
+
+function toggle(button, on) {
+  button.setAttribute("aria-pressed", String(on));
+}
+function setCells(on) {
+  showCells = on;
+  toggle($("#cells"), on);
+  for (const source of sources.values()) drawTilePicture(source);
+}
+function setUrgent(on) {
+  urgentFirst = on;
+  toggle($("#urgent"), on);
+  arrange();
+}
+$("#cells").addEventListener("click", () => setCells(!showCells));
+$("#urgent").addEventListener("click", () => setUrgent(!urgentFirst));
+$("#detail .previous").addEventListener("click", () => step(-1));
+$("#detail .next").addEventListener("click", () => step(1));
+$("#detail").addEventListener("close", () => { detailed = null; });
+$("#event .previous").addEventListener("click", () => move(-1));
+$("#event .next").addEventListener("click", () => move(1));
+for (const dialog of $$("dialog")) {
+  $(".close", dialog).addEventListener("click", () => dialog.close());
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog) dialog.close();
+  });
+}
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.matches("input, textarea, select")) {
+    if (event.key === "Enter") event.target.blur();
+    return;
+  }
+  if (detailed && event.key === "ArrowLeft") step(-1);
+  else if (detailed && event.key === "ArrowRight") step(1);
+  else if ($("#event").open || !$("#review").hidden) reviewKey(event);
+  else if (event.key === "c") setCells(!showCells);
+  else if (event.key === "u") setUrgent(!urgentFirst);
+});
+window.addEventListener("hashchange", chooseView);
+
+// The live connection
+
+function setLink(on) {
+  const link = $("#link");
+  link.classList.toggle("on", on);
+  link.classList.toggle("off", !on);
+  setText(document, "#link", on ? "live" : "no connection");
+  document.body.classList.toggle("stale", !on);
+}
+
+let refreshing = null;
+function soon() { // many events at once are fetched once
+  refreshing ??= setTimeout(() => {
+    refreshing = null;
+    refreshEvents();
+    if (detailed) drawDetailEvents();
+  }, 300);
+}
+
+function connect() {
+  const stream = new EventSource(`${API}/stream`);
+  stream.addEventListener("overview", (message) => {
+    heard = performance.now();
+    setLink(true);
+    const overview = JSON.parse(message.data);
+    update(overview);
+    offerSources();
+    if (overview.reviews !== reviews) soon();
+    reviews = overview.reviews;
+  });
+  stream.addEventListener("told", soon);
+  stream.addEventListener("open", soon); // on what it missed
+  stream.addEventListener("error", async () => {
+    if (stream.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
+    setLink(false);
+    const answer = await fetch(`${API}/me`).catch(() => null);
+    if (answer && answer.status === 401) location.reload();
+    else setTimeout(connect, 3000);
+  });
+}
+
+setInterval(() => {
+  if (heard && performance.now() - heard > SILENCE) setLink(false);
+}, 1000);
+
+async function start() {
+  const hash = new URLSearchParams(location.hash.slice(1));
+  try {
+    const [overview, history, me] = await Promise.all(["/sources", "/history", "/me"].map((path) => call(path)));
+    user = me;
+    reviews = overview.reviews;
+    update(overview);
+    offerSources();
+    for (const [name, points] of Object.entries(history)) {
+      if (sources.has(name)) sources.get(name).history = points;
+    }
+    chooseView();
+    // A wall display can be told what to show: /#cells&urgent&source=NAME
+    if (hash.has("cells")) setCells(true);
+    if (hash.has("urgent")) setUrgent(true);
+    if (hash.has("source")) openDetail(hash.get("source"));
+    if (hash.has("event")) openEvent(await call(`/events/${Number(hash.get("event"))}`));
+  } catch {
+    // the live connection says so
+  }
+  connect();
+  pictureLoop();
+}
+start();

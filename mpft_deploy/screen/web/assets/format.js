@@ -1,0 +1,91 @@
+"use strict";
+
+// Words, numbers and elements: what every part of the page uses.
+
+const API = "/api/v1";
+const SVG = "http://www.w3.org/2000/svg";
+
+const $ = (selector, root = document) => root.querySelector(selector);
+const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+function element(tag, className, text) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+function shape(tag, attributes) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+function setText(root, selector, text) {
+  const found = $(selector, root);
+  if (found.textContent !== text) found.textContent = text;
+}
+
+async function call(path, parameters = {}, options = {}) {
+  const given = Object.entries(parameters).filter((entry) => entry[1] !== "" && entry[1] !== null);
+  const query = given.length ? `?${new URLSearchParams(given)}` : "";
+  const answer = await fetch(API + path + query, options);
+  const said = await answer.json();
+  if (!answer.ok) throw new Error(said.error);
+  return said;
+}
+
+const TIME = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
+const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB", TIME);
+function moment(seconds) {
+  const date = new Date(seconds * 1000);
+  if (date.toDateString() === new Date().toDateString()) return clock(seconds);
+  return `${date.toLocaleDateString("en-GB", { day: "numeric", month: "short" })}, ${clock(seconds).slice(0, 5)}`;
+}
+function timeElement(seconds) {
+  const made = element("time", "", moment(seconds));
+  made.dateTime = new Date(seconds * 1000).toISOString();
+  made.title = new Date(seconds * 1000).toLocaleString("en-GB");
+  return made;
+}
+const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(1);
+const rate = (value) => (value >= 9.95 ? value.toFixed(0) : value.toFixed(1)) + "/s";
+const count = (value) => value.toLocaleString("en-US");
+const several = (value, one, many) => `${count(value)} ${value === 1 ? one : many}`;
+function percent(share) {
+  const value = 100 * share;
+  return `${value < 10 ? value.toFixed(1).replace(/\.0$/, "") : value.toFixed(0)}\u00a0%`;
+}
+function span(ms) {
+  if (ms === null || ms === undefined) return "–";
+  if (ms < 1000) return `${Math.round(ms)}\u00a0ms`;
+  if (ms < 60000) return `${(ms / 1000).toFixed(1)}\u00a0s`;
+  if (ms < 5400000) return `${Math.round(ms / 60000)}\u00a0min`;
+  return ms < 129600000 ? `${Math.round(ms / 3600000)}\u00a0h` : `${Math.round(ms / 86400000)}\u00a0days`;
+}
+
+const BROKEN = new Set(["stalled", "frozen", "down"]);
+const isBroken = (status) => BROKEN.has(status.state);
+const isIdle = (status) => isBroken(status) || status.state === "connecting";
+const verdictTone = (verdict) => (verdict === "no sign" ? "clear" : verdict);
+const tone = (status) => (isIdle(status) ? "none" : verdictTone(status.verdict));
+const urgency = (status) =>
+  status.state === "live" && status.verdict === "generated" ? 0 : isBroken(status) ? 1 : 2;
+const verdictWord = (status) => (status.looking ? "looking…" : status.verdict);
+const nextTry = (status) =>
+  status.retry_in === null ? "" : `next try in ${Math.ceil(status.retry_in)}\u00a0s`;
+const looks = (value) => `${value < 9.95 ? value.toFixed(1).replace(/\.0$/, "") : value.toFixed(0)} independent looks`;
+
+const REASONS = {
+  "scene change": "the picture has another size",
+  "reconnect": "the camera was away",
+  "nothing to judge": "there was nothing to judge",
+  "restart": "settings changed",
+};
+
+const CAUSES = {
+  overload: "the machine had no time",
+  superseded: "a newer one came first",
+  stale: "too old when its turn came",
+  behind: "the decoder was behind",
+  rate: "more than are wanted a second",
+  damaged: "damaged",
+};

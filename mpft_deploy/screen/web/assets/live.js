@@ -1,0 +1,296 @@
+"use strict";
+
+// The live view: a tile for each source, and its details.
+
+const HISTORY = 300; // points of evidence, one a second
+const LATE = 2000; // ms of frame age that are worth a colour
+
+const sources = new Map(); // name → { status, history, picture, near, shown, fetched, tile, visible }
+let showCells = false;
+let urgentFirst = false;
+let detailed = null;
+
+// From "no sign" to "generated", with the two thresholds; a decided stream may be beyond them.
+
+const BEYOND = 1.3; // ends of the bar, in thresholds
+
+function place(status, evidence) {
+  const bound = evidence < 0 ? -status.no_sign_from : status.generated_from;
+  return 50 + (50 * Math.max(-1, Math.min(1, evidence / bound / BEYOND)));
+}
+
+function putMeter(root) {
+  $(".meter", root).replaceWith($("#meter").content.firstElementChild.cloneNode(true));
+}
+
+function drawMeter(meter, status) {
+  const known = status.generated_from !== null;
+  meter.classList.toggle("unknown", !known || status.probability === null);
+  const now = $(".now", meter);
+  if (!known) return;
+  const at = place(status, status.evidence);
+  now.style.left = `${at}%`;
+  const fill = $(".fill", meter);
+  fill.style.left = `${Math.min(50, at)}%`;
+  fill.style.width = `${Math.abs(at - 50)}%`;
+  $(".low", meter).style.left = `${place(status, status.no_sign_from)}%`;
+  $(".high", meter).style.left = `${place(status, status.generated_from)}%`;
+  meter.setAttribute("aria-label", `evidence ${signed(status.evidence)}: no sign from ${signed(status.no_sign_from)} down, generated from ${signed(status.generated_from)} up`);
+  meter.title = status.undecided || meter.getAttribute("aria-label");
+}
+
+// How long, and by how much: never a verdict without what it rests on.
+function restsOn(status, now) {
+  if (status.state === "connecting" || status.probability === null) return "nothing seen yet";
+  if (status.generated_from === null || (status.verdict === "unsure" && !status.looking)) return status.undecided;
+  const since = status.looking
+    ? `for ${span(1000 * status.looked_for)}`
+    : status.since ? `since ${moment(status.since)}` : "";
+  return [since, looks(status.independent)].filter(Boolean).join(" · ");
+}
+
+function drawLine(svg, status, history, width, height) {
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  svg.setAttribute("preserveAspectRatio", "none");
+  const marks = [status.generated_from, status.no_sign_from].filter((mark) => mark !== null);
+  const largest = 1.1 * Math.max(3, ...marks.map(Math.abs), ...history.map((point) => Math.abs(point[1])));
+  const y = (evidence) => ((1 - evidence / largest) * height) / 2;
+  const parts = [shape("path", { class: "zero", d: `M0 ${y(0)}H${width}` })];
+  for (const mark of marks) parts.push(shape("path", { class: "mark", d: `M0 ${y(mark)}H${width}` }));
+  if (history.length > 1) {
+    const end = history[history.length - 1][0];
+    const length = Math.max(60, end - history[0][0]);
+    const points = history.map(
+      ([time, evidence]) => `${(width - ((end - time) / length) * width).toFixed(1)} ${y(evidence).toFixed(1)}`,
+    );
+    const first = points[0].split(" ")[0];
+    parts.push(
+      shape("path", { class: "area", d: `M${first} ${y(0)}L${points.join("L")}L${width} ${y(0)}z` }),
+      shape("path", { class: "curve", d: `M${points.join("L")}` }),
+    );
+  }
+  svg.replaceChildren(...parts);
+}
+
+function remember(source, now) {
+  const { status, history } = source;
+  if (status.probability === null) return;
+  const last = history[history.length - 1];
+  if (last && now - last[0] < 0.9) return;
+  history.push([now, status.evidence, status.probability]);
+  if (history.length > HISTORY) history.shift();
+}
+
+// Tiles
+
+const seen = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) {
+      const source = sources.get(entry.target.dataset.source);
+      if (source) source.visible = entry.isIntersecting;
+    }
+  },
+  { rootMargin: "80px" },
+);
+
+function makeTile(name) {
+  const tile = $("#tile").content.firstElementChild.cloneNode(true);
+  tile.dataset.source = name;
+  setText(tile, ".name span", name);
+  $(".name span", tile).title = name;
+  $(".grade", tile).append(element("i"), element("i"), element("i"));
+  putMeter(tile);
+  $(".screen", tile).addEventListener("click", () => openDetail(name));
+  seen.observe(tile);
+  return tile;
+}
+
+function drawTilePicture(source) {
+  const { tile, picture } = source;
+  tile.classList.toggle("has-picture", Boolean(picture));
+  drawScene($(".scene", tile), picture, showCells);
+  setText(tile, ".share", looksAt(picture));
+}
+
+function drawTile(source, now) {
+  const { status, tile } = source;
+  const idle = isIdle(status);
+  tile.classList.remove("generated", "clear", "unsure", "none");
+  tile.classList.add(tone(status));
+  tile.classList.toggle("broken", isBroken(status));
+  tile.classList.toggle("idle", idle);
+  const word = verdictWord(status);
+  setText(tile, ".chip", status.state === "ended" ? `${word}, ended` : word);
+  if (idle) {
+    const parts = [status.reason, nextTry(status)];
+    if (status.picture_time) parts.push(`last frame ${span(1000 * (now - status.picture_time))} ago`);
+    $(".banner", tile).replaceChildren(element("b", "", status.state), ` ${parts.filter(Boolean).join(" · ")}`);
+  }
+  const grade = $(".grade", tile);
+  grade.dataset.grade = status.grade;
+  grade.title = `quality: ${status.grade}`;
+  $(".screen", tile).setAttribute(
+    "aria-label",
+    `${status.source}: ${idle ? status.state : word}, ${looksAt(source.picture) || "no picture"}, quality ${status.grade}; details`,
+  );
+  drawMeter($(".meter", tile), status);
+  setText(tile, ".rests", restsOn(status, now));
+  setText(tile, ".screened", rate(status.fps_screened));
+  setText(tile, ".received", rate(status.fps_in));
+  setText(tile, ".age", idle ? "–" : span(status.frame_age_ms));
+  $(".age", tile).classList.toggle("late", !idle && (status.frame_age_ms ?? 0) > LATE);
+  setText(tile, ".reconnects", count(status.reconnects));
+}
+
+function arrange() {
+  const wanted = [...sources.values()];
+  if (urgentFirst) wanted.sort((a, b) => urgency(a.status) - urgency(b.status));
+  const box = $("#tiles");
+  const same =
+    box.children.length === wanted.length &&
+    wanted.every((source, index) => box.children[index] === source.tile);
+  if (same) return;
+  const focused = document.activeElement;
+  box.replaceChildren(...wanted.map((source) => source.tile));
+  if (box.contains(focused)) focused.focus({ preventScroll: true });
+}
+
+function drawSummary(overview) {
+  const statuses = overview.sources;
+  const live = statuses.filter((one) => one.state === "live").length;
+  const broken = statuses.filter(isBroken).length;
+  const connecting = statuses.filter((one) => one.state === "connecting").length;
+  const generated = statuses.filter((one) => urgency(one) === 0).length;
+  const oldest = Math.max(-1, ...statuses.filter((s) => s.state === "live").map((s) => s.frame_age_ms ?? -1));
+  const parts = [];
+  const add = (value, words, className) => {
+    const part = element("span", className);
+    part.append(element("b", "", String(value)), ` ${words}`);
+    parts.push(part);
+  };
+  add(live, `of ${statuses.length} live`);
+  if (generated) add(generated, "generated", "alarm");
+  if (broken) add(broken, broken === 1 ? "fault" : "faults", "alarm");
+  if (connecting) add(connecting, "connecting");
+  if (oldest >= 0) add(span(oldest), "oldest frame at verdict");
+  $("#summary").replaceChildren(...parts);
+  const dead = !overview.alive;
+  const overload = statuses.map((status) => status.overload).find(Boolean);
+  const lost = overview.lost_events
+    ? `${several(overview.lost_events, "event was", "events were")} lost before anybody could be told.`
+    : "";
+  const notice = $("#notice");
+  notice.hidden = !dead && !overload && !lost;
+  notice.classList.toggle("grave", dead);
+  setText(document, "#notice", dead
+    ? "The screener has stopped judging: what is shown here is old. Restart it."
+    : [overload && `This machine is too slow for its sources: ${overload}.`, lost].filter(Boolean).join(" "));
+  document.title = (generated ? `(${generated}) ` : "") + "mpft screen";
+}
+
+function update(overview) {
+  const names = new Set(overview.sources.map((status) => status.source));
+  for (const [name, source] of sources) {
+    if (!names.has(name)) {
+      seen.unobserve(source.tile);
+      sources.delete(name);
+      if (source === detailed) $("#detail").close();
+    }
+  }
+  const ordered = [];
+  for (const status of overview.sources) {
+    let source = sources.get(status.source);
+    if (!source) {
+      source = { history: [], picture: null, near: null, shown: null, fetched: -Infinity, visible: false };
+      source.tile = makeTile(status.source);
+    }
+    source.status = status;
+    ordered.push([status.source, source]);
+    remember(source, overview.time);
+    drawTile(source, overview.time);
+  }
+  sources.clear(); // in the order of the configuration, which may have been re-read
+  for (const [name, source] of ordered) sources.set(name, source);
+  arrange();
+  drawSummary(overview);
+  if (detailed) drawDetail();
+}
+
+// Details
+
+putMeter($("#detail"));
+
+function openDetail(name) {
+  detailed = sources.get(name) ?? null;
+  if (!detailed) return;
+  detailed.fetched = -Infinity;
+  detailed.shown = null;
+  detailed.near = null;
+  const dialog = $("#detail");
+  drawDetail();
+  drawDetailPictures();
+  drawDetailEvents();
+  if (!dialog.open) dialog.showModal();
+  fetchPicture(name, true).then((near) => {
+    if (near && detailed && detailed.status.source === name) {
+      detailed.near = near;
+      drawDetailPictures();
+    }
+  }, () => {});
+}
+
+function step(by) {
+  const names = [...$("#tiles").children].map((tile) => tile.dataset.source);
+  const index = names.indexOf(detailed.status.source);
+  openDetail(names[(index + by + names.length) % names.length]);
+}
+
+function drawDetailPictures() {
+  const dialog = $("#detail");
+  const { picture, near } = detailed;
+  drawScene($(".whole", dialog), picture, false);
+  drawScene($(".near", dialog), near, true);
+  setText(dialog, "figcaption time", picture ? `at ${clock(picture.time)}` : "");
+  setText(dialog, ".seen", near ? `${percent(near.share)} of the picture, ${near.cells.length} cells` : "nothing yet");
+}
+
+async function drawDetailEvents() {
+  const { source } = detailed.status;
+  const { events } = await call("/events", { source, limit: 8 });
+  if (detailed && detailed.status.source === source) {
+    $("#detail .events").replaceChildren(...events.map(makeRow));
+  }
+}
+
+function drawDetail() {
+  const { status, history } = detailed;
+  const dialog = $("#detail");
+  dialog.classList.remove("generated", "clear", "unsure", "none");
+  dialog.classList.add(tone(status));
+  setText(dialog, "#detail-name", status.source);
+  const chip = $(".chip", dialog);
+  chip.className = `chip ${tone(status)}`;
+  chip.textContent = isIdle(status) ? status.state : verdictWord(status);
+  drawMeter($(".meter", dialog), status);
+  setText(dialog, ".rests", restsOn(status, Date.now() / 1000));
+  drawLine($(".line", dialog), status, history, 960, 120);
+  const dropped = Object.entries(status.dropped).filter((entry) => entry[1]);
+  const size = status.width ? `${status.width} × ${status.height}` : "–";
+  const facts = [
+    ["address", status.address],
+    ["state", [status.state, status.reason, nextTry(status)].filter(Boolean).join(" · ")],
+    ["quality", status.grade],
+    ["picture", status.codec ? `${size}, ${status.codec}` : size],
+    ["evidence", status.undecided || signed(status.evidence)],
+    ["last frame alone", status.probability === null ? "–" : `generated with probability ${status.probability.toFixed(3)}`],
+    ["its age at verdict", span(status.frame_age_ms)],
+    ["judged", `${count(status.screened)} frames, now ${rate(status.fps_screened)}`],
+    ["received", `${count(status.received)} frames, now ${rate(status.fps_in)}`],
+    ["passed over", `${count(status.gated)} that had not changed`],
+    ["not judged", dropped.length ? dropped.map(([cause, n]) => `${count(n)}: ${CAUSES[cause] ?? cause}`).join("; ") : "none"],
+    ["reconnects", count(status.reconnects)],
+  ];
+  $(".facts", dialog).replaceChildren(
+    ...facts.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]),
+  );
+}

@@ -1,0 +1,271 @@
+"use strict";
+
+// Events: the newest beside the tiles, all of them in pages with filters, and their review.
+
+const RECENT = 30; // beside the tiles
+const KEYS = { y: "confirmed", n: "dismissed", m: "unclear", o: "open" };
+
+let listed = []; // of the events view, newest first
+let following = null; // `before` of its next page
+let loading = null; // a page that is under way
+let asked = 0; // how many pages were
+let current = null; // number of the event that keys act on
+let user = { name: "", role: "admin" };
+
+const mayReview = () => user.role !== "viewer";
+
+// Whether there is something to say of it: it said something itself.
+const isReviewed = (stored) => stored.event.event === "stream" && stored.event.verdict !== "unsure";
+
+// Rows
+
+function describe(event) {
+  const why = element("div", "why");
+  if (event.event === "stream") {
+    const reason = event.reason === "evidence" ? `evidence ${signed(event.evidence)}` : REASONS[event.reason];
+    why.append(
+      element("b", "", event.verdict),
+      ` was ${event.previous} · ${reason} · ${looks(event.independent ?? 0)} in ${span(event.seconds * 1000)}`,
+    );
+  } else {
+    why.append(element("b", "", event.state), ` was ${event.previous}`);
+    if (event.reason) why.append(` · ${event.reason}`);
+    if (event.retry_in) why.append(` · next try in ${span(event.retry_in * 1000)}`);
+  }
+  return why;
+}
+
+function toneOf(event) {
+  if (event.event === "stream") return verdictTone(event.verdict);
+  return isBroken(event) ? "generated" : event.state === "live" ? "clear" : "none";
+}
+
+function makeRow(stored) {
+  const { event } = stored;
+  const row = element("li", `event ${toneOf(event)}`);
+  row.dataset.number = stored.id;
+  const what = element("div", "what");
+  what.append(element("span", "", event.source));
+  const text = element("div", "text");
+  text.append(what, describe(event));
+  const picture = snapshotOf(event, true);
+  if (picture) {
+    const thumb = shape("svg", { class: "scene thumb", "aria-hidden": "true" });
+    drawScene(thumb, picture, false);
+    $("image", thumb).addEventListener("error", () => thumb.remove()); // it grew too old
+    row.append(thumb);
+  }
+  row.append(element("i", "mark"), text);
+  if (isReviewed(stored)) {
+    const said = element("span", `state ${stored.state}`, stored.state);
+    if (stored.by) said.title = `by ${stored.by}, ${moment(stored.reviewed_at)}`;
+    what.append(said);
+    if (stored.note) text.append(element("div", "note", stored.note));
+    const look = element("button", "look");
+    look.setAttribute("aria-label", `${event.source}: ${event.verdict}, ${moment(event.time)}, ${stored.state}; review`);
+    look.addEventListener("click", () => openEvent(stored));
+    row.append(look);
+  }
+  what.append(timeElement(event.time));
+  return row;
+}
+
+// The newest, beside the tiles
+
+async function drawRecent() {
+  const { events } = await call("/events", { limit: RECENT });
+  $("#events").replaceChildren(...events.map(makeRow));
+  $("#no-events").hidden = events.length > 0;
+}
+
+// The events view
+
+function filters() {
+  const form = new FormData($("#filters"));
+  const chosen = { source: form.get("source"), verdict: form.get("verdict"), state: form.get("state") };
+  const day = (name, later) => {
+    if (!form.get(name)) return "";
+    const date = new Date(`${form.get(name)}T00:00`);
+    date.setDate(date.getDate() + later);
+    return date.getTime() / 1000;
+  };
+  return { ...chosen, since: day("since", 0), until: day("until", 1) };
+}
+
+function loadEvents(more = false) {
+  if (!(more && loading)) {
+    const mine = load(more).finally(() => { if (loading === mine) loading = null; });
+    loading = mine;
+  }
+  return loading;
+}
+
+async function load(more) {
+  const turn = ++asked;
+  const page = await call("/events", { ...filters(), before: more ? following : null });
+  if (turn !== asked) return; // other filters were chosen meanwhile
+  listed = more ? [...listed, ...page.events] : page.events;
+  following = page.next;
+  const list = $("#all-events");
+  if (!more) list.replaceChildren();
+  list.append(...page.events.map(makeRow));
+  $("#more").hidden = following === null;
+  $("#none-listed").hidden = listed.length > 0;
+  if (!listed.some((one) => one.id === current)) current = null;
+  mark();
+}
+
+async function drawPrecision() {
+  const { confirmed, dismissed, unclear, open } = await call("/precision", { source: filters().source });
+  const decided = confirmed + dismissed;
+  const parts = [];
+  if (decided) {
+    const share = element("b", "", percent(confirmed / decided));
+    parts.push(share, ` of ${several(decided, "reviewed verdict", "reviewed verdicts")} “generated” confirmed`);
+  } else parts.push("No verdict “generated” was confirmed or dismissed yet");
+  if (unclear) parts.push(` · ${unclear} unclear`);
+  parts.push(` · ${open} open`);
+  $("#precision").replaceChildren(...parts);
+}
+
+function offerSources() {
+  const select = $("#filters [name=source]");
+  const names = [...sources.keys()];
+  const have = $$("option", select).slice(1).map((option) => option.value);
+  if (names.length === have.length && names.every((name, index) => name === have[index])) return;
+  const chosen = select.value;
+  select.replaceChildren(select.options[0], ...names.map((name) => element("option", "", name)));
+  select.value = names.includes(chosen) ? chosen : "";
+}
+
+function mark() {
+  for (const row of $$("#all-events .event")) {
+    const here = Number(row.dataset.number) === current;
+    row.classList.toggle("current", here);
+    if (here) row.scrollIntoView({ block: "nearest" });
+  }
+}
+
+const reviewable = () => listed.filter(isReviewed);
+
+async function move(by) {
+  const all = reviewable();
+  const index = all.findIndex((stored) => stored.id === current);
+  let next = index < 0 ? 0 : index + by;
+  if (next >= all.length && following !== null) {
+    await loadEvents(true);
+    return move(by);
+  }
+  next = Math.max(0, Math.min(next, all.length - 1));
+  if (!all.length) return;
+  current = reviewable()[next].id;
+  mark();
+  if ($("#event").open) openEvent(reviewable()[next]);
+}
+
+// Review
+
+function openEvent(stored) {
+  const { event } = stored;
+  current = stored.id;
+  const dialog = $("#event");
+  dialog.className = toneOf(event);
+  dialog.dataset.number = stored.id;
+  setText(dialog, "#event-name", event.source);
+  const chip = $(".chip", dialog);
+  chip.className = `chip ${toneOf(event)}`;
+  chip.textContent = event.verdict;
+  const picture = snapshotOf(event, false);
+  drawScene($(".scene", dialog), picture, false);
+  $("figure", dialog).hidden = !picture;
+  $("image", dialog)?.addEventListener("error", () => { $("figure", dialog).hidden = true; });
+  setText(dialog, ".seen", picture?.share ? `The detector looked at the framed ${percent(picture.share)} of the picture.` : "");
+  $(".full", dialog).href = picture ? picture.href : "";
+  const facts = [
+    ["when", new Date(event.time * 1000).toLocaleString("en-GB")],
+    ["verdict", `${event.verdict}, was ${event.previous}; ${REASONS[event.reason] ?? "for the evidence"}`],
+    ["evidence", `${signed(event.evidence)} from ${several(event.frames, "frame", "frames")}, worth ${looks(event.independent ?? 0)}, in ${span(event.seconds * 1000)}`],
+    ["review", stored.by || stored.reviewed_at ? `${stored.state}${stored.by ? `, by ${stored.by}` : ""}, ${moment(stored.reviewed_at)}` : stored.state],
+  ];
+  if (!picture) facts.push(["picture", "none was kept; [snapshots] says of which verdicts one is"]);
+  $(".facts", dialog).replaceChildren(
+    ...facts.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]),
+  );
+  for (const button of $$(".review button", dialog)) {
+    button.setAttribute("aria-pressed", String(button.value === stored.state));
+  }
+  $(".review", dialog).hidden = !mayReview();
+  $("[name=note]", dialog).value = stored.note;
+  $("label.by", dialog).hidden = Boolean(user.name);
+  if (!dialog.open) dialog.showModal();
+  mark();
+}
+
+let said = Promise.resolve();
+function review(number, state, note) { // one after the other, or an earlier word might be the last
+  said = said.catch(() => {}).then(() => send(number, state, note));
+  return said;
+}
+
+async function send(number, state, note) {
+  const by = localStorage.getItem("reviewer") ?? "";
+  const stored = await call(`/events/${number}/review`, {}, {
+    method: "PUT",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ state, note, by }),
+  });
+  listed = listed.map((one) => (one.id === number ? stored : one));
+  for (const row of $$(`.event[data-number="${number}"]`)) row.replaceWith(makeRow(stored));
+  drawPrecision();
+  return stored;
+}
+
+// What a key or a button says of the current event; then the next one is shown.
+async function say(state) {
+  if (current === null || !mayReview()) return;
+  const dialog = $("#event");
+  const number = current;
+  const known = listed.find((one) => one.id === number);
+  const note = dialog.open ? $("[name=note]", dialog).value : known?.note ?? "";
+  try {
+    const stored = await review(number, state, note);
+    if (dialog.open && !known) dialog.close();
+    else if (state !== "open") await move(1);
+    if (current === number && dialog.open) openEvent(stored);
+  } catch (error) {
+    alertOperator(error.message);
+  }
+  mark();
+}
+
+function reviewKey(event) {
+  const viewing = !$("#review").hidden;
+  if (KEYS[event.key]) say(KEYS[event.key]);
+  else if (event.key === "e" && $("#event").open) $("#event [name=note]").focus();
+  else if (viewing && ["j", "ArrowDown", "ArrowRight"].includes(event.key)) move(1);
+  else if (viewing && ["k", "ArrowUp", "ArrowLeft"].includes(event.key)) move(-1);
+  else if (viewing && event.key === "Enter" && current !== null && document.activeElement === document.body) {
+    openEvent(listed.find((one) => one.id === current));
+  } else return;
+  event.preventDefault();
+}
+
+$("#filters").addEventListener("input", () => {
+  loadEvents();
+  drawPrecision();
+});
+$("#filters").addEventListener("submit", (event) => event.preventDefault());
+$("#more").addEventListener("click", () => loadEvents(true));
+$("#export").addEventListener("click", () => {
+  const given = Object.entries(filters()).filter((entry) => entry[1] !== "" && entry[1] !== null);
+  location.href = `${API}/export?${new URLSearchParams(given)}`;
+});
+for (const button of $$("#event .review button")) {
+  button.addEventListener("click", () => say(button.value));
+}
+$("#event [name=by]").value = localStorage.getItem("reviewer") ?? "";
+$("#event [name=by]").addEventListener("change", (event) => localStorage.setItem("reviewer", event.target.value.trim()));
+$("#event [name=note]").addEventListener("change", (event) => {
+  const stored = listed.find((one) => one.id === current);
+  if (stored && mayReview()) review(stored.id, stored.state, event.target.value).catch((error) => alertOperator(error.message));
+});

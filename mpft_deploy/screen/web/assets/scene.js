@@ -1,0 +1,82 @@
+"use strict";
+
+// Pictures with what was looked at drawn on them; fetched one at a time, only where someone looks.
+
+const PICTURE_PERIOD = 2000; // ms between two pictures of a source
+
+const outline = (windows) => windows.map(([r, c, h, w]) => `M${c} ${r}h${w}v${h}h${-w}z`).join("");
+
+// href: of the image; its width and height are those that windows and cells are given in.
+function drawScene(svg, picture, withCells) {
+  if (!picture) {
+    svg.replaceChildren();
+    return;
+  }
+  const { href, width, height, windows, cells } = picture;
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  const parts = [shape("image", { href, width, height })];
+  if (withCells && cells.length) {
+    const seen = outline(cells.map(([r, c, side]) => [r, c, side, side]));
+    parts.push(shape("path", { class: "unseen", d: `M0 0h${width}v${height}h${-width}z${seen}` }));
+  }
+  const around = outline(windows);
+  if (around) parts.push(shape("path", { class: "shade", d: around }), shape("path", { class: "window", d: around }));
+  svg.replaceChildren(...parts);
+}
+
+const looksAt = (picture) => (picture && picture.share ? `looks at ${percent(picture.share)}` : "");
+
+async function fetchPicture(source, near) {
+  const picture = await call("/picture", near ? { source, near: true } : { source });
+  return picture && { ...picture, href: `data:image/jpeg;base64,${picture.jpeg}` };
+}
+
+// Of an event: its snapshot, as large as the frame was.
+function snapshotOf(event, small) {
+  if (!event.snapshot || !event.size) return null;
+  const [height, width] = event.size;
+  const { windows, share } = event.looked_at ?? { windows: [], share: 0 };
+  const href = `${API}/snapshots/${encodeURIComponent(event.snapshot)}${small ? "?small=true" : ""}`;
+  return { href, width, height, windows, share, cells: [] };
+}
+
+// Whose picture is oldest among those that someone sees, and has a newer one.
+function nextPicture() {
+  const now = performance.now();
+  let chosen = null;
+  for (const source of sources.values()) {
+    const time = source.status.picture_time;
+    const fresh = source.shown === time;
+    const inDetail = source === detailed;
+    if (time === null || fresh || !(source.visible || inDetail)) continue;
+    if (now - source.fetched < PICTURE_PERIOD) continue;
+    if (!chosen || inDetail || source.fetched < chosen.fetched) chosen = source;
+    if (inDetail) break;
+  }
+  return chosen;
+}
+
+async function pictureLoop() {
+  for (;;) {
+    const source = document.hidden ? null : nextPicture();
+    if (!source) {
+      await new Promise((resolve) => setTimeout(resolve, 250));
+      continue;
+    }
+    const time = source.status.picture_time;
+    source.fetched = performance.now();
+    try {
+      const picture = await fetchPicture(source.status.source, false);
+      source.shown = time;
+      if (picture) source.picture = picture;
+      if (source === detailed) {
+        const near = await fetchPicture(source.status.source, true);
+        if (near) source.near = near;
+        drawDetailPictures();
+      }
+      drawTilePicture(source);
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+    }
+  }
+}

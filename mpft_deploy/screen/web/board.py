@@ -1,0 +1,284 @@
+"""What the dashboard shows, prepared once for everybody: many visitors cost as much as one."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from mpft_deploy.screen.streams.records import (
+    Event,
+    FrameEvent,
+    Monitor,
+    Picture,
+    SourceEvent,
+    SourceStatus,
+)
+from mpft_deploy.screen.tell.snapshots import encode_jpeg
+from mpft_deploy.views import Window
+
+HISTORY = 300
+"""Points of evidence a source keeps, one a second at most."""
+
+FRESH = 0.5
+"""Seconds for which an overview is good for everybody."""
+
+PICTURE_SECONDS = 1.0
+"""A source's picture is encoded no more often than this."""
+
+LONGER_SIDE = 640
+"""Pixels of a picture's longer side."""
+
+SMALL = 320
+"""Pixels of a preview's longer side."""
+
+MARGIN = 16
+"""Pixels around the cells in a close view."""
+
+Cells = list[tuple[int, int, int]]
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A picture as the page gets it.
+
+    Attributes:
+        time: of its verdict, seconds since the Unix epoch.
+        width, height: in which `cells` and `windows` are given; the JPEG may be smaller.
+        jpeg: file, base64.
+        cells: row, column and side of each cell that the detector saw.
+        windows: row, column, height and width of what was judged.
+        share: of the whole frame's pixels, 0 to 1, that lie in those.
+    """
+
+    time: float
+    width: int
+    height: int
+    jpeg: str
+    cells: Cells
+    windows: list[Window]
+    share: float
+
+
+class SourceNow(SourceStatus, frozen=True, kw_only=True):
+    """A source.
+
+    Attributes:
+        picture_time: of the newest verdict of a frame, seconds since the Unix epoch.
+        since: from when on the stream has its verdict; None if it had no other.
+    """
+
+    picture_time: float | None
+    since: float | None
+
+
+class Overview(msgspec.Struct, frozen=True):
+    """The screener as it is now.
+
+    Attributes:
+        time: seconds since the Unix epoch.
+        reviews: how many were made since the start, by anybody.
+    """
+
+    time: float
+    alive: bool
+    ready: bool
+    lost_events: int
+    reviews: int
+    sources: list[SourceNow]
+
+
+class _History:
+    """Evidence of the last minutes, a point a second at most; as large at the start as ever."""
+
+    def __init__(self) -> None:
+        self._points = np.zeros((HISTORY, 3))  # time, evidence, probability
+        self._count = 0
+
+    def add(self, at: float, evidence: float, probability: float | None) -> None:
+        """The newest point, in place of one of the same second; without a probability, its last."""
+        time, _, before = self._points[(self._count - 1) % HISTORY] if self._count else (at, 0, 0.5)
+        probability = before if probability is None else probability
+        if self._count and abs(at - time) < 1.0:
+            self._count, at = self._count - 1, time
+        self._points[self._count % HISTORY] = at, round(evidence, 3), round(probability, 4)
+        self._count += 1
+
+    def points(self) -> list[list[float]]:
+        """Oldest first."""
+        first = max(0, self._count - HISTORY)
+        order = np.arange(first, self._count) % HISTORY
+        points: list[list[float]] = self._points[order].tolist()
+        return points
+
+
+class _Slot:
+    """A source's encoded pictures."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.encoded: dict[bool, _Encoded] = {}
+
+
+class _Encoded(NamedTuple):
+    """A picture, when it was encoded (monotonic), and the verdict that was newest then."""
+
+    made: float
+    judged: float | None
+    shown: Shown
+
+
+class Board:
+    """State of the page. `note` is called by the pipeline; all else by visitors.
+
+    Attributes:
+        reviews: how many were made since the start.
+        closed: whether live connections are to end.
+    """
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._lock = threading.Lock()
+        self.reviews, self.closed = 0, False
+        self._history: dict[str, _History] = {}
+        self._judged: dict[str, float] = {}  # time of each source's newest verdict
+        self._turned: dict[str, float] = {}  # time of each stream's newest verdict
+        self._overview: tuple[float, Overview] | None = None
+        self._slots: dict[str, _Slot] = {}
+        self._encoding = threading.Lock()
+
+    def note(self, event: Event) -> None:
+        """Keep what an event tells of its source; a moment's work."""
+        with self._lock:
+            if isinstance(event, SourceEvent):
+                if event.state == "removed":
+                    self._forget(lambda source: source == event.source)
+                return
+            probability = None
+            if isinstance(event, FrameEvent):
+                self._judged[event.source] = event.time
+                probability = event.probability
+            else:
+                self._turned[event.source] = event.time
+            points = self._history.setdefault(event.source, _History())
+            points.add(event.time, event.evidence, probability)
+
+    def overview(self) -> Overview:
+        """Sources as they are now."""
+        now = time.monotonic()
+        if self._overview is None or now - self._overview[0] >= FRESH:
+            self._overview = (now, self._look())
+        return self._overview[1]
+
+    def _look(self) -> Overview:
+        # Asking for every picture would convert every frame: the newest verdict tells enough.
+        statuses = self._monitor.statuses()
+        known = {status.source for status in statuses}
+        with self._lock:
+            self._forget(lambda source: source not in known)
+            sources = [
+                SourceNow(
+                    **msgspec.structs.asdict(status),
+                    picture_time=self._judged.get(status.source),
+                    since=self._turned.get(status.source),
+                )
+                for status in statuses
+            ]
+        return Overview(
+            time=time.time(),
+            alive=self._monitor.alive(),
+            ready=self._monitor.ready(),
+            lost_events=self._monitor.lost_events,
+            reviews=self.reviews,
+            sources=sources,
+        )
+
+    def history(self) -> dict[str, list[list[float]]]:
+        """Time, evidence and probability of the last minutes, by source."""
+        with self._lock:
+            return {name: points.points() for name, points in self._history.items()}
+
+    def picture(self, source: str, *, near: bool) -> Shown | None:
+        """The last judged frame of a source; a KeyError for an unknown name.
+
+        Args:
+            near: only what surrounds the cells that the detector saw, pixel for pixel if it fits.
+        """
+        with self._lock:
+            slot, judged = self._slots.get(source), self._judged.get(source)
+        if slot is None:
+            self._monitor.picture(source)  # a KeyError for an unknown name
+            with self._lock:
+                slot = self._slots.setdefault(source, _Slot())
+        with slot.lock:
+            kept = slot.encoded.get(near)
+            if kept is not None and (
+                (judged is not None and judged == kept.judged)
+                or time.monotonic() - kept.made < PICTURE_SECONDS
+            ):
+                return kept.shown
+            picture = self._monitor.picture(source)
+            if picture is None:
+                return None
+            with self._encoding:  # one at a time: visitors get one core at the most
+                shown = _encode(picture, near=near)
+            slot.encoded[near] = _Encoded(time.monotonic(), judged, shown)
+            return shown
+
+    def _forget(self, gone: Callable[[str], bool]) -> None:
+        """Keep nothing of sources that are gone; under the lock."""
+        for kept in (self._history, self._judged, self._turned, self._slots):
+            for source in [source for source in kept if gone(source)]:
+                del kept[source]
+
+
+def thumbnail(path: Path) -> bytes:
+    """A preview of a JPEG file, of at most SMALL pixels a side."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        image.draft("RGB", (SMALL, SMALL))  # decodes no more than is shown
+        image.thumbnail((SMALL, SMALL))
+        buffer = io.BytesIO()
+        image.convert("RGB").save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def _encode(picture: Picture, *, near: bool) -> Shown:
+    pixels, cells, windows = picture.pixels, picture.cells, picture.looked_at.windows
+    if near and cells:
+        top, left, bottom, right = _around(cells)
+        pixels = pixels[top:bottom, left:right]
+        cells = [(row - top, column - left, side) for row, column, side in cells]
+        windows = tuple(Window(row - top, column - left, *size) for row, column, *size in windows)
+    height, width = pixels.shape[:2]
+    jpeg = base64.b64encode(encode_jpeg(_shrunk(pixels), quality=82)).decode("ascii")
+    share = picture.looked_at.share
+    return Shown(picture.time, width, height, jpeg, cells, list(windows), share)
+
+
+def _around(cells: Cells) -> tuple[int, int, int, int]:
+    """Top, left, bottom and right of the part of a frame that holds the cells."""
+    return (
+        max(0, min(row for row, _, _ in cells) - MARGIN),
+        max(0, min(column for _, column, _ in cells) - MARGIN),
+        max(row + side for row, _, side in cells) + MARGIN,
+        max(column + side for _, column, side in cells) + MARGIN,
+    )
+
+
+def _shrunk(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    if max(pixels.shape[:2]) <= LONGER_SIDE:
+        return pixels
+    image = Image.fromarray(pixels)
+    image.thumbnail((LONGER_SIDE, LONGER_SIDE), reducing_gap=2.0)
+    return np.asarray(image)

@@ -1,0 +1,85 @@
+"""Reviewed frames as a data set, in the layout that `mpft eval`, `calibrate` and `train` read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mpft_deploy.screen.streams.records import StreamEvent
+from mpft_deploy.screen.tell.store import Store, StoredEvent
+
+if TYPE_CHECKING:
+    from mpft_deploy.screen.web.api import Selection
+
+PAGE = 200
+
+OTHER = {"generated": "real", "no sign": "generated"}
+"""What a stream shows whose verdict was dismissed."""
+
+
+def label_of(stored: StoredEvent) -> str | None:
+    """What a frame shows by its review; None where that is not known."""
+    event = stored.event
+    if not isinstance(event, StreamEvent) or event.verdict == "unsure":
+        return None
+    if stored.state == "confirmed":
+        return "generated" if event.verdict == "generated" else "real"
+    return OTHER[event.verdict] if stored.state == "dismissed" else None
+
+
+def zipped(
+    store: Store, selection: Selection, find: Callable[[str], Path | None]
+) -> Iterator[bytes]:
+    """A ZIP file in parts: manifest.csv and images/, of events that have a label and a frame."""
+    parts = _Parts()
+    lines = io.StringIO()
+    manifest = csv.writer(lines)
+    manifest.writerow(("path", "label", "set", "source", "event", "reviewed_by", "note"))
+    with zipfile.ZipFile(parts, "w") as archive:
+        for stored in _all(store, selection):
+            label, path = label_of(stored), find(stored.snapshot or "")
+            if label is None or path is None:
+                continue
+            name = f"images/{path.name}"
+            try:
+                archive.write(path, name)
+            except OSError:
+                continue  # it has just grown too old
+            source = stored.event.source
+            manifest.writerow((name, label, "reviewed", source, stored.id, stored.by, stored.note))
+            yield parts.take()
+        archive.writestr("manifest.csv", lines.getvalue())
+    yield parts.take()
+
+
+def _all(store: Store, selection: Selection) -> Iterator[StoredEvent]:
+    before = None
+    wanted = msgspec.structs.asdict(selection)
+    while found := store.events(**wanted, before=before, limit=PAGE):
+        yield from found
+        before = found[-1].id
+
+
+class _Parts(io.RawIOBase):
+    """A file that cannot be rewound; what was written to it is taken from it."""
+
+    def __init__(self) -> None:
+        self._written = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        self._written += data
+        return len(data)
+
+    def take(self) -> bytes:
+        """What is new."""
+        new, self._written = bytes(self._written), bytearray()
+        return new

@@ -1,0 +1,136 @@
+"""ASGI applications in threads of their own, and the dashboard as a sink of events."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import uvicorn
+from anyio.to_thread import current_default_thread_limiter
+from starlette.applications import Starlette
+
+from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.files import printable
+from mpft_deploy.screen.streams.records import Event, Monitor
+from mpft_deploy.screen.streams.task import Task
+from mpft_deploy.screen.tell.config import Http
+from mpft_deploy.screen.tell.fanout import Sinks
+from mpft_deploy.screen.tell.metrics import Metrics, PrometheusMetrics
+from mpft_deploy.screen.web.access import Access
+from mpft_deploy.screen.web.api import Api
+from mpft_deploy.screen.web.app import POLICY, dashboard
+from mpft_deploy.screen.web.board import Board
+from mpft_deploy.screen.web.connection import HEAD_BYTES, PATIENCE, Connection, without_chunks
+
+THREADS = 8
+"""In which pages that wait for the engine or a disk are made."""
+
+HEADERS = [
+    ("Server", "mpft"),
+    ("Content-Security-Policy", POLICY),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Referrer-Policy", "same-origin"),
+    ("X-Content-Type-Options", "nosniff"),
+]
+
+
+class Server:
+    """An application that is served until it is closed; a sink that needs no events.
+
+    Attributes:
+        url: where it listens.
+    """
+
+    def __init__(self, name: str, app: Starlette, address: tuple[str, int], clients: int) -> None:
+        self._socket = _listen(name, address)
+        host, port = self._socket.getsockname()[:2]
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        self.name = name
+        config = uvicorn.Config(
+            without_chunks(app),
+            http=Connection,
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            log_level="error",  # what strangers send is no news
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            headers=HEADERS,
+            limit_concurrency=clients,
+            h11_max_incomplete_event_size=HEAD_BYTES,
+            timeout_keep_alive=int(PATIENCE),
+            timeout_graceful_shutdown=1,
+        )
+        self._server = _Uvicorn(config)
+        self._task = Task(name, lambda: self._server.run(sockets=[self._socket]))
+        self._task.start()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """See `Supervised`."""
+        return self._task.failure
+
+    def send(self, event: Event) -> None:
+        """See `Sink`."""
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Stop listening and end live connections."""
+        self._server.should_exit = True
+        self._task.join(timeout)
+
+
+class Dashboard(Server):
+    """The page, its API and the metrics: a sink that shows and counts what it is sent."""
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        http: Http,
+        sinks: Sinks,
+        *,
+        metrics: Metrics | None = None,
+        engine: Mapping[str, str] | None = None,
+    ) -> None:
+        self.board, self.sinks = Board(monitor), sinks
+        self.metrics = metrics if isinstance(metrics, PrometheusMetrics) else PrometheusMetrics()
+        # Half of the connections stay free for short requests.
+        api = Api(self.board, sinks, http.clients // 2)
+        app = dashboard(api, Access(http), self.metrics, monitor)
+        super().__init__("http", app, http.bind(), http.clients)
+        self.metrics.watch(monitor, sinks, engine or {})
+        sinks.append(self)
+
+    def send(self, event: Event) -> None:
+        """Show and count an event."""
+        self.metrics.observe_event(event)
+        self.board.note(event)
+
+    def close(self, timeout: float = 1.0) -> None:
+        self.board.closed = True
+        super().close(timeout)
+
+
+class _Uvicorn(uvicorn.Server):
+    async def startup(self, sockets: Any = None) -> None:
+        current_default_thread_limiter().total_tokens = THREADS
+        await super().startup(sockets)
+
+
+def _listen(table: str, address: tuple[str, int]) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        shown = printable(":".join(map(str, address)))
+        raise EnvironmentLacksError(
+            f"[{table}] address: {shown} cannot be listened on: {error.strerror}; choose another "
+            "port, or end the process that has it"
+        ) from None
+    return listener

@@ -1,0 +1,327 @@
+"""The page in a real browser."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+
+import pytest
+from dashboard_demo import DemoMonitor, DemoSource, demo_sources
+from dashboard_screenshots import DESKTOP, PHONE, Browser, lived
+from telling import source_event, stream_event
+
+from mpft_deploy.screen.tell.config import Http, User
+from mpft_deploy.screen.tell.fanout import Sinks
+from mpft_deploy.screen.web import serve
+from mpft_deploy.screen.web.server import Dashboard
+
+TOKEN = "a-token-of-more-than-16"
+LIVE = "document.querySelector('#link')?.textContent === 'live'"
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[DemoSource]:
+    sources = demo_sources(5)
+    DemoMonitor(sources).step(1.7e9)
+    return sources
+
+
+@pytest.fixture
+def monitor(drawn: list[DemoSource]) -> DemoMonitor:
+    return DemoMonitor([dataclasses.replace(source) for source in drawn])
+
+
+@pytest.fixture
+def server(monitor: DemoMonitor) -> Iterator[Dashboard]:
+    one = serve(monitor, Http(address="127.0.0.1:0"), Sinks())
+    lived(monitor, one.sinks, 60)
+    yield one
+    one.sinks.close(1)
+
+
+def complaints(browser: Browser, server: Dashboard) -> list[str]:
+    """Errors that this server's page made: exceptions, refused requests, rules broken."""
+    found = []
+    for message in browser.messages:
+        if message["method"] == "Runtime.exceptionThrown":
+            found.append(str(message["params"]))
+        elif message["method"] == "Log.entryAdded":
+            entry = message["params"]["entry"]
+            ours = entry.get("url", server.url).startswith(server.url)  # not a page left before
+            if entry["level"] == "error" and ours:
+                found.append(f"{entry['text']} {entry.get('url', '')}")
+    return found
+
+
+def texts(browser: Browser, selector: str) -> list[str]:
+    script = f"[...document.querySelectorAll('{selector}')].map(one => one.textContent)"
+    return list(browser.ask(script))
+
+
+def open_page(browser: Browser, url: str, size: tuple[int, int] = DESKTOP) -> None:
+    browser.messages.clear()
+    browser.show(url, size)
+    browser.wait_for(LIVE)
+
+
+def test_tiles_tell_what_the_monitor_says(
+    browser: Browser, server: Dashboard, monitor: DemoMonitor
+) -> None:
+    monitor.sources["Aisle 3" if "Aisle 3" in monitor.sources else "Pier 2"].reconnects = 3
+    open_page(browser, server.url)
+    assert texts(browser, ".tile .name span") == list(monitor.sources)
+    verdicts = [source.verdict for source in monitor.sources.values()]
+    looking = ["looking…" if verdict == "unsure" else verdict for verdict in verdicts]
+    assert texts(browser, ".tile .chip") == looking
+    assert "generated" in verdicts
+    assert texts(browser, "#summary span")[:2] == ["5 of 5 live", "1 generated"]
+    assert "3" in texts(browser, ".tile .reconnects")
+    browser.wait_for("document.querySelectorAll('.tile image').length >= 3")
+    assert texts(browser, ".tile .share")[0] == "looks at 5.4\u00a0%"
+    assert "independent looks" in texts(browser, ".tile .rests")[0]
+    # Where the evidence stands between the two thresholds, from left to right.
+    left = "[...document.querySelectorAll('.tile {}')].map(one => parseFloat(one.style.left))"
+    low, high, now = (browser.ask(left.format(f".{name}")) for name in ("low", "high", "now"))
+    for verdict, *marks in zip(verdicts, low, now, high, strict=True):
+        if verdict == "unsure":
+            assert marks == sorted(marks)
+        else:
+            assert (marks[1] < 50) == (verdict == "no sign")
+    assert browser.ask("document.title") == "(1) mpft screen"
+    assert complaints(browser, server) == []
+
+
+def test_it_follows_what_happens(browser: Browser, server: Dashboard, monitor: DemoMonitor) -> None:
+    open_page(browser, server.url)
+    last = list(monitor.sources)[-1]
+    server.sinks.send(monitor.change(last, "down", "connection refused", time.time()))
+    browser.wait_for("document.querySelectorAll('.tile.broken').length === 1")
+    assert "connection refused" in texts(browser, ".tile.broken .banner")[0]
+    browser.wait_for("document.querySelector('#events li .why').textContent.includes('refused')")
+    # When it is tried again counts down.
+    banner = "document.querySelector('.broken .banner').textContent"
+    for seconds in (3, 2):
+        browser.wait_for(f"{banner}.includes('next try in {seconds}\u00a0s')")
+    server.sinks.send(monitor.change(last, "live", "", time.time()))
+    browser.wait_for("document.querySelectorAll('.tile.broken').length === 0")
+    notice = "document.querySelector('#notice').textContent"
+    monitor.overload = "3.1 of 8.0 frames a second are judged"
+    browser.wait_for(f"{notice}.includes('too slow for its sources: 3.1 of 8.0')")
+    monitor.overload = ""
+    browser.wait_for("document.querySelector('#notice').hidden")
+    monitor.is_alive = False
+    browser.wait_for(f"{notice}.includes('stopped judging')")
+    assert complaints(browser, server) == []
+
+
+def test_the_cells_are_drawn_on_demand(browser: Browser, server: Dashboard) -> None:
+    open_page(browser, server.url)
+    browser.wait_for("document.querySelectorAll('.tile image').length >= 3")
+    assert browser.ask("document.querySelectorAll('.tile .unseen').length") == 0
+    window = "document.querySelector('.tile .window').getAttribute('d')"
+    assert browser.ask(window) == "M528 248h224v224h-224z"  # what is judged is always drawn
+    browser.press("c")
+    browser.wait_for("document.querySelectorAll('.tile .unseen').length >= 3")
+    path = "document.querySelector('.tile .unseen').getAttribute('d')"
+    assert browser.ask(f"{path}.split('M').length - 1") == 1 + 96  # the frame and its holes
+    assert browser.ask("document.querySelector('#cells').getAttribute('aria-pressed')") == "true"
+    browser.press("c")
+    browser.wait_for("document.querySelectorAll('.tile .unseen').length === 0")
+
+
+def test_everything_works_by_keyboard(
+    browser: Browser, server: Dashboard, monitor: DemoMonitor
+) -> None:
+    open_page(browser, server.url)
+    names = list(monitor.sources)
+    for _ in range(8):
+        browser.press("Tab")
+        if browser.ask("document.activeElement.className") == "screen":
+            break
+    browser.press("Enter")
+    browser.wait_for("document.querySelector('#detail').open")
+    assert texts(browser, "#detail-name") == [names[0]]
+    browser.wait_for("document.querySelectorAll('#detail figure image').length === 2")
+    assert texts(browser, "#detail .seen") == ["5.4\u00a0% of the picture, 96 cells"]
+    browser.press("ArrowRight")
+    assert texts(browser, "#detail-name") == [names[1]]
+    browser.press("ArrowLeft")
+    browser.press("ArrowLeft")
+    assert texts(browser, "#detail-name") == [names[-1]]
+    assert "rtsp://***@" in texts(browser, "#detail .facts")[0]
+    browser.press("Escape")
+    browser.wait_for("!document.querySelector('#detail').open")
+    browser.press("u")
+    browser.wait_for("document.querySelector('.tile').classList.contains('generated')")
+    assert complaints(browser, server) == []
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE, (320, 640)])
+def test_nothing_is_wider_than_the_window(
+    browser: Browser, server: Dashboard, size: tuple[int, int]
+) -> None:
+    open_page(browser, server.url, size)
+    assert browser.ask("document.documentElement.scrollWidth") <= size[0]
+    browser.ask("openDetail('Main street')")
+    browser.wait_for("document.querySelector('#detail').open")
+    assert browser.ask("document.querySelector('#detail').scrollWidth") <= size[0]
+    browser.ask("document.querySelector('#detail').close()")
+    browser.ask("location.hash = 'events'")
+    browser.wait_for("document.querySelectorAll('#all-events .look').length > 0")
+    assert browser.ask("document.documentElement.scrollWidth") <= size[0]
+    browser.press("j")
+    browser.press("Enter")
+    browser.wait_for("document.querySelector('#event').open")
+    assert browser.ask("document.querySelector('#event').scrollWidth") <= size[0]
+
+
+def test_names_are_text_and_nothing_else(browser: Browser, drawn: list[DemoSource]) -> None:
+    """Names come from a file, reasons from a camera: neither may write into the page."""
+    evil = "<img src=x onerror=alert(1)>&amp;"
+    monitor = DemoMonitor([dataclasses.replace(drawn[0], name=evil)])
+    server = serve(monitor, Http(address="127.0.0.1:0"), Sinks())
+    lived(monitor, server.sinks, 2)
+    server.sinks.send(monitor.change(evil, "down", "<b>bold</b>", time.time()))
+    server.sinks.send(stream_event(1, source=evil))
+    open_page(browser, server.url)
+    browser.wait_for("document.querySelectorAll('#events li').length === 2")
+    assert texts(browser, ".tile .name span") == [evil]
+    number = server.sinks.store.last
+    server.sinks.store.review(number, "dismissed", evil, evil, 1.7e9)
+    browser.ask("refreshEvents()")
+    browser.wait_for("document.querySelectorAll('#events .note').length === 1")
+    assert texts(browser, "#events .note") == [evil]
+    assert "<b>bold</b>" in texts(browser, ".banner")[0]
+    assert browser.ask("document.querySelectorAll('main img, .banner b b, .note *').length") == 0
+    browser.wait_for("document.querySelectorAll('.tile image').length === 1")
+    assert complaints(browser, server) == []
+    server.sinks.close(1)
+
+
+def test_logging_in(browser: Browser, monitor: DemoMonitor) -> None:
+    server = serve(monitor, Http(address="127.0.0.1:0", token=TOKEN), Sinks())
+    browser.show(server.url)
+    form = "document.querySelector('#token')"
+    browser.wait_for(f"{form} !== null")
+    browser.ask(f"{form}.value = 'not-the-right-token'; document.forms[0].requestSubmit()")
+    browser.wait_for("'refused' in document.documentElement.dataset")
+    assert browser.ask("getComputedStyle(document.querySelector('.refused')).display") != "none"
+    browser.ask(f"{form}.value = '{TOKEN}'; document.forms[0].requestSubmit()")
+    browser.wait_for(LIVE)
+    assert texts(browser, ".tile .name span") == list(monitor.sources)
+    server.sinks.close(1)
+
+
+def test_a_server_that_goes_away_is_said_and_comes_back(
+    browser: Browser, monitor: DemoMonitor
+) -> None:
+    server = serve(monitor, Http(address="127.0.0.1:0"), Sinks())
+    lived(monitor, server.sinks, 2)
+    open_page(browser, server.url)
+    address = server.url.removeprefix("http://").rstrip("/")
+    server.sinks.close(1)
+    browser.wait_for("document.querySelector('#link').textContent === 'no connection'")
+    assert browser.ask("document.body.classList.contains('stale')")
+    server = serve(monitor, Http(address=address), Sinks())
+    server.sinks.send(stream_event(77))
+    browser.wait_for(LIVE)
+    browser.wait_for("document.querySelectorAll('#events li').length >= 1")
+    server.sinks.close(1)
+
+
+VERDICTS = "document.querySelectorAll('#all-events .look').length"
+
+
+@pytest.fixture
+def reviewed(monitor: DemoMonitor) -> Iterator[Dashboard]:
+    """With 120 verdicts, newest last."""
+    one = serve(monitor, Http(address="127.0.0.1:0"), Sinks())
+    for number in range(120):
+        one.sinks.send(stream_event(number, source="Main street"))
+        one.sinks.send(source_event(number))
+    yield one
+    one.sinks.close(1)
+
+
+def test_an_event_is_reviewed_in_two_strokes(browser: Browser, reviewed: Dashboard) -> None:
+    open_page(browser, reviewed.url + "#events")
+    browser.wait_for(f"{VERDICTS} === 25")  # of a page of 50 events
+    browser.press("j")
+    browser.press("y")
+    # The next one is the current one now.
+    browser.wait_for("document.querySelector('#all-events .state').textContent === 'confirmed'")
+    browser.wait_for("current === listed[3].id")
+    browser.press("n")
+    browser.wait_for("document.querySelector('#precision').textContent.startsWith('50')")
+    states = [stored.state for stored in reviewed.sinks.store.events(verdict="generated", limit=3)]
+    assert states == ["confirmed", "dismissed", "open"]
+    assert texts(browser, "#precision")[0].endswith("118 open")
+    # Somebody else's review appears by itself.
+    number = reviewed.sinks.store.events(verdict="generated", limit=3)[2].id
+    browser.ask(
+        f"call('/events/{number}/review', {{}}, {{method: 'PUT', body: "
+        "JSON.stringify({state: 'unclear'})})"
+    )
+    browser.wait_for("document.querySelector('#precision').textContent.includes('1 unclear')")
+    assert complaints(browser, reviewed) == []
+
+
+def test_a_note_is_kept_with_who_wrote_it(browser: Browser, reviewed: Dashboard) -> None:
+    open_page(browser, reviewed.url + "#events")
+    browser.wait_for(f"{VERDICTS} === 25")
+    browser.press("j")
+    browser.press("Enter")
+    browser.wait_for("document.querySelector('#event').open")
+    browser.ask(
+        "const by = document.querySelector('[name=by]'); by.value = 'Ann'; "
+        "by.dispatchEvent(new Event('change'))"
+    )
+    browser.press("e")
+    for key in "ynm":  # is text there
+        browser.press(key)
+    browser.press("Enter")
+    browser.press("n")
+    browser.wait_for("document.querySelector('#all-events .note')?.textContent === 'ynm'")
+    browser.wait_for("document.querySelector('#event').open && current === listed[3].id")
+    [stored] = reviewed.sinks.store.events(state="dismissed")
+    assert (stored.note, stored.by) == ("ynm", "Ann")
+
+
+def test_thousands_are_paged_and_filtered(browser: Browser, reviewed: Dashboard) -> None:
+    open_page(browser, reviewed.url + "#events")
+    browser.wait_for(f"{VERDICTS} === 25")
+    for _ in range(30):  # over the end of the page
+        browser.press("j")
+    browser.wait_for(f"{VERDICTS} === 50")
+    while not browser.ask("document.querySelector('#more').hidden"):
+        browser.ask("document.querySelector('#more').click()")
+        time.sleep(0.1)
+    browser.wait_for(f"{VERDICTS} === 120")
+    assert browser.ask("new Set(listed.map(one => one.id)).size") == 240
+    browser.ask(
+        "document.querySelector('[name=verdict]').value = 'no sign'; "
+        "document.querySelector('#filters').dispatchEvent(new Event('input'))"
+    )
+    browser.wait_for("!document.querySelector('#none-listed').hidden")
+    assert complaints(browser, reviewed) == []
+
+
+def test_viewers_see_no_buttons(browser: Browser, monitor: DemoMonitor) -> None:
+    viewer = User(name="Val", role="viewer", token="val-" + TOKEN)
+    server = serve(monitor, Http(address="127.0.0.1:0", users=(viewer,)), Sinks())
+    server.sinks.send(stream_event(1))
+    browser.show(server.url)
+    browser.wait_for("document.querySelector('#token') !== null")
+    browser.ask(
+        f"document.querySelector('#token').value = '{viewer.token}'; "
+        "document.forms[0].requestSubmit()"
+    )
+    browser.wait_for(LIVE)
+    browser.wait_for("document.querySelectorAll('#events .look').length === 1")
+    browser.ask("document.querySelector('#events .look').click()")
+    browser.wait_for("document.querySelector('#event').open")
+    assert browser.ask("document.querySelector('#event .review').hidden")
+    browser.press("y")
+    assert server.sinks.store.events()[0].state == "open"
+    server.sinks.close(1)
