@@ -37,6 +37,7 @@ from mpft_deploy.engine.certificate import compare
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.pipeline import Request, export
 from mpft_deploy.export.precision import apply_precision
+from mpft_deploy.files import sha256
 from mpft_deploy.images import find_images, load_views
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.spec import Architecture, Crop, DetectorSpec
@@ -231,7 +232,8 @@ def main(
         if one.ours and name in logits:
             changes = compare(
                 exact, np.array(logits[name], np.float32), spec.calibration,
-                names=[path.name for path in paths], views=views, reference_name=EXACT,
+                names=[path.name for path in paths],
+                images_sha256=sha256(views.tobytes()), reference_name=EXACT,
             )  # fmt: skip
             row |= {"flips": changes.flips, "decisive": changes.decisive_flips}
             row["mean_logit_difference"] = changes.logit_difference["mean"]

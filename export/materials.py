@@ -67,6 +67,11 @@ class Views:
         )
 
     @property
+    def pixels_sha256(self) -> str:
+        """SHA-256 over those of the images' views."""
+        return sha256("".join(self.hashes).encode())
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over pixels, names and labels."""
         labels = b"" if self.labels is None else self.labels.tobytes()
@@ -260,7 +265,7 @@ class Materials:
             self.run("the engine", engine, views.pixels, spec),
             self.detector.spec.calibration,
             names=views.names,
-            views=np.concatenate(views.pixels),
+            images_sha256=views.pixels_sha256,
             reference_name=f"{FLOAT32}, {self.detector.spec.keep}",
             labels=views.labels,
             left_out=views.left_out,

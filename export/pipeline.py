@@ -40,8 +40,10 @@ from mpft_deploy.engine.certificate import (
     run_views,
     smoke_faults,
     smoke_test,
+    unequal,
 )
 from mpft_deploy.engine.native import write_engine
+from mpft_deploy.engine.published import find_published
 from mpft_deploy.errors import EnvironmentLacksError, GateError, UsageError
 from mpft_deploy.export.builders import Builder, BuildOptions, Plan, get_builder
 from mpft_deploy.export.materials import Materials, Say, with_keep
@@ -220,9 +222,14 @@ def build(request: Request, say: Say = silent) -> Built:
         GateError: it failed the smoke test or has not kept its budget, and `allow_unproven` is off.
         InputError, UsageError, EnvironmentLacksError: as their messages say.
     """
-    if request.budget is not None and not request.images:
-        raise UsageError("a --budget is judged on images: add --images FOLDER")
     materials = gather(request, say)
+    published, not_judged = None, None
+    if request.backend == NATIVE and not request.images:
+        keep = materials.spec_at(request.keep).keep
+        published, not_judged = find_published(materials.detector, keep)
+    if request.budget is not None and not request.images and published is None:
+        why = f"; {not_judged}" if not_judged else ""
+        raise UsageError(f"a --budget is judged on images: add --images FOLDER{why}")
     made = make(request, materials, say)
     if made.engine is None:
         return Built(**vars(made), certificate=not_run(made.spec, str(made.not_run)))
@@ -232,7 +239,18 @@ def build(request: Request, say: Say = silent) -> Built:
     images = None
     if materials.views is not None:
         images = materials.compare_images(made.engine, made.spec, materials.views)
-    certificate = certify(made.spec, smoke, faults, images, budget_of(request))
+    elif published is not None:
+        images = published.compare(made.detector, request.precision)
+        faults += unequal(logits, published.golden[request.precision], "the published certificate")
+    certificate = certify(
+        made.spec,
+        smoke,
+        faults,
+        images,
+        budget_of(request),
+        published=published.header.network if published is not None else None,
+        not_judged=not_judged,
+    )
     if not may_be_written(certificate) and not request.allow_unproven:
         raise GateError(refusal(certificate, made.precision))
     return made.certified(certificate, logits)

@@ -125,7 +125,7 @@ class Comparison(Record, frozen=True):
 
     Attributes:
         reference: what made the reference logits.
-        images: how many, 1 or more; `images_sha256` is over their decoded views, in order.
+        images: how many, 1 or more; `images_sha256` names their decoded views, in order.
         left_out: how many were given and do not count, by reason.
         flips, flip_share, flip_bounds: changed decisions: number, share, and exact bounds of the
             share (Clopper and Pearson), each one-sided at 95 % confidence.
@@ -157,6 +157,8 @@ class Comparison(Record, frozen=True):
 
 
 Answer = Literal["kept", "broken", "undecided"]
+
+PUBLISHED = "judged when the detector was published; the same bits here"
 
 
 class Finding(Record, frozen=True):
@@ -191,6 +193,10 @@ class Certificate(Record, frozen=True):
             says why, and `mpft verify` runs it on the device.
         smoke_faults: why the smoke test failed; empty if it passed.
         images: the images that the budget was judged on.
+        published: of the backend native: the network, by `mpft_deploy.engine.published`, that was
+            run on these images when the detector was published. None if they were given here.
+        not_judged: why verdicts were not judged by what was published; None if they were, or
+            nothing was.
     """
 
     threshold: float
@@ -203,6 +209,8 @@ class Certificate(Record, frozen=True):
     smoke_faults: list[str]
     images: Comparison | None
     not_run: str | None = None
+    published: str | None = None
+    not_judged: str | None = None
 
     @property
     def reasons(self) -> list[str]:
@@ -217,8 +225,10 @@ class Certificate(Record, frozen=True):
         if self.smoke_faults:
             return f"smoke test failed: {'; '.join(self.smoke_faults)}"
         if self.images is None:
-            return "not proven: smoke test passed, no images were given to judge verdicts by"
-        return "; ".join(one.reason for one in self.findings) or self.answer
+            why = self.not_judged or "no images were given to judge verdicts by"
+            return f"not proven: smoke test passed, {why}"
+        told = "; ".join(one.reason for one in self.findings) or self.answer
+        return f"{told} ({PUBLISHED})" if self.published is not None else told
 
 
 class Latency(Record, frozen=True):

@@ -24,6 +24,7 @@ from mpft_deploy.weights import F32, Rows, Stored, as_floats, decode, quantise, 
 KIND, VERSION = "detector", 1
 MANIFEST, OUTPUT = MANIFESTS[KIND], sealed_kind(KIND)
 WEIGHTS, GOLDEN, CARD = "weights.safetensors", "golden.safetensors", "MODEL_CARD.md"
+CERTIFICATE = "certificate.safetensors"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class DetectorFolder:
 
     stored: weights by open_clip's names of a visual tower, blocks 0 to depth − 1 alone, and
         `head.weight` [1, taps · E], `head.bias` [1]; matrices that are rounded as integers.
+    certificate: bytes of what its engines of the backend native change, where that was measured;
+        see `mpft_deploy.engine.published`.
     """
 
     path: Path
@@ -75,6 +78,7 @@ class DetectorFolder:
     stored: dict[str, Rows | F32]
     golden: Golden
     card: str
+    certificate: bytes | None
     seal: str
 
     @cached_property
@@ -100,6 +104,7 @@ def read_detector(path: Path) -> DetectorFolder:
         stored_weights(content[WEIGHTS], spec, display(path / WEIGHTS)),
         Golden.from_bytes(content[GOLDEN], spec, display(path / GOLDEN)),
         content[CARD].decode("utf-8", "replace"),
+        content.get(CERTIFICATE),
         sealed.seal,
     )
 
@@ -147,15 +152,21 @@ def reseal_detector(path: Path) -> None:
 
 
 def rewrite_detector(
-    path: Path, spec: DetectorSpec, *, golden: Golden | None = None, card: str | None = None
+    path: Path,
+    spec: DetectorSpec,
+    *,
+    golden: Golden | None = None,
+    card: str | None = None,
+    certificate: bytes | None = None,
 ) -> None:
     """Put another spec into a detector folder, checked before and sealed anew, whole or not.
 
-    The weights stay byte for byte.
+    The weights stay byte for byte, and so does what is not given.
 
     Args:
         golden: crops with new logits, where the spec's keep rule is another.
         card: another model card.
+        certificate: of `mpft_deploy.engine.published`.
     """
     sealed = read_sealed(path, version=VERSION, kind=KIND)
     content = dict(sealed.content)
@@ -163,6 +174,8 @@ def rewrite_detector(
         content[GOLDEN] = golden.to_bytes()
     if card is not None:
         content[CARD] = card.encode()
+    if certificate is not None:
+        content[CERTIFICATE] = certificate
     with staged_folder(path, OUTPUT, replace=True) as staging:
         for name, data in content.items():
             (staging / name).write_bytes(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import zlib
 from collections.abc import Mapping
@@ -66,6 +67,13 @@ def decode(data: bytes, where: str) -> dict[str, npt.NDArray[np.generic]]:
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise InputError(f"{where} is not a valid safetensors file: {error}") from None
     return tensors
+
+
+def metadata_of(data: bytes) -> dict[str, str]:
+    """The metadata of safetensors that `decode` takes; empty where there is none."""
+    length = int.from_bytes(data[:8], "little")
+    header: dict[str, dict[str, str]] = json.loads(data[8 : 8 + length])
+    return header.get("__metadata__", {})
 
 
 def stored_weights(data: bytes, spec: DetectorSpec, where: str) -> dict[str, Rows | F32]:

@@ -24,7 +24,7 @@ def comparison(
         after,
         CALIBRATION,
         names=[f"image {index}" for index in range(len(pairs))],
-        views=np.zeros((len(pairs), 1, 1, 3), np.uint8),
+        images_sha256="0" * 64,
         reference_name="a test",
         labels=labels,
     )

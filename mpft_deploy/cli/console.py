@@ -87,6 +87,8 @@ def comparison_rows(name: str, comparison: Any) -> list[list[str]]:
 
 def certificate_rows(certificate: Any) -> list[list[str]]:
     """Rows of a whole `Certificate`, for `table`."""
+    from mpft_deploy.bundle import PUBLISHED
+
     if certificate.smoke_test is None:
         return [
             ["proof", f"none yet: {certificate.not_run}"],
@@ -94,8 +96,10 @@ def certificate_rows(certificate: Any) -> list[list[str]]:
         ]
     rows = smoke_rows(certificate.smoke_test, certificate.smoke_faults)
     if certificate.images is None:
-        unproven = "NOT PROVEN: no images to judge verdicts by; export with --images FOLDER"
-        return [*rows, ["verdicts", unproven]]
+        why = certificate.not_judged or "no images to judge verdicts by"
+        return [*rows, ["verdicts", f"NOT PROVEN: {why}; export with --images FOLDER"]]
+    if certificate.published is not None:
+        rows.append(["verdicts", PUBLISHED])
     rows += comparison_rows("images", certificate.images)
     rows += [[f"budget {one.term}", one.reason] for one in certificate.findings]
     return [*rows, ["budget", f"{certificate.budget}: {certificate.answer.upper()}"]]

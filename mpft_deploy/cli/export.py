@@ -63,7 +63,7 @@ AUTO = "auto"
     "--budget",
     metavar="TERMS",
     help="What the engine may change, such as 'flips<=1%,decisive<=0.5%,logit<=0.5', judged on "
-    "--images at 95 % confidence.  "
+    "images at 95 % confidence.  "
     "[default: flips<=1%, for fp32 logit<=0.001 too]",
 )
 @click.option(
@@ -76,8 +76,9 @@ AUTO = "auto"
     "--images",
     type=PATH,
     multiple=True,
-    help="Judge the budget on the images of this folder, against float32; without it nothing is "
-    "proven. May be repeated.",
+    help="Judge the budget on the images of this folder, against float32; without it the backend "
+    "native is judged by the detector's own certificate (see `mpft certify`), and of others nothing "
+    "is proven. May be repeated.",
 )
 @click.option(
     "--calibrate",

@@ -56,12 +56,19 @@ def _spec_rows(spec: Any) -> list[list[str]]:
 
 
 def _detector(detector: Any) -> tuple[dict[str, Any], list[list[str]]]:
+    from mpft_deploy.engine.published import find_published
+
     parameters = sum(value.size for value in detector.weights.values())
+    published, reason = find_published(detector, detector.spec.keep)
+    compared = (
+        {name: published.compare(detector, name) for name in published.logits} if published else {}
+    )
     record = {
         "kind": "detector",
         "spec": detector.spec,
         "parameters": parameters,
         "golden": len(detector.golden.logits),
+        "certificate": compared,
         "seal": detector.seal,
     }
     rows = [
@@ -69,6 +76,15 @@ def _detector(detector: Any) -> tuple[dict[str, Any], list[list[str]]]:
         *_spec_rows(detector.spec),
         ["parameters", f"{parameters / 1e6:.1f} million"],
         ["golden crops", str(len(detector.golden.logits))],
+        *(
+            [
+                f"native {name}",
+                f"changes {one.flips} of {one.images} verdicts, of all at most "
+                f"{one.flip_bounds[1]:.2%} at 95 % confidence",
+            ]
+            for name, one in compared.items()
+        ),
+        *([["certificate", reason]] if reason else []),
         ["seal", detector.seal],
     ]
     return record, rows

@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": ("eval", "Measure how well it tells images apart, with tables and a report."),
     "calibrate": ("calibrate", "Set a detector's probabilities and threshold on your images."),
     "export": ("export", "Build a verified engine for this device."),
+    "certify": ("certify", "Measure once what engines change, for all bundles of a detector."),
     "verify": ("verify", "Prove a bundle on this device against the trained model."),
     "keygen": ("keygen", "Make a key pair to sign bundles with."),
     "inspect": ("inspect", "Show what a detector or a bundle holds."),

@@ -67,7 +67,7 @@ def compare(
     calibration: Calibration,
     *,
     names: Sequence[str],
-    views: npt.NDArray[np.uint8],
+    images_sha256: str,
     reference_name: str,
     labels: npt.NDArray[np.int_] | None = None,
     left_out: Mapping[str, int] | None = None,
@@ -80,7 +80,7 @@ def compare(
         reference, engine: logits f32 [n], n ≥ 1.
         calibration: whose threshold and unsure band decide.
         names: of the images, [n].
-        views: u8 [n, S, S, 3], for the hash.
+        images_sha256: over what was compared on.
         reference_name: what gave the reference logits.
         labels: [n], 1 for generated; None if not known.
         left_out: for the record: images that do not count, by reason.
@@ -106,7 +106,7 @@ def compare(
     return Comparison(
         reference=reference_name,
         images=total,
-        images_sha256=sha256(np.ascontiguousarray(views).tobytes()),
+        images_sha256=images_sha256,
         left_out={reason: count for reason, count in (left_out or {}).items() if count},
         flips=hits,
         flip_share=hits / total,
@@ -191,7 +191,7 @@ def smoke_test(
         logits,
         calibration,
         names=[f"golden {index}" for index in range(len(golden.logits))],
-        views=golden.crops,
+        images_sha256=sha256(golden.crops.tobytes()),
         reference_name=reference,
     )
 
@@ -236,8 +236,15 @@ def certify(
     images: Comparison | None = None,
     budget: Budget | None = None,
     confidence: float = CONFIDENCE,
+    *,
+    published: str | None = None,
+    not_judged: str | None = None,
 ) -> Certificate:
-    """What the comparisons say of an engine, judged by the budget where there are images."""
+    """What the comparisons say of an engine, judged by the budget where there are images.
+
+    Args:
+        published, not_judged: see `Certificate`.
+    """
     findings = budget.judge(images, confidence) if images is not None and budget else []
     judged = images is not None and budget is not None
     return Certificate(
@@ -250,6 +257,8 @@ def certify(
         smoke_test=smoke,
         smoke_faults=list(faults),
         images=images,
+        published=published,
+        not_judged=not_judged,
     )
 
 
@@ -278,17 +287,16 @@ def recheck(engine: Engine, bundle: Bundle) -> tuple[Comparison, list[str]]:
     logits = run_views(engine, bundle.spec, bundle.golden.crops)
     now = smoke_test(logits, bundle.golden, bundle.spec.calibration, reference)
     if precision.defined:
-        return now, inequality(now)
+        return now, unequal(logits, bundle.golden.logits, reference)
     return now, smoke_faults(now, bundle.golden, precision, certified)
 
 
-def inequality(now: Comparison) -> list[str]:
-    """What a smoke test shows to be wrong whose logits must equal the golden ones in every bit."""
-    largest = now.logit_difference["max"]
-    if largest == 0:
+def unequal(logits: F32, expected: F32, whose: str) -> list[str]:
+    """What is wrong with logits of the golden crops that must be `whose` in every bit, if any."""
+    if np.array_equal(logits, expected):
         return []
-    shown = "infinite" if largest is None else f"{largest:.3g}"
+    largest = np.abs(logits.astype(np.float64) - expected).max()
     return [
-        f"logits of the smoke test are not those of {now.reference} in every bit, but differ by up "
-        f"to {shown}"
+        f"logits of the smoke test are not those of {whose} in every bit, but differ by up to "
+        f"{largest:.3g}"
     ]
