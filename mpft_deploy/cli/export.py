@@ -77,8 +77,8 @@ AUTO = "auto"
     type=PATH,
     multiple=True,
     help="Judge the budget on the images of this folder, against float32; without it the backend "
-    "native is judged by the detector's own certificate (see `mpft certify`), and of others nothing "
-    "is proven. May be repeated.",
+    "native is judged by the detector's own certificate (see `mpft certify`), and of others "
+    "nothing is proven. May be repeated.",
 )
 @click.option(
     "--calibrate",
