@@ -43,7 +43,7 @@ from mpft_deploy.engine.certificate import (
     unequal,
 )
 from mpft_deploy.engine.native import write_engine
-from mpft_deploy.engine.published import find_published
+from mpft_deploy.engine.published import Published, find_published
 from mpft_deploy.errors import EnvironmentLacksError, GateError, UsageError
 from mpft_deploy.export.builders import Builder, BuildOptions, Plan, get_builder
 from mpft_deploy.export.materials import Materials, Say, with_keep
@@ -223,26 +223,36 @@ def build(request: Request, say: Say = silent) -> Built:
         InputError, UsageError, EnvironmentLacksError: as their messages say.
     """
     materials = gather(request, say)
-    published, not_judged = None, None
-    if request.backend == NATIVE and not request.images:
-        keep = materials.spec_at(request.keep).keep
-        published, not_judged = find_published(materials.detector, keep)
-    if request.budget is not None and not request.images and published is None:
-        why = f"; {not_judged}" if not_judged else ""
-        raise UsageError(f"a --budget is judged on images: add --images FOLDER{why}")
+    if request.budget is not None and not request.images:
+        published, why = _find_published(request, materials)
+        if published is None:
+            told = f"; {why}" if why else ""
+            raise UsageError(f"a --budget is judged on images: add --images FOLDER{told}")
     made = make(request, materials, say)
     if made.engine is None:
         return Built(**vars(made), certificate=not_run(made.spec, str(made.not_run)))
     say("smoke test on the drawn golden crops")
     logits = made.run_golden()
+    certificate = prove(request, materials, made, logits)
+    if not may_be_written(certificate) and not request.allow_unproven:
+        raise GateError(refusal(certificate, made.precision))
+    return made.certified(certificate, logits)
+
+
+def prove(request: Request, materials: Materials, made: Made, logits: F32) -> Certificate:
+    """What is known of an engine: its smoke test, by what `run_golden` gave, and its budget's
+    answer by the images, or by what was published of the detector."""
     smoke, faults = made.smoke(logits)
     images = None
+    published, not_judged = _find_published(request, materials)
     if materials.views is not None:
+        assert made.engine is not None
         images = materials.compare_images(made.engine, made.spec, materials.views)
     elif published is not None:
         images = published.compare(made.detector, request.precision)
-        faults += unequal(logits, published.golden[request.precision], "the published certificate")
-    certificate = certify(
+        golden = published.golden[request.precision][: len(logits)]
+        faults += unequal(logits, golden, "the published certificate")
+    return certify(
         made.spec,
         smoke,
         faults,
@@ -251,9 +261,13 @@ def build(request: Request, say: Say = silent) -> Built:
         published=published.header.network if published is not None else None,
         not_judged=not_judged,
     )
-    if not may_be_written(certificate) and not request.allow_unproven:
-        raise GateError(refusal(certificate, made.precision))
-    return made.certified(certificate, logits)
+
+
+def _find_published(request: Request, materials: Materials) -> tuple[Published | None, str | None]:
+    """As `find_published`, where it has a say: of the backend native, without --images."""
+    if request.backend != NATIVE or request.images:
+        return None, None
+    return find_published(materials.detector, materials.spec_at(request.keep).keep)
 
 
 def may_be_written(certificate: Certificate) -> bool:

@@ -16,11 +16,18 @@ import mpft_deploy
 from mpft_deploy.bundle import Bundle, read_bundle
 from mpft_deploy.detector_folder import KIND, VERSION, Golden
 from mpft_deploy.engine import find_backend
-from mpft_deploy.engine.budget import default_budget
-from mpft_deploy.engine.certificate import certify
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError
 from mpft_deploy.export.materials import Say
-from mpft_deploy.export.pipeline import NATIVE, Request, gather, hold, make, refusal, write
+from mpft_deploy.export.pipeline import (
+    NATIVE,
+    Request,
+    gather,
+    hold,
+    make,
+    prove,
+    refusal,
+    write,
+)
 from mpft_deploy.files import cache_folder, canonical_json, display, sha256
 from mpft_deploy.sealed import read_manifest
 
@@ -82,11 +89,12 @@ def shipped_bundle(say: Say) -> Bundle:
 def _make(detector: Path, out: Path) -> Bundle:
     request = Request(detector, out, backend=NATIVE, precision=PRECISION, overwrite=True)
     with hold(request):
-        made = make(request, gather(request))
+        materials = gather(request)
+        made = make(request, materials)
         golden = Golden(made.golden.crops[:PROOF], made.golden.logits[:PROOF])
         made = replace(made, golden=golden)
         logits = made.run_golden()
-        certificate = certify(made.spec, *made.smoke(logits), None, default_budget(PRECISION))
+        certificate = prove(request, materials, made, logits)
         if certificate.smoke_faults:
             raise GateError(refusal(certificate, made.precision))
         write(request, made.certified(certificate, logits), None)
