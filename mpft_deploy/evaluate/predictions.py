@@ -20,7 +20,7 @@ from mpft_deploy.errors import InputError
 from mpft_deploy.files import display, write_atomic
 from mpft_deploy.spec import Calibration, KeepRule, Record, ViewPolicy
 
-VERSION = 3
+VERSION = 4
 HEADER = b"mpft.evaluation"
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
@@ -37,10 +37,17 @@ SCHEMA = pa.schema(
         ("reason", _NAME),
         ("logit", pa.float32()),
         ("probability", pa.float64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("bytes", pa.int64()),
+        ("format", _NAME),
+        ("quality", pa.int8()),
+        ("shrink", pa.float32()),
     ]
 )
 """Columns: `sha256` of the image file, `pixels` that of what it decodes to, `path` relative to its
-source, `label` 1 for generated, `reason` why it has no verdict whatever its logit, "" if it has."""
+source, `label` 1 for generated, `reason` why it has no verdict whatever its logit, "" if it has;
+from `width` on what the file says of itself, see `metadata.Metadata`."""
 
 
 class Unreadable(Record, frozen=True):
@@ -130,14 +137,17 @@ class Predictions:
     header: Header
     table: pa.Table
 
-    def rows(self, protocol: str, keep: str) -> Rows:
-        """The predictions under one protocol and keep rule, in the order of the images."""
+    def under(self, protocol: str, keep: str) -> pa.Table:
+        """The table's rows of one protocol and keep rule, in the order of the images."""
         import pyarrow.compute as pc
 
-        chosen = pc.and_(
-            pc.equal(self.table["protocol"], protocol), pc.equal(self.table["keep"], keep)
+        return self.table.filter(
+            pc.and_(pc.equal(self.table["protocol"], protocol), pc.equal(self.table["keep"], keep))
         )
-        table = self.table.filter(chosen)
+
+    def rows(self, protocol: str, keep: str) -> Rows:
+        """The predictions under one protocol and keep rule, in the order of the images."""
+        table = self.under(protocol, keep)
 
         def column(name: str) -> npt.NDArray[Any]:
             values: npt.NDArray[Any] = table[name].to_numpy()

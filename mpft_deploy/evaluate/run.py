@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,6 +23,7 @@ from mpft_deploy.benchmarks import benchmark_of, paired_reals
 from mpft_deploy.cores import available_cores
 from mpft_deploy.dataset import Sample, find_samples, pixel_digest
 from mpft_deploy.errors import GateError, InputError, UsageError
+from mpft_deploy.evaluate.metadata import Metadata, read_metadata
 from mpft_deploy.evaluate.models import Model
 from mpft_deploy.evaluate.predictions import (
     SCHEMA,
@@ -57,6 +59,17 @@ class Entry:
 
     sample: Sample
     name: str
+
+
+class Loaded(NamedTuple):
+    """An image made ready: digests of its file and its pixels, what its file says of itself, and by
+    protocol the views that count, u8 [V, S, S, 3], and why there is no verdict, or ""."""
+
+    digest: str
+    pixels: str
+    metadata: Metadata
+    views: list[U8]
+    reasons: list[str]
 
 
 def find_entries(
@@ -240,27 +253,27 @@ def _predict(
     columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
     unreadable: list[Unreadable] = []
 
-    def load(entry: Entry) -> tuple[str, str, list[U8], list[str]] | str:
-        """Digests of file and pixels; by protocol the views that count, and why no verdict.
+    def load(entry: Entry) -> Loaded | str:
+        """What is to be judged of an image.
 
         Or why the image cannot be decoded.
         """
         try:
             frame = decode_image(entry.sample.path)
-            digest = sha256(read_bytes(entry.sample.path))
+            data = read_bytes(entry.sample.path)
         except InputError as error:
             return str(error).removeprefix(display(entry.sample.path)).lstrip(": ")
-        pixels, cut, reasons = pixel_digest(frame), [], []
+        digest, pixels, cut, reasons = sha256(data), pixel_digest(frame), [], []
         for changed in changed_frames(frame, header.protocols, digest):
             prepared = prepare(model.spec, changed, header.views, turn=turn_of(pixels))
             cut.append(prepared.views[prepared.telling])
             reasons.append(prepared.reason)
-        return digest, pixels, cut, reasons
+        return Loaded(digest, pixels, read_metadata(data), cut, reasons)
 
-    def flush(batch: list[tuple[Entry, str, str, list[U8], list[str]]]) -> None:
+    def flush(batch: list[tuple[Entry, Loaded]]) -> None:
         if not batch:
             return
-        cut = [crops for _, _, _, by_protocol, _ in batch for crops in by_protocol]
+        cut = [crops for _, loaded in batch for crops in loaded.views]
         logits = mean_over_views(model.logits(np.concatenate(cut)), [len(crops) for crops in cut])
         if not np.isfinite(logits).all():
             raise GateError(
@@ -269,36 +282,37 @@ def _predict(
             )
         cube = logits.reshape(len(header.keeps), len(batch), len(header.protocols))
         chances = probabilities(header.calibration, cube)
-        for image, (entry, digest, pixels, _, reasons) in enumerate(batch):
+        for image, (entry, loaded) in enumerate(batch):
             sample = entry.sample
             for place, protocol in enumerate(header.protocols):
                 for rule, keep in enumerate(header.keeps):
                     values = (
-                        digest,
-                        pixels,
+                        loaded.digest,
+                        loaded.pixels,
                         entry.name,
                         sample.label,
                         sample.set,
                         sample.generator,
                         protocol,
                         keep,
-                        reasons[place],
+                        loaded.reasons[place],
                         cube[rule, image, place],
                         chances[rule, image, place],
+                        *loaded.metadata,
                     )
                     for column, value in zip(columns.values(), values, strict=True):
                         column.append(value)
 
-    batch: list[tuple[Entry, str, str, list[U8], list[str]]] = []
+    batch: list[tuple[Entry, Loaded]] = []
     waiting = 0
     with ThreadPoolExecutor(workers) as pool:
-        loaded = ahead(load, entries, pool, depth=2 * workers)
-        for entry, outcome in zip(entries, loaded, strict=True):
+        ready = ahead(load, entries, pool, depth=2 * workers)
+        for entry, outcome in zip(entries, ready, strict=True):
             if isinstance(outcome, str):
                 unreadable.append(Unreadable(path=entry.name, reason=outcome))
                 continue
-            batch.append((entry, *outcome))
-            waiting += sum(map(len, outcome[2]))
+            batch.append((entry, outcome))
+            waiting += sum(map(len, outcome.views))
             if waiting >= BATCH * len(header.protocols):
                 flush(batch)
                 batch, waiting = [], 0

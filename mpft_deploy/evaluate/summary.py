@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
+import msgspec
 import numpy as np
 from scipy.stats import beta
 
+from mpft_deploy.evaluate.metadata import features, held_out_logits
 from mpft_deploy.evaluate.metrics import CONFIDENCE, F64, METRICS, RESAMPLES, bootstrap, interval
 from mpft_deploy.evaluate.predictions import Header, Predictions, Rows
-from mpft_deploy.spec import Record
+from mpft_deploy.evaluate.protocols import RAW
+from mpft_deploy.spec import Calibration, Record
 
 Kind = Literal["set", "generator", "mean", "pooled"]
 
 MEAN, POOLED = "mean over sets", "all images"
+
+METADATA = "metadata alone"
+"""In the place of a keep rule: a regression on what files say of themselves; see `metadata`."""
 
 
 class Figure(Record, frozen=True):
@@ -51,12 +58,43 @@ class Group(Record, frozen=True):
 def summarise(predictions: Predictions) -> list[Group]:
     """Figures of every keep rule, protocol and group, in the order of tables."""
     header = predictions.header
-    return [
+    found = [
         group
         for keep in header.keeps
         for protocol in header.protocols
         for group in _groups(predictions.rows(protocol, keep), header, protocol, keep)
     ]
+    return found + _of_metadata(predictions)
+
+
+def _of_metadata(predictions: Predictions) -> list[Group]:
+    """Figures of METADATA on each set, and their mean; none of sets with too few images."""
+    header = predictions.header
+    table = predictions.under(RAW, header.keeps[0])
+    rows, numbers = predictions.rows(RAW, header.keeps[0]), features(table)
+    plain = msgspec.structs.replace(header, calibration=Calibration(unsure=(0.5, 0.5)))
+    out = []
+    for name, mask in rows.by_set(header.reals):
+        chosen = mask & rows.judged
+        logits = held_out_logits(numbers[chosen], rows.labels[chosen])
+        if logits is not None:
+            chances = 1 / (1 + np.exp(-logits))
+            judged = replace(
+                rows.where(chosen),
+                logits=logits,
+                probabilities=chances,
+                sets=np.full(len(logits), name, object),
+                generators=np.full(len(logits), "", object),
+            )
+            out.append(judged)
+    if not out:
+        return []
+    every = Rows(
+        **{name: np.concatenate([getattr(one, name) for one in out]) for name in vars(out[0])}
+    )
+    own = msgspec.structs.replace(plain, reals={})
+    kept = ("set", "mean")
+    return [one for one in _groups(every, own, RAW, METADATA) if one.kind in kept]
 
 
 def _groups(rows: Rows, header: Header, protocol: str, keep: str) -> list[Group]:

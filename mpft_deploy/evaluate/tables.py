@@ -12,10 +12,11 @@ from importlib import resources
 import msgspec
 
 from mpft_deploy.benchmarks import BENCHMARKS, plain
+from mpft_deploy.evaluate.metadata import FOLDS, LEAST
 from mpft_deploy.evaluate.metrics import METRICS, RESAMPLES
 from mpft_deploy.evaluate.predictions import Header
-from mpft_deploy.evaluate.protocols import ALIGNED, BASIC
-from mpft_deploy.evaluate.summary import MEAN, Group
+from mpft_deploy.evaluate.protocols import ALIGNED, BASIC, RAW
+from mpft_deploy.evaluate.summary import MEAN, METADATA, Group
 from mpft_deploy.files import canonical_json, printable
 
 NONE = "–"
@@ -74,7 +75,9 @@ def _sets(groups: Sequence[Group]) -> list[str]:
 def _by_set(header: Header, groups: Sequence[Group], metric: str, title: str) -> Table:
     """One row a keep rule and protocol, sets as columns."""
     sets = sorted(_sets(groups))
-    return Table(title, ["", *sets, "mean"], _ours(header, groups, sets, metric), _lacking(groups))
+    told = OF_METADATA if any(g.keep == METADATA for g in groups) else ""
+    note = " ".join(filter(None, [_lacking(groups), told]))
+    return Table(title, ["", *sets, "mean"], _ours(header, groups, sets, metric), note)
 
 
 def _ours(
@@ -83,14 +86,31 @@ def _ours(
     """The rows of the detector that was evaluated: a figure for each set, then the mean."""
     found = {(g.keep, g.protocol, g.name): g for g in groups if g.kind in ("set", "mean")}
     names = [*sets, MEAN if len(sets) > 1 else sets[0]]
+    kinds = [(keep, protocol) for keep in header.keeps for protocol in BASIC]
+    if any(keep == METADATA for keep, _, _ in found):
+        kinds.append((METADATA, RAW))
+    # Of metadata a set may have no figure, and then there is no mean over the same sets.
+    known = {name for keep, _, name in found if keep == METADATA}
     return [
         [
-            f"**{keep}, {protocol}**",
-            *(_percent(found[keep, protocol, name], metric) for name in names),
+            f"**{METADATA}**" if keep == METADATA else f"**{keep}, {protocol}**",
+            *(
+                NONE
+                if keep == METADATA and not known >= ({*sets} if name == MEAN else {name})
+                else _percent(found[keep, protocol, name], metric)
+                for name in names
+            ),
         ]
-        for keep in header.keeps
-        for protocol in BASIC
+        for keep, protocol in kinds
     ]
+
+
+OF_METADATA = (
+    f"{METADATA.capitalize()}: a logistic regression that sees size, format, bytes a pixel, JPEG "
+    f"quality and what EXIF says of shrinking, and no picture, in {FOLDS} folds of each set of "
+    f"{LEAST} or more images of each class. What it tells apart, a detector may have learnt in "
+    "place of pictures."
+)
 
 
 def _lacking(groups: Sequence[Group]) -> str:

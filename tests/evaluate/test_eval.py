@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import trees
 from command import MPFT
@@ -22,13 +25,14 @@ from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.evaluate import run as evaluation
 from mpft_deploy.evaluate.compare import compare
+from mpft_deploy.evaluate.metadata import LEAST, read_metadata
 from mpft_deploy.evaluate.metrics import METRICS
 from mpft_deploy.evaluate.models import BundleModel
 from mpft_deploy.evaluate.predictions import read_predictions
 from mpft_deploy.evaluate.protocols import BASIC
 from mpft_deploy.evaluate.report import write_results
 from mpft_deploy.evaluate.run import evaluate, find_entries
-from mpft_deploy.evaluate.summary import _shares, summarise
+from mpft_deploy.evaluate.summary import METADATA, _shares, summarise
 from mpft_deploy.evaluate.tables import told_unsure
 from mpft_deploy.fitness import FLAT
 from mpft_deploy.images import U8, decode_image
@@ -66,6 +70,62 @@ def test_predictions_are_the_verdicts_of_screening(
         judged = screener(decode_image(genimage / name))
         assert (logit, chance) == (judged.logit, judged.probability)
     assert rows.labels.tolist() == [int("/ai/" in name) for name in rows.paths]
+
+
+def jpeg(image: Image.Image, quality: int, taken: int = 0) -> bytes:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    if taken:
+        exif[0x8769] = {0xA002: taken, 0xA003: taken // 2}
+    image.save(buffer, "JPEG", quality=quality, exif=exif)
+    return buffer.getvalue()
+
+
+def test_what_files_say_of_themselves() -> None:
+    image = Image.new("RGB", (40, 20))
+    for quality in (10, 50, 75, 96):
+        data = jpeg(image, quality)
+        found = read_metadata(data)
+        assert found[:4] == (40, 20, len(data), "JPEG")
+        assert abs(found.quality - quality) <= 5
+        assert found.shrink == 1
+    assert read_metadata(jpeg(image, 90, taken=400)).shrink == 10
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    assert read_metadata(buffer.getvalue())[3:] == ("PNG", 0, 1)
+    assert read_metadata(b"no picture") == (0, 0, 10, "", 0, 1)
+
+
+def test_metadata_alone_is_told_beside_a_detector(
+    bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In Parquet: generated images of one half are saved in another quality, else as real ones."""
+    for quality, name in ((90, "alike"), (70, "apart")):
+        images = [
+            jpeg(blobs(index), 90 if index % 2 == 0 else quality) for index in range(2 * LEAST)
+        ]
+        table = {
+            "image": [{"bytes": data, "path": None} for data in images],
+            "label": [index % 2 for index in range(2 * LEAST)],
+        }
+        (tmp_path / "data" / name).mkdir(parents=True)
+        pq.write_table(pa.table(table), tmp_path / "data" / name / "test-0.parquet")
+    out = tmp_path / "out"
+    assert mpft_eval(bundle, tmp_path / "data", "--out", out, "--split", "test") == 0
+    groups = summarise(read_predictions(out / "predictions.parquet"))
+    told = {one.name: one.figures["auc"] for one in groups if one.keep == METADATA}
+    assert told["apart"].value > 0.999
+    assert told["alike"].value < 0.9
+    tables = (out / "tables.md").read_text()
+    row = next(line for line in tables.splitlines() if "**metadata alone**" in line)
+    assert row.count("|") == 5
+    assert "EXIF says of shrinking" in tables
+    assert "metadata alone" in capfd.readouterr().out
+    assert mpft_eval("--from", out / "predictions.parquet", "--out", tmp_path / "again") == 0
+    assert (tmp_path / "again" / "tables.md").read_text() == tables
+
+
+def test_of_few_images_metadata_says_nothing(evaluated: Path) -> None:
+    assert "metadata alone" not in (evaluated / "tables.md").read_text()
 
 
 def test_damaged_files_are_named_and_never_scored(evaluated: Path) -> None:
