@@ -24,6 +24,8 @@ KIND: Literal["bundle"] = "bundle"
 VERSION: Literal[2] = 2
 MANIFEST, OUTPUT = MANIFESTS[KIND], sealed_kind(KIND)
 CERTIFICATE, LATENCY = "certificate.json", "latency.json"
+MAPPED = "engine.safetensors"
+"""An engine of the backend native: read where it lies, by all processes that run it."""
 
 
 INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
@@ -277,7 +279,7 @@ class BundleInfo(Record, frozen=True):
 class Bundle:
     """A bundle as read and verified.
 
-    engine: the checked bytes.
+    engine: the checked bytes, in memory or where the file lies.
     latency: None where the engine has not run yet.
     seal: SHA-256 over the manifest: names this bundle and no other.
     signature: as stored, or None; checked only where a key was required.
@@ -285,7 +287,7 @@ class Bundle:
 
     path: Path
     info: BundleInfo
-    engine: bytes
+    engine: bytes | memoryview
     golden: Golden
     certificate: Certificate
     latency: Latency | None
@@ -311,11 +313,12 @@ def read_bundle(path: Path, require_signature: Path | None = None) -> Bundle:
     """
     refuse_other_kind(path, KIND)
     verify = load_verifier(require_signature) if require_signature else None
-    sealed = read_sealed(path, version=VERSION, kind=KIND, verify=verify)
+    sealed = read_sealed(path, version=VERSION, kind=KIND, verify=verify, mapped=(MAPPED,))
     content = sealed.content
+    engines: dict[str, bytes | memoryview] = {**content, **sealed.mapped}
     info: BundleInfo = convert_record(sealed.payload, BundleInfo, display(path / MANIFEST))
     for name in (info.engine, GOLDEN, CERTIFICATE):
-        if name not in content:
+        if name not in (engines if name == info.engine else content):
             raise InputError(f"{display(path)} is incomplete: its manifest does not list {name}")
 
     def record(name: str, kind: type[Any]) -> Any:
@@ -332,7 +335,7 @@ def read_bundle(path: Path, require_signature: Path | None = None) -> Bundle:
     return Bundle(
         path,
         info,
-        content[info.engine],
+        engines[info.engine],
         Golden.from_bytes(content[GOLDEN], info.spec, display(path / GOLDEN)),
         certificate,
         record(LATENCY, Latency) if LATENCY in content else None,
@@ -344,7 +347,7 @@ def read_bundle(path: Path, require_signature: Path | None = None) -> Bundle:
 def write_bundle(
     path: Path,
     info: BundleInfo,
-    engine: bytes,
+    engine: bytes | memoryview,
     golden: Golden,
     certificate: Certificate,
     latency: Latency | None,

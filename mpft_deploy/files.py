@@ -16,7 +16,7 @@ from typing import Any
 from mpft_deploy.errors import EnvironmentLacksError
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: bytes | memoryview) -> str:
     """SHA-256 as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import mmap
 import os
 import re
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import (
@@ -50,11 +51,14 @@ class Sealed:
 
     payload: the manifest without `files`, `signature` and `seal`.
     content: the bytes of every other file, by name.
+    mapped: those that were to be mapped into memory, not in `content`. Files are replaced and never
+        written in place, so they stay what was checked.
     signature: as stored, or None; checked only if the reader was told to.
     """
 
     payload: dict[str, Any]
     content: dict[str, bytes]
+    mapped: dict[str, memoryview]
     signature: object
     seal: str
 
@@ -111,11 +115,19 @@ def sealed_names(folder: Path, kind: str) -> Collection[str] | None:
     return {manifest, *files}
 
 
-def read_sealed(folder: Path, *, version: int, kind: str, verify: Verify | None = None) -> Sealed:
+def read_sealed(
+    folder: Path,
+    *,
+    version: int,
+    kind: str,
+    verify: Verify | None = None,
+    mapped: Collection[str] = (),
+) -> Sealed:
     """Read a sealed folder whole and check it.
 
     Args:
         verify: called before any other file is read.
+        mapped: names of files that are mapped into memory, which processes then share.
 
     Raises:
         InputError: a file is missing, extra, altered, unreadable or no regular file, or the version
@@ -125,7 +137,7 @@ def read_sealed(folder: Path, *, version: int, kind: str, verify: Verify | None 
         with open_folder(folder, kind) as descriptor:
             payload, raw = _manifest(folder, descriptor, version, kind)
             try:
-                return _read(folder, descriptor, payload, raw, verify)
+                return _read(folder, descriptor, payload, raw, verify, mapped)
             except InputError:
                 # Exchanged while it was read, as a new version of it is: that one is read instead.
                 if not left or not _replaced(folder / MANIFESTS[kind], raw):
@@ -134,13 +146,35 @@ def read_sealed(folder: Path, *, version: int, kind: str, verify: Verify | None 
 
 
 def read_regular(path: Path, limit: int, folder: int | None = None, *, cut: bool = False) -> bytes:
-    """The bytes of a regular file, or of one that `path` links to.
+    """The bytes of a regular file, or of one that `path` links to; see `_open_regular`.
+
+    Args:
+        cut: read only the beginning of a file that is larger.
+    """
+    with _open_regular(path, limit, folder, cut=cut) as file:
+        size = os.fstat(file.fileno()).st_size
+        return file.read(min(size + 1, limit)) or b""  # None: nothing to be had now
+
+
+def _map_regular(path: Path, limit: int, folder: int) -> memoryview:
+    """As `read_regular`, mapped into memory."""
+    with _open_regular(path, limit, folder) as file:
+        size = os.fstat(file.fileno()).st_size
+        mapped = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ) if size else b""
+        return memoryview(mapped)
+
+
+@contextlib.contextmanager
+def _open_regular(
+    path: Path, limit: int, folder: int | None, *, cut: bool = False
+) -> Iterator[BinaryIO]:
+    """A regular file, or one that `path` links to, open for reading.
 
     Args:
         limit: bytes that it may have.
         folder: descriptor of the folder that the name of `path` is looked up in, whatever stands
             at its path by now.
-        cut: read only the beginning of a file that is larger.
+        cut: a file that is larger is let pass.
 
     Raises:
         InputError: it cannot be read, is larger, or is a device, pipe, socket or folder.
@@ -158,7 +192,7 @@ def read_regular(path: Path, limit: int, folder: int | None = None, *, cut: bool
                     f"{where} has {status.st_size} bytes, more than the {limit} that such a file "
                     "can have"
                 )
-            return file.read(min(status.st_size + 1, limit)) or b""  # None: nothing to be had now
+            yield file
     except OSError as error:
         raise InputError(f"{where} cannot be read: {error.strerror}") from None
     except MemoryError:
@@ -218,7 +252,12 @@ def _manifest(
 
 
 def _read(
-    folder: Path, descriptor: int, payload: dict[str, Any], raw: bytes, verify: Verify | None
+    folder: Path,
+    descriptor: int,
+    payload: dict[str, Any],
+    raw: bytes,
+    verify: Verify | None,
+    mapped: Collection[str],
 ) -> Sealed:
     """Check a parsed manifest and read what it lists."""
     kind = payload["kind"]
@@ -249,14 +288,18 @@ def _read(
     if extra := sorted(present - listed.keys()):
         names = ", ".join(map(display, extra))
         raise InputError(f"{display(folder)} holds files it should not: {names}. Remove them.")
-    content = {}
+    content, maps = {}, {}
     for name, digest in listed.items():
-        content[name] = read_regular(folder / name, MAX_FILE, descriptor)
-        if sha256(content[name]) != digest:
+        data: bytes | memoryview
+        if name in mapped:
+            data = maps[name] = _map_regular(folder / name, MAX_FILE, descriptor)
+        else:
+            data = content[name] = read_regular(folder / name, MAX_FILE, descriptor)
+        if sha256(data) != digest:
             raise InputError(
                 f"{display(folder / name)} was altered: its SHA-256 is another. {remedy}"
             )
-    return Sealed(payload, content, signature, seal)
+    return Sealed(payload, content, maps, signature, seal)
 
 
 def _replaced(manifest: Path, raw: bytes) -> bool:

@@ -208,13 +208,17 @@ class Reading {
   }
 
   static int largest_magnitude(const Matrix& matrix) {
-    int least = 0, most = 0;
-    for (std::int64_t i = 0; i < matrix.outputs * matrix.inputs; ++i) {
-      const int weight = matrix.weights[i];
-      least = std::min(least, weight);
-      most = std::max(most, weight);
+    constexpr int kAtOnce = kPadding * kPadding;
+    std::uint8_t most[kAtOnce] = {};
+    const std::int8_t* weights = matrix.weights;
+    for (std::int64_t left = matrix.outputs * matrix.inputs; left > 0; left -= kAtOnce) {
+      for (int i = 0; i < kAtOnce; ++i) {
+        const auto weight = static_cast<std::uint8_t>(std::abs(weights[i]));
+        most[i] = most[i] > weight ? most[i] : weight;
+      }
+      weights += kAtOnce;
     }
-    return std::max(-least, most);
+    return *std::max_element(most, most + kAtOnce);
   }
 
   // What bytes stand for is taken from the sums: an offset, or from pixels `zero`.
@@ -231,11 +235,15 @@ class Reading {
       for (std::int64_t group = 0; group < groups; ++group) {
         std::int16_t sums[kSums] = {}, magnitudes[kSums] = {};
         for (int four = 0; four < kGroup / kFour; ++four, weights += kLanes * kFour) {
+          std::int16_t pairs[kSums];
+          std::memcpy(pairs, weights, sizeof pairs);
           for (int i = 0; i < kSums; ++i) {
-            const int one = weights[2 * i], other = weights[2 * i + 1];
+            const auto one = static_cast<std::int16_t>(pairs[i] >> 8);
+            const auto other = static_cast<std::int16_t>(
+                static_cast<std::int16_t>(static_cast<std::uint16_t>(pairs[i]) << 8) >> 8);
             sums[i] = static_cast<std::int16_t>(sums[i] + one + other);
-            magnitudes[i] =
-                static_cast<std::int16_t>(magnitudes[i] + std::abs(one) + std::abs(other));
+            magnitudes[i] = static_cast<std::int16_t>(magnitudes[i] + (one < 0 ? -one : one) +
+                                                      (other < 0 ? -other : other));
           }
         }
         for (int i = 0; i < kSums; ++i) {

@@ -63,7 +63,7 @@ class Backend(Protocol):
         """What it runs on and logits may depend on, by name: packages, driver, the GPU's name."""
         ...
 
-    def load(self, engine: bytes, *, threads: int, spin: bool = True) -> Engine:
+    def load(self, engine: bytes | memoryview, *, threads: int, spin: bool = True) -> Engine:
         """Deserialise an engine; `threads` 0 leaves the number to the backend.
 
         Without `spin`, threads that wait for each other sleep: a little slower by itself, much

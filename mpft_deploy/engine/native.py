@@ -78,7 +78,7 @@ def write_engine(
     return b"".join([len(text).to_bytes(8, "little"), text, *map(bytes, packed.arrays.values())])
 
 
-def load(engine: bytes, *, threads: int, spin: bool = True) -> NativeEngine:
+def load(engine: bytes | memoryview, *, threads: int, spin: bool = True) -> NativeEngine:
     """Read an engine where it lies; `threads` 0 takes as many as this process may use.
 
     Raises:
@@ -91,12 +91,12 @@ def load(engine: bytes, *, threads: int, spin: bool = True) -> NativeEngine:
         raise InputError(f"{WHERE} is damaged: {error}") from None
 
 
-def read_network(engine: bytes) -> Network:
+def read_network(engine: bytes | memoryview) -> Network:
     """The network of an engine, to be read by people or by the oracle; errors as of `load`."""
     return unpack(read_packed(engine))
 
 
-def read_packed(engine: bytes) -> Packed:
+def read_packed(engine: bytes | memoryview) -> Packed:
     """The arrays of an engine, where they lie; errors as of `load`."""
     length = int.from_bytes(engine[:8], "little")
     begin = 8 + length

@@ -57,7 +57,7 @@ def versions() -> dict[str, str]:
     return {"openvino": openvino.__version__}
 
 
-def load(engine: bytes, *, threads: int, spin: bool = True) -> OpenVinoEngine:
+def load(engine: bytes | memoryview, *, threads: int, spin: bool = True) -> OpenVinoEngine:
     """Compile an ONNX file's bytes; `threads` 0 takes as many as this process may use.
 
     How its threads wait is OpenVINO's own affair: `spin` makes no difference.
@@ -66,7 +66,7 @@ def load(engine: bytes, *, threads: int, spin: bool = True) -> OpenVinoEngine:
         InputError: OpenVINO cannot load the model.
     """
     del spin
-    return OpenVinoEngine(engine, threads)
+    return OpenVinoEngine(bytes(engine), threads)
 
 
 def compile_engine(engine: bytes, *, threads: int, profile: bool = False) -> Any:

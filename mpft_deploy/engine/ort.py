@@ -62,9 +62,9 @@ def session_options(threads: int, *, spin: bool = True) -> Any:
     return options
 
 
-def load(engine: bytes, *, threads: int, spin: bool = True) -> OnnxRuntimeEngine:
+def load(engine: bytes | memoryview, *, threads: int, spin: bool = True) -> OnnxRuntimeEngine:
     """Deserialise an ONNX file's bytes; `threads` 0 takes as many as this process may use."""
-    return OnnxRuntimeEngine(engine, threads, spin)
+    return OnnxRuntimeEngine(bytes(engine), threads, spin)
 
 
 def make_session(

@@ -119,7 +119,9 @@ class TensorRT:
             "gpu": gpu_name(),
         }
 
-    def load(self, engine: bytes, *, threads: int, spin: bool = True) -> TensorRTEngine:
+    def load(
+        self, engine: bytes | memoryview, *, threads: int, spin: bool = True
+    ) -> TensorRTEngine:
         """Deserialise a plan. CPU `threads` and how they wait make no difference to it.
 
         Raises:
@@ -129,7 +131,7 @@ class TensorRT:
         del threads, spin
         if reason := self.why_not():
             raise EnvironmentLacksError(f"{self.title} cannot be used here: {reason}")
-        return TensorRTEngine(self, engine)
+        return TensorRTEngine(self, bytes(engine))
 
     def module(self) -> Any:
         """The imported package."""

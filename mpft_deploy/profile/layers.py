@@ -31,10 +31,10 @@ def profile_layers(
     spec = bundle.spec
     cut = texture_patchify(bundle.golden.crops[:1], spec.patch, spec.keep_rule, spec.keep_seed)
     feeds = {"patches": cut.patches, "positions": cut.positions}
-    backend = bundle.info.backend
-    times = PROFILERS[backend](bundle.engine, feeds, threads=threads, runs=runs)
+    backend, engine = bundle.info.backend, bytes(bundle.engine)
+    times = PROFILERS[backend](engine, feeds, threads=threads, runs=runs)
     roof = measure_roof(backend, threads)
-    return fold(times, count_work(bundle.engine), roof)
+    return fold(times, count_work(engine), roof)
 
 
 def fold(times: OperatorTimes, work: dict[Place, Work], roof: Roof | None) -> Layers:

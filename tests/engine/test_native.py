@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -12,13 +13,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 from mpft_deploy.bundle import Device, read_bundle, write_bundle
 from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.engine import load_engine
 from mpft_deploy.engine.certificate import run_views
-from mpft_deploy.engine.native import PRECISIONS, load, read_network
+from mpft_deploy.engine.native import (
+    ALIGNMENT,
+    DEFINITION,
+    PRECISIONS,
+    load,
+    read_network,
+    read_packed,
+)
 from mpft_deploy.errors import GateError, InputError
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.kernels.encoder import oracle
@@ -101,6 +110,34 @@ def test_every_device_must_repeat_the_golden_logits_in_every_bit(
     assert "not those of the engine where it was exported in every bit" in reasons[0]
     with pytest.raises(GateError, match="in every bit"):
         load_engine(read_bundle(out))
+
+
+def test_an_engine_is_read_where_its_file_lies(engine_bundle: Path) -> None:
+    engine = read_bundle(engine_bundle).engine
+    assert isinstance(engine, memoryview)
+    assert isinstance(engine.obj, mmap.mmap)
+    whole = np.frombuffer(engine, np.uint8)
+    for array in read_packed(engine).arrays.values():
+        assert np.shares_memory(whole, array)
+        assert array.ctypes.data % ALIGNMENT == 0
+    plain = safetensors.numpy.load(bytes(engine))  # to be read by other programs too
+    assert len(plain) == len(read_packed(engine).arrays)
+
+
+def test_an_engine_that_does_not_fit_is_told(engine_bundle: Path) -> None:
+    engine = bytes(read_bundle(engine_bundle).engine)
+    before = f'definition\\":\\"{DEFINITION}'.encode()
+    for text, instead, message in (
+        (before, before[:-1] + b"1", "version '1' of the network's definition.*Export"),
+        (b'"F32"', b'"F64"', "does not hold the arrays"),
+        (b'"shape":[', b'"shapf":[', "does not hold the arrays"),
+        (b"[0,", b"[8,", "does not hold the arrays"),
+    ):
+        assert text in engine
+        with pytest.raises(InputError, match=message):
+            load(engine.replace(text, instead, 1), threads=1)
+    with pytest.raises(InputError, match="does not hold the arrays"):
+        load(engine[:-1], threads=1)
 
 
 def test_what_is_no_engine_is_told(detector: Path, tmp_path: Path, mpft: Mpft) -> None:
