@@ -52,7 +52,7 @@ class StoredEvent(msgspec.Struct, frozen=True):
 
     Attributes:
         id: counts up in the order of events; not the `id` that the event itself carries.
-        state: of its review; None for an event of a source, where there is nothing to review.
+        state: of its review; None where there is nothing to review, as of a stream turned unsure.
         by, reviewed_at: who said so, and when, in seconds since the Unix epoch; None if nobody did.
         snapshot: file of the frame that decided, as long as it is kept.
     """
@@ -161,7 +161,8 @@ class Store:
             return self.last
         if isinstance(event, StreamEvent):
             shot = event.snapshot or None
-            row = (event.time, event.source, event.verdict, shot, "open")
+            state = None if event.verdict == "unsure" else "open"
+            row = (event.time, event.source, event.verdict, shot, state)
         elif not isinstance(event, FrameEvent):
             row = (event.time, event.source, None, None, None)
         with self._changed:

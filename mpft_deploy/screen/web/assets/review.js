@@ -14,9 +14,6 @@ let user = { name: "", role: "admin" };
 
 const mayReview = () => user.role !== "viewer";
 
-// Whether there is something to say of it: it said something itself.
-const isReviewed = (stored) => stored.event.event === "stream" && stored.event.verdict !== "unsure";
-
 // Rows
 
 function describe(event) {
@@ -56,7 +53,7 @@ function makeRow(stored) {
     row.append(thumb);
   }
   row.append(element("i", "mark"), text);
-  if (isReviewed(stored)) {
+  if (stored.state) {
     const said = element("span", `state ${stored.state}`, stored.state);
     if (stored.by) said.title = `by ${stored.by}, ${moment(stored.reviewed_at)}`;
     what.append(said);
@@ -146,7 +143,7 @@ function mark() {
   }
 }
 
-const reviewable = () => listed.filter(isReviewed);
+const reviewable = () => listed.filter((stored) => stored.state);
 
 async function move(by) {
   const all = reviewable();
