@@ -103,6 +103,7 @@ class DemoSource:
             looked_for=self.screened / self.rate,
             generated_from=BOUND,
             no_sign_from=-BOUND,
+            reach=2 * BOUND,
             probability=probability if seen else None,
             fps_in=self.rate * 5 if live else 0.0,
             fps_screened=self.rate if live else 0.0,

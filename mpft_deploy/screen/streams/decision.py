@@ -196,6 +196,12 @@ class StreamDecision:
         return (self._tests[0].bound, -self._tests[1].bound) if self._tests else (None, None)
 
     @property
+    def reach(self) -> float | None:
+        """Evidence that an average generated stream gets to, however long one looks."""
+        held = self._calibration.held_out
+        return self._tests[0].reach(held.separation / 2) if self._tests and held else None
+
+    @property
     def looking(self) -> bool:
         """Whether the verdict is unsure only for want of evidence, which may still come."""
         return self.verdict == "unsure" and self._tests is not None and not self._reason

@@ -109,6 +109,8 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
         looked_for: seconds of stream that the evidence rests on.
         generated_from, no_sign_from: evidence from which on the verdict may be that; None if
             nobody measured what the detector is worth.
+        reach: evidence that an average generated stream gets to, however long one looks; below
+            `generated_from` on a camera that was not taught, where the detector is too unsteady.
         probability: of the last screened frame.
         fps_in, fps_screened: frames received and judged a second, over the last seconds.
         frame_age_ms: of the last verdict.
@@ -147,6 +149,7 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     looked_for: float = 0.0
     generated_from: float | None = None
     no_sign_from: float | None = None
+    reach: float | None = None
 
 
 class Picture(msgspec.Struct, frozen=True):

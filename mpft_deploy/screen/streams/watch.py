@@ -228,6 +228,7 @@ def _status(channel: Channel, now: float, overload: str) -> SourceStatus:
         looked_for=channel.decision.looked_for,
         generated_from=channel.decision.bounds[0],
         no_sign_from=channel.decision.bounds[1],
+        reach=channel.decision.reach,
         probability=channel.probability,
         fps_in=fps_in,
         fps_screened=fps_screened,

@@ -156,6 +156,9 @@ def test_a_change_is_found_both_ways_and_told_once() -> None:
     stream = StreamDecision(SOON, GOOD)
     assert run(stream, 3.0, 0, 1800) == ["generated"]
     assert stream.evidence > 0
+    assert not stream.looking
+    assert stream.bounds == pytest.approx((math.log(120), -math.log(60)))
+    assert stream.reach == pytest.approx(HELD.separation**2 / 2 / HELD.error**2)
     assert run(stream, -3.0, 1800, 1800) == ["unsure", "no sign"]
     assert stream.evidence < 0
     assert run(stream, 3.0, 3600, 1800)[-1] == "generated"
@@ -165,6 +168,8 @@ def test_no_verdict_comes_before_the_stream_was_looked_at_long_enough() -> None:
     stream = StreamDecision(SOON, GOOD)
     assert run(stream, -3.0, 0, 59) == []
     assert stream.undecided == "looked at for 57 of 60 s"
+    assert stream.looking
+    assert stream.looked_for == pytest.approx(57)
 
 
 def test_a_repeated_picture_is_one_opinion_however_long() -> None:
@@ -205,6 +210,7 @@ def test_frames_that_cannot_be_judged_say_nothing_and_the_stream_says_why() -> N
         assert stream.add(9.0, PICTURES[index % 64], float(index), "featureless") == []
     assert stream.evidence == stream.independent == 0
     assert stream.undecided == "nothing to judge: featureless"
+    assert not stream.looking
     assert run(stream, 3.0, 2000, 600) == ["generated"]
     # And after a while of them what was known before is no longer so.
     for index in range(2600, 2800):
@@ -231,6 +237,7 @@ def test_without_a_measured_calibration_a_stream_stays_unsure() -> None:
     stream = StreamDecision(SOON, Calibration())
     assert run(stream, 9.0, 0, 600) == []
     assert "--held-out" in stream.undecided
+    assert (stream.bounds, stream.reach, stream.looking) == ((None, None), None, False)
 
 
 def test_a_taught_camera_has_its_own_threshold_of_frames() -> None:

@@ -72,7 +72,10 @@ const urgency = (status) =>
 const verdictWord = (status) => (status.looking ? "looking…" : status.verdict);
 const nextTry = (status) =>
   status.retry_in === null ? "" : `next try in ${Math.ceil(status.retry_in)}\u00a0s`;
-const looks = (value) => `${value < 9.95 ? value.toFixed(1).replace(/\.0$/, "") : value.toFixed(0)} independent looks`;
+function looks(value) {
+  const shown = value < 9.95 ? value.toFixed(1).replace(/\.0$/, "") : value.toFixed(0);
+  return `${shown} independent ${shown === "1" ? "look" : "looks"}`;
+}
 
 const REASONS = {
   "scene change": "the picture has another size",

@@ -39,6 +39,9 @@ function drawMeter(meter, status) {
   meter.title = status.undecided || meter.getAttribute("aria-label");
 }
 
+// Whether no generated stream of the average kind could ever be called that here.
+const outOfReach = (status) => status.reach !== null && status.reach < status.generated_from;
+
 // How long, and by how much: never a verdict without what it rests on.
 function restsOn(status, now) {
   if (status.state === "connecting" || status.probability === null) return "nothing seen yet";
@@ -46,7 +49,8 @@ function restsOn(status, now) {
   const since = status.looking
     ? `for ${span(1000 * status.looked_for)}`
     : status.since ? `since ${moment(status.since)}` : "";
-  return [since, looks(status.independent)].filter(Boolean).join(" · ");
+  const taught = outOfReach(status) ? "camera not taught" : "";
+  return [since, looks(status.independent), taught].filter(Boolean).join(" · ");
 }
 
 function drawLine(svg, status, history, width, height) {
@@ -123,7 +127,7 @@ function drawTile(source, now) {
   setText(tile, ".chip", status.state === "ended" ? `${word}, ended` : word);
   if (idle) {
     const parts = [status.reason, nextTry(status)];
-    if (status.picture_time) parts.push(`last frame ${span(1000 * (now - status.picture_time))} ago`);
+    if (status.picture_time && status.state !== "frozen") parts.push(`last frame ${span(1000 * (now - status.picture_time))} ago`);
     $(".banner", tile).replaceChildren(element("b", "", status.state), ` ${parts.filter(Boolean).join(" · ")}`);
   }
   const grade = $(".grade", tile);
@@ -281,7 +285,10 @@ function drawDetail() {
     ["state", [status.state, status.reason, nextTry(status)].filter(Boolean).join(" · ")],
     ["quality", status.grade],
     ["picture", status.codec ? `${size}, ${status.codec}` : size],
-    ["evidence", status.undecided || signed(status.evidence)],
+    ["evidence", status.undecided || `${signed(status.evidence)}, generated from ${signed(status.generated_from)}, no sign from ${signed(status.no_sign_from)}`],
+    ["camera", outOfReach(status)
+      ? `not taught: evidence of an average generated stream ends at ${signed(status.reach)} here, below the threshold of ${signed(status.generated_from)}; an hour of known-real frames mends that (mpft calibrate --camera)`
+      : "average generated streams can be found"],
     ["last frame alone", status.probability === null ? "–" : `generated with probability ${status.probability.toFixed(3)}`],
     ["its age at verdict", span(status.frame_age_ms)],
     ["judged", `${count(status.screened)} frames, now ${rate(status.fps_screened)}`],
