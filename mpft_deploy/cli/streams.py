@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle, BundleInfo
     from mpft_deploy.screen.screener import Screener
     from mpft_deploy.screen.streams.config import Config
-    from mpft_deploy.screen.streams.records import Event, Sink
+    from mpft_deploy.screen.streams.records import Sink
     from mpft_deploy.screen.streams.watch import Watch
     from mpft_deploy.spec import Calibration
 
@@ -211,6 +211,7 @@ def _open_watch(
     """Sources, put together but not started, and whom they tell; lines for people if wanted."""
     from mpft_deploy.screen.streams.watch import Watch
     from mpft_deploy.screen.tell import open_metrics, open_sinks
+    from mpft_deploy.screen.tell.text import TextSink
     from mpft_deploy.screen.web import serve, serve_health
 
     tell = config.tell
@@ -222,7 +223,7 @@ def _open_watch(
         tell, watch.take_evidence, lambda: [status.source for status in watch.statuses()]
     )
     if people and (tell.jsonl is None or tell.jsonl.path != "-"):
-        sinks.append(_Text())
+        sinks.append(TextSink())
     if tell.http is not None:
         engine = {"backend": info.backend, "precision": str(info.precision), "bundle": seal[:12]}
         page = serve(watch, tell.http, sinks, metrics=metrics, engine=engine)
@@ -272,54 +273,6 @@ def _warn_undecidable(config: Config, calibration: Calibration) -> None:
             reach,
             bound,
         )
-
-
-class _Text:
-    """A sink for people: changes of verdicts and states, a line each, on standard output."""
-
-    name = "text"
-
-    def __init__(self) -> None:
-        from mpft_deploy.screen.tell.stats import Worker
-
-        self._worker: Worker[str] = Worker(self.name, self._print, 1000)
-
-    @property
-    def failure(self) -> BaseException | None:
-        """See `Supervised`."""
-        return self._worker.failure
-
-    def send(self, event: Event) -> None:
-        from mpft_deploy.screen.streams.records import FrameEvent
-
-        if not isinstance(event, FrameEvent):
-            self._worker.put(_line(event))
-
-    def close(self, timeout: float) -> None:
-        self._worker.close(timeout)
-
-    def _print(self, line: str) -> None:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-
-
-def _line(event: Any) -> str:
-    from mpft_deploy.files import printable
-    from mpft_deploy.screen.streams.records import StreamEvent
-
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time))
-    if isinstance(event, StreamEvent):
-        of = " of generation found" if event.verdict == "no sign" else ""
-        what = (
-            f"{event.verdict.upper()}{of} (was {event.previous}: {event.reason}; "
-            f"evidence {event.evidence:+.1f} from {event.frames} frames, "
-            f"worth {event.independent:.1f} independent ones)"
-        )
-    else:
-        what = event.state + (f": {event.reason}" if event.reason else "")
-        if event.retry_in is not None:
-            what += f"; trying again in {event.retry_in:.0f} s"
-    return printable(f"{when}  {event.source}  {what}")
 
 
 def _reader_left() -> bool:

@@ -8,30 +8,16 @@ import logging
 import os
 import ssl
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.extras import how_to_install
+from mpft_deploy.screen.tell.deliver import Answer
 
 MAX_REPLY = 64 * 1024
 """Bytes of a reply that are read; nobody needs them, but the next request comes after them."""
 
 LONGEST_PAUSE = 300.0
 """Seconds for which a receiver may ask to be left alone."""
-
-
-class Answer(NamedTuple):
-    """What became of a request.
-
-    Attributes:
-        status: of the reply; 0 where none came.
-        reason: why not, in words that repeat nothing of what was sent; else the status.
-        pause: seconds for which the receiver asks to be left alone.
-    """
-
-    status: int
-    reason: str
-    pause: float = 0.0
 
 
 class Poster:

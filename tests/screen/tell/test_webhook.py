@@ -27,9 +27,11 @@ from telling import (
 )
 
 from mpft_deploy.errors import UsageError
-from mpft_deploy.screen.tell import webhook
-from mpft_deploy.screen.tell.post import Answer, Poster
+from mpft_deploy.screen.tell import deliver
+from mpft_deploy.screen.tell.deliver import Answer
+from mpft_deploy.screen.tell.post import Poster
 from mpft_deploy.screen.tell.stats import Trouble
+from mpft_deploy.screen.tell.webhook import signature
 
 SECRET = "a-secret-of-the-receiver"
 
@@ -93,7 +95,7 @@ def test_a_key_can_be_changed(receiver: Receiver, tmp_path: Path) -> None:
     headers, body = receiver.received[0]
     timestamp = int(headers["webhook-timestamp"])
     assert headers["webhook-signature"].split(" ") == [
-        webhook.signature(key, "e000001", timestamp, body)
+        signature(key, "e000001", timestamp, body)
         for key in (b"the key of tomorrow", b"the key of today")
     ]
 
@@ -168,7 +170,7 @@ def test_an_event_that_is_refused_holds_up_no_other(receiver: Receiver, tmp_path
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No long waits between attempts."""
-    monkeypatch.setattr(webhook, "LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(deliver, "LONGEST_WAIT", 0.01)
 
 
 @pytest.mark.usefixtures("impatient")

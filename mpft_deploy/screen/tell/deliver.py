@@ -1,0 +1,180 @@
+"""Deliveries from the store: in order, at least once, and no event holds up all others for good."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from abc import ABC, abstractmethod
+from collections import Counter
+from typing import NamedTuple
+
+from mpft_deploy.screen.streams.records import Event
+from mpft_deploy.screen.streams.task import Task
+from mpft_deploy.screen.tell.pending import Delivery
+from mpft_deploy.screen.tell.stats import SinkStats, Trouble
+from mpft_deploy.screen.tell.store import Store
+
+logger = logging.getLogger(__name__)
+
+REFUSALS = frozenset({400, 413, 415, 422})
+"""Replies to an event that no repetition will make welcome."""
+
+BUSY = frozenset({0, 408, 425, 429, 502, 503, 504})
+"""Replies that speak of the receiver, not of the event; 0 stands for none."""
+
+PATIENCE = 5
+"""Times that an event is tried alone. Then those behind it are tried too: if one of them is taken,
+the receiver works, and it is the event that it cannot take."""
+
+PROBES = 8
+"""Events that are tried in one go, at most."""
+
+FIRST_WAIT, LONGEST_WAIT = 1.0, 15.0
+"""Seconds between attempts: doubled each time, and shortened by up to a half at random."""
+
+ABORT_SECONDS = 2.0
+"""How long closing waits for the thread to notice that its request was cut, on a busy machine."""
+
+
+class Answer(NamedTuple):
+    """What became of an attempt.
+
+    Attributes:
+        status: as of HTTP; 0 where no reply came.
+        reason: why not, in words that repeat nothing of what was sent.
+        pause: seconds for which the receiver asks to be left alone.
+    """
+
+    status: int
+    reason: str
+    pause: float = 0.0
+
+
+class Deliverer(ABC):
+    """A sink that takes what waits for it in the store, in a thread of its own.
+
+    Args:
+        name: by which the store knows it, the same over restarts.
+        where: what may be said of the receiver's address.
+        first_wait: seconds before the second attempt.
+    """
+
+    def __init__(self, name: str, where: str, store: Store, first_wait: float) -> None:
+        self.name, self._where, self._store, self._first_wait = name, where, store, first_wait
+        self._trouble, self._refusing = Trouble(logger), Trouble(logger)
+        self._closing, self._news = threading.Event(), threading.Event()
+        self._tried: Counter[int] = Counter()
+        self._delivered = self._failures = self._in_row = 0
+        self._dropped: Counter[str] = Counter()
+        store.receivers.append(self)
+        self._task = Task(name, self._run)
+        self._task.start()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """See `Supervised`."""
+        return self._task.failure
+
+    @abstractmethod
+    def wants(self, event: Event) -> bool:
+        """Whether it is to be sent this."""
+
+    @abstractmethod
+    def attempt(self, delivery: Delivery) -> Answer:
+        """Send an event once. A ValueError says that this one cannot be sent."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """End an `attempt` that waits, from another thread."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """No `attempt` comes any more; by the same thread."""
+
+    def send(self, event: Event) -> None:
+        """Look into the store, which has the event by now."""
+        self._news.set()
+
+    def close(self, timeout: float) -> None:
+        """Deliver what waits, unless the receiver is down; the rest stays in the store."""
+        self._closing.set()
+        self._news.set()
+        self._task.join(timeout)
+        if self._task.is_alive():
+            self.abort()
+            self._task.join(ABORT_SECONDS)
+
+    def stats(self) -> SinkStats:
+        """Counts of events."""
+        return SinkStats(
+            delivered=self._delivered,
+            failures=self._failures,
+            dropped=dict(self._dropped),
+            waiting=self._store.count_waiting(self.name),
+        )
+
+    def _run(self) -> None:
+        while True:
+            self._news.clear()
+            if waiting := self._store.waiting(self.name, PROBES):
+                if (wait := self._deliver(waiting)) and self._closing.wait(wait):
+                    break
+            elif self._closing.is_set():
+                break
+            else:
+                self._news.wait()
+        self.end()
+
+    def _deliver(self, waiting: list[Delivery]) -> float:
+        """Have the first taken or refused; the seconds to wait before the next attempt."""
+        failed: list[Delivery] = []
+        for delivery in waiting:
+            answer = self._answer(delivery)
+            if self._settled(delivery, answer):
+                # Once more, since it may work only now: order matters less than loss.
+                for poisoned in failed:
+                    again = self._answer(poisoned)
+                    if not self._settled(poisoned, again) and again.status not in BUSY:
+                        self._refuse(poisoned, again.reason)
+                return 0
+            failed.append(delivery)
+            self._tried[delivery.event] += 1
+            if answer.status in BUSY or self._tried[delivery.event] < PATIENCE:
+                break
+        if not self._closing.is_set():
+            self._trouble.begin(f"{self._where}: {answer.reason}; events wait")
+        longest: float = min(LONGEST_WAIT, self._first_wait * 2 ** min(self._in_row, 20))
+        self._in_row += 1
+        self._failures += 1
+        return max(answer.pause, longest * random.uniform(0.5, 1.0))
+
+    def _settled(self, delivery: Delivery, answer: Answer) -> bool:
+        """Whether this is the end of a delivery: it was taken, or refused."""
+        if 200 <= answer.status < 300:
+            self._trouble.end(f"{self._where}: receives again")
+            self._delivered += 1
+            self._in_row = 0
+            self._done(delivery, None)
+        elif answer.status in REFUSALS:
+            self._refuse(delivery, answer.reason)
+        else:
+            return False
+        return True
+
+    def _refuse(self, delivery: Delivery, reason: str) -> None:
+        self._refusing.begin(f"{self._where}: an event is not taken: {reason}")
+        self._dropped["refused"] += 1
+        self._done(delivery, reason)
+
+    def _done(self, delivery: Delivery, error: str | None) -> None:
+        self._tried.pop(delivery.event, None)
+        self._store.settle(self.name, delivery.event, error)
+
+    def _answer(self, delivery: Delivery) -> Answer:
+        try:
+            return self.attempt(delivery)
+        except ValueError as error:
+            return Answer(400, f"it cannot be sent: {type(error).__name__}")
+        except Exception as error:  # no event may end this thread
+            return Answer(500, f"{type(error).__name__} while it was sent")
