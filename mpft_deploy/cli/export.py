@@ -42,9 +42,10 @@ AUTO = "auto"
     type=click.Choice(PRECISIONS),
     help="Of matmuls. wide, mixed, narrow: of the backend native, activations of 16 bits, which "
     "change next to nothing; of 16 behind the GELU and 8 elsewhere; of 8, and 16 where they are "
-    "outliers, the fastest. int8: "
-    "activations scaled as the engine runs; int8-static, fp8: by ranges seen in calibration; "
-    "+fp16, +bf16: the other matmuls; auto tries all.  [default: wide; of other backends fp32]",
+    "outliers, the fastest. int8: activations scaled as the engine runs; int8-static, fp8: by "
+    "ranges seen in calibration; +fp16, +bf16: the other matmuls; auto tries all.  [default: of "
+    "native the narrowest that keeps the budget by the detector's own certificate, wide without "
+    "one; of others fp32]",
 )
 @click.option(
     "--float-layers",
@@ -183,6 +184,7 @@ def command(
     from mpft_deploy.cli.console import certificate_rows, emit_json, latency_rows, steps, table
     from mpft_deploy.engine import find_backend
     from mpft_deploy.engine.budget import Budget
+    from mpft_deploy.engine.published import narrowest
     from mpft_deploy.errors import UsageError
     from mpft_deploy.export.builders import BuildOptions, parse_batch, parse_capability
     from mpft_deploy.export.pipeline import Request, export
@@ -193,6 +195,7 @@ def command(
         backend = (
             AUTO if searches else _backend_for(precision, graph=standalone or layout != "bundle")
         )
+    chooses = precision is None and backend == "native"
     if precision is None:
         precision = AUTO if searches else find_backend(backend).PRECISIONS[0]
     request = Request(
@@ -227,6 +230,8 @@ def command(
     request = replace(request, keep=keep)
     if latency or explain:
         raise UsageError("--latency and --explain go with a search: add --target auto")
+    if chooses:
+        request = replace(request, precision=narrowest(detector, keep, request.budget))
     if dry_run:
         if standalone or layout == "triton":
             raise UsageError("--dry-run is for bundles")

@@ -24,6 +24,8 @@ from mpft_deploy.spec import DetectorSpec, Record, convert_record
 from mpft_deploy.weights import F32, MAX_HEADER, Rows
 
 PRECISIONS = ("wide", "mixed", "narrow")
+"""The widest first: what is taken of a detector of which nothing was measured."""
+
 HEADER = "mpft.network"
 WHERE = "the engine"
 ALIGNMENT = 64

@@ -75,7 +75,7 @@ def test_a_bundle_needs_no_images_of_its_own(certified: Path, tmp_path: Path, mp
     certificate = read_bundle(out).certificate
     assert certificate.answer == "kept"
     assert certificate.published == published.header.network
-    assert certificate.images == published.compare(read_detector(certified), "wide")
+    assert certificate.images == published.compare(read_detector(certified), "narrow")
     for command in ("verify", "inspect"):
         code, text, _ = mpft(command, out)
         assert code == 0
@@ -102,6 +102,35 @@ def test_flips_are_of_the_threshold_as_it_is_now(certified: Path) -> None:
         assert found is not None
         known = replace(found, reference=logits, logits=off)
         assert known.compare(read_detector(certified), "narrow").flips == flips
+
+
+@pytest.mark.parametrize(
+    ("budget", "narrow", "mixed", "chosen"),
+    [
+        ("flips<=20%", 0, 0, "narrow"),
+        ("flips<=20%", 5, 0, "mixed"),
+        ("flips<=20%", 5, 5, "wide"),
+        (None, 0, 0, "wide"),  # one flip in a hundred takes more images than twenty
+    ],
+)
+def test_the_narrowest_that_keeps_the_budget_is_exported(
+    certified: Path, tmp_path: Path, mpft: Mpft, budget: str | None, narrow: int, mixed: int,
+    chosen: str,
+) -> None:  # fmt: skip
+    """Without being told a precision; of two that keep it the faster one."""
+    found = published_of(certified)
+    logits = {**found.logits}
+    for precision, flips in (("narrow", narrow), ("mixed", mixed)):
+        logits[precision] = found.reference.copy()
+        logits[precision][:flips] = np.where(found.reference[:flips] > 0, -9, 9)
+    data = replace(found, logits=logits).to_bytes()
+    rewrite_detector(certified, read_detector(certified).spec, certificate=data)
+    options = ["--budget", budget] if budget else ["--allow-unproven"]
+    code, _, errors = mpft("export", certified, tmp_path / "bundle", *options)
+    assert code == (0 if budget else 1), errors
+    assert str(read_bundle(tmp_path / "bundle").info.precision) == chosen
+    code, text, _ = mpft("export", certified, tmp_path / "other", *options, "--dry-run", "--json")
+    assert json.loads(text)["precision"].startswith(chosen)
 
 
 def test_what_is_of_another_network_is_not_believed(
@@ -137,7 +166,7 @@ def test_a_machine_that_computes_other_bits_is_refused(
     spec = read_detector(certified).spec
     rewrite_detector(certified, spec, certificate=changed.to_bytes())
     arguments = ("export", certified, tmp_path / "bundle", "--budget", "flips<=20%")
-    code, _, errors = mpft(*arguments)
+    code, _, errors = mpft(*arguments, "--precision", "wide")
     assert code == 1
     assert "not those of the published certificate in every bit" in errors
     assert mpft(*arguments, "--precision", "mixed")[0] == 0
