@@ -95,7 +95,7 @@ def test_dashboard_demo() -> None:
     words = ("--sources", "3", "--address", "127.0.0.1:0")
     with running(EXAMPLES / "dashboard_demo.py", *words) as lines:
         url = lines.readline().removeprefix("dashboard: ").strip()
-        with urllib.request.urlopen(f"{url}/api/v1/sources") as answer:
+        with urllib.request.urlopen(f"{url}api/v1/sources") as answer:
             assert len(json.load(answer)["sources"]) == 3
 
 

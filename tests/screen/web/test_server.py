@@ -435,6 +435,22 @@ def test_slow_requests_are_cut_off(
     server.sinks.close(1)
 
 
+def test_small_answers_are_sent_at_once(server: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Head and body go one by one: else each answer but the first waits for the visitor's ACK."""
+    options = []
+    made = connection.Connection.connection_made
+
+    def look(self: connection.Connection, transport: Any) -> None:
+        made(self, transport)
+        to = transport.get_extra_info("socket")
+        options.append(to.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(connection.Connection, "connection_made", look)
+    get(server, "/livez")
+    assert all(options)
+    assert options
+
+
 def test_health_answers_while_the_page_is_held(monitor: DemoMonitor) -> None:
     page = serve(monitor, Http(address="127.0.0.1:0"), Sinks())
     health = serve_health(monitor, Health(address="127.0.0.1:0"))
