@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from mpft_deploy.kernels.encoder.network import Network, make_network
-from mpft_deploy.kernels.encoder.registry import VERSIONS, Encoder, Version
+from mpft_deploy.kernels.encoder.registry import VERSIONS, Encoder, Version, statuses
 
-__all__ = ["VERSIONS", "Encoder", "Network", "Version", "make_network"]
+__all__ = ["VERSIONS", "Encoder", "Network", "Version", "make_network", "statuses"]

@@ -20,13 +20,14 @@ from mpft_deploy.kernels.encoder.network import Network
 from mpft_deploy.kernels.encoder.oracle import F32, I32, U8
 from mpft_deploy.kernels.encoder.packing import Packed, pack, unpack
 from mpft_deploy.kernels.slow import HOW, say_so
+from mpft_deploy.kernels.texture_patchify.registry import IMPLEMENTATIONS, VARIABLE, Status
 
 try:
     from mpft_deploy.kernels.encoder import _encoder
 except ImportError:
     _encoder = None  # type: ignore[assignment]
 
-VARIABLE = "MPFT_KERNEL"
+FOR_GPUS = {one.name for one in IMPLEMENTATIONS if one.device == "cuda"}
 
 Run = Callable[[U8, I32], F32]
 """Patches u8 [B, K, 3·p·p] and positions i32 [B, K], both contiguous, to logits f32 [B]."""
@@ -113,7 +114,8 @@ def choose(name: str | None = None) -> Version:
         return chosen
     found = next((version for version in VERSIONS if version.name == name), None)
     if found is None:
-        raise UsageError(f"{source} is no version of the encoder. Versions: {_listing()}")
+        other = ", but one of texture_patchify's for GPUs" if name in FOR_GPUS else ""
+        raise UsageError(f"{source} is no version of the encoder{other}. Versions: {_listing()}")
     reason = found.why_not()
     if reason is not None:
         raise EnvironmentLacksError(f"{source} does not run here: {reason}. Versions: {_listing()}")
@@ -158,6 +160,15 @@ VERSIONS = (
     _native_version("scalar"),
     Version("numpy", lambda: None, _make_numpy),
 )
+
+
+def statuses() -> list[Status]:
+    """Every version in order of preference; raises as `choose` does on a bad `MPFT_KERNEL`.
+
+    None is chosen where one of texture_patchify's for GPUs is forced: an Encoder refuses then.
+    """
+    chosen = None if os.environ.get(VARIABLE) in FOR_GPUS else choose()
+    return [Status(one.name, "cpu", one.why_not(), chosen=one is chosen) for one in VERSIONS]
 
 
 def _listing() -> str:

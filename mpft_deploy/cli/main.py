@@ -33,7 +33,7 @@ COMMANDS = {
     "screen": ("screen", "Tell generated images from real ones: files and live streams."),
     "profile": ("profile", "Measure a bundle's latency."),
     "doctor": ("doctor", "Check what this machine can do, and what it lacks."),
-    "kernels": ("kernels", "List the versions of the patch kernel and the one chosen here."),
+    "kernels": ("kernels", "List the versions of each kernel and the ones chosen here."),
 }
 
 

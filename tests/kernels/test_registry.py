@@ -13,7 +13,7 @@ import pytest
 
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
-from mpft_deploy.kernels import Patches, implementations, texture_patchify
+from mpft_deploy.kernels import Patches, encoder, implementations, texture_patchify
 from mpft_deploy.kernels.texture_patchify import oracle, registry
 from mpft_deploy.spec import KeepRule
 
@@ -137,14 +137,21 @@ def test_more_cells_than_there_are() -> None:
 def test_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(cli, "mpft", ["kernels"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    chosen = next(one.name for one in implementations() if one.chosen)
-    assert [line.split()[1] for line in lines if line.startswith("* ") and "cpu" in line] == [
-        chosen
+    chosen = [
+        [kernel, next(one.name for one in found if one.chosen)]
+        for kernel, found in (
+            ("texture_patchify", implementations()),
+            ("encoder", encoder.statuses()),
+        )
     ]
+    found = [line.split()[1:3] for line in lines if line.startswith("* ") and " cpu " in line]
+    assert found == chosen
     assert run(cli, "mpft", ["kernels", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [one["name"] for one in listed] == [one.name for one in registry.IMPLEMENTATIONS]
-    assert set(listed[0]) == {"name", "device", "why_not", "chosen"}
+    assert [one["name"] for one in listed] == [
+        one.name for one in (*registry.IMPLEMENTATIONS, *encoder.VERSIONS)
+    ]
+    assert set(listed[0]) == {"kernel", "name", "device", "why_not", "chosen"}
 
 
 def test_command_with_an_unknown_version(
