@@ -47,6 +47,7 @@ def commands(bundle: Path, images: Path, out: Path, *, quick: bool) -> dict[str,
         "first_verdict": [str(bundle), str(DETECTOR)],
         "repeat": [str(bundle)],
         "texture_patchify": ["--callgrind"] if shutil.which("valgrind") and not quick else [],
+        "encoder": [str(DETECTOR), *(["--rounds", "2"] if quick else ["--profile"])],
         "keeps": [str(DETECTOR), *(["--rounds", "3"] if quick else [])],
         "engines": [
             *(str(DETECTOR), str(images), str(bundle)),

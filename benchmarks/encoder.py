@@ -1,0 +1,384 @@
+"""The network in integers against its peers: first equal, then timed.
+
+    python benchmarks/encoder.py DETECTOR [--rounds N] [--profile] [--json OUT]
+
+Kept cells of one view to its logit, two threads, batch 1, contestants taking turns; and a batch of
+four views, loading from a warm page cache, and a waterfall from PyTorch's whole backbone. What the
+processor could do at most is measured by a loop over registers in the same run. `--profile` tells
+where the time goes (perf) and counts instructions (valgrind), on a driver that is built here.
+
+Peers are those that are installed: onnxruntime, openvino, torch.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import peers
+from peers import THREADS
+from records import write_record
+from samples import FLOAT_LAYERS
+from turns import figures, provenance, take_turns, target
+
+from mpft_deploy.bundle import Device, Precision
+from mpft_deploy.detector_folder import DetectorFolder
+from mpft_deploy.engine.native import read_packed, write_engine
+from mpft_deploy.errors import MpftError
+from mpft_deploy.export.materials import Materials
+from mpft_deploy.export.pipeline import Request, gather, make
+from mpft_deploy.kernels import Patches, texture_patchify
+from mpft_deploy.kernels.encoder import VERSIONS, Encoder, oracle
+from mpft_deploy.kernels.encoder.packing import Packed, unpack
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "kernels"))
+
+import native_library  # noqa: E402  # lies with the tests that use it too
+from encoder_cases import Case  # noqa: E402
+
+WIDE = {"narrow": (), "mixed": ("proj",), "wide": ("qkv", "out", "fc", "proj")}
+PEERS = {
+    "ONNX Runtime fp32": ("onnxruntime", "fp32", ()),
+    "ONNX Runtime int8": ("onnxruntime", "int8", ()),
+    "ONNX Runtime int8, c_proj in float": ("onnxruntime", "int8", FLOAT_LAYERS),
+    "OpenVINO int8": ("openvino", "int8-static", ()),
+    "OpenVINO int8, c_proj in float": ("openvino", "int8-static", FLOAT_LAYERS),
+}
+TURN, BATCH, LOADS = 4, 4, 5
+
+Cells = tuple[np.ndarray, np.ndarray]
+"""Patches u8 [B, K, 3·p·p] and positions i32 [B, K]."""
+Run = Callable[[Cells], object]
+
+
+def check_equal(packed: Mapping[str, Packed], cut: Patches) -> None:
+    """Exits unless every version gives the oracle's bits, and a batch those of its views alone."""
+    for name, network in packed.items():
+        expected = oracle.logit(unpack(network), cut.patches[0], cut.positions[0])
+        for version in VERSIONS:
+            if version.why_not() is not None or version.name == "numpy":
+                continue
+            for threads in (1, THREADS):
+                encoder = Encoder(network, threads, version.name)
+                found = encoder.logits(cut.patches[:1], cut.positions[:1])
+                if found[0] != expected:
+                    sys.exit(f"FAILED: {version.name} gives {found[0]} of {name}, not {expected}")
+        encoder = Encoder(network, THREADS)
+        alone = [encoder.logits(cut.patches[i : i + 1], cut.positions[i : i + 1]) for i in range(3)]
+        if not np.array_equal(encoder.logits(cut.patches[:3], cut.positions[:3]), np.ravel(alone)):
+            sys.exit(f"FAILED: a batch of {name} has other logits than its views")
+        print(f"equal to the oracle: {name}", flush=True)
+
+
+def contestants(
+    detector: Path, materials: Materials, packed: Mapping[str, Packed]
+) -> dict[str, Run]:
+    """From kept cells to a logit, by name; peers that are not installed are told and left out."""
+    found: dict[str, Run] = {}
+    for name, network in packed.items():
+        found[name] = partial(run_encoder, Encoder(network, THREADS))
+    found["narrow, scalar"] = partial(run_encoder, Encoder(packed["narrow"], THREADS, "scalar"))
+    for name, (backend, precision, floats) in PEERS.items():
+        request = Request(detector, Path(), backend, precision, floats, threads=THREADS)
+        try:
+            engine = make(request, materials).engine
+        except MpftError as error:
+            print(f"left out: {name}: {error}", flush=True)
+            continue
+        assert engine is not None
+        found[name] = partial(run_engine, engine)
+    return found
+
+
+def run_encoder(encoder: Encoder, cells: Cells) -> object:
+    return encoder.logits(*cells)
+
+
+def run_engine(engine: Any, cells: Cells) -> object:
+    return engine.run(*cells)
+
+
+def eager(detector: DetectorFolder, depth: int) -> Run:
+    """PyTorch in float32 on the cells that it is given; random weights cost what trained do."""
+    import torch
+
+    from mpft_deploy.detector.backbone import Geometry
+    from mpft_deploy.detector.model import Detector
+
+    spec = detector.spec
+    torch.manual_seed(0)
+    torch.set_num_threads(THREADS)
+    tower = Geometry(spec.architecture, spec.patch, spec.crop.size)
+    model = Detector(tower, depth, taps=spec.taps).eval()
+
+    def run(cells: Cells) -> object:
+        with torch.inference_mode():
+            return float(model(torch.from_numpy(cells[0]), torch.from_numpy(cells[1]))[0])
+
+    return run
+
+
+def products(packed: Packed, cells: int) -> dict[str, float]:
+    """Products of integers that a view's logit takes, by the kind of layer."""
+    sizes, tokens = packed.sizes, cells + 1
+    square, mlp = sizes.width**2, sizes.width * sizes.hidden
+    whole = (sizes.depth - 1) * tokens
+    return {
+        "patch": 3.0 * sizes.area * sizes.width * cells,
+        "qkv": 3.0 * square * whole + square * (2 * tokens + 1),
+        "out": square * (whole + 1.0),
+        "fc": mlp * (whole + 1.0),
+        "proj": mlp * (whole + 1.0),
+    }
+
+
+def measure_peak(work: Path) -> dict[str, float]:
+    """10⁹ products a second on one core, by instruction; empty without a compiler."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        return {}
+    program = work / "integer_peak"
+    source = Path(__file__).with_name("integer_peak.cpp")
+    subprocess.run([compiler, "-O2", source, "-o", program], check=True)
+    lines = subprocess.run([program], capture_output=True, text=True, check=True).stdout
+    return {name: float(rate) for name, rate in map(str.split, lines.splitlines())}
+
+
+def least_seconds(
+    count: Mapping[str, float], wide: tuple[str, ...], peak: Mapping[str, float]
+) -> float:
+    """What all products of a view take at the peak, on THREADS cores; 0 where it is not known."""
+    narrow = peak.get("vpdpbusd") or peak.get("sdot") or peak.get("vpmaddubsw")
+    if narrow is None:
+        return 0
+    # Wide rows are two passes over bytes, or one over words where that is as fast.
+    twice = peak["vpmaddwd"] if "vpdpbusd" not in peak and "vpmaddwd" in peak else narrow / 2
+    total = sum(number / (twice if kind in wide else narrow) for kind, number in count.items())
+    return total / 1e9 / THREADS
+
+
+def time_loading(engine: Path) -> list[float]:
+    """Milliseconds to map an engine and make it ready, its pages in memory already."""
+    import mmap
+
+    taken = []
+    for _ in range(LOADS):
+        start = time.perf_counter()
+        with engine.open("rb") as file:
+            mapped = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+        Encoder(read_packed(mapped), THREADS)
+        taken.append((time.perf_counter() - start) * 1e3)
+    return taken
+
+
+def profile(packed: Mapping[str, Packed], cut: Patches, work: Path) -> dict[str, Any]:
+    """Shares of the time, by perf, and instructions of a view, by callgrind, of one thread."""
+    project = ROOT / "tests" / "kernels" / "encoder" / "native"
+    flags = {"CMAKE_BUILD_TYPE": "Release", "CMAKE_CXX_FLAGS": "-g"}
+    driver = native_library.build(work / "driver", "driver", project, **flags) / "driver"
+    found: dict[str, Any] = {}
+    for name, network in packed.items():
+        views = {count: (cut.patches[:count], cut.positions[:count]) for count in (1, 8)}
+        cases = {
+            count: Case(unpack(network), *cells, 1, np.zeros(0, np.float32)).packed()
+            for count, cells in views.items()
+        }
+        for version in (one for one in VERSIONS if one.why_not() is None and one.name != "numpy"):
+            row: dict[str, Any] = {}
+            if shutil.which("perf") and version.name != "scalar":
+                row["shares"] = shares(driver, version.name, cases[8], work)
+            if shutil.which("valgrind") and version.name != "avx512":
+                row["instructions"] = instructions(driver, version.name, cases[1])
+            found[f"{name}, {version.name}"] = row
+            print(f"profile of {name}, {version.name}: {row}", flush=True)
+    return found
+
+
+def shares(driver: Path, version: str, case: bytes, work: Path) -> dict[str, float]:
+    """Of the time of a forward pass: matmuls, attention, and all else."""
+    data = work / "perf.data"
+    record = ["perf", "record", "-q", "-e", "cpu-clock", "-o", data, driver, version]
+    subprocess.run(record, input=case, capture_output=True, check=True)
+    report = ["perf", "report", "-i", data, "--stdio", "-q", "--no-children", "-F", "overhead,sym"]
+    listing = subprocess.run(report, capture_output=True, text=True, check=True).stdout
+    sums = {"matmuls": 0.0, "attention": 0.0, "else": 0.0}
+    for line in listing.splitlines():
+        if "mpft::encoder" not in line or "Reading" in line:
+            continue  # reading the case, and preparing
+        part = "matmuls" if "tile" in line else "attention" if "attend" in line else "else"
+        sums[part] += float(line.split("%")[0])
+    total = sum(sums.values())
+    return {part: value / total for part, value in sums.items()}
+
+
+def instructions(driver: Path, version: str, case: bytes) -> int:
+    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
+    toggle = "--toggle-collect=mpft::encoder::Encoder::logits(*"
+    done = subprocess.run([*command, toggle, driver, version], input=case, capture_output=True)
+    collected = re.search(rb"Collected : (\d+)", done.stderr)
+    if done.returncode != 0 or collected is None:
+        sys.exit(f"FAILED: callgrind on {version}:\n{done.stderr.decode()}")
+    return int(collected[1])
+
+
+def judge(ms: Mapping[str, float], shared: Mapping[str, float], vnni: bool) -> list[dict[str, Any]]:
+    """Every figure that was promised, beside its target."""
+    targets = []
+
+    def faster(name: str, peer_names: tuple[str, ...], limit: float) -> None:
+        there = [ms[peer] for peer in peer_names if peer in ms]
+        if there:
+            told = f"{name} against {' or '.join(peer for peer in peer_names if peer in ms)}"
+            ratio = min(there) / ms[name]
+            targets.append(target(told, ratio, limit, "times as fast", at_least=True))
+
+    fp32 = ("ONNX Runtime fp32",)
+    if vnni:
+        faster("mixed", fp32, 3)
+        faster(
+            "mixed", ("ONNX Runtime int8, c_proj in float", "OpenVINO int8, c_proj in float"), 1.5
+        )
+        faster("narrow", ("ONNX Runtime int8", "OpenVINO int8"), 1.15)
+        faster("wide", fp32, 1.8)
+    else:
+        faster("mixed", fp32, 1.2)
+        faster("narrow", fp32, 1.2)
+    limits = {
+        "batch of four against one view": (3.5, "views", False),
+        "load": (50, "ms", False),
+        "largest error of wide": (0.02, "logit", False),
+        "matmuls, share of the peak": (0.8, "", True),
+        "everything but matmuls": (0.2, "of the time", False),
+    }
+    for name, value in shared.items():
+        limit, unit, at_least = limits[name]
+        targets.append(target(name, value, limit, unit, at_least=at_least))
+    return targets
+
+
+@click.command()
+@click.argument("detector", type=click.Path(path_type=Path))
+@click.option("--rounds", type=click.IntRange(2), default=5, show_default=True)
+@click.option("--profile", "profiled", is_flag=True, help="Shares of time and instructions too.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result here.")
+def main(detector: Path, rounds: int, profiled: bool, json_path: Path | None) -> None:
+    """Compare and time DETECTOR's network in integers."""
+    materials = gather(Request(detector, Path(), threads=THREADS))
+    folder = materials.detector
+    spec, golden = folder.spec, folder.golden
+    cut = texture_patchify(golden.crops, spec.patch, spec.keep_rule, spec.keep_seed)
+    cells = [(cut.patches[i : i + 1], cut.positions[i : i + 1]) for i in range(len(cut.patches))]
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        packed = {}
+        for name, wide in WIDE.items():
+            precision = Precision("int8", "dynamic per token", wide_layers=wide)
+            (work / name).write_bytes(write_engine(spec, folder.stored, precision))
+            packed[name] = read_packed((work / name).read_bytes())
+        check_equal(packed, cut)
+        errors = {}
+        for name, network in packed.items():
+            found = Encoder(network, THREADS).logits(cut.patches, cut.positions)
+            off = np.abs(found - golden.logits)
+            errors[name] = {"mean": float(off.mean()), "largest": float(off.max())}
+            print(f"{name}: off float32 by {off.mean():.4f} in the mean, {off.max():.4f} at most")
+        runs = contestants(detector, materials, packed)
+        taken = {name: figures(one) for name, one in
+                 take_turns(runs, cells, rounds=rounds, turn=TURN).items()}  # fmt: skip
+        ms = {name: one["p50"]["value"] for name, one in taken.items()}
+        for name, one in sorted(ms.items(), key=lambda item: item[1]):
+            print(f"{name:<40}{one:8.1f} ms", flush=True)
+
+        four = [(cut.patches[i : i + BATCH], cut.positions[i : i + BATCH]) for i in range(0, 16, 4)]
+        one = partial(run_encoder, Encoder(packed["narrow"], THREADS))
+        batches = take_turns({"four": one}, four, rounds=2, turn=4)["four"]
+        singles = take_turns({"one": one}, cells, rounds=2, turn=4)["one"]
+        peak, loading = measure_peak(work), time_loading(work / "narrow")
+        shared = {
+            "batch of four against one view": float(np.median(batches) / np.median(singles)),
+            "load": float(np.median(loading)),
+            "largest error of wide": errors["wide"]["largest"],
+        }
+        waterfall = fall(folder, ms, golden.crops[:1], cells[0], rounds)
+        profiles = profile(packed, cut, work) if profiled else {}
+    count = products(packed["narrow"], cut.positions.shape[1])
+    rates: dict[str, Any] = {}
+    for name, wide in WIDE.items():
+        least = least_seconds(count, wide, peak) * 1e3
+        rates[name] = {"gmac_per_second": sum(count.values()) / ms[name] / 1e6,
+                       "of_peak_over_all_time": least / ms[name] if least else None}  # fmt: skip
+        print(f"{name}: {rates[name]}")
+    best = next((one for one in VERSIONS if one.why_not() is None), VERSIONS[-1]).name
+    if divided := profiles.get(f"narrow, {best}", {}).get("shares"):
+        least = least_seconds(count, (), peak) * 1e3
+        shared["everything but matmuls"] = 1 - divided["matmuls"]
+        shared["matmuls, share of the peak"] = least / (ms["narrow"] * divided["matmuls"])
+    vnni = "avx512_vnni" in Device.here().instructions
+    targets = judge(ms, shared, vnni)
+    if json_path is not None:
+        record = {
+            "benchmark": "encoder",
+            **provenance(),
+            "detector": folder.seal,
+            "threads": THREADS,
+            "cells": cut.positions.shape[1],
+            "version": best,
+            "errors": errors,
+            "ms": taken,
+            "peak_gmac_per_second_of_a_core": peak,
+            "rates": rates,
+            "loading_ms": loading,
+            "waterfall": waterfall,
+            "profiles": profiles,
+            "targets": targets,
+        }
+        write_record(json_path, record)
+
+
+def fall(
+    folder: DetectorFolder, ms: Mapping[str, float], crop: np.ndarray, kept: Cells, rounds: int
+) -> list[dict[str, Any]]:
+    """From PyTorch with all tokens and blocks to the integers, one thing at a time."""
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        print("left out: PyTorch is not installed")
+        return []
+    spec = folder.spec
+    every = texture_patchify(crop, spec.patch, type(spec.keep_rule).parse("all"), 0)
+    whole = (every.patches, every.positions)
+    tower = peers.eager(peers.tower(spec.architecture, spec.patch, spec.crop.size))
+    short = eager(folder, spec.depth)
+    steps: dict[str, Callable[[Any], object]] = {
+        "PyTorch fp32, all tokens and blocks": lambda _: tower(crop[0]),
+        "fewer blocks": lambda _: short(whole),
+        "fewer tokens": lambda _: short(kept),
+    }
+    taken = take_turns(steps, [None], rounds=max(2, rounds // 2), turn=3)
+    found = {name: float(np.median(times)) for name, times in taken.items()}
+    for name, contestant in (
+        ("one graph, in ONNX Runtime", "ONNX Runtime fp32"),
+        ("integers, wide", "wide"),
+        ("integers, narrow", "narrow"),
+    ):
+        if contestant in ms:
+            found[name] = ms[contestant]
+    first = next(iter(found.values()))
+    for name, one in found.items():
+        print(f"{name:<40}{one:8.1f} ms{first / one:8.2f} ×")
+    return [{"step": name, "ms": one} for name, one in found.items()]
+
+
+if __name__ == "__main__":
+    main()
