@@ -248,6 +248,9 @@ def test_an_event_is_reviewed_in_two_strokes(browser: Browser, reviewed: Dashboa
     open_page(browser, reviewed.url + "#events")
     browser.wait_for(f"{VERDICTS} === 25")  # of a page of 50 events
     browser.press("j")
+    said = browser.ask("document.activeElement.getAttribute('aria-label')")
+    assert said.startswith("Main street: generated, ")
+    assert said.endswith("open; review")
     browser.press("y")
     # The next one is the current one now.
     browser.wait_for("document.querySelector('#all-events .state').textContent === 'confirmed'")

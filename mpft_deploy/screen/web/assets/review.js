@@ -135,11 +135,16 @@ function offerSources() {
   select.value = names.includes(chosen) ? chosen : "";
 }
 
+// Shows the current row, to screen readers too, unless the focus is wanted elsewhere.
 function mark() {
-  for (const row of $$("#all-events .event")) {
+  const list = $("#all-events");
+  const free = document.activeElement === document.body || list.contains(document.activeElement);
+  for (const row of $$(".event", list)) {
     const here = Number(row.dataset.number) === current;
     row.classList.toggle("current", here);
-    if (here) row.scrollIntoView({ block: "nearest" });
+    if (!here) continue;
+    row.scrollIntoView({ block: "nearest" });
+    if (free) $(".look", row).focus({ preventScroll: true });
   }
 }
 
@@ -241,9 +246,7 @@ function reviewKey(event) {
   else if (event.key === "e" && $("#event").open) $("#event [name=note]").focus();
   else if (viewing && ["j", "ArrowDown", "ArrowRight"].includes(event.key)) move(1);
   else if (viewing && ["k", "ArrowUp", "ArrowLeft"].includes(event.key)) move(-1);
-  else if (viewing && event.key === "Enter" && current !== null && document.activeElement === document.body) {
-    openEvent(listed.find((one) => one.id === current));
-  } else return;
+  else return;
   event.preventDefault();
 }
 
