@@ -101,7 +101,7 @@ def decode_image(path: Path) -> U8:
     return read_picture(path).pixels
 
 
-def read_picture(path: Path, *, centre: int | None = None) -> Picture:
+def read_picture(path: Path, *, centre: int | None = None, data: bytes | None = None) -> Picture:
     """Decode an image file to RGB.
 
     The rotation that EXIF or XMP states is applied; grey and palette images become RGB; an alpha
@@ -112,6 +112,7 @@ def read_picture(path: Path, *, centre: int | None = None) -> Picture:
     Args:
         centre: side of the centre view, where nothing else is needed: of a JPEG, little more is
             then decoded, to the same bytes. Other images still come whole.
+        data: the file's bytes, where they were read already.
 
     Raises:
         InputError: missing, unreadable, empty, no image, truncated, a raw photograph, or over
@@ -121,8 +122,8 @@ def read_picture(path: Path, *, centre: int | None = None) -> Picture:
 
     name = display(path)
     try:
-        if is_packed(path):
-            opening: BinaryIO = io.BytesIO(read_bytes(path))
+        if data is not None or is_packed(path):
+            opening: BinaryIO = io.BytesIO(read_bytes(path) if data is None else data)
         else:
             check_readable(path)
             opening = path.open("rb")

@@ -89,6 +89,21 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Of streams: stop after that time.  [default: never]",
 )
+@click.option(
+    "--archive",
+    is_flag=True,
+    help="Any number of images, to Parquet in OUT: PATH is a folder, a .txt with a file a line, or "
+    "an address such as s3://bucket/folder. Goes on where it was stopped.",
+)
+@click.option("--out", type=PATH, help="Of an archive: folder for the results.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Of an archive: engines, of one thread each.  [default: all cores]",
+)
+@click.option(
+    "--address", help="Of an archive: a Ray cluster's.  [default: Ray on this machine alone]"
+)
 def command(
     paths: tuple[str, ...],
     bundle: Path | None,
@@ -105,6 +120,10 @@ def command(
     decode: str | float | None,
     http: str | None,
     duration: float | None,
+    archive: bool,
+    out: Path | None,
+    workers: int | None,
+    address: str | None,
 ) -> int:
     """Tell generated images from real ones: image files, folders, short videos, and live streams.
 
@@ -118,6 +137,14 @@ def command(
     """
     from mpft_deploy.screen.streams.address import is_address
 
+    if archive:
+        from mpft_deploy.cli.archive import run_archive
+
+        _check_archive(click.get_current_context())
+        content = _open_bundle(bundle, require_signature)
+        return run_archive(paths, content, out, views, threshold, workers, address)
+    for name in _given(click.get_current_context(), _ARCHIVE_OPTIONS):
+        raise click.UsageError(f"--{name} has no meaning without --archive")
     streams = config is not None or any(map(is_address, paths))
     _check_options(click.get_current_context(), streams=streams)
     if streams:
@@ -192,6 +219,7 @@ def command(
     return 1 if shown.failures else 0
 
 
+_ARCHIVE_OPTIONS = ("out", "workers", "address")
 _STREAM_OPTIONS = ("views", "threshold", "batch", "threads", "decode", "http")
 
 
@@ -201,6 +229,16 @@ def _given(context: click.Context, names: Iterable[str]) -> dict[str, Any]:
 
     given = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
     return {n: context.params[n] for n in names if context.get_parameter_source(n) in given}
+
+
+def _check_archive(context: click.Context) -> None:
+    """A usage error for options that an archive does not take."""
+    others = ("fps", "report", "notes", "as_json", "config", "decode", "http", "duration", "batch")
+    for name in _given(context, (*others, "threads")):
+        option = name.removeprefix("as_")
+        raise click.UsageError(f"--{option} has no meaning for an archive")
+    if not context.params["paths"] or context.params["out"] is None:
+        raise click.UsageError("name what to judge, and a folder for the results with --out")
 
 
 def _check_options(context: click.Context, *, streams: bool) -> None:

@@ -1,0 +1,74 @@
+"""`mpft screen --archive`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mpft_deploy.bundle import Bundle
+    from mpft_deploy.spec import ViewPolicy
+
+
+def run_archive(
+    sources: tuple[str, ...],
+    bundle: Bundle,
+    out: Path | None,
+    views: ViewPolicy | None,
+    threshold: float | None,
+    workers: int | None,
+    address: str | None,
+) -> int:
+    """Judge an archive, with progress; the exit code."""
+    from mpft_deploy.extras import require
+
+    require("ray", "an archive", "ray", "pyarrow")
+    assert out is not None  # checked with the options
+    from mpft_deploy.cli.console import progress
+    from mpft_deploy.cli.signals import resumable
+    from mpft_deploy.cores import available_cores
+    from mpft_deploy.files import display
+    from mpft_deploy.images import passed_over
+    from mpft_deploy.screen.archive import (
+        How,
+        done_in,
+        find_sources,
+        judge_archive,
+        mark_of,
+        parts,
+    )
+    from mpft_deploy.screen.screener import with_threshold
+
+    bundle.spec.check_views(views or bundle.spec.calibration.views)
+    with_threshold(bundle.spec.calibration, threshold)
+    how = How(str(bundle.path.absolute()), views, threshold)
+    others: Counter[str] = Counter()
+    names = list(find_sources(sources, others))
+    work = parts(names, done_in(out, mark_of(how)))
+    left, failed = sum(map(len, work)), 0
+    total = len(set(names))
+    click.echo(f"{total} files, {total - left} of them judged before", err=True)
+    if others:
+        click.echo(passed_over(others), err=True)
+    if work:
+        with progress(total, "files") as tell, resumable():
+            tell(total - left)
+
+            def advance(done: int, errors: int) -> None:
+                nonlocal failed
+                failed = errors
+                tell(total - left + done)
+
+            judge_archive(
+                work,
+                how,
+                out,
+                workers=workers or available_cores(),
+                address=address,
+                progress=advance,
+            )
+    click.echo(f"{display(out)}: {left} judged, {failed} of them with an error")
+    return 1 if failed else 0
