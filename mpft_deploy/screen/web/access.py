@@ -57,11 +57,11 @@ class Access:
         """Whether no token is asked for."""
         return not self._users
 
-    def cookie_of(self, token: str) -> str | None:
-        """What a browser keeps in place of a token; None if it is none of ours."""
-        for known in self._users:
+    def log_in(self, token: str) -> tuple[User, str] | None:
+        """Whose token it is, and what a browser keeps in its place; None if it is none of ours."""
+        for known, user in self._users.items():
             if hmac.compare_digest(token.encode(), known):
-                return _cookie(known)
+                return user, _cookie(known)
         return None
 
     def user_of(self, headers: Mapping[str, str]) -> User | None:

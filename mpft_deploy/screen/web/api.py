@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import time
 from collections.abc import AsyncIterator
 from functools import lru_cache
@@ -15,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
 
+from mpft_deploy.files import printable
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.snapshots import NAME
 from mpft_deploy.screen.tell.store import Precision, ReviewState, StoredEvent
@@ -23,6 +25,8 @@ from mpft_deploy.screen.web.board import Board, Overview, Shown, thumbnail
 from mpft_deploy.screen.web.export import zipped
 from mpft_deploy.screen.web.operations import operation
 from mpft_deploy.spec import StreamVerdict
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "/api/v1"
 
@@ -165,13 +169,14 @@ class Api:
     @operation("PUT", "/events/{number}/review")
     def review(self, query: Numbered, body: Review, user: User) -> StoredEvent:
         """Say what a stream's verdict was; this replaces what was said before."""
+        by = user.name or body.by
         try:
-            found = self._store.review(
-                query.number, body.state, body.note, user.name or body.by, time.time()
-            )
+            found = self._store.review(query.number, body.state, body.note, by, time.time())
         except KeyError:
             raise HTTPException(404, "there is no such verdict to review") from None
         self._board.reviews += 1
+        who, source = printable(by or "somebody"), printable(found.event.source)
+        logger.info("%s: event %d of %s is %s", who, query.number, source, body.state)
         return found
 
     @operation("GET", "/precision")
@@ -190,11 +195,12 @@ class Api:
         return FileResponse(path, media_type="image/jpeg", headers=STAYS)
 
     @operation("GET", "/export", "application/zip")
-    def export(self, query: Selection) -> Response:
+    def export(self, query: Selection, user: User) -> Response:
         """Reviewed frames as a labelled data set: manifest.csv and the images that it names.
 
         Confirmed verdicts have the label that they say, dismissed ones the other.
         """
+        logger.info("%s: export of reviewed frames", printable(user.name or "somebody"))
         name = {"Content-Disposition": 'attachment; filename="reviewed.zip"'}
         parts = zipped(self._store, query, self._snapshot)
         return StreamingResponse(parts, media_type="application/zip", headers=name)

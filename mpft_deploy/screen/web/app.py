@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from importlib import resources
@@ -16,11 +17,14 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from mpft_deploy.errors import EnvironmentLacksError, MpftError
+from mpft_deploy.files import printable
 from mpft_deploy.screen.streams.records import Monitor
 from mpft_deploy.screen.tell.metrics import CONTENT_TYPE, PrometheusMetrics
 from mpft_deploy.screen.web.access import COOKIE, COOKIE_DAYS, Access, Gate
 from mpft_deploy.screen.web.api import PREFIX, Api
 from mpft_deploy.screen.web.operations import as_json, openapi, read_body, refusal, routes
+
+logger = logging.getLogger(__name__)
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -56,11 +60,13 @@ def dashboard(api: Api, access: Access, metrics: PrometheusMetrics, monitor: Mon
 
     async def log_in(request: Request) -> Response:
         form = parse_qs((await read_body(request)).decode("utf-8", "replace"))
-        cookie = access.cookie_of(form.get("token", [""])[0].strip())
-        if cookie is None:
+        known = access.log_in(form.get("token", [""])[0].strip())
+        if known is None:
             await asyncio.sleep(REFUSED)
             text = asset("login.html").replace(b"<html ", b'<html data-refused="" ', 1)
             return Response(text, 401, media_type=HTML)
+        user, cookie = known
+        logger.info("%s logged in", printable(user.name))
         answer = RedirectResponse("/", 303)
         age = 86400 * COOKIE_DAYS
         answer.set_cookie(COOKIE, cookie, max_age=age, httponly=True, samesite="strict")

@@ -319,7 +319,10 @@ def test_foreign_pages_change_nothing(wall: Dashboard, origin: str | None, statu
 
 
 @pytest.mark.parametrize(("role", "status"), [("viewer", 403), ("reviewer", 200)])
-def test_roles(monitor: DemoMonitor, role: Role, status: int) -> None:
+def test_roles(
+    monitor: DemoMonitor, role: Role, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     user = User(name="Ann", role=role, token="ann-" + TOKEN)
     server = serve(monitor, Http(address="127.0.0.1:0", token=TOKEN, users=(user,)), Sinks())
     server.sinks.send(stream_event(1))
@@ -331,6 +334,10 @@ def test_roles(monitor: DemoMonitor, role: Role, status: int) -> None:
     if status == 200:
         stored = json.loads(text)
         assert (stored["state"], stored["note"], stored["by"]) == ("confirmed", "a poster", "Ann")
+    assert get(server, "/login", "POST", f"token={user.token}")[0] == 303
+    said = ["Ann: event 1 of gate is confirmed", "Ann logged in"]
+    assert [line for line in caplog.messages if "Ann" in line] == said[status != 200 :]
+    assert user.token not in caplog.text
     server.sinks.close(1)
 
 
