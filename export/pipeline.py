@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
 from mpft_deploy import __version__
@@ -20,23 +19,20 @@ from mpft_deploy.bundle import (
     KIND,
     OUTPUT,
     VERSION,
-    Bundle,
     BundleInfo,
     Certificate,
     Comparison,
     Device,
     Latency,
     Precision,
-    read_bundle,
     write_bundle,
 )
 from mpft_deploy.detector_folder import DetectorFolder, Golden, read_detector, read_spec
-from mpft_deploy.engine import Backend, Engine, find_backend, get_backend
+from mpft_deploy.engine import Backend, Engine, find_backend
 from mpft_deploy.engine.budget import Budget, default_budget
 from mpft_deploy.engine.certificate import (
     certify,
     not_run,
-    recheck,
     run_views,
     smoke_faults,
     smoke_test,
@@ -48,8 +44,8 @@ from mpft_deploy.errors import EnvironmentLacksError, GateError, UsageError
 from mpft_deploy.export.builders import Builder, BuildOptions, Plan, get_builder
 from mpft_deploy.export.materials import Materials, Say, with_keep
 from mpft_deploy.export.recipes import precision_of, recipe_of
+from mpft_deploy.export.refusal import may_be_written, refusal
 from mpft_deploy.extras import require
-from mpft_deploy.files import display
 from mpft_deploy.outputs import Place, reserve
 from mpft_deploy.profile.latency import measure
 from mpft_deploy.signing import Signature, load_signer
@@ -172,7 +168,7 @@ def gather(request: Request, say: Say = silent) -> Materials:
 
 
 def make(request: Request, materials: Materials, say: Say = silent) -> Made:
-    """Build an engine and load it, if it can run here; see `complete` otherwise.
+    """Build an engine and load it, if it can run here; see `mpft_deploy.export.complete` otherwise.
 
     Raises:
         InputError, UsageError, EnvironmentLacksError: as their messages say.
@@ -270,15 +266,6 @@ def _find_published(request: Request, materials: Materials) -> tuple[Published |
     return find_published(materials.detector, materials.spec_at(request.keep).keep)
 
 
-def may_be_written(certificate: Certificate) -> bool:
-    """Whether an engine is written without being asked for in so many words.
-
-    Its smoke test passed, and its budget was kept, or there were no images to judge it by: then
-    the bundle says that nothing is proven.
-    """
-    return not certificate.smoke_faults and certificate.answer in ("kept", "unproven")
-
-
 def export(request: Request, say: Say = silent) -> Result:
     """Build an engine, prove it, measure it, and write the bundle; errors as of `build`."""
     with hold(request):
@@ -363,82 +350,6 @@ def describe(request: Request) -> dict[str, str]:
         "budget": str(budget_of(request)) if request.images else "none: no --images to judge by",
         "runs here": f"no: {reason}" if reason else "yes",
     }
-
-
-def complete(bundle: Bundle, *, sign: Path | None = None, threads: int = 0) -> Bundle:
-    """Run the smoke test of a bundle that was built elsewhere, measure it, and write that into it.
-
-    Args:
-        sign: private key (PEM) to sign it with anew; a bundle that is signed needs one.
-
-    Raises:
-        UsageError: it is signed and there is no key, so that writing would void its signature.
-        EnvironmentLacksError: its engine cannot run here either, or its folder cannot be written.
-    """
-    info, spec = bundle.info, bundle.spec
-    if bundle.signature is not None and sign is None:
-        raise UsageError(
-            f"{display(bundle.path)} is signed, and writing its proof would void the signature: "
-            "pass --sign with a private key"
-        )
-    with reserve(bundle.path, OUTPUT, replace=True):
-        signer = load_signer(sign) if sign else None
-        backend = get_backend(info.backend, info.compute_capability)
-        engine = backend.load(bundle.engine, threads=threads)
-        certificate = certify(spec, *recheck(engine, bundle))
-        crops = bundle.golden.crops
-        latency = measure(
-            engine,
-            spec,
-            crops,
-            samples=LATENCY_SAMPLES,
-            seconds=LATENCY_SECONDS,
-            threads=threads,
-        )
-        info = msgspec.structs.replace(
-            info, device=Device.here(), versions={**info.versions, **backend.versions()}
-        )
-        write_bundle(
-            bundle.path,
-            info,
-            bundle.engine,
-            bundle.golden,
-            certificate,
-            latency,
-            sign=signer,
-            replace=True,
-        )
-    return read_bundle(bundle.path)
-
-
-def refusal(certificate: Certificate, precision: Precision, worst: int = 8) -> str:
-    """Why an engine was refused, with the images that it changed most."""
-    lines = ["the engine was not written:"]
-    lines += [f"  {reason}" for reason in certificate.reasons]
-    shown = certificate.images
-    if shown is not None and shown.not_finite:
-        lines.append(f"  {shown.not_finite} of {shown.images} logits on images are not finite")
-    if shown is not None and shown.flipped:
-        lines.append("  flipped, worst first:")
-        lines += [
-            f"    {_shown(flip.reference_logit)} → {_shown(flip.engine_logit)}  {flip.image}"
-            for flip in shown.flipped[:worst]
-        ]
-    how = (
-        "Take a wider --precision (mixed, wide), allow a "
-        if precision.defined
-        else "Keep some layers in float (--float-layers '*.mlp.c_proj'), use --precision fp32, "
-        "allow a "
-    )
-    if certificate.answer == "undecided" and not certificate.smoke_faults:
-        how = "Judge it on more --images, allow a "
-    return "\n".join(
-        [*lines, f"{how}larger --budget, or write it all the same with --allow-unproven."]
-    )
-
-
-def _shown(logit: float | None) -> str:
-    return "not finite" if logit is None else f"{logit:+.3f}"
 
 
 def _resolve(request: Request) -> tuple[Backend, Builder, Plan]:

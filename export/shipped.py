@@ -25,9 +25,9 @@ from mpft_deploy.export.pipeline import (
     hold,
     make,
     prove,
-    refusal,
     write,
 )
+from mpft_deploy.export.refusal import refusal
 from mpft_deploy.files import cache_folder, canonical_json, display, sha256
 from mpft_deploy.sealed import read_manifest
 

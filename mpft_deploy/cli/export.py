@@ -278,7 +278,7 @@ def _backend_for(precision: str | None, *, graph: bool) -> str:
 
 def code_of(certificate: Certificate) -> int:
     """Exit code of an export that wrote something: 1 if that was not wholly as it should be."""
-    from mpft_deploy.export.pipeline import may_be_written
+    from mpft_deploy.export.refusal import may_be_written
 
     return 0 if may_be_written(certificate) else 1
 

@@ -42,7 +42,7 @@ def command(
     from mpft_deploy.engine import load_engine
     from mpft_deploy.engine.certificate import recheck
     from mpft_deploy.engine.selftest import explain_device, record_success
-    from mpft_deploy.export.pipeline import complete
+    from mpft_deploy.export.complete import complete
     from mpft_deploy.files import display
     from mpft_deploy.signing import signer_name
 

@@ -91,10 +91,6 @@ class Published:
             left_out=self.header.left_out,
         )
 
-    def reach(self, precision: str, other: str) -> float:
-        """Largest difference between the logits of two precisions, over all images."""
-        return float(np.abs(self.logits[precision] - self.logits[other]).max())
-
 
 def read_published(detector: DetectorFolder) -> Published | None:
     """What a detector's folder holds, or None if nothing was measured.
