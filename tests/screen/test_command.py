@@ -253,12 +253,12 @@ def test_wrong_usage(
     assert message in again.lines[0]["error"]
 
 
-def test_without_a_bundle_the_way_to_one_is_told(
-    screen: Screen, photo: Path, detector: Path
+def test_without_a_bundle_the_shipped_detector_judges(
+    screen: Screen, photo: Path, detector: Path, tmp_path: Path
 ) -> None:
-    run = screen(photo, MPFT_BUNDLE="")
-    assert run.code == 2
-    assert "mpft-export DETECTOR DIR" in run.err
+    run = screen(photo, MPFT_BUNDLE="", XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert run.code == 0
+    assert "the detector that comes with mpft-deploy, once: " in run.err
     run = screen(photo, "--bundle", detector)
     assert run.code == 2
     assert f"mpft-export {detector} DIR" in run.err
