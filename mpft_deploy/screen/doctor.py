@@ -131,6 +131,7 @@ def _optional() -> Iterator[Check]:
         "export": "onnxruntime",
         "mqtt": "paho",
         "webhook": "httpx2",
+        "notify": "apprise",
         "dashboard": "uvicorn",
         "sign": "cryptography",
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -25,7 +26,7 @@ Role = Literal["viewer", "reviewer", "admin"]
 MIN_TOKEN = 16
 """Characters that a dashboard token has at least."""
 
-SECRET_KEYS = frozenset({"secret", "token", "url"})
+SECRET_KEYS = frozenset({"secret", "token", "url", "urls"})
 """Keys whose values never show in a repr; a webhook's address may carry a token."""
 
 
@@ -146,6 +147,46 @@ class Mqtt(Table, frozen=True):
     def password(self) -> str:
         """What `password_file` holds, or ""."""
         return read_secret("mqtt", "password", "", self.password_file)
+
+
+class Notify(Table, frozen=True):
+    """`[notify]`: people, by Apprise's services (extra `notify`).
+
+    Attributes:
+        urls, urls_file: Apprise's addresses, which hold secrets, or a file with one a line.
+        when: verdicts of streams, or states of sources, that are worth it.
+        interval: seconds between two notifications of one source, at least.
+        per_hour: notifications of one address, at most.
+        quiet: local time in which nobody is told, such as "22:00-07:00".
+        picture: whether the snapshot comes along, where `[snapshots]` keeps one.
+    """
+
+    urls: tuple[str, ...] = ()
+    urls_file: str = ""
+    when: tuple[StreamVerdict | Literal["down", "live"], ...] = ("generated",)
+    interval: float = 300.0
+    per_hour: int = 20
+    quiet: str = ""
+    picture: bool = True
+
+    def __post_init__(self) -> None:
+        _check("notify", "urls", bool(self.urls) != bool(self.urls_file), "give urls or urls_file")
+        _check("notify", "when", bool(self.when), "name at least one verdict")
+        _check("notify", "interval", 0 <= self.interval <= 86400, "must be 0 to 86400 seconds")
+        _check("notify", "per_hour", 1 <= self.per_hour <= 1000, "must be 1 to 1000")
+        hours = r"(([01]\d|2[0-3]):[0-5]\d)-(([01]\d|2[0-3]):[0-5]\d)"
+        good = not self.quiet or re.fullmatch(hours, self.quiet, re.ASCII) is not None
+        _check("notify", "quiet", good, 'write from when to when, for example "22:00-07:00"')
+
+    def addresses(self) -> list[str]:
+        """Apprise's addresses. An InputError if their file cannot be read."""
+        return list(self.urls) or read_secrets("notify", "urls", "", self.urls_file)
+
+    def is_quiet(self, now: time.struct_time) -> bool:
+        """Whether nobody is told at a local time."""
+        begin, _, end = self.quiet.partition("-")
+        clock = f"{now.tm_hour:02}:{now.tm_min:02}"
+        return begin <= clock < end if begin <= end else clock >= begin or clock < end
 
 
 class Snapshots(Limits, frozen=True, kw_only=True):
@@ -285,6 +326,7 @@ class TellConfig(Record, frozen=True):
     store: Storage = msgspec.field(default_factory=Storage)
     webhook: Webhook | None = None
     mqtt: Mqtt | None = None
+    notify: Notify | None = None
     snapshots: Snapshots | None = None
     jsonl: Jsonl | None = None
     http: Http | None = None
@@ -402,6 +444,7 @@ _KINDS: dict[str, type[Table]] = {
     "store": Storage,
     "webhook": Webhook,
     "mqtt": Mqtt,
+    "notify": Notify,
     "snapshots": Snapshots,
     "jsonl": Jsonl,
     "http": Http,

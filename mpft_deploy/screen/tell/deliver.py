@@ -51,6 +51,10 @@ class Answer(NamedTuple):
     pause: float = 0.0
 
 
+LEFT = Answer(204, "")
+"""The receiver need not be told of this event after all."""
+
+
 class Deliverer(ABC):
     """A sink that takes what waits for it in the store, in a thread of its own.
 
@@ -153,7 +157,7 @@ class Deliverer(ABC):
         """Whether this is the end of a delivery: it was taken, or refused."""
         if 200 <= answer.status < 300:
             self._trouble.end(f"{self._where}: receives again")
-            self._delivered += 1
+            self._delivered += answer is not LEFT
             self._in_row = 0
             self._done(delivery, None)
         elif answer.status in REFUSALS:

@@ -89,7 +89,7 @@ def open_all(
     sources: Callable[[], Collection[str]],
 ) -> Sinks:
     """Start what the configuration names; what was started is closed again if one cannot be."""
-    asked = config.webhook or config.snapshots or config.http
+    asked = config.webhook or config.notify or config.snapshots or config.http
     path = Path(config.store.path) if config.store.path and asked else None
     opened = Sinks(store=Store(path, config.store))
     try:
@@ -103,6 +103,12 @@ def open_all(
             from mpft_deploy.screen.tell.webhook import WebhookSink
 
             opened.append(WebhookSink(config.webhook, opened.store))
+        if config.notify is not None:
+            from mpft_deploy.screen.tell.notify import NotifySink
+
+            folder = None if opened.snapshots is None else opened.snapshots.folder
+            for number in range(len(config.notify.addresses())):
+                opened.append(NotifySink(config.notify, number, opened.store, folder))
         if config.mqtt is not None:
             from mpft_deploy.screen.tell.mqtt import MqttSink
 

@@ -116,7 +116,7 @@ class Store:
             small = min(limits.max_bytes, MEMORY_BYTES)
             limits = msgspec.structs.replace(limits, max_bytes=small)
         self._limits = limits
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
         self._pending = Pending()
         self._trouble, self._unfit = Trouble(logger), Trouble(logger)
         self._closed = threading.Event()
@@ -165,7 +165,7 @@ class Store:
             row = (event.time, event.source, event.verdict, shot, state)
         elif not isinstance(event, FrameEvent):
             row = (event.time, event.source, None, None, None)
-        with self._changed:
+        with self._lock:
             if self._closed.is_set():
                 self.dropped["closed"] += 1
                 return self._last
@@ -174,7 +174,6 @@ class Store:
             if self._pending.add(self._last, added):
                 self.dropped["disk full"] += 1
             self._write_out()
-            self._changed.notify_all()
             return self._last
 
     def waiting(self, receiver: str, limit: int) -> list[Delivery]:
@@ -183,7 +182,7 @@ class Store:
             "SELECT event, body FROM deliveries WHERE receiver = ? AND error IS NULL "
             "ORDER BY event LIMIT ?"
         )
-        with self._changed:
+        with self._lock:
             rows: list[Any] = []
             settled = self._pending.settled(receiver)
             with contextlib.suppress(EnvironmentLacksError):  # what is in memory can be delivered
@@ -193,28 +192,22 @@ class Store:
 
     def settle(self, receiver: str, event: int, error: str | None = None) -> None:
         """A receiver took an event, or refused it for good: then it is kept with the reason."""
-        with self._changed:
+        with self._lock:
             self._pending.settle(receiver, event, error)
             self._write_out()
 
     def count_waiting(self, receiver: str) -> int:
         """How many events wait for a receiver."""
         sql = "SELECT count(*) FROM deliveries WHERE receiver = ? AND error IS NULL"
-        with self._changed:
+        with self._lock:
             count = self._number(sql, receiver) - len(self._pending.settled(receiver))
             return count + sum(1 for _ in self._pending.waiting(receiver))
 
     @property
     def last(self) -> int:
         """Number of the newest event, 0 before the first."""
-        with self._changed:
+        with self._lock:
             return self._last
-
-    def wait(self, after: int, timeout: float) -> bool:
-        """Until there is an event behind a number, at most so long; False once this is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed.is_set() or self._last > after, timeout)
-            return not self._closed.is_set()
 
     def events(
         self,
@@ -268,7 +261,7 @@ class Store:
             "UPDATE events SET state = ?, note = ?, reviewer = ?, reviewed_at = ? "
             "WHERE id = ? AND state IS NOT NULL"
         )
-        with self._changed, self._explained():
+        with self._lock, self._explained():
             if self._db.execute(sql, (state, note, by, now, number)).rowcount == 0:
                 raise KeyError(number)
             stored = self.event(number)
@@ -285,13 +278,13 @@ class Store:
 
     def keep_file(self, name: str, verdict: StreamVerdict, size: int) -> None:
         """Note a file of a snapshot, which was written."""
-        with self._changed, self._explained():
+        with self._lock, self._explained():
             row = (name, self._retention.now(), verdict, size)
             self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", row)
 
     def adopt_files(self, found: Sequence[tuple[str, StreamVerdict, int, float]]) -> None:
         """Take a folder as it is: name, verdict, bytes and date of each snapshot, oldest first."""
-        with self._changed, self._explained(), transaction(self._db):
+        with self._lock, self._explained(), transaction(self._db):
             known = {row[0] for row in self._db.execute("SELECT name FROM files")}
             there = {row[0] for row in found}
             for name in known - there:
@@ -302,12 +295,12 @@ class Store:
 
     def excess_files(self, limits: Limits) -> list[str]:
         """Names of snapshots that are too old or too much, oldest first."""
-        with self._changed, self._explained():
+        with self._lock, self._explained():
             return self._retention.files(limits)
 
     def forget_file(self, name: str) -> None:
         """A snapshot was deleted; its event names it no more."""
-        with self._changed, self._explained(), transaction(self._db):
+        with self._lock, self._explained(), transaction(self._db):
             self._forget(name)
 
     def files_bytes(self) -> int:
@@ -316,7 +309,7 @@ class Store:
 
     def stats(self) -> SinkStats:
         """Counts of events."""
-        with self._changed:
+        with self._lock:
             return SinkStats(
                 delivered=self._delivered,
                 failures=self._failures,
@@ -327,7 +320,7 @@ class Store:
 
     def close(self, timeout: float = 0.0) -> None:
         """Write what is left, and let another process have the file; waits for nobody."""
-        with self._changed:
+        with self._lock:
             if self._closed.is_set():
                 return
             self._write_out(last=True)
@@ -335,12 +328,11 @@ class Store:
             if self._pending:
                 logger.error("store %s: %d events are lost", self._where, len(self._pending))
             self._db.close()
-            self._changed.notify_all()
 
     def _look_after(self) -> None:
         due = time.monotonic() + UPKEEP
         while not self._closed.wait(AGAIN):
-            with self._changed:
+            with self._lock:
                 if self._closed.is_set():
                     return
                 self._write_out()
@@ -350,7 +342,7 @@ class Store:
 
     def keep_limits(self) -> None:
         """Delete what is too old or too much; done every minute anyway."""
-        with self._changed:
+        with self._lock:
             try:
                 if lost := self._retention.events(self._limits):
                     logger.warning("store %s: %d deliveries were dropped", self._where, lost)
@@ -380,7 +372,7 @@ class Store:
         self._db.execute("UPDATE events SET snapshot = NULL WHERE snapshot = ?", (name,))
 
     def _read(self, sql: str, *values: object) -> list[Any]:
-        with self._changed, self._explained():
+        with self._lock, self._explained():
             return self._db.execute(sql, values).fetchall()
 
     def _number(self, sql: str, *values: object) -> int:

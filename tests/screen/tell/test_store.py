@@ -111,16 +111,6 @@ def test_a_page_of_ten_thousand_is_read_by_index(tmp_path: Path) -> None:
     store.close()
 
 
-def test_waiting_for_news(store: Store) -> None:
-    assert store.wait(0, 0.01)
-    store.add(stream_event(1))
-    began = time.monotonic()
-    assert store.wait(0, 30)
-    assert time.monotonic() - began < 20
-    store.close()
-    assert not store.wait(1, 30)
-
-
 def test_a_store_has_one_process(tmp_path: Path) -> None:
     path = tmp_path / "screen.db"
     store = Store(path)
