@@ -289,6 +289,10 @@ def test_a_note_is_kept_with_who_wrote_it(browser: Browser, reviewed: Dashboard)
     browser.wait_for("document.querySelector('#event').open && current === listed[3].id")
     [stored] = reviewed.sinks.store.events(state="dismissed")
     assert (stored.note, stored.by) == ("ynm", "Ann")
+    # What cannot be done is said.
+    browser.ask("current = 999999; say('confirmed')")
+    notice = "document.querySelector('#notice').textContent"
+    browser.wait_for(f"{notice} === 'Not done: there is no such verdict to review.'")
 
 
 def test_thousands_are_paged_and_filtered(browser: Browser, reviewed: Dashboard) -> None:

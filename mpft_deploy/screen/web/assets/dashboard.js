@@ -8,11 +8,10 @@ const SILENCE = 5000; // ms after which the connection counts as lost
 let heard = 0;
 let reviews = 0;
 
-function alertOperator(text) {
-  const notice = $("#notice");
-  notice.hidden = false;
-  notice.textContent = text;
-}
+// That nobody answers is said by the live connection.
+window.addEventListener("unhandledrejection", (event) => {
+  if (event.reason instanceof Unreachable) event.preventDefault();
+});
 
 // Views: /#events is the review of events, all else the live one
 

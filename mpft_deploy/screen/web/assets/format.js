@@ -24,10 +24,14 @@ function setText(root, selector, text) {
   if (found.textContent !== text) found.textContent = text;
 }
 
+class Unreachable extends Error {}
+
 async function call(path, parameters = {}, options = {}) {
   const given = Object.entries(parameters).filter((entry) => entry[1] !== "" && entry[1] !== null);
   const query = given.length ? `?${new URLSearchParams(given)}` : "";
-  const answer = await fetch(API + path + query, options);
+  const answer = await fetch(API + path + query, options).catch(() => {
+    throw new Unreachable("the screener does not answer");
+  });
   const said = await answer.json();
   if (!answer.ok) throw new Error(said.error);
   return said;

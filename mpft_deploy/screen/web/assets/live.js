@@ -159,6 +159,11 @@ function arrange() {
   if (box.contains(focused)) focused.focus({ preventScroll: true });
 }
 
+let warned = { text: "", until: 0 };
+function warn(text) { // with the next overview
+  warned = { text: `Not done: ${text}.`, until: performance.now() + 10000 };
+}
+
 function drawSummary(overview) {
   const statuses = overview.sources;
   const live = statuses.filter((one) => one.state === "live").length;
@@ -183,12 +188,13 @@ function drawSummary(overview) {
   const lost = overview.lost_events
     ? `${several(overview.lost_events, "event was", "events were")} lost before anybody could be told.`
     : "";
+  const warning = performance.now() < warned.until ? warned.text : "";
   const notice = $("#notice");
-  notice.hidden = !dead && !overload && !lost;
+  notice.hidden = !dead && !overload && !lost && !warning;
   notice.classList.toggle("grave", dead);
   setText(document, "#notice", dead
     ? "The screener has stopped judging: what is shown here is old. Restart it."
-    : [overload && `This machine is too slow for its sources: ${overload}.`, lost].filter(Boolean).join(" "));
+    : [warning, overload && `This machine is too slow for its sources: ${overload}.`, lost].filter(Boolean).join(" "));
   document.title = (generated ? `(${generated}) ` : "") + "mpft screen";
 }
 

@@ -235,7 +235,7 @@ async function say(state) {
     else if (state !== "open") await move(1);
     if (current === number && dialog.open) openEvent(stored);
   } catch (error) {
-    alertOperator(error.message);
+    warn(error.message);
   }
   mark();
 }
@@ -267,5 +267,5 @@ $("#event [name=by]").value = localStorage.getItem("reviewer") ?? "";
 $("#event [name=by]").addEventListener("change", (event) => localStorage.setItem("reviewer", event.target.value.trim()));
 $("#event [name=note]").addEventListener("change", (event) => {
   const stored = listed.find((one) => one.id === current);
-  if (stored && mayReview()) review(stored.id, stored.state, event.target.value).catch((error) => alertOperator(error.message));
+  if (stored && mayReview()) review(stored.id, stored.state, event.target.value).catch((error) => warn(error.message));
 });
