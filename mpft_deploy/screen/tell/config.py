@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import time
@@ -13,8 +12,20 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from mpft_deploy.errors import InputError, UsageError
-from mpft_deploy.files import display, printable
+from mpft_deploy.errors import UsageError
+from mpft_deploy.files import printable
+from mpft_deploy.screen.tell.table import (
+    MIN_TOKEN,
+    Table,
+    check,
+    check_one_secret,
+    check_token,
+    host_and_port,
+    is_loopback,
+    names_host,
+    read_secret,
+    read_secrets,
+)
 from mpft_deploy.spec import Record, StreamVerdict
 
 EventName = Literal["frame", "stream", "source"]
@@ -22,23 +33,6 @@ EventClass = Literal["no sign", "generated", "unsure", "source"]
 """Of what is kept: changes to a stream's verdict, and of a source's state."""
 
 Role = Literal["viewer", "reviewer", "admin"]
-
-MIN_TOKEN = 16
-"""Characters that a dashboard token has at least."""
-
-SECRET_KEYS = frozenset({"secret", "token", "url", "urls"})
-"""Keys whose values never show in a repr; a webhook's address may carry a token."""
-
-
-class Table(Record, frozen=True):
-    """Base of a table; its repr keeps secrets to itself."""
-
-    def __repr__(self) -> str:
-        shown = (
-            f"{name}={'<secret>' if name in SECRET_KEYS and value else repr(value)}"
-            for name, value in ((name, getattr(self, name)) for name in self.__struct_fields__)
-        )
-        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class Limits(Table, frozen=True, kw_only=True):
@@ -56,9 +50,9 @@ class Limits(Table, frozen=True, kw_only=True):
 
     def check(self, table: str) -> None:
         """A UsageError for a limit that nothing can be kept within."""
-        _check(table, "max_bytes", self.max_bytes >= 1024**2, "must be 1048576 or more")
-        _check(table, "max_age_days", self.max_age_days > 0, "must be above 0")
-        _check(table, "days", all(d > 0 for d in self.days.values()), "must be above 0")
+        check(table, "max_bytes", self.max_bytes >= 1024**2, "must be 1048576 or more")
+        check(table, "max_age_days", self.max_age_days > 0, "must be above 0")
+        check(table, "days", all(d > 0 for d in self.days.values()), "must be above 0")
 
 
 class Storage(Limits, frozen=True, kw_only=True):
@@ -96,14 +90,14 @@ class Webhook(Table, frozen=True):
     def __post_init__(self) -> None:
         try:
             parts = urlsplit(self.url)
-            good = parts.scheme in ("http", "https") and _names_host(parts.hostname or "")
+            good = parts.scheme in ("http", "https") and names_host(parts.hostname or "")
             _ = parts.port
         except ValueError:
             good = False
-        _check("webhook", "url", good, "write http:// or https:// and a host")
-        _check_one_secret("webhook", "secret", self.secret, self.secret_file)
-        _check("webhook", "events", bool(self.events), "name at least one of frame, stream, source")
-        _check("webhook", "timeout", 0 < self.timeout <= 300, "must be above 0 and at most 300")
+        check("webhook", "url", good, "write http:// or https:// and a host")
+        check_one_secret("webhook", "secret", self.secret, self.secret_file)
+        check("webhook", "events", bool(self.events), "name at least one of frame, stream, source")
+        check("webhook", "timeout", 0 < self.timeout <= 300, "must be above 0 and at most 300")
 
     def signing_keys(self) -> list[bytes]:
         """The signing keys, none for unsigned. An InputError if their file cannot be read."""
@@ -134,15 +128,15 @@ class Mqtt(Table, frozen=True):
     interval: float = 10.0
 
     def __post_init__(self) -> None:
-        _check("mqtt", "host", _names_host(self.host), "name a host")
-        _check("mqtt", "port", 0 <= self.port <= 65535, "must be 1 to 65535")
-        _check("mqtt", "user", bool(self.user) or not self.password_file, "is missing")
+        check("mqtt", "host", names_host(self.host), "name a host")
+        check("mqtt", "port", 0 <= self.port <= 65535, "must be 1 to 65535")
+        check("mqtt", "user", bool(self.user) or not self.password_file, "is missing")
         for key, topic in (("prefix", self.prefix), ("discovery_prefix", self.discovery_prefix)):
             empty = topic == "" and key == "discovery_prefix"
             good = empty or re.fullmatch(r"[^+#\0/$][^+#\0]*(?<!/)", topic) is not None
-            _check("mqtt", key, good, "write a topic without wildcards, such as mpft or home/mpft")
-        _check("mqtt", "ca_file", self.tls or not self.ca_file, "needs tls = true")
-        _check("mqtt", "interval", 0 <= self.interval <= 3600, "must be 0 to 3600 seconds")
+            check("mqtt", key, good, "write a topic without wildcards, such as mpft or home/mpft")
+        check("mqtt", "ca_file", self.tls or not self.ca_file, "needs tls = true")
+        check("mqtt", "interval", 0 <= self.interval <= 3600, "must be 0 to 3600 seconds")
 
     def password(self) -> str:
         """What `password_file` holds, or ""."""
@@ -170,13 +164,13 @@ class Notify(Table, frozen=True):
     picture: bool = True
 
     def __post_init__(self) -> None:
-        _check("notify", "urls", bool(self.urls) != bool(self.urls_file), "give urls or urls_file")
-        _check("notify", "when", bool(self.when), "name at least one verdict")
-        _check("notify", "interval", 0 <= self.interval <= 86400, "must be 0 to 86400 seconds")
-        _check("notify", "per_hour", 1 <= self.per_hour <= 1000, "must be 1 to 1000")
+        check("notify", "urls", bool(self.urls) != bool(self.urls_file), "give urls or urls_file")
+        check("notify", "when", bool(self.when), "name at least one verdict")
+        check("notify", "interval", 0 <= self.interval <= 86400, "must be 0 to 86400 seconds")
+        check("notify", "per_hour", 1 <= self.per_hour <= 1000, "must be 1 to 1000")
         hours = r"(([01]\d|2[0-3]):[0-5]\d)-(([01]\d|2[0-3]):[0-5]\d)"
         good = not self.quiet or re.fullmatch(hours, self.quiet, re.ASCII) is not None
-        _check("notify", "quiet", good, 'write from when to when, for example "22:00-07:00"')
+        check("notify", "quiet", good, 'write from when to when, for example "22:00-07:00"')
 
     def addresses(self) -> list[str]:
         """Apprise's addresses. An InputError if their file cannot be read."""
@@ -202,9 +196,9 @@ class Snapshots(Limits, frozen=True, kw_only=True):
     when: tuple[StreamVerdict, ...] = ("generated",)
 
     def __post_init__(self) -> None:
-        _check("snapshots", "folder", bool(self.folder), "name a folder")
+        check("snapshots", "folder", bool(self.folder), "name a folder")
         self.check("snapshots")
-        _check("snapshots", "when", bool(self.when), "name at least one verdict")
+        check("snapshots", "when", bool(self.when), "name at least one verdict")
 
 
 class Jsonl(Table, frozen=True):
@@ -221,10 +215,10 @@ class Jsonl(Table, frozen=True):
     keep: int = 3
 
     def __post_init__(self) -> None:
-        _check("jsonl", "path", bool(self.path), "name a file, or - for standard output")
-        _check("jsonl", "events", bool(self.events), "name at least one of frame, stream, source")
-        _check("jsonl", "max_bytes", self.max_bytes >= 4096, "must be 4096 or more")
-        _check("jsonl", "keep", 0 <= self.keep <= 1000, "must be 0 to 1000")
+        check("jsonl", "path", bool(self.path), "name a file, or - for standard output")
+        check("jsonl", "events", bool(self.events), "name at least one of frame, stream, source")
+        check("jsonl", "max_bytes", self.max_bytes >= 4096, "must be 4096 or more")
+        check("jsonl", "keep", 0 <= self.keep <= 1000, "must be 0 to 1000")
 
 
 class User(Table, frozen=True):
@@ -242,9 +236,9 @@ class User(Table, frozen=True):
     token_file: str = ""
 
     def __post_init__(self) -> None:
-        _check("http.users", "name", bool(self.name.strip()), "write who it is")
-        _check_token("http.users", self.token, self.token_file)
-        _check("http.users", "token_file", bool(self.token or self.token_file), "is missing")
+        check("http.users", "name", bool(self.name.strip()), "write who it is")
+        check_token("http.users", self.token, self.token_file)
+        check("http.users", "token_file", bool(self.token or self.token_file), "is missing")
 
 
 class Http(Table, frozen=True):
@@ -267,17 +261,17 @@ class Http(Table, frozen=True):
 
     def __post_init__(self) -> None:
         host, _ = self.bind()
-        _check_token("http", self.token, self.token_file)
+        check_token("http", self.token, self.token_file)
         if not (self.token or self.token_file or self.users) and not is_loopback(host):
             raise UsageError(
                 f"[http] address: {printable(self.address)} can be reached from other machines, so "
                 "it needs a token: set [http] token_file, or use 127.0.0.1"
             )
-        _check("http", "clients", 2 <= self.clients <= 1000, "must be 2 to 1000")
+        check("http", "clients", 2 <= self.clients <= 1000, "must be 2 to 1000")
 
     def bind(self) -> tuple[str, int]:
         """Host and port; a UsageError unless it is HOST:PORT."""
-        return _host_and_port("http", self.address)
+        return host_and_port("http", self.address)
 
     def tokens(self) -> dict[str, tuple[str, Role]]:
         """Name and role by token; empty where none is asked for.
@@ -292,8 +286,8 @@ class Http(Table, frozen=True):
         for name, role, token, file in (own, *users):
             if secret := read_secret("http", "token", token, file):
                 long = len(secret) >= MIN_TOKEN
-                _check("http", "token_file", long, f"must hold at least {MIN_TOKEN} characters")
-                _check("http.users", name, secret not in found, "has somebody else's token")
+                check("http", "token_file", long, f"must hold at least {MIN_TOKEN} characters")
+                check("http.users", name, secret not in found, "has somebody else's token")
                 found[secret] = (name, role)
         return found
 
@@ -313,11 +307,11 @@ class Health(Table, frozen=True):
 
     def __post_init__(self) -> None:
         self.bind()
-        _check("health", "clients", 2 <= self.clients <= 1000, "must be 2 to 1000")
+        check("health", "clients", 2 <= self.clients <= 1000, "must be 2 to 1000")
 
     def bind(self) -> tuple[str, int]:
         """Host and port; a UsageError unless it is HOST:PORT."""
-        return _host_and_port("health", self.address)
+        return host_and_port("health", self.address)
 
 
 class TellConfig(Record, frozen=True):
@@ -349,74 +343,11 @@ def parse_tables(tables: Mapping[str, object]) -> TellConfig:
         raise UsageError(_explain(str(error))) from None
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def store_path(config: Path) -> Path:
     """Where a configuration's store is by default: beside it, or in systemd's folder."""
     name = config.with_suffix(".db").name
     state = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     return Path(state) / name if state else config.with_name(name)
-
-
-def read_secret(table: str, key: str, value: str, file: str) -> str:
-    """The first of `read_secrets`; "" for none."""
-    return (read_secrets(table, key, value, file) or [""])[0]
-
-
-def read_secrets(table: str, key: str, value: str, file: str) -> list[str]:
-    """A secret given directly, or the lines of a file.
-
-    Raises:
-        InputError: the file cannot be read, or is empty.
-    """
-    if not file:
-        return [value] if value else []
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise InputError(f"[{table}] {key}_file: {display(file)} cannot be read: {why}") from None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise InputError(f"[{table}] {key}_file: {display(file)} is empty; write the {key} into it")
-    return lines
-
-
-def _names_host(text: str) -> bool:
-    try:
-        return bool(text.encode("idna")) and not set(text) & set("/ \t\r\n\0")
-    except UnicodeError:
-        return False
-
-
-def _check(table: str, key: str, good: bool, wanted: str) -> None:
-    if not good:
-        raise UsageError(f"[{table}] {key}: {wanted}")
-
-
-def _host_and_port(table: str, address: str) -> tuple[str, int]:
-    host, colon, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    good = colon == ":" and bool(host) and port.isascii() and port.isdecimal()
-    _check(table, "address", good, "write HOST:PORT, for example 127.0.0.1:8088")
-    _check(table, "address", int(port) <= 65535, "the port must be 0 to 65535")
-    return host, int(port)
-
-
-def _check_token(table: str, token: str, file: str) -> None:
-    _check_one_secret(table, "token", token, file)
-    long = not token or len(token) >= MIN_TOKEN
-    _check(table, "token", long, f"must have at least {MIN_TOKEN} characters")
-
-
-def _check_one_secret(table: str, key: str, value: str, file: str) -> None:
-    _check(table, key, not (value and file), f"give {key} or {key}_file, not both")
 
 
 def _explain(message: str) -> str:

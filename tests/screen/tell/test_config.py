@@ -9,14 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpft_deploy.errors import InputError, MpftError, UsageError
-from mpft_deploy.screen.tell.config import (
-    TABLES,
-    Http,
-    TellConfig,
-    User,
-    parse_tables,
-    read_secret,
-)
+from mpft_deploy.screen.tell.config import TABLES, Http, TellConfig, User, parse_tables
+from mpft_deploy.screen.tell.table import read_secret
 
 PASSWORD = "correct-horse-battery"
 

@@ -1,0 +1,95 @@
+"""What the tables of a configuration file have in common: checks, and secrets."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+from mpft_deploy.errors import InputError, UsageError
+from mpft_deploy.files import display
+from mpft_deploy.spec import Record
+
+MIN_TOKEN = 16
+"""Characters that a dashboard token has at least."""
+
+SECRET_KEYS = frozenset({"secret", "token", "url", "urls"})
+"""Keys whose values never show in a repr; a webhook's address may carry a token."""
+
+
+class Table(Record, frozen=True):
+    """Base of a table; its repr keeps secrets to itself."""
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{name}={'<secret>' if name in SECRET_KEYS and value else repr(value)}"
+            for name, value in ((name, getattr(self, name)) for name in self.__struct_fields__)
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read_secret(table: str, key: str, value: str, file: str) -> str:
+    """The first of `read_secrets`; "" for none."""
+    return (read_secrets(table, key, value, file) or [""])[0]
+
+
+def read_secrets(table: str, key: str, value: str, file: str) -> list[str]:
+    """A secret given directly, or the lines of a file.
+
+    Raises:
+        InputError: the file cannot be read, or is empty.
+    """
+    if not file:
+        return [value] if value else []
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise InputError(f"[{table}] {key}_file: {display(file)} cannot be read: {why}") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise InputError(f"[{table}] {key}_file: {display(file)} is empty; write the {key} into it")
+    return lines
+
+
+def names_host(text: str) -> bool:
+    """Whether a text can be the name of a host."""
+    try:
+        return bool(text.encode("idna")) and not set(text) & set("/ \t\r\n\0")
+    except UnicodeError:
+        return False
+
+
+def check(table: str, key: str, good: bool, wanted: str) -> None:
+    """A UsageError that names table and key, unless it is good."""
+    if not good:
+        raise UsageError(f"[{table}] {key}: {wanted}")
+
+
+def host_and_port(table: str, address: str) -> tuple[str, int]:
+    """Of an address to listen at; a UsageError unless it is HOST:PORT."""
+    host, colon, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    good = colon == ":" and bool(host) and port.isascii() and port.isdecimal()
+    check(table, "address", good, "write HOST:PORT, for example 127.0.0.1:8088")
+    check(table, "address", int(port) <= 65535, "the port must be 0 to 65535")
+    return host, int(port)
+
+
+def check_token(table: str, token: str, file: str) -> None:
+    """A UsageError for one that can be guessed."""
+    check_one_secret(table, "token", token, file)
+    long = not token or len(token) >= MIN_TOKEN
+    check(table, "token", long, f"must have at least {MIN_TOKEN} characters")
+
+
+def check_one_secret(table: str, key: str, value: str, file: str) -> None:
+    """A UsageError for a secret that is given twice."""
+    check(table, key, not (value and file), f"give {key} or {key}_file, not both")
