@@ -111,6 +111,7 @@ def test_whom_to_tell_works_as_written(rtsp: Any, run: Any, folder: Path) -> Non
     subscriber = Subscriber(broker.port, ("screener", BROKER))
     (folder / "webhook-secret").write_text(secret.stdout)
     (folder / "mqtt-password").write_text(BROKER)
+    (folder / "notify-urls").write_text("json://127.0.0.1:9/\n")  # nothing is called generated
     with receiving() as receiver:
         for written, there in {
             "https://example.org/hooks/cameras": receiver.url,
