@@ -105,12 +105,14 @@ def read_packed(engine: bytes | memoryview) -> Packed:
     try:
         table = msgspec.json.decode(engine[8:begin] if length <= MAX_HEADER else b"")
         payload = msgspec.json.decode(table.pop("__metadata__")[HEADER])
+        found = payload.get("definition", "1")  # which did not name itself
     except (msgspec.DecodeError, AttributeError, KeyError, TypeError):
         raise InputError(f"{WHERE} is none of the backend native: it has no {HEADER}") from None
-    if (found := dict(payload).get("definition")) != DEFINITION:
+    if found != DEFINITION:
         raise InputError(
             f"{WHERE} is of version {found!r} of the network's definition, and this mpft-deploy "
-            f"computes version {DEFINITION!r}, of other bits. Export the detector again."
+            f"computes version {DEFINITION!r}, of other bits. Export the detector again, or "
+            "install the mpft-deploy that it was made with."
         )
     header: Header = convert_record(payload, Header, WHERE)
     sizes = _sizes(header.spec)

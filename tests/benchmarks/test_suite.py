@@ -58,5 +58,4 @@ def test_every_benchmark_of_the_suite_is_there(tmp_path: Path, suite: ModuleType
 
 def test_its_engines_are_those_that_people_are_told_to_build(suite: ModuleType) -> None:
     [pattern] = importlib.import_module("samples").FLOAT_LAYERS
-    for name in ("README.md", "Makefile", "examples/demo.py"):
-        assert pattern in (ROOT / name).read_text(), name
+    assert pattern in (ROOT / "Makefile").read_text()

@@ -129,6 +129,7 @@ def test_an_engine_that_does_not_fit_is_told(engine_bundle: Path) -> None:
     before = f'definition\\":\\"{DEFINITION}'.encode()
     for text, instead, message in (
         (before, before[:-1] + b"1", "version '1' of the network's definition.*Export"),
+        (b'{\\"spec\\":', b'[\\"spec\\",', "none of the backend native"),
         (b'"F32"', b'"F64"', "does not hold the arrays"),
         (b'"shape":[', b'"shapf":[', "does not hold the arrays"),
         (b"[0,", b"[8,", "does not hold the arrays"),
