@@ -224,7 +224,7 @@ def shares(driver: Path, version: str, case: bytes, work: Path) -> dict[str, flo
 
 def instructions(driver: Path, version: str, case: bytes) -> int:
     command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
-    toggle = "--toggle-collect=mpft::encoder::Encoder::logits(*"
+    toggle = "--toggle-collect=mpft::encoder::Pool::run(*"
     done = subprocess.run([*command, toggle, driver, version], input=case, capture_output=True)
     collected = re.search(rb"Collected : (\d+)", done.stderr)
     if done.returncode != 0 or collected is None:
