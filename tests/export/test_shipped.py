@@ -45,7 +45,7 @@ def test_plan_for_two_gpus_is_refused_without_one(tmp_path, capfd):
         pytest.skip("this machine has a CUDA device")
     out, picture = tmp_path / "bundle", tmp_path / "picture.png"
     Image.new("RGB", (300, 300)).save(picture)
-    arguments = ["--backend", "tensorrt-rtx", "--precision", "int8-static+fp16"]
+    arguments = ["--backend", "tensorrt-rtx", "--precision", "fp16"]
     arguments += ["--sm", "86", "--sm", "89"]
     assert run(cli, "mpft", ["export", str(SHIPPED), str(out), *arguments]) == 0
     assert read_bundle(out).info.compute_capability == ("8.6", "8.9")
