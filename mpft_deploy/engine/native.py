@@ -49,7 +49,7 @@ def why_not(built_for: Sequence[str] = ()) -> str | None:
 
 
 def why_not_precision(precision: Precision) -> str | None:
-    """None: integers are as exact, and no slower than floats, everywhere."""
+    """None: every precision runs on every processor."""
     return None
 
 
