@@ -34,7 +34,7 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 15.0
 """Seconds between attempts: doubled each time, and shortened by up to a half at random."""
 
 ABORT_SECONDS = 2.0
-"""How long closing waits for the thread to notice that its request was cut, on a busy machine."""
+"""How long closing waits, past its own time, for a thread to notice that its request was cut."""
 
 
 class Answer(NamedTuple):

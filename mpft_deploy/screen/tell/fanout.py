@@ -11,6 +11,7 @@ from pathlib import Path
 from mpft_deploy.screen.streams.records import Event, Picture, Sink, StreamEvent
 from mpft_deploy.screen.streams.task import Task, failure_of
 from mpft_deploy.screen.tell.config import TellConfig
+from mpft_deploy.screen.tell.deliver import ABORT_SECONDS
 from mpft_deploy.screen.tell.snapshots import SnapshotSink
 from mpft_deploy.screen.tell.store import Store
 
@@ -75,7 +76,7 @@ class Sinks:
         """Close all at once, so that a slow one costs the others no time; then the store."""
         told = [sink for sink in self if sink is not self.store]
         threads = [Task("close", functools.partial(sink.close, timeout)) for sink in told]
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout + ABORT_SECONDS
         for thread in threads:
             thread.start()
         for thread in threads:
