@@ -44,7 +44,11 @@ from mpft_deploy.cli.options import parse_decode
 from mpft_deploy.screen.streams.records import Event, FrameEvent
 
 SAMPLE = 5.0
-"""Seconds between two looks at memory, threads and descriptors."""
+"""Seconds between two samples of memory, threads and descriptors."""
+
+GLANCE = 0.1
+"""Seconds between two looks at memory, of which a sample is the mean: frames in flight make single
+looks differ by 20 MB, which is more than what would leak in a day."""
 
 WARM_UP = 30.0
 """Minutes that are left out, at most half of all: pools, caches and the allocator's arenas fill."""
@@ -89,6 +93,7 @@ class Screen:
         self.verdicts, self.oldest, self.reconnects = 0, 0.0, 0
         self.delivered: dict[str, int] = {}
         self._page, self.url = page, ""
+        self._memory: list[tuple[float, ...]] = []
         self._threads = [threading.Thread(target=t) for t in (self._read_events, self._read_log)]
         for thread in self._threads:
             thread.start()
@@ -132,8 +137,16 @@ class Screen:
         with urllib.request.urlopen(self.url + path, timeout=10) as answer:
             return bytes(answer.read())
 
+    def glance(self) -> None:
+        """Look at memory and threads, for the next sample."""
+        status = dict(
+            line.split(":", 1) for line in (self._proc / "status").read_text().splitlines()
+        )
+        memory = (int(status[key].split()[0]) * 1024 / 1e6 for key in ("RssAnon", "VmRSS", "VmHWM"))
+        self._memory.append((*memory, float(status["Threads"])))
+
     def sample(self) -> dict[str, float]:
-        """What the process holds now, in MB where it is memory; its metrics are read as well."""
+        """What the process held since the last one, in MB where it is memory; reads its metrics."""
         if self._page:
             for line in self.get("/metrics").decode().splitlines():
                 name, _, value = line.rpartition(" ")
@@ -141,14 +154,15 @@ class Screen:
                     self.delivered[name.split('"')[1]] = int(float(value))
             sources = json.loads(self.get("/api/v1/sources"))["sources"]
             self.reconnects = sum(source["reconnects"] for source in sources)
-        status = dict(
-            line.split(":", 1) for line in (self._proc / "status").read_text().splitlines()
-        )
-        memory = {"anonymous": "RssAnon", "resident": "VmRSS", "peak": "VmHWM"}
+        self.glance()
+        anonymous, resident, peak, threads = np.mean(self._memory, axis=0).tolist()
+        self._memory.clear()
         return {
             "time": time.monotonic(),
-            **{f"{k}_mb": int(status[v].split()[0]) * 1024 / 1e6 for k, v in memory.items()},
-            "threads": float(status["Threads"]),
+            "anonymous_mb": anonymous,
+            "resident_mb": resident,
+            "peak_mb": peak,
+            "threads": threads,
             "descriptors": float(len(os.listdir(self._proc / "fd"))),  # noqa: PTH208, names alone
         }
 
@@ -265,14 +279,16 @@ def watch(screen: Screen, seconds: float, cut: Any = None) -> tuple[list[dict[st
             next_sample += SAMPLE
             try:
                 samples.append(screen.sample())
-            except (OSError, http.client.HTTPException, ValueError) as error:
+            except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
                 if not screen.running:
                     return samples, "it ended by itself"
                 return samples, f"its metrics did not answer: {error}"
         if cut is not None and now >= next_cut:
             next_cut += CUT
             cut()
-        time.sleep(max(0.0, min(next_sample, next_cut) - time.monotonic()))
+        time.sleep(GLANCE)
+        with contextlib.suppress(OSError, KeyError):  # it ended; the next sample says so
+            screen.glance()
     return samples, ""
 
 
