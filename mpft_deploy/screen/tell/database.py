@@ -57,6 +57,17 @@ PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 """
 
+_ADDED = """
+-- Of a source, what did not come from the configuration: set by the page and the API.
+CREATE TABLE IF NOT EXISTS settings (
+    source TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (source, key)
+) WITHOUT ROWID
+"""
+"""Of files of this version that are older; who does not know this table can do without."""
+
 
 def open_database(path: Path | None) -> sqlite3.Connection:
     """A database with the tables of the store, for this process alone; None for memory.
@@ -96,6 +107,7 @@ def open_database(path: Path | None) -> sqlite3.Connection:
         db.execute("PRAGMA journal_size_limit = 4194304")
         if not tables:
             db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        db.execute(_ADDED)
         db.execute("BEGIN EXCLUSIVE")  # or another process could have it until we first write
         db.execute("COMMIT")
     except InputError:

@@ -276,6 +276,23 @@ class Store:
         )
         return Precision(**dict(self._read(sql, source, since)))
 
+    def settings(self, key: str) -> dict[str, bytes]:
+        """What was set of sources under a key, by source."""
+        return dict(self._read("SELECT source, value FROM settings WHERE key = ?", key))
+
+    def set_setting(self, source: str, key: str, value: bytes | None) -> None:
+        """Set something of a source, which `settings` tells from now on; None takes it back.
+
+        Raises:
+            EnvironmentLacksError: it cannot be written.
+        """
+        with self._lock, self._explained():
+            if value is None:
+                self._db.execute("DELETE FROM settings WHERE source = ? AND key = ?", (source, key))
+            else:
+                row = (source, key, value)
+                self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?, ?)", row)
+
     def keep_file(self, name: str, verdict: StreamVerdict, size: int) -> None:
         """Note a file of a snapshot, which was written."""
         with self._lock, self._explained():

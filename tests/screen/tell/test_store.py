@@ -100,6 +100,30 @@ def test_it_outlives_the_process(tmp_path: Path) -> None:
     second.close()  # again is nothing
 
 
+def test_settings_of_sources_are_kept_and_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    store = Store(path)
+    store.set_setting("gate", "regions", b"one")
+    store.set_setting("gate", "regions", b"two")
+    store.set_setting("yard", "regions", b"three")
+    store.set_setting("yard", "paused", b"true")
+    store.close()
+    store = Store(path)
+    assert store.settings("regions") == {"gate": b"two", "yard": b"three"}
+    store.set_setting("gate", "regions", None)
+    assert store.settings("regions") == {"yard": b"three"}
+    store.close()
+    # A file from before there were settings gets them.
+    older = sqlite3.connect(path)
+    older.execute("DROP TABLE settings")
+    older.close()
+    store = Store(path)
+    assert store.settings("regions") == {}
+    store.set_setting("gate", "regions", b"four")
+    assert store.settings("regions") == {"gate": b"four"}
+    store.close()
+
+
 def test_a_page_of_ten_thousand_is_read_by_index(tmp_path: Path) -> None:
     store = Store(None)
     for number in range(10_000):
