@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle, BundleInfo
+    from mpft_deploy.screen.manage import Manager
     from mpft_deploy.screen.screener import Screener
     from mpft_deploy.screen.streams.config import Config
     from mpft_deploy.screen.streams.records import Sink
@@ -120,7 +121,9 @@ def run_streams(
         if screener.uncalibrated:
             logger.warning("%s (mpft calibrate --views)", screener.uncalibrated)
         _warn_undecidable(config, screener.calibration)
-        watch, sinks = _open_watch(config, screener, info, seal, people=not as_json)
+        watch, sinks, manager = _open_watch(
+            config, screener, info, seal, secrets, people=not as_json
+        )
         notifier = Notifier()
         end = None if seconds is None else time.monotonic() + seconds
         watch.start()
@@ -130,7 +133,7 @@ def run_streams(
                 break
             if flags.reload.is_set():
                 flags.reload.clear()
-                _reload(watch, checked)
+                _reload(manager, checked)
             watch.tick()
             if watch.alive():
                 notifier.alive()
@@ -206,9 +209,16 @@ def _signals() -> Iterator[_Flags]:
 
 
 def _open_watch(
-    config: Config, screener: Screener, info: BundleInfo, seal: str, *, people: bool
-) -> tuple[Watch, Iterable[Sink]]:
+    config: Config,
+    screener: Screener,
+    info: BundleInfo,
+    seal: str,
+    secrets: set[str],
+    *,
+    people: bool,
+) -> tuple[Watch, Iterable[Sink], Manager]:
     """Sources, put together but not started, and whom they tell; lines for people if wanted."""
+    from mpft_deploy.screen.manage import Manager
     from mpft_deploy.screen.streams.watch import Watch
     from mpft_deploy.screen.tell import open_metrics, open_sinks
     from mpft_deploy.screen.tell.text import TextSink
@@ -222,21 +232,22 @@ def _open_watch(
     sinks = open_sinks(
         tell, watch.take_evidence, lambda: [status.source for status in watch.statuses()]
     )
+    manager = Manager(watch, config, sinks.store, secrets)
     if people and (tell.jsonl is None or tell.jsonl.path != "-"):
         sinks.append(TextSink())
     if tell.http is not None:
         engine = {"backend": info.backend, "precision": str(info.precision), "bundle": seal[:12]}
-        page = serve(watch, tell.http, sinks, metrics=metrics, engine=engine)
+        page = serve(watch, tell.http, sinks, metrics=metrics, engine=engine, manager=manager)
         logger.info("dashboard: %s", page.url)
     if tell.health is not None:
         health = serve_health(watch, tell.health)
         logger.info("health: %s", health.url)
         sinks.append(health)
     watch.tell(sinks)
-    return watch, sinks
+    return watch, sinks, manager
 
 
-def _reload(watch: Watch, read: Callable[[], Config]) -> None:
+def _reload(manager: Manager, read: Callable[[], Config]) -> None:
     """Take the configuration as it is now; whatever is wrong with it, screening goes on."""
     from mpft_deploy.errors import MpftError
 
@@ -246,7 +257,7 @@ def _reload(watch: Watch, read: Callable[[], Config]) -> None:
         why = str(error) if isinstance(error, MpftError) else f"{type(error).__name__}: {error}"
         logger.error("the configuration was not taken: %s; the one before stays", why)
         return
-    watch.reload(config)
+    manager.reload(config)
 
 
 def _warn_undecidable(config: Config, calibration: Calibration) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -171,13 +170,11 @@ def _bundle(path: Path) -> Check:
 
 def _camera(address: str) -> Check:
     """Connect and wait for a picture."""
-    from mpft_deploy.screen.streams.doctor import first_picture
+    from mpft_deploy.screen.streams.doctor import describe
 
-    began = time.monotonic()
     try:
-        found = first_picture(address)
+        text = describe(address)
     except MpftError as error:
         code = InputError.exit_code if error.exit_code == 1 else error.exit_code
         return Check(name="camera", result="fault", text=str(error), exit_code=code)
-    text = f"{found}; the first picture after {time.monotonic() - began:.1f} s"
     return Check(name="camera", result="ok", text=text)

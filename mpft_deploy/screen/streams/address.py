@@ -79,6 +79,9 @@ def parse(text: str) -> Address:
         known = ", ".join([*PORTS, *LOCAL])
         raise UsageError(f"{redact(text)}: scheme {scheme!r} is unknown; choose {known}")
     shown = redact(text)
+    if any(ord(letter) < 33 or ord(letter) == 127 for letter in text):
+        # In a request for it they would begin another line, or another request.
+        raise UsageError(f"{shown} holds blanks or control characters: write them as %XX")
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port or PORTS[scheme]

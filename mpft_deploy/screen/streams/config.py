@@ -36,6 +36,8 @@ class Config(Record, frozen=True):
         sources: with unique names, in order.
         tell: whom to tell of events, and where to show them.
         baselines: what cameras were taught, by the name of their source; of a file beside this one.
+        defaults: keys that hold for every source which says nothing else.
+        paused: why a source is not read, by its name.
     """
 
     sources: tuple[SourceSettings, ...]
@@ -43,6 +45,8 @@ class Config(Record, frozen=True):
     decision: DecisionSettings = DecisionSettings()
     tell: TellConfig = TellConfig()
     baselines: dict[str, Baseline] = msgspec.field(default_factory=dict)
+    defaults: dict[str, Any] = msgspec.field(default_factory=dict)
+    paused: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
@@ -70,19 +74,25 @@ def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
     defaults = tables.get("defaults", {})
     if not isinstance(sources, list) or not isinstance(defaults, dict):
         raise InputError(f"{where}: write each source as a table headed [[source]]")
-    if not sources:
-        raise InputError(f"{where}: it names no source: add a table headed [[source]]")
+    if not sources and "http" not in tables:
+        raise InputError(
+            f"{where}: it names no source: add a table headed [[source]], or [http] to add them "
+            "on the page"
+        )
     for name in ("address", "name"):
         if name in defaults:
             raise InputError(f"{where}: defaults.{name}: belongs to a [[source]], not to all")
+    defaults = _expanded(defaults, f"{where}: defaults", environment)
+    given = []
+    for number, entry in enumerate(sources, 1):
+        place = f"{where}: source {number}"
+        if not isinstance(entry, dict):
+            raise InputError(f"{place}: expected a table headed [[source]]")
+        place += f" ({entry['name']})" if entry.get("name") else ""
+        given.append(read_source({**defaults, **_expanded(entry, place, environment)}, place))
     return Config(
-        sources=named(
-            [
-                _source(entry, defaults, f"{where}: source {number}", environment)
-                for number, entry in enumerate(sources, 1)
-            ],
-            where,
-        ),
+        sources=named(given, where),
+        defaults=defaults,
         screen=_table(tables.get("screen", {}), ScreenSettings, f"{where}: screen"),
         decision=_table(tables.get("decision", {}), DecisionSettings, f"{where}: decision"),
         tell=_tell(tables, path, environment),
@@ -116,16 +126,9 @@ def short_name(address: str) -> str:
     return parse(address).shown.partition("://")[2].replace("***@", "") or parse(address).shown
 
 
-def _source(
-    entry: Any, defaults: dict[str, Any], where: str, environment: Mapping[str, str]
-) -> SourceSettings:
-    if not isinstance(entry, dict):
-        raise InputError(f"{where}: expected a table headed [[source]]")
-    if name := entry.get("name"):
-        where = f"{where} ({name})"
-    settings: SourceSettings = _table(
-        _expanded({**defaults, **entry}, where, environment), SourceSettings, where
-    )
+def read_source(table: Mapping[str, Any], where: str) -> SourceSettings:
+    """A source by its table, defaults included; an InputError that names what is wrong there."""
+    settings: SourceSettings = _table(table, SourceSettings, where)
     try:
         target = settings.target
     except UsageError as error:

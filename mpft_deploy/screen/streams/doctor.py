@@ -4,40 +4,88 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
 from mpft_deploy.screen.streams.attempt import SourceLostError
 from mpft_deploy.screen.streams.clock import SystemClock
 from mpft_deploy.screen.streams.config import short_name
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.readers import find_reader
+from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.source import Source
 
 _LOOK = 0.02
 
+_COUNTED = 2.0
+"""Seconds for which frames are counted."""
 
-def first_picture(address: str, timeout: float = 15.0) -> str:
-    """Connect to a source and describe its first picture; the text is free of secrets.
+TIMEOUT = 15.0
+"""Seconds within which a picture must come."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What a source is.
+
+    Attributes:
+        address: without credentials.
+        codec: with what an operator should know, such as which of several tracks is read.
+        fps: frames a second, over two seconds; None for what ended before.
+        after: seconds to the first picture.
+    """
+
+    address: str
+    codec: str
+    width: int
+    height: int
+    fps: float | None
+    after: float
+
+
+def look(settings: SourceSettings) -> Found:
+    """Connect to a source and describe it; free of secrets.
 
     Raises:
-        UsageError: it is no address.
         SourceLostError: no picture came; says why.
     """
-    settings = source_settings(address, name=short_name(address))
     clock = SystemClock()
     emitter = Emitter(None, clock)
     source = Source(
         settings, find_reader(settings.target), emitter, clock, lambda: None, lambda: None
     )
+    began = clock.monotonic()
     source.start()
     try:
-        end = clock.monotonic() + timeout
-        while source.waiting() is None and source.state != "down" and clock.monotonic() < end:
+        while source.waiting() is None and source.state != "down":
+            if clock.monotonic() - began > TIMEOUT:
+                break
             time.sleep(_LOOK)
-        frame = source.take()
+        frame, seen, before = source.take(), clock.monotonic(), source.tally.received
+        if frame is None:
+            reason = source.reason or f"no picture within {TIMEOUT:g} s"
+            raise SourceLostError(f"{source.address}: {reason}")
+        while source.state == "live" and clock.monotonic() - seen < _COUNTED:
+            time.sleep(_LOOK)
+        counted = clock.monotonic() - seen
+        received = source.tally.received - before
     finally:
         source.stop()
         source.join(1.0)
-    if frame is None:
-        reason = source.reason or f"no picture within {timeout:g} s"
-        raise SourceLostError(f"{source.address}: {reason}")
-    return f"{source.address}: {source.codec} {frame.shot.width} × {frame.shot.height}"
+    return Found(
+        address=source.address.shown,
+        codec=f"{source.codec}, {source.note}" if source.note else source.codec,
+        width=frame.shot.width,
+        height=frame.shot.height,
+        fps=round(received / counted, 1) if counted >= _COUNTED else None,
+        after=round(seen - began, 2),
+    )
+
+
+def describe(address: str) -> str:
+    """What is at an address, in words; raises as `look`, and a UsageError if it is none."""
+    found = look(source_settings(address, name=short_name(address)))
+    rate = "" if found.fps is None else f", {found.fps:g} frames a second"
+    return (
+        f"{found.address}: {found.codec} {found.width} × {found.height}{rate}; "
+        f"the first picture after {found.after:.1f} s"
+    )

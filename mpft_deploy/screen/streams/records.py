@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mpft_deploy.prepared import LookedAt
 from mpft_deploy.spec import StreamVerdict, Verdict
 
-State = Literal["connecting", "live", "stalled", "frozen", "down", "ended"]
+State = Literal["connecting", "live", "stalled", "frozen", "down", "ended", "paused"]
 Grade = Literal["good", "fair", "poor", "down"]
 Reason = Literal["evidence", "scene change", "reconnect", "nothing to judge", "restart"]
 
@@ -202,4 +202,4 @@ class Monitor(Protocol):
         """Whether every thread still works that screening and telling need."""
 
     def ready(self) -> bool:
-        """Whether the engine is loaded and at least one source is live."""
+        """Whether the engine is loaded and a source is live, if one is to be."""

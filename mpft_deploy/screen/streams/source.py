@@ -1,6 +1,7 @@
 """A source: a thread that reads it, connects it anew as often as it takes, and its newest frame.
 
-    connecting → live ⇄ stalled, frozen;  any → down → live …;  live → ended for what has an end
+    connecting → live ⇄ stalled, frozen;  any → down → live …;  live → ended for what has an end;
+    any → paused → connecting
 
 Nothing waits for a reader: a thread that hangs in a library is abandoned, counted and replaced.
 """
@@ -98,6 +99,11 @@ class Source:
         return None if attempt is None or self.state != "down" else attempt.retry_at
 
     @property
+    def started(self) -> bool:
+        """Whether it is read, or was."""
+        return self._thread is not None
+
+    @property
     def abandoned(self) -> int:
         """Threads that hang in a library."""
         return sum(thread.is_alive() for thread in self._abandoned)
@@ -107,6 +113,26 @@ class Source:
         attempt = self._attempt = Attempt(self, self._clock)
         self._thread = Task(self.name, lambda: self._run(attempt))
         self._thread.start()
+
+    def pause(self, reason: str) -> None:
+        """Read nothing until `resume`; before the start, or later."""
+        with self._lock:
+            if self._attempt is not None:
+                self._attempt.cancelled.set()
+                self._attempt = None
+            if self._thread is not None:
+                self._abandoned.append(self._thread)
+                self._thread = None
+            self._revive_at, self._hung = None, False
+            self._give_up()
+            self._set_state("paused", reason)
+
+    def resume(self) -> None:
+        """Read again what was paused."""
+        with self._lock:
+            self._backoff.reset()
+            self._set_state("connecting")
+            self.start()
 
     @property
     def alive(self) -> bool:
@@ -131,9 +157,13 @@ class Source:
         if self._thread is not None:
             self._thread.join(max(0.0, timeout))
         with self._lock:
-            self.tally.drop("stopped", sum(f is not None for f in (self._coded, self._pending)))
-            self._coded = self._pending = None
+            self._give_up()
         return not self.abandoned and (self._thread is None or not self._thread.is_alive())
+
+    def _give_up(self) -> None:
+        """Under the lock: what waits is not judged."""
+        self.tally.drop("stopped", sum(f is not None for f in (self._coded, self._pending)))
+        self._coded = self._pending = None
 
     def put(self, frame: Captured, attempt: Attempt) -> None:
         """Take a frame from the reader of `attempt`."""
@@ -186,7 +216,7 @@ class Source:
                 return
             self._decoding = None
             if not isinstance(result, str):
-                if self._stopped.is_set():
+                if self._stopped.is_set() or self.state == "paused":
                     result = "stopped"
                 elif self._pending is not None:
                     result = "superseded"
@@ -290,7 +320,8 @@ class Source:
                 return
             if not reason:
                 with self._lock:
-                    self._set_state("ended")
+                    if attempt is self._attempt:
+                        self._set_state("ended")
                 return
             if attempt.pictures and attempt.seen - attempt.began >= HEALTHY:
                 self._backoff.reset()
@@ -311,6 +342,8 @@ class Source:
         """
         delay = self._backoff.next()
         with self._lock:
+            if attempt is not self._attempt:
+                return False
             self._set_state("down", reason, delay)
         began = self._clock.monotonic()
         gone = False

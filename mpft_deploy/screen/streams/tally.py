@@ -112,7 +112,7 @@ class Tally:
 
         What a camera promises says little: many send fewer at night, or when nothing moves.
         """
-        if state in ("connecting", "down", "ended"):
+        if state in ("connecting", "down", "ended", "paused"):
             return "down"
         with self._lock:
             recent = sum(now - at < MINUTE for at in self._reconnects)

@@ -65,6 +65,7 @@ class Watch:
             metrics=metrics,
         )
         self._load = Load()
+        self._started = False
         self._set_sources(config.sources)
 
     def __enter__(self) -> Watch:
@@ -80,7 +81,8 @@ class Watch:
         channels = self.scheduler.channels
         ended = all(c.source.state == "ended" and c.source.waiting() is None for c in channels)
         # In this order: a frame that is taken is waited for until it was judged.
-        return self.failure is not None or (ended and self.scheduler.idle)
+        idle = bool(channels) and ended and self.scheduler.idle
+        return self.failure is not None or idle
 
     @property
     def failure(self) -> BaseException | None:
@@ -90,7 +92,11 @@ class Watch:
     def without_frames(self) -> dict[str, str]:
         """Sources that never showed a frame, and why."""
         sources = [channel.source for channel in self.scheduler.channels]
-        return {s.name: s.reason or s.state for s in sources if not s.tally.connections}
+        return {
+            s.name: s.reason or s.state
+            for s in sources
+            if not s.tally.connections and s.state != "paused"
+        }
 
     @property
     def lost_events(self) -> int:
@@ -105,8 +111,8 @@ class Watch:
         """Begin."""
         self._emitter.start()
         self.scheduler.start()
-        for channel in self.scheduler.channels:
-            channel.source.start()
+        self._started = True
+        self._run_sources()
 
     def tick(self) -> None:
         """Look after the sources; to be called about every TICK seconds."""
@@ -134,13 +140,12 @@ class Watch:
         if changed := _changed_tables(self._config, config):
             logger.warning("%s: read at the start alone; restart for what changed there", changed)
         self._config = config
-        for channel in self.scheduler.channels:
-            if channel.source.settings not in kept:
-                channel.source.start()
+        if self._started:
+            self._run_sources()
         before = {channel.source.name for channel in old}
         after = {channel.source.name for channel in self.scheduler.channels}
         logger.info(
-            "configuration read: %d sources, %d added, %d removed, %d changed",
+            "configuration taken: %d sources, %d added, %d removed, %d changed",
             len(after),
             len(after - before),
             len(before - after),
@@ -187,7 +192,20 @@ class Watch:
 
     def ready(self) -> bool:
         """See `Monitor`."""
-        return self.alive() and any(c.source.state == "live" for c in self.scheduler.channels)
+        wanted = [c.source for c in self.scheduler.channels if c.source.state != "paused"]
+        return self.alive() and (not wanted or any(source.state == "live" for source in wanted))
+
+    def _run_sources(self) -> None:
+        """Start those that are new, and pause and resume as the configuration says."""
+        for channel in self.scheduler.channels:
+            source, reason = channel.source, self._config.paused.get(channel.source.name)
+            if reason is not None:
+                if (source.state, source.reason) != ("paused", reason):
+                    source.pause(reason)
+            elif source.state == "paused":
+                source.resume()
+            elif not source.started:
+                source.start()
 
     def _set_sources(self, sources: Sequence[SourceSettings]) -> None:
         known = {channel.source.settings: channel for channel in self.scheduler.channels}

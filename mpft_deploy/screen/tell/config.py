@@ -250,6 +250,8 @@ class Http(Table, frozen=True):
         users: with tokens of their own.
         hosts: names the page may be asked for by, besides localhost and plain IP addresses.
         clients: connections at a time; further ones are told to come back.
+        local_sources: kinds of addresses that the page may add besides those of a network. "gst"
+            runs what a pipeline says, and "file" reads what the service may read.
     """
 
     address: str = "127.0.0.1:8088"
@@ -258,6 +260,7 @@ class Http(Table, frozen=True):
     users: tuple[User, ...] = ()
     hosts: tuple[str, ...] = ()
     clients: int = 64
+    local_sources: tuple[Literal["file", "v4l2", "csi", "gst"], ...] = ()
 
     def __post_init__(self) -> None:
         host, _ = self.bind()

@@ -6,10 +6,11 @@ The format is https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 from mpft_deploy import __version__
 from mpft_deploy.files import sha256
+from mpft_deploy.screen.streams.records import State
 
 
 def slug(source: str) -> str:
@@ -98,7 +99,7 @@ def entities(prefix: str, source: str) -> list[tuple[str, str, dict[str, Any]]]:
                 **always,
                 "name": "Connection",
                 "device_class": "enum",
-                "options": ["connecting", "live", "stalled", "frozen", "down", "ended"],
+                "options": list(get_args(State)),
                 "value_template": "{{ value_json.state | default('connecting') }}",
             },
         ),

@@ -293,6 +293,10 @@ class Store:
                 row = (source, key, value)
                 self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?, ?)", row)
 
+    def forget_settings(self, source: str) -> None:
+        """Take back all that was set of a source; an EnvironmentLacksError if it cannot be."""
+        self._read("DELETE FROM settings WHERE source = ?", source)
+
     def keep_file(self, name: str, verdict: StreamVerdict, size: int) -> None:
         """Note a file of a snapshot, which was written."""
         with self._lock, self._explained():

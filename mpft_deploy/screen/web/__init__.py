@@ -15,6 +15,7 @@ from mpft_deploy.screen.streams.records import Monitor
 from mpft_deploy.screen.tell.config import Health, Http
 
 if TYPE_CHECKING:
+    from mpft_deploy.screen.manage import Manager
     from mpft_deploy.screen.tell.fanout import Sinks
     from mpft_deploy.screen.tell.metrics import Metrics
     from mpft_deploy.screen.web.server import Dashboard, Server
@@ -29,6 +30,7 @@ def serve(
     *,
     metrics: Metrics | None = None,
     engine: Mapping[str, str] | None = None,
+    manager: Manager | None = None,
 ) -> Dashboard:
     """Start the dashboard, its API and the metrics in a thread of their own.
 
@@ -37,6 +39,7 @@ def serve(
             The server becomes one of them: it shows and counts the events that they are sent.
         metrics: from `open_metrics`.
         engine: what the metrics tell of the engine: backend, precision, device.
+        manager: through which admins add, pause and remove sources; None for nobody.
 
     Returns:
         A server; `url` is where it listens.
@@ -47,7 +50,7 @@ def serve(
     _require("http")
     from mpft_deploy.screen.web.server import Dashboard
 
-    return Dashboard(monitor, http, sinks, metrics=metrics, engine=engine)
+    return Dashboard(monitor, http, sinks, metrics=metrics, engine=engine, manager=manager)
 
 
 def serve_health(monitor: Monitor, health: Health) -> Server:

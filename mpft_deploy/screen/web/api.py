@@ -97,6 +97,12 @@ class Review(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     by: Annotated[str, msgspec.Meta(max_length=100)] = ""
 
 
+class Me(User, frozen=True):
+    """manages: whether sources can be added here, by whoever asks."""
+
+    manages: bool
+
+
 class Events(msgspec.Struct, frozen=True):
     """Newest first; next: the parameter `before` of the next page, null on the last."""
 
@@ -110,17 +116,19 @@ class Api:
     Args:
         sinks: have the store, and may keep snapshots.
         streams: live connections at a time.
+        managed: whether sources can be added.
     """
 
-    def __init__(self, board: Board, sinks: Sinks, streams: int) -> None:
+    def __init__(self, board: Board, sinks: Sinks, streams: int, *, managed: bool = False) -> None:
+        self._managed = managed
         self._board, self._store, self._streams = board, sinks.store, streams
         self._folder = sinks.snapshots.folder if sinks.snapshots is not None else None
         self._small = lru_cache(256)(thumbnail)
 
     @operation("GET", "/me")
-    async def me(self, user: User) -> User:
+    async def me(self, user: User) -> Me:
         """Who asks: name and role; no name where no token is asked for."""
-        return user
+        return Me(user.name, user.role, self._managed and user.role == "admin")
 
     @operation("GET", "/sources")
     async def sources(self) -> Overview:
@@ -166,7 +174,7 @@ class Api:
             raise HTTPException(404, "there is no such event; it may have grown too old")
         return found
 
-    @operation("PUT", "/events/{number}/review")
+    @operation("PUT", "/events/{number}/review", role="reviewer")
     def review(self, query: Numbered, body: Review, user: User) -> StoredEvent:
         """Say what a stream's verdict was; this replaces what was said before."""
         by = user.name or body.by

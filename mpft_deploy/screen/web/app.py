@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from importlib import resources
 from urllib.parse import parse_qs
@@ -21,7 +21,7 @@ from mpft_deploy.files import printable
 from mpft_deploy.screen.streams.records import Monitor
 from mpft_deploy.screen.tell.metrics import CONTENT_TYPE, PrometheusMetrics
 from mpft_deploy.screen.web.access import COOKIE, COOKIE_DAYS, Access, Gate
-from mpft_deploy.screen.web.api import PREFIX, Api
+from mpft_deploy.screen.web.api import PREFIX
 from mpft_deploy.screen.web.operations import as_json, openapi, read_body, refusal, routes
 
 logger = logging.getLogger(__name__)
@@ -36,10 +36,12 @@ HTML = "text/html; charset=utf-8"
 
 SCRIPT = "text/javascript; charset=utf-8"
 
+SCRIPTS = ("format.js", "scene.js", "live.js", "review.js", "manage.js", "dashboard.js")
+
 ASSETS = {
-    "dashboard.css": "text/css; charset=utf-8",
+    **dict.fromkeys(("dashboard.css", "manage.css"), "text/css; charset=utf-8"),
     "icon.svg": "image/svg+xml",
-    **dict.fromkeys(("format.js", "scene.js", "live.js", "review.js", "dashboard.js"), SCRIPT),
+    **dict.fromkeys(SCRIPTS, SCRIPT),
 }
 
 REFUSED = 0.5
@@ -52,7 +54,9 @@ def asset(name: str) -> bytes:
     return (resources.files("mpft_deploy.screen.web") / "assets" / name).read_bytes()
 
 
-def dashboard(api: Api, access: Access, metrics: PrometheusMetrics, monitor: Monitor) -> Starlette:
+def dashboard(
+    apis: Sequence[object], access: Access, metrics: PrometheusMetrics, monitor: Monitor
+) -> Starlette:
     """The page, its API, the metrics and health."""
 
     async def page(request: Request) -> Response:
@@ -83,7 +87,7 @@ def dashboard(api: Api, access: Access, metrics: PrometheusMetrics, monitor: Mon
     def scrape(request: Request) -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
-    described = openapi(api, PREFIX, "mpft screen")
+    described = openapi(apis, PREFIX, "mpft screen")
 
     async def description(request: Request) -> Response:
         return as_json(described)
@@ -98,7 +102,7 @@ def dashboard(api: Api, access: Access, metrics: PrometheusMetrics, monitor: Mon
             Route("/logout", log_out, methods=["POST"]),
             Route("/metrics", scrape),
             Route(f"{PREFIX}/openapi.json", description),
-            *routes(api, PREFIX),
+            *routes(apis, PREFIX),
             *_health(monitor),
         ],
         middleware=[Middleware(Gate, access=access, stranger=stranger)],

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mpft_deploy import __version__
+from mpft_deploy.screen.tell.config import Role
 from mpft_deploy.screen.web.connection import PATIENCE
 
 BODY_BYTES = 16 * 1024
@@ -28,46 +29,57 @@ BODY_BYTES = 16 * 1024
 
 JSON = "application/json"
 
+ROLES: tuple[Role, ...] = get_args(Role)
+"""Each may do what those before may."""
+
 T = TypeVar("T", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A method, and where it is found; media: what it answers with."""
+    """A method, and where it is found; media: what it answers with; role: who may, at least."""
 
     method: str
     path: str
     media: str
+    role: Role
     call: Callable[..., Any]
 
     @property
     def types(self) -> dict[str, Any]:
         """Of the parameters, and of the answer as "return"."""
-        return get_type_hints(self.call)
+        return get_type_hints(self.call, include_extras=True)
 
 
-def operation(method: str, path: str, media: str = JSON) -> Callable[[T], T]:
+def operation(method: str, path: str, media: str = JSON, role: Role = "viewer") -> Callable[[T], T]:
     """Mark a method as an operation; its docstring describes it."""
 
     def mark(call: T) -> T:
-        call.__dict__["operation"] = (method, path, media)
+        call.__dict__["operation"] = (method, path, media, role)
         return call
 
     return mark
 
 
-def operations(api: object) -> Iterator[Operation]:
-    """Of an object, in the order of its class."""
-    for name, call in vars(type(api)).items():
-        if marked := getattr(call, "operation", None):
-            method, path, media = marked
-            yield Operation(method, path, media, getattr(api, name))
+def operations(apis: Sequence[object]) -> Iterator[Operation]:
+    """Of objects, in the order of their classes."""
+    for api in apis:
+        for name, call in vars(type(api)).items():
+            if marked := getattr(call, "operation", None):
+                method, path, media, role = marked
+                yield Operation(method, path, media, role, getattr(api, name))
 
 
-def routes(api: object, prefix: str) -> list[Route]:
+def routes(apis: Sequence[object], prefix: str) -> list[Route]:
     """Of every operation."""
     return [
-        Route(prefix + one.path, _endpoint(one), methods=[one.method]) for one in operations(api)
+        # A source may be called by its address, slashes and all.
+        Route(
+            prefix + one.path.replace("{source}", "{source:path}"),
+            _endpoint(one),
+            methods=[one.method],
+        )
+        for one in operations(apis)
     ]
 
 
@@ -103,6 +115,9 @@ def _endpoint(one: Operation) -> Callable[[Request], Any]:
 
     async def answer(request: Request) -> Response:
         given: dict[str, Any] = {}
+        user = request.scope["user"]
+        if ROLES.index(user.role) < ROLES.index(one.role):
+            return refusal(403, f"{user.name} is a {user.role}, and this needs a {one.role}")
         try:
             if "query" in types:
                 values = {**request.query_params, **request.path_params}
@@ -112,7 +127,7 @@ def _endpoint(one: Operation) -> Callable[[Request], Any]:
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return refusal(400, str(error))
         if "user" in types:
-            given["user"] = request.scope["user"]
+            given["user"] = user
         if inspect.iscoroutinefunction(one.call):
             result = await one.call(**given)
         else:
@@ -122,11 +137,11 @@ def _endpoint(one: Operation) -> Callable[[Request], Any]:
     return answer
 
 
-def openapi(api: object, prefix: str, title: str) -> dict[str, Any]:
-    """OpenAPI 3.1 of an object's operations."""
+def openapi(apis: Sequence[object], prefix: str, title: str) -> dict[str, Any]:
+    """OpenAPI 3.1 of objects' operations."""
     kinds = {
         kind
-        for one in operations(api)
+        for one in operations(apis)
         for name, kind in one.types.items()
         if name == "body" or (name == "return" and one.media == JSON)
     }
@@ -136,7 +151,7 @@ def openapi(api: object, prefix: str, title: str) -> dict[str, Any]:
     )
     schema_of = dict(zip(order, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
-    for one in operations(api):
+    for one in operations(apis):
         summary, _, rest = (inspect.getdoc(one.call) or "").partition("\n\n")
         good: dict[str, Any] = {"description": summary}
         if one.media == JSON:
@@ -148,8 +163,9 @@ def openapi(api: object, prefix: str, title: str) -> dict[str, Any]:
             "summary": summary,
             "responses": {"200": good, "default": {"$ref": "#/components/responses/Refusal"}},
         }
-        if rest:
-            entry["description"] = rest
+        needs = "" if one.role == "viewer" else f"Needs the role {one.role}."
+        if told := "\n\n".join(filter(None, (rest, needs))):
+            entry["description"] = told
         if "query" in one.types:
             entry["parameters"] = list(_parameters(one))
         if "body" in one.types:

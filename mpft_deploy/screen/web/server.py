@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.files import printable
+from mpft_deploy.screen.manage import Manager
 from mpft_deploy.screen.streams.records import Event, Monitor
 from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.config import Http
@@ -22,6 +23,7 @@ from mpft_deploy.screen.web.api import Api
 from mpft_deploy.screen.web.app import POLICY, dashboard
 from mpft_deploy.screen.web.board import Board
 from mpft_deploy.screen.web.connection import HEAD_BYTES, PATIENCE, Connection, without_chunks
+from mpft_deploy.screen.web.managed import ManagedSources
 
 THREADS = 8
 """In which pages that wait for the engine or a disk are made."""
@@ -93,12 +95,14 @@ class Dashboard(Server):
         *,
         metrics: Metrics | None = None,
         engine: Mapping[str, str] | None = None,
+        manager: Manager | None = None,
     ) -> None:
         self.board, self.sinks = Board(monitor), sinks
         self.metrics = metrics if isinstance(metrics, PrometheusMetrics) else PrometheusMetrics()
         # Half of the connections stay free for short requests.
-        api = Api(self.board, sinks, http.clients // 2)
-        app = dashboard(api, Access(http), self.metrics, monitor)
+        api = Api(self.board, sinks, http.clients // 2, managed=manager is not None)
+        apis = [api] if manager is None else [api, ManagedSources(manager)]
+        app = dashboard(apis, Access(http), self.metrics, monitor)
         super().__init__("http", app, http.bind(), http.clients)
         self.metrics.watch(monitor, sinks, engine or {})
         sinks.append(self)

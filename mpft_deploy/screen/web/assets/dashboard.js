@@ -13,19 +13,23 @@ window.addEventListener("unhandledrejection", (event) => {
   if (event.reason instanceof Unreachable) event.preventDefault();
 });
 
-// Views: /#events is the review of events, all else the live one
+// Views: /#events is the review of events, /#manage what admins do, all else the live one
 
 function chooseView() {
-  const reviewing = new URLSearchParams(location.hash.slice(1)).has("events");
-  $("#live").hidden = reviewing;
+  const hash = new URLSearchParams(location.hash.slice(1));
+  const view = ["events", "manage"].find((name) => hash.has(name)) ?? "";
+  const reviewing = view === "events";
+  $("#live").hidden = view !== "";
   $("#review").hidden = !reviewing;
+  $("#manage").hidden = view !== "manage";
   for (const link of $$("nav a")) {
-    const here = (link.hash === "#events") === reviewing;
+    const here = link.hash.slice(1) === view;
     if (here) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  $("#urgent").hidden = $("#cells").hidden = reviewing;
+  $("#urgent").hidden = $("#cells").hidden = view !== "";
   if (reviewing) refreshEvents();
+  if (view === "manage") drawManaged();
 }
 
 function refreshEvents() {
@@ -127,6 +131,7 @@ async function start() {
   try {
     const [overview, history, me] = await Promise.all(["/sources", "/history", "/me"].map((path) => call(path)));
     user = me;
+    $("nav [href='#manage']").hidden = !me.manages;
     reviews = overview.reviews;
     update(overview);
     offerSources();

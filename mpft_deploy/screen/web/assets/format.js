@@ -68,7 +68,7 @@ function span(ms) {
 
 const BROKEN = new Set(["stalled", "frozen", "down"]);
 const isBroken = (status) => BROKEN.has(status.state);
-const isIdle = (status) => isBroken(status) || status.state === "connecting";
+const isIdle = (status) => isBroken(status) || ["connecting", "paused"].includes(status.state);
 const verdictTone = (verdict) => (verdict === "no sign" ? "clear" : verdict);
 const tone = (status) => (isIdle(status) ? "none" : verdictTone(status.verdict));
 const urgency = (status) =>

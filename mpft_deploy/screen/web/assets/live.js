@@ -169,6 +169,7 @@ function drawSummary(overview) {
   const live = statuses.filter((one) => one.state === "live").length;
   const broken = statuses.filter(isBroken).length;
   const connecting = statuses.filter((one) => one.state === "connecting").length;
+  const paused = statuses.filter((one) => one.state === "paused").length;
   const generated = statuses.filter((one) => urgency(one) === 0).length;
   const oldest = Math.max(-1, ...statuses.filter((s) => s.state === "live").map((s) => s.frame_age_ms ?? -1));
   const parts = [];
@@ -181,6 +182,7 @@ function drawSummary(overview) {
   if (generated) add(generated, "generated", "alarm");
   if (broken) add(broken, broken === 1 ? "fault" : "faults", "alarm");
   if (connecting) add(connecting, "connecting");
+  if (paused) add(paused, "paused");
   if (oldest >= 0) add(span(oldest), "oldest frame at verdict");
   $("#summary").replaceChildren(...parts);
   const dead = !overview.alive;

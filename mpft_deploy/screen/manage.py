@@ -1,0 +1,221 @@
+"""Sources of the configuration file and those that were added while it runs, as one configuration.
+
+What is added, and which sources are paused, is kept in the store. Where the file and the store name
+a source alike, the file's settings count, and the log and the page say so.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from mpft_deploy.errors import MpftError, UsageError
+from mpft_deploy.screen.streams.address import PORTS, parse, redact
+from mpft_deploy.screen.streams.config import Config, read_source
+from mpft_deploy.screen.streams.doctor import Found, look
+from mpft_deploy.screen.streams.settings import SourceSettings
+from mpft_deploy.screen.streams.watch import Watch
+from mpft_deploy.screen.tell.store import Store
+
+logger = logging.getLogger(__name__)
+
+LONGEST_NAME = 100
+
+LONGEST_ADDRESS = 2000
+
+AT_ONCE = 2
+"""Sources that are tried at a time."""
+
+
+class Managed(msgspec.Struct, frozen=True):
+    """What is set of a source.
+
+    Attributes:
+        address: without credentials.
+        origin: who names it; "both": the file's settings count, and the store's wait.
+        paused: whether it is, and not only for the moment.
+        problem: why the store's settings are not used; else empty.
+    """
+
+    source: str
+    address: str
+    origin: Literal["file", "store", "both"]
+    paused: bool
+    problem: str = ""
+
+
+class Manager:
+    """Applies to a watch what file and store say together; from any thread.
+
+    Args:
+        watch: not started yet, or already.
+        config: of the file.
+        secrets: is added to, for a log that hides them.
+    """
+
+    def __init__(
+        self, watch: Watch, config: Config, store: Store, secrets: set[str] | None = None
+    ) -> None:
+        self._watch, self._file, self._store = watch, config, store
+        self._secrets = set() if secrets is None else secrets
+        self._lock, self._trying = threading.RLock(), threading.Semaphore(AT_ONCE)
+        self._problems: dict[str, str] = {}
+        self._added: dict[str, SourceSettings] = {}
+        self._apply()
+
+    def reload(self, config: Config) -> None:
+        """Take another configuration of the file."""
+        with self._lock:
+            self._file = config
+            self._apply()
+
+    def sources(self) -> list[Managed]:
+        """Those of the file, in its order, and then those of the store."""
+        with self._lock:
+            paused, kept = self._store.settings("paused"), self._store.settings("source")
+            listed = [
+                Managed(
+                    source=one.name,
+                    address=one.target.shown,
+                    origin="both" if one.name in kept else "file",
+                    paused=one.name in paused,
+                )
+                for one in self._file.sources
+            ]
+            named = {one.source for one in listed}
+            for name, value in kept.items():
+                if name not in named:
+                    address = redact(str(msgspec.json.decode(value).get("address")))
+                    problem = self._problems.get(name, "")
+                    listed.append(Managed(name, address, "store", name in paused, problem))
+            return listed
+
+    def add(self, table: Mapping[str, Any]) -> Managed:
+        """Screen another source, from now on and after a restart.
+
+        Args:
+            table: as a [[source]] of cameras.toml; [defaults] hold for what it does not say.
+
+        Raises:
+            UsageError, InputError: it cannot be; says why, free of secrets.
+        """
+        settings = self._checked(table)
+        with self._lock:
+            if settings.name in {one.source for one in self.sources()}:
+                raise UsageError(f"there is a source {settings.name!r} already: remove it first")
+            self._store.set_setting(settings.name, "source", msgspec.json.encode(table))
+            self._apply()
+            return self._managed(settings.name)
+
+    def remove(self, name: str) -> None:
+        """Screen an added source no more, and forget what was set of it.
+
+        Raises:
+            KeyError: there is no such source.
+            UsageError: it is of the file alone.
+        """
+        with self._lock:
+            origin = self._managed(name).origin
+            if origin == "file":
+                raise UsageError(f"{name!r} is of the configuration file: remove it there")
+            if origin == "both":  # the rest was set of the file's
+                self._store.set_setting(name, "source", None)
+            else:
+                self._store.forget_settings(name)
+            self._apply()
+
+    def pause(self, name: str, by: str) -> Managed:
+        """Read a source no more until it is resumed, after a restart either; a KeyError for none.
+
+        Args:
+            by: whom the state names.
+        """
+        return self._set_paused(name, msgspec.json.encode(f"by {by}"))
+
+    def resume(self, name: str) -> Managed:
+        """Read a paused source again; a KeyError for an unknown one."""
+        return self._set_paused(name, None)
+
+    def test(self, source: str | Mapping[str, Any]) -> Found:
+        """Connect to a source for a few seconds, and say what is there.
+
+        Args:
+            source: name of one that there is, or a table as for `add`.
+
+        Raises:
+            KeyError: there is none of that name.
+            UsageError, InputError: it is none, or cannot be read; says why, free of secrets.
+        """
+        if not isinstance(source, str):
+            settings = self._checked({"name": "a source", **source})
+        else:
+            with self._lock:
+                known = {one.name: one for one in self._file.sources}
+                settings = {**self._added, **known}[source]
+        if not self._trying.acquire(blocking=False):
+            raise UsageError(f"{AT_ONCE} sources are being tried already: wait a few seconds")
+        try:
+            return look(settings)
+        finally:
+            self._trying.release()
+
+    def _set_paused(self, name: str, value: bytes | None) -> Managed:
+        with self._lock:
+            self._managed(name)
+            self._store.set_setting(name, "paused", value)
+            self._apply()
+            return self._managed(name)
+
+    def _managed(self, name: str) -> Managed:
+        found = {one.source: one for one in self.sources()}
+        return found[name]
+
+    def _checked(self, table: Mapping[str, Any]) -> SourceSettings:
+        """Settings of a source that somebody elsewhere names.
+
+        Nothing of the environment is put in, no program is run, and no file or device is read,
+        unless [http] allows its kind.
+        """
+        http, address = self._file.tell.http, table.get("address")
+        allowed = (*PORTS, *(http.local_sources if http is not None else ()))
+        if isinstance(address, str) and (scheme := parse(address).scheme) not in allowed:
+            raise UsageError(
+                f"source: address: {scheme}: may stand in the configuration file alone; here are "
+                + ", ".join(allowed)
+            )
+        settings = read_source({**self._file.defaults, **table}, "source")
+        self._secrets.update(settings.target.secrets)
+        name = settings.name
+        if not name.strip() or name != name.strip() or not name.isprintable():
+            raise UsageError("source: name: give it one of printable characters")
+        if name in (".", "..") or len(name) > LONGEST_NAME:
+            raise UsageError(f"source: name: choose another, of {LONGEST_NAME} characters at most")
+        if len(settings.address) > LONGEST_ADDRESS:
+            raise UsageError(f"source: address: {LONGEST_ADDRESS} characters are the most")
+        return settings
+
+    def _apply(self) -> None:
+        """Under the lock: have the watch do what file and store say."""
+        names = {one.name for one in self._file.sources}
+        self._problems, self._added = {}, {}
+        for name, value in self._store.settings("source").items():
+            if name in names:
+                logger.warning("%s: added on the page, but the configuration's counts", name)
+                continue
+            try:
+                self._added[name] = self._checked(msgspec.json.decode(value))
+            except MpftError as error:
+                self._problems[name] = str(error)
+                logger.error("%s: added on the page, but not screened: %s", name, error)
+        paused = self._store.settings("paused")
+        self._watch.reload(
+            msgspec.structs.replace(
+                self._file,
+                sources=(*self._file.sources, *self._added.values()),
+                paused={name: msgspec.json.decode(by) for name, by in paused.items()},
+            )
+        )

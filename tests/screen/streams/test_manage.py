@@ -1,0 +1,315 @@
+"""Sources that are added, tried, paused and removed while it runs: by API, and by the page."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dashboard_screenshots import DESKTOP, PHONE, Browser
+from engines import read_pictures
+from telling import eventually
+
+from mpft_deploy.errors import InputError, UsageError
+from mpft_deploy.screen.manage import Manager
+from mpft_deploy.screen.streams.config import read_config
+from mpft_deploy.screen.streams.readers import READERS
+from mpft_deploy.screen.tell.config import Http, Role, User
+from mpft_deploy.screen.tell.fanout import Sinks
+from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.screen.web import serve
+from mpft_deploy.screen.web.server import Dashboard
+
+TOKEN = "a-token-of-more-than-16"
+SECRET = "Pl4nted-S3cret"
+CAMERA = {"name": "dock", "address": f"rtsp://viewer:{SECRET}@192.0.2.9/live?key={SECRET}x"}
+TOML = """
+[defaults]
+gate = 0
+[http]
+address = "127.0.0.1:0"
+[[source]]
+name = "hall"
+address = "rtsp://192.0.2.8/live"
+"""
+
+
+class Service:
+    """A watch, the store beside its configuration, and the page; as the command puts them."""
+
+    def __init__(self, watching: Callable[..., Any], path: Path) -> None:
+        self.path = path
+        self.config = read_config(path, {})
+        self.running = watching(config=self.config)
+        self.store = Store(path.with_suffix(".db"))
+        self.secrets: set[str] = set()
+        self.manager = Manager(self.running.watch, self.config, self.store, self.secrets)
+        self.page: Dashboard | None = None
+
+    def serve(self, http: Http) -> Dashboard:
+        self.page = serve(self.running.watch, http, Sinks(store=self.store), manager=self.manager)
+        return self.page
+
+    def ask(self, method: str, path: str, body: Any = None, token: str = "") -> tuple[int, Any]:
+        """Status and answer of the API."""
+        assert self.page is not None
+        link = http.client.HTTPConnection(self.page.url.split("/")[2], timeout=60)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        text = None if body is None else body if isinstance(body, str) else json.dumps(body)
+        link.request(method, "/api/v1" + path, text, headers)
+        answer = link.getresponse()
+        said = answer.read().decode()
+        link.close()
+        assert SECRET not in said
+        return answer.status, json.loads(said)
+
+    def states(self) -> dict[str, str]:
+        return {one.source: one.state for one in self.running.watch.statuses()}
+
+    def close(self) -> None:
+        self.running.watch.stop()
+        if self.page is not None:
+            self.page.sinks.close(1)
+        self.store.close()
+
+
+@pytest.fixture
+def service(
+    watching: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Service]]:
+    monkeypatch.setitem(READERS, "rtsp", read_pictures)
+    (tmp_path / "cameras.toml").write_text(TOML)
+    started = []
+
+    def start() -> Service:
+        started.append(Service(watching, tmp_path / "cameras.toml"))
+        return started[-1]
+
+    yield start
+    for one in started:
+        with contextlib.suppress(Exception):
+            one.close()
+
+
+def test_sources_are_added_paused_and_removed_and_outlive_a_restart(
+    service: Callable[..., Service], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    one = service()
+    one.serve(Http(address="127.0.0.1:0"))
+    assert one.ask("POST", "/sources", CAMERA) == (
+        200,
+        {"source": "dock", "address": "rtsp://***@192.0.2.9/live?key=***", "origin": "store",
+         "paused": False, "problem": ""},
+    )  # fmt: skip
+    one.running.frame("dock")
+    assert one.running.frame("hall")
+    [dock] = [c.source for c in one.running.watch.scheduler.channels if c.source.name == "dock"]
+    assert dock.settings.gate == 0  # as the file's defaults say
+    assert f"{SECRET}x" in one.secrets  # which the log hides
+    status, again = one.ask("POST", "/sources", CAMERA)
+    assert (status, "already" in again["error"]) == (400, True)
+    assert one.ask("POST", "/sources/dock/pause")[1]["paused"]
+    assert one.running.state("paused", "dock").reason == "by the page"
+    assert one.ask("POST", "/sources/hall/pause")[0] == 200
+    assert one.running.watch.ready()  # nothing that is to be read is missing
+    assert one.ask("POST", "/sources/nobody/pause")[0] == 404
+    assert one.ask("DELETE", "/sources/hall")[0] == 400
+    assert one.ask("POST", "/sources/hall/resume")[0] == 200
+    one.running.frame("hall")
+    one.close()
+    # After a restart all is as it was left; the file can be read by its owner alone.
+    two = service()
+    two.serve(Http(address="127.0.0.1:0"))
+    assert (two.path.with_suffix(".db").stat().st_mode & 0o777) == 0o600
+    assert two.states()["dock"] == "paused"
+    two.running.frame("hall")
+    assert two.running.watch.scheduler.channels[1].source.tally.received == 0
+    assert two.ask("POST", "/sources/dock/resume")[0] == 200
+    two.running.frame("dock")
+    # A file that names it too wins, and everybody says so.
+    two.path.write_text(TOML + '[[source]]\nname = "dock"\naddress = "rtsp://192.0.2.7/x"\n')
+    two.manager.reload(read_config(two.path, {}))
+    assert "dock: added on the page, but the configuration's counts" in caplog.text
+    listed = two.ask("GET", "/sources/settings")[1]
+    assert [row["origin"] for row in listed] == ["file", "both"]
+    assert listed[1]["address"] == "rtsp://192.0.2.7/x"
+    assert two.ask("DELETE", "/sources/dock")[0] == 200
+    assert [row["origin"] for row in two.ask("GET", "/sources/settings")[1]] == ["file", "file"]
+    assert two.states().keys() == {"hall", "dock"}
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"address": "pipe:"}, "pipe: may stand in the configuration file alone"),
+        ({"address": "gst:filesrc location=/etc/passwd ! fakesink"}, "gst: may stand"),
+        ({"address": "GST:videotestsrc"}, "gst: may stand"),
+        ({"address": "/etc/passwd"}, "file: may stand"),
+        ({"address": "file:///etc/passwd"}, "file: may stand"),
+        ({"address": "v4l2:///dev/video0"}, "v4l2: may stand"),
+        ({"address": "csi://0"}, "csi: may stand"),
+        ({"address": "concat:a|b"}, "'concat' is unknown"),
+        ({"address": "subfile,,start,0,,:/etc/passwd"}, "file: may stand"),
+        ({"address": "rtsp://cam/a\r\nDESCRIBE x"}, "control characters"),
+        ({"address": "rtsp://cam/a b"}, "control characters"),
+        ({"address": "http://cam/\tx"}, "control characters"),
+        ({"address": "rtsp://cam/\x00"}, "control characters"),
+        ({"address": "rtsp:///x"}, "names no host"),
+        ({"address": "rtsp://cam/" + 2000 * "x"}, "2000 characters"),
+        ({"address": "rtsp://${PATH}/x"}, ""),  # taken as it is: it names no host that there is
+        ({"name": ""}, "name: give it one"),
+        ({"name": " x"}, "name: give it one"),
+        ({"name": "a\nb"}, "name: give it one"),
+        ({"name": ".."}, "name: choose another"),
+        ({"name": 101 * "x"}, "name: choose another"),
+        ({"decode": "some"}, "decode"),
+        ({"adress": "x"}, "no such key; did you mean address?"),
+        ({"address": None}, "address"),
+        ({"connect": -1}, "connect"),
+    ],
+)
+def test_what_may_not_be_added_is_refused(
+    service: Callable[..., Service], table: dict[str, Any], message: str
+) -> None:
+    one = service()
+    if not message:
+        assert one.manager.add({**CAMERA, **table}).address == "rtsp://${PATH}/x"
+        return
+    with pytest.raises((UsageError, InputError), match=message) as error:
+        one.manager.add({**CAMERA, **table})
+    assert SECRET not in str(error.value)
+    assert one.states().keys() == {"hall"}
+    assert one.store.settings("source") == {}
+
+
+def test_the_configuration_may_allow_more(service: Callable[..., Service], tmp_path: Path) -> None:
+    one = service()
+    clip = {"name": "clip", "address": str(tmp_path)}
+    one.path.write_text(TOML.replace("[http]", '[http]\nlocal_sources = ["file"]'))
+    one.manager.reload(read_config(one.path, {}))
+    assert one.manager.add(clip).origin == "store"
+    # Taken back, it is kept, not screened, and says why.
+    one.path.write_text(TOML)
+    one.manager.reload(read_config(one.path, {}))
+    assert one.states().keys() == {"hall"}
+    assert "file: may stand" in one.manager.sources()[1].problem
+    one.manager.remove("clip")
+    assert [row.source for row in one.manager.sources()] == ["hall"]
+
+
+def test_a_source_is_tried_before_it_is_added(service: Callable[..., Service]) -> None:
+    one = service()
+    one.serve(Http(address="127.0.0.1:0"))
+    status, found = one.ask("POST", "/sources/test", {"address": CAMERA["address"]})
+    assert status == 200
+    assert (found["address"], found["width"]) == ("rtsp://***@192.0.2.9/live?key=***", 64)
+    assert found["fps"] == pytest.approx(10, abs=3)
+    assert one.ask("POST", "/sources/hall/test")[1]["height"] == 48
+    assert one.ask("POST", "/sources/nobody/test")[0] == 404
+    nobody = f"http://viewer:{SECRET}@127.0.0.1:9/x"
+    status, refused = one.ask("POST", "/sources/test", {"address": nobody})
+    assert status == 400
+    assert refused["error"].startswith("http://***@127.0.0.1:9/x: ")
+    assert one.ask("POST", "/sources/test", {"address": "/etc/passwd"})[0] == 400
+    assert one.states().keys() == {"hall"}
+
+
+@pytest.mark.parametrize(("role", "status"), [("viewer", 403), ("reviewer", 403), ("admin", 200)])
+def test_only_admins_change_sources(
+    service: Callable[..., Service], role: Role, status: int
+) -> None:
+    one = service()
+    user = User(name="Ann", role=role, token=f"{role}-{TOKEN}")
+    one.serve(Http(address="127.0.0.1:0", users=(user,)))
+    assert one.ask("GET", "/sources/settings")[0] == 401
+    for method, path, body in (
+        ("GET", "/sources/settings", None),
+        ("POST", "/sources", CAMERA),
+        ("POST", "/sources/dock/pause", None),
+        ("POST", "/sources/dock/resume", None),
+        ("DELETE", "/sources/dock", None),
+    ):
+        assert one.ask(method, path, body, user.token)[0] == status, path
+
+
+def test_the_page_adds_tests_pauses_and_removes(
+    service: Callable[..., Service], browser: Browser
+) -> None:
+    one = service()
+    page = one.serve(Http(address="127.0.0.1:0"))
+    browser.show(page.url)
+    browser.wait_for("document.querySelector('#link')?.textContent === 'live'")
+    browser.ask("document.querySelector('nav [href=\"#manage\"]').click()")
+    browser.wait_for("document.querySelectorAll('.managed').length === 1")
+
+    def write(name: str, text: str) -> None:
+        browser.ask(f"document.querySelector('#add [name={name}]').value = {json.dumps(text)}")
+
+    def click(word: str) -> None:
+        button = f"document.querySelector('#manage [aria-label=\"{word}\"]')"
+        browser.wait_for(f"{button} !== null")
+        browser.ask(f"{button}.focus(); {button}.click()")
+
+    said = "document.querySelector('#add-said').textContent"
+    write("name", "dock")
+    write("address", "/etc/passwd")
+    browser.ask("document.querySelector('#add').requestSubmit()")
+    browser.wait_for(f"{said}.includes('file: may stand in the configuration file alone')")
+    write("address", CAMERA["address"])
+    browser.ask("document.querySelector('#try').click()")
+    browser.wait_for(f"{said}.includes('64 × 48, ')")
+    browser.ask("document.querySelector('#add').requestSubmit()")
+    browser.wait_for(f"{said} === 'dock is screened now.'")
+    assert SECRET not in browser.ask("document.documentElement.outerHTML")
+    click("Pause dock")
+    browser.wait_for("sources.get('dock')?.status.state === 'paused'")
+    browser.wait_for("document.activeElement.textContent === 'Resume'")
+    click("Resume dock")
+    browser.wait_for("sources.get('dock').status.state === 'live'")
+    click("Remove dock")
+    click("Keep dock")
+    click("Remove dock")
+    for size in (DESKTOP, PHONE):
+        browser.call(
+            "Emulation.setDeviceMetricsOverride",
+            **dict(zip(("width", "height"), size, strict=True)), deviceScaleFactor=1, mobile=False,
+        )  # fmt: skip
+        assert browser.ask("document.documentElement.scrollWidth") <= size[0]
+    click("Remove dock for good")
+    browser.wait_for("document.querySelectorAll('.managed').length === 1")
+    assert one.states().keys() == {"hall"}
+
+
+def test_a_page_may_begin_without_sources(watching: Any, tmp_path: Path) -> None:
+    path = tmp_path / "cameras.toml"
+    path.write_text("[screen]\n")
+    with pytest.raises(InputError, match=r"names no source.*\[http\]"):
+        read_config(path)
+    path.write_text("[http]\n")
+    running = watching(config=read_config(path))
+    assert not running.watch.finished
+    assert running.watch.ready()
+
+
+def test_what_is_paused_hears_nothing_of_its_reader(watching: Any, monkeypatch: Any) -> None:
+    monkeypatch.setitem(READERS, "gst", read_pictures)
+    running = watching("gst:x", size="1x1")
+    running.frame()
+    [channel] = running.watch.scheduler.channels
+    channel.source.pause("at night")
+    eventually(lambda: channel.source.abandoned == 0)
+    assert running.status().state == "paused"
+    assert not running.watch.finished
+    count = len(running.events)
+    running.watch.tick()
+    assert channel.source.alive
+    channel.source.resume()
+    running.frame()
+    states = [e.state for e in running.events[count:] if hasattr(e, "state")]
+    assert states == ["connecting", "live"]
