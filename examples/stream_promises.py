@@ -147,9 +147,10 @@ def verdicts(
     log_odds: npt.NDArray[np.float64],
     settings: DecisionSettings,
     baseline: Baseline | None = None,
+    regions: int = 1,
 ) -> Iterator[tuple[float, str]]:
-    """Second and verdict of each change."""
-    stream = StreamDecision(settings, scenario.calibration, baseline)
+    """Second and verdict of each change; regions: of its source, of which this is one."""
+    stream = StreamDecision(settings, scenario.calibration, baseline, regions)
     for index, value in enumerate(log_odds.tolist()):
         for change in stream.add(value, PICTURES[index % 64], index / scenario.fps):
             yield index / scenario.fps, change.verdict

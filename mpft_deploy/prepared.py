@@ -7,7 +7,7 @@ judge the same.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,16 @@ from mpft_deploy.errors import UsageError
 from mpft_deploy.fitness import FLAT, has_texture, too_small
 from mpft_deploy.kernels import Patches, texture_patchify
 from mpft_deploy.spec import DetectorSpec, Record, ViewPolicy
-from mpft_deploy.views import U8, Window, crop_views, cut, one_window, share_in
+from mpft_deploy.views import (
+    U8,
+    Masks,
+    Window,
+    crop_views,
+    cut,
+    one_window,
+    share_in,
+    why_no_window,
+)
 
 
 class LookedAt(Record, frozen=True):
@@ -56,6 +65,14 @@ class Prepared:
         windows = list(itertools.compress(self.windows, self.telling))
         return LookedAt(share=share_in(windows, *self.size), windows=tuple(windows))
 
+    def within(self, box: Window, size: tuple[int, int]) -> Prepared:
+        """The same of a larger picture, of that height and width, which has this one at a box."""
+        windows = [
+            one._replace(row=one.row + box.row, column=one.column + box.column)
+            for one in self.windows
+        ]
+        return replace(self, windows=windows, size=size)
+
     def cells(self) -> list[tuple[int, int, int]]:
         """Row, column and side of each cell that is seen, in the picture's own pixels."""
         columns = round(self.patches.scores.shape[1] ** 0.5)
@@ -82,6 +99,7 @@ def prepare(
     policy: ViewPolicy = "centre",
     whole: tuple[int, int] | None = None,
     turn: int = 0,
+    masks: Masks = (),
 ) -> Prepared:
     """Cut the views of a frame and pack their cells; needs no engine, and any thread may do it.
 
@@ -91,21 +109,24 @@ def prepare(
         whole: height and width of the picture, where `frame` is its one window alone, as
             `read_picture` and streams decode it; see `one_window`.
         turn: which picture of its stream it is, from 0; windows that move follow from it.
+        masks: of the picture, which no window touches.
 
     Raises:
         UsageError: the frame is not u8 [H, W, 3] with H and W of 1 or more, or no such window of
-            such a picture, or views that such a detector does not have.
+            such a picture, or views that such a detector does not have, or masks leave no window.
     """
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
         raise UsageError(f"a frame must be uint8 [H, W, 3], got {frame.dtype} {list(frame.shape)}")
     spec.check_views(policy)
     crop = spec.crop
     height, width = whole or frame.shape[:2]
+    if masks and (why := why_no_window(height, width, crop, masks)):
+        raise UsageError(why)
     reason = too_small(crop, height, width)
-    window = one_window(height, width, crop, policy, turn)
+    window = one_window(height, width, crop, policy, turn, masks)
     if whole is None:
         # Of what is not judged, one view is enough.
-        cut_views, windows = crop_views(frame, crop, "centre" if reason else policy, turn)
+        cut_views, windows = crop_views(frame, crop, "centre" if reason else policy, turn, masks)
     elif window is not None and frame.shape[:2] == window[2:]:
         windows = [window]
         cut_views = cut(frame, [Window(0, 0, *window[2:])], crop.size)

@@ -8,13 +8,17 @@ is brought up, so no more is made than a view needs, whatever the picture's long
 
 Detectors from elsewhere may have been trained on whole pictures made small: where a spec's crop
 says so, the one view is the centre of the picture after that, see `scaled_view`.
+
+No window touches a mask, which hides a clock or a logo: one that would moves to the nearest place
+where it does not. Where there is no such place there are no windows.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from functools import lru_cache
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -50,15 +54,19 @@ class Window(NamedTuple):
     width: int
 
 
+Masks: TypeAlias = tuple[Window, ...]
+"""Parts of a picture that no window may touch."""
+
+
 def view_side(height: int, width: int, size: int) -> int:
     """Side of a view's window in a picture of that height and width."""
     return min(size, height, width)
 
 
 def view_windows(
-    frame: U8, size: int, policy: ViewPolicy = "centre", turn: int = 0
+    frame: U8, size: int, policy: ViewPolicy = "centre", turn: int = 0, masks: Masks = ()
 ) -> list[Window]:
-    """The window of each view of `size` in a frame u8 [H, W, 3]; see `view_corners`.
+    """The window of each view of `size` in a frame u8 [H, W, 3]; see `windows_of`.
 
     `three` takes the window that shows the most texture, then the one that shows the most of what
     is left, and a third, as long as they are worth a view: greedily, the windows that cover most
@@ -68,29 +76,87 @@ def view_windows(
     """
     height, width = frame.shape[:2]
     side = view_side(height, width, size)
-    if policy == "three" and side == size and (corners := _covering(frame, size, 3)):
+    if policy == "three" and side == size and (corners := _covering(frame, size, 3, masks)):
         return [Window(row, column, side, side) for row, column in corners]
     if policy == "three":
         policy = "centre"
-    return windows_of(height, width, size, policy, turn)
+    return windows_of(height, width, size, policy, turn, masks)
 
 
 def windows_of(
-    height: int, width: int, size: int, policy: SizePolicy = "centre", turn: int = 0
+    height: int,
+    width: int,
+    size: int,
+    policy: SizePolicy = "centre",
+    turn: int = 0,
+    masks: Masks = (),
 ) -> list[Window]:
-    """The window of each view of `size` in a picture of that height and width."""
+    """The window of each view of `size` in a picture of that height and width.
+
+    They lie where `view_corners` says, or as near to that as masks allow; none if they allow none.
+    """
     side = view_side(height, width, size)
     corners = view_corners(height, width, side, policy, turn)
-    return [Window(row, column, side, side) for row, column in corners]
+    windows = [Window(row, column, side, side) for row, column in corners]
+    if not masks:
+        return windows
+    moved = dict.fromkeys(_beside(window, height, width, masks) for window in windows)
+    return [window for window in moved if window is not None]
+
+
+@lru_cache(4096)
+def _beside(window: Window, height: int, width: int, masks: Masks) -> Window | None:
+    """The place for a window that is nearest to its own and touches no mask; None without one.
+
+    Its row and column are each the window's own or at an edge of a mask: from any other place it
+    could come nearer along one of them.
+    """
+    if not touches(window, masks):
+        return window
+    row, column, tall, wide = window
+    rows = {row, *(at for mask in masks for at in (mask.row - tall, mask.row + mask.height))}
+    columns = {
+        column,
+        *(at for mask in masks for at in (mask.column - wide, mask.column + mask.width)),
+    }
+    places = (
+        Window(top, left, tall, wide)
+        for top in rows
+        for left in columns
+        if 0 <= top <= height - tall and 0 <= left <= width - wide
+    )
+    free = (place for place in places if not touches(place, masks))
+    return min(
+        free, key=lambda at: ((at.row - row) ** 2 + (at.column - column) ** 2, at), default=None
+    )
+
+
+def touches(window: Window, masks: Masks) -> bool:
+    """Whether a window shows a pixel of a mask."""
+    row, column, tall, wide = window
+    return any(
+        top < row + tall and row < top + h and left < column + wide and column < left + w
+        for top, left, h, w in masks
+    )
 
 
 def one_window(
-    height: int, width: int, crop: Crop, policy: ViewPolicy, turn: int = 0
+    height: int, width: int, crop: Crop, policy: ViewPolicy, turn: int = 0, masks: Masks = ()
 ) -> Window | None:
-    """The one window of such a picture; None if there are several, or the whole is needed."""
+    """The one window of such a picture; None if there are more or none, or the whole is needed."""
     if policy not in ("centre", "moving") or crop.scaling is not None:
         return None
-    return windows_of(height, width, crop.size, policy, turn)[0]
+    return next(iter(windows_of(height, width, crop.size, policy, turn, masks)), None)
+
+
+def why_no_window(height: int, width: int, crop: Crop, masks: Masks) -> str:
+    """Why masks leave no window of such a picture; "" if they leave one."""
+    if masks and crop.scaling is not None:
+        return "this detector sees a picture as a whole, of which no part can be masked"
+    if windows_of(height, width, crop.size, masks=masks):
+        return ""
+    side = view_side(height, width, crop.size)
+    return f"masks leave no window of {side} pixels a side in {width} × {height}"
 
 
 def centre_alone(crop: Crop, policy: ViewPolicy = "centre") -> int | None:
@@ -99,13 +165,16 @@ def centre_alone(crop: Crop, policy: ViewPolicy = "centre") -> int | None:
 
 
 def crop_views(
-    frame: U8, crop: Crop, policy: ViewPolicy = "centre", turn: int = 0
+    frame: U8, crop: Crop, policy: ViewPolicy = "centre", turn: int = 0, masks: Masks = ()
 ) -> tuple[U8, list[Window]]:
-    """The views u8 [V, S, S, 3] of a frame u8 [H, W, 3], and the window of each in it."""
+    """The views u8 [V, S, S, 3] of a frame u8 [H, W, 3], and the window of each in it.
+
+    Masks are to leave one, see `why_no_window`.
+    """
     if crop.scaling is not None:
         view, window = scaled_view(frame, crop.size, crop.scaling)
         return view[None], [window]
-    windows = view_windows(frame, crop.size, policy, turn)
+    windows = view_windows(frame, crop.size, policy, turn, masks)
     return cut(frame, windows, crop.size), windows
 
 
@@ -193,13 +262,18 @@ def frame_scores(frame: U8) -> I64:
     return scores
 
 
-def _covering(frame: U8, size: int, count: int) -> list[tuple[int, int]]:
+def _covering(frame: U8, size: int, count: int, masks: Masks = ()) -> list[tuple[int, int]]:
     """Corners of up to `count` windows that cover most texture; none where there is none."""
     height, width = frame.shape[:2]
     inside = size // CELL  # cells of a window along a side
     rows, columns = (height - size) // CELL + 1, (width - size) // CELL + 1
     # Roots of integers below 2⁵² are rounded alike everywhere, so their floors are exact.
     worth = np.sqrt(frame_scores(frame)).astype(np.int64)
+    free = np.ones((rows, columns), bool)
+    for mask in masks:
+        above, left = (max(0, (at - size) // CELL + 1) for at in (mask.row, mask.column))
+        below, right = -(-(mask.row + mask.height) // CELL), -(-(mask.column + mask.width) // CELL)
+        free[above:below, left:right] = False
     corners: list[tuple[int, int]] = []
     first = 0
     for _ in range(count if inside else 0):
@@ -207,7 +281,7 @@ def _covering(frame: U8, size: int, count: int) -> list[tuple[int, int]]:
         total[1:, 1:] = worth.cumsum(0).cumsum(1)
         after, before = slice(inside, None), slice(None, -inside)
         sums = total[after, after] - total[before, after] - total[after, before]
-        sums = (sums + total[before, before])[:rows, :columns]
+        sums = (sums + total[before, before])[:rows, :columns] * free
         row, column = divmod(int(sums.argmax()), sums.shape[1])
         shown = int(sums[row, column])
         first = first or shown

@@ -33,6 +33,7 @@ from mpft_deploy.views import (
     share_in,
     view_windows,
     views,
+    why_no_window,
     windows_of,
 )
 
@@ -238,6 +239,55 @@ def test_a_window_that_moves_goes_over_the_whole_picture(
         assert 0 <= row <= height - 32
         assert 0 <= column <= width - 32
         assert sides == [32, 32]
+
+
+@st.composite
+def masked(draw: st.DrawFn) -> tuple[int, int, tuple[Window, ...]]:
+    """Sides of a picture, and masks in it."""
+    height, width = draw(st.integers(16, 90)), draw(st.integers(16, 90))
+    masks = []
+    for _ in range(draw(st.integers(1, 4))):
+        row, column = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
+        tall, wide = draw(st.integers(1, height - row)), draw(st.integers(1, width - column))
+        masks.append(Window(row, column, tall, wide))
+    return height, width, tuple(masks)
+
+
+@given(masked(), st.sampled_from(get_args(ViewPolicy)), st.integers(0, 30))
+def test_no_window_touches_a_mask_and_there_is_one_wherever_one_fits(
+    picture: tuple[int, int, tuple[Window, ...]], policy: ViewPolicy, turn: int
+) -> None:
+    height, width, masks = picture
+    frame = np.random.default_rng(turn).integers(0, 256, (height, width, 3), np.uint8)
+    hidden = np.zeros((height, width), bool)
+    for row, column, tall, wide in masks:
+        hidden[row : row + tall, column : column + wide] = True
+    sums = np.lib.stride_tricks.sliding_window_view(hidden, (16, 16)).sum((2, 3))
+    free = {(int(row), int(column)) for row, column in np.argwhere(sums == 0)}
+    windows = view_windows(frame, 16, policy, turn, masks)
+    assert {window[:2] for window in windows} <= free
+    assert bool(windows) == bool(free)
+    assert all(window[2:] == (16, 16) for window in windows)
+    assert len(windows) == len(set(windows))
+    assert bool(why_no_window(height, width, Crop(size=16), masks)) != bool(free)
+    if policy in ("centre", "moving") and free:
+        # The nearest of all places, to the pixel.
+        [unmasked] = windows_of(height, width, 16, policy, turn)
+        away = [math.dist(unmasked[:2], place) for place in free]
+        assert math.dist(unmasked[:2], windows[0][:2]) == min(away)
+
+
+def test_a_picture_that_is_all_masked_is_refused() -> None:
+    frame = np.zeros((40, 60, 3), np.uint8)
+    masks = (Window(0, 20, 40, 20),)
+    assert not why_no_window(40, 60, Crop(size=16), masks)
+    why = "masks leave no window of 32 pixels a side in 60 × 40"
+    assert why_no_window(40, 60, Crop(size=32), masks) == why
+    with pytest.raises(UsageError, match=why):
+        prepare(tiny_spec(), frame, masks=masks)
+    scaled = Crop(size=16, scaling=Scaling(side=16))
+    assert "no part can be masked" in why_no_window(40, 60, scaled, masks)
+    assert not why_no_window(40, 60, scaled, ())
 
 
 def test_the_options_name_every_policy() -> None:

@@ -230,7 +230,9 @@ def _open_watch(
     keep = tell.http is not None
     watch = Watch(screener, config, keep=keep, evidence=evidence, metrics=metrics)
     sinks = open_sinks(
-        tell, watch.take_evidence, lambda: [status.source for status in watch.statuses()]
+        tell,
+        watch.take_evidence,
+        lambda: [name for status in watch.statuses() for name in status.streams],
     )
     manager = Manager(watch, config, sinks.store, secrets)
     if people and (tell.jsonl is None or tell.jsonl.path != "-"):
@@ -269,11 +271,11 @@ def _warn_undecidable(config: Config, calibration: Calibration) -> None:
         logger.warning("streams stay unsure: %s", UNMEASURED)
         return
     for source in config.sources:
-        tests = hypotheses(config.decision, calibration, config.baselines.get(source.name))
-        if tests is not None and source.name not in config.baselines:
+        tests = hypotheses(config.decision, calibration, None, len(source.streams))
+        if tests is not None:
             reach, bound = tests[0].reach(held.separation / 2), tests[0].bound
             if reach < bound:
-                untaught.append(source.name)
+                untaught += [name for name in source.streams if name not in config.baselines]
     if untaught:
         logger.warning(
             "%s: was not taught, and this detector is off by so much from camera to camera that "

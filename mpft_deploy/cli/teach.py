@@ -72,28 +72,36 @@ def teach(
         batch=config.screen.batch_of(read.info),
     )
     sources = [msgspec.structs.replace(known[name], address=address) for address in data]
-    frames: list[tuple[float, float]] = []
+    frames: dict[str, list[tuple[float, float]]] = {}
     for source in sources or [known[name]]:
-        start = frames[-1][0] + 1 if frames else 0.0
-        frames += _judge(screener, config, source, start, limit)
-    baseline = learn(frames, screener.calibration, read.seal, time.time())
-    write_baseline(target, name, baseline)
-    if as_json:
-        emit_json({"camera": name, "file": display(target), **msgspec.to_builtins(baseline)})
-        return
-    click.echo(
-        f"{name}: {baseline.frames} frames in {baseline.seconds} s; log odds "
-        f"{baseline.offset:+.2f} ± {baseline.error:.2f}, frames scatter by {baseline.spread:.2f} "
-        f"and are alike for {baseline.correlation:.0f} s; a frame is generated from "
-        f"{baseline.threshold:.3f}.\n"
-        f"Written to {display(target)}; mpft screen reads it at its start, or on SIGHUP."
-    )
+        start = max((one[-1][0] + 1 for one in frames.values() if one), default=0.0)
+        for stream, judged in _judge(screener, config, source, start, limit).items():
+            frames.setdefault(stream, []).extend(judged)
+    learnt = {
+        stream: learn(frames.get(stream, []), screener.calibration, read.seal, time.time())
+        for stream in known[name].streams
+    }
+    for stream, baseline in learnt.items():
+        write_baseline(target, stream, baseline)
+        if as_json:
+            emit_json({"camera": stream, "file": display(target), **msgspec.to_builtins(baseline)})
+            continue
+        click.echo(
+            f"{stream}: {baseline.frames} frames in {baseline.seconds} s; log odds "
+            f"{baseline.offset:+.2f} ± {baseline.error:.2f}, frames scatter by "
+            f"{baseline.spread:.2f} and are alike for {baseline.correlation:.0f} s; a frame is "
+            f"generated from {baseline.threshold:.3f}."
+        )
+    if not as_json:
+        click.echo(
+            f"Written to {display(target)}; mpft screen reads it at its start, or on SIGHUP."
+        )
 
 
 def _judge(
     screener: Screener, config: Config, source: SourceSettings, start: float, limit: float
-) -> list[tuple[float, float]]:
-    """Time from `start` on, in seconds, and logit of each frame of a source that can be judged."""
+) -> dict[str, list[tuple[float, float]]]:
+    """By stream, time from `start` on, in seconds, and logit of each frame that can be judged."""
     import msgspec
 
     from mpft_deploy.errors import InputError
@@ -115,24 +123,30 @@ def _judge(
     if missing:
         raise InputError(f"{source.name}: not one frame came: {missing[source.name]}")
     if images:  # how far apart they were taken nobody knows
-        return [(start + index, logit) for index, (_, logit) in enumerate(sink.frames)]
-    return [(start + when - sink.frames[0][0], logit) for when, logit in sink.frames]
+        return {
+            stream: [(start + index, logit) for index, (_, logit) in enumerate(frames)]
+            for stream, frames in sink.frames.items()
+        }
+    return {
+        stream: [(start + when - frames[0][0], logit) for when, logit in frames]
+        for stream, frames in sink.frames.items()
+    }
 
 
 class _Frames:
-    """A sink that keeps time and logit of the frames that say something."""
+    """A sink that keeps time and logit of the frames that say something, by stream."""
 
     name = "frames"
 
     def __init__(self) -> None:
-        self.frames: list[tuple[float, float]] = []
+        self.frames: dict[str, list[tuple[float, float]]] = {}
 
     def send(self, event: Event) -> None:
         """See `Sink`."""
         from mpft_deploy.screen.streams.records import FrameEvent
 
         if isinstance(event, FrameEvent) and not event.unjudged:
-            self.frames.append((event.captured, event.logit))
+            self.frames.setdefault(event.stream, []).append((event.captured, event.logit))
 
     def close(self, timeout: float) -> None:
         """Nothing to deliver."""

@@ -16,7 +16,7 @@ from mpft_deploy.errors import GateError, UsageError
 from mpft_deploy.images import U8
 from mpft_deploy.prepared import LookedAt, Prepared, prepare
 from mpft_deploy.spec import Calibration, Record, Verdict, ViewPolicy
-from mpft_deploy.views import Window, centre_alone, one_window
+from mpft_deploy.views import Masks, Window, centre_alone, one_window
 from mpft_deploy.weights import F32
 
 if TYPE_CHECKING:
@@ -161,13 +161,19 @@ class Screener:
         """Side of the one view, where the centre of every picture is all that is judged."""
         return centre_alone(self.spec.crop, self.policy)
 
-    def window(self, height: int, width: int, turn: int = 0) -> Window | None:
+    def window(self, height: int, width: int, turn: int = 0, masks: Masks = ()) -> Window | None:
         """The one window that is judged of a picture of that size; None if it takes the whole."""
-        return one_window(height, width, self.spec.crop, self.policy, turn)
+        return one_window(height, width, self.spec.crop, self.policy, turn, masks)
 
-    def prepare(self, frame: U8, whole: tuple[int, int] | None = None, turn: int = 0) -> Prepared:
+    def prepare(
+        self,
+        frame: U8,
+        whole: tuple[int, int] | None = None,
+        turn: int = 0,
+        masks: Masks = (),
+    ) -> Prepared:
         """Cut the views of a frame by this screener's policy; see `prepared.prepare`."""
-        return prepare(self.spec, frame, self.policy, whole, turn)
+        return prepare(self.spec, frame, self.policy, whole, turn, masks)
 
     def judge(
         self, frames: Sequence[Prepared], advance: Advance = lambda views, of: None

@@ -134,16 +134,18 @@ def write_baseline(path: Path, name: str, baseline: Baseline) -> None:
 
 
 def require_bundle(baselines: Mapping[str, Baseline], names: Iterable[str], seal: str) -> None:
-    """An InputError where a source's baseline was learnt with another bundle.
+    """An InputError where the baseline of a source or its region is of another bundle.
 
     Args:
         names: of the sources.
         seal: of the bundle that judges them.
     """
-    for name in names:
-        if name in baselines and baselines[name].bundle != seal:
+    known = set(names)
+    for name, baseline in baselines.items():
+        ours = name in known or name.rpartition("/")[0] in known
+        if ours and baseline.bundle != seal:
             raise InputError(
                 f"the baseline of {name} was learnt with another bundle "
-                f"({baselines[name].bundle[:12]}, this is {seal[:12]}): teach it again with "
+                f"({baseline.bundle[:12]}, this is {seal[:12]}): teach it again with "
                 "mpft calibrate BUNDLE --camera NAME, or take it out of the baselines"
             )

@@ -118,6 +118,10 @@ def named(sources: Sequence[SourceSettings], where: str) -> tuple[SourceSettings
                 name, number = f"{base} {number}", number + 1
             taken.add(name)
             result[index] = msgspec.structs.replace(source, name=name)
+    for source in result:
+        for stream in source.streams:
+            if source.region and stream in taken:
+                raise InputError(f"{where}: a source and a region are both called {stream!r}")
     return tuple(result)
 
 

@@ -40,6 +40,11 @@ taught it holds for that camera, as long as it shows what it showed then.
 detector scores as on the held-out generators; it needs `least` independent frames besides. Nothing
 proves a stream real. It is taken back when a run speaks for "generated" by ln 10.
 
+**Regions.** A source with R regions has R streams. It is called generated where one of them is, so
+that their false alarms add up, however they depend on each other: each is to reach ln(R · T / U)
+instead, and the promise stays the source's. It has "no sign" only where all have, which a source
+whose generated part lies in one region has no more often than that region alone: by its promise.
+
 **Afresh** begins all of it after `gap` without frames, or without any that can be judged, when the
 picture has another size, and when settings change. A cut within a stream begins nothing afresh: it
 gives the run another opinion, and no further chance of an alarm.
@@ -125,16 +130,24 @@ class Hypothesis:
 
 
 def hypotheses(
-    settings: DecisionSettings, calibration: Calibration, baseline: Baseline | None
+    settings: DecisionSettings,
+    calibration: Calibration,
+    baseline: Baseline | None,
+    regions: int = 1,
 ) -> tuple[Hypothesis, Hypothesis] | None:
-    """The tests for "generated" and for "no sign"; None if nobody measured the calibration."""
+    """The tests for "generated" and for "no sign"; None if nobody measured the calibration.
+
+    Args:
+        regions: how many of a source are decided, for all of which together alarms are promised.
+    """
     held = calibration.held_out
     if held is None:
         return None
     error = max(held.error, LEAST_ERROR * held.spread)
     patience = seconds(settings.patience)
     alarm, miss = (
-        math.log(seconds(time) / patience) for time in (settings.false_alarms, settings.misses)
+        math.log(chances * seconds(time) / patience)
+        for chances, time in ((regions, settings.false_alarms), (1, settings.misses))
     )
     clear = Hypothesis(-1, held.separation, 0.0, error, held.spread, 0.0, miss)
     if baseline is None:
@@ -158,14 +171,19 @@ class StreamDecision:
         settings: what is promised.
         calibration: of the detector, with its prior and what it is worth on held-out images.
         baseline: of the camera, if it was taught.
+        regions: of its source, each decided by itself.
     """
 
     def __init__(
-        self, settings: DecisionSettings, calibration: Calibration, baseline: Baseline | None = None
+        self,
+        settings: DecisionSettings,
+        calibration: Calibration,
+        baseline: Baseline | None = None,
+        regions: int = 1,
     ) -> None:
         self._settings, self._calibration, self._baseline = settings, calibration, baseline
         self._gap, self._patience = seconds(settings.gap), seconds(settings.patience)
-        self._tests = hypotheses(settings, calibration, baseline)
+        self._tests = hypotheses(settings, calibration, baseline, regions)
         self._limits = _limits(self._tests)
         self.verdict: StreamVerdict = "unsure"
         """Of the stream so far."""

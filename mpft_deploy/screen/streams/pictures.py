@@ -8,11 +8,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mpft_deploy.prepared import Prepared
+import msgspec
+
+from mpft_deploy.prepared import LookedAt, Prepared
 from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.records import Picture, StreamEvent
+from mpft_deploy.views import share_in
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +26,10 @@ MOST = 16
 
 @dataclass(frozen=True)
 class Kept:
-    """A judged frame that nobody asked for yet, and when that was."""
+    """A judged frame that nobody asked for yet, what was judged of it, and when that was."""
 
     shot: Shot
-    prepared: Prepared
+    parts: Sequence[Prepared]
     time: float
 
     def picture(self, source: str) -> Picture | None:
@@ -36,8 +40,15 @@ class Kept:
             logger.exception("%s: a judged frame gave no picture", source)
             return None
         pixels.flags.writeable = False  # many threads read it
-        prepared = self.prepared
-        return Picture(pixels, self.time, prepared.cells(), prepared.looked_at)
+        windows = tuple(window for part in self.parts for window in part.looked_at.windows)
+        share = share_in(windows, *pixels.shape[:2])  # regions may overlap
+        cells = [cell for part in self.parts for cell in part.cells()]
+        return Picture(pixels, self.time, cells, LookedAt(share=share, windows=windows))
+
+
+def of_part(picture: Picture, part: Prepared) -> Picture:
+    """The same picture as that of one part, a region for instance."""
+    return msgspec.structs.replace(picture, cells=part.cells(), looked_at=part.looked_at)
 
 
 class Evidence:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpft_deploy.prepared import LookedAt
+from mpft_deploy.screen.streams.areas import Box, stream_name
 from mpft_deploy.spec import StreamVerdict, Verdict
 
 State = Literal["connecting", "live", "stalled", "frozen", "down", "ended", "paused"]
@@ -24,11 +25,18 @@ class _Event(msgspec.Struct, frozen=True, tag_field="event", kw_only=True, omit_
         id: unique; ids of one process sort in the order of its events.
         source: the source's name; never an address with credentials.
         time: of the event, seconds since the Unix epoch, UTC.
+        region: of the source's picture, by which alone it is; empty where it is of the whole.
     """
 
     id: str
     source: str
     time: float
+    region: str = ""
+
+    @property
+    def stream(self) -> str:
+        """What is decided by itself: the source, or "source/region"."""
+        return stream_name(self.source, self.region)
 
 
 class FrameEvent(_Event, frozen=True, tag="frame", kw_only=True):
@@ -66,6 +74,8 @@ class StreamEvent(_Event, frozen=True, tag="stream", kw_only=True):
         snapshot: file of the frame that decided, where snapshots are kept.
         looked_at: of the frame that decided, the windows that were judged and their share of it.
         size: height and width of that frame.
+        source_verdict: of the whole source, where the event is of a region: the strongest of its
+            regions' verdicts, "generated" before "unsure" before "no sign".
     """
 
     verdict: StreamVerdict
@@ -78,13 +88,14 @@ class StreamEvent(_Event, frozen=True, tag="stream", kw_only=True):
     snapshot: str = ""
     looked_at: LookedAt | None = None
     size: tuple[int, int] | None = None
+    source_verdict: StreamVerdict | None = None
 
 
 class SourceEvent(_Event, frozen=True, tag="source", kw_only=True):
     """A source changed its state; reason is free of credentials, retry_in in seconds.
 
     "removed": it is screened no more, or under another address; nothing of it comes later but from
-    a new source of that name.
+    a new source of that name. Of a region: it is looked at no more by itself.
     """
 
     state: Literal[State, "removed"]
@@ -96,12 +107,10 @@ class SourceEvent(_Event, frozen=True, tag="source", kw_only=True):
 Event: TypeAlias = FrameEvent | StreamEvent | SourceEvent
 
 
-class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How a source is right now.
+class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What is decided of a stream right now.
 
     Attributes:
-        source, address: name, and address without credentials.
-        grade: quality of the last minute, from frame rate and reconnects.
         verdict, evidence: of the stream.
         independent: as many independent frames it rests on.
         undecided: why the verdict is unsure, in words; empty if it is not.
@@ -112,23 +121,53 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
         reach: evidence that an average generated stream gets to, however long one looks; below
             `generated_from` on a camera that was not taught, where the detector is too unsteady.
         probability: of the last screened frame.
+    """
+
+    verdict: StreamVerdict
+    evidence: float
+    probability: float | None
+    independent: float = 0.0
+    undecided: str = ""
+    looking: bool = False
+    looked_for: float = 0.0
+    generated_from: float | None = None
+    no_sign_from: float | None = None
+    reach: float | None = None
+
+
+class RegionStatus(StreamStatus, frozen=True, kw_only=True):
+    """A region; box: left, top, width and height, in fractions of the picture."""
+
+    region: str
+    box: Box
+
+
+class SourceStatus(StreamStatus, frozen=True, kw_only=True):
+    """How a source is right now.
+
+    With regions, what is decided is that of the one with the strongest verdict: "generated" before
+    "unsure" before "no sign", and of the same ones that with the most evidence.
+
+    Attributes:
+        source, address: name, and address without credentials.
+        grade: quality of the last minute, from frame rate and reconnects.
         fps_in, fps_screened: frames received and judged a second, over the last seconds.
         frame_age_ms: of the last verdict.
         received, screened, gated: frames since the start.
         dropped: frames by cause since the start.
-        reason: why it is not live.
+        reason: why it is not live, or what of it is not judged.
         retry_in: seconds until a source that is down is tried again, sooner if its server answers
             again; None while it is tried, or where it waits for a hanging thread.
         overload: how far the machine is behind, with all sources, and what helps; else empty.
+        region: whose verdict the source has; empty without regions.
+        regions: each by itself.
+        masks: left, top, width and height of what is not looked at, in fractions of the picture.
     """
 
     source: str
     address: str
     state: State
     grade: Grade
-    verdict: StreamVerdict
-    evidence: float
-    probability: float | None
     fps_in: float
     fps_screened: float
     frame_age_ms: float | None
@@ -143,13 +182,19 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     retry_in: float | None
     overload: str = ""
-    independent: float = 0.0
-    undecided: str = ""
-    looking: bool = False
-    looked_for: float = 0.0
-    generated_from: float | None = None
-    no_sign_from: float | None = None
-    reach: float | None = None
+    region: str = ""
+    regions: tuple[RegionStatus, ...] = ()
+    masks: tuple[Box, ...] = ()
+
+    @property
+    def streams(self) -> list[str]:
+        """Names of it and of its regions."""
+        return [self.source, *(stream_name(self.source, one.region) for one in self.regions)]
+
+    @property
+    def stream(self) -> str:
+        """Whose verdict it has: the source, or "source/region"."""
+        return stream_name(self.source, self.region)
 
 
 class Picture(msgspec.Struct, frozen=True):

@@ -4,7 +4,8 @@ Sources hold their newest frame alone, so nothing can pile up: a machine that is
 frames of each source, evenly, and none that is old. The source that was served longest ago comes
 next; frames that can wait coded are decoded shortly before (`decoders`). A batch is what waits when
 the engine is free: one frame where it keeps up, more where it does not, which it judges in less
-time than one by one.
+time than one by one. Of a source with regions each is gated, judged and decided by itself, all in
+the source's turn.
 """
 
 from __future__ import annotations
@@ -19,22 +20,28 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+
+from mpft_deploy.files import printable
 from mpft_deploy.prepared import Prepared
-from mpft_deploy.screen.screener import Judged, Screener
+from mpft_deploy.screen.screener import Screener
+from mpft_deploy.screen.streams.areas import WHOLE, Areas, stream_name
 from mpft_deploy.screen.streams.attempt import Captured
 from mpft_deploy.screen.streams.baseline import Baseline
+from mpft_deploy.screen.streams.channel import Channel, Stream
 from mpft_deploy.screen.streams.clock import Clock
-from mpft_deploy.screen.streams.decision import Change, StreamDecision
+from mpft_deploy.screen.streams.decision import StreamDecision
 from mpft_deploy.screen.streams.decoders import Decoders
 from mpft_deploy.screen.streams.emitter import Emitter
-from mpft_deploy.screen.streams.novelty import I32, movement
+from mpft_deploy.screen.streams.novelty import movement
 from mpft_deploy.screen.streams.pace import Pace
 from mpft_deploy.screen.streams.pictures import Evidence, Kept
 from mpft_deploy.screen.streams.pixels import Cutter, Shot
-from mpft_deploy.screen.streams.records import FrameEvent, Picture, SourceEvent, StreamEvent
+from mpft_deploy.screen.streams.records import Picture
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings
 from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.streams.task import HUNG, Task
+from mpft_deploy.screen.streams.verdicts import Verdicts
 from mpft_deploy.screen.tell.metrics import Metrics
 from mpft_deploy.spec import StreamVerdict
 
@@ -45,38 +52,20 @@ T = TypeVar("T")
 IDLE = 0.2
 """Seconds that the thread sleeps at most: how soon it notices that it should stop."""
 
+_NOTHING = np.zeros(0, np.int32)
+"""Scores of what is not judged."""
+
 PATIENCE = 5.0
 """Seconds that whoever asks for a picture waits for the thread to make it."""
 
 
-@dataclass
-class Channel:
-    """A source and what its frames have told so far.
-
-    served: the turn in which it had its last one.
-    looks: how many of its frames were judged, where the window moves from one to the next.
-    judged: scores of the frame that was judged last, and when that was.
-    faulty: whether a frame could not be cut, which is told once.
-    shown: the frame that was judged last, or the picture of it once somebody asked for one.
-    """
-
-    source: Source
-    decision: StreamDecision
-    served: int = 0
-    looks: int = 0
-    judged: tuple[I32, float] | None = None
-    shown: Kept | Picture | None = None
-    faulty: bool = False
-    sides: tuple[int, int] | None = None
-    probability: float | None = None
-    age: float | None = None
-
-
 @dataclass(frozen=True)
 class _Work:
+    """A frame, and what is to be judged of it: the views of some of its source's streams."""
+
     channel: Channel
     frame: Captured
-    prepared: Prepared
+    parts: list[tuple[Stream, Prepared]]
 
 
 class Scheduler:
@@ -108,8 +97,8 @@ class Scheduler:
     ) -> None:
         self._screener, self._settings, self._decision = screener, settings, decision
         self._baselines = baselines or {}
-        self._emitter, self._clock, self._keep = emitter, clock, keep
-        self._wanted, self.evidence = evidence, Evidence()
+        self._clock, self._keep = clock, keep or bool(evidence)
+        self._verdicts = Verdicts(emitter, evidence)
         self._asked: deque[Callable[[], None]] = deque()
         self._metrics = metrics or Metrics()
         self._cutter = Cutter()
@@ -129,6 +118,11 @@ class Scheduler:
     def channels(self) -> tuple[Channel, ...]:
         """In the order of the configuration."""
         return self._channels
+
+    @property
+    def evidence(self) -> Evidence:
+        """Pictures of the frames that decided."""
+        return self._verdicts.evidence
 
     @property
     def failure(self) -> BaseException | None:
@@ -153,7 +147,24 @@ class Scheduler:
 
     def channel(self, source: Source) -> Channel:
         """A channel for a new source."""
-        return Channel(source, self._new_decision(source))
+        areas = source.settings.areas
+        channel = Channel(source, areas)
+        self._set_areas(channel, areas)
+        return channel
+
+    def look_at(self, channel: Channel, areas: Areas) -> None:
+        """Look at other areas of a source from now on: all of it is decided afresh.
+
+        Raises:
+            TimeoutError: the engine's thread does not come to it.
+        """
+
+        def change() -> None:
+            gone = {one.region for one in channel.streams} - {one.name for one in areas.regions}
+            self._verdicts.restart(channel, gone - {""})
+            self._set_areas(channel, areas)
+
+        self._ask(change)
 
     def set_channels(self, channels: Sequence[Channel]) -> None:
         """The sources to serve from now on."""
@@ -165,8 +176,9 @@ class Scheduler:
 
         def decide() -> None:
             for channel in self._channels:
-                self._tell(channel, channel.decision.restart("restart"))
-                channel.decision = self._new_decision(channel.source)
+                self._verdicts.restart(channel)
+                for stream in channel.streams:
+                    stream.decision = self._new_decision(channel, stream.region)
 
         self._ask(decide)
 
@@ -175,11 +187,7 @@ class Scheduler:
 
         def tell() -> None:
             for channel in channels:
-                self._tell(channel, channel.decision.restart("restart"))
-                source = channel.source
-                self._emitter.emit(
-                    SourceEvent, source=source.name, state="removed", previous=source.state
-                )
+                self._verdicts.restart(channel, {one.region for one in channel.streams} | {""})
 
         self._ask(tell)
 
@@ -207,7 +215,7 @@ class Scheduler:
         if not isinstance(shown, Kept):
             return shown
         try:
-            return self._ask(lambda: self._show(channel))
+            return self._ask(lambda: self._verdicts.show(channel))
         except TimeoutError:
             return None
 
@@ -240,15 +248,17 @@ class Scheduler:
         while self._asked:
             self._asked.popleft()()
 
-    def _show(self, channel: Channel) -> Picture | None:
-        """The picture of the last judged frame, made only once; None if that cannot be."""
-        if isinstance(channel.shown, Kept):
-            channel.shown = channel.shown.picture(channel.source.name)
-        return channel.shown
+    def _set_areas(self, channel: Channel, areas: Areas) -> None:
+        channel.areas, channel.sides = areas, None
+        places = [(one.name, one.box) for one in areas.regions] or [("", WHOLE)]
+        channel.streams = tuple(
+            Stream(region, box, self._new_decision(channel, region)) for region, box in places
+        )
 
-    def _new_decision(self, source: Source) -> StreamDecision:
-        baseline = self._baselines.get(source.name)
-        return StreamDecision(self._decision, self._screener.calibration, baseline)
+    def _new_decision(self, channel: Channel, region: str) -> StreamDecision:
+        baseline = self._baselines.get(stream_name(channel.source.name, region))
+        calibration, regions = self._screener.calibration, len(channel.areas.regions)
+        return StreamDecision(self._decision, calibration, baseline, max(1, regions))
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -282,7 +292,7 @@ class Scheduler:
             work = self._prepare(channel)
             if work is not None:
                 batch.append(work)
-                views += len(work.prepared.views)
+                views += sum(len(prepared.views) for _, prepared in work.parts)
         if batch:
             self._judge(batch)
             now = self._clock.monotonic()
@@ -301,7 +311,7 @@ class Scheduler:
 
     def _prepare(self, channel: Channel) -> _Work | None:
         """Take a source's frame and cut it; None if it is not to be judged, which is counted."""
-        source, settings = channel.source, channel.source.settings
+        source = channel.source
         frame = source.take()
         if frame is None:
             return None
@@ -316,18 +326,7 @@ class Scheduler:
         channel.served = self._turn
         started = time.perf_counter()
         try:
-            # A window that moves shows other texture in a picture that does not: by the first of
-            # all, the centre, it is told whether the picture moved.
-            prepared = self._cut(frame.shot, 0)
-            scores = prepared.patches.scores
-            source.look(scores, now)
-            if channel.judged is not None and settings.gate:
-                last, when = channel.judged
-                if now - when < settings.look and movement(last, scores) < settings.gate:
-                    source.tally.gate()
-                    return None
-            if channel.looks:
-                prepared = self._cut(frame.shot, channel.looks)
+            parts = self._look(channel, frame, now)
         except Exception:
             # Whatever a library makes of one source's frame, the others must be judged.
             source.tally.drop("damaged")
@@ -339,78 +338,70 @@ class Scheduler:
             return None
         finally:
             self._metrics.observe_stage("prepare", time.perf_counter() - started)
-        channel.judged = (scores, now)
-        if self._screener.policy == "moving":
-            channel.looks += 1
-        return _Work(channel, frame, prepared)
+        return _Work(channel, frame, parts) if parts else None
 
-    def _cut(self, shot: Shot, turn: int) -> Prepared:
-        """The views of a picture; only one window is converted where that is all it takes."""
-        sides = (shot.height, shot.width)
-        window = self._screener.window(*sides, turn)
-        if window is None:
-            return self._screener.prepare(shot.whole())
-        return self._screener.prepare(shot.cut(window, self._cutter), sides, turn)
+    def _look(self, channel: Channel, frame: Captured, now: float) -> list[tuple[Stream, Prepared]]:
+        """What is to be judged of a frame; nothing, which is counted, if nothing moved."""
+        source, shot, settings = channel.source, frame.shot, channel.source.settings
+        if channel.sides != (shot.height, shot.width):
+            self._fit(channel, shot)
+        # A window that moves shows other texture in a picture that does not: by the first of all,
+        # the centre, it is told whether the picture moved.
+        firsts = [
+            (one, one.cut(shot, 0, self._screener, self._cutter))
+            for one in channel.streams
+            if not one.blocked
+        ]
+        for stream in channel.streams:
+            if stream.blocked:
+                changes = stream.decision.add(0.0, _NOTHING, frame.received, stream.blocked)
+                self._verdicts.tell(channel, stream, changes)
+        if not firsts:
+            source.tally.drop("masked")
+            return []
+        source.look(np.concatenate([one.patches.scores.ravel() for _, one in firsts]), now)
+        parts = []
+        for stream, first in firsts:
+            scores = first.patches.scores
+            if stream.judged is not None and settings.gate:
+                last, when = stream.judged
+                if now - when < settings.look and movement(last, scores) < settings.gate:
+                    continue
+            if stream.looks:
+                first = stream.cut(shot, stream.looks, self._screener, self._cutter)
+            parts.append((stream, first))
+            stream.judged = (scores, now)
+            if self._screener.policy == "moving":
+                stream.looks += 1
+        if not parts:
+            source.tally.gate()
+        return parts
+
+    def _fit(self, channel: Channel, shot: Shot) -> None:
+        """Pictures have another size than before: each stream begins afresh at its new place."""
+        for stream in channel.streams:
+            self._verdicts.tell(channel, stream, stream.decision.restart("scene change"))
+        channel.fit(self._screener.spec.crop, shot.height, shot.width)
+        if channel.trouble:
+            name = printable(channel.source.name)
+            logger.warning("%s: not all of it is judged: %s", name, channel.trouble)
 
     def _judge(self, batch: Sequence[_Work]) -> None:
         started = time.perf_counter()
-        judged = self._screener.judge([work.prepared for work in batch])
+        judged = iter(
+            self._screener.judge([prepared for work in batch for _, prepared in work.parts])
+        )
         done = time.perf_counter()
         self._pace.judging.add((done - started) / len(batch))
         self._metrics.observe_stage("engine", done - started)
         self._metrics.observe_batch(len(batch))
-        for work, result in zip(batch, judged, strict=True):
-            self._decide(work, result)
+        for work in batch:
+            channel, now = work.channel, self._clock.monotonic()
+            channel.age = now - work.frame.received
+            channel.source.tally.screen(now)
+            if self._keep:
+                looked = [prepared for _, prepared in work.parts]
+                channel.shown = Kept(work.frame.shot, looked, self._clock.time())
+            for stream, prepared in work.parts:
+                self._verdicts.decide(channel, stream, work.frame, prepared, next(judged).judgement)
         self._metrics.observe_stage("decide", time.perf_counter() - done)
-
-    def _decide(self, work: _Work, judged: Judged) -> None:
-        """What a judged frame means for its stream, as events."""
-        channel, frame, judgement = work.channel, work.frame, judged.judgement
-        now = self._clock.monotonic()
-        sides = (frame.shot.height, frame.shot.width)
-        changes = []
-        if channel.sides not in (None, sides):
-            changes += channel.decision.restart("scene change")
-        channel.sides = sides
-        changes += channel.decision.add(
-            judgement.logit, work.prepared.patches.scores, frame.received, judgement.reason
-        )
-        channel.age = now - frame.received
-        channel.probability = judgement.probability
-        channel.source.tally.screen(now)
-        if self._keep or self._wanted:
-            channel.shown = Kept(frame.shot, work.prepared, self._clock.time())
-        self._emitter.emit(
-            FrameEvent,
-            source=channel.source.name,
-            captured=frame.time,
-            age_ms=1e3 * channel.age,
-            verdict=channel.decision.of_frame(judgement.verdict, judgement.probability),
-            probability=judgement.probability,
-            logit=judgement.logit,
-            stream_verdict=channel.decision.verdict,
-            evidence=channel.decision.evidence,
-            unjudged=judgement.reason,
-        )
-        self._tell(channel, changes)
-
-    def _tell(self, channel: Channel, changes: Sequence[Change]) -> None:
-        """A stream's verdict changed: as events, with the pictures that are asked for."""
-        for change in changes:
-            picture = self._show(channel) if change.verdict in self._wanted else None
-            with self.evidence.lock:  # whoever gets the event finds its picture
-                event = self._emitter.emit(
-                    StreamEvent,
-                    source=channel.source.name,
-                    verdict=change.verdict,
-                    previous=change.previous,
-                    evidence=change.evidence,
-                    frames=change.frames,
-                    independent=change.independent,
-                    seconds=change.seconds,
-                    reason=change.reason,
-                    looked_at=picture and picture.looked_at,
-                    size=picture and picture.size,
-                )
-                if picture is not None:
-                    self.evidence.put(event, picture)

@@ -9,6 +9,7 @@ import msgspec
 
 from mpft_deploy.cores import available_cores
 from mpft_deploy.screen.streams.address import Address, parse
+from mpft_deploy.screen.streams.areas import Areas, Boxes, Regions, stream_name
 from mpft_deploy.spec import Probability, Record, ViewPolicy
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class SourceSettings(Record, frozen=True):
             judged to be judged too; 0 judges all.
         look: seconds after which an unchanged picture is judged all the same.
         retry: longest wait between two attempts, in seconds.
+        region: parts of the picture that are each judged and decided by themselves, instead of all.
+        mask: boxes of the picture that no judged window touches.
     """
 
     address: str
@@ -66,8 +69,11 @@ class SourceSettings(Record, frozen=True):
     gate: Share = 0.02
     look: Seconds = 5.0
     retry: Seconds = 60.0
+    region: Regions = ()
+    mask: Boxes = ()
 
     def __post_init__(self) -> None:
+        _ = self.areas
         if self.size and not _SIZE.fullmatch(self.size):
             raise ValueError(f"size {self.size!r}: write WIDTHxHEIGHT, for example 1280x720")
 
@@ -75,6 +81,16 @@ class SourceSettings(Record, frozen=True):
     def target(self) -> Address:
         """The parsed address."""
         return parse(self.address)
+
+    @property
+    def areas(self) -> Areas:
+        """Where is looked."""
+        return Areas(regions=self.region, masks=self.mask)
+
+    @property
+    def streams(self) -> list[str]:
+        """Names of what is decided by itself: of its regions, or its own."""
+        return [stream_name(self.name, one.name) for one in self.region] or [self.name]
 
     @property
     def sides(self) -> tuple[int, int] | None:

@@ -5,15 +5,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Sequence
+from typing import Any
+
+import msgspec
 
 from mpft_deploy.screen.screener import Screener
+from mpft_deploy.screen.streams.channel import Channel, Stream
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
 from mpft_deploy.screen.streams.config import Config
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.load import Load
 from mpft_deploy.screen.streams.readers import find_reader
-from mpft_deploy.screen.streams.records import Picture, Sink, SourceStatus, StreamEvent
-from mpft_deploy.screen.streams.scheduler import Channel, Scheduler
+from mpft_deploy.screen.streams.records import (
+    Picture,
+    RegionStatus,
+    Sink,
+    SourceStatus,
+    StreamEvent,
+)
+from mpft_deploy.screen.streams.scheduler import Scheduler
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.streams.task import failure_of
@@ -124,32 +134,35 @@ class Watch:
 
     def reload(self, config: Config) -> None:
         """Take another configuration: sources that are the same in both go on undisturbed."""
-        old, kept = self.scheduler.channels, set(self._config.sources) & set(config.sources)
-        going = [channel for channel in old if channel.source.settings not in kept]
+        old, before = self.scheduler.channels, self._config
+        kept = {_bare(one) for one in before.sources} & {_bare(one) for one in config.sources}
+        going = [channel for channel in old if _bare(channel.source.settings) not in kept]
+        self._config = config
         self._set_sources(config.sources)
         for channel in going:
             channel.source.stop()
         try:
             # Before the new ones begin: one may have the name of one that goes.
             self.scheduler.remove(going)
-            rules = (self._config.decision, self._config.baselines)
-            if (config.decision, config.baselines) != rules:
+            if (config.decision, config.baselines) != (before.decision, before.baselines):
                 self.scheduler.decide_by(config.decision, config.baselines)
+            for channel, settings in zip(self.scheduler.channels, config.sources, strict=True):
+                if channel.areas != settings.areas:
+                    self.scheduler.look_at(channel, settings.areas)
         except TimeoutError:
             logger.error("the engine does not answer; what was removed is not told")
-        if changed := _changed_tables(self._config, config):
+        if changed := _changed_tables(before, config):
             logger.warning("%s: read at the start alone; restart for what changed there", changed)
-        self._config = config
         if self._started:
             self._run_sources()
-        before = {channel.source.name for channel in old}
-        after = {channel.source.name for channel in self.scheduler.channels}
+        was = {channel.source.name for channel in old}
+        now = {channel.source.name for channel in self.scheduler.channels}
         logger.info(
             "configuration taken: %d sources, %d added, %d removed, %d changed",
-            len(after),
-            len(after - before),
-            len(before - after),
-            len(after & before) - len(kept),
+            len(now),
+            len(now - was),
+            len(was - now),
+            len(now & was) - len(kept),
         )
 
     def stop(self, timeout: float = 1.5) -> bool:
@@ -208,9 +221,9 @@ class Watch:
                 source.start()
 
     def _set_sources(self, sources: Sequence[SourceSettings]) -> None:
-        known = {channel.source.settings: channel for channel in self.scheduler.channels}
+        known = {_bare(channel.source.settings): channel for channel in self.scheduler.channels}
         self.scheduler.set_channels(
-            [known[s] if s in known else self.scheduler.channel(self._source(s)) for s in sources]
+            [known.get(_bare(s)) or self.scheduler.channel(self._source(s)) for s in sources]
         )
 
     def _source(self, settings: SourceSettings) -> Source:
@@ -219,6 +232,11 @@ class Watch:
         return Source(
             settings, reader, self._emitter, self._clock, scheduler.wake, scheduler.wake_decoders
         )
+
+
+def _bare(settings: SourceSettings) -> SourceSettings:
+    """Without its areas, which change while it goes on."""
+    return msgspec.structs.replace(settings, region=(), mask=())
 
 
 def _changed_tables(old: Config, new: Config) -> str:
@@ -233,21 +251,13 @@ def _status(channel: Channel, now: float, overload: str) -> SourceStatus:
     fps_in, fps_screened = tally.rates(now)
     retry_at = source.retry_at  # once: its thread may be about to try
     height, width = source.sides or (None, None)
+    streams, lead = channel.streams, channel.lead
     return SourceStatus(
         source=source.name,
         address=source.address.shown,
         state=source.state,
         grade=tally.grade(source.state, now),
-        verdict=channel.decision.verdict,
-        evidence=channel.decision.evidence,
-        independent=channel.decision.independent,
-        undecided=channel.decision.undecided,
-        looking=channel.decision.looking,
-        looked_for=channel.decision.looked_for,
-        generated_from=channel.decision.bounds[0],
-        no_sign_from=channel.decision.bounds[1],
-        reach=channel.decision.reach,
-        probability=channel.probability,
+        **_decided(lead),
         fps_in=fps_in,
         fps_screened=fps_screened,
         frame_age_ms=None if channel.age is None else 1e3 * channel.age,
@@ -259,7 +269,31 @@ def _status(channel: Channel, now: float, overload: str) -> SourceStatus:
         width=width,
         height=height,
         codec=source.codec,
-        reason=source.reason,
+        reason=source.reason or channel.trouble,
         retry_in=None if retry_at is None else max(0.0, retry_at - now),
         overload=overload,
+        region=lead.region,
+        regions=tuple(
+            RegionStatus(region=one.region, box=one.box, **_decided(one))
+            for one in streams
+            if one.region
+        ),
+        masks=channel.areas.masks,
     )
+
+
+def _decided(stream: Stream) -> dict[str, Any]:
+    """The fields of a `StreamStatus`."""
+    decision = stream.decision
+    return {
+        "verdict": decision.verdict,
+        "evidence": decision.evidence,
+        "probability": stream.probability,
+        "independent": decision.independent,
+        "undecided": decision.undecided,
+        "looking": decision.looking,
+        "looked_for": decision.looked_for,
+        "generated_from": decision.bounds[0],
+        "no_sign_from": decision.bounds[1],
+        "reach": decision.reach,
+    }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 from mpft_deploy import __version__
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.extras import how_to_install
+from mpft_deploy.screen.streams.areas import stream_name
 from mpft_deploy.screen.streams.records import (
     Event,
     FrameEvent,
@@ -103,12 +104,12 @@ class PrometheusMetrics(Metrics):
         elif isinstance(event, StreamEvent):
             self._count(self._changes, event)
         elif event.state == "removed":
-            for counter, verdict in self._counted.pop(event.source, ()):
-                counter.remove(event.source, verdict)
+            for counter, verdict in self._counted.pop(event.stream, ()):
+                counter.remove(event.stream, verdict)
 
     def _count(self, counter: Counter, event: FrameEvent | StreamEvent) -> None:
-        counter.labels(event.source, event.verdict).inc()
-        self._counted.setdefault(event.source, set()).add((counter, event.verdict))
+        counter.labels(event.stream, event.verdict).inc()
+        self._counted.setdefault(event.stream, set()).add((counter, event.verdict))
 
     def watch(self, monitor: Monitor, sinks: Collection[Sink], engine: Mapping[str, str]) -> None:
         """Show these as well, from now on."""
@@ -185,6 +186,8 @@ def _of_sources(statuses: list[SourceStatus]) -> Iterator[Metric]:
         for one in get_args(State):
             state.add_metric([status.source, one], float(one == status.state))
         evidence.add_metric([status.source], status.evidence)
+        for region in status.regions:
+            evidence.add_metric([stream_name(status.source, region.region)], region.evidence)
         if status.frame_age_ms is not None:
             age.add_metric([status.source], status.frame_age_ms / 1000)
     yield from (dropped, reconnects, state, evidence, age)

@@ -147,9 +147,9 @@ class MqttSink:
                 self._take_back(event)
         else:
             if isinstance(event, SourceEvent) and event.state == "removed":
-                self._take_back(event.source)
+                self._take_back(event.stream)
             else:
-                self._note(event, event.source)
+                self._note_all(event)
             if not isinstance(event, FrameEvent):
                 self._publish(
                     self._topic(slug(event.source), "event"),
@@ -158,12 +158,28 @@ class MqttSink:
                 )
         self._look()
 
+    def _note_all(self, event: Event) -> None:
+        """Keep what an event says of its source, and of its region, or of all of these."""
+        self._note(event, event.source)
+        if event.region:
+            self._note(event, event.stream)
+        elif isinstance(event, SourceEvent):
+            for name, state in list(self._states.items()):
+                if state.get("part_of") == event.source:
+                    self._note(event, name)
+
     def _note(self, event: Event, source: str) -> None:
-        """Keep what an event says of its source, and tell it if that is due."""
-        new = source not in self._states
-        state = self._states.setdefault(source, {"source": source, "verdict": "unsure"})
+        """Keep what an event says of a source or a region, and tell it if that is due."""
+        state = self._states.get(source)
+        new = state is None
+        if state is None:
+            state = self._states[source] = {"source": source, "verdict": "unsure"}
+            if source != event.source:  # a region is as live as its source
+                whole = self._states[event.source]
+                state |= {key: whole[key] for key in ("state", "reason") if key in whole}
+                state["part_of"] = event.source
         before = (state["verdict"], state.get("state"))
-        state.update(_changes(event))
+        state.update(_changes(event, source))
         changed = (state["verdict"], state.get("state")) != before
         due = time.monotonic() - self._told.get(source, float("-inf")) >= self._config.interval
         if self._client.is_connected():
@@ -308,8 +324,12 @@ def _source_of(payload: bytes | bytearray) -> str | None:
         return None
 
 
-def _changes(event: Event) -> dict[str, Any]:
-    """What an event says of the state of its source."""
+def _changes(event: Event, name: str) -> dict[str, Any]:
+    """What an event says of the state of its source or region, by name."""
+    if event.region and name == event.source:  # of the whole it says little
+        if isinstance(event, FrameEvent):
+            return {"frame_age_ms": round(event.age_ms, 1)}
+        return {"verdict": event.source_verdict} if isinstance(event, StreamEvent) else {}
     if isinstance(event, FrameEvent):
         return {
             "verdict": event.stream_verdict,

@@ -85,7 +85,7 @@ class NotifySink(Deliverer):
         often = now - self._told.get(event.source, float("-inf")) < self._config.interval
         quiet = self._config.is_quiet(time.localtime(self._clock.time()))
         if quiet or often or len(self._sent) >= self._config.per_hour:
-            self._unsent[event.source] += 1
+            self._unsent[event.stream] += 1
             self._dropped["quiet" if quiet else "rate"] += 1
             return LEFT
         text = line(event)
@@ -93,7 +93,7 @@ class NotifySink(Deliverer):
             names = ", ".join(sorted(self._unsent))
             text += f"\n{others} more since the last notification: {names}"
         title = (
-            f"{event.source}: {event.verdict if isinstance(event, StreamEvent) else event.state}"
+            f"{event.stream}: {event.verdict if isinstance(event, StreamEvent) else event.state}"
         )
         picture = self._picture(event)
         if not self._service.notify(title=title, body=text, attach=picture and str(picture)):

@@ -84,7 +84,7 @@ class SnapshotSink:
             return event
         when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(event.time))
         verdict = event.verdict.replace(" ", "-")
-        name = f"{when}-{verdict}-{slug(event.source)[:60]}-{slug(event.id)[:40]}.jpg"
+        name = f"{when}-{verdict}-{slug(event.stream)[:60]}-{slug(event.id)[:40]}.jpg"
         named = msgspec.structs.replace(event, snapshot=name)
         self._worker.put((named, picture))
         return named

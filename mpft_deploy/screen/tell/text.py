@@ -51,4 +51,4 @@ def line(event: StreamEvent | SourceEvent) -> str:
         what = event.state + (f": {event.reason}" if event.reason else "")
         if event.retry_in is not None:
             what += f"; trying again in {event.retry_in:.0f} s"
-    return printable(f"{when}  {event.source}  {what}")
+    return printable(f"{when}  {event.stream}  {what}")

@@ -159,15 +159,15 @@ class Board:
         with self._lock:
             if isinstance(event, SourceEvent):
                 if event.state == "removed":
-                    self._forget(lambda source: source == event.source)
+                    self._forget(lambda name: name == event.stream)
                 return
             probability = None
             if isinstance(event, FrameEvent):
                 self._judged[event.source] = event.time
                 probability = event.probability
             else:
-                self._turned[event.source] = event.time
-            points = self._history.setdefault(event.source, _History())
+                self._turned[event.stream] = event.time
+            points = self._history.setdefault(event.stream, _History())
             points.add(event.time, event.evidence, probability)
 
     def overview(self) -> Overview:
@@ -180,14 +180,14 @@ class Board:
     def _look(self) -> Overview:
         # Asking for every picture would convert every frame: the newest verdict tells enough.
         statuses = self._monitor.statuses()
-        known = {status.source for status in statuses}
+        known = {name for status in statuses for name in status.streams}
         with self._lock:
-            self._forget(lambda source: source not in known)
+            self._forget(lambda name: name not in known)
             sources = [
                 SourceNow(
                     **msgspec.structs.asdict(status),
                     picture_time=self._judged.get(status.source),
-                    since=self._turned.get(status.source),
+                    since=self._turned.get(status.stream),
                 )
                 for status in statuses
             ]

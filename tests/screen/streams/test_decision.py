@@ -79,6 +79,29 @@ def test_promises_hold_for_other_rates_and_a_drifting_exposure(scenario: Scenari
     assert least_share(int(min(told["misses"], streams)), streams) <= share
 
 
+def test_the_promise_of_a_source_holds_for_all_its_regions_together() -> None:
+    """Where they add up the most: each is off by itself, as an own camera would be."""
+    regions, sources, length = 16, 8, 64
+    settings = DecisionSettings(false_alarms="2m", misses="2m", patience="1m")
+    scenario = Scenario(0.760, 0.6, 0.2, fps=0.5)
+    allowed = length / seconds(settings.false_alarms)
+
+    def alarms(counted: int) -> float:
+        rng, found = np.random.default_rng(0), 0
+        for _ in range(sources * regions):
+            odds = scenario.log_odds(rng, False, scenario.offset(rng), length / 3600)
+            told = [one for _, one in verdicts(scenario, odds, settings, None, counted)]
+            found += told.count("generated")
+        return found / sources
+
+    assert alarms(regions) <= allowed < alarms(1)
+    up, down = hypotheses(settings, scenario.calibration, None, regions) or (None, None)
+    assert up is not None
+    assert down is not None
+    assert up.bound == pytest.approx(math.log(2 * regions))
+    assert down.bound == pytest.approx(math.log(2))
+
+
 def test_streams_of_the_shipped_detector_are_not_decided_wrongly() -> None:
     """On cameras as unlike each other as the groups are that it was measured on."""
     for constant in (1.0, 10.0):

@@ -37,6 +37,8 @@ def test_every_key_is_documented_with_its_default(kind: type[msgspec.Struct]) ->
             assert rows[field.name] == "required"
         elif field.default is None:
             assert rows[field.name] == "the bundle's"
+        elif field.default == ():
+            assert rows[field.name] == "none"
         elif isinstance(field.default, str):
             assert rows[field.name] == f'`"{field.default}"`'
         else:
@@ -52,6 +54,7 @@ def test_the_configuration_is_one(tmp_path: Path) -> None:
         ("entrance", "keyframes"),
         ("yard", 2),
     ]
+    assert config.sources[0].streams == ["entrance/left screen", "entrance/right screen"]
 
 
 def commands(text: str) -> list[str]:

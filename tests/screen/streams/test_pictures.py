@@ -182,17 +182,17 @@ def test_the_picture_of_a_verdict_is_the_frame_that_decided(
     watch = watch_cameras(screener, evidence=("unsure", "generated", "real"))
     watch.tell(told)
     scheduler, judged = watch.scheduler, {}
-    tell = scheduler._tell
+    tell = scheduler._verdicts.tell
 
-    def note(channel: Any, changes: Any) -> None:
+    def note(channel: Any, stream: Any, changes: Any, prepared: Any = None) -> None:
         for _ in changes:
             judged[len(judged)] = (channel.source.name, channel.shown.time)
-        tell(channel, changes)
+        tell(channel, stream, changes, prepared)
 
-    scheduler._tell = note  # type: ignore[method-assign]
+    scheduler._verdicts.tell = note  # type: ignore[method-assign]
     with watch:
         for _ in range(3):
-            eventually(lambda: all(c.probability is not None for c in scheduler.channels))
+            eventually(lambda: all(c.lead.probability is not None for c in scheduler.channels))
             scheduler._ask(lambda: [_turn(c, scheduler) for c in scheduler.channels])
         eventually(lambda: len(told.pictures) == 9)
     assert {thread for _, thread in cameras.converted} == {"mpft-engine"}
@@ -206,7 +206,8 @@ def _turn(channel: Any, scheduler: Any) -> None:
     """Its verdict becomes another one."""
     from mpft_deploy.screen.streams.decision import Change
 
-    scheduler._tell(channel, [Change("generated", "unsure", 5.0, 9, 9.0, 3.0, "evidence")])
+    change = Change("generated", "unsure", 5.0, 9, 9.0, 3.0, "evidence")
+    scheduler._verdicts.tell(channel, channel.lead, [change])
 
 
 @pytest.mark.parametrize("method", ["cut", "whole"])

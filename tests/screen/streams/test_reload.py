@@ -42,8 +42,8 @@ def decide(running: Any, name: str) -> None:
     [channel] = [c for c in scheduler.channels if c.source.name == name]
 
     def replace() -> None:
-        channel.decision.verdict = "generated"
-        channel.decision.add = lambda *arguments, **options: []
+        channel.lead.decision.verdict = "generated"
+        channel.lead.decision.add = lambda *arguments, **options: []
 
     scheduler._ask(replace)
 
@@ -110,7 +110,7 @@ def test_other_rules_of_deciding_are_told(start: Any) -> None:
     assert isinstance(later, FrameEvent)
     assert later.stream_verdict == "unsure"
     assert all(
-        channel.decision._settings == settings for channel in running.watch.scheduler.channels
+        channel.lead.decision._settings == settings for channel in running.watch.scheduler.channels
     )
     assert not any(isinstance(e, SourceEvent) and e.state == "removed" for e in running.events)
 

@@ -110,6 +110,18 @@ def test_a_source_that_is_removed_leaves_no_series() -> None:
     assert value(samples(metrics.text()), "mpft_verdicts_total", source="gone", verdict="real") == 1
 
 
+def test_regions_have_series_of_their_own() -> None:
+    metrics = PrometheusMetrics()
+    for region in ("left", "right"):
+        metrics.observe_event(frame_event(1, region=region))
+        metrics.observe_event(stream_event(2, region=region))
+    metrics.observe_event(source_event(3, region="left", state="removed", previous="live"))
+    found = samples(metrics.text())
+    labels = {"source": "gate/right", "verdict": "generated"}
+    assert value(found, "mpft_stream_verdicts_total", **labels) == 1
+    assert not [key for key in found if ("source", "gate/left") in key[1]]
+
+
 def test_events_that_were_lost_show() -> None:
     class Losing(DemoMonitor):
         lost_events = 7  # type: ignore[assignment]

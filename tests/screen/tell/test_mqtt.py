@@ -78,6 +78,31 @@ def test_a_dead_source_is_unavailable(broker: Broker) -> None:
     listener.close()
 
 
+def test_a_region_is_a_device_beside_its_source(broker: Broker) -> None:
+    listener, sink = Subscriber(broker.port), open_sink(broker)
+    region, topic = "gate/left screen", f"mpft/{slug('gate/left screen')}"
+    sink.send(source_event(1))
+    sink.send(frame_event(2, region="left screen"))
+    sink.send(stream_event(3, region="left screen", source_verdict="generated"))
+    sink.send(stream_event(4, region="right", verdict="unsure", source_verdict="generated"))
+    sink.send(source_event(5, state="down", previous="live"))
+    eventually(lambda: listener.latest.get(f"{topic}/availability") == "offline")
+    state = json.loads(listener.latest[f"{topic}/state"])
+    assert state["source"] == region
+    assert (state["verdict"], state["probability"], state["state"]) == ("generated", 0.125, "down")
+    whole = json.loads(listener.latest["mpft/gate/state"])
+    assert whole["verdict"] == "generated"  # the strongest, not the last
+    assert "probability" not in whole
+    assert listener.ids("mpft/gate/event") == ["s000001", "e000003", "e000004", "s000005"]
+    names = {json.loads(m)["device"]["name"] for t, m in listener.latest.items() if "/config" in t}
+    assert names == {"gate", "gate/left screen", "gate/right"}
+    sink.send(source_event(6, state="removed", previous="down", region="left screen"))
+    eventually(lambda: listener.latest[f"{topic}/state"] == "")
+    assert listener.latest["mpft/gate/state"] != ""
+    sink.close(2)
+    listener.close()
+
+
 def test_the_last_will_tells_of_a_process_that_died(broker: Broker) -> None:
     listener, sink = Subscriber(broker.port), open_sink(broker)
     eventually(lambda: listener.latest.get("mpft/availability") == "online")

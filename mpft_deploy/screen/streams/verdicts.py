@@ -1,0 +1,110 @@
+"""What is told of frames and streams: verdicts, as events, with the pictures that are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from mpft_deploy.prepared import Prepared
+from mpft_deploy.screen.screener import Judgement
+from mpft_deploy.screen.streams.attempt import Captured
+from mpft_deploy.screen.streams.channel import Channel, Stream
+from mpft_deploy.screen.streams.decision import Change
+from mpft_deploy.screen.streams.emitter import Emitter
+from mpft_deploy.screen.streams.pictures import Evidence, Kept, of_part
+from mpft_deploy.screen.streams.records import FrameEvent, Picture, SourceEvent, StreamEvent
+from mpft_deploy.spec import StreamVerdict
+
+
+class Verdicts:
+    """Decides and tells; of the engine's thread alone.
+
+    Args:
+        wanted: stream verdicts of which the picture that decided is made, as `evidence`.
+    """
+
+    def __init__(self, emitter: Emitter, wanted: Collection[StreamVerdict]) -> None:
+        self._emitter, self.wanted, self.evidence = emitter, wanted, Evidence()
+
+    def decide(
+        self,
+        channel: Channel,
+        stream: Stream,
+        frame: Captured,
+        prepared: Prepared,
+        judgement: Judgement,
+    ) -> None:
+        """What a judged frame means for a stream."""
+        decision = stream.decision
+        changes = decision.add(
+            judgement.logit, prepared.patches.scores, frame.received, judgement.reason
+        )
+        stream.probability = judgement.probability
+        self._emitter.emit(
+            FrameEvent,
+            source=channel.source.name,
+            region=stream.region,
+            captured=frame.time,
+            age_ms=1e3 * (channel.age or 0.0),
+            verdict=decision.of_frame(judgement.verdict, judgement.probability),
+            probability=judgement.probability,
+            logit=judgement.logit,
+            stream_verdict=decision.verdict,
+            evidence=decision.evidence,
+            unjudged=judgement.reason,
+        )
+        self.tell(channel, stream, changes, prepared)
+
+    def restart(self, channel: Channel, gone: Collection[str] = ()) -> None:
+        """Forget what was seen of a source, and tell which of its regions are gone, or all ("")."""
+        source = channel.source
+        for stream in channel.streams:
+            self.tell(channel, stream, stream.decision.restart("restart"))
+        for region in sorted(gone, reverse=True):  # the source itself comes last
+            self._emitter.emit(
+                SourceEvent,
+                source=source.name,
+                region=region,
+                state="removed",
+                previous=source.state,
+            )
+
+    def tell(
+        self,
+        channel: Channel,
+        stream: Stream,
+        changes: Sequence[Change],
+        prepared: Prepared | None = None,
+    ) -> None:
+        """A stream's verdict changed: as events, with the pictures that are asked for.
+
+        Args:
+            prepared: what was judged of the frame that decided.
+        """
+        for change in changes:
+            picture = self.show(channel) if change.verdict in self.wanted else None
+            if picture is not None and prepared is not None:
+                picture = of_part(picture, prepared)
+            with self.evidence.lock:  # whoever gets the event finds its picture
+                event = self._emitter.emit(
+                    StreamEvent,
+                    source=channel.source.name,
+                    region=stream.region,
+                    verdict=change.verdict,
+                    previous=change.previous,
+                    evidence=change.evidence,
+                    frames=change.frames,
+                    independent=change.independent,
+                    seconds=change.seconds,
+                    reason=change.reason,
+                    looked_at=picture and picture.looked_at,
+                    size=picture and picture.size,
+                    source_verdict=channel.lead.decision.verdict if stream.region else None,
+                )
+                if picture is not None:
+                    self.evidence.put(event, picture)
+
+    def show(self, channel: Channel) -> Picture | None:
+        """The picture of the last judged frame, made only once; None if that cannot be."""
+        if isinstance(channel.shown, Kept):
+            channel.shown = channel.shown.picture(channel.source.name)
+        return channel.shown
