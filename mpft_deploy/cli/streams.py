@@ -220,6 +220,7 @@ def _open_watch(
     """Sources, put together but not started, and whom they tell; lines for people if wanted."""
     from mpft_deploy.screen.manage import Manager
     from mpft_deploy.screen.streams.watch import Watch
+    from mpft_deploy.screen.teach import Teacher
     from mpft_deploy.screen.tell import open_metrics, open_sinks
     from mpft_deploy.screen.tell.text import TextSink
     from mpft_deploy.screen.web import serve, serve_health
@@ -234,7 +235,9 @@ def _open_watch(
         watch.take_evidence,
         lambda: [name for status in watch.statuses() for name in status.streams],
     )
-    manager = Manager(watch, config, sinks.store, secrets)
+    teacher = Teacher(screener.calibration, seal, sinks.store)
+    sinks.append(teacher)
+    manager = Manager(watch, config, sinks.store, teacher, secrets)
     if people and (tell.jsonl is None or tell.jsonl.path != "-"):
         sinks.append(TextSink())
     if tell.http is not None:

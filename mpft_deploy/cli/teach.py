@@ -13,7 +13,6 @@ import click
 if TYPE_CHECKING:
     from mpft_deploy.screen.screener import Screener
     from mpft_deploy.screen.streams.config import Config
-    from mpft_deploy.screen.streams.records import Event
     from mpft_deploy.screen.streams.settings import SourceSettings
 
 
@@ -108,8 +107,9 @@ def _judge(
     from mpft_deploy.screen.streams import read_folder
     from mpft_deploy.screen.streams.readers import find_reader
     from mpft_deploy.screen.streams.watch import TICK, Watch
+    from mpft_deploy.screen.teach import Frames
 
-    sink = _Frames()
+    sink = Frames()
     images = find_reader(source.target) is read_folder.read
     one = msgspec.structs.replace(config, sources=(source,), baselines={})
     end = time.monotonic() + limit
@@ -131,22 +131,3 @@ def _judge(
         stream: [(start + when - frames[0][0], logit) for when, logit in frames]
         for stream, frames in sink.frames.items()
     }
-
-
-class _Frames:
-    """A sink that keeps time and logit of the frames that say something, by stream."""
-
-    name = "frames"
-
-    def __init__(self) -> None:
-        self.frames: dict[str, list[tuple[float, float]]] = {}
-
-    def send(self, event: Event) -> None:
-        """See `Sink`."""
-        from mpft_deploy.screen.streams.records import FrameEvent
-
-        if isinstance(event, FrameEvent) and not event.unjudged:
-            self.frames.setdefault(event.stream, []).append((event.captured, event.logit))
-
-    def close(self, timeout: float) -> None:
-        """Nothing to deliver."""

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
 
 from mpft_deploy.errors import MpftError, UsageError
 from mpft_deploy.screen.streams.address import PORTS, parse, redact
-from mpft_deploy.screen.streams.config import Config, read_source
+from mpft_deploy.screen.streams.baseline import Baseline
+from mpft_deploy.screen.streams.config import Config, named, read_source
 from mpft_deploy.screen.streams.doctor import Found, look
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.watch import Watch
+from mpft_deploy.screen.teach import Lesson, Teacher
 from mpft_deploy.screen.tell.store import Store
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,9 @@ AT_ONCE = 2
 """Sources that are tried at a time."""
 
 
+Origin = Literal["file", "store", "both"]
+
+
 class Managed(msgspec.Struct, frozen=True):
     """What is set of a source.
 
@@ -38,14 +43,20 @@ class Managed(msgspec.Struct, frozen=True):
         address: without credentials.
         origin: who names it; "both": the file's settings count, and the store's wait.
         paused: whether it is, and not only for the moment.
+        taught: when what counts of all its streams was learnt, seconds since the Unix epoch.
+        kept: how often it was taught here, of what is kept; the last can be taken back.
+        lesson: that is under way, or waits to be accepted.
         problem: why the store's settings are not used; else empty.
     """
 
     source: str
     address: str
-    origin: Literal["file", "store", "both"]
+    origin: Origin
     paused: bool
     problem: str = ""
+    taught: float | None = None
+    kept: int = 0
+    lesson: Lesson | None = None
 
 
 class Manager:
@@ -55,16 +66,27 @@ class Manager:
         watch: not started yet, or already.
         config: of the file.
         secrets: is added to, for a log that hides them.
+        teacher: is told of all events.
+
+    Attributes:
+        teacher: the same.
     """
 
     def __init__(
-        self, watch: Watch, config: Config, store: Store, secrets: set[str] | None = None
+        self,
+        watch: Watch,
+        config: Config,
+        store: Store,
+        teacher: Teacher,
+        secrets: set[str] | None = None,
     ) -> None:
-        self._watch, self._file, self._store = watch, config, store
+        self._watch, self._file, self._store, self.teacher = watch, config, store, teacher
         self._secrets = set() if secrets is None else secrets
         self._lock, self._trying = threading.RLock(), threading.Semaphore(AT_ONCE)
         self._problems: dict[str, str] = {}
-        self._added: dict[str, SourceSettings] = {}
+        self._sources: tuple[SourceSettings, ...] = ()
+        self._baselines: dict[str, Baseline] = {}
+        self._streams: dict[str, list[str]] = {}
         self._apply()
 
     def reload(self, config: Config) -> None:
@@ -76,22 +98,30 @@ class Manager:
     def sources(self) -> list[Managed]:
         """Those of the file, in its order, and then those of the store."""
         with self._lock:
-            paused, kept = self._store.settings("paused"), self._store.settings("source")
-            listed = [
-                Managed(
-                    source=one.name,
-                    address=one.target.shown,
-                    origin="both" if one.name in kept else "file",
-                    paused=one.name in paused,
+            kept, paused = self._store.settings("source"), self._store.settings("paused")
+            filed = {one.name: one.target.shown for one in self._file.sources}
+            added = {
+                name: redact(str(msgspec.json.decode(value).get("address")))
+                for name, value in kept.items()
+                if name not in filed
+            }
+            listed = []
+            for name, address in {**filed, **added}.items():
+                streams = self._streams.get(name, [])
+                taught = [self._baselines[one].time for one in streams if one in self._baselines]
+                origin: Origin = "store" if name in added else "both" if name in kept else "file"
+                listed.append(
+                    Managed(
+                        source=name,
+                        address=address,
+                        origin=origin,
+                        paused=name in paused,
+                        problem=self._problems.get(name, ""),
+                        taught=min(taught) if taught and len(taught) == len(streams) else None,
+                        kept=max((len(self.teacher.history(one)) for one in streams), default=0),
+                        lesson=self.teacher.lesson(name),
+                    )
                 )
-                for one in self._file.sources
-            ]
-            named = {one.source for one in listed}
-            for name, value in kept.items():
-                if name not in named:
-                    address = redact(str(msgspec.json.decode(value).get("address")))
-                    problem = self._problems.get(name, "")
-                    listed.append(Managed(name, address, "store", name in paused, problem))
             return listed
 
     def add(self, table: Mapping[str, Any]) -> Managed:
@@ -107,6 +137,7 @@ class Manager:
         with self._lock:
             if settings.name in {one.source for one in self.sources()}:
                 raise UsageError(f"there is a source {settings.name!r} already: remove it first")
+            named([*self._sources, settings], "source")
             self._store.set_setting(settings.name, "source", msgspec.json.encode(table))
             self._apply()
             return self._managed(settings.name)
@@ -140,6 +171,30 @@ class Manager:
         """Read a paused source again; a KeyError for an unknown one."""
         return self._set_paused(name, None)
 
+    def teach(self, name: str, minutes: float) -> Managed:
+        """Begin a lesson of a source, in place of one that there is; a KeyError for no source."""
+        with self._lock:
+            self._managed(name)
+            self.teacher.begin(name, self._streams[name], minutes)
+            return self._managed(name)
+
+    def learn(self, name: str, change: Callable[[str], None]) -> Managed:
+        """Have a method of the teacher accept or discard a lesson, and what that makes count.
+
+        Raises:
+            KeyError: there is no such source, or no lesson of it.
+            InputError: there is nothing to accept yet.
+        """
+        with self._lock:
+            self._managed(name)
+            change(name)
+            self._apply()
+            return self._managed(name)
+
+    def go_back(self, name: str) -> Managed:
+        """Take back what a source was taught last; a KeyError for no source, or a UsageError."""
+        return self.learn(name, lambda name: self.teacher.go_back(self._streams[name]))
+
     def test(self, source: str | Mapping[str, Any]) -> Found:
         """Connect to a source for a few seconds, and say what is there.
 
@@ -154,8 +209,7 @@ class Manager:
             settings = self._checked({"name": "a source", **source})
         else:
             with self._lock:
-                known = {one.name: one for one in self._file.sources}
-                settings = {**self._added, **known}[source]
+                settings = {one.name: one for one in self._sources}[source]
         if not self._trying.acquire(blocking=False):
             raise UsageError(f"{AT_ONCE} sources are being tried already: wait a few seconds")
         try:
@@ -201,21 +255,25 @@ class Manager:
     def _apply(self) -> None:
         """Under the lock: have the watch do what file and store say."""
         names = {one.name for one in self._file.sources}
-        self._problems, self._added = {}, {}
+        self._problems, self._sources = {}, self._file.sources
         for name, value in self._store.settings("source").items():
             if name in names:
                 logger.warning("%s: added on the page, but the configuration's counts", name)
                 continue
             try:
-                self._added[name] = self._checked(msgspec.json.decode(value))
+                added = self._checked(msgspec.json.decode(value))
+                self._sources = named([*self._sources, added], "source")
             except MpftError as error:
                 self._problems[name] = str(error)
                 logger.error("%s: added on the page, but not screened: %s", name, error)
         paused = self._store.settings("paused")
+        self._streams = {one.name: one.streams for one in self._sources}
+        self._baselines = self.teacher.baselines(self._file.baselines)
         self._watch.reload(
             msgspec.structs.replace(
                 self._file,
-                sources=(*self._file.sources, *self._added.values()),
+                sources=self._sources,
+                baselines=self._baselines,
                 paused={name: msgspec.json.decode(by) for name, by in paused.items()},
             )
         )

@@ -171,11 +171,16 @@ class Scheduler:
         self._channels = tuple(channels)
 
     def decide_by(self, decision: DecisionSettings, baselines: Mapping[str, Baseline]) -> None:
-        """Decide every stream anew, by other settings and baselines, and tell what that changes."""
+        """Decide streams anew whose settings or baseline are others, and tell what changes."""
+        before, taught = self._decision, self._baselines
         self._decision, self._baselines = decision, baselines
 
         def decide() -> None:
             for channel in self._channels:
+                names = [stream_name(channel.source.name, one.region) for one in channel.streams]
+                same = all(taught.get(name) == baselines.get(name) for name in names)
+                if same and decision == before:
+                    continue
                 self._verdicts.restart(channel)
                 for stream in channel.streams:
                     stream.decision = self._new_decision(channel, stream.region)

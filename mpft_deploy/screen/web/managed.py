@@ -11,8 +11,10 @@ from starlette.exceptions import HTTPException
 
 from mpft_deploy.files import printable
 from mpft_deploy.screen.manage import Managed, Manager
+from mpft_deploy.screen.streams.baseline import Baseline
 from mpft_deploy.screen.streams.doctor import Found
 from mpft_deploy.screen.streams.settings import SourceSettings
+from mpft_deploy.screen.teach import Teacher
 from mpft_deploy.screen.web.access import User
 from mpft_deploy.screen.web.api import OfSource
 from mpft_deploy.screen.web.operations import operation
@@ -27,11 +29,17 @@ Table = Annotated[dict[str, Any], msgspec.Meta(extra_json_schema=_COMPONENTS["So
 """A [[source]] of cameras.toml."""
 
 
-class ManagedSources:
-    """Answers by a manager."""
+class Minutes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long a camera is taught; an hour is good, ten minutes are the least."""
 
-    def __init__(self, manager: Manager) -> None:
-        self._manager = manager
+    minutes: Annotated[float, msgspec.Meta(ge=10, le=240)] = 60.0
+
+
+class ManagedSources:
+    """Answers by a manager and its teacher."""
+
+    def __init__(self, manager: Manager, teacher: Teacher) -> None:
+        self._manager, self._teacher = manager, teacher
 
     @operation("GET", "/sources/settings", role="admin")
     def settings(self) -> list[Managed]:
@@ -72,11 +80,54 @@ class ManagedSources:
         _log(user, "resumed", query.source)
         return resumed
 
+    @operation("POST", "/sources/{source}/lesson", role="admin")
+    def teach(self, query: OfSource, body: Minutes, user: User) -> Managed:
+        """Teach a camera what its known-real frames look like: gather them for a while.
+
+        How far that is stands in /sources/settings.
+        """
+        taught = _found(lambda: self._manager.teach(query.source, body.minutes))
+        _log(user, "began to teach", query.source)
+        return taught
+
+    @operation("POST", "/sources/{source}/lesson/accept", role="admin")
+    def accept(self, query: OfSource, user: User) -> Managed:
+        """Have what a lesson taught count; it may have gone on for longer."""
+        return self._learn(query, self._teacher.accept, user, "accepted what was taught of")
+
+    @operation("DELETE", "/sources/{source}/lesson", role="admin")
+    def discard(self, query: OfSource, user: User) -> Managed:
+        """End a lesson, and forget what it taught."""
+        return self._learn(query, self._teacher.discard, user, "discarded what was taught of")
+
+    @operation("GET", "/sources/{source}/baselines", role="admin")
+    def baselines(self, query: OfSource) -> list[Baseline]:
+        """What was accepted of a source or of SOURCE/REGION, newest first."""
+        return self._teacher.history(query.source)
+
+    @operation("DELETE", "/sources/{source}/baseline", role="admin")
+    def go_back(self, query: OfSource, user: User) -> Managed:
+        """Take back what was accepted last: what was accepted before counts again."""
+        changed = _found(lambda: self._manager.go_back(query.source))
+        _log(user, "took back what was taught of", query.source)
+        return changed
+
+    # After what has a longer path: a source may be called by its address, slashes and all.
     @operation("DELETE", "/sources/{source}", role="admin")
     def remove(self, query: OfSource, user: User) -> None:
         """Screen a source no more that was added; its events stay."""
         _found(lambda: self._manager.remove(query.source))
         _log(user, "removed", query.source)
+
+    def _learn(
+        self, query: OfSource, change: Callable[[str], None], user: User, what: str
+    ) -> Managed:
+        try:
+            changed = self._manager.learn(query.source, change)
+        except KeyError:
+            raise HTTPException(404, "there is no such source, or no lesson of it") from None
+        _log(user, what, query.source)
+        return changed
 
 
 def _found(work: Callable[[], T]) -> T:

@@ -101,7 +101,7 @@ class Dashboard(Server):
         self.metrics = metrics if isinstance(metrics, PrometheusMetrics) else PrometheusMetrics()
         # Half of the connections stay free for short requests.
         api = Api(self.board, sinks, http.clients // 2, managed=manager is not None)
-        apis = [api] if manager is None else [api, ManagedSources(manager)]
+        apis = [api] if manager is None else [api, ManagedSources(manager, manager.teacher)]
         app = dashboard(apis, Access(http), self.metrics, monitor)
         super().__init__("http", app, http.bind(), http.clients)
         self.metrics.watch(monitor, sinks, engine or {})

@@ -9,20 +9,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from dashboard_screenshots import DESKTOP, PHONE, Browser
 from engines import read_pictures
-from telling import eventually
+from telling import eventually, frame_event, source_event
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.screen.manage import Manager
 from mpft_deploy.screen.streams.config import read_config
 from mpft_deploy.screen.streams.readers import READERS
+from mpft_deploy.screen.teach import Frames, Teacher
 from mpft_deploy.screen.tell.config import Http, Role, User
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.screen.web import serve
 from mpft_deploy.screen.web.server import Dashboard
+from mpft_deploy.spec import Calibration
 
 TOKEN = "a-token-of-more-than-16"
 SECRET = "Pl4nted-S3cret"
@@ -47,7 +50,10 @@ class Service:
         self.running = watching(config=self.config)
         self.store = Store(path.with_suffix(".db"))
         self.secrets: set[str] = set()
-        self.manager = Manager(self.running.watch, self.config, self.store, self.secrets)
+        self.teacher = Teacher(Calibration(), "b" * 64, self.store)
+        self.manager = Manager(
+            self.running.watch, self.config, self.store, self.teacher, self.secrets
+        )
         self.page: Dashboard | None = None
 
     def serve(self, http: Http) -> Dashboard:
@@ -101,11 +107,9 @@ def test_sources_are_added_paused_and_removed_and_outlive_a_restart(
     caplog.set_level("INFO")
     one = service()
     one.serve(Http(address="127.0.0.1:0"))
-    assert one.ask("POST", "/sources", CAMERA) == (
-        200,
-        {"source": "dock", "address": "rtsp://***@192.0.2.9/live?key=***", "origin": "store",
-         "paused": False, "problem": ""},
-    )  # fmt: skip
+    status, added = one.ask("POST", "/sources", CAMERA)
+    assert (status, added["source"], added["origin"]) == (200, "dock", "store")
+    assert added["address"] == "rtsp://***@192.0.2.9/live?key=***"
     one.running.frame("dock")
     assert one.running.frame("hall")
     [dock] = [c.source for c in one.running.watch.scheduler.channels if c.source.name == "dock"]
@@ -272,6 +276,16 @@ def test_the_page_adds_tests_pauses_and_removes(
     browser.wait_for("document.activeElement.textContent === 'Resume'")
     click("Resume dock")
     browser.wait_for("sources.get('dock').status.state === 'live'")
+    # It is taught: begun, told how far it is, accepted.
+    click("Teach dock")
+    click("Begin to teach dock")
+    row = "document.querySelector('.managed[data-source=dock]').textContent"
+    browser.wait_for(f"{row}.includes('0 of 60 minutes')")
+    for second in range(601):
+        one.teacher.send(frame_event(second, "dock", captured=float(second)))
+    click("Accept what dock was taught")
+    browser.wait_for(f"{row}.includes('taught ')")
+    assert one.teacher.history("dock")[0].frames > 600
     click("Remove dock")
     click("Keep dock")
     click("Remove dock")
@@ -284,6 +298,97 @@ def test_the_page_adds_tests_pauses_and_removes(
     click("Remove dock for good")
     browser.wait_for("document.querySelectorAll('.managed').length === 1")
     assert one.states().keys() == {"hall"}
+
+
+def decisions(one: Service) -> list[Any]:
+    return [c.streams[0].decision for c in one.running.watch.scheduler.channels]
+
+
+def lesson(one: Service, seconds: int, logit: float = -1.0) -> None:
+    """What a second's frame each tells, of so many seconds."""
+    for second in range(seconds):
+        told = frame_event(second, "hall", captured=float(second), logit=logit + second % 7 / 7)
+        one.teacher.send(told)
+        one.teacher.send(frame_event(second, "elsewhere", captured=float(second), logit=9.0))
+
+
+def test_a_camera_is_taught_and_what_was_taught_is_taken_back(
+    service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("mpft_deploy.screen.teach.time.monotonic", lambda: now[0])
+    one = service()
+    one.serve(Http(address="127.0.0.1:0"))
+
+    def hall() -> dict[str, Any]:
+        [row] = one.ask("GET", "/sources/settings")[1]
+        return dict(row)
+
+    assert one.ask("POST", "/sources/nobody/lesson", {})[0] == 404
+    assert one.ask("POST", "/sources/hall/lesson", {"minutes": 5})[0] == 400
+    assert one.ask("POST", "/sources/hall/lesson/accept")[0] == 404
+    assert one.ask("POST", "/sources/hall/lesson", {"minutes": 30})[0] == 200
+    lesson(one, 400)
+    now[0] += 600
+    assert hall()["lesson"] == {
+        "minutes": 30, "left": 1200, "seconds": 400, "learnt": {}, "problem": ""
+    }  # fmt: skip
+    status, refused = one.ask("POST", "/sources/hall/lesson/accept")
+    assert (status, "400 seconds with frames are too few" in refused["error"]) == (400, True)
+    now[0] += 1300
+    assert "too few" in hall()["lesson"]["problem"]
+    # Another one, which is enough; frames that come when it is over teach nothing.
+    assert one.ask("POST", "/sources/hall/lesson", {"minutes": 30})[0] == 200
+    lesson(one, 700)
+    now[0] += 1900
+    lesson(one, 5, logit=50.0)
+    learnt = hall()["lesson"]["learnt"]["hall"]
+    assert learnt["frames"] == 700
+    assert learnt["offset"] == pytest.approx(-1 + 3 / 7, abs=0.01)
+    before = decisions(one)[0]
+    assert one.ask("POST", "/sources/hall/lesson/accept")[1]["taught"] > 1.7e9
+    assert decisions(one)[0]._baseline.offset == learnt["offset"]
+    assert decisions(one)[0] is not before
+    # A second one counts in its place, until it is taken back.
+    one.ask("POST", "/sources/hall/lesson", {})
+    lesson(one, 800, logit=-2.0)
+    assert one.ask("POST", "/sources/hall/lesson/accept")[1]["kept"] == 2
+    assert decisions(one)[0]._baseline.frames == 800
+    assert [row["frames"] for row in one.ask("GET", "/sources/hall/baselines")[1]] == [800, 700]
+    assert one.ask("DELETE", "/sources/hall/baseline")[1]["kept"] == 1
+    assert decisions(one)[0]._baseline.frames == 700
+    one.ask("POST", "/sources/hall/lesson", {})
+    assert one.ask("DELETE", "/sources/hall/lesson")[1]["lesson"] is None
+    # Of the file's and the store's the newest counts, and another bundle's never.
+    kept = one.teacher.history("hall")[0]
+    older = msgspec.structs.replace(kept, time=kept.time - 1, frames=7)
+    newer = msgspec.structs.replace(kept, time=kept.time + 1, frames=8)
+    assert one.teacher.baselines({"hall": older})["hall"] == kept
+    assert one.teacher.baselines({"hall": newer})["hall"] == newer
+    assert Teacher(Calibration(), "c" * 64, one.store).baselines({}) == {}
+    assert one.ask("DELETE", "/sources/hall/baseline")[1]["taught"] is None
+    assert one.ask("DELETE", "/sources/hall/baseline")[0] == 400
+    assert decisions(one)[0]._baseline is None
+
+
+def test_what_is_taught_disturbs_no_other_source(service: Callable[..., Service]) -> None:
+    one = service()
+    one.manager.add(CAMERA)
+    hall, dock = decisions(one)
+    one.manager.teach("dock", 10)
+    for second in range(601):
+        one.teacher.send(frame_event(second, "dock", captured=float(second)))
+    one.manager.learn("dock", one.teacher.accept)
+    now = decisions(one)
+    assert now[0] is hall
+    assert now[1] is not dock
+
+
+def test_frames_that_say_nothing_teach_nothing() -> None:
+    frames = Frames()
+    frames.send(frame_event(1, "hall", unjudged="featureless"))
+    frames.send(source_event(3, "hall"))
+    assert (frames.frames, frames.seconds) == ({}, 0)
 
 
 def test_a_page_may_begin_without_sources(watching: Any, tmp_path: Path) -> None:

@@ -295,7 +295,7 @@ function drawDetail() {
     ["picture", status.codec ? `${size}, ${status.codec}` : size],
     ["evidence", status.undecided || `${signed(status.evidence)}, generated from ${signed(status.generated_from)}, no sign from ${signed(status.no_sign_from)}`],
     ["camera", outOfReach(status)
-      ? `not taught: evidence of an average generated stream ends at ${signed(status.reach)} here, below the threshold of ${signed(status.generated_from)}; an hour of known-real frames mends that (mpft calibrate --camera)`
+      ? `not taught: evidence of an average generated stream ends at ${signed(status.reach)} here, below the threshold of ${signed(status.generated_from)}; an hour of known-real frames mends that (Manage, or mpft calibrate --camera)`
       : "average generated streams can be found"],
     ["last frame alone", status.probability === null ? "–" : `generated with probability ${status.probability.toFixed(3)}`],
     ["its age at verdict", span(status.frame_age_ms)],

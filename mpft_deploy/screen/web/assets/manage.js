@@ -8,6 +8,8 @@ const ORIGINS = {
   both: "of the configuration file, whose settings count; added here too",
 };
 
+const ENOUGH = 600; // seconds with frames that a camera can be taught by
+
 const JSON_BODY = (body) => ({ method: "POST", body: JSON.stringify(body) });
 
 function button(word, label, act) {
@@ -37,6 +39,13 @@ function describeFound(found) {
   return parts.join(", ");
 }
 
+function describeLesson({ minutes, left, seconds, learnt, problem }) {
+  if (problem) return problem;
+  if (left) return `${Math.floor(minutes - left / 60)} of ${minutes} minutes; ${count(seconds)} seconds had frames`;
+  return Object.entries(learnt).map(([stream, one]) =>
+    `${stream}: log odds ${signed(one.offset)} ± ${one.error.toFixed(2)} from ${count(one.seconds)} seconds; a frame is generated from ${one.threshold.toFixed(3)}`).join("\n");
+}
+
 function managedRow(managed) {
   const { source } = managed;
   const path = `/sources/${encodeURIComponent(source)}`;
@@ -46,22 +55,50 @@ function managedRow(managed) {
   what.append(element("b", "", source), element("span", "quiet", managed.address));
   const state = managed.paused ? "paused" : sources.get(source)?.status.state ?? "not screened";
   what.append(element("span", "quiet", [state, ORIGINS[managed.origin]].join(" · ")));
+  const { lesson } = managed;
+  if (managed.taught) what.append(element("span", "quiet", `taught ${moment(managed.taught)}`));
   if (managed.problem) what.append(element("span", "problem", managed.problem));
   const output = element("p", "said");
   output.setAttribute("role", "status");
   const buttons = element("div", "buttons");
-  const send = (method, more) => saying(output, async () => {
-    await call(path + more, {}, { method });
+  const send = (method, more, body) => saying(output, async () => {
+    await call(path + more, {}, body ? JSON_BODY(body) : { method });
     await drawManaged();
   });
-  const ask = () => {
-    buttons.replaceChildren(
-      button("Remove it", `Remove ${source} for good`, () => send("DELETE", "")),
-      button("Keep it", `Keep ${source}`, () => drawManaged()),
-    );
-    output.textContent = "Its events stay; its settings go.";
-    buttons.firstElementChild.nextElementSibling.focus();
+  const ask = (text, ...choices) => {
+    row.dataset.asked = "";
+    buttons.replaceChildren(...choices, button("Cancel", `Keep ${source}`, () => drawManaged()));
+    output.textContent = text;
+    buttons.lastElementChild.focus();
   };
+  const remove = () => ask(
+    "Its events stay; its settings and what it was taught go.",
+    button("Remove it", `Remove ${source} for good`, () => send("DELETE", "")),
+  );
+  const teach = () => {
+    const minutes = element("input");
+    Object.assign(minutes, { type: "number", min: 10, max: 240, value: 60 });
+    const label = element("label", "minutes", "Minutes ");
+    label.append(minutes);
+    ask(
+      "It learns what this camera's real frames look like: teach it what it will show, while it shows nothing generated. An hour is good.",
+      label,
+      button("Begin", `Begin to teach ${source}`, () => send("POST", "/lesson", { minutes: Number(minutes.value) })),
+    );
+    if (managed.kept) {
+      buttons.prepend(button("Take the last back", `Take back what ${source} was taught last`, () => send("DELETE", "/baseline")));
+    }
+  };
+  if (lesson) {
+    const progress = element("progress");
+    Object.assign(progress, { max: 60 * lesson.minutes, value: 60 * lesson.minutes - lesson.left });
+    progress.setAttribute("aria-label", `Teaching ${source}`);
+    what.append(progress, element("span", lesson.problem ? "problem" : "quiet", describeLesson(lesson)));
+    if (lesson.seconds >= ENOUGH) {
+      buttons.append(button("Accept", `Accept what ${source} was taught`, () => send("POST", "/lesson/accept")));
+    }
+    buttons.append(button("Discard", `Discard what ${source} was taught`, () => send("DELETE", "/lesson")));
+  }
   if (!managed.problem) {
     const act = managed.paused ? "resume" : "pause";
     const word = managed.paused ? "Resume" : "Pause";
@@ -70,8 +107,9 @@ function managedRow(managed) {
       button("Test", `Test ${source}`, () => saying(output, async () =>
         describeFound(await call(`${path}/test`, {}, { method: "POST" })))),
     );
+    if (!lesson) buttons.append(button("Teach", `Teach ${source}`, teach));
   }
-  if (managed.origin !== "file") buttons.append(button("Remove", `Remove ${source}`, ask));
+  if (managed.origin !== "file") buttons.append(button("Remove", `Remove ${source}`, remove));
   row.append(what, buttons, output);
   return row;
 }
@@ -86,6 +124,12 @@ async function drawManaged() {
   const buttons = $$("button", row);
   (buttons.find((one) => one.textContent === word) ?? buttons[0])?.focus();
 }
+
+// Lessons go on by themselves.
+setInterval(() => {
+  const waits = $("#managed progress") && !$("#managed [data-asked]");
+  if (waits && !$("#manage").hidden) drawManaged().catch(() => {});
+}, 3000);
 
 function newSource() {
   const form = new FormData($("#add"));

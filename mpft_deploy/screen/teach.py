@@ -1,0 +1,194 @@
+"""Cameras that are taught while they are screened: lessons, and what was learnt, in the store.
+
+A lesson gathers the judged frames of a source for a while. What they teach counts once somebody
+accepts it; what was accepted before is kept, so that it can be gone back to. The configuration's
+own, which `mpft calibrate --camera` writes, is older or newer: the newest counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+from mpft_deploy.errors import InputError, UsageError
+from mpft_deploy.screen.streams.baseline import Baseline, learn
+from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent
+from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.spec import Calibration
+
+logger = logging.getLogger(__name__)
+
+KEPT = 10
+"""Baselines of a source that are kept."""
+
+_history = msgspec.json.Decoder(list[Baseline])
+
+
+class Frames:
+    """A sink that keeps the frames that say something.
+
+    Attributes:
+        frames: time in seconds and logit of each, in order, by stream.
+    """
+
+    name = "frames"
+
+    def __init__(self) -> None:
+        self.frames: dict[str, list[tuple[float, float]]] = {}
+        self._seconds: dict[str, int] = {}
+
+    def send(self, event: Event) -> None:
+        """See `Sink`."""
+        if isinstance(event, FrameEvent) and not event.unjudged:
+            frames = self.frames.setdefault(event.stream, [])
+            new = not frames or int(event.captured) != int(frames[-1][0])
+            self._seconds[event.stream] = self._seconds.get(event.stream, 0) + new
+            frames.append((event.captured, event.logit))
+
+    @property
+    def seconds(self) -> int:
+        """How many had frames, of each stream at least."""
+        return min(self._seconds.values(), default=0)
+
+    def close(self, timeout: float) -> None:
+        """Nothing to deliver."""
+
+
+class Lesson(msgspec.Struct, frozen=True):
+    """How far a camera is taught.
+
+    Attributes:
+        minutes: that it was to take.
+        left: seconds that it still takes.
+        seconds: that had frames.
+        learnt: what they teach of each stream, once it is over; to be accepted or discarded.
+        problem: why they teach nothing.
+    """
+
+    minutes: float
+    left: float
+    seconds: int
+    learnt: dict[str, Baseline] = {}
+    problem: str = ""
+
+
+class _Lesson:
+    def __init__(self, streams: Collection[str], minutes: float) -> None:
+        self.streams, self.minutes, self.frames = streams, minutes, Frames()
+        self._end = time.monotonic() + 60 * minutes
+        self.over: Lesson | None = None
+
+    @property
+    def left(self) -> float:
+        """Seconds that it still takes."""
+        return max(0.0, self._end - time.monotonic())
+
+
+class Teacher:
+    """A sink that teaches cameras.
+
+    Args:
+        seal: of the bundle that judges.
+    """
+
+    name = "teacher"
+
+    def __init__(self, calibration: Calibration, seal: str, store: Store) -> None:
+        self._calibration, self._seal, self._store = calibration, seal, store
+        self._lock = threading.Lock()
+        self._lessons: dict[str, _Lesson] = {}
+
+    def send(self, event: Event) -> None:
+        """See `Sink`."""
+        with self._lock:
+            if isinstance(event, SourceEvent) and event.state == "removed":  # or one of its regions
+                self._lessons.pop(event.source, None)
+            lesson = self._lessons.get(event.source)
+            if lesson is not None and lesson.left:
+                lesson.frames.send(event)
+
+    def close(self, timeout: float) -> None:
+        """Nothing to deliver: lessons end with the process."""
+
+    def begin(self, source: str, streams: Collection[str], minutes: float) -> None:
+        """Begin a lesson, in place of one that there is.
+
+        Args:
+            streams: names of what is decided of the source by itself.
+        """
+        with self._lock:
+            self._lessons[source] = _Lesson(streams, minutes)
+
+    def lesson(self, source: str) -> Lesson | None:
+        """How far a source's is; None if it has none."""
+        with self._lock:
+            lesson = self._lessons.get(source)
+            if lesson is None:
+                return None
+            if lesson.over is not None:
+                return lesson.over
+            left, seconds = lesson.left, lesson.frames.seconds
+            if left:
+                return Lesson(lesson.minutes, left, seconds)
+            try:
+                lesson.over = Lesson(lesson.minutes, 0.0, seconds, self._learn(lesson))
+            except InputError as error:
+                lesson.over = Lesson(lesson.minutes, 0.0, seconds, problem=str(error))
+            return lesson.over
+
+    def accept(self, source: str) -> None:
+        """Have what a lesson taught count, and end it.
+
+        Raises:
+            KeyError: there is no lesson.
+            InputError: it had too few frames yet; it goes on.
+        """
+        with self._lock:
+            for stream, learnt in self._learn(self._lessons[source]).items():
+                history = [learnt, *self.history(stream)][:KEPT]
+                self._store.set_setting(stream, "baselines", msgspec.json.encode(history))
+            del self._lessons[source]
+
+    def discard(self, source: str) -> None:
+        """End a lesson; a KeyError if there is none."""
+        with self._lock:
+            del self._lessons[source]
+
+    def go_back(self, streams: Collection[str]) -> None:
+        """Take back what was accepted last of some streams; a UsageError if nothing was."""
+        histories = {stream: self.history(stream) for stream in streams}
+        if not any(histories.values()):
+            raise UsageError("it was not taught here: there is nothing to take back")
+        for stream, history in histories.items():
+            value = msgspec.json.encode(history[1:]) if history[1:] else None
+            self._store.set_setting(stream, "baselines", value)
+
+    def history(self, stream: str) -> list[Baseline]:
+        """What was accepted of a stream, newest first."""
+        value = self._store.settings("baselines").get(stream)
+        return [] if value is None else _history.decode(value)
+
+    def baselines(self, file: Mapping[str, Baseline]) -> dict[str, Baseline]:
+        """What counts, by stream: the newest of the file's and of what was accepted here.
+
+        What another bundle taught says nothing; of the file that is refused elsewhere.
+        """
+        found = dict(file)
+        for stream, value in self._store.settings("baselines").items():
+            newest = _history.decode(value)[0]
+            if newest.bundle != self._seal:
+                logger.warning("%s: was taught with another bundle: teach it again", stream)
+            elif stream not in found or newest.time > found[stream].time:
+                found[stream] = newest
+        return found
+
+    def _learn(self, lesson: _Lesson) -> dict[str, Baseline]:
+        frames, now = lesson.frames.frames, time.time()
+        return {
+            stream: learn(frames.get(stream, []), self._calibration, self._seal, now)
+            for stream in lesson.streams
+        }
