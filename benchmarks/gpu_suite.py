@@ -2,11 +2,11 @@
 
     python benchmarks/gpu_suite.py [--output FILE] [--no-sanitizer]
 
-Checks that CUDA (both schedules) and Triton equal the NumPy oracle, bit for bit, before it times
-anything; runs the checks under compute-sanitizer if that is on PATH; then measures batch 1 in
-microseconds inside a CUDA graph, and batches of 64 and more as a share of what a device-to-device
-copy of as many bytes reaches, with the L2 cache flushed by turns. Writes JSON with device, driver
-and commit. Exit code 0: all equal; 1: a difference or a sanitizer's finding; 3: no GPU here.
+Checks that the CUDA kernels equal the NumPy oracle, bit for bit, before it times anything; runs the
+checks under compute-sanitizer if that is on PATH; then measures batch 1 in microseconds inside a
+CUDA graph, and larger batches as a share of what a device-to-device copy of as many bytes reaches,
+with the L2 cache flushed by turns. Writes JSON with device, driver and commit. Exit code 0: all
+equal; 1: a difference or a sanitizer's finding; 3: no GPU here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from records import write_record
 
-from mpft_deploy.kernels.texture_patchify import cuda, oracle, triton_kernel
+from mpft_deploy.kernels.texture_patchify import cuda, oracle, texture_patchify
 from mpft_deploy.kernels.texture_patchify.oracle import Patches
 from mpft_deploy.spec import KeepRule
 
@@ -54,35 +54,11 @@ def cases(quick: bool) -> Iterator[tuple[np.ndarray[Any, Any], int, KeepRule]]:
         yield images, patch, KeepRule("all")
     if not quick:
         yield noise(1, 1024), 4, KeepRule("textured", 1000)
-        yield noise(600, SIZE), 14, KeepRule("textured", 95)  # a block a frame, on any device
-
-
-def versions() -> dict[str, Callable[[Any, int, KeepRule, int], Any]]:
-    """What is checked, by name: functions of images on the device, patch, rule and seed."""
-
-    def scheduled(schedule: cuda.Schedule) -> Callable[[Any, int, KeepRule, int], Any]:
-        def run(images: Any, patch: int, keep: KeepRule, seed: int) -> Any:
-            out = allocate(images, patch, keep)
-            cells = (images.shape[1] // patch) ** 2
-            chosen = "bands" if cells > 4096 else schedule  # a block a frame holds no more
-            cuda.launch(
-                images, *out, patch=patch, keep=keep, seed=seed, stream=stream(), schedule=chosen
-            )
-            return out
-
-        return run
-
-    found: dict[str, Callable[[Any, int, KeepRule, int], Any]] = {
-        "cuda bands": scheduled("bands"),
-        "cuda frames": scheduled("frames"),
-    }
-    if triton_kernel.why_not() is None:
-        found["triton"] = triton_kernel.texture_patchify
-    return found
+        yield noise(600, SIZE), 14, KeepRule("textured", 95)
 
 
 def differences(quick: bool) -> list[str]:
-    """One line for every case in which a version differs from the oracle."""
+    """One line for every case in which the kernels differ from the oracle."""
     import torch
 
     found = []
@@ -93,15 +69,12 @@ def differences(quick: bool) -> list[str]:
         wide[:, :, :-1] = torch.from_numpy(images).flatten(2)
         odd = wide.cuda()[:, :, :-1].unflatten(2, (-1, 3))
         for layout, frames in (("contiguous", torch.from_numpy(images).cuda()), ("pitched", odd)):
-            for name, run in versions().items():
-                got = run(frames, patch, keep, 7)
-                torch.cuda.synchronize()
-                for field, a, b in zip(Patches._fields, got, expected, strict=True):
-                    if not np.array_equal(a.cpu().numpy(), b):
-                        shape = list(images.shape)
-                        found.append(
-                            f"{name}: {field} differ, {shape} {layout}, {patch} px, {keep}"
-                        )
+            got: Any = texture_patchify(frames, patch, keep, 7)
+            found += [
+                f"{field} differ, {list(images.shape)} {layout}, {patch} px, {keep}"
+                for field, a, b in zip(Patches._fields, got, expected, strict=True)
+                if not np.array_equal(a.cpu().numpy(), b)
+            ]
     return found
 
 
@@ -154,14 +127,11 @@ def launch(
     outs: list[Any],
     patch: int,
     keep: KeepRule,
-    schedule: cuda.Schedule,
     number: int,
 ) -> None:
     """The `number`-th call, on the arrays whose turn it is."""
     turn = number % len(frames)
-    cuda.launch(
-        frames[turn], *outs[turn], patch=patch, keep=keep, stream=stream(), schedule=schedule
-    )
+    cuda.launch(frames[turn], *outs[turn], patch=patch, keep=keep, stream=stream())
 
 
 def copy(halves: list[Any], number: int) -> None:
@@ -179,17 +149,15 @@ def measure_batch_1() -> list[dict[str, Any]]:
     for patch, rule in SETUPS:
         keep = KeepRule.parse(rule)
         out = allocate(images, patch, keep)
-        for schedule in cuda.SCHEDULE_CODES:
-            call = functools.partial(launch, [images], [out], patch, keep, schedule)
-            rows.append(
-                {
-                    "patch": patch,
-                    "keep": rule,
-                    "schedule": schedule,
-                    "microseconds": round(1e6 * graph_seconds(call, CALLS_PER_GRAPH), 2),
-                    "microseconds_alone_in_a_graph": round(1e6 * graph_seconds(call, 1), 2),
-                }
-            )
+        call = functools.partial(launch, [images], [out], patch, keep)
+        rows.append(
+            {
+                "patch": patch,
+                "keep": rule,
+                "microseconds": round(1e6 * graph_seconds(call, CALLS_PER_GRAPH), 2),
+                "microseconds_alone_in_a_graph": round(1e6 * graph_seconds(call, 1), 2),
+            }
+        )
     return rows
 
 
@@ -215,22 +183,20 @@ def measure_batches() -> list[dict[str, Any]]:
             ]
 
             copy_seconds = graph_seconds(functools.partial(copy, halves), turns)
-            for schedule in cuda.SCHEDULE_CODES:
-                call = functools.partial(launch, frames, outs, patch, keep, schedule)
-                seconds = graph_seconds(call, turns)
-                rows.append(
-                    {
-                        "batch": batch,
-                        "patch": patch,
-                        "keep": rule,
-                        "schedule": schedule,
-                        "microseconds": round(1e6 * seconds, 2),
-                        "bytes": moved,
-                        "gb_per_s": round(moved / seconds / 1e9, 1),
-                        "copy_gb_per_s": round(moved / copy_seconds / 1e9, 1),
-                        "share_of_copy": round(copy_seconds / seconds, 3),
-                    }
-                )
+            call = functools.partial(launch, frames, outs, patch, keep)
+            seconds = graph_seconds(call, turns)
+            rows.append(
+                {
+                    "batch": batch,
+                    "patch": patch,
+                    "keep": rule,
+                    "microseconds": round(1e6 * seconds, 2),
+                    "bytes": moved,
+                    "gb_per_s": round(moved / seconds / 1e9, 1),
+                    "copy_gb_per_s": round(moved / copy_seconds / 1e9, 1),
+                    "share_of_copy": round(copy_seconds / seconds, 3),
+                }
+            )
     return rows
 
 
@@ -288,7 +254,7 @@ def main() -> int:
     found = differences(options.checks_only)
     for line in found:
         print(f"DIFFERENT {line}")
-    print(f"bit-exactness of {', '.join(versions())}: {'FAILED' if found else 'PASSED'}")
+    print(f"bit-exactness: {'FAILED' if found else 'PASSED'}")
     if found or options.checks_only:
         return 1 if found else 0
     sanitized = {} if options.no_sanitizer else sanitize()
@@ -303,13 +269,10 @@ def main() -> int:
     for tool, report in sanitized.items():
         print(f"{tool}: {report}")
     for row in results["batch_1"]:
-        print(f"batch 1, {row['patch']} px, {row['keep']}, {row['schedule']}: ", end="")
-        print(f"{row['microseconds']} µs")
+        print(f"batch 1, {row['patch']} px, {row['keep']}: {row['microseconds']} µs")
     for row in results["batches"]:
         verdict = "reaches" if row["share_of_copy"] >= GOAL else "misses"
-        print(
-            f"batch {row['batch']}, {row['patch']} px, {row['keep']}, {row['schedule']}: ", end=""
-        )
+        print(f"batch {row['batch']}, {row['patch']} px, {row['keep']}: ", end="")
         print(f"{row['gb_per_s']} GB/s, {row['share_of_copy']:.0%} of a copy, {verdict} the goal")
     print(f"written to {options.output}")
     bad = [report for report in sanitized.values() if report not in ("clean", "not on PATH")]

@@ -3,7 +3,7 @@
 Input `frames` u8 [B, S, S, 3] RGB, outputs `logit` f32 [B] and `positions` i32 [B, K]. The cells
 are scored, selected and packed by an ONNX function, `mpft.texture_patchify`, of standard operators
 alone; behind it stands the encoder graph as it is. ONNX Runtime and TensorRT run the function's
-body (or, told to, a plugin of the same name); for OpenVINO, run `onnx.inliner` first.
+body; for OpenVINO, run `onnx.inliner` first.
 
 The function equals the NumPy oracle exactly and everywhere. All it computes is whole numbers below
 2²⁴, so that a runtime that swaps its integers for float32 is exact too: a score is at most
@@ -35,10 +35,6 @@ from mpft_deploy.standing import marked_kind
 
 DOMAIN, FUNCTION = "mpft", "texture_patchify"
 SPEC_KEY = "mpft.spec"
-
-# The attributes of the TensorRT plugin of the same name, which may stand in for the function.
-KEEP_CODES = {"smooth": 0, "textured": 1, "all": 3}
-FLOAT32_PATCHES = 2
 
 OUTPUT = marked_kind("a graph that mpft-export wrote", b"\x12\x0bmpft-deploy")
 """Known by ModelProto.producer_name: field 2, 11 bytes."""
@@ -100,7 +96,6 @@ def patchify_function(spec: DetectorSpec) -> onnx.FunctionProto:
         outputs=["patches", "positions", "scores"],
         nodes=constants + b.nodes,
         opset_imports=[helper.make_opsetid("", OPSET)],
-        attributes=["patch", "keep", "count", "patch_type", "seed"],
     )
 
 
@@ -121,11 +116,6 @@ def build_standalone(spec: DetectorSpec, encoder: onnx.ModelProto) -> onnx.Model
         ["patches", "positions", "scores"],
         name=FUNCTION,
         domain=DOMAIN,
-        patch=spec.patch,
-        keep=KEEP_CODES[spec.keep_rule.kind],
-        count=spec.keep_rule.count or 0,
-        patch_type=FLOAT32_PATCHES,
-        seed=spec.keep_seed,
     )
     size = spec.crop.size
     graph = helper.make_graph(

@@ -11,7 +11,7 @@ import functools
 import importlib
 import sys
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.kernels.texture_patchify.oracle import (
@@ -24,9 +24,6 @@ from mpft_deploy.spec import KeepRule
 
 LIBRARY = "libmpft_cuda.so"
 KEEP_CODES = {"smooth": 0, "textured": 1, "random": 2, "all": 3}
-Schedule = Literal["auto", "bands", "frames"]
-PATCH_TYPE_CODES = {"u1": 0, "f2": 1, "f4": 2}
-SCHEDULE_CODES: dict[Schedule, int] = {"auto": 0, "bands": 1, "frames": 2}
 
 _CUDA_ERROR = 1000  # MPFT_CUDA_ERROR: statuses from here on are CUDA's
 _CUDA_DEVICES = (2, 13)  # DLPack: kDLCUDA, kDLCUDAManaged
@@ -49,8 +46,6 @@ class Arguments(ctypes.Structure):
         ("patch", ctypes.c_int32),
         ("count", ctypes.c_int32),
         ("keep", ctypes.c_int32),
-        ("patch_type", ctypes.c_int32),
-        ("schedule", ctypes.c_int32),
     )
 
 
@@ -108,7 +103,6 @@ def launch(
     keep: KeepRule,
     seed: int = 0,
     stream: int = 0,
-    schedule: Schedule = "auto",
 ) -> None:
     """Enqueue texture_patchify on a stream; see `oracle.texture_patchify` for what it computes.
 
@@ -118,14 +112,13 @@ def launch(
     Args:
         frames: u8 [B, S, S, 3] on the current device; the pixels of a row adjacent, rows and
             frames at any distance (a crop of a pitched frame needs no copy).
-        patches: written; u8 [B, K, 3·p·p], contiguous. Or f16 or f32: the same values, exactly.
+        patches: written; u8 [B, K, 3·p·p], contiguous.
         positions: written; i32 [B, K], contiguous.
         scores: written; i32 [B, N], contiguous.
         patch: side p of a cell in pixels, 4 to 64; S is a multiple of it.
         keep: which cells to keep, and how many.
         seed: for `random` rules, 0 to 2⁶⁴ − 1.
         stream: a cudaStream_t as an integer (`torch.cuda.current_stream().cuda_stream`).
-        schedule: "bands" or "frames" force one of two schedules with equal results.
 
     Raises:
         UsageError: an array or argument is not as above; says which.
@@ -139,7 +132,6 @@ def launch(
         patch=patch,
         keep=keep,
         seed=seed,
-        schedule=schedule,
     )
     library = _library()
     for name in ("frames", "patches", "positions", "scores"):
@@ -165,7 +157,6 @@ def prepare(
     patch: int,
     keep: KeepRule,
     seed: int = 0,
-    schedule: Schedule = "auto",
 ) -> Arguments:
     """Check the arrays of a call and turn them into the library's arguments; see `launch`."""
     shape = frames.shape
@@ -192,12 +183,9 @@ def prepare(
         check_seed(seed)
     else:
         seed = 0
-    if schedule not in SCHEDULE_CODES:
-        raise UsageError(f"schedule must be one of {', '.join(SCHEDULE_CODES)}, got {schedule!r}")
     batch, cells = shape[0], (shape[1] // patch) ** 2
     count = keep.resolve(cells)
-    patch_type = patches.dtype if patches.dtype in PATCH_TYPE_CODES else "u1"
-    _check_output("patches", patches, patch_type, (batch, count, 3 * patch * patch))
+    _check_output("patches", patches, "u1", (batch, count, 3 * patch * patch))
     _check_output("positions", positions, "i4", (batch, count))
     _check_output("scores", scores, "i4", (batch, cells))
     return Arguments(
@@ -214,8 +202,6 @@ def prepare(
         patch=patch,
         count=count,
         keep=KEEP_CODES[keep.kind],
-        patch_type=PATCH_TYPE_CODES[patch_type],
-        schedule=SCHEDULE_CODES[schedule],
     )
 
 

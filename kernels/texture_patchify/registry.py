@@ -15,7 +15,7 @@ from typing import Any
 
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.kernels.slow import HOW, say_so
-from mpft_deploy.kernels.texture_patchify import cuda, oracle, triton_kernel
+from mpft_deploy.kernels.texture_patchify import cuda, oracle
 from mpft_deploy.kernels.texture_patchify.interop import Device, as_numpy, in_rows, outputs
 from mpft_deploy.kernels.texture_patchify.oracle import Patches
 from mpft_deploy.spec import KeepRule
@@ -100,7 +100,6 @@ IMPLEMENTATIONS = (
     _native_version("scalar"),
     Implementation("numpy", "cpu", lambda: None, _run_numpy),
     Implementation("cuda", "cuda", cuda.why_not, cuda.run),
-    Implementation("triton", "cuda", triton_kernel.why_not, triton_kernel.run),
 )
 
 

@@ -16,7 +16,7 @@ from mpft_deploy.extras import how_to_install
 
 OTHERS = (
     "cryptography", "cv2", "matplotlib", "ml_dtypes", "onnx", "onnxruntime", "open_clip",
-    "openvino", "paho", "pyarrow", "scipy", "sklearn", "tensorrt", "tensorrt_lean",
+    "openvino", "paho", "pyarrow", "scipy", "sklearn", "tensorrt",
     "tensorrt_rtx", "torch", "torchvision",
 )  # fmt: skip
 """Modules of the extras; where one is None it cannot be imported, nor is it found."""

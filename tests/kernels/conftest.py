@@ -19,14 +19,14 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cuda_resources.py"
 
 @pytest.fixture(scope="session")
 def gpu_resources() -> Callable[..., list[dict[str, Any]]]:
-    """Compile "cuda" or "triton" kernels: what cuda_resources.py prints, for all or these SMs."""
+    """Compile the CUDA kernels: what cuda_resources.py prints, for these SMs."""
 
-    def measure(which: str, *sm: int) -> list[dict[str, Any]]:
-        command = [sys.executable, str(SCRIPT), "--json", "--only", which]
+    def measure(*sm: int) -> list[dict[str, Any]]:
+        command = [sys.executable, str(SCRIPT), "--json"]
         command += [f"--sm={number}" for number in sm]
         run = subprocess.run(command, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
-        rows: list[dict[str, Any]] = json.loads(run.stdout)[which]
+        rows: list[dict[str, Any]] = json.loads(run.stdout)
         return rows
 
     return measure

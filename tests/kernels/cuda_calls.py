@@ -64,15 +64,13 @@ class Call:
         keep: KeepRule,
         *,
         seed: int = 0,
-        schedule: cuda.Schedule = "auto",
         patches_offset: int = 0,
-        patches_dtype: str = "u1",
     ) -> Call:
         batch, size = frames.shape[:2]
         cells = (size // patch) ** 2
         count = keep.resolve(cells)
         shapes = ((batch, count, 3 * patch * patch), (batch, count), (batch, cells))
-        dtypes = (np.dtype(patches_dtype), np.dtype(np.int32), np.dtype(np.int32))
+        dtypes = (np.dtype(np.uint8), np.dtype(np.int32), np.dtype(np.int32))
         buffers, outputs = [], []
         for shape, dtype, offset in zip(shapes, dtypes, (patches_offset, 0, 0), strict=True):
             size_bytes = int(np.prod(shape)) * dtype.itemsize
@@ -86,7 +84,6 @@ class Call:
             patch=patch,
             keep=keep,
             seed=seed,
-            schedule=schedule,
         )
         return cls(frames, arguments, tuple(buffers), result)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from cuda_calls import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpft_deploy.kernels.texture_patchify import cuda
 from mpft_deploy.spec import KeepRule
 
 
@@ -47,9 +47,7 @@ def calls(draw: st.DrawFn) -> dict[str, Any]:
         "row_pad": draw(st.sampled_from([0, 0, 1, 2, 4, 16])),
         "frame_pad": draw(st.sampled_from([0, 0, 1, 2, 4, 16])),
         "patches_offset": draw(st.sampled_from([0, 0, 1, 4])),
-        "patches_dtype": draw(st.sampled_from(["u1", "u1", "f2", "f4"])),
         "seed": draw(st.integers(0, 2**64 - 1)),
-        "schedule": draw(st.sampled_from(["auto", "bands", "frames"])),
         "multiprocessors": draw(st.sampled_from([1, 8, 132])),
         "descending": draw(st.booleans()),
     }
@@ -69,10 +67,7 @@ def test_device_code_equals_the_oracle(host: Library, case: dict[str, Any]) -> N
         case["patch"],
         case["keep"],
         seed=case["seed"],
-        schedule=case["schedule"],
-        # Floats must be aligned; bytes may lie anywhere.
-        patches_offset=case["patches_offset"] if case["patches_dtype"] == "u1" else 0,
-        patches_dtype=case["patches_dtype"],
+        patches_offset=case["patches_offset"],
     )
     status = run_host(
         host, call, multiprocessors=case["multiprocessors"], descending=case["descending"]
@@ -83,12 +78,9 @@ def test_device_code_equals_the_oracle(host: Library, case: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("patch", [14, 16])
 @pytest.mark.parametrize("count", [63, 95, 96, 127, 191])
-@pytest.mark.parametrize("schedule", ["bands", "frames"])
-def test_fast_paths_equal_the_oracle(
-    host: Library, patch: int, count: int, schedule: cuda.Schedule
-) -> None:
+def test_fast_paths_equal_the_oracle(host: Library, patch: int, count: int) -> None:
     keep = KeepRule("textured", count)
-    call = Call.make(pictures(2, 224, "few", 3), patch, keep, schedule=schedule)
+    call = Call.make(pictures(2, 224, "few", 3), patch, keep)
     assert run_host(host, call) == 0
     assert equals_oracle(call, patch, keep)
 
@@ -132,9 +124,7 @@ def test_no_byte_outside_the_frames_is_read(
     for start in (base + page, base + (pages + 1) * page - used):
         arguments = reference.arguments
         arguments.frames, arguments.row_pitch, arguments.batch_stride = start, pitch, pitch * size
-        for schedule in (1, 2):
-            arguments.schedule = schedule
-            assert succeeds_in_child(lambda: run_host(host, reference) == 0)
+        assert succeeds_in_child(lambda: run_host(host, reference) == 0)
 
 
 MUTATIONS = {
@@ -188,14 +178,16 @@ def test_the_comparison_finds_a_fault(name: str, tmp_path: Path) -> None:
     text = (copy / file).read_text()
     assert old in text
     (copy / file).write_text(text.replace(old, new))
+    # Cells of 4 pixels have no fast path; without those that others have it compiles in seconds.
+    dispatch = copy / "cuda" / "dispatch.cuh"
+    dispatch.write_text(re.sub(r"    case 1[46]: .*\n", "", dispatch.read_text()))
     library = build_host_library(tmp_path, copy)
     keep_rules = [KeepRule.parse(rule) for rule in ("smooth:9", "random:40")]
-    schedules: tuple[cuda.Schedule, ...] = ("bands", "frames")
 
     def all_equal() -> bool:
-        for schedule, keep, descending in itertools.product(schedules, keep_rules, (False, True)):
+        for keep, descending in itertools.product(keep_rules, (False, True)):
             frames = place(pictures(2, 28 * 4, "few", 2), offset=0, row_pad=4, frame_pad=0)
-            call = Call.make(frames, 4, keep, seed=1, schedule=schedule)
+            call = Call.make(frames, 4, keep, seed=1)
             if run_host(library, call, descending=descending) or not equals_oracle(
                 call, 4, keep, 1
             ):

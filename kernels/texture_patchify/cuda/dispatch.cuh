@@ -9,10 +9,6 @@ namespace mpft::texture::cuda {
 template <int Patch, int Count, typename Launch>
 int run_plan_for(const Plan& plan, Launch launch) {
   const Problem& problem = plan.problem;
-  if (plan.whole_frames) {
-    return launch(patchify_frames<Patch, Count>, plan.batch, kFrameThreads,
-                  selection_bytes(problem.cells, problem.count));
-  }
   const auto band_bytes = static_cast<std::uint32_t>(sizeof(std::int32_t) * problem.grid);
   const int status =
       launch(score_bands<Patch>, plan.batch * problem.grid, kScoreThreads, band_bytes);

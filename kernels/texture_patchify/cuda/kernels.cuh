@@ -1,9 +1,7 @@
 // The device code of texture_patchify. The NumPy oracle (../oracle.py) is the contract.
 //
-// Three phases: score cells; select the K smallest keys; pack the pixels of the kept cells. They
-// are launched in one of two ways with equal results (README.md says when and why):
-//   bands   score_bands (a block a row of cells), then select_and_pack (some blocks a frame)
-//   frames  patchify_frames (a block does all three for one frame; no second launch)
+// Three phases in two launches: score_bands scores cells, a block a row of them; select_and_pack
+// selects the K smallest keys and packs the pixels of the kept cells, some blocks a frame.
 //
 // Patch and Count are template arguments where a call's p and K have a fast path, else 0.
 #pragma once
@@ -305,29 +303,6 @@ __device__ void copy_cells(const Problem& problem, const std::uint8_t* pixels,
   }
 }
 
-// The bits of a byte's value as an IEEE half: integers up to 2048 are exact in it.
-__device__ inline std::uint16_t half_bits(std::uint32_t value) {
-  if (value == 0) return 0;
-  const int exponent = 31 - __clz(value);
-  const std::uint32_t fraction = value << (10 - exponent) & 0x3FF;
-  return static_cast<std::uint16_t>((exponent + 15) << 10 | fraction);
-}
-
-// Pixels converted to Item, one by one: as coalesced as bytes can be, and no cast afterwards.
-template <int Patch, typename Item, typename Convert>
-__device__ void convert_cells(const Problem& problem, const std::uint8_t* pixels,
-                              const std::int32_t* kept, int slots, Item* patches,
-                              Convert convert) {
-  const int patch = Patch ? Patch : problem.patch;
-  const int row_items = kChannels * patch;
-  const int patch_items = row_items * patch;
-  for (int item = threadIdx.x; item < slots * patch_items; item += blockDim.x) {
-    const std::uint8_t* cell = cell_of<Patch>(problem, pixels, kept[item / patch_items]);
-    const int offset = item % patch_items;
-    patches[item] = convert(cell[offset / row_items * problem.row_pitch + offset % row_items]);
-  }
-}
-
 // Phase 3: copy the pixels of the kept cells of slots first … last − 1.
 template <int Patch, int Count>
 __device__ void pack_cells(const Problem& problem, int frame, const std::int32_t* kept, int first,
@@ -336,22 +311,13 @@ __device__ void pack_cells(const Problem& problem, int frame, const std::int32_t
   const int count = Count ? Count : problem.count;
   const std::uint8_t* pixels = frame_of(problem, frame);
   const std::int64_t slot = static_cast<std::int64_t>(frame) * count + first;
-  const std::int64_t start = slot * (kChannels * patch * patch);
   const int slots = last - first;
-  auto* bytes = static_cast<std::uint8_t*>(problem.patches) + start;
+  std::uint8_t* bytes = problem.patches + slot * (kChannels * patch * patch);
   switch (problem.packing) {
     case Packing::quad_words:
       return copy_cells<Patch, QuadWord, QuadWord>(problem, pixels, kept, slots, bytes);
     case Packing::half_words:
       return copy_cells<Patch, std::uint32_t, std::uint16_t>(problem, pixels, kept, slots, bytes);
-    case Packing::to_f16:
-      return convert_cells<Patch>(problem, pixels, kept, slots,
-                                  static_cast<std::uint16_t*>(problem.patches) + start,
-                                  [](std::uint8_t pixel) { return half_bits(pixel); });
-    case Packing::to_f32:
-      return convert_cells<Patch>(problem, pixels, kept, slots,
-                                  static_cast<float*>(problem.patches) + start,
-                                  [](std::uint8_t pixel) { return static_cast<float>(pixel); });
     default:
       return copy_cells<Patch, std::uint8_t, std::uint8_t>(problem, pixels, kept, slots, bytes);
   }
@@ -382,19 +348,6 @@ __global__ void __launch_bounds__(kSelectThreads, 4) select_and_pack(const Probl
   for (int cell = threadIdx.x; cell < cached; cell += blockDim.x) cache[cell] = scores[cell];
   select_cells<Count>(problem, frame, cached ? cache : scores, scratch, first, last, kept);
   pack_cells<Patch, Count>(problem, frame, kept, first, last);
-}
-
-// A block does one whole frame; the scores stay in shared memory.
-template <int Patch, int Count>
-__global__ void __launch_bounds__(kFrameThreads, 2) patchify_frames(const Problem problem) {
-  const int count = Count ? Count : problem.count;
-  const int frame = blockIdx.x;
-  auto& scratch = *reinterpret_cast<Scratch*>(shared_memory());
-  auto* sums = reinterpret_cast<std::int32_t*>(&scratch + 1);
-  std::int32_t* kept = sums + problem.cells;
-  score_cells<Patch>(problem, frame, 0, problem.cells, sums);
-  select_cells<Count>(problem, frame, sums, scratch, 0, count, kept);
-  pack_cells<Patch, Count>(problem, frame, kept, 0, count);
 }
 
 }  // namespace mpft::texture::cuda

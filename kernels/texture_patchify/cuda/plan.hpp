@@ -8,21 +8,20 @@ namespace mpft::texture::cuda {
 
 inline constexpr int kScoreThreads = 256;
 inline constexpr int kSelectThreads = 256;
-inline constexpr int kFrameThreads = 512;
 inline constexpr int kDigits = 16;         // hexadecimal digits of a 64-bit key
 inline constexpr int kCachedCells = 4096;  // scores held in shared memory up to here: 16 KB
 inline constexpr int kMaxBlockSlots = 1024;
 inline constexpr int kMinBlockSlots = 8;
 
-// How the packing phase moves pixels: bytes copied in loads of 1, 2 or 16, or converted one by one.
-enum class Packing : int { bytes, half_words, quad_words, to_f16, to_f32 };
+// How the packing phase moves pixels: in loads of 1, 2 or 16 bytes.
+enum class Packing : int { bytes, half_words, quad_words };
 
 // What the kernels read; passed by value.
 struct Problem {
   const std::uint8_t* frames;
   std::uint64_t row_pitch;
   std::uint64_t batch_stride;
-  void* patches;
+  std::uint8_t* patches;
   std::int32_t* positions;
   std::int32_t* scores;
   std::uint64_t seed;
@@ -41,7 +40,6 @@ struct Problem {
 struct Plan {
   Problem problem;
   int batch;
-  bool whole_frames;
 };
 
 // Shared memory of a block that selects: fixed scratch, then scores, then the kept cells.
@@ -81,11 +79,6 @@ inline std::uintptr_t address(const void* pointer) {
   return reinterpret_cast<std::uintptr_t>(pointer);
 }
 
-// Bytes of one element of the patches.
-constexpr int patch_item_bytes(int patch_type) {
-  return patch_type == MPFT_PATCH_F32 ? 4 : patch_type == MPFT_PATCH_F16 ? 2 : 1;
-}
-
 inline int check(const mpft_texture_patchify_args& args) {
   if (args.batch < 0) return MPFT_BAD_BATCH;
   if (args.patch < kMinPatch || args.patch > kMaxPatch) return MPFT_BAD_PATCH;
@@ -100,23 +93,14 @@ inline int check(const mpft_texture_patchify_args& args) {
   const std::uint64_t row_bytes = std::uint64_t{kChannels} * args.size;
   if (args.row_pitch < row_bytes) return MPFT_BAD_PITCH;
   if (args.batch_stride < args.row_pitch * (args.size - 1) + row_bytes) return MPFT_BAD_PITCH;
-  if (args.schedule < MPFT_SCHEDULE_AUTO || args.schedule > MPFT_SCHEDULE_FRAMES) {
-    return MPFT_BAD_SCHEDULE;
-  }
-  if (args.patch_type < MPFT_PATCH_U8 || args.patch_type > MPFT_PATCH_F32) {
-    return MPFT_BAD_PATCH_TYPE;
-  }
   if (args.batch == 0) return MPFT_OK;
   if (!args.frames || !args.patches || !args.positions || !args.scores) return MPFT_NULL_POINTER;
   if ((address(args.positions) | address(args.scores)) % 4) return MPFT_BAD_ALIGNMENT;
-  if (address(args.patches) % patch_item_bytes(args.patch_type)) return MPFT_BAD_ALIGNMENT;
   return MPFT_OK;
 }
 
 // Bytes are copied in the widest unit that the rows of a cell allow where they lie and where they go.
 inline Packing choose_packing(const mpft_texture_patchify_args& args) {
-  if (args.patch_type == MPFT_PATCH_F16) return Packing::to_f16;
-  if (args.patch_type == MPFT_PATCH_F32) return Packing::to_f32;
   const auto source = address(args.frames) | args.row_pitch | args.batch_stride;
   const auto target = address(args.patches);
   const int row_bytes = kChannels * args.patch;
@@ -132,13 +116,6 @@ inline int make_plan(const mpft_texture_patchify_args& args, int multiprocessors
   const int grid = args.size / args.patch;
   const int cells = grid * grid;
   const auto keep = static_cast<Keep>(args.keep);
-  // A block a frame keeps all scores in shared memory, and needs enough frames to fill the device:
-  // on 132 multiprocessors it is the faster at 256 frames and the slower at 64 (README.md).
-  const bool fits = cells <= kCachedCells;
-  if (args.schedule == MPFT_SCHEDULE_FRAMES && !fits) return MPFT_TOO_LARGE;
-  plan.whole_frames = args.schedule == MPFT_SCHEDULE_FRAMES ||
-                      (args.schedule == MPFT_SCHEDULE_AUTO && fits &&
-                       args.batch / 3 * 2 >= multiprocessors);
   // Enough blocks to fill the device twice; each selects for itself and packs its share of slots.
   const int wanted = divide_up(2 * multiprocessors, args.batch > 0 ? args.batch : 1);
   int slots = divide_up(args.count, wanted);
@@ -172,11 +149,9 @@ inline const char* message(int status) {
     case MPFT_BAD_PITCH:
       return "row_pitch must be at least 3 * size bytes and batch_stride at least size rows";
     case MPFT_BAD_ALIGNMENT: return "outputs must be aligned to the size of their elements";
-    case MPFT_BAD_PATCH_TYPE: return "patch_type must be 0 (u8), 1 (f16) or 2 (f32)";
-    case MPFT_BAD_SCHEDULE: return "schedule must be 0 (auto), 1 (bands) or 2 (frames)";
     case MPFT_TOO_LARGE:
-      return "too many cells: at most 65536 a frame (4096 for the schedule 'frames'), and fewer "
-             "than 2^31 blocks a call; split the batch or use larger cells";
+      return "too many cells: at most 65536 a frame, and fewer than 2^31 blocks a call; split the "
+             "batch or use larger cells";
     default: return "unknown status";
   }
 }

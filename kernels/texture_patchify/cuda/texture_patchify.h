@@ -13,7 +13,7 @@ typedef struct mpft_texture_patchify_args {
   const uint8_t* frames;  // u8 [batch, size, size, 3]: pixels of a row adjacent
   uint64_t row_pitch;     // bytes from a row to the next, at least 3 * size
   uint64_t batch_stride;  // bytes from a frame to the next, at least size rows
-  void* patches;          // out: patch_type [batch, count, 3 * patch * patch], contiguous
+  uint8_t* patches;       // out: u8 [batch, count, 3 * patch * patch], contiguous
   int32_t* positions;     // out: i32 [batch, count], ascending
   int32_t* scores;        // out: i32 [batch, (size / patch)^2]
   uint64_t seed;          // of the rule `random`
@@ -22,18 +22,7 @@ typedef struct mpft_texture_patchify_args {
   int32_t patch;          // side of a cell in pixels, 4 to 64
   int32_t count;          // kept cells K, 1 to (size / patch)^2
   int32_t keep;           // 0 smooth, 1 textured, 2 random, 3 all (count is then every cell)
-  int32_t patch_type;     // an mpft_patch_type
-  int32_t schedule;       // an mpft_schedule; results are the same
 } mpft_texture_patchify_args;
-
-// What patches are written as. Floats hold 0 to 255, exactly: the first cast of a network, done here.
-enum mpft_patch_type { MPFT_PATCH_U8 = 0, MPFT_PATCH_F16 = 1, MPFT_PATCH_F32 = 2 };
-
-enum mpft_schedule {
-  MPFT_SCHEDULE_AUTO = 0,   // whole frames once they fill the device, bands below that
-  MPFT_SCHEDULE_BANDS = 1,  // two launches: score bands of cells; select and pack
-  MPFT_SCHEDULE_FRAMES = 2  // one launch: a block scores, selects and packs a whole frame
-};
 
 // Largest number of cells of a frame, such as (1024 / 4)^2.
 enum { MPFT_MAX_CELLS = 65536 };
@@ -48,9 +37,7 @@ enum mpft_status {
   MPFT_BAD_KEEP = 6,
   MPFT_BAD_PITCH = 7,
   MPFT_BAD_ALIGNMENT = 8,
-  MPFT_BAD_SCHEDULE = 9,
-  MPFT_TOO_LARGE = 10,
-  MPFT_BAD_PATCH_TYPE = 11,
+  MPFT_TOO_LARGE = 9,
   MPFT_CUDA_ERROR = 1000  // this plus a cudaError_t
 };
 
