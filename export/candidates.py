@@ -10,13 +10,13 @@ from mpft_deploy.bundle import Certificate, Comparison, Latency
 from mpft_deploy.engine import BACKENDS, find_backend, get_backend
 from mpft_deploy.errors import UsageError
 from mpft_deploy.export.pipeline import Made, Request
-from mpft_deploy.export.recipes import precision_of
+from mpft_deploy.export.recipes import precision_of, recipe_of
 from mpft_deploy.export.sensitivity import Layers
 from mpft_deploy.profile.latency import Stopwatch
 from mpft_deploy.spec import Record
 
 AUTO = "auto"
-TARGETS = {"auto": tuple(BACKENDS), "cpu": ("onnxruntime", "openvino")}
+TARGETS = {"auto": tuple(BACKENDS), "cpu": ("native", "onnxruntime", "openvino")}
 """Target → the backends that are tried for it."""
 
 
@@ -125,7 +125,9 @@ def combinations(request: Request, target: str, keeps: Sequence[str | None]) -> 
     out = []
     for backend in backends:
         taken = find_backend(backend).PRECISIONS
-        wanted = taken if request.precision == AUTO else (request.precision,)
+        # What runs twice takes as long as pictures make it: no latency can be told.
+        whole = tuple(name for name in taken if not recipe_of(name).precision.again)
+        wanted = whole if request.precision == AUTO else (request.precision,)
         out += [
             replace(request, backend=backend, precision=precision, keep=keep)
             for precision in wanted

@@ -20,7 +20,7 @@ from mpft_deploy.outputs import reserve
 def certify_detector(
     path: Path, images: Sequence[Path], *, threads: int = 0, say: Say = lambda text: None
 ) -> Published:
-    """Run float32 and every precision of the backend native on images, and write the logits into
+    """Run float32 and the engines of the backend native on images, and write the logits into
     the detector's folder, in place of those that are there.
 
     Args:
@@ -38,7 +38,7 @@ def certify_detector(
         assert views is not None
         spec, crops = detector.spec, detector.golden.crops
         logits, golden = {}, {}
-        for precision in native.PRECISIONS:
+        for precision in native.MEASURED:
             data = native.write_engine(spec, detector.stored, precision_of(precision))
             engine = native.load(data, threads=threads)
             golden[precision] = run_views(engine, spec, crops)

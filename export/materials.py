@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mpft_deploy.bundle import Comparison
 from mpft_deploy.dataset import find_samples
 from mpft_deploy.detector_folder import DetectorFolder, Golden, read_detector
-from mpft_deploy.engine import Engine
+from mpft_deploy.engine import Engine, wide_of
 from mpft_deploy.engine.certificate import TRAINED, compare, run_views
 from mpft_deploy.engine.reference import Reference, activation_maxima
 from mpft_deploy.errors import InputError
@@ -258,12 +258,24 @@ class Materials:
             known.update(zip((views.hashes[i] for i in new), logits, strict=True))
         return np.array([known[one] for one in views.hashes], np.float32)
 
-    def compare_images(self, engine: Engine, spec: DetectorSpec, views: Views) -> Comparison:
-        """Compare an engine, run by `spec`, with the reference at the detector's own rule."""
+    def compare_images(
+        self, engine: Engine, spec: DetectorSpec, views: Views, again: float = 0
+    ) -> Comparison:
+        """Compare an engine, run by `spec`, with the reference at the detector's own rule.
+
+        Args:
+            again: of its precision.
+        """
+        calibration = self.detector.spec.calibration
+        logits = self.run("the engine", engine, views.pixels, spec)
+        near = [i for i, logit in enumerate(logits) if again and calibration.is_near(logit, again)]
+        if near:
+            pixels = [views.pixels[index] for index in near]
+            logits[near] = self.run("the engine once more", wide_of(engine), pixels, spec)
         return compare(
             self.reference_logits(views),
-            self.run("the engine", engine, views.pixels, spec),
-            self.detector.spec.calibration,
+            logits,
+            calibration,
             names=views.names,
             images_sha256=views.pixels_sha256,
             reference_name=f"{FLOAT32}, {self.detector.spec.keep}",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from mpft_deploy import __version__
@@ -183,6 +184,8 @@ def make(request: Request, materials: Materials, say: Say = silent) -> Made:
             f"backend {request.backend} is not to be used with precision {request.precision} here: "
             f"{senseless}"
         )
+    if precision.again:
+        precision = msgspec.structs.replace(precision, again=_nearness(request, materials))
     spec = materials.spec_at(request.keep)
     golden, golden_of = materials.golden_at(request.keep)
     materials.read_images()
@@ -243,10 +246,12 @@ def prove(request: Request, materials: Materials, made: Made, logits: F32) -> Ce
     published, not_judged = _find_published(request, materials)
     if materials.views is not None:
         assert made.engine is not None
-        images = materials.compare_images(made.engine, made.spec, materials.views)
+        images = materials.compare_images(
+            made.engine, made.spec, materials.views, made.precision.again
+        )
     elif published is not None:
         images = published.compare(made.detector, request.precision)
-        golden = published.golden[request.precision][: len(logits)]
+        golden = published.golden_of(request.precision)[: len(logits)]
         faults += unequal(logits, golden, "the published certificate")
     return certify(
         made.spec,
@@ -264,6 +269,18 @@ def _find_published(request: Request, materials: Materials) -> tuple[Published |
     if request.backend != NATIVE or request.images:
         return None, None
     return find_published(materials.detector, materials.spec_at(request.keep).keep)
+
+
+def _nearness(request: Request, materials: Materials) -> float:
+    """`Precision.again`, as the detector's certificate has it."""
+    published, why = find_published(materials.detector, materials.spec_at(request.keep).keep)
+    if published is None:
+        raise UsageError(
+            "--precision twice judges once more what is near a bound between verdicts. How near "
+            f"follows from the detector's certificate: {why or 'it has none'}. Make one with "
+            "`mpft certify`, or take --precision wide."
+        )
+    return published.again
 
 
 def export(request: Request, say: Say = silent) -> Result:

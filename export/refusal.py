@@ -28,7 +28,7 @@ def refusal(certificate: Certificate, precision: Precision, worst: int = 8) -> s
             for flip in shown.flipped[:worst]
         ]
     how = (
-        "Take a wider --precision (mixed, wide), allow a "
+        "Take a wider --precision (twice, wide), allow a "
         if precision.defined
         else "Keep some layers in float (--float-layers '*.mlp.c_proj'), use --precision fp32, "
         "allow a "

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -69,7 +69,7 @@ class Device(Record, frozen=True):
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "float8": "fp8"}
 
 
-WIDTHS = {(): "narrow", ("proj",): "mixed", ("qkv", "out", "fc", "proj"): "wide"}
+WIDTHS = {(): "narrow", ("qkv", "out", "fc", "proj"): "wide"}
 """What is wide of integer activations that are scaled by token → what that is called."""
 
 
@@ -85,6 +85,8 @@ class Precision(Record, frozen=True):
         float_layers: patterns (`fnmatch`) of the layers that are left out.
         wide_layers: kinds of layers whose activations have 16 bits, where those of the others have
             8 unless they are outliers; of the backend native alone.
+        again: a picture whose verdict could be another if its logit moved by so much is judged
+            once more with all layers wide, and that counts; of narrow engines, else 0.
     """
 
     weights: Literal["float32", "float16", "bfloat16", "int8", "float8"]
@@ -92,8 +94,11 @@ class Precision(Record, frozen=True):
     rest: Literal["float32", "float16", "bfloat16"] = "float32"
     float_layers: tuple[str, ...] = ()
     wide_layers: tuple[str, ...] = ()
+    again: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
     def __str__(self) -> str:
+        if self.again:
+            return "twice"
         if self.defined:
             return WIDTHS.get(self.wide_layers, f"wide in {', '.join(self.wide_layers)}")
         how = "-static" if self.activations == "static" else ""

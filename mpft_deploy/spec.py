@@ -230,6 +230,11 @@ class Calibration(Record, frozen=True):
         low, high = self.unsure
         return "unsure" if low < probability < high else self.decide(probability)
 
+    def is_near(self, logit: float, by: float) -> bool:
+        """Whether the verdict or the decision could be another if the logit moved by so much."""
+        low, high = (self.probability(logit + move) for move in (-by, by))
+        return self.verdict(low) != self.verdict(high) or self.decide(low) != self.decide(high)
+
 
 class DetectorSpec(Record, frozen=True):
     """Everything that decides a verdict, besides the weights.

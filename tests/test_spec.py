@@ -98,3 +98,16 @@ def test_missing_field_is_named():
     del payload["keep"]
     with pytest.raises(InputError, match="keep"):
         convert_record(payload, DetectorSpec, "the spec")
+
+
+@given(
+    st.floats(-3, 3), st.floats(0.1, 5), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1),
+    st.floats(-9, 9), st.floats(0, 1), st.floats(-1, 1),
+)  # fmt: skip
+def test_what_is_not_near_keeps_its_verdict_if_it_moves(shift, scale, a, b, c, logit, by, move):
+    low, threshold, high = sorted((a, b, c))
+    calibration = Calibration(shift=shift, scale=scale, threshold=threshold, unsure=(low, high))
+    here, there = (calibration.probability(logit + x) for x in (0, by * move))
+    if not calibration.is_near(logit, by):
+        assert calibration.verdict(there) == calibration.verdict(here)
+        assert calibration.decide(there) == calibration.decide(here)

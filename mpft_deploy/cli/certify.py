@@ -24,13 +24,14 @@ def command(detector: Path, images: tuple[Path, ...], threads: int, as_json: boo
     """
     from mpft_deploy.cli.console import comparison_rows, emit_json, steps, table
     from mpft_deploy.detector_folder import read_detector
+    from mpft_deploy.engine.native import PRECISIONS
     from mpft_deploy.export.certify import certify_detector
     from mpft_deploy.files import display
 
     with steps() as say:
         published = certify_detector(detector, images, threads=threads, say=say)
     folder = read_detector(detector)
-    compared = {name: published.compare(folder, name) for name in published.logits}
+    compared = {name: published.compare(folder, name) for name in PRECISIONS}
     if as_json:
         emit_json({"detector": display(detector), "network": published.header.network, **compared})
         return

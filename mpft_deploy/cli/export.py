@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = [
     "auto", "fp32", "fp16", "bf16", "int8", "int8-static", "int8-static+fp16", "int8-static+bf16",
-    "fp8", "fp8+fp16", "narrow", "mixed", "wide",
+    "fp8", "fp8+fp16", "narrow", "twice", "wide",
 ]  # fmt: skip
 AUTO = "auto"
 
@@ -40,9 +40,10 @@ AUTO = "auto"
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    help="Of matmuls. wide, mixed, narrow: of the backend native, activations of 16 bits, which "
-    "change next to nothing; of 16 behind the GELU and 8 elsewhere; of 8, and 16 where they are "
-    "outliers, the fastest. int8: activations scaled as the engine runs; int8-static, fp8: by "
+    help="Of matmuls. wide, twice, narrow: of the backend native, activations of 16 bits, which "
+    "change next to nothing; narrow, and wide once more where the verdict could hang on it; of 8 "
+    "bits, and 16 where they are outliers, the fastest. int8: activations scaled as the engine "
+    "runs; int8-static, fp8: by "
     "ranges seen in calibration; +fp16, +bf16: the other matmuls; auto tries all.  [default: of "
     "native the narrowest that keeps the budget by the detector's own certificate, wide without "
     "one; of others fp32]",

@@ -56,13 +56,12 @@ def _spec_rows(spec: Any) -> list[list[str]]:
 
 
 def _detector(detector: Any) -> tuple[dict[str, Any], list[list[str]]]:
+    from mpft_deploy.engine.native import PRECISIONS
     from mpft_deploy.engine.published import find_published
 
     parameters = sum(value.size for value in detector.weights.values())
     published, reason = find_published(detector, detector.spec.keep)
-    compared = (
-        {name: published.compare(detector, name) for name in published.logits} if published else {}
-    )
+    compared = {name: published.compare(detector, name) for name in PRECISIONS} if published else {}
     record = {
         "kind": "detector",
         "spec": detector.spec,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pkgutil
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,20 @@ class Engine(Protocol):
     ) -> npt.NDArray[np.float32]:
         """patches u8 [B, K, 3·p·p] and positions i32 [B, K] → logits f32 [B]."""
         ...
+
+
+class TwofoldEngine(Engine, Protocol):
+    """One that can judge more finely; see `mpft_deploy.bundle.Precision.again`."""
+
+    @property
+    def wide(self) -> Engine:
+        """The same network with wider activations."""
+        ...
+
+
+def wide_of(engine: Engine) -> Engine:
+    """What judges once more, of an engine of a precision that asks for it."""
+    return cast(TwofoldEngine, engine).wide
 
 
 class Backend(Protocol):

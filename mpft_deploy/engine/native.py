@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -23,8 +24,12 @@ from mpft_deploy.kernels.encoder.packing import Packed, Sizes, pack, packed_shap
 from mpft_deploy.spec import DetectorSpec, Record, convert_record
 from mpft_deploy.weights import F32, MAX_HEADER, Rows
 
-PRECISIONS = ("wide", "mixed", "narrow")
-"""The widest first: what is taken of a detector of which nothing was measured."""
+MEASURED = ("wide", "narrow")
+"""What logits differ by: all activations of 16 bits, or only outliers."""
+
+PRECISIONS = ("wide", "twice", "narrow")
+"""The slowest first: what is taken of a detector of which nothing was measured. "twice" is narrow,
+and wide once more where that could change a verdict."""
 
 HEADER = "mpft.network"
 WHERE = "the engine"
@@ -88,7 +93,7 @@ def load(engine: bytes | memoryview, *, threads: int, spin: bool = True) -> Nati
     """
     packed = read_packed(engine)
     try:
-        return NativeEngine(Encoder(packed, threads=threads or available_cores()))
+        return NativeEngine(packed, threads or available_cores())
     except ValueError as error:
         raise InputError(f"{WHERE} is damaged: {error}") from None
 
@@ -147,11 +152,24 @@ def _sizes(spec: DetectorSpec) -> Sizes:
     )
 
 
+def _is_least(name: str) -> bool:
+    """Whether an array is `Linear.least`, which alone makes a layer narrow."""
+    return name.endswith(".least")
+
+
 class NativeEngine:
     """A loaded engine; see `mpft_deploy.engine.Engine`."""
 
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
+    def __init__(self, packed: Packed, threads: int) -> None:
+        self._packed, self._threads = packed, threads
+        self._encoder = Encoder(packed, threads=threads)
+
+    @cached_property
+    def wide(self) -> NativeEngine:
+        """The same network with all activations wide; shares the weights."""
+        zero = {k: np.zeros_like(v) for k, v in self._packed.arrays.items() if _is_least(k)}
+        arrays = {**self._packed.arrays, **zero}
+        return NativeEngine(Packed(self._packed.sizes, arrays), self._threads)
 
     def run(
         self, patches: npt.NDArray[np.uint8], positions: npt.NDArray[np.int32]

@@ -78,12 +78,29 @@ class Published:
         data: bytes = safetensors.numpy.save(tensors, metadata)
         return data
 
+    @property
+    def again(self) -> float:
+        """By how much a picture's narrow logit differs from its wide one at most."""
+        narrow, wide = (self.logits[name].astype(np.float64) for name in ("narrow", "wide"))
+        return float(np.abs(narrow - wide).max())
+
+    def golden_of(self, precision: str) -> F32:
+        """What an engine gives of the golden crops."""
+        return self.golden["narrow" if precision == "twice" else precision]
+
     def compare(self, detector: DetectorFolder, precision: str) -> Comparison:
         """A precision's logits with the reference's, by the detector's threshold as it is now."""
+        calibration = detector.spec.calibration
+        if precision == "twice":
+            narrow, wide = self.logits["narrow"], self.logits["wide"]
+            near = [calibration.is_near(float(logit), self.again) for logit in narrow]
+            logits = np.where(near, wide, narrow)
+        else:
+            logits = self.logits[precision]
         return compare(
             self.reference,
-            self.logits[precision],
-            detector.spec.calibration,
+            logits,
+            calibration,
             names=self.header.names,
             images_sha256=self.header.images_sha256,
             reference_name=self.header.reference,
@@ -109,7 +126,7 @@ def read_published(detector: DetectorFolder) -> Published | None:
     header: Header = convert_record(payload, Header, where)
     images, crops = len(header.names), len(detector.golden.logits)
     expected: dict[str, tuple[type, int]] = {"reference": (np.float32, images)}
-    for name in native.PRECISIONS:
+    for name in native.MEASURED:
         expected |= {name: (np.float32, images), f"golden.{name}": (np.float32, crops)}
     if "labels" in tensors:
         expected["labels"] = (np.int8, images)
@@ -121,7 +138,7 @@ def read_published(detector: DetectorFolder) -> Published | None:
         )
 
     def of(prefix: str) -> dict[str, F32]:
-        return {name: np.asarray(tensors[prefix + name], np.float32) for name in native.PRECISIONS}
+        return {name: np.asarray(tensors[prefix + name], np.float32) for name in native.MEASURED}
 
     labels = np.asarray(tensors["labels"], np.int8) if "labels" in tensors else None
     reference = np.asarray(tensors["reference"], np.float32)

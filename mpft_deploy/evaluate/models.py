@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from mpft_deploy.bundle import Bundle
-from mpft_deploy.engine import load_engine
+from mpft_deploy.engine import load_engine, wide_of
 from mpft_deploy.engine.certificate import run_views
 from mpft_deploy.files import display
 from mpft_deploy.images import U8
@@ -41,7 +41,10 @@ class Model(Protocol):
 
 
 class BundleModel:
-    """The engine of a verified bundle, at its one keep rule, one view at a time."""
+    """The engine of a verified bundle, at its one keep rule, one view at a time.
+
+    Of one that judges twice, the second, which is the one that verdicts are of.
+    """
 
     def __init__(self, bundle: Bundle, *, threads: int = 0) -> None:
         info = bundle.info
@@ -49,7 +52,8 @@ class BundleModel:
         self.identity = f"bundle {bundle.seal}"
         self.spec = bundle.spec
         self.keeps = [self.spec.keep]
-        self._engine = load_engine(bundle, threads=threads)
+        engine = load_engine(bundle, threads=threads)
+        self._engine = wide_of(engine) if info.precision.again else engine
 
     def logits(self, crops: U8) -> F32:
         """Views u8 [n, S, S, 3] → logits f32 [1, n]."""

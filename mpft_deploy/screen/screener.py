@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 import numpy as np
 
+from mpft_deploy.engine import wide_of
 from mpft_deploy.errors import GateError, UsageError
 from mpft_deploy.images import U8
 from mpft_deploy.prepared import LookedAt, Prepared, prepare
@@ -107,7 +108,7 @@ class Screener:
                 batch,
                 bundle.info.precision,
             )
-        self._engine = engine
+        self._engine, self._again = engine, bundle.info.precision.again
 
     @classmethod
     def open(
@@ -188,14 +189,15 @@ class Screener:
         """
         if not frames:
             return []
-        logits = self._run(
-            np.concatenate([frame.patches.patches for frame in frames]),
-            np.concatenate([frame.patches.positions for frame in frames]),
-            advance,
-        )
-        ends = np.cumsum([len(frame.views) for frame in frames])[:-1]
-        parts = np.split(logits, ends)
-        return [self._judged(part, frame) for part, frame in zip(parts, frames, strict=True)]
+        judged = self._judge(self._engine, frames, advance)
+        if self._again:
+            logits = [one.judgement.logit for one in judged]
+            near = [i for i, z in enumerate(logits) if self.calibration.is_near(z, self._again)]
+            if near:
+                finer = self._judge(wide_of(self._engine), [frames[i] for i in near])
+                for index, one in zip(near, finer, strict=True):
+                    judged[index] = one
+        return judged
 
     def verdict_of(
         self, logit: float, views: int, looked_at: LookedAt, reason: str = ""
@@ -211,18 +213,22 @@ class Screener:
             reason=reason,
         )
 
-    def _run(
+    def _judge(
         self,
-        patches: U8,
-        positions: np.ndarray[tuple[int, ...], np.dtype[np.int32]],
-        advance: Advance,
-    ) -> F32:
-        step, parts = self.batch_size, []
+        engine: Engine,
+        frames: Sequence[Prepared],
+        advance: Advance = lambda views, of: None,
+    ) -> list[Judged]:
+        patches = np.concatenate([frame.patches.patches for frame in frames])
+        positions = np.concatenate([frame.patches.positions for frame in frames])
+        step, logits = self.batch_size, []
         for start in range(0, len(patches), step):
             end = min(start + step, len(patches))
-            parts.append(self._engine.run(patches[start:end], positions[start:end]))
+            logits.append(engine.run(patches[start:end], positions[start:end]))
             advance(end, len(patches))
-        return np.concatenate(parts)
+        ends = np.cumsum([len(frame.views) for frame in frames])[:-1]
+        parts = np.split(np.concatenate(logits), ends)
+        return [self._judged(part, frame) for part, frame in zip(parts, frames, strict=True)]
 
     def _judged(self, logits: F32, frame: Prepared) -> Judged:
         counted = logits[frame.telling]

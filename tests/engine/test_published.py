@@ -105,22 +105,21 @@ def test_flips_are_of_the_threshold_as_it_is_now(certified: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "narrow", "mixed", "chosen"),
+    ("budget", "narrow", "wide", "chosen"),
     [
         ("flips<=20%", 0, 0, "narrow"),
-        ("flips<=20%", 5, 0, "mixed"),
-        ("flips<=20%", 5, 5, "wide"),
+        ("flips<=20%", 5, 0, "twice"),
         (None, 0, 0, "wide"),  # one flip in a hundred takes more images than twenty
     ],
 )
 def test_the_narrowest_that_keeps_the_budget_is_exported(
-    certified: Path, tmp_path: Path, mpft: Mpft, budget: str | None, narrow: int, mixed: int,
+    certified: Path, tmp_path: Path, mpft: Mpft, budget: str | None, narrow: int, wide: int,
     chosen: str,
 ) -> None:  # fmt: skip
     """Without being told a precision; of two that keep it the faster one."""
     found = published_of(certified)
     logits = {**found.logits}
-    for precision, flips in (("narrow", narrow), ("mixed", mixed)):
+    for precision, flips in (("narrow", narrow), ("wide", wide)):
         logits[precision] = found.reference.copy()
         logits[precision][:flips] = np.where(found.reference[:flips] > 0, -9, 9)
     data = replace(found, logits=logits).to_bytes()
@@ -131,6 +130,42 @@ def test_the_narrowest_that_keeps_the_budget_is_exported(
     assert str(read_bundle(tmp_path / "bundle").info.precision) == chosen
     code, text, _ = mpft("export", certified, tmp_path / "other", *options, "--dry-run", "--json")
     assert json.loads(text)["precision"].startswith(chosen)
+
+
+def test_what_is_near_a_bound_is_judged_twice(
+    certified: Path, pictures: Path, tmp_path: Path, mpft: Mpft
+) -> None:
+    """Its logits are narrow ones, and wide ones near a bound; its verdicts are all wide ones."""
+    found = published_of(certified)
+    spec = read_detector(certified).spec
+    middle = float(np.sort(found.logits["narrow"])[10])
+    calibration = msgspec.structs.replace(
+        spec.calibration, shift=-middle, threshold=0.5, unsure=(0.5, 0.5)
+    )
+    rewrite_detector(certified, msgspec.structs.replace(spec, calibration=calibration))
+    told = {}
+    for precision in ("narrow", "wide", "twice"):
+        out = tmp_path / precision
+        options = ("--precision", precision, "--budget", "flips<=99%")
+        assert mpft("export", certified, out, *options)[0] == 0
+        code, text, _ = mpft("screen", pictures, "--bundle", out, "--json")
+        assert code == 0
+        told[precision] = [one for one in map(json.loads, text.splitlines()) if "logit" in one]
+    again = read_bundle(tmp_path / "twice").info.precision.again
+    assert 0 < again == found.again
+    near = [abs(one["logit"] - middle) <= again for one in told["narrow"]]
+    assert 0 < sum(near) < len(near)
+    for close, narrow, wide, twice in zip(near, *told.values(), strict=True):
+        assert twice["logit"] == (wide if close else narrow)["logit"]
+        assert twice["verdict"] == wide["verdict"]
+
+
+def test_without_a_certificate_nobody_knows_what_is_near(
+    own: Path, tmp_path: Path, mpft: Mpft
+) -> None:
+    code, _, errors = mpft("export", own, tmp_path / "bundle", "--precision", "twice")
+    assert code == 2
+    assert "it has none. Make one with `mpft certify`" in errors
 
 
 def test_what_is_of_another_network_is_not_believed(
@@ -169,7 +204,7 @@ def test_a_machine_that_computes_other_bits_is_refused(
     code, _, errors = mpft(*arguments, "--precision", "wide")
     assert code == 1
     assert "not those of the published certificate in every bit" in errors
-    assert mpft(*arguments, "--precision", "mixed")[0] == 0
+    assert mpft(*arguments, "--precision", "narrow")[0] == 0
 
 
 def test_damage_is_told(certified: Path) -> None:

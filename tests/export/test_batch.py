@@ -95,7 +95,7 @@ def test_names_of_precisions_are_derived_from_what_they_are():
     shown = precision_of("int8-static+fp16", ["*.mlp.c_proj", "block0.*"])
     assert shown == Precision("int8", "static", "float16", ("*.mlp.c_proj", "block0.*"))
     assert str(shown) == "int8-static+fp16 (float: *.mlp.c_proj, block0.*)"
-    assert {str(precision_of(name)) for name in INTEGERS} == {"narrow", "mixed", "wide"}
+    assert {str(precision_of(name)) for name in INTEGERS} == {"narrow", "twice", "wide"}
 
 
 def test_calibration_is_spread_over_both_classes():

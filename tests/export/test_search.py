@@ -262,7 +262,7 @@ def test_json(request_, pictures, capsys):
     assert result["certificate"]["answer"] == "kept"
     won = [one for one in result["candidates"] if one["why_lost"] is None]
     assert [(one["backend"], one["answer"]) for one in won] == [(result["backend"], "kept")]
-    assert {one["backend"] for one in result["candidates"]} == {"onnxruntime", "openvino"}
+    assert {one["backend"] for one in result["candidates"]} == {"native", "onnxruntime", "openvino"}
     drawn = ElementTree.parse(result["picture"]).getroot()
     circles = drawn.findall("{http://www.w3.org/2000/svg}circle")
     assert len(circles) == sum(one["comparison"] is not None for one in result["candidates"])
@@ -277,7 +277,7 @@ def test_json(request_, pictures, capsys):
         (["--backend", "auto", "--precision", "int8", "--latency", "p90<20"], "p90<=20ms"),
         (["--latency", "p90<=20ms"], "--target auto"),
         (["--explain"], "--target auto"),
-        (["--target", "cpu", "--precision", "fp8"], "none of the backends onnxruntime, openvino"),
+        (["--target", "cpu", "--precision", "fp8"], "none of the backends native, onnxruntime"),
     ],
 )
 def test_wrong_use(request_, capsys, arguments, message):
