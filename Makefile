@@ -6,7 +6,7 @@ SHIPPED := models/mpft-vit-b16
 NATIVE := CMakeLists.txt $(shell find kernels -regex '.*\.\(cpp\|hpp\|cu\|cuh\|h\)' -o -name CMakeLists.txt)
 
 .PHONY: help demo test format lint types unit sanitize fuzz bench bench-first-verdict bench-page soak \
-	streams faults gpu-suite train-shipped clean
+	streams faults gpu-suite train-shipped site clean
 
 help:
 	@echo "make demo    export, certify, profile and screen with the shipped detector; no torch;"
@@ -20,6 +20,7 @@ help:
 	@echo "make faults     faults of cameras, receivers and disks: recovery times, into docs/streams.md"
 	@echo "make soak       8 cameras for MINUTES=60: slopes of memory, threads and descriptors"
 	@echo "make gpu-suite  the GPU kernels on a GPU: the same bits, then speed"
+	@echo "make site       one site of all pages, into build/site; warnings are errors"
 	@echo "make train-shipped   train the detector in models/ anew, from \$$MPFT_SHARED or ../shared"
 	@echo "make format  format and fix the sources"
 	@echo "make clean   remove environments and everything that was built"
@@ -95,6 +96,10 @@ faults: .venv-test/installed
 	MPFT_DOWN_SECONDS=60 .venv-test/bin/python -m pytest tests/screen/streams/test_faults.py \
 		tests/screen/tell/test_faults.py
 	.venv-test/bin/python benchmarks/fault_table.py
+
+site: .venv-test/installed
+	.venv-test/bin/sphinx-build -q -W --keep-going -c docs -d build/site-trees . build/site
+	@echo "written: build/site/index.html"
 
 build/bundle/bundle.json: .venv-test/installed $(addprefix $(SHIPPED)/,detector.json weights.safetensors)
 	.venv-test/bin/mpft-export $(SHIPPED) build/bundle --overwrite \

@@ -20,7 +20,7 @@ RESULTS, DOCS = HERE / "results", HERE.parent / "docs"
 
 HEAD = """# Benchmarks
 
-Drawn by `make bench` from the JSON in [benchmarks/results](../benchmarks/results); nothing here is
+Drawn by `make bench` from the JSON in `benchmarks/results/`; nothing here is
 typed. Contestants of a table took turns in one run (A B A B), so that what disturbed one disturbed
 all. Milliseconds are medians with 95 % intervals by block bootstrap. Losses are shown too.
 Results are of the detector and commit of their day: those of November 24, of one with nine blocks.

@@ -3,7 +3,7 @@
     mpft profile bundle --images photos/ --layers --slo "p99<=40ms" --html report.html
     python examples/profile_screenshots.py report.html docs/images
 
-That of a desktop is the whole page, that of a phone as many whole panels as the README has room
+That of a desktop is the whole page, that of a phone as many whole panels as a page has room
 for. Needs chromium, and the Python package websockets.
 """
 

@@ -162,8 +162,8 @@ def test_fewest_images_that_can_keep_a_budget(text, confidence):
             assert overall(budget.judge(result, confidence), result) == answer
 
 
-def test_readme_shows_what_is_printed() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_page_shows_what_is_printed() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
     for images in (13, 299):
         [finding], _ = judged("flips<=1%", [(1, 1)] * images)
-        assert f"\n    {finding.reason}\n" in readme
+        assert f"\n    {finding.reason}\n" in page

@@ -1,4 +1,4 @@
-"""docs/streams.md, docs/telling.md and the README: every key, and commands that work as written."""
+"""What the pages for operators and the README say: every key, and commands that work as written."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = (ROOT / "docs" / "streams.md").read_text(encoding="utf-8")
 TELLING = (ROOT / "docs" / "telling.md").read_text(encoding="utf-8")
+OPERATE = (ROOT / "docs" / "operate.md").read_text(encoding="utf-8")
+PERFORMANCE = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -86,7 +88,7 @@ def configure(folder: Path, server: Any, telling: str = "") -> None:
 LOGIN = {"CAMERA_USER": "viewer", "CAMERA_PASSWORD": "a-camera-password"}
 
 
-@pytest.mark.parametrize("command", commands(README) + commands(DOCS))
+@pytest.mark.parametrize("command", commands(OPERATE) + commands(DOCS))
 def test_commands_work_as_written(command: str, rtsp: Any, run: Any, folder: Path) -> None:
     server = rtsp()
     configure(folder, server)
@@ -142,8 +144,8 @@ def test_whom_to_tell_works_as_written(rtsp: Any, run: Any, folder: Path) -> Non
     assert one.process.returncode == 0
     assert {json.loads(body)["source"] for _, body in receiver.received} == {"entrance", "yard"}
     assert all("webhook-signature" in headers for headers, _ in receiver.received)
-    # And what the README does with the file that this wrote.
-    [words] = re.findall(r"^    mpft (profile events [^#\n]*)", README, re.MULTILINE)
+    # And what docs/performance.md does with the file that this wrote.
+    [words] = re.findall(r"^    mpft (profile events [^#\n]*)", PERFORMANCE, re.MULTILINE)
     done = subprocess.run(
         [*MPFT, *words.split()], capture_output=True, text=True, timeout=60, cwd=folder
     )
