@@ -29,7 +29,7 @@ import peers
 from peers import THREADS
 from records import write_record
 from samples import FLOAT_LAYERS
-from turns import figures, provenance, take_turns, target
+from turns import figures, measured, provenance, take_turns, target
 
 from mpft_deploy.bundle import Device, Precision
 from mpft_deploy.detector_folder import DetectorFolder
@@ -330,7 +330,7 @@ def main(detector: Path, rounds: int, profiled: bool, json_path: Path | None) ->
         record = {
             "benchmark": "encoder",
             **provenance(),
-            "detector": folder.seal,
+            **measured(detector),
             "threads": THREADS,
             "cells": cut.positions.shape[1],
             "version": best,

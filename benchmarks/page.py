@@ -22,8 +22,8 @@ HEAD = """# Benchmarks
 
 Drawn by `make bench` from the JSON in `benchmarks/results/`; nothing here is
 typed. Contestants of a table took turns in one run (A B A B), so that what disturbed one disturbed
-all. Milliseconds are medians with 95 % intervals by block bootstrap. Losses are shown too.
-Results are of the detector and commit of their day: those of November 24, of one with nine blocks.
+all. Milliseconds are medians with 95 % intervals by block bootstrap. Losses are shown too. All
+results are of the shipped detector, whatever its calibration; what is missing was not measured yet.
 """
 
 EMPTY = "\nNo results are committed yet: run `make bench` on a quiet machine.\n"
@@ -32,11 +32,16 @@ Json = Mapping[str, Any]
 
 
 def newest(results: Path) -> dict[str, Json]:
-    """The last result of each device, by the file's name without its date."""
+    """The last result of each device, by the file's name without its date.
+
+    A run of one benchmark alone is shown as a suite that has no other.
+    """
     found: dict[str, Json] = {}
     for path in sorted(results.glob("*.json"), key=lambda path: (path.stem[-10:], path.name)):
         record = json.loads(path.read_bytes())
-        if record.get("benchmark") == "suite":
+        if record.get("benchmark") == "encoder":
+            record |= {"sections": {"encoder": record}, "failures": {}, "disturbed": None}
+        if record.get("benchmark") in ("suite", "encoder"):
             found[path.stem[:-11]] = {**record, "file": path.name}
     return found
 
@@ -48,9 +53,15 @@ def pages(results: Path) -> dict[str, str]:
         sections = record["sections"]
         parts.append(_head(record))
         parts.append(_targets(sections))
+        if encoder := sections.get("encoder"):
+            picture = f"images/benchmarks-{device}-encoder.svg"
+            files[picture] = bars({one["step"]: one["ms"] for one in encoder["waterfall"]})
+            parts.append(_encoder(encoder, picture))
         if pipeline := sections.get("pipeline"):
             picture = f"images/benchmarks-{device}.svg"
-            files[picture] = waterfall(pipeline["ablation"])
+            files[picture] = bars(
+                {one["name"]: one["ms"]["p50"]["value"] for one in pipeline["ablation"]}
+            )
             parts.append(_pipeline(pipeline, picture))
         if engines := sections.get("engines"):
             parts.append(_engines(engines))
@@ -89,11 +100,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _head(record: Json) -> str:
     device = record["device"]
-    quiet = "; ".join(record["disturbed"]) or "quiet before the run"
+    quiet = record["disturbed"]
+    told = "" if quiet is None else f", {'; '.join(quiet) or 'quiet before the run'}"
     able = f" with {', '.join(device['instructions'])}" if device["instructions"] else ""
     return (
         f"\n## {device['processor']}, {record['cores']} cores\n\n{record['date']}, commit "
-        f"`{record['commit']}`, {device['machine']}{able}, {device['system']}, {quiet}. "
+        f"`{record['commit']}`, {device['machine']}{able}, {device['system']}{told}. "
         f"[{record['file']}](../benchmarks/results/{record['file']})\n"
     )
 
@@ -102,7 +114,7 @@ def _targets(sections: Json) -> str:
     rows = [
         [
             one["name"],
-            f"{one['value']:.2f} {one['unit']}",
+            f"{one['value']:.4g} {one['unit']}",
             f"{'≥' if one['at_least'] else '≤'} {one['limit']:g} {one['unit']}",
             "met" if one["met"] else "**missed**",
         ]
@@ -143,16 +155,50 @@ def _pipeline(section: Json, picture: str) -> str:
     return text + f"\nNot measured: {decode['why_not']}.\n"
 
 
-def _times(rows: Sequence[Json], ours: float) -> str:
-    def interval(figure: Json) -> str:
-        return f"{figure['value']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"
+def _encoder(section: Json, picture: str) -> str:
+    """The network in integers, beside the same pruned graph in other engines."""
+    errors = section["errors"]
+    wide = section["ms"]["wide"]["p50"]["value"]
+    rows = [
+        [
+            name,
+            _interval(one["p50"]),
+            f"{one['p50']['value'] / wide:.2f} ×",
+            *(f"{errors[name][how]:.4f}" if name in errors else "–" for how in ("mean", "largest")),
+        ]
+        for name, one in section["ms"].items()
+    ]
+    steps = section["waterfall"]
+    first, before, falls = steps[0]["ms"], steps[0]["ms"], []
+    for one in steps:
+        change = f"{before / one['ms']:.2f} ×"
+        falls.append([one["step"], f"{one['ms']:.1f}", change, f"{first / one['ms']:.2f} ×"])
+        before = one["ms"]
+    return (
+        f"\n### From cells to logit, one view of {section['cells']} cells, "
+        f"{section['threads']} threads\n\n"
+        "Narrow, mixed and wide are ours, in integers; the peers run the same pruned graph. Beside "
+        "them how far logits of the drawn crops are from float32.\n"
+        + table(["", "p50 ms", "of wide", "mean error", "largest error"], rows)
+        + "\n### The way from PyTorch, one thing at a time\n\n"
+        "What fewer blocks, fewer tokens and integers are worth; each row goes on from the one "
+        "above.\n\n"
+        f"![Milliseconds, one thing at a time]({picture})\n"
+        + table(["", "p50 ms", "faster than the row above", "than the first"], falls)
+    )
 
+
+def _interval(figure: Json) -> str:
+    return f"{figure['value']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"
+
+
+def _times(rows: Sequence[Json], ours: float) -> str:
     return table(
         ["", "p50 ms", "p90 ms", "of ours"],
         [
             [
                 row["name"].replace("*", "\\*"),
-                interval(row["ms"]["p50"]),
+                _interval(row["ms"]["p50"]),
                 f"{row['ms']['p90']['value']:.2f}",
                 f"{row['ms']['p50']['value'] / ours:.2f} ×",
             ]
@@ -239,10 +285,9 @@ def _kernel(section: Json) -> str:
 WIDTH, ROW, LEFT, RIGHT = 760, 34, 216, 150
 
 
-def waterfall(rows: Sequence[Json]) -> str:
-    """One bar for all optimisations, and one that goes on from there for each left out."""
-    base = rows[0]["ms"]["p50"]["value"]
-    longest = max(row["ms"]["p50"]["value"] for row in rows)
+def bars(rows: Mapping[str, float]) -> str:
+    """A bar for the first of some milliseconds by name; the others go on from its end, or back."""
+    base, longest = next(iter(rows.values())), max(rows.values())
     scale = (WIDTH - LEFT - RIGHT) / longest
     end = LEFT + base * scale
     height = ROW * len(rows) + 12
@@ -254,14 +299,13 @@ def waterfall(rows: Sequence[Json]) -> str:
         "{fill:#e8ebf0}.base{fill:#83aefc}}</style>",
         f'<path class="line" d="M{end:.1f} 4V{height - 4}"/>',
     ]
-    for index, row in enumerate(rows):
-        value, y = row["ms"]["p50"]["value"], 6 + index * ROW
+    for index, (name, value) in enumerate(rows.items()):
+        y = 6 + index * ROW
         change = value - base
         kind = "base" if index == 0 else "cost" if change >= 0 else "gain"
         x, length = (LEFT, base) if index == 0 else (LEFT + min(base, value) * scale, abs(change))
         label = f"{value:.1f} ms" if index == 0 else f"{change:+.1f} ms, {value / base:.2f} ×"
         at = LEFT + max(value, base) * scale + 8
-        name = row["name"]
         parts.append(
             f'<text x="{LEFT - 10}" y="{y + 18}" text-anchor="end">{escape(name)}</text>'
             f'<rect class="{kind}" x="{x:.1f}" y="{y}" width="{max(length * scale, 1.5):.1f}" '

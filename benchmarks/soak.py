@@ -38,7 +38,7 @@ import msgspec
 import numpy as np
 import rtsp_load
 from records import write_record
-from turns import provenance
+from turns import measured, provenance
 
 from mpft_deploy.cli.options import parse_decode
 from mpft_deploy.screen.streams.records import Event, FrameEvent
@@ -404,7 +404,13 @@ def main(
     print(f"delivered    {result['delivered']}")
     broken = broken_bounds(result)
     if json_path is not None:
-        record = {"benchmark": "soak", **provenance(), "broken": broken, **result}
+        record = {
+            "benchmark": "soak",
+            **provenance(),
+            **measured(bundle),
+            "broken": broken,
+            **result,
+        }
         write_record(json_path, record)
     if broken:
         sys.exit(f"bounds that are broken: {', '.join(broken)}")

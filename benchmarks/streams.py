@@ -26,7 +26,7 @@ import click
 import numpy as np
 import rtsp_load
 from records import write_record
-from turns import provenance
+from turns import measured, provenance
 
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.engine import load_engine
@@ -303,6 +303,7 @@ def main(
         payload = {
             "benchmark": "streams",
             **provenance(),
+            **measured(bundle),
             "seconds": seconds,
             "results": results,
         }

@@ -26,7 +26,7 @@ import click
 from page import DOCS, RESULTS, draw_page
 from records import write_record
 from samples import write_crops
-from turns import provenance
+from turns import measured, provenance
 
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.engine import load_engine
@@ -97,6 +97,7 @@ def run(name: str, command: list[str]) -> str:
 def main(bundle: Path, images: Path | None, quick: bool) -> None:
     """Run every benchmark on BUNDLE and its peers."""
     record: dict[str, Any] = {"benchmark": "suite", "version": 1, **provenance()}
+    record |= measured(bundle)
     if reasons := disturbances():
         print(f"warning: this machine is not quiet: {'; '.join(reasons)}", file=sys.stderr)
     record["disturbed"] = reasons

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
+import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
@@ -16,6 +19,8 @@ import numpy as np
 from mpft_deploy.bundle import Device
 from mpft_deploy.cores import available_cores
 from mpft_deploy.profile.percentiles import intervals
+
+SHIPPED = Path(__file__).resolve().parents[1] / "models" / "mpft-vit-b16"
 
 PAUSE_SECONDS = 0.1
 """Between turns: an engine's threads spin for a while and would take the next one's cores."""
@@ -68,7 +73,7 @@ def figures(milliseconds: Sequence[float]) -> dict[str, Any]:
 
 
 def provenance() -> dict[str, Any]:
-    """Device, cores, commit and day: what every result carries."""
+    """Device, cores, commit, day and command: what every result carries."""
     here = Path(__file__).resolve().parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
@@ -77,7 +82,23 @@ def provenance() -> dict[str, Any]:
         "cores": available_cores(),
         "commit": commit,
         "date": datetime.now(timezone.utc).date().isoformat(),
+        "command": shlex.join(["python", *sys.argv]),
     }
+
+
+def shipped() -> dict[str, str]:
+    """What a result is of: the shipped detector's seal, and the hash of its weights, which a new
+    card or calibration leaves as it is."""
+    manifest = json.loads((SHIPPED / "detector.json").read_bytes())
+    return {"detector": manifest["seal"], "weights": manifest["files"]["weights.safetensors"]}
+
+
+def measured(folder: Path) -> dict[str, str]:
+    """The same of any detector, or of the one that a bundle was made of, which names its seal."""
+    ours, bundle = shipped(), folder / "bundle.json"
+    manifest = json.loads((bundle if bundle.exists() else folder / "detector.json").read_bytes())
+    seal = manifest["sources"]["detector_seal"] if bundle.exists() else manifest["seal"]
+    return ours if seal == ours["detector"] else {"detector": seal, "weights": "others"}
 
 
 def target(name: str, value: float, limit: float, unit: str, *, at_least: bool) -> dict[str, Any]:

@@ -1,17 +1,22 @@
 """Which part of a frozen detector does what, on generators and sources that are left out.
 
     python examples/folds.py measure RUN MANIFEST PARQUET
-    python examples/folds.py draw PARQUET DOCS
+    python examples/folds.py record PARQUET DOCS
+    python examples/folds.py draw
 
 `measure` takes the features that `mpft train --epochs 0 --folds N --taps T` kept in RUN, fits the
 heads of each variant anew and writes what each says of the images that it did not learn from;
-`draw` makes tables and pictures of that, without images or a backbone.
+`record` makes figures of these logits, into benchmarks/results, and a picture into DOCS, without
+images or a backbone; `draw` prints the tables of docs/method.md.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +26,9 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-SHIPPED = Path(__file__).parents[1] / "models" / "mpft-vit-b16"
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = ROOT / "models" / "mpft-vit-b16"
+RESULT = ROOT / "benchmarks" / "results" / "folds.json"
 
 SEEDS = (0, 1, 2)
 """Of the folds."""
@@ -30,6 +37,7 @@ RESAMPLES = 2000
 FALSE_ALARM = 0.03
 
 Array = npt.NDArray[Any]
+Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -152,33 +160,57 @@ def baselines(rows: list[dict[str, str]], samples: list[Any]) -> dict[str, Array
 @cli.command()
 @click.argument("parquet", type=click.Path(path_type=Path))
 @click.argument("docs", type=click.Path(path_type=Path))
-def draw(parquet: Path, docs: Path) -> None:
-    """Tables and pictures, from logits alone."""
+@click.option("--commit", required=True, help="At which the logits were measured.")
+def record(parquet: Path, docs: Path, commit: str) -> None:
+    """Figures and a picture of logits."""
+    figures = read_figures(parquet)
+    command = "python examples/folds.py record docs/folds.parquet docs"
+    write_result(RESULT, "folds", figures.all(), command, commit)
+    figures.draw(docs / "images" / "folds.svg")
+
+
+def read_figures(parquet: Path, resamples: int = RESAMPLES) -> Figures:
+    """Of the logits in a file."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(parquet)
-    columns = {name: table[name].to_numpy() for name in table.column_names}
-    figures = Figures(columns)
-    names = [one.name for one in VARIANTS if f"{one.name}|0|0" in columns]
+    return Figures({name: table[name].to_numpy() for name in table.column_names}, resamples)
+
+
+def write_result(
+    path: Path, name: str, found: Mapping[str, Any], command: str, commit: str
+) -> None:
+    """Figures with what they are of; the weights are those that are shipped now."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from records import write_record
+    from turns import shipped
+
+    known = {"benchmark": name, "commit": commit, **shipped(), "command": command}
+    write_record(path, {**known, **found})
+
+
+@cli.command()
+def draw() -> None:
+    """The tables."""
+    found = json.loads(RESULT.read_bytes())
+    head = "mean AUC over generators | against"
+    click.echo(f"| variant | {head} as shipped | found | AUC, one view |\n|---|---|---|---|---|")
+    for name, one in found["variants"].items():
+        click.echo(f"| {name} | {_row(one)} | {one['one_view']:.3f} |")
+    click.echo(f"\n| views, of two | {head} their mean | found |\n|---|---|---|---|")
+    for name, one in found["views"].items():
+        click.echo(f"| {name} | {_row(one)} |")
     click.echo(
-        "| variant | mean AUC over generators | against as shipped | found | AUC, one view |"
+        "\n| kind | real | called generated | by one view | generated | found | by one view |\n"
+        "|---|---|---|---|---|---|---|"
     )
-    click.echo("|---|---|---|---|---|")
-    base = figures.of(DEFAULT, "mean")
-    for name in [*names, *BASELINES]:
-        how = "mean" if name in names else "one"
-        click.echo(row(name, figures.of(name, how), base, figures.of(name, "one")))
-    click.echo("\n| views | mean AUC over generators | against the mean | found | |")
-    click.echo("|---|---|---|---|---|")
-    for how, text in HOWS.items():
-        click.echo(row(text, figures.of(DEFAULT, how), base, None))
-    click.echo(
-        "\n| kind | real | called generated | by one view | generated | found | by one view |"
-    )
-    click.echo("|---|---|---|---|---|---|---|")
-    for line in figures.at_threshold():
-        click.echo(line)
-    figures.draw(docs / "images" / "folds.svg")
+    for name, one in found["kinds"].items():
+        cells = []
+        for count, share in (("real", "called"), ("generated", "found")):
+            shares = [one[how] for how in (share, f"{share} by one view")]
+            told = [f"{part['value']:.1%}" if part else "–" for part in shares]
+            cells += [str(one[count]), *told]
+        click.echo(f"| {name} | {' | '.join(cells)} |")
 
 
 HOWS = {
@@ -189,23 +221,25 @@ HOWS = {
 }
 
 
-def row(name: str, mine: Array, base: Array, one: Array | None) -> str:
-    """A row of a table, from resampled figures [RESAMPLES + 1, 2], the first the figure itself."""
-    auc, found = mine[0]
-    low, high = np.quantile(mine[1:, 0], (0.025, 0.975))
-    gain = mine[:, 0] - base[:, 0]
-    worse, better = np.quantile(gain[1:], (0.025, 0.975))
-    last = "" if one is None else f"{one[0, 0]:.3f}"
+def _row(one: Json) -> str:
+    """AUC, gain and share found, with their intervals."""
+    auc, gain = one["auc"], one["gain"]
     return (
-        f"| {name} | {auc:.3f} ({low:.3f}–{high:.3f}) | {gain[0]:+.3f} ({worse:+.3f} to "
-        f"{better:+.3f}) | {found:.0%} | {last} |"
+        f"{auc['value']:.3f} ({auc['low']:.3f}–{auc['high']:.3f}) | {gain['value']:+.3f} "
+        f"({gain['low']:+.3f} to {gain['high']:+.3f}) | {one['found']:.0%}"
     )
+
+
+def interval(values: Array) -> dict[str, float]:
+    """A figure and 95 % of its resamples, of f64 [resamples + 1], the first the figure itself."""
+    low, high = np.nanquantile(values[1:] if len(values) > 1 else values, (0.025, 0.975))
+    return {"value": float(values[0]), "low": float(low), "high": float(high)}
 
 
 class Figures:
     """Figures of logits, with a bootstrap over generators and sources, not images."""
 
-    def __init__(self, columns: dict[str, Array]) -> None:
+    def __init__(self, columns: dict[str, Array], resamples: int = RESAMPLES) -> None:
         self._columns = columns
         label, group = columns["label"], columns["group"]
         self._real, self._generated = (
@@ -219,10 +253,22 @@ class Figures:
         self._draws = [
             np.vstack(
                 [np.ones(len(groups)), rng.multinomial(len(groups), [1 / len(groups)] * len(groups),
-                 RESAMPLES)]
+                 resamples)]
             )
             for groups in (self._real, self._generated)
         ]  # fmt: skip
+
+    def all(self) -> dict[str, Any]:
+        """What is shown: of variants, of views of the shipped one, and of kinds of images."""
+        names = [one.name for one in VARIANTS if f"{one.name}|0|0" in self._columns]
+        base = self.of(DEFAULT, "mean")
+        variants = {}
+        for name in [*names, *BASELINES]:
+            one = self.of(name, "one")
+            mine = self.of(name, "mean") if name in names else one
+            variants[name] = {**_against(mine, base), "one_view": float(one[0, 0])}
+        views = {text: _against(self.of(DEFAULT, how), base) for how, text in HOWS.items()}
+        return {"variants": variants, "views": views, "kinds": self.at_threshold()}
 
     def logits(self, name: str, how: str) -> list[Array]:
         """Of each seed f32 [n]."""
@@ -234,11 +280,11 @@ class Figures:
         return out
 
     def of(self, name: str, how: str) -> Array:
-        """f64 [RESAMPLES + 1, 2]: mean AUC over generators, and share found at FALSE_ALARM.
+        """f64 [resamples + 1, 2]: mean AUC over generators, and share found at FALSE_ALARM.
 
         Real sources count alike, whatever their size; both are means over the seeds of folds.
         """
-        total = np.zeros((RESAMPLES + 1, 2))
+        total = np.zeros((len(self._draws[0]), 2))
         for logits in self.logits(name, how):
             # How much of each source lies below an image: one half of what equals it.
             below = np.stack([_below(np.sort(logits[own]), logits) for own in self._real])
@@ -254,34 +300,37 @@ class Figures:
             total[:, 1] += np.take_along_axis(weights @ found, at[:, None], 1)[:, 0]
         return total / len(SEEDS)
 
-    def at_threshold(self) -> list[str]:
-        """Rows of kinds: what passes the shipped thresholds, by the folds that they are set by.
+    def at_threshold(self) -> dict[str, Any]:
+        """By kind, what passes the shipped thresholds, by the folds that they are set by.
 
-        Of the generated ones the mean over generators.
+        Of the real ones the share of images, of the generated ones the mean over generators.
         """
         from mpft_deploy.detector_folder import read_spec
 
         spec = read_spec(SHIPPED)
         assert spec.stream is not None
         kind = self._columns["kind"]
-        called = [
-            self.logits(DEFAULT, how)[0] >= calibration.logit_threshold
-            for how, calibration in (("mean", spec.calibration), ("one", spec.stream))
-        ]
-        out = []
+        called = {
+            by: self.logits(DEFAULT, how)[0] >= calibration.logit_threshold
+            for by, how, calibration in (
+                ("", "mean", spec.calibration),
+                (" by one view", "one", spec.stream),
+            )
+        }
+        out: dict[str, Any] = {}
         for name in [*np.unique(kind), "all"]:
-            of_kind = (kind == name) | (name == "all")
-            cells = []
-            for label, groups in enumerate((self._real, self._generated)):
-                own = [g[of_kind[g]] for g in groups]
-                own = [g for g in own if len(g)]
-                count = sum(map(len, own))
-                means = [
-                    np.mean([c[g].mean() for g in own]) if label else c[np.concatenate(own)].mean()
-                    for c in (called if own else ())
-                ]
-                cells += [str(count), *(f"{mean:.1%}" for mean in means)] + ["–"] * (2 - len(means))
-            out.append(f"| {name} | {' | '.join(cells)} |")
+            one = out[str(name)] = {}
+            for label, count, share in ((0, "real", "called"), (1, "generated", "found")):
+                groups = (self._real, self._generated)[label]
+                own = [group[(kind[group] == name) | (name == "all")] for group in groups]
+                sizes = np.array([len(group) for group in own])
+                one[count] = int(sizes.sum())
+                draws = self._draws[label] * (sizes if label == 0 else sizes > 0)
+                for by, passed in called.items():
+                    shares = np.array([passed[group].mean() if len(group) else 0 for group in own])
+                    with np.errstate(invalid="ignore"):  # a resample without any of that kind
+                        drawn = draws @ shares / draws.sum(1)
+                    one[share + by] = interval(drawn) if sizes.any() else None
         return out
 
     def draw(self, path: Path) -> None:
@@ -317,6 +366,12 @@ class Figures:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
         write_atomic(path, buffer.getvalue())
+
+
+def _against(mine: Array, base: Array) -> dict[str, Any]:
+    """AUC and its gain over another, with intervals, and the share found, of resampled figures."""
+    gain = interval(mine[:, 0] - base[:, 0])
+    return {"auc": interval(mine[:, 0]), "gain": gain, "found": float(mine[0, 1])}
 
 
 def _below(ordered: Array, values: Array) -> Array:

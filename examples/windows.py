@@ -1,24 +1,28 @@
 """What views of a large picture are worth, and what re-encoding costs, on images never learnt from.
 
     python examples/windows.py measure RUN MANIFEST LARGE PARQUET --backbone NAME@FILE
-    python examples/windows.py draw PARQUET
+    python examples/windows.py record PARQUET
+    python examples/windows.py draw
 
 RUN is what `mpft train MANIFEST --epochs 0 --folds N` kept. Each image of LARGE is judged by a head
 that learnt from the features of no family that the image belongs to, in the tower with the
-detector's rounded weights; `draw` makes the tables of docs/method.md of these logits.
+detector's rounded weights; `record` makes figures of these logits, into benchmarks/results, and
+`draw` prints the tables of docs/method.md.
 """
 
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import numpy.typing as npt
+from folds import ROOT, SHIPPED, interval, write_result
 
-SHIPPED = Path(__file__).parents[1] / "models" / "mpft-vit-b16"
+RESULT = ROOT / "benchmarks" / "results" / "windows.json"
 KEPT = 143
 STORED = "int6"
 RESAMPLES = 1000
@@ -111,30 +115,65 @@ def measure(
 
 @cli.command()
 @click.argument("parquet", type=click.Path(path_type=Path))
-def draw(parquet: Path) -> None:
-    """The tables."""
+@click.option("--commit", required=True, help="At which the logits were measured.")
+def record(parquet: Path, commit: str) -> None:
+    """Figures of logits."""
+    command = "python examples/windows.py record docs/windows.parquet"
+    write_result(RESULT, "windows", read_figures(parquet), command, commit)
+
+
+def read_figures(parquet: Path, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Counts, and by protocol and policy AUC, what re-encoding costs of it, and what passes."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(parquet)
-    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    first = {policy: Logits(columns, PROTOCOLS[0], policy) for policy in POLICIES}
+    protocols: dict[str, Any] = {}
+    for protocol in PROTOCOLS:
+        protocols[protocol] = {}
+        for policy in POLICIES:
+            one = Logits(columns, protocol, policy)
+            protocols[protocol][policy] = {
+                "auc": one.auc(one.all),
+                "cost": against(first[policy], one, resamples),
+                **one.at_threshold(policy == "centre"),
+            }
+    against_three = {
+        policy: against(first[policy], first["three"], resamples) for policy in POLICIES
+    }
+    label = first["three"].label
+    return {
+        "real": int((label == 0).sum()),
+        "generated": int((label == 1).sum()),
+        "against three": against_three,
+        "protocols": protocols,
+    }
+
+
+@cli.command()
+def draw() -> None:
+    """The tables."""
+    found = json.loads(RESULT.read_bytes())
     click.echo("| views | AUC | against three |\n|---|---|---|")
-    base = Logits(columns, PROTOCOLS[0], "three")
-    for policy in POLICIES:
-        one = Logits(columns, PROTOCOLS[0], policy)
-        click.echo(f"| {policy} | {one.auc(one.all):.3f} | {against(one, base)} |")
+    for policy, gain in found["against three"].items():
+        auc = found["protocols"][PROTOCOLS[0]][policy]["auc"]
+        click.echo(f"| {policy} | {auc:.3f} | {_signed(gain)} |")
     click.echo(
         "\n| as it arrives | one view: AUC | cost | called generated | found | "
         "three: AUC | cost | called generated | found |\n" + "|---" * 9 + "|"
     )
-    for protocol in PROTOCOLS:
-        cells = []
-        for policy in POLICIES:
-            one = Logits(columns, protocol, policy)
-            base = Logits(columns, PROTOCOLS[0], policy)
-            real, found = one.at_threshold(policy == "centre")
-            cells += [f"{one.auc(one.all):.3f}", against(base, one), f"{real:.1%}", f"{found:.0%}"]
+    for protocol, policies in found["protocols"].items():
+        cells = [
+            f"{one['auc']:.3f} | {_signed(one['cost'])} | {one['called']['value']:.1%} | "
+            f"{one['found']['value']:.0%}"
+            for one in policies.values()
+        ]
         click.echo(f"| {protocol} | {' | '.join(cells)} |")
-    click.echo(f"\n{(base.label == 0).sum()} real, {(base.label == 1).sum()} generated")
+
+
+def _signed(one: dict[str, float]) -> str:
+    return f"{one['value']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})"
 
 
 class Logits:
@@ -158,27 +197,33 @@ class Logits:
 
         return auc(self.label[chosen], self.logit[chosen])
 
-    def at_threshold(self, stream: bool) -> tuple[float, float]:
-        """Share of real and of generated images from the shipped threshold on."""
+    def at_threshold(self, stream: bool) -> dict[str, dict[str, float]]:
+        """Shares of real and of generated images from the shipped threshold on, with 95 % of the
+        exact interval over images."""
         from mpft_deploy.detector_folder import read_spec
+        from mpft_deploy.statistics import share_bounds
 
         spec = read_spec(SHIPPED)
         calibration = (spec.stream if stream else None) or spec.calibration
         called = self.logit >= calibration.logit_threshold
-        return float(called[self.label == 0].mean()), float(called[self.label == 1].mean())
+        out = {}
+        for label, name in enumerate(("called", "found")):
+            own = called[self.label == label]
+            low, high = share_bounds(int(own.sum()), len(own), 0.975)
+            out[name] = {"value": float(own.mean()), "low": low, "high": high}
+        return out
 
 
-def against(one: Logits, other: Logits) -> str:
+def against(one: Logits, other: Logits, resamples: int) -> dict[str, float]:
     """How much higher AUC is, with 95 % of a bootstrap over generators and sources."""
     rng = np.random.default_rng(0)
-    gains = []
-    for _ in range(RESAMPLES):
+    gains = [one.auc(one.all) - other.auc(one.all)]
+    for _ in range(resamples):
         drawn = np.concatenate(
             [own[k] for own in one.groups for k in rng.integers(len(own), size=len(own))]
         )
         gains.append(one.auc(drawn) - other.auc(drawn))
-    low, high = np.quantile(gains, (0.025, 0.975))
-    return f"{one.auc(one.all) - other.auc(one.all):+.3f} ({low:+.3f} to {high:+.3f})"
+    return interval(np.array(gains))
 
 
 if __name__ == "__main__":

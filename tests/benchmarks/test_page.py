@@ -93,8 +93,8 @@ def test_page_of_a_result(page: ModuleType, tmp_path: Path) -> None:
     assert "| all of \\*.c | 10.00 (9.00 to 11.00) | 20.00 | 1.00 × |" in text
     assert "| a & b | 30.00 (29.00 to 31.00) | 60.00 | 3.00 × |" in text
     assert "| int8 | 12.00 | 13.00 | 5.0 × | 67 | 3 |" in text
-    assert "of eager | 5.00 × | ≥ 15 × | **missed** |" in text
-    assert "| faster <than> peer | 9.50 × | ≥ 8 × | met |" in text
+    assert "of eager | 5 × | ≥ 15 × | **missed** |" in text
+    assert "| faster <than> peer | 9.5 × | ≥ 8 × | met |" in text
     assert "| `textured:60` (the detector's own) | 12.00 | 5.00 |" in text
     assert "| `all` | 40.00 | 5.00 |" in text
     assert "Not measured: OpenVINO bf16: not here" in text
@@ -111,6 +111,33 @@ def test_page_of_a_result(page: ModuleType, tmp_path: Path) -> None:
     assert page.stale(results, tmp_path / "docs") == []
     (tmp_path / "docs" / "benchmarks.md").write_text(text.replace("12.00", "11.00"))
     assert page.stale(results, tmp_path / "docs") == ["benchmarks.md"]
+
+
+def test_page_of_the_encoder_alone(page: ModuleType, tmp_path: Path) -> None:
+    def times(p50: float) -> dict[str, object]:
+        return {"p50": {"value": p50, "low": p50 - 1, "high": p50 + 1}}
+
+    record = {
+        **{key: suite("2026-03-01", 1)[key] for key in ("device", "cores", "commit", "date")},
+        "benchmark": "encoder",
+        "threads": 2,
+        "cells": 143,
+        "errors": {"wide": {"mean": 0.0009, "largest": 0.0028}},
+        "ms": {"wide": times(20), "peer": times(30)},
+        "waterfall": [{"step": "torch", "ms": 60}, {"step": "fewer <tokens>", "ms": 40}],
+        "targets": [],
+    }
+    (tmp_path / "encoder-some-2core-2026-03-01.json").write_text(json.dumps(record))
+    files = page.pages(tmp_path)
+    text = files["benchmarks.md"]
+    assert "| wide | 20.00 (19.00 to 21.00) | 1.00 × | 0.0009 | 0.0028 |" in text
+    assert "| peer | 30.00 (29.00 to 31.00) | 1.50 × | – | – |" in text
+    assert "| fewer <tokens> | 40.0 | 1.50 × | 1.50 × |" in text
+    assert "quiet" not in text
+    [picture] = (name for name in files if name.endswith(".svg"))
+    assert picture in text
+    drawn = [bar.get("class") for bar in ET.fromstring(files[picture]).iter() if bar.get("rx")]
+    assert drawn == ["base", "gain"]
 
 
 def test_page_without_results(page: ModuleType, tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+"""Pages claim what results say, and results are of the detector that is shipped."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@pytest.fixture(scope="module")
+def figures() -> ModuleType:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    return importlib.import_module("figures")
+
+
+@pytest.fixture
+def record(figures: ModuleType) -> dict[str, Any]:
+    claims = tomllib.loads(figures.CLAIMS.read_text(encoding="utf-8"))
+    return {"pages": figures.read_pages(), "results": figures.read_results(), "claims": claims}
+
+
+def test_every_figure_has_a_result(figures: ModuleType, record: dict[str, Any]) -> None:
+    assert list(figures.faults(**record)) == []
+
+
+@pytest.mark.parametrize(
+    ("page", "old", "new"),
+    [
+        ("README.md", "40.6% (34.4%", "41.6% (34.4%"),
+        ("README.md", "0.907 (0.877", "0.907 (0.878"),
+        ("README.md", "| 63.4%", "| 63.5%"),
+        ("docs/deploy.md", "159 ms", "158 ms"),
+        ("docs/method.md", "0.0028 at most", "0.0029 at most"),
+        ("docs/method.md", "| block 5 alone | 0.840", "| block 5 alone | 0.841"),
+        ("docs/method.md", "| jpeg-60 | 0.950", "| jpeg-60 | 0.951"),
+        ("docs/streams.md", "spread by 1.42", "spread by 1.43"),
+        ("docs/operate.md", "## Cameras", "It takes 12 ms.\n\n## Cameras"),
+        ("docs/research.md", "## Train", "Its AUC is 0.912.\n\n## Train"),
+        ("docs/performance.md", "## Profile", "| a | 31.5 % |\n\n## Profile"),
+    ],
+)
+def test_one_digit_is_noticed(
+    figures: ModuleType, record: dict[str, Any], page: str, old: str, new: str
+) -> None:
+    text = record["pages"][page]
+    assert text.count(old) == 1
+    record["pages"][page] = text.replace(old, new)
+    [first, *_] = figures.faults(**record)
+    assert first.startswith(page)
+
+
+def test_a_result_of_another_detector_is_noticed(
+    figures: ModuleType, record: dict[str, Any]
+) -> None:
+    for weights in ({}, {"weights": "0" * 64}):
+        record["results"]["soak-other"] = {"benchmark": "soak", **weights}
+        [fault] = figures.faults(**record)
+        assert fault.startswith("benchmarks/results/soak-other.json is not of the shipped detector")
+
+
+def test_a_result_that_changed_is_noticed(figures: ModuleType, record: dict[str, Any]) -> None:
+    record["results"]["folds"]["kinds"]["all"]["found"]["value"] += 0.001
+    [first, *_] = figures.faults(**record)
+    assert first.startswith("README.md does not say")
+
+
+def central(found: Any) -> Any:
+    """Figures without their intervals, which a bootstrap takes long to make."""
+    if isinstance(found, dict):
+        return {key: central(one) for key, one in found.items() if key not in ("low", "high")}
+    return found
+
+
+def test_results_are_what_the_logits_say(figures: ModuleType, record: dict[str, Any]) -> None:
+    windows = importlib.import_module("windows").read_figures(ROOT / "docs" / "windows.parquet", 0)
+    written = record["results"]["windows"]
+    assert_close(central(windows), central({key: written[key] for key in windows}))
+    folds = importlib.import_module("folds")
+    read, written = (
+        folds.read_figures(ROOT / "docs" / "folds.parquet", 0),
+        record["results"]["folds"],
+    )
+    assert_close(central(read.at_threshold()), central(written["kinds"]))
+    for name, how in (("as shipped", "mean"), ("block 7 alone", "mean"), ("metadata alone", "one")):
+        [found] = read.of(name, how)
+        assert_close(list(found), [written["variants"][name][key] for key in ("auc", "found")])
+
+
+def assert_close(one: Any, other: Any) -> None:
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_close(one[key], other[key])
+    elif isinstance(one, list):
+        assert_close(one[1], other[1])
+        assert_close(one[0], other[0]["value"])
+    else:
+        assert one is other is None or np.isclose(one, other, rtol=1e-9), (one, other)
