@@ -30,7 +30,8 @@ def commands(text: str) -> Iterator[str]:
     blocks = re.findall(rf"^(?:    (?:\w+=\S+ )*|ExecStart=\S*/)({program}.*)$", text, re.MULTILINE)
     sentences = re.sub(r"```.*?```", "", text, flags=re.DOTALL).replace("\n", " ")
     spans = re.findall(rf"`({program}[^`]*)`", sentences)
-    for command in [*blocks, *spans]:
+    named = [re.sub(r"( --[\w-]+)$", r"\1 X", span) for span in spans]  # of an option, no value
+    for command in [*blocks, *named]:
         yield re.sub(r"\s+#.*| [>|] .*", "", command).translate(str.maketrans("", "", "[]\\"))
 
 
