@@ -50,10 +50,19 @@ def shipped_detector() -> Path:
     )
 
 
-def shipped_bundle(say: Say) -> Bundle:
+def shipped_seal() -> str:
+    """The seal of the shipped detector."""
+    seal: str = read_manifest(shipped_detector(), version=VERSION, kind=KIND)["seal"]
+    return seal
+
+
+def shipped_bundle(say: Say, precision: str = PRECISION) -> Bundle:
     """The bundle of the shipped detector, out of the user's cache or made there.
 
     Where nothing can be kept, it is made anew, which `say` tells.
+
+    Args:
+        precision: one of the backend native.
 
     Raises:
         GateError: it does not compute here what it should.
@@ -61,9 +70,9 @@ def shipped_bundle(say: Say) -> Bundle:
     """
     detector = shipped_detector()
     made_of = {
-        "detector": read_manifest(detector, version=VERSION, kind=KIND)["seal"],
+        "detector": shipped_seal(),
         "mpft-deploy": mpft_deploy.__version__,
-        "precision": PRECISION,
+        "precision": precision,
         **find_backend(NATIVE).versions(),
     }
     try:
@@ -76,18 +85,18 @@ def shipped_bundle(say: Say) -> Bundle:
                 say(f"{error} It is made again.")
         folder.mkdir(parents=True, exist_ok=True)
         say(f"making a bundle of the detector that comes with mpft-deploy, once: {display(out)}")
-        return _make(detector, out)
+        return _make(detector, out, precision)
     except (OSError, RuntimeError, EnvironmentLacksError) as error:
         say(f"a bundle of the shipped detector is made, and cannot be kept: {error}")
     folder = Path(tempfile.mkdtemp(prefix="mpft-"))
     try:
-        return _make(detector, folder / NAME)
+        return _make(detector, folder / NAME, precision)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make(detector: Path, out: Path) -> Bundle:
-    request = Request(detector, out, backend=NATIVE, precision=PRECISION, overwrite=True)
+def _make(detector: Path, out: Path, precision: str) -> Bundle:
+    request = Request(detector, out, backend=NATIVE, precision=precision, overwrite=True)
     with hold(request):
         materials = gather(request)
         made = make(request, materials)

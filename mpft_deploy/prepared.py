@@ -7,6 +7,7 @@ judge the same.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -135,10 +136,18 @@ def prepare(
             f"a frame {list(frame.shape)} is not the one window of {height} × {width} pixels "
             f"that views {policy} judge"
         )
-    patches = texture_patchify(cut_views, spec.patch, spec.keep_rule, spec.keep_seed)
-    telling = has_texture(crop, cut_views, patches.scores, spec.patch)
+    return prepare_views(spec, cut_views, windows, (height, width))
+
+
+def prepare_views(
+    spec: DetectorSpec, views: U8, windows: Sequence[Window], size: tuple[int, int]
+) -> Prepared:
+    """Pack the cells of views that were cut before; see `Prepared`."""
+    reason = too_small(spec.crop, *size)
+    patches = texture_patchify(views, spec.patch, spec.keep_rule, spec.keep_seed)
+    telling = has_texture(spec.crop, views, patches.scores, spec.patch)
     if not reason and not telling.any():
         reason = FLAT
     if not telling.any():
-        telling = np.ones(len(windows), bool)
-    return Prepared(cut_views, windows, (height, width), patches, telling, reason)
+        telling = np.ones(len(views), bool)
+    return Prepared(views, list(windows), size, patches, telling, reason)

@@ -1,7 +1,7 @@
-"""Folders that show any change.
+"""Folders and archives that show any change.
 
-A sealed folder has a JSON manifest that lists the SHA-256 of every other file, may be signed, and
-ends with a seal over itself. Reading one yields only bytes that were checked, from regular files of
+What is sealed has a JSON manifest that lists the SHA-256 of every other file, may be signed, and
+ends with a seal over itself. Reading it yields only bytes that were checked, from regular files of
 a bounded size.
 """
 
@@ -17,7 +17,7 @@ import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import (
@@ -86,17 +86,27 @@ def write_seal(
         for path in sorted(folder.iterdir())
         if path.name != manifest and not is_system_name(path.name)
     }
+    write_atomic(folder / manifest, make_manifest(payload, files, sign=sign))
+
+
+def make_manifest(
+    payload: Mapping[str, Any],
+    files: Mapping[str, str],
+    *,
+    sign: Callable[[bytes], Mapping[str, str]] | None = None,
+) -> bytes:
+    """A manifest as it is written; files: name → SHA-256 of what is sealed beside it."""
     sealed = {**payload, "files": files}
     if sign is not None:
         sealed["signature"] = sign(canonical_json(sealed))
     sealed["seal"] = sha256(canonical_json(sealed))
-    write_atomic(folder / manifest, canonical_json(sealed))
+    return canonical_json(sealed)
 
 
 def read_manifest(folder: Path, *, version: int, kind: str) -> dict[str, Any]:
     """Parse a sealed folder's manifest and check kind and version, but neither seal nor files."""
     with open_folder(folder, kind) as descriptor:
-        return _manifest(folder, descriptor, version, kind)[0]
+        return _manifest(_Folder(folder, descriptor, kind), version)[0]
 
 
 def sealed_names(folder: Path, kind: str) -> Collection[str] | None:
@@ -135,14 +145,70 @@ def read_sealed(
     """
     for left in reversed(range(READS)):
         with open_folder(folder, kind) as descriptor:
-            payload, raw = _manifest(folder, descriptor, version, kind)
+            holder = _Folder(folder, descriptor, kind, mapped)
+            payload, raw = _manifest(holder, version)
             try:
-                return _read(folder, descriptor, payload, raw, verify, mapped)
+                return _read(holder, payload, raw, verify)
             except InputError:
                 # Exchanged while it was read, as a new version of it is: that one is read instead.
                 if not left or not _replaced(folder / MANIFESTS[kind], raw):
                     raise
     raise AssertionError
+
+
+class Holder(Protocol):
+    """What holds sealed files.
+
+    Attributes:
+        kind: for messages, and what its manifest says it is.
+        manifest: its name.
+    """
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def manifest(self) -> str: ...
+
+    def where(self, name: str = "") -> str:
+        """For messages: one of its files, or itself."""
+
+    def names(self) -> Collection[str]:
+        """Of all files that are there."""
+
+    def read(self, name: str, limit: int) -> bytes | memoryview:
+        """A file, which is no larger than that; an InputError where that cannot be."""
+
+
+def read_held(holder: Holder, *, version: int, verify: Verify | None = None) -> Sealed:
+    """Read what is sealed in something that does not change meanwhile; see `read_sealed`."""
+    payload, raw = _manifest(holder, version)
+    return _read(holder, payload, raw, verify)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder, as a descriptor has it; mapped: files that are not read but mapped into memory."""
+
+    path: Path
+    descriptor: int
+    kind: str
+    mapped: Collection[str] = ()
+
+    @property
+    def manifest(self) -> str:
+        return MANIFESTS[self.kind]
+
+    def where(self, name: str = "") -> str:
+        return display(self.path / name)
+
+    def names(self) -> Collection[str]:
+        names = os.listdir(self.descriptor)  # noqa: PTH208, not of a path
+        return {name for name in names if not is_system_name(name)}
+
+    def read(self, name: str, limit: int) -> bytes | memoryview:
+        read = _map_regular if name in self.mapped else read_regular
+        return read(self.path / name, limit, self.descriptor)
 
 
 def read_regular(path: Path, limit: int, folder: int | None = None, *, cut: bool = False) -> bytes:
@@ -224,15 +290,12 @@ def open_folder(folder: Path, kind: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _manifest(
-    folder: Path, descriptor: int, version: int, kind: str
-) -> tuple[dict[str, Any], bytes]:
+def _manifest(holder: Holder, version: int) -> tuple[dict[str, Any], bytes]:
     """A manifest of the right kind and version, parsed and as it is."""
-    path = folder / MANIFESTS[kind]
-    where = display(path)
-    if path.name not in os.listdir(descriptor):
-        raise InputError(f"{display(folder)} is no {kind}: it has no {path.name}")
-    raw = read_regular(path, MAX_MANIFEST, descriptor)
+    kind, where = holder.kind, holder.where(holder.manifest)
+    if holder.manifest not in holder.names():
+        raise InputError(f"{holder.where()} is no {kind}: it has no {holder.manifest}")
+    raw = bytes(holder.read(holder.manifest, MAX_MANIFEST))
     try:
         payload = _parse(raw)
     except (ValueError, RecursionError):
@@ -251,21 +314,11 @@ def _manifest(
     return payload, raw
 
 
-def _read(
-    folder: Path,
-    descriptor: int,
-    payload: dict[str, Any],
-    raw: bytes,
-    verify: Verify | None,
-    mapped: Collection[str],
-) -> Sealed:
+def _read(holder: Holder, payload: dict[str, Any], raw: bytes, verify: Verify | None) -> Sealed:
     """Check a parsed manifest and read what it lists."""
-    kind = payload["kind"]
-    manifest = MANIFESTS[kind]
-    where, remedy = (
-        display(folder / manifest),
-        f"Restore the {kind} from its source or make it again.",
-    )
+    kind, manifest = holder.kind, holder.manifest
+    where = holder.where(manifest)
+    remedy = f"Restore the {kind} from its source or make it again."
     seal = payload.pop("seal", None)
     try:
         body, whole = canonical_json(payload), canonical_json({**payload, "seal": seal})
@@ -282,23 +335,22 @@ def _read(
     for name, digest in listed.items():
         if not _NAME.fullmatch(name) or name == manifest or not _is_digest(digest):
             raise InputError(f"{where} lists {printable(name)!r}, which cannot be. {remedy}")
-    present = {name for name in os.listdir(descriptor) if not is_system_name(name)} - {manifest}
+    present = set(holder.names()) - {manifest}
     if missing := sorted(listed.keys() - present):
-        raise InputError(f"{display(folder)} lacks {', '.join(missing)}. {remedy}")
+        raise InputError(f"{holder.where()} lacks {', '.join(missing)}. {remedy}")
     if extra := sorted(present - listed.keys()):
         names = ", ".join(map(display, extra))
-        raise InputError(f"{display(folder)} holds files it should not: {names}. Remove them.")
-    content, maps = {}, {}
+        raise InputError(f"{holder.where()} holds files it should not: {names}. Remove them.")
+    content: dict[str, bytes] = {}
+    maps: dict[str, memoryview] = {}
     for name, digest in listed.items():
-        data: bytes | memoryview
-        if name in mapped:
-            data = maps[name] = _map_regular(folder / name, MAX_FILE, descriptor)
-        else:
-            data = content[name] = read_regular(folder / name, MAX_FILE, descriptor)
+        data = holder.read(name, MAX_FILE)
         if sha256(data) != digest:
-            raise InputError(
-                f"{display(folder / name)} was altered: its SHA-256 is another. {remedy}"
-            )
+            raise InputError(f"{holder.where(name)} was altered: its SHA-256 is another. {remedy}")
+        if isinstance(data, memoryview):
+            maps[name] = data
+        else:
+            content[name] = data
     return Sealed(payload, content, maps, signature, seal)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle, BundleInfo
+    from mpft_deploy.screen.evidence.package import Engine as Judging
     from mpft_deploy.screen.manage import Manager
     from mpft_deploy.screen.screener import Screener
     from mpft_deploy.screen.streams.config import Config
@@ -110,6 +111,11 @@ def run_streams(
             batch=screen.batch_of(bundle.info),
         )
         info, seal = bundle.info, bundle.seal
+        judging = None
+        if config.tell.evidence is not None:
+            from mpft_deploy.screen.evidence.package import engine_of
+
+            judging = engine_of(bundle, screener.policy, screen.threshold)
         del bundle  # as large as what was loaded of it
 
         def checked() -> Config:
@@ -122,7 +128,7 @@ def run_streams(
             logger.warning("%s (mpft calibrate --views)", screener.uncalibrated)
         _warn_undecidable(config, screener.calibration)
         watch, sinks, manager = _open_watch(
-            config, screener, info, seal, secrets, people=not as_json
+            config, screener, info, seal, judging, secrets, people=not as_json
         )
         notifier = Notifier()
         end = None if seconds is None else time.monotonic() + seconds
@@ -213,11 +219,15 @@ def _open_watch(
     screener: Screener,
     info: BundleInfo,
     seal: str,
+    judging: Judging | None,
     secrets: set[str],
     *,
     people: bool,
 ) -> tuple[Watch, Iterable[Sink], Manager]:
-    """Sources, put together but not started, and whom they tell; lines for people if wanted."""
+    """Sources, put together but not started, and whom they tell; lines for people if wanted.
+
+    judging: for evidence, where that is wanted.
+    """
     from mpft_deploy.screen.manage import Manager
     from mpft_deploy.screen.streams.watch import Watch
     from mpft_deploy.screen.teach import Teacher
@@ -238,6 +248,10 @@ def _open_watch(
     teacher = Teacher(screener.calibration, seal, sinks.store)
     sinks.append(teacher)
     manager = Manager(watch, config, sinks.store, teacher, secrets)
+    if tell.evidence is not None and judging is not None:
+        from mpft_deploy.screen.evidence.keeper import EvidenceSink
+
+        sinks.evidence = EvidenceSink(tell.evidence, watch.record, judging, sinks.store)
     if people and (tell.jsonl is None or tell.jsonl.path != "-"):
         sinks.append(TextSink())
     if tell.http is not None:

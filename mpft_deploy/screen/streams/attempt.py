@@ -13,6 +13,7 @@ from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.settings import SourceSettings
 
 if TYPE_CHECKING:
+    from mpft_deploy.screen.evidence.ring import Ring
     from mpft_deploy.screen.streams.source import Source
 
 GRACE = 10.0
@@ -82,6 +83,11 @@ class Attempt:
     def name(self) -> str:
         """The source's."""
         return self._source.name
+
+    @property
+    def ring(self) -> Ring | None:
+        """What keeps coded pictures, where evidence is wanted."""
+        return self._source.ring
 
     @property
     def now(self) -> float:

@@ -12,7 +12,7 @@ import msgspec
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import canonical_json, display, write_atomic
 from mpft_deploy.screen.streams.evidence import Pool, Run
-from mpft_deploy.spec import Calibration, Probability, Record, convert_record
+from mpft_deploy.spec import Calibration, Probability, Record, Verdict, convert_record
 
 VERSION = 1
 
@@ -51,6 +51,11 @@ class Baseline(Record, frozen=True):
     frames: Annotated[int, msgspec.Meta(gt=0)]
     seconds: Annotated[int, msgspec.Meta(gt=0)]
     time: float
+
+    def of_frame(self, verdict: Verdict, probability: float) -> Verdict:
+        """The verdict of a frame of this camera, by its own threshold."""
+        below = verdict == "generated" and probability < self.threshold
+        return "unsure" if below else verdict
 
 
 class _File(Record, frozen=True):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mpft_deploy.fitness import too_small
 from mpft_deploy.prepared import Prepared
+from mpft_deploy.screen.evidence.ring import Looks
 from mpft_deploy.screen.screener import Screener
 from mpft_deploy.screen.streams.areas import Areas, Box, masks_in, pixels_of
 from mpft_deploy.screen.streams.decision import StreamDecision
@@ -68,6 +69,7 @@ class Channel:
     shown: the frame that was judged last, or the picture of it once somebody asked for one.
     faulty: whether a frame could not be cut, which is told once.
     sides: of its pictures.
+    kept: what was judged in the last seconds, where evidence is wanted.
     """
 
     source: Source
@@ -78,6 +80,7 @@ class Channel:
     faulty: bool = False
     sides: tuple[int, int] | None = None
     age: float | None = None
+    kept: Looks | None = None
 
     @property
     def lead(self) -> Stream:

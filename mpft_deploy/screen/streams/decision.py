@@ -264,8 +264,8 @@ class StreamDecision:
 
     def of_frame(self, verdict: Verdict, probability: float) -> Verdict:
         """The verdict of a frame: a camera that was taught may have a threshold of its own."""
-        below = self._baseline is not None and probability < self._baseline.threshold
-        return "unsure" if verdict == "generated" and below else verdict
+        baseline = self._baseline
+        return verdict if baseline is None else baseline.of_frame(verdict, probability)
 
     def restart(self, reason: Reason) -> list[Change]:
         """Forget what was seen; the change of the verdict, if there was one."""

@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from mpft_deploy.errors import InputError
+from mpft_deploy.screen.evidence.clip import Tap
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
 from mpft_deploy.screen.streams.open_av import check_size, explain, is_still, open_source
 from mpft_deploy.screen.streams.origin import follow_redirects
@@ -150,6 +151,7 @@ class _Decoder:
         strict: bool,
     ) -> None:
         self._settings, self._attempt, self._strict = settings, attempt, strict
+        self._tap = None if attempt.ring is None else Tap(stream, attempt.ring)
         self._context = context = stream.codec_context
         # Frame threads delay every frame by their number; sources are what runs side by side here.
         context.thread_type = "SLICE"
@@ -174,6 +176,8 @@ class _Decoder:
         """Decode a packet if its frames may be wanted."""
         attempt = self._attempt
         now = attempt.packet()
+        if self._tap is not None:
+            self._tap.add(packet, now)
         if self._skip(packet, now):
             return
         alone = self._alone or self._keyframes or self._shedding

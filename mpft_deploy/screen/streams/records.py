@@ -72,6 +72,7 @@ class StreamEvent(_Event, frozen=True, tag="stream", kw_only=True):
         seconds: stream time that they span.
         reason: why it changed.
         snapshot: file of the frame that decided, where snapshots are kept.
+        package: file of the evidence, where that is kept; it is there some seconds later.
         looked_at: of the frame that decided, the windows that were judged and their share of it.
         size: height and width of that frame.
         source_verdict: of the whole source, where the event is of a region: the strongest of its
@@ -86,6 +87,7 @@ class StreamEvent(_Event, frozen=True, tag="stream", kw_only=True):
     reason: Reason
     independent: float = 0.0
     snapshot: str = ""
+    package: str = ""
     looked_at: LookedAt | None = None
     size: tuple[int, int] | None = None
     source_verdict: StreamVerdict | None = None

@@ -24,6 +24,7 @@ import numpy as np
 
 from mpft_deploy.files import printable
 from mpft_deploy.prepared import Prepared
+from mpft_deploy.screen.evidence.ring import Looks
 from mpft_deploy.screen.screener import Screener
 from mpft_deploy.screen.streams.areas import WHOLE, Areas, stream_name
 from mpft_deploy.screen.streams.attempt import Captured
@@ -145,10 +146,10 @@ class Scheduler:
         """Notice decoders that hang; called a few times a second."""
         self._decoders.check(now)
 
-    def channel(self, source: Source) -> Channel:
+    def channel(self, source: Source, kept: Looks | None = None) -> Channel:
         """A channel for a new source."""
         areas = source.settings.areas
-        channel = Channel(source, areas)
+        channel = Channel(source, areas, kept=kept)
         self._set_areas(channel, areas)
         return channel
 
@@ -408,5 +409,5 @@ class Scheduler:
                 looked = [prepared for _, prepared in work.parts]
                 channel.shown = Kept(work.frame.shot, looked, self._clock.time())
             for stream, prepared in work.parts:
-                self._verdicts.decide(channel, stream, work.frame, prepared, next(judged).judgement)
+                self._verdicts.decide(channel, stream, work.frame, prepared, next(judged))
         self._metrics.observe_stage("decide", time.perf_counter() - done)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mpft_deploy.errors import MpftError
+from mpft_deploy.screen.evidence.ring import Ring
 from mpft_deploy.screen.streams.address import redact_text
 from mpft_deploy.screen.streams.attempt import Attempt, Captured, Coded, Reader
 from mpft_deploy.screen.streams.backoff import Backoff, answers
@@ -49,6 +50,7 @@ class Source:
         read: its reader.
         wake: called when a frame waits to be judged.
         wake_decoders: called when one waits to be decoded.
+        ring: keeps what its reader gets coded, where evidence is wanted.
 
     Attributes:
         turns: frames that were taken to be judged.
@@ -62,7 +64,9 @@ class Source:
         clock: Clock,
         wake: Callable[[], None],
         wake_decoders: Callable[[], None],
+        ring: Ring | None = None,
     ) -> None:
+        self.ring = ring
         self.settings, self.address = settings, settings.target
         self.tally = Tally()
         self.codec = self.note = ""

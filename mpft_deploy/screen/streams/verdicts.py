@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from mpft_deploy.prepared import Prepared
-from mpft_deploy.screen.screener import Judgement
+from mpft_deploy.screen.screener import Judged
 from mpft_deploy.screen.streams.attempt import Captured
 from mpft_deploy.screen.streams.channel import Channel, Stream
 from mpft_deploy.screen.streams.decision import Change
@@ -31,15 +31,15 @@ class Verdicts:
         stream: Stream,
         frame: Captured,
         prepared: Prepared,
-        judgement: Judgement,
+        judged: Judged,
     ) -> None:
         """What a judged frame means for a stream."""
-        decision = stream.decision
+        decision, judgement = stream.decision, judged.judgement
         changes = decision.add(
             judgement.logit, prepared.patches.scores, frame.received, judgement.reason
         )
         stream.probability = judgement.probability
-        self._emitter.emit(
+        event = self._emitter.emit(
             FrameEvent,
             source=channel.source.name,
             region=stream.region,
@@ -52,6 +52,8 @@ class Verdicts:
             evidence=decision.evidence,
             unjudged=judgement.reason,
         )
+        if channel.kept is not None:
+            channel.kept.add(event, frame.received, prepared, judged.view_logits)
         self.tell(channel, stream, changes, prepared)
 
     def restart(self, channel: Channel, gone: Collection[str] = ()) -> None:

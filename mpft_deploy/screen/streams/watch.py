@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from mpft_deploy.screen.evidence.ring import Looks, Recording, Ring
 from mpft_deploy.screen.screener import Screener
 from mpft_deploy.screen.streams.channel import Channel, Stream
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
@@ -32,6 +33,11 @@ from mpft_deploy.screen.tell.metrics import Metrics
 from mpft_deploy.spec import StreamVerdict
 
 logger = logging.getLogger(__name__)
+
+SLACK = 10.0
+"""Seconds for which evidence is kept beyond what a package has: others may be packed first."""
+
+NO_CLIP = "nothing that came coded by FFmpeg is kept of that time"
 
 TICK = 0.25
 """Seconds between two calls of `tick`."""
@@ -194,6 +200,25 @@ class Watch:
         """The picture that decided, for the sink that keeps it; once, from any thread."""
         return self.scheduler.evidence.take(event)
 
+    def record(self, source: str, begin: float, end: float) -> Recording:
+        """What is kept of a span, by the monotonic clock; from any thread.
+
+        Raises:
+            KeyError: an unknown name.
+        """
+        for channel in self.scheduler.channels:
+            if channel.source.name == source:
+                ring, kept = channel.source.ring, channel.kept
+                coded = None if ring is None else ring.cut(begin, end)
+                return Recording(
+                    address=channel.source.address.shown,
+                    baseline=self._config.baselines.get(source),
+                    looks=[] if kept is None else kept.cut(begin, end),
+                    coded=coded,
+                    no_clip="" if coded else ring.trouble if ring and ring.trouble else NO_CLIP,
+                )
+        raise KeyError(source)
+
     def alive(self) -> bool:
         """See `Monitor`."""
         now = self._clock.monotonic()
@@ -222,16 +247,24 @@ class Watch:
 
     def _set_sources(self, sources: Sequence[SourceSettings]) -> None:
         known = {_bare(channel.source.settings): channel for channel in self.scheduler.channels}
-        self.scheduler.set_channels(
-            [known.get(_bare(s)) or self.scheduler.channel(self._source(s)) for s in sources]
-        )
+        self.scheduler.set_channels([known.get(_bare(s)) or self._channel(s) for s in sources])
 
-    def _source(self, settings: SourceSettings) -> Source:
-        reader = find_reader(settings.target)
+    def _channel(self, settings: SourceSettings) -> Channel:
+        wanted, ring, kept = self._config.tell.evidence, None, None
+        if wanted is not None:
+            seconds = wanted.before + wanted.after + SLACK
+            ring, kept = Ring(seconds, wanted.memory), Looks(seconds, wanted.memory)
         scheduler = self.scheduler
-        return Source(
-            settings, reader, self._emitter, self._clock, scheduler.wake, scheduler.wake_decoders
+        source = Source(
+            settings,
+            find_reader(settings.target),
+            self._emitter,
+            self._clock,
+            scheduler.wake,
+            scheduler.wake_decoders,
+            ring,
         )
+        return scheduler.channel(source, kept)
 
 
 def _bare(settings: SourceSettings) -> SourceSettings:

@@ -55,6 +55,24 @@ class Limits(Table, frozen=True, kw_only=True):
         check(table, "days", all(d > 0 for d in self.days.values()), "must be above 0")
 
 
+class KeptLimits(Limits, frozen=True, kw_only=True):
+    """Of files that are kept of verdicts.
+
+    Attributes:
+        folder: that they are in.
+        when: stream verdicts of which one is kept.
+    """
+
+    folder: str
+    when: tuple[StreamVerdict, ...] = ("generated",)
+
+    def check(self, table: str) -> None:
+        """A UsageError for what no file can be kept within."""
+        check(table, "folder", bool(self.folder), "name a folder")
+        super().check(table)
+        check(table, "when", bool(self.when), "name at least one verdict")
+
+
 class Storage(Limits, frozen=True, kw_only=True):
     """`[store]`: the file of events, reviews and deliveries that wait.
 
@@ -183,22 +201,38 @@ class Notify(Table, frozen=True):
         return begin <= clock < end if begin <= end else clock >= begin or clock < end
 
 
-class Snapshots(Limits, frozen=True, kw_only=True):
-    """`[snapshots]`: JPEG files of the frames that decided.
+class Snapshots(KeptLimits, frozen=True, kw_only=True):
+    """`[snapshots]`: JPEG files of the frames that decided."""
 
-    Attributes:
-        when: stream verdicts of which a picture is kept.
-    """
-
-    folder: str
     max_bytes: int = 1024**3
     max_age_days: float = 30.0
-    when: tuple[StreamVerdict, ...] = ("generated",)
 
     def __post_init__(self) -> None:
-        check("snapshots", "folder", bool(self.folder), "name a folder")
         self.check("snapshots")
-        check("snapshots", "when", bool(self.when), "name at least one verdict")
+
+
+class Evidence(KeptLimits, frozen=True, kw_only=True):
+    """`[evidence]`: packages of video, judged pixels and logits around verdicts.
+
+    Attributes:
+        before, after: seconds of a package around its verdict.
+        memory: bytes of coded video that are kept of a source meanwhile, and as many of judged
+            pixels, at most.
+        key_file: a private key that packages are signed with (extra `sign`); "" for none.
+    """
+
+    before: float = 10.0
+    after: float = 5.0
+    memory: int = 32 * 1024**2
+    max_bytes: int = 4 * 1024**3
+    max_age_days: float = 90.0
+    key_file: str = ""
+
+    def __post_init__(self) -> None:
+        self.check("evidence")
+        for key in ("before", "after"):
+            check("evidence", key, 0 <= getattr(self, key) <= 300, "must be 0 to 300 seconds")
+        check("evidence", "memory", self.memory >= 1024**2, "must be 1048576 or more")
 
 
 class Jsonl(Table, frozen=True):
@@ -325,6 +359,7 @@ class TellConfig(Record, frozen=True):
     mqtt: Mqtt | None = None
     notify: Notify | None = None
     snapshots: Snapshots | None = None
+    evidence: Evidence | None = None
     jsonl: Jsonl | None = None
     http: Http | None = None
     health: Health | None = None
@@ -380,6 +415,7 @@ _KINDS: dict[str, type[Table]] = {
     "mqtt": Mqtt,
     "notify": Notify,
     "snapshots": Snapshots,
+    "evidence": Evidence,
     "jsonl": Jsonl,
     "http": Http,
     "health": Health,

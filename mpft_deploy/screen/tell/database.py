@@ -64,7 +64,8 @@ CREATE TABLE IF NOT EXISTS settings (
     key TEXT NOT NULL,
     value BLOB NOT NULL,
     PRIMARY KEY (source, key)
-) WITHOUT ROWID
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS events_by_package ON events (package) WHERE package IS NOT NULL;
 """
 """Of files of this version that are older; who does not know this table can do without."""
 
@@ -107,7 +108,9 @@ def open_database(path: Path | None) -> sqlite3.Connection:
         db.execute("PRAGMA journal_size_limit = 4194304")
         if not tables:
             db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-        db.execute(_ADDED)
+        if all(row[1] != "package" for row in db.execute("PRAGMA table_info(events)")):
+            db.execute("ALTER TABLE events ADD COLUMN package TEXT")
+        db.executescript(_ADDED)
         db.execute("BEGIN EXCLUSIVE")  # or another process could have it until we first write
         db.execute("COMMIT")
     except InputError:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
+from mpft_deploy.screen.evidence.keeper import EvidenceSink
 from mpft_deploy.screen.streams.records import Event, Picture, Sink, StreamEvent
 from mpft_deploy.screen.streams.task import Task, failure_of
 from mpft_deploy.screen.tell.config import TellConfig
@@ -23,7 +24,7 @@ class Sinks:
 
     Attributes:
         store: has an event before anybody is told of it.
-        snapshots: names the picture of an event before that.
+        snapshots, evidence: name the files of an event before that.
     """
 
     name = "all"
@@ -36,6 +37,7 @@ class Sinks:
     ) -> None:
         self.store = store or Store(None)
         self.snapshots = snapshots
+        self.evidence: EvidenceSink | None = None
         self._sinks = list(sinks)
         self._broken: set[str] = set()
 
@@ -55,15 +57,17 @@ class Sinks:
         return sink in list(self)
 
     def __iter__(self) -> Iterator[Sink]:
-        if self.snapshots is not None:
-            yield self.snapshots
+        for files in (self.snapshots, self.evidence):
+            if files is not None:
+                yield files
         yield self.store
         yield from self._sinks
 
     def send(self, event: Event) -> None:
         """Hand an event to each."""
-        if self.snapshots is not None:
-            event = self.snapshots.attach(event)
+        for files in (self.snapshots, self.evidence):
+            if files is not None:
+                event = files.attach(event)
         for sink in (self.store, *self._sinks):
             try:
                 sink.send(event)
@@ -90,7 +94,7 @@ def open_all(
     sources: Callable[[], Collection[str]],
 ) -> Sinks:
     """Start what the configuration names; what was started is closed again if one cannot be."""
-    asked = config.webhook or config.notify or config.snapshots or config.http
+    asked = any((config.webhook, config.notify, config.snapshots, config.evidence, config.http))
     path = Path(config.store.path) if config.store.path and asked else None
     opened = Sinks(store=Store(path, config.store))
     try:
@@ -107,7 +111,7 @@ def open_all(
         if config.notify is not None:
             from mpft_deploy.screen.tell.notify import NotifySink
 
-            folder = None if opened.snapshots is None else opened.snapshots.folder
+            folder = None if opened.snapshots is None else opened.snapshots.kept.folder
             for number in range(len(config.notify.addresses())):
                 opened.append(NotifySink(config.notify, number, opened.store, folder))
         if config.mqtt is not None:

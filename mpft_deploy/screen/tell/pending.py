@@ -24,8 +24,8 @@ class Added:
 
     Attributes:
         at: since when it is kept.
-        row: time, source, verdict, snapshot and state; None for a frame's verdict, which is
-            delivered but not kept.
+        row: time, source, verdict, snapshot, package and state; None for a frame's verdict, which
+            is delivered but not kept.
         receivers: who waits for it (None), or refused it, and why.
     """
 
@@ -79,8 +79,8 @@ class Pending:
         for number, added in self._added.items():
             if added.row is not None:
                 db.execute(
-                    "INSERT INTO events (id, at, body, time, source, verdict, snapshot, state) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO events (id, at, body, time, source, verdict, snapshot, package, "
+                    "state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (number, added.at, added.body, *added.row),
                 )
             db.executemany(

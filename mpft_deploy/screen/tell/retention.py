@@ -34,8 +34,12 @@ FILES_AT_ONCE = 16
 _KEYS = {"events": "id", "deliveries": "event", "files": "rowid"}
 """What counts up in each table."""
 
-_UNCONFIRMED_FILES = (
-    "name NOT IN (SELECT snapshot FROM events WHERE state = 'confirmed' AND snapshot NOTNULL)"
+OF_KIND = "WHERE substr(name, -length(?1)) = ?1"
+"""Of files: those with a suffix."""
+
+_UNCONFIRMED_FILES = " AND ".join(
+    f"name NOT IN (SELECT {column} FROM events WHERE state = 'confirmed' AND {column} NOTNULL)"
+    for column in ("snapshot", "package")
 )
 
 
@@ -79,23 +83,24 @@ class Retention:
                 break  # what is left is confirmed
         return lost
 
-    def files(self, limits: Limits) -> list[str]:
-        """Names of files to delete; never the newest."""
+    def files(self, suffix: str, limits: Limits) -> list[str]:
+        """Names of files of a kind to delete; never the newest."""
         names = []
         (newest, surplus) = self._db.execute(
-            "SELECT max(rowid), coalesce(sum(bytes), 0) FROM files"
+            f"SELECT max(rowid), coalesce(sum(bytes), 0) FROM files {OF_KIND}", (suffix,)
         ).fetchone()
         surplus -= limits.max_bytes
-        oldest = f"SELECT name, bytes FROM files WHERE {_UNCONFIRMED_FILES} AND rowid < ?"
-        for name, size in self._db.execute(f"{oldest} ORDER BY at, rowid", (newest,)):
+        oldest = f"SELECT name, bytes FROM files {OF_KIND} AND {_UNCONFIRMED_FILES} AND rowid < ?2"
+        for name, size in self._db.execute(f"{oldest} ORDER BY at, rowid", (suffix, newest)):
             if surplus <= 0:
                 break
             names.append(name)
             surplus -= size
         if self._believed():
-            old = f"{oldest} AND verdict = ? AND at < ? ORDER BY at LIMIT {FILES_AT_ONCE}"
+            old = f"{oldest} AND verdict = ?3 AND at < ?4 ORDER BY at LIMIT {FILES_AT_ONCE}"
             for kind, bound in self._bounds(limits).items():
-                names += [row[0] for row in self._db.execute(old, (newest, kind, bound))]
+                values = (suffix, newest, kind, bound)
+                names += [row[0] for row in self._db.execute(old, values)]
         return list(dict.fromkeys(names))
 
     def _believed(self) -> bool:

@@ -27,7 +27,7 @@ from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.config import Limits, Storage
 from mpft_deploy.screen.tell.database import open_database, transaction
 from mpft_deploy.screen.tell.pending import Added, Delivery, Pending
-from mpft_deploy.screen.tell.retention import Retention
+from mpft_deploy.screen.tell.retention import OF_KIND, Retention
 from mpft_deploy.screen.tell.stats import SinkStats, Trouble
 from mpft_deploy.spec import StreamVerdict
 
@@ -44,7 +44,7 @@ AGAIN = 1.0
 UPKEEP = 60.0
 """Seconds between two looks for what is too old or too much."""
 
-_COLUMNS = "id, body, state, note, reviewer, reviewed_at, snapshot"
+_COLUMNS = "id, body, state, note, reviewer, reviewed_at, snapshot, package"
 
 
 class StoredEvent(msgspec.Struct, frozen=True):
@@ -54,7 +54,8 @@ class StoredEvent(msgspec.Struct, frozen=True):
         id: counts up in the order of events; not the `id` that the event itself carries.
         state: of its review; None where there is nothing to review, as of a stream turned unsure.
         by, reviewed_at: who said so, and when, in seconds since the Unix epoch; None if nobody did.
-        snapshot: file of the frame that decided, as long as it is kept.
+        snapshot, package: files of the frame that decided and of the evidence, as long as they are
+            kept.
     """
 
     id: int
@@ -64,6 +65,7 @@ class StoredEvent(msgspec.Struct, frozen=True):
     by: str
     reviewed_at: float | None
     snapshot: str | None
+    package: str | None
 
 
 class Precision(msgspec.Struct, frozen=True):
@@ -160,11 +162,11 @@ class Store:
             self.dropped["damaged"] += 1
             return self.last
         if isinstance(event, StreamEvent):
-            shot = event.snapshot or None
+            files = (event.snapshot or None, event.package or None)
             state = None if event.verdict == "unsure" else "open"
-            row = (event.time, event.source, event.verdict, shot, state)
+            row = (event.time, event.source, event.verdict, *files, state)
         elif not isinstance(event, FrameEvent):
-            row = (event.time, event.source, None, None, None)
+            row = (event.time, event.source, None, None, None, None)
         with self._lock:
             if self._closed.is_set():
                 self.dropped["closed"] += 1
@@ -298,15 +300,19 @@ class Store:
         self._read("DELETE FROM settings WHERE source = ?", source)
 
     def keep_file(self, name: str, verdict: StreamVerdict, size: int) -> None:
-        """Note a file of a snapshot, which was written."""
+        """Note a file of a verdict, which was written."""
         with self._lock, self._explained():
             row = (name, self._retention.now(), verdict, size)
             self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", row)
 
-    def adopt_files(self, found: Sequence[tuple[str, StreamVerdict, int, float]]) -> None:
-        """Take a folder as it is: name, verdict, bytes and date of each snapshot, oldest first."""
+    def adopt_files(
+        self, suffix: str, found: Sequence[tuple[str, StreamVerdict, int, float]]
+    ) -> None:
+        """Take a folder as it is: name, verdict, bytes and date of each file, oldest first."""
         with self._lock, self._explained(), transaction(self._db):
-            known = {row[0] for row in self._db.execute("SELECT name FROM files")}
+            known = {
+                row[0] for row in self._db.execute(f"SELECT name FROM files {OF_KIND}", (suffix,))
+            }
             there = {row[0] for row in found}
             for name in known - there:
                 self._forget(name)
@@ -314,19 +320,19 @@ class Store:
             self._db.executemany(sql, [row for row in found if row[0] not in known])
             self._retention.adopted()
 
-    def excess_files(self, limits: Limits) -> list[str]:
-        """Names of snapshots that are too old or too much, oldest first."""
+    def excess_files(self, suffix: str, limits: Limits) -> list[str]:
+        """Names of files of a kind that are too old or too much, oldest first."""
         with self._lock, self._explained():
-            return self._retention.files(limits)
+            return self._retention.files(suffix, limits)
 
     def forget_file(self, name: str) -> None:
-        """A snapshot was deleted; its event names it no more."""
+        """A file was deleted; its event names it no more."""
         with self._lock, self._explained(), transaction(self._db):
             self._forget(name)
 
-    def files_bytes(self) -> int:
-        """Of all snapshots."""
-        return self._number("SELECT sum(bytes) FROM files")
+    def files_bytes(self, suffix: str) -> int:
+        """Of all files of a kind."""
+        return self._number(f"SELECT sum(bytes) FROM files {OF_KIND}", suffix)
 
     def stats(self) -> SinkStats:
         """Counts of events."""
@@ -390,7 +396,9 @@ class Store:
 
     def _forget(self, name: str) -> None:
         self._db.execute("DELETE FROM files WHERE name = ?", (name,))
-        self._db.execute("UPDATE events SET snapshot = NULL WHERE snapshot = ?", (name,))
+        for column in ("snapshot", "package"):
+            sql = f"UPDATE events SET {column} = NULL WHERE {column} = ?"
+            self._db.execute(sql, (name,))
 
     def _read(self, sql: str, *values: object) -> list[Any]:
         with self._lock, self._explained():

@@ -17,8 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from mpft_deploy.files import printable
+from mpft_deploy.screen.evidence.package import open_clip
 from mpft_deploy.screen.tell.fanout import Sinks
-from mpft_deploy.screen.tell.snapshots import NAME
 from mpft_deploy.screen.tell.store import Precision, ReviewState, StoredEvent
 from mpft_deploy.screen.web.access import User
 from mpft_deploy.screen.web.board import Board, Overview, Shown, thumbnail
@@ -82,6 +82,10 @@ class Since(Parameters, frozen=True):
     since: float | None = None
 
 
+class Named(Parameters, frozen=True):
+    name: str
+
+
 class File(Parameters, frozen=True):
     """small: a preview of 320 pixels."""
 
@@ -103,6 +107,13 @@ class Me(User, frozen=True):
     manages: bool
 
 
+class Planned(msgspec.Struct, frozen=True):
+    """A package of evidence that will be there in so many seconds."""
+
+    package: str
+    seconds: float
+
+
 class Events(msgspec.Struct, frozen=True):
     """Newest first; next: the parameter `before` of the next page, null on the last."""
 
@@ -122,7 +133,7 @@ class Api:
     def __init__(self, board: Board, sinks: Sinks, streams: int, *, managed: bool = False) -> None:
         self._managed = managed
         self._board, self._store, self._streams = board, sinks.store, streams
-        self._folder = sinks.snapshots.folder if sinks.snapshots is not None else None
+        self._snapshots, self._evidence = sinks.snapshots, sinks.evidence
         self._small = lru_cache(256)(thumbnail)
 
     @operation("GET", "/me")
@@ -202,6 +213,36 @@ class Api:
             return Response(self._small(path), media_type="image/jpeg", headers=STAYS)
         return FileResponse(path, media_type="image/jpeg", headers=STAYS)
 
+    @operation("POST", "/sources/{source}/evidence", role="reviewer")
+    def keep_evidence(self, query: OfSource, user: User) -> Planned:
+        """Keep the video and judged pixels of now, as is done of a verdict "generated"."""
+        if self._evidence is None:
+            raise HTTPException(404, "none is kept here: write [evidence] into the configuration")
+        verdict = {one.source: one.verdict for one in self._board.overview().sources}
+        try:
+            name = self._evidence.ask(query.source, verdict[query.source], user.name)
+        except KeyError:
+            raise HTTPException(404, "there is no such source") from None
+        who, source = printable(user.name or "somebody"), printable(query.source)
+        logger.info("%s: evidence of %s", who, source)
+        return Planned(name, self._evidence.after)
+
+    @operation("GET", "/evidence/{name}", "application/zip")
+    def package(self, query: Named) -> Response:
+        """A package of evidence, for `mpft evidence verify`."""
+        path = self._package(query.name)
+        return FileResponse(path, filename=query.name, media_type="application/zip", headers=STAYS)
+
+    @operation("GET", "/evidence/{name}/clip", "video/mp4")
+    def clip(self, query: Named) -> Response:
+        """The video of a package, to be played in place."""
+        found = open_clip(self._package(query.name))
+        if found is None:
+            raise HTTPException(404, "there is no video in this package; it says why")
+        media, size, parts = found
+        headers = {**STAYS, "Content-Length": str(size)}
+        return StreamingResponse(parts, media_type=media, headers=headers)
+
     @operation("GET", "/export", "application/zip")
     def export(self, query: Selection, user: User) -> Response:
         """Reviewed frames as a labelled data set: manifest.csv and the images that it names.
@@ -219,12 +260,15 @@ class Api:
         except KeyError:
             raise HTTPException(404, "there is no such source") from None
 
+    def _package(self, name: str) -> Path:
+        path = self._evidence.kept.find(name) if self._evidence is not None else None
+        if path is None:
+            raise HTTPException(404, "there is no such package: it is to come, or grew too old")
+        return path
+
     def _snapshot(self, name: str) -> Path | None:
         """A file of the snapshots, and no other."""
-        if self._folder is None or not NAME.fullmatch(name):
-            return None
-        path = self._folder / name
-        return path if path.is_file() and not path.is_symlink() else None
+        return self._snapshots.kept.find(name) if self._snapshots is not None else None
 
     async def _follow(self) -> AsyncIterator[bytes]:
         self._streams -= 1

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "media-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 """The page asks nothing of anyone but this server."""
@@ -36,7 +37,10 @@ HTML = "text/html; charset=utf-8"
 
 SCRIPT = "text/javascript; charset=utf-8"
 
-SCRIPTS = ("format.js", "scene.js", "live.js", "review.js", "manage.js", "dashboard.js")
+SCRIPTS = tuple(
+    f"{name}.js"
+    for name in ("format", "scene", "evidence", "live", "review", "manage", "dashboard")
+)
 
 ASSETS = {
     **dict.fromkeys(("dashboard.css", "manage.css"), "text/css; charset=utf-8"),

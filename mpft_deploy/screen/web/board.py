@@ -85,6 +85,7 @@ class Overview(msgspec.Struct, frozen=True):
     Attributes:
         time: seconds since the Unix epoch.
         reviews: how many were made since the start, by anybody.
+        evidence: whether it can be kept.
     """
 
     time: float
@@ -92,6 +93,7 @@ class Overview(msgspec.Struct, frozen=True):
     ready: bool
     lost_events: int
     reviews: int
+    evidence: bool
     sources: list[SourceNow]
 
 
@@ -140,11 +142,12 @@ class Board:
 
     Attributes:
         reviews: how many were made since the start.
+        evidence: whether it can be kept.
         closed: whether live connections are to end.
     """
 
-    def __init__(self, monitor: Monitor) -> None:
-        self._monitor = monitor
+    def __init__(self, monitor: Monitor, *, evidence: bool = False) -> None:
+        self._monitor, self.evidence = monitor, evidence
         self._lock = threading.Lock()
         self.reviews, self.closed = 0, False
         self._history: dict[str, _History] = {}
@@ -197,6 +200,7 @@ class Board:
             ready=self._monitor.ready(),
             lost_events=self._monitor.lost_events,
             reviews=self.reviews,
+            evidence=self.evidence,
             sources=sources,
         )
 

@@ -97,7 +97,7 @@ class Dashboard(Server):
         engine: Mapping[str, str] | None = None,
         manager: Manager | None = None,
     ) -> None:
-        self.board, self.sinks = Board(monitor), sinks
+        self.board, self.sinks = Board(monitor, evidence=sinks.evidence is not None), sinks
         self.metrics = metrics if isinstance(metrics, PrometheusMetrics) else PrometheusMetrics()
         # Half of the connections stay free for short requests.
         api = Api(self.board, sinks, http.clients // 2, managed=manager is not None)

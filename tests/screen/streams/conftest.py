@@ -157,12 +157,16 @@ def watching(screener: Screener) -> Iterator[Callable[..., Running]]:
     started: list[Running] = []
 
     def start(
-        *addresses: str, clock: Any = None, config: Config | None = None, **settings: Any
+        *addresses: str,
+        clock: Any = None,
+        config: Config | None = None,
+        judge: Screener = screener,
+        **settings: Any,
     ) -> Running:
         settings = {"gate": 0.0, **settings}
         sources = [source_settings(address, **settings) for address in addresses]
         config = config or Config(sources=named(sources, "test"))
-        running = Running(screener, config, clock)
+        running = Running(judge, config, clock)
         started.append(running)
         return running
 

@@ -201,6 +201,7 @@ function drawSummary(overview) {
 }
 
 function update(overview) {
+  $("#keep").hidden = !overview.evidence || !mayReview();
   const names = new Set(overview.sources.map((status) => status.source));
   for (const [name, source] of sources) {
     if (!names.has(name)) {
@@ -239,6 +240,7 @@ function openDetail(name) {
   detailed.shown = null;
   detailed.near = null;
   const dialog = $("#detail");
+  drawEvidence(dialog, "", 0);
   drawDetail();
   drawDetailPictures();
   drawDetailEvents();

@@ -183,6 +183,7 @@ function openEvent(stored) {
   $("image", dialog)?.addEventListener("error", () => { $("figure", dialog).hidden = true; });
   setText(dialog, ".seen", picture?.share ? `The detector looked at the framed ${percent(picture.share)} of the picture.` : "");
   $(".full", dialog).href = picture ? picture.href : "";
+  drawEvidence(dialog, event.package ?? "", event.time);
   const facts = [
     ["when", new Date(event.time * 1000).toLocaleString("en-GB")],
     ["verdict", `${event.verdict}, was ${event.previous}; ${REASONS[event.reason] ?? "for the evidence"}`],

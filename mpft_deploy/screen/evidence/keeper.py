@@ -1,0 +1,218 @@
+"""Makes packages of evidence: when a stream's verdict turns, and when somebody asks."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import platform
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from mpft_deploy import __version__
+from mpft_deploy.screen.evidence.clip import remux
+from mpft_deploy.screen.evidence.package import (
+    KIND,
+    VERSION,
+    Clip,
+    Engine,
+    Judged,
+    Manifest,
+    pack,
+)
+from mpft_deploy.screen.evidence.ring import Look, Recording
+from mpft_deploy.screen.streams.clock import Clock, SystemClock
+from mpft_deploy.screen.streams.records import Event, StreamEvent
+from mpft_deploy.screen.tell.config import Evidence
+from mpft_deploy.screen.tell.kept import Kept
+from mpft_deploy.screen.tell.stats import SinkStats, Worker
+from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.signing import load_signer
+from mpft_deploy.spec import StreamVerdict
+from mpft_deploy.views import U8
+
+logger = logging.getLogger(__name__)
+
+CAPACITY = 8
+"""Packages that wait to be made."""
+
+CLOCK = "system clock of the screener (CLOCK_REALTIME), as it was set at the end of the package"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A package to make; moment: by the monotonic clock."""
+
+    name: str
+    source: str
+    verdict: StreamVerdict
+    event: StreamEvent | None
+    asked_by: str
+    moment: float
+
+
+class EvidenceSink:
+    """Makes packages in a thread of its own, some seconds after what they are for.
+
+    Args:
+        record: what is kept of a source in a span of the monotonic clock; a KeyError for an unknown
+            name.
+        engine: what judges; without a baseline.
+    """
+
+    name = "evidence"
+
+    def __init__(
+        self,
+        config: Evidence,
+        record: Callable[[str, float, float], Recording],
+        engine: Engine,
+        store: Store,
+        clock: Clock | None = None,
+    ) -> None:
+        self._config, self._record, self._engine = config, record, engine
+        self._clock = clock or SystemClock()
+        self._sign = load_signer(Path(config.key_file)) if config.key_file else None
+        self.after = config.after
+        self.kept = Kept("evidence", ".zip", config, store)
+        self._lock, self._asked = threading.Lock(), dict[str, tuple[str, float]]()
+        self._closing = threading.Event()
+        self._worker: Worker[_Job] = Worker(self.name, self._make, CAPACITY, idle=self.kept.prune)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """See `Supervised`."""
+        return self._worker.failure
+
+    def attach(self, event: Event) -> Event:
+        """Plan the package of a stream's verdict; the event with its file's name."""
+        if not isinstance(event, StreamEvent) or event.verdict not in self._config.when:
+            return event
+        name = self.kept.name(event.time, event.verdict, event.stream, event.id)
+        named = msgspec.structs.replace(event, package=name)
+        # An event is told at once, so its moment is now, less what the date says it waited.
+        waited = max(0.0, self._clock.time() - event.time)
+        moment = self._clock.monotonic() - min(waited, self._config.before)
+        self._worker.put(_Job(name, event.source, event.verdict, named, "", moment))
+        return named
+
+    def ask(self, source: str, verdict: StreamVerdict, by: str) -> str:
+        """Plan a package of a source as it is now; its file's name.
+
+        While one that was asked for is under way, that is the one.
+
+        Raises:
+            KeyError: an unknown name.
+        """
+        now = self._clock.monotonic()
+        self._record(source, now, now)
+        with self._lock:
+            name, moment = self._asked.get(source, ("", -math.inf))
+            if now - moment > self._config.after:
+                date = self._clock.time()
+                name = self.kept.name(date, verdict, source, f"asked-{int(1000 * date):x}")
+                self._asked[source] = name, now
+                self._worker.put(_Job(name, source, verdict, None, by, now))
+            return name
+
+    def send(self, event: Event) -> None:
+        """Plan the package of a stream's verdict."""
+        self.attach(event)
+
+    def close(self, timeout: float) -> None:
+        """Make what is planned, of what there is until now."""
+        self._closing.set()
+        self._worker.close(timeout)
+
+    def stats(self) -> SinkStats:
+        """Counts of packages, and the bytes of those kept."""
+        return self._worker.stats(self.kept.size())
+
+    def _make(self, job: _Job) -> None:
+        begin, end = job.moment - self._config.before, job.moment + self._config.after
+        self._closing.wait(max(0.0, end - self._clock.monotonic()))
+        try:
+            recording = self._record(job.source, begin, end)
+        except KeyError:
+            logger.warning("%s: it was removed before its evidence was kept", job.source)
+            return
+        self.kept.write(job.name, job.verdict, self._packed(job, recording, begin, end))
+
+    def _packed(self, job: _Job, recording: Recording, begin: float, end: float) -> bytes:
+        files: dict[str, bytes] = {}
+        frames = tuple(_judged(look, files) for look in recording.looks)
+        date = self._clock.time() - self._clock.monotonic()
+        clip, no_clip = None, recording.no_clip
+        if recording.coded is not None:
+            coding, pictures = recording.coded
+            try:
+                suffix, data = remux(coding, pictures, self.kept.folder)
+            except OSError:
+                raise
+            except Exception as error:  # whatever FFmpeg makes of what a stream sent
+                no_clip = f"the video could not be put into a file: {error}"
+            else:
+                name = f"clip{suffix}"
+                files[name] = data
+                clip = Clip(
+                    file=name,
+                    codec=coding.codec,
+                    pictures=len(pictures),
+                    begin=date + pictures[0].received,
+                    end=date + pictures[-1].received,
+                )
+        manifest = Manifest(
+            kind=KIND,
+            version=VERSION,
+            source=job.source,
+            address=recording.address,
+            event=job.event,
+            asked_by=job.asked_by,
+            moment=date + job.moment,
+            begin=date + begin,
+            end=date + end,
+            clock=CLOCK,
+            engine=msgspec.structs.replace(self._engine, baseline=recording.baseline),
+            frames=frames,
+            clip=clip,
+            no_clip=no_clip,
+            software=_software(),
+        )
+        return pack(manifest, files, self._sign)
+
+
+def _judged(look: Look, files: dict[str, bytes]) -> Judged:
+    """A frame for the manifest; its views become files."""
+    names = []
+    for view in look.views:
+        names.append(f"view-{len(files) + 1:05}.png")
+        files[names[-1]] = _png(view)
+    return Judged(
+        frame=look.frame,
+        size=look.size,
+        windows=tuple((row, column, tall, wide) for row, column, tall, wide in look.windows),
+        views=tuple(names),
+        logits=tuple(map(float, look.logits)),
+    )
+
+
+def _png(pixels: U8) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _software() -> dict[str, str]:
+    import av
+    import numpy as np
+
+    parts = {"mpft-deploy": __version__, "python": platform.python_version()}
+    parts |= {"numpy": np.__version__, "av": av.__version__}
+    versions = {name: ".".join(map(str, of)) for name, of in av.library_versions.items()}
+    return {**parts, **versions, "system": f"{platform.system()} {platform.machine()}"}

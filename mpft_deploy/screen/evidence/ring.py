@@ -1,0 +1,179 @@
+"""The last seconds of a source: coded, as they came, and what was judged of them.
+
+All of it is plain data, so that the ring of a reader in another process can be asked by messages.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import NamedTuple
+
+from mpft_deploy.prepared import Prepared
+from mpft_deploy.screen.streams.baseline import Baseline
+from mpft_deploy.screen.streams.records import FrameEvent
+from mpft_deploy.views import U8, Window
+from mpft_deploy.weights import F32
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How the pictures of a connection are coded; the same for those that go into one file.
+
+    codec: FFmpeg's name. header: its parameters. size: width and height.
+    base: seconds of one unit of the time stamps.
+    sample: a file in NUT with one picture, which tells a demuxer all that must be known.
+    """
+
+    codec: str
+    header: bytes
+    size: tuple[int, int]
+    base: Fraction
+    sample: bytes = field(compare=False)
+
+
+class Coded(NamedTuple):
+    """A coded picture; stamps count `Coding.base`, received is by the monotonic clock."""
+
+    data: bytes
+    pts: int | None
+    dts: int | None
+    key: bool
+    received: float
+
+
+@dataclass
+class Group:
+    """Pictures of one coding from a keyframe to the next."""
+
+    coding: Coding
+    pictures: list[Coded] = field(default_factory=list)
+    size: int = 0
+
+    @property
+    def begin(self) -> float:
+        """When its keyframe was received."""
+        return self.pictures[0].received
+
+
+class Ring:
+    """What a source sent in the last seconds, in groups that begin with a keyframe; any thread.
+
+    Args:
+        seconds: for how long a picture is kept at least, with those back to its keyframe.
+        most: bytes; beyond them the oldest group goes, were it the only one.
+    """
+
+    def __init__(self, seconds: float, most: int) -> None:
+        self._seconds, self._most, self._size = seconds, most, 0
+        self._lock = threading.Lock()
+        self._groups: deque[Group] = deque()
+        self._open: Group | None = None
+        self.trouble = ""
+        """Why nothing can be kept, if so."""
+
+    def add(self, coding: Coding, picture: Coded) -> None:
+        """The next picture; until there is a keyframe none is kept."""
+        with self._lock:
+            if picture.key:
+                self._open = Group(coding)
+                self._groups.append(self._open)
+            group = self._open
+            if group is None or group.coding != coding:
+                self._open = None
+                return
+            group.pictures.append(picture)
+            group.size += len(picture.data)
+            self._size += len(picture.data)
+            old = picture.received - self._seconds
+            while len(self._groups) > 1 and self._groups[1].begin <= old:
+                self._drop()
+            while self._size > self._most:
+                self._drop()
+            if not self._groups:
+                self._open = None
+
+    def cut(self, begin: float, end: float) -> tuple[Coding, list[Coded]] | None:
+        """The pictures of a span, by the monotonic clock, from the keyframe before; in order.
+
+        They are of one coding: where a connection was made anew within the span, the longer part.
+        None if there are none.
+        """
+        with self._lock:
+            groups = [Group(g.coding, g.pictures[:], g.size) for g in self._groups]
+        after = [number for number, group in enumerate(groups) if group.begin > begin]
+        first = max(0, (after[0] if after else len(groups)) - 1)
+        parts: list[tuple[Coding, list[Coded]]] = []
+        for group in groups[first:]:
+            wanted = [picture for picture in group.pictures if picture.received <= end]
+            if parts and parts[-1][0] == group.coding:
+                parts[-1][1].extend(wanted)
+            elif wanted:
+                parts.append((group.coding, wanted))
+        return max(parts, key=lambda part: part[1][-1].received - part[1][0].received, default=None)
+
+    def _drop(self) -> None:
+        self._size -= self._groups.popleft().size
+
+
+@dataclass(frozen=True)
+class Look:
+    """A judged frame, with the pixels that were judged.
+
+    received: by the monotonic clock. views: u8 [V, S, S, 3]. windows, size: of the frame, as in
+    `Prepared`. logits: f32 [V].
+    """
+
+    frame: FrameEvent
+    received: float
+    views: U8
+    windows: Sequence[Window]
+    size: tuple[int, int]
+    logits: F32
+
+
+class Looks:
+    """What was judged of a source in the last seconds; any thread.
+
+    Args:
+        seconds, most: as those of `Ring`.
+    """
+
+    def __init__(self, seconds: float, most: int) -> None:
+        self._seconds, self._most, self._size = seconds, most, 0
+        self._lock = threading.Lock()
+        self._looks: deque[Look] = deque()
+
+    def add(self, frame: FrameEvent, received: float, prepared: Prepared, logits: F32) -> None:
+        """One more."""
+        size, views = prepared.size, prepared.views
+        with self._lock:
+            self._looks.append(Look(frame, received, views, prepared.windows, size, logits))
+            self._size += views.nbytes
+            old = received - self._seconds
+            while self._size > self._most or self._looks[0].received < old:
+                self._size -= self._looks.popleft().views.nbytes
+
+    def cut(self, begin: float, end: float) -> list[Look]:
+        """Those that were received in a span, by the monotonic clock, in order."""
+        with self._lock:
+            return [look for look in self._looks if begin <= look.received <= end]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is kept of a span of a source.
+
+    Attributes:
+        address: without secrets.
+        coded: of one coding, in order; None where there are none: `no_clip` says why.
+    """
+
+    address: str
+    baseline: Baseline | None
+    looks: list[Look]
+    coded: tuple[Coding, list[Coded]] | None
+    no_clip: str

@@ -1,0 +1,132 @@
+"""Computes again, from the pixels in a package, all that was said of them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpft_deploy.bundle import Bundle
+from mpft_deploy.engine import load_engine
+from mpft_deploy.errors import InputError, UsageError
+from mpft_deploy.files import display, printable, sha256
+from mpft_deploy.images import read_picture
+from mpft_deploy.png import SIGNATURE
+from mpft_deploy.prepared import Prepared, prepare_views
+from mpft_deploy.screen.evidence.package import Judged, Package
+from mpft_deploy.screen.screener import Judged as Judgement
+from mpft_deploy.screen.screener import Screener
+from mpft_deploy.spec import DetectorSpec
+from mpft_deploy.views import Window
+
+BATCH = 8
+"""Views that are judged at once."""
+
+CLOSE = 1e-12
+"""Of probabilities: exp may differ in its last digit between C libraries."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What is not as it was told: of which frame, from 1, and what was told and found."""
+
+    frame: int
+    what: str
+    told: object
+    found: object
+
+    def __str__(self) -> str:
+        return f"frame {self.frame}: {self.what} is {self.found}, and was told as {self.told}"
+
+
+def require_same_engine(package: Package, bundle: Bundle) -> None:
+    """An InputError unless a bundle's engine is the one that judged."""
+    told = package.manifest.engine
+    if sha256(bundle.engine) == told.sha256:
+        return
+    detector = told.sources.get("detector", "unknown")
+    raise InputError(
+        f"{display(package.path)} was judged by another engine than that of "
+        f"{display(bundle.path)}: {printable(told.backend)} in {printable(told.precision)}, of the "
+        f"detector {printable(detector)}, bundle {printable(told.bundle[:12])}. Name that one by "
+        "--bundle, or one of the same detector and precision where the backend is native."
+    )
+
+
+def recompute(
+    package: Package,
+    bundle: Bundle,
+    *,
+    threads: int = 0,
+    advance: Callable[[int, int], None] = lambda views, of: None,
+) -> list[Difference]:
+    """All that is not as it was told; empty if every logit and verdict of a frame is the same.
+
+    Args:
+        bundle: of the engine that judged; see `require_same_engine`.
+        advance: told after each call of the engine how many views are done, of how many.
+
+    Raises:
+        InputError: the package cannot be what a screener made.
+    """
+    told = package.manifest.engine
+    engine = load_engine(bundle, threads=threads)
+    try:
+        screener = Screener(
+            bundle,
+            engine,
+            views=told.views,
+            threshold=told.threshold,
+            batch=1 if bundle.info.mixes_views else BATCH,
+        )
+    except UsageError as error:
+        raise InputError(f"{display(package.path)} cannot be: {error}") from None
+    frames = package.manifest.frames
+    prepared = [_prepared(package, screener.spec, frame) for frame in frames]
+    judged = screener.judge(prepared, advance)
+    differences = []
+    for number, (frame, result) in enumerate(zip(frames, judged, strict=True), 1):
+        for what, said, found in _compared(package, frame, result):
+            differences.append(Difference(number, what, said, found))
+    return differences
+
+
+def _prepared(package: Package, spec: DetectorSpec, frame: Judged) -> Prepared:
+    side, where = spec.crop.size, display(package.path)
+    count = len(frame.views)
+    if not count or not count == len(frame.windows) == len(frame.logits) or min(frame.size) < 1:
+        raise InputError(f"{where}: a frame whose views, windows and logits are not as many")
+    views = []
+    for name in frame.views:
+        data = package.content[name]
+        # Asked before it is decoded: a small file can hold a picture that fills the memory.
+        if data[:8] != SIGNATURE or data[16:24] != struct.pack(">II", side, side):
+            raise InputError(f"{where}: {name} is no PNG of {side} × {side} pixels, as views are")
+        views.append(read_picture(package.path / name, data=data).pixels)
+    windows = [Window(*window) for window in frame.windows]
+    return prepare_views(spec, np.stack(views), windows, frame.size)
+
+
+def _compared(
+    package: Package, frame: Judged, result: Judgement
+) -> Sequence[tuple[str, object, object]]:
+    """What differs: its name, as told and as found."""
+    told, found = frame.frame, result.judgement
+    baseline, verdict = package.manifest.engine.baseline, found.verdict
+    if baseline is not None:
+        verdict = baseline.of_frame(verdict, found.probability)
+    logits = tuple(map(float, result.view_logits))
+    rows: list[tuple[str, object, object]] = [
+        (f"the logit of view {number}", said, now)
+        for number, (said, now) in enumerate(zip(frame.logits, logits, strict=True), 1)
+    ]
+    rows += [
+        ("its logit", told.logit, found.logit),
+        ("its verdict", told.verdict, verdict),
+        ("why it is not judged", told.unjudged, found.reason),
+    ]
+    if abs(told.probability - found.probability) > CLOSE:
+        rows.append(("its probability", told.probability, found.probability))
+    return [row for row in rows if row[1] != row[2]]
