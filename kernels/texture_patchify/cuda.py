@@ -61,7 +61,7 @@ class DeviceArray(NamedTuple):
 def why_not() -> str | None:
     """Why the CUDA kernels cannot run here, and what to do about it; None if they can."""
     try:
-        library = _library()
+        library = load_library()
     except EnvironmentLacksError as error:
         return str(error)
     status = library.mpft_cuda_probe()
@@ -133,7 +133,7 @@ def launch(
         keep=keep,
         seed=seed,
     )
-    library = _library()
+    library = load_library()
     for name in ("frames", "patches", "positions", "scores"):
         _check_device(library, name, getattr(arguments, name))
     launch_arguments(arguments, stream)
@@ -141,7 +141,7 @@ def launch(
 
 def launch_arguments(arguments: Arguments, stream: int) -> None:
     """Enqueue a call that is prepared already; errors and the rest as in `launch`."""
-    library = _library()
+    library = load_library()
     status = library.mpft_texture_patchify_launch(ctypes.byref(arguments), stream)
     if status:
         kind = UsageError if status < _CUDA_ERROR else EnvironmentLacksError
@@ -185,9 +185,9 @@ def prepare(
         seed = 0
     batch, cells = shape[0], (shape[1] // patch) ** 2
     count = keep.resolve(cells)
-    _check_output("patches", patches, "u1", (batch, count, 3 * patch * patch))
-    _check_output("positions", positions, "i4", (batch, count))
-    _check_output("scores", scores, "i4", (batch, cells))
+    check_output("patches", patches, "u1", (batch, count, 3 * patch * patch))
+    check_output("positions", positions, "i4", (batch, count))
+    check_output("scores", scores, "i4", (batch, cells))
     return Arguments(
         frames=frames.pointer,
         row_pitch=strides[1],
@@ -305,7 +305,8 @@ def _contiguous(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def _check_output(name: str, array: DeviceArray, dtype: str, shape: tuple[int, ...]) -> None:
+def check_output(name: str, array: DeviceArray, dtype: str, shape: tuple[int, ...]) -> None:
+    """A UsageError unless the array is contiguous, and of this type and shape."""
     if (array.dtype, array.shape) != (dtype, shape) or (
         array.strides != _contiguous(shape, int(dtype[1:])) and 0 not in shape
     ):
@@ -336,7 +337,7 @@ def _message(library: ctypes.CDLL, status: int) -> str:
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
+def load_library() -> ctypes.CDLL:
     """The shared library beside this package's modules; an EnvironmentLacksError without it."""
     # An editable install keeps compiled files apart from sources; the package's path has both.
     for folder in importlib.import_module(__name__.rpartition(".")[0]).__path__:

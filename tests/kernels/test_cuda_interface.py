@@ -165,11 +165,11 @@ def test_only_other_layouts_are_copied(frames: np.ndarray[Any, Any], copied: boo
 
 def test_a_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "LIBRARY", "libnot_built.so")
-    cuda._library.cache_clear()
+    cuda.load_library.cache_clear()
     try:
         assert "install mpft-deploy from source on a machine with nvcc" in (cuda.why_not() or "")
     finally:
-        cuda._library.cache_clear()
+        cuda.load_library.cache_clear()
 
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
@@ -198,7 +198,7 @@ def test_the_library_loads_without_a_driver_and_says_so() -> None:
     assert "not built" not in reason
     assert "Install the NVIDIA driver" in reason
     call = Call.make(pictures(1, 32, "noise", 0), 16, KeepRule("all"))
-    library = cuda._library()
+    library = cuda.load_library()
     arguments = call.arguments
     assert library.mpft_texture_patchify_launch(ctypes.byref(arguments), None) >= 1000
     arguments.patch = 3  # arguments are judged before the driver is asked
