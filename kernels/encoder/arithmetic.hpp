@@ -11,7 +11,7 @@ inline constexpr float kTiny = 0x1p-100f;
 inline constexpr float kEpsilon = static_cast<float>(1e-5);
 
 template <class V>
-Lanes<V> exponential(Lanes<V> x) {
+MPFT_ON_GPU Lanes<V> exponential(Lanes<V> x) {
   x = smaller(larger(x, all<V>(-87)), all<V>(87));
   const Lanes<V> n = nearest(x * all<V>(1.4426950408889634));
   const Lanes<V> r = (x - n * all<V>(0.693359375)) - n * all<V>(-2.12194440e-4);
@@ -22,12 +22,12 @@ Lanes<V> exponential(Lanes<V> x) {
 }
 
 template <class V>
-Lanes<V> quick_gelu(const Lanes<V>& x) {
+MPFT_ON_GPU Lanes<V> quick_gelu(const Lanes<V>& x) {
   return x * (all<V>(1) / (all<V>(1) + exponential(all<V>(-1.702) * x)));
 }
 
 template <class V>
-Lanes<V> gelu(const Lanes<V>& x) {
+MPFT_ON_GPU Lanes<V> gelu(const Lanes<V>& x) {
   const Lanes<V> z = magnitude(x) * all<V>(0.70710678);
   const Lanes<V> t = all<V>(1) / (all<V>(1) + all<V>(0.3275911) * z);
   constexpr float factors[] = {1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592};

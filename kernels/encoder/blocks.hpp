@@ -58,7 +58,7 @@ class Member {
         Lanes<V> value = sums * ratio;
         if (channel > 0) value = load<V>(to) + value;
         if (channel == kChannels - 1) {
-          const float* position = model_.positions + positions[cell] * width;
+          const float* position = model_.positions + (positions[cell] + 1) * width;
           const Lanes<V> scaled = value * load<V>(model_.patch_scale + column) +
                                   load<V>(model_.patch_bias + column);
           value = scaled + load<V>(position + column);
@@ -67,7 +67,9 @@ class Member {
       });
     }
     if (has_class_token) {
-      for (std::int64_t i = 0; i < width; ++i) room_.x[i] = model_.first[i];
+      for (std::int64_t i = 0; i < width; ++i) {
+        room_.x[i] = model_.class_token[i] + model_.positions[i];
+      }
     }
     for (std::int64_t token = 0; token < tokens_; ++token) {
       float* row = room_.x + token * width;

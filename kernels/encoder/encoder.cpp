@@ -13,7 +13,7 @@
 #endif
 
 #include "float_mode.hpp"
-#include "kernel.hpp"
+#include "model.hpp"
 
 namespace mpft::encoder {
 namespace {
@@ -79,123 +79,25 @@ class Memory {
   std::vector<void*> blocks_;
 };
 
-// A network's arrays, one after the other.
-class Arrays {
+// What a version computes with besides the arrays, made of the weights once.
+class Preparation {
  public:
-  explicit Arrays(const std::vector<Array>& arrays) : arrays_(arrays) {}
+  Preparation(const Kernel& kernel, Memory& memory) : kernel_(kernel), memory_(memory) {}
 
-  template <class T>
-  const T* next(std::int64_t count) {
-    const bool fits = index_ < arrays_.size() &&
-                      arrays_[index_].bytes == static_cast<std::size_t>(count) * sizeof(T);
-    if (!fits) throw std::invalid_argument("the network's arrays do not fit its shape");
-    return static_cast<const T*>(arrays_[index_++].data);
-  }
-  void end() const {
-    if (index_ != arrays_.size()) throw std::invalid_argument("the network has too many arrays");
-  }
-
- private:
-  const std::vector<Array>& arrays_;
-  std::size_t index_ = 0;
-};
-
-// A network's arrays as a version reads them: where they lie, and what follows from the weights.
-class Reading {
- public:
-  Reading(const Kernel& kernel, const Shape& shape, const std::vector<Array>& arrays,
-          Memory& memory)
-      : kernel_(kernel), shape_(shape), arrays_(arrays), memory_(memory) {}
-
-  Model model() {
-    const std::int64_t width = shape_.width;
-    Model model{};
-    model.shape = shape_;
-    model.width = padded(width);
-    model.hidden = padded(shape_.hidden);
-    model.area = padded(shape_.area);
-    const std::vector<Matrix*> patch{&model.patch[0], &model.patch[1], &model.patch[2]};
-    place(patch, width, shape_.area);
-    prepare(patch, false, kPixelZero);
-    model.patch_ratio = row(kChannels);
-    model.patch_scale = row(width);
-    model.patch_bias = row(width);
-    const float* class_token = row(width);
-    const float* positions = rows(shape_.cells + 1, width);
-    float* first = memory_.zeros<float>(model.width);
-    for (std::int64_t i = 0; i < width; ++i) first[i] = class_token[i] + positions[i];
-    model.first = first;
-    model.positions = positions + model.width;
-    model.ln_pre = norm();
-    Block* blocks = memory_.zeros<Block>(shape_.depth);
-    for (std::int64_t index = 0; index < shape_.depth; ++index) blocks[index] = block();
-    model.blocks = blocks;
-    model.ln_post = norm();
-    model.head = rows(shape_.taps, width);
-    model.head_bias = *row(1);
-    arrays_.end();
-    return model;
-  }
-
- private:
-  const float* rows(std::int64_t count, std::int64_t columns) {
-    return arrays_.next<float>(count * padded(columns));
-  }
-  const float* row(std::int64_t columns) { return rows(1, columns); }
-
-  Norm norm() {
-    const float* weight = row(shape_.width);
-    return {weight, row(shape_.width)};
-  }
-
-  Block block() {
-    const std::int64_t width = shape_.width, hidden = shape_.hidden;
-    Block block{};
-    block.ln_1 = norm();
-    layers({&block.query, &block.key, &block.value}, width, width);
-    layers({&block.out}, width, width);
-    block.ln_2 = norm();
-    layers({&block.fc}, hidden, width);
-    layers({&block.proj}, width, hidden);
-    return block;
-  }
-
-  // Layers that read the same activations, which are written once.
-  void layers(std::initializer_list<Layer*> all, std::int64_t outputs, std::int64_t inputs) {
-    std::vector<Matrix*> matrices;
-    for (Layer* layer : all) {
-      place({&layer->matrix}, outputs, inputs);
-      layer->scale = row(outputs);
-      layer->bias = row(outputs);
-      layer->limit = *row(1);
-      layer->least = *row(1);
-      if (!(layer->limit > 0 && layer->limit <= kLimit && layer->least >= 0)) {
-        throw std::invalid_argument("a limit of activations is out of range");
+  void prepare(Model& model, std::vector<Block>& blocks) {
+    prepare({&model.patch[0], &model.patch[1], &model.patch[2]}, false, kPixelZero);
+    for (Block& block : blocks) {
+      for (const std::vector<Layer*>& group : groups_of(block)) {
+        std::vector<Matrix*> matrices;
+        for (Layer* layer : group) matrices.push_back(&layer->matrix);
+        prepare(matrices, is_wide(*group[0]), 0);
       }
-      const Layer& first = **all.begin();
-      if (layer->limit != first.limit || layer->least != first.least) {
-        throw std::invalid_argument("layers that read the same have different limits");
-      }
-      matrices.push_back(&layer->matrix);
-    }
-    prepare(matrices, is_wide(**all.begin()), 0);
-  }
-
-  // Matrices of one array.
-  void place(const std::vector<Matrix*>& matrices, std::int64_t outputs, std::int64_t inputs) {
-    const std::int64_t size = padded(outputs) * padded(inputs);
-    const auto* weights =
-        arrays_.next<std::int8_t>(static_cast<std::int64_t>(matrices.size()) * size);
-    for (Matrix* matrix : matrices) {
-      matrix->outputs = padded(outputs);
-      matrix->inputs = padded(inputs);
-      matrix->weights = weights;
-      weights += size;
     }
   }
 
-  // Args: zero: activations are this much larger than what is meant by the bytes of a version whose
-  // bytes have a sign.
+ private:
+  // Matrices that read the same rows. Args: zero: activations are this much larger than what is
+  // meant by the bytes of a version whose bytes have a sign.
   void prepare(const std::vector<Matrix*>& matrices, bool wide, int zero) {
     int largest = 0;
     for (const Matrix* matrix : matrices) {
@@ -267,21 +169,8 @@ class Reading {
   }
 
   const Kernel& kernel_;
-  const Shape& shape_;
-  Arrays arrays_;
   Memory& memory_;
 };
-
-void check(const Shape& shape) {
-  constexpr std::int64_t kMost = 1 << 16;  // so sums of weights, times 128, fit into 32 bits
-  for (const std::int64_t size : {shape.width, shape.hidden, shape.heads, shape.cells, shape.area,
-                                  shape.depth, shape.taps}) {
-    if (size < 1 || size > kMost) throw std::invalid_argument("a size is out of range");
-  }
-  if (shape.width % shape.heads != 0 || shape.taps > shape.depth) {
-    throw std::invalid_argument("sizes do not fit together");
-  }
-}
 
 }  // namespace
 
@@ -293,9 +182,11 @@ const std::array<Version, kVersions>& versions() {
 struct Encoder::State {
   State(const Kernel& its_kernel, const Shape& shape, const std::vector<Array>& arrays,
         int threads)
-      : kernel(its_kernel),
-        model(Reading(its_kernel, shape, arrays, weights).model()),
-        pool(threads) {}
+      : kernel(its_kernel), pool(threads) {
+    Arrays reading(arrays);
+    model = Reading(shape, reading).model(blocks);
+    Preparation(kernel, weights).prepare(model, blocks);
+  }
 
   // Memory for views of so many tokens.
   void make_room(std::int64_t tokens) {
@@ -322,7 +213,8 @@ struct Encoder::State {
 
   const Kernel& kernel;
   Memory weights;
-  const Model model;
+  std::vector<Block> blocks;
+  Model model;
   Pool pool;
   std::mutex turn;
   std::unique_ptr<Memory> memory;
@@ -335,7 +227,6 @@ Encoder::Encoder(const Version& version, const Shape& shape, const std::vector<A
                  int threads) {
   if (version.why_not != nullptr) throw std::invalid_argument(version.why_not);
   if (threads < 1) throw std::invalid_argument("threads must be 1 or more");
-  check(shape);
   state_ = std::make_unique<State>(*version.kernel, shape, arrays, threads);
 }
 

@@ -74,8 +74,8 @@ struct Model {
   Matrix patch[kChannels];
   const float* patch_ratio;  // [kChannels]
   const float *patch_scale, *patch_bias;
-  const float* first;      // class token and its position
-  const float* positions;  // [cells, width]
+  const float* class_token;
+  const float* positions;  // [1 + cells, width], that of the class token first
   Norm ln_pre;
   const Block* blocks;
   Norm ln_post;

@@ -14,6 +14,13 @@
 
 #include "kernel.hpp"
 
+// Before what also runs on a GPU.
+#if defined(__CUDACC__)
+#define MPFT_ON_GPU __host__ __device__
+#else
+#define MPFT_ON_GPU
+#endif
+
 static_assert(FLT_EVAL_METHOD == 0, "float32 must be computed as float32");
 
 namespace mpft::encoder {
@@ -41,7 +48,7 @@ void store(float* to, const Lanes<V>& x) {
 }
 
 template <class V>
-Lanes<V> all(float value) {
+MPFT_ON_GPU Lanes<V> all(float value) {
   Lanes<V> out;
   for (int i = 0; i < V::kParts; ++i) out.part[i] = V::all(value);
   return out;
@@ -49,43 +56,43 @@ Lanes<V> all(float value) {
 
 // A function of registers, for each part.
 template <class V, class Function, class... Arguments>
-Lanes<V> each(Function function, const Arguments&... arguments) {
+MPFT_ON_GPU Lanes<V> each(Function function, const Arguments&... arguments) {
   Lanes<V> out;
   for (int i = 0; i < V::kParts; ++i) out.part[i] = function(arguments.part[i]...);
   return out;
 }
 
 template <class V>
-Lanes<V> operator+(const Lanes<V>& a, const Lanes<V>& b) {
+MPFT_ON_GPU Lanes<V> operator+(const Lanes<V>& a, const Lanes<V>& b) {
   return each<V>([](auto x, auto y) { return x + y; }, a, b);
 }
 template <class V>
-Lanes<V> operator-(const Lanes<V>& a, const Lanes<V>& b) {
+MPFT_ON_GPU Lanes<V> operator-(const Lanes<V>& a, const Lanes<V>& b) {
   return each<V>([](auto x, auto y) { return x - y; }, a, b);
 }
 template <class V>
-Lanes<V> operator*(const Lanes<V>& a, const Lanes<V>& b) {
+MPFT_ON_GPU Lanes<V> operator*(const Lanes<V>& a, const Lanes<V>& b) {
   return each<V>([](auto x, auto y) { return x * y; }, a, b);
 }
 template <class V>
-Lanes<V> operator/(const Lanes<V>& a, const Lanes<V>& b) {
+MPFT_ON_GPU Lanes<V> operator/(const Lanes<V>& a, const Lanes<V>& b) {
   return each<V>([](auto x, auto y) { return x / y; }, a, b);
 }
 
 template <class V>
-Lanes<V> larger(const Lanes<V>& a, const Lanes<V>& b) {
+MPFT_ON_GPU Lanes<V> larger(const Lanes<V>& a, const Lanes<V>& b) {
   return each<V>(V::larger, a, b);
 }
 template <class V>
-Lanes<V> smaller(const Lanes<V>& a, const Lanes<V>& b) {
+MPFT_ON_GPU Lanes<V> smaller(const Lanes<V>& a, const Lanes<V>& b) {
   return each<V>(V::smaller, a, b);
 }
 template <class V>
-Lanes<V> magnitude(const Lanes<V>& x) {
+MPFT_ON_GPU Lanes<V> magnitude(const Lanes<V>& x) {
   return each<V>(V::magnitude, x);
 }
 template <class V>
-Lanes<V> with_sign(const Lanes<V>& x, const Lanes<V>& sign) {
+MPFT_ON_GPU Lanes<V> with_sign(const Lanes<V>& x, const Lanes<V>& sign) {
   return each<V>(V::with_sign, x, sign);
 }
 template <class V>
@@ -94,12 +101,12 @@ Lanes<V> root(const Lanes<V>& x) {
 }
 // The nearest whole numbers, halves to even; of less than 2²². The sign of a zero is free.
 template <class V>
-Lanes<V> nearest(const Lanes<V>& x) {
+MPFT_ON_GPU Lanes<V> nearest(const Lanes<V>& x) {
   return each<V>(V::nearest, x);
 }
 // 2^n, for whole numbers of −126 to 127.
 template <class V>
-Lanes<V> power_of_two(const Lanes<V>& n) {
+MPFT_ON_GPU Lanes<V> power_of_two(const Lanes<V>& n) {
   return each<V>(V::power_of_two, n);
 }
 
