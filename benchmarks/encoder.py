@@ -194,7 +194,8 @@ def profile(packed: Mapping[str, Packed], cut: Patches, work: Path) -> dict[str,
             count: Case(unpack(network), *cells, 1, np.zeros(0, np.float32)).packed()
             for count, cells in views.items()
         }
-        for version in (one for one in VERSIONS if one.why_not() is None and one.name != "numpy"):
+        compiled = (one for one in VERSIONS if one.device == "cpu" and one.name != "numpy")
+        for version in (one for one in compiled if one.why_not() is None):
             row: dict[str, Any] = {}
             if shutil.which("perf") and version.name != "scalar":
                 row["shares"] = shares(driver, version.name, cases[8], work)

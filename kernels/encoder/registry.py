@@ -15,19 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
-from mpft_deploy.kernels.encoder import oracle
+from mpft_deploy.kernels.encoder import cuda, oracle
 from mpft_deploy.kernels.encoder.network import Network
 from mpft_deploy.kernels.encoder.oracle import F32, I32, U8
 from mpft_deploy.kernels.encoder.packing import Packed, pack, unpack
 from mpft_deploy.kernels.slow import HOW, say_so
-from mpft_deploy.kernels.texture_patchify.registry import IMPLEMENTATIONS, VARIABLE, Status
+from mpft_deploy.kernels.texture_patchify.interop import Device
+from mpft_deploy.kernels.texture_patchify.registry import VARIABLE, Status
 
 try:
     from mpft_deploy.kernels.encoder import _encoder
 except ImportError:
     _encoder = None  # type: ignore[assignment]
-
-FOR_GPUS = {one.name for one in IMPLEMENTATIONS if one.device == "cuda"}
 
 Run = Callable[[U8, I32], F32]
 """Patches u8 [B, K, 3·p·p] and positions i32 [B, K], both contiguous, to logits f32 [B]."""
@@ -41,11 +40,13 @@ class Version:
         name: what `MPFT_KERNEL` calls it.
         why_not: the reason that it does not run here, or None.
         make: a packed network and a number of threads to a function that runs it.
+        device: what computes; arrays are in host memory whichever it is.
     """
 
     name: str
     why_not: Callable[[], str | None]
     make: Callable[[Packed, int], Run]
+    device: Device = "cpu"
 
 
 class Encoder:
@@ -114,8 +115,7 @@ def choose(name: str | None = None) -> Version:
         return chosen
     found = next((version for version in VERSIONS if version.name == name), None)
     if found is None:
-        other = ", but one of texture_patchify's for GPUs" if name in FOR_GPUS else ""
-        raise UsageError(f"{source} is no version of the encoder{other}. Versions: {_listing()}")
+        raise UsageError(f"{source} is no version of the encoder. Versions: {_listing()}")
     reason = found.why_not()
     if reason is not None:
         raise EnvironmentLacksError(f"{source} does not run here: {reason}. Versions: {_listing()}")
@@ -145,6 +145,10 @@ def _make_numpy(packed: Packed, threads: int) -> Run:
     return run
 
 
+def _make_cuda(packed: Packed, threads: int) -> Run:
+    return cuda.CudaEncoder(packed).logits
+
+
 def _native_version(name: str) -> Version:
     def why_not() -> str | None:
         return HOW if _encoder is None else _encoder.why_not(name)
@@ -152,23 +156,21 @@ def _native_version(name: str) -> Version:
     return Version(name, why_not, functools.partial(_make_native, name))
 
 
-# The fastest first. A new version is one line here.
+# The fastest first; what follows NumPy is taken by name alone. A new version is one line here.
 VERSIONS = (
     _native_version("avx512"),
     _native_version("avx2"),
     _native_version("neon"),
     _native_version("scalar"),
     Version("numpy", lambda: None, _make_numpy),
+    Version("cuda", cuda.why_not, _make_cuda, "cuda"),
 )
 
 
 def statuses() -> list[Status]:
-    """Every version in order of preference; raises as `choose` does on a bad `MPFT_KERNEL`.
-
-    None is chosen where one of texture_patchify's for GPUs is forced: an Encoder refuses then.
-    """
-    chosen = None if os.environ.get(VARIABLE) in FOR_GPUS else choose()
-    return [Status(one.name, "cpu", one.why_not(), chosen=one is chosen) for one in VERSIONS]
+    """Every version in order of preference; raises as `choose` does on a bad `MPFT_KERNEL`."""
+    chosen = choose()
+    return [Status(one.name, one.device, one.why_not(), chosen=one is chosen) for one in VERSIONS]
 
 
 def _listing() -> str:

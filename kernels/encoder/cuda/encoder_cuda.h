@@ -1,0 +1,51 @@
+/* The encoder on a CUDA device: the C interface. Needs no CUDA headers. */
+#ifndef MPFT_ENCODER_CUDA_H
+#define MPFT_ENCODER_CUDA_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// A network on the device that was current when it was made, which must be current in every call.
+typedef struct mpft_encoder mpft_encoder;
+
+enum mpft_encoder_status {
+  MPFT_ENCODER_OK = 0,
+  MPFT_ENCODER_BAD_ARRAYS = 1,
+  MPFT_ENCODER_NO_ROOM = 2,
+  MPFT_ENCODER_TOO_MANY_TOKENS = 3,
+  MPFT_ENCODER_NO_MEMORY = 4,
+  MPFT_ENCODER_CUDA_ERROR = 1000  // this plus a cudaError_t
+};
+
+// Copy a network to the device, packed as packing.py says. `sizes` are width, hidden, heads, cells,
+// area, depth and taps. Waits until it is there, after which the arrays are not needed.
+int mpft_encoder_make(const int64_t sizes[7], int quick_gelu, const void* const* arrays,
+                      const uint64_t* bytes, int32_t count, mpft_encoder** made);
+
+// Memory for views of up to `count` cells, `batch` at once, in the place of what there was; waits.
+int mpft_encoder_reserve(mpft_encoder* encoder, int64_t batch, int64_t count);
+
+// Enqueue on `stream` (a cudaStream_t; null is the default stream): of patches u8 [batch, count,
+// 3 · area] at positions i32 [batch, count], each at least 0 and below `cells`, which is not
+// checked, the logits f32 [batch]; all on the device. Allocates nothing and waits for nothing, so it
+// can be captured in a CUDA graph. Calls share what was reserved: one must have run before the next.
+int mpft_encoder_launch(const mpft_encoder* encoder, const uint8_t* patches,
+                        const int32_t* positions, int64_t batch, int64_t count, float* logits,
+                        void* stream);
+
+// The same of arrays in host memory; reserves what it needs, and waits.
+int mpft_encoder_run(mpft_encoder* encoder, const uint8_t* patches, const int32_t* positions,
+                     int64_t batch, int64_t count, float* logits);
+
+void mpft_encoder_free(mpft_encoder* encoder);
+
+// What a status means: one line of English, never null, never freed.
+const char* mpft_encoder_message(int status);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
