@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from mpft_deploy.detector.settings import GoldenSource
 from mpft_deploy.detector.thresholds import upper_bound
 from mpft_deploy.evaluate.scores import Score
 from mpft_deploy.spec import DetectorSpec, HeldOut
+from mpft_deploy.statistics import share_bounds
 
 GOLDEN_TEXT = {
     "validation": "validation images, whose licences apply to them",
     "synthetic": "pictures drawn by a seeded program; they hold nobody's content",
 }
 
-TITLE = "Operating point"
+UNSTATED = ("unstated", "none stated", "not stated")
+
+LIMITS, TITLE = "## Limits\n", "Operating point"
 HELD_OUT = "\n## On held-out images\n"
 
 
@@ -40,6 +45,7 @@ def model_card(
         for part in ("train", "validation")
         for name, counts in training[part].items()
     )
+    unstated = sum(count for name, count in licences.items() if name in UNSTATED)
     licence_rows = "\n".join(f"| {name} | {count} |" for name, count in licences.items())
     setting_rows = "\n".join(
         f"| {name} | {value} |" for name, value in training["settings"].items()
@@ -66,6 +72,16 @@ def model_card(
 Tells images made by generative models from real ones. Input: a {spec.crop.size} × {spec.crop.size}
 crop in RGB, at its own pixels. Output: a logit, which the operating point makes a verdict.
 
+## Limits
+- A verdict is evidence, not proof; never the only ground for a decision about a person. "Real" says
+  that no sign of generation was found, and many generated images have none.
+- Other images than these are harder: other cameras, collections and kinds of pictures, and
+  generators that came after the training data. Measure on your own images, and calibrate on them
+  before relying on the threshold.
+- Resizing, heavy compression, screenshots and edits change the evidence.
+- If the classes of the training data differ in content, size or file format, the detector may have
+  learnt that too. No figure here is free of that.
+
 ## Method
 {tower} `{spec.keep}`.
 {learnt}
@@ -82,6 +98,9 @@ are not this detector's.
 |---|---|---|---|
 {data_rows}
 
+Of {sum(licences.values())} images {unstated} come without a stated licence. None of them comes
+along with the detector.
+
 | licence of the images | images |
 |---|---|
 {licence_rows}
@@ -94,14 +113,6 @@ Golden crops: {GOLDEN_TEXT[golden]}.
 {setting_rows}
 
 Made with {version_text}.
-
-## Limits
-- A verdict is evidence, not proof; never the only ground for a decision about a person.
-- Generators that came after the training data may pass as real.
-- Resizing, heavy compression, screenshots and edits change the evidence. Measure on your own images
-  and calibrate on them before relying on the threshold.
-- If the classes of the training data differ in content, size or file format, the detector may have
-  learnt that too. No figure here is free of that.
 """
     return with_held_out(with_operating_point(card, spec), spec.calibration.held_out)
 
@@ -125,24 +136,29 @@ and which may come from the sources that the detector learnt from: expect less o
 {rows}"""
     generated = {name: one for name, one in scores.items() if one.generated}
     real = "\n".join(
-        f"| {name} | {one.real} | {1 - (one.real_accuracy or 0):.1%} |"
+        f"| {name} | {one.real} | {_share(1 - (one.real_accuracy or 0), one.real)} |"
         for name, one in scores.items()
         if one.real
     )
     made = "\n".join(
-        f"| {name} | {one.generated} | {_figure(one.auc)} | {one.generated_accuracy or 0:.0%} |"
+        f"| {name} | {one.generated} | {_figure(one.auc)} | "
+        f"{_share(one.generated_accuracy or 0, one.generated)} |"
         for name, one in generated.items()
     )
-    mean_auc = sum(one.auc or 0 for one in generated.values()) / len(generated)
-    mean_found = sum(one.generated_accuracy or 0 for one in generated.values()) / len(generated)
+    mean_auc = _mean([one.auc or 0 for one in generated.values()], ".3f")
+    mean_found = _mean([one.generated_accuracy or 0 for one in generated.values()], ".0%")
     return f"""\
 Every image below was judged by a head that learnt from none of its generator or source, nor of any
 that share a collection with it ({settings["folds"]} folds), by the mean over random views of it as
 it may arrive: resized, re-saved, filmed. Calibration and threshold follow from these logits, and
-the head that is kept learnt from all of the images. Over generators the mean AUC is {mean_auc:.3f}
-and {mean_found:.0%} of their images are found; over all images the AUC is {_figure(total.auc)}.
-Folds flatter: whoever collected these images has habits that strangers do not share. Expect less
-elsewhere.
+the head that is kept learnt from all of the images. Over generators the mean AUC is {mean_auc}
+and {mean_found} of their images are found (95 % of a bootstrap over generators); over all images
+the AUC is {_figure(total.auc)}. Shares below are at the threshold that was set then, with exact
+intervals over images (95 %).
+
+Folds flatter: whoever collected these images has habits that strangers do not share. No image was
+kept aside either: what was chosen by looking at such folds, as docs/method.md tells of the shipped
+detector, flatters them too. Expect less elsewhere.
 
 | generator, left out | images | AUC | found |
 |---|---|---|---|
@@ -160,10 +176,11 @@ def with_operating_point(card: str, spec: DetectorSpec) -> str:
         spec: whose `training` says what the calibration was fitted to: `calibration`, or the
             validation images.
     """
-    head, *sections = re.split("^(?=## )", card, flags=re.MULTILINE)
+    parts = re.split("^(?=## )", card, flags=re.MULTILINE)
     replaced = (f"## {TITLE}\n", "## Calibrated anew\n")
-    kept = [section.rstrip() for section in sections if not section.startswith(replaced)]
-    return "\n\n".join([head.rstrip(), _operating_point(spec), *kept]) + "\n"
+    kept = [part.rstrip() for part in parts if not part.startswith(replaced)]
+    place = 2 if len(kept) > 1 and parts[1].startswith(LIMITS) else 1  # limits go first
+    return "\n\n".join([*kept[:place], _operating_point(spec), *kept[place:]]) + "\n"
 
 
 def with_held_out(card: str, held: HeldOut | None) -> str:
@@ -195,7 +212,10 @@ def _operating_point(spec: DetectorSpec) -> str:
         over = f"{told['source_bound']:.1%} as a mean over sources like these {told['sources']}"
         promised += f", {over}"
     found = figures["generated_accuracy"]
-    also = "" if found is None else f" Of the generated ones {found:.1%} are found."
+    also = ""
+    if found is not None:
+        also = f" Of the generated ones {_share(found, fitted['generated'])} are found."
+    also += " Intervals are exact ones over images (95 %)."
     paragraphs = (
         f'The probability of "generated" is sigmoid({calibration.scale:.4f} · (logit '
         f"{calibration.shift:+.4f})). From {calibration.threshold:.4g} on (logit "
@@ -204,10 +224,24 @@ def _operating_point(spec: DetectorSpec) -> str:
         f"`{spec.keep}` and views `{calibration.views}`.",
         f"Fitted to {real} real and {fitted['generated']} generated images of "
         f"{', '.join(fitted['sets'])}, which are also counted here: {called} of the real ones are "
-        f"called generated, which bounds false alarms (95 %, one-sided) at {promised}.{also}",
+        f"called generated, {_share(called / real, real)}, which bounds false alarms (95 %, "
+        f"one-sided) at {promised}.{also}",
     )
     wrapped = (textwrap.fill(text, 100, break_on_hyphens=False) for text in paragraphs)
     return "\n\n".join([f"## {TITLE}", *wrapped]).replace(f"{TITLE}\n\n", f"{TITLE}\n")
+
+
+def _share(share: float, images: int) -> str:
+    """A share of images, with 95 % of its exact interval."""
+    low, high = share_bounds(round(share * images), images, 0.975)
+    return f"{share:.1%} ({low:.1%} to {high:.1%})"
+
+
+def _mean(values: Sequence[float], form: str) -> str:
+    """A mean with 95 % of a bootstrap."""
+    drawn = np.random.default_rng(0).choice(values, (2000, len(values))).mean(1)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return f"{np.mean(values):{form}} ({low:{form}} to {high:{form}})"
 
 
 def _figure(value: float | None) -> str:
