@@ -22,11 +22,13 @@ from PIL import Image
 
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.prepared import LookedAt
+from mpft_deploy.screen.streams.areas import Box
 from mpft_deploy.screen.streams.records import (
     Event,
     FrameEvent,
     Grade,
     Picture,
+    RegionStatus,
     SourceEvent,
     SourceStatus,
     State,
@@ -55,9 +57,9 @@ WINDOW = Window((HEIGHT - VIEW) // 2, (WIDTH - VIEW) // 2, VIEW, VIEW)
 LOOKED_AT = LookedAt(share=VIEW * VIEW / (HEIGHT * WIDTH), windows=(WINDOW,))
 
 
-def cells_of(pixels: Pixels) -> list[tuple[int, int, int]]:
-    """The 96 most textured cells of the middle: what a detector with `textured:96` looks at."""
-    top, left, _, _ = WINDOW
+def cells_of(pixels: Pixels, window: Window = WINDOW) -> list[tuple[int, int, int]]:
+    """The 96 most textured cells of a window: what a detector with `textured:96` looks at."""
+    top, left, _, _ = window
     view = np.ascontiguousarray(pixels[None, top : top + VIEW, left : left + VIEW])
     positions = texture_patchify(view, CELL, KeepRule("textured", 96), 0).positions[0]
     columns = VIEW // CELL
@@ -86,6 +88,8 @@ class DemoSource:
     picture: Picture | None = None
     received: int = 0
     screened: int = 0
+    regions: tuple[RegionStatus, ...] = ()
+    masks: tuple[Box, ...] = ()
 
     def status(self) -> SourceStatus:
         live = self.state == "live"
@@ -117,6 +121,9 @@ class DemoSource:
             height=HEIGHT if seen else None,
             codec="h264" if seen else "",
             reason=self.reason,
+            region=self.regions[0].region if self.regions else "",
+            regions=self.regions,
+            masks=self.masks,
             retry_in=(self.changed - time.monotonic()) % RETRY if self.state == "down" else None,
         )
 
@@ -220,6 +227,22 @@ class DemoMonitor:
             size=(HEIGHT, WIDTH),
         )
         return [frame, changed]
+
+
+def region(name: str, box: Box, verdict: StreamVerdict, evidence: float) -> RegionStatus:
+    """A made-up region."""
+    return RegionStatus(
+        region=name,
+        box=box,
+        verdict=verdict,
+        evidence=evidence,
+        probability=1 / (1 + math.exp(-evidence)),
+        independent=4 + abs(evidence),
+        looking=verdict == "unsure",
+        generated_from=BOUND,
+        no_sign_from=-BOUND,
+        reach=2 * BOUND,
+    )
 
 
 def open_demo(

@@ -23,10 +23,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dashboard_demo import DemoMonitor, demo_sources, open_demo, past
+import msgspec
+from dashboard_demo import VIEW, DemoMonitor, cells_of, demo_sources, open_demo, past, region
 from PIL import Image
 
+from mpft_deploy.prepared import LookedAt
+from mpft_deploy.screen.streams.areas import pixels_of
 from mpft_deploy.screen.streams.records import Sink
+from mpft_deploy.views import Window, share_in
 
 DESKTOP, PHONE = (1280, 800), (390, 844)
 
@@ -224,6 +228,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as shots:
             _idle(browser, folder, Path(shots))
             _busy(browser, folder, Path(shots))
+            _regions(browser, folder, Path(shots))
     finally:
         browser.close()
 
@@ -277,6 +282,36 @@ def _busy(browser: Browser, folder: Path, shots: Path) -> None:
         review = f"{url}#events&event={number}"
         shoot(browser, review, folder / "dashboard-review.png", wait=chosen)
         shoot(browser, review, folder / "dashboard-review-phone.png", size=PHONE, wait=chosen)
+    sinks.close(1)
+
+
+def _regions(browser: Browser, folder: Path, shots: Path) -> None:
+    """A source with three regions and a mask."""
+    monitor = DemoMonitor(demo_sources(1, generated=0, down=0))
+    [(name, source)] = monitor.sources.items()
+    source.verdict, source.evidence, source.drift = "generated", 5.9, 0.2
+    source.regions = (
+        region("right screen", (0.55, 0.12, 0.4, 0.55), "generated", 5.9),
+        region("left screen", (0.05, 0.15, 0.38, 0.5), "no sign", -5.2),
+        region("street", (0.1, 0.66, 0.8, 0.33), "unsure", 0.8),
+    )
+    source.masks = ((0.75, 0.0, 0.25, 0.07),)
+    monitor.step(time.time())
+    picture = source.picture
+    assert picture is not None
+    boxes = [pixels_of(one.box, *picture.size) for one in source.regions]
+    windows = tuple(
+        Window(r + (h - VIEW) // 2, c + (w - VIEW) // 2, VIEW, VIEW) for r, c, h, w in boxes
+    )
+    source.picture = msgspec.structs.replace(
+        picture,
+        cells=[cell for window in windows for cell in cells_of(picture.pixels, window)],
+        looked_at=LookedAt(share=share_in(windows, *picture.size), windows=windows),
+    )
+    server, sinks = open_demo(monitor, shots)
+    lived(monitor, sinks, 60)
+    url = f"{server.url}#source={name.replace(' ', '+')}"
+    shoot(browser, url, folder / "dashboard-regions.png")
     sinks.close(1)
 
 

@@ -256,7 +256,15 @@ def _open_watch(
         sinks.append(TextSink())
     if tell.http is not None:
         engine = {"backend": info.backend, "precision": str(info.precision), "bundle": seal[:12]}
-        page = serve(watch, tell.http, sinks, metrics=metrics, engine=engine, manager=manager)
+        page = serve(
+            watch,
+            tell.http,
+            sinks,
+            metrics=metrics,
+            engine=engine,
+            manager=manager,
+            live=tell.live,
+        )
         logger.info("dashboard: %s", page.url)
     if tell.health is not None:
         health = serve_health(watch, tell.health)

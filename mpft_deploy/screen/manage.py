@@ -15,6 +15,7 @@ import msgspec
 
 from mpft_deploy.errors import MpftError, UsageError
 from mpft_deploy.screen.streams.address import PORTS, parse, redact
+from mpft_deploy.screen.streams.areas import Areas
 from mpft_deploy.screen.streams.baseline import Baseline
 from mpft_deploy.screen.streams.config import Config, named, read_source
 from mpft_deploy.screen.streams.doctor import Found, look
@@ -46,6 +47,7 @@ class Managed(msgspec.Struct, frozen=True):
         taught: when what counts of all its streams was learnt, seconds since the Unix epoch.
         kept: how often it was taught here, of what is kept; the last can be taken back.
         lesson: that is under way, or waits to be accepted.
+        fixed: whether its settings name regions or masks: those count, and none can be drawn.
         problem: why the store's settings are not used; else empty.
     """
 
@@ -57,6 +59,7 @@ class Managed(msgspec.Struct, frozen=True):
     taught: float | None = None
     kept: int = 0
     lesson: Lesson | None = None
+    fixed: bool = False
 
 
 class Manager:
@@ -85,6 +88,7 @@ class Manager:
         self._lock, self._trying = threading.RLock(), threading.Semaphore(AT_ONCE)
         self._problems: dict[str, str] = {}
         self._sources: tuple[SourceSettings, ...] = ()
+        self._fixed: set[str] = set()
         self._baselines: dict[str, Baseline] = {}
         self._streams: dict[str, list[str]] = {}
         self._apply()
@@ -120,6 +124,7 @@ class Manager:
                         taught=min(taught) if taught and len(taught) == len(streams) else None,
                         kept=max((len(self.teacher.history(one)) for one in streams), default=0),
                         lesson=self.teacher.lesson(name),
+                        fixed=name in self._fixed,
                     )
                 )
             return listed
@@ -170,6 +175,26 @@ class Manager:
     def resume(self, name: str) -> Managed:
         """Read a paused source again; a KeyError for an unknown one."""
         return self._set_paused(name, None)
+
+    def look_at(self, name: str, areas: Areas) -> Managed:
+        """Look at regions of a source that were drawn, and at no masked part, after a restart too.
+
+        Raises:
+            KeyError: there is no such source.
+            UsageError: its settings name others.
+            InputError: a region is called as another source is.
+        """
+        with self._lock:
+            if self._managed(name).fixed:
+                raise UsageError(
+                    f"the settings of {name!r} name its regions and masks, and they count: change "
+                    "them there"
+                )
+            named([_looking_at(s, areas) if s.name == name else s for s in self._sources], "source")
+            drawn = None if areas == Areas() else msgspec.json.encode(areas)
+            self._store.set_setting(name, "areas", drawn)
+            self._apply()
+            return self._managed(name)
 
     def teach(self, name: str, minutes: float) -> Managed:
         """Begin a lesson of a source, in place of one that there is; a KeyError for no source."""
@@ -255,13 +280,15 @@ class Manager:
     def _apply(self) -> None:
         """Under the lock: have the watch do what file and store say."""
         names = {one.name for one in self._file.sources}
-        self._problems, self._sources = {}, self._file.sources
+        drawn = self._store.settings("areas")
+        self._problems, self._fixed = {}, set()
+        self._sources = tuple(self._with_areas(one, drawn) for one in self._file.sources)
         for name, value in self._store.settings("source").items():
             if name in names:
                 logger.warning("%s: added on the page, but the configuration's counts", name)
                 continue
             try:
-                added = self._checked(msgspec.json.decode(value))
+                added = self._with_areas(self._checked(msgspec.json.decode(value)), drawn)
                 self._sources = named([*self._sources, added], "source")
             except MpftError as error:
                 self._problems[name] = str(error)
@@ -277,3 +304,18 @@ class Manager:
                 paused={name: msgspec.json.decode(by) for name, by in paused.items()},
             )
         )
+
+    def _with_areas(self, settings: SourceSettings, drawn: Mapping[str, bytes]) -> SourceSettings:
+        """A source as it is looked at: areas of its settings count, then those that were drawn."""
+        name = settings.name
+        if settings.areas != Areas():
+            self._fixed.add(name)
+            if name in drawn:
+                logger.warning("%s: regions were drawn, but those of its settings count", name)
+        elif name in drawn:
+            return _looking_at(settings, msgspec.json.decode(drawn[name], type=Areas))
+        return settings
+
+
+def _looking_at(settings: SourceSettings, areas: Areas) -> SourceSettings:
+    return msgspec.structs.replace(settings, region=areas.regions, mask=areas.masks)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -329,6 +329,39 @@ class Http(Table, frozen=True):
         return found
 
 
+class Live(Table, frozen=True):
+    """`[live]`: a server that shows streams as they are, such as go2rtc or MediaMTX.
+
+    Attributes:
+        url: of the page of a source; {source} stands for its name.
+    """
+
+    url: str
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            host, _ = parts.hostname or "", parts.port
+            plain = re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", parts.netloc) is not None
+            good = parts.scheme in ("http", "https") and names_host(host) and plain
+        except ValueError:
+            good = False
+        wanted = "write http:// or https://, a host without user and password, and a path"
+        check("live", "url", good, wanted)
+        whole = "{" not in self.url.replace("{source}", "")
+        check("live", "url", whole, "only {source} is replaced by something")
+
+    @property
+    def origin(self) -> str:
+        """Whose pages ours may frame."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}"
+
+    def page(self, source: str) -> str:
+        """Of a source."""
+        return self.url.replace("{source}", quote(source, safe=""))
+
+
 class Health(Table, frozen=True):
     """`[health]`: /livez and /readyz for whoever looks after the service (extra `dashboard`).
 
@@ -362,6 +395,7 @@ class TellConfig(Record, frozen=True):
     evidence: Evidence | None = None
     jsonl: Jsonl | None = None
     http: Http | None = None
+    live: Live | None = None
     health: Health | None = None
 
 
@@ -418,5 +452,6 @@ _KINDS: dict[str, type[Table]] = {
     "evidence": Evidence,
     "jsonl": Jsonl,
     "http": Http,
+    "live": Live,
     "health": Health,
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.extras import how_to_install
 from mpft_deploy.screen.streams.records import Monitor
-from mpft_deploy.screen.tell.config import Health, Http
+from mpft_deploy.screen.tell.config import Health, Http, Live
 
 if TYPE_CHECKING:
     from mpft_deploy.screen.manage import Manager
@@ -31,6 +31,7 @@ def serve(
     metrics: Metrics | None = None,
     engine: Mapping[str, str] | None = None,
     manager: Manager | None = None,
+    live: Live | None = None,
 ) -> Dashboard:
     """Start the dashboard, its API and the metrics in a thread of their own.
 
@@ -40,6 +41,7 @@ def serve(
         metrics: from `open_metrics`.
         engine: what the metrics tell of the engine: backend, precision, device.
         manager: through which admins add, pause and remove sources; None for nobody.
+        live: where streams are shown as they are.
 
     Returns:
         A server; `url` is where it listens.
@@ -50,7 +52,9 @@ def serve(
     _require("http")
     from mpft_deploy.screen.web.server import Dashboard
 
-    return Dashboard(monitor, http, sinks, metrics=metrics, engine=engine, manager=manager)
+    return Dashboard(
+        monitor, http, sinks, metrics=metrics, engine=engine, manager=manager, live=live
+    )
 
 
 def serve_health(monitor: Monitor, health: Health) -> Server:

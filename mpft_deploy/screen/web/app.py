@@ -31,7 +31,7 @@ POLICY = (
     "media-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""The page asks nothing of anyone but this server."""
+"""The page asks nothing of anyone but this server; `[live]` lets it frame one other."""
 
 HTML = "text/html; charset=utf-8"
 
@@ -39,11 +39,11 @@ SCRIPT = "text/javascript; charset=utf-8"
 
 SCRIPTS = tuple(
     f"{name}.js"
-    for name in ("format", "scene", "evidence", "live", "review", "manage", "dashboard")
+    for name in ("format", "scene", "areas", "evidence", "live", "review", "manage", "dashboard")
 )
 
 ASSETS = {
-    **dict.fromkeys(("dashboard.css", "manage.css"), "text/css; charset=utf-8"),
+    **dict.fromkeys(("dashboard.css", "manage.css", "areas.css"), "text/css; charset=utf-8"),
     "icon.svg": "image/svg+xml",
     **dict.fromkeys(SCRIPTS, SCRIPT),
 }

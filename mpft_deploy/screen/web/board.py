@@ -22,6 +22,7 @@ from mpft_deploy.screen.streams.records import (
     SourceEvent,
     SourceStatus,
 )
+from mpft_deploy.screen.tell.config import Live
 from mpft_deploy.screen.tell.snapshots import encode_jpeg
 from mpft_deploy.views import Window
 
@@ -73,10 +74,12 @@ class SourceNow(SourceStatus, frozen=True, kw_only=True):
     Attributes:
         picture_time: of the newest verdict of a frame, seconds since the Unix epoch.
         since: from when on the stream has its verdict; None if it had no other.
+        live: page of another server that shows the stream as it is; empty where there is none.
     """
 
     picture_time: float | None
     since: float | None
+    live: str
 
 
 class Overview(msgspec.Struct, frozen=True):
@@ -140,14 +143,19 @@ class _Encoded(NamedTuple):
 class Board:
     """State of the page. `note` is called by the pipeline; all else by visitors.
 
+    Args:
+        live: where streams are shown as they are.
+
     Attributes:
         reviews: how many were made since the start.
         evidence: whether it can be kept.
         closed: whether live connections are to end.
     """
 
-    def __init__(self, monitor: Monitor, *, evidence: bool = False) -> None:
-        self._monitor, self.evidence = monitor, evidence
+    def __init__(
+        self, monitor: Monitor, live: Live | None = None, *, evidence: bool = False
+    ) -> None:
+        self._monitor, self._live, self.evidence = monitor, live, evidence
         self._lock = threading.Lock()
         self.reviews, self.closed = 0, False
         self._history: dict[str, _History] = {}
@@ -191,6 +199,7 @@ class Board:
                     **msgspec.structs.asdict(status),
                     picture_time=self._judged.get(status.source),
                     since=self._turned.get(status.stream),
+                    live="" if self._live is None else self._live.page(status.source),
                 )
                 for status in statuses
             ]

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from mpft_deploy.files import printable
 from mpft_deploy.screen.manage import Managed, Manager
+from mpft_deploy.screen.streams.areas import Areas
 from mpft_deploy.screen.streams.baseline import Baseline
 from mpft_deploy.screen.streams.doctor import Found
 from mpft_deploy.screen.streams.settings import SourceSettings
@@ -111,6 +112,17 @@ class ManagedSources:
         changed = _found(lambda: self._manager.go_back(query.source))
         _log(user, "took back what was taught of", query.source)
         return changed
+
+    @operation("PUT", "/sources/{source}/regions", role="admin")
+    def draw(self, query: OfSource, body: Areas, user: User) -> Managed:
+        """Have regions of a source judged each by itself, and no masked part of it.
+
+        This replaces those drawn before; without any the whole picture is judged. What the
+        configuration file names cannot be replaced.
+        """
+        drawn = _found(lambda: self._manager.look_at(query.source, body))
+        _log(user, f"drew {len(body.regions)} regions, {len(body.masks)} masks of", query.source)
+        return drawn
 
     # After what has a longer path: a source may be called by its address, slashes and all.
     @operation("DELETE", "/sources/{source}", role="admin")

@@ -15,7 +15,7 @@ from mpft_deploy.files import printable
 from mpft_deploy.screen.manage import Manager
 from mpft_deploy.screen.streams.records import Event, Monitor
 from mpft_deploy.screen.streams.task import Task
-from mpft_deploy.screen.tell.config import Http
+from mpft_deploy.screen.tell.config import Http, Live
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.metrics import Metrics, PrometheusMetrics
 from mpft_deploy.screen.web.access import Access
@@ -30,7 +30,6 @@ THREADS = 8
 
 HEADERS = [
     ("Server", "mpft"),
-    ("Content-Security-Policy", POLICY),
     ("Cross-Origin-Resource-Policy", "same-origin"),
     ("Referrer-Policy", "same-origin"),
     ("X-Content-Type-Options", "nosniff"),
@@ -44,7 +43,14 @@ class Server:
         url: where it listens.
     """
 
-    def __init__(self, name: str, app: Starlette, address: tuple[str, int], clients: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        app: Starlette,
+        address: tuple[str, int],
+        clients: int,
+        policy: str = POLICY,
+    ) -> None:
         self._socket = _listen(name, address)
         host, port = self._socket.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
@@ -60,7 +66,7 @@ class Server:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            headers=HEADERS,
+            headers=[*HEADERS, ("Content-Security-Policy", policy)],
             limit_concurrency=clients,
             h11_max_incomplete_event_size=HEAD_BYTES,
             timeout_keep_alive=int(PATIENCE),
@@ -96,14 +102,17 @@ class Dashboard(Server):
         metrics: Metrics | None = None,
         engine: Mapping[str, str] | None = None,
         manager: Manager | None = None,
+        live: Live | None = None,
     ) -> None:
-        self.board, self.sinks = Board(monitor, evidence=sinks.evidence is not None), sinks
+        self.board = Board(monitor, live, evidence=sinks.evidence is not None)
+        self.sinks = sinks
         self.metrics = metrics if isinstance(metrics, PrometheusMetrics) else PrometheusMetrics()
         # Half of the connections stay free for short requests.
         api = Api(self.board, sinks, http.clients // 2, managed=manager is not None)
         apis = [api] if manager is None else [api, ManagedSources(manager, manager.teacher)]
         app = dashboard(apis, Access(http), self.metrics, monitor)
-        super().__init__("http", app, http.bind(), http.clients)
+        policy = POLICY if live is None else f"{POLICY}; frame-src {live.origin}"
+        super().__init__("http", app, http.bind(), http.clients, policy)
         self.metrics.watch(monitor, sinks, engine or {})
         sinks.append(self)
 

@@ -30,6 +30,10 @@ from mpft_deploy.spec import Calibration
 TOKEN = "a-token-of-more-than-16"
 SECRET = "Pl4nted-S3cret"
 CAMERA = {"name": "dock", "address": f"rtsp://viewer:{SECRET}@192.0.2.9/live?key={SECRET}x"}
+AREAS = {
+    "regions": [{"name": "top", "box": [0, 0, 1, 0.7]}, {"name": "wall", "box": [0, 0.3, 1, 0.7]}],
+    "masks": [[0, 0, 0.2, 0.1]],
+}
 TOML = """
 [defaults]
 gate = 0
@@ -237,6 +241,7 @@ def test_only_admins_change_sources(
         ("POST", "/sources", CAMERA),
         ("POST", "/sources/dock/pause", None),
         ("POST", "/sources/dock/resume", None),
+        ("PUT", "/sources/dock/regions", AREAS),
         ("DELETE", "/sources/dock", None),
     ):
         assert one.ask(method, path, body, user.token)[0] == status, path
@@ -389,6 +394,133 @@ def test_frames_that_say_nothing_teach_nothing() -> None:
     frames.send(frame_event(1, "hall", unjudged="featureless"))
     frames.send(source_event(3, "hall"))
     assert (frames.frames, frames.seconds) == ({}, 0)
+
+
+def test_regions_are_drawn_kept_and_give_way_to_the_files(
+    service: Callable[..., Service], caplog: pytest.LogCaptureFixture
+) -> None:
+    one = service()
+    one.serve(Http(address="127.0.0.1:0"))
+    one.running.frame("hall")
+    status, drawn = one.ask("PUT", "/sources/hall/regions", AREAS)
+    assert (status, drawn["fixed"]) == (200, False)
+    one.running.wait(lambda e: e.stream == "hall/wall", "a frame of a region")
+    eventually(lambda: one.ask("GET", "/sources")[1]["sources"][0]["regions"])
+    [hall] = one.ask("GET", "/sources")[1]["sources"]
+    assert [(r["region"], r["box"]) for r in hall["regions"]] == [
+        ("top", [0, 0, 1, 0.7]),
+        ("wall", [0, 0.3, 1, 0.7]),
+    ]
+    assert (hall["masks"], hall["reconnects"]) == (AREAS["masks"], 0)
+    for body, why in (
+        ({"regions": [{"name": "a", "box": [0.5, 0, 0.6, 1]}]}, "in fractions of the picture"),
+        ({"regions": [{"name": "<b>", "box": [0, 0, 1, 1]}] * 2}, "two regions are called"),
+        ({"masks": [[0, 0, 1, 1]] * 17}, "length <= 16"),
+        ({"region": []}, "unknown field"),
+        ("{", "truncated"),
+    ):
+        status, said = one.ask("PUT", "/sources/hall/regions", body)
+        assert (status, why in said["error"]) == (400, True), said
+    assert one.ask("PUT", "/sources/nobody/regions", AREAS)[0] == 404
+    clash = {"name": "hall/top", "address": "rtsp://192.0.2.9/live"}
+    assert "both called 'hall/top'" in one.ask("POST", "/sources", clash)[1]["error"]
+    one.close()
+    two = service()
+    two.serve(Http(address="127.0.0.1:0"))
+    assert two.running.status().streams == ["hall", "hall/top", "hall/wall"]
+    two.path.write_text(TOML + "mask = [[0, 0.9, 1, 0.1]]\n")
+    two.manager.reload(read_config(two.path, {}))
+    assert "hall: regions were drawn, but those of its settings count" in caplog.text
+    assert two.running.status().streams == ["hall"]
+    assert two.ask("GET", "/sources/settings")[1][0]["fixed"]
+    assert "change them there" in two.ask("PUT", "/sources/hall/regions", AREAS)[1]["error"]
+    two.path.write_text(TOML)
+    two.manager.reload(read_config(two.path, {}))
+    assert two.running.status().streams == ["hall", "hall/top", "hall/wall"]
+    assert two.ask("PUT", "/sources/hall/regions", {})[0] == 200
+    assert two.store.settings("areas") == {}
+    assert two.running.status().streams == ["hall"]
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["mouse", "touch"])
+def test_a_region_is_drawn_on_the_page(
+    service: Callable[..., Service], browser: Browser, size: tuple[int, int]
+) -> None:
+    one = service()
+    page = one.serve(Http(address="127.0.0.1:0"))
+    page.send(one.running.frame("hall"))
+    browser.show(page.url + "#source=hall", size)
+    browser.wait_for("document.querySelectorAll('#detail figure image').length === 2")
+    browser.ask("document.querySelector('#detail .edit').click()")
+    browser.wait_for("document.querySelector('.overlay').classList.contains('drawing')")
+    browser.ask("document.querySelector('.canvas').scrollIntoView({block: 'center'})")
+    left, top, width, height = browser.ask(
+        "(() => { const m = document.querySelector('.overlay').getScreenCTM(); "
+        "return [m.e, m.f, 64 * m.a, 48 * m.d]; })()"  # of pictures of 64 × 48
+    )
+
+    def drag(*places: tuple[float, float]) -> None:
+        kinds = ("mousePressed", "mouseMoved", "mouseReleased")
+        if size == PHONE:
+            kinds = ("touchStart", "touchMove", "touchEnd")
+        x = y = 0.0
+        for kind, place in zip(kinds, (*places, places[-1]), strict=True):
+            x, y = left + place[0] * width, top + place[1] * height
+            if size == PHONE:
+                points = [] if kind == "touchEnd" else [{"x": x, "y": y}]
+                browser.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+            else:
+                browser.call(
+                    "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
+                )
+
+    def boxes() -> list[list[float]]:
+        return list(browser.ask("draft.map(({ box }) => box)"))
+
+    drag((0.1, 0.1), (0.6, 0.9))
+    assert boxes() == [pytest.approx([0.1, 0.1, 0.5, 0.8], abs=0.02)]
+    drag((0.3, 0.5), (0.5, 0.5))  # moves it
+    drag((0.8, 0.9), (0.9, 0.8))  # by its corner
+    assert boxes() == [pytest.approx([0.3, 0.1, 0.6, 0.7], abs=0.03)]
+    drag((0.05, 0.05), (0.05, 0.05))  # a mere click draws nothing
+    assert len(boxes()) == 1
+    # By numbers and keys.
+    browser.ask(
+        "for (const [place, value] of [[0, 25], [1, 0], [2, 75], [3, 90]]) { "
+        "const field = document.querySelectorAll('.drafts input[type=number]')[place]; "
+        "field.value = value; field.dispatchEvent(new Event('change')); }"
+    )
+    assert boxes() == [[0.25, 0, 0.75, 0.9]]
+    browser.ask("document.querySelector('.overlay rect').focus()")
+    browser.press("ArrowLeft")
+    browser.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowDown", modifiers=8)
+    assert boxes() == [[0.24, 0, 0.75, 0.91]]
+    assert browser.ask("detailed.status.source") == "hall"
+    browser.ask(
+        "const named = document.querySelector('.drafts .long input'); named.value = ' <i>wall '; "
+        "named.dispatchEvent(new Event('input')); "
+        "document.querySelector('.add-mask').click(); "
+        "document.querySelector('.add-region').click()"
+    )
+    browser.ask("document.querySelector('.overlay rect:last-of-type').focus()")
+    browser.press("Delete")
+    assert len(boxes()) == 2
+    assert browser.ask("document.querySelector('#detail').scrollWidth") <= size[0]
+    browser.ask("document.querySelector('.areas .drawing').requestSubmit()")
+    browser.wait_for("document.querySelectorAll('.regions .region').length === 1")
+    [region] = one.running.status().regions
+    assert (region.region, region.box) == ("<i>wall", (0.24, 0.0, 0.75, 0.91))
+    assert one.running.status().masks == ((0.0, 0.0, 0.25, 0.1),)
+    browser.wait_for("document.querySelectorAll('.tile rect').length === 2")
+    assert browser.ask("document.querySelector('.tile text').textContent") == "<i>wall"
+    assert browser.ask("document.querySelectorAll('.regions i.x, .tile text i').length") == 0
+    # What the file names is only shown.
+    one.path.write_text(TOML + "mask = [[0, 0.9, 1, 0.1]]\n")
+    one.manager.reload(read_config(one.path, {}))
+    browser.wait_for("detailed.status.masks[0]?.[1] === 0.9")
+    browser.ask("document.querySelector('#detail .edit').click()")
+    browser.wait_for("document.querySelector('.areas .said').textContent.includes('change them')")
+    assert browser.ask("draft") is None
 
 
 def test_a_page_may_begin_without_sources(watching: Any, tmp_path: Path) -> None:

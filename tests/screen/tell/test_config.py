@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpft_deploy.errors import InputError, MpftError, UsageError
-from mpft_deploy.screen.tell.config import TABLES, Http, TellConfig, User, parse_tables
+from mpft_deploy.screen.tell.config import TABLES, Http, Live, TellConfig, User, parse_tables
 from mpft_deploy.screen.tell.table import read_secret
 
 PASSWORD = "correct-horse-battery"
@@ -72,12 +72,27 @@ def test_every_table_reads_its_keys() -> None:
         ({"http": {"address": "example.org:8088"}}, "[http] address:"),
         ({"http": {"token": "short"}}, "[http] token:"),
         ({"http": 3}, "[http]: expected"),
+        ({"live": {}}, "[live] url: is missing"),
+        ({"live": {"url": "ftp://nvr/x"}}, "[live] url:"),
+        ({"live": {"url": "http:///x"}}, "[live] url:"),
+        ({"live": {"url": "http://u:p@nvr/x"}}, "[live] url:"),
+        ({"live": {"url": "http://nvr;script-src *@b/x"}}, "[live] url:"),
+        ({"live": {"url": "http://nvr; script-src */x"}}, "[live] url:"),
+        ({"live": {"url": "http://nvr:99999/x"}}, "[live] url:"),
+        ({"live": {"url": "http://{source}.lan/x"}}, "[live] url:"),
+        ({"live": {"url": "http://nvr/{name}"}}, "[live] url: only {source}"),
     ],
 )
 def test_errors_name_table_and_key(tables: dict[str, object], named: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_tables(tables)
     assert str(caught.value).startswith(named)
+
+
+def test_a_live_page_is_of_one_origin_and_names_the_source() -> None:
+    live = Live(url="http://[::1]:1984/stream.html?src={source}#x")
+    assert live.origin == "http://[::1]:1984"
+    assert live.page('a/b&c "d"') == "http://[::1]:1984/stream.html?src=a%2Fb%26c%20%22d%22#x"
 
 
 def test_secrets_do_not_show() -> None:

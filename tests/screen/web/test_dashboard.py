@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from dashboard_demo import DemoMonitor, DemoSource, demo_sources
 from dashboard_screenshots import DESKTOP, PHONE, Browser, lived
-from telling import source_event, stream_event
+from telling import eventually, source_event, stream_event
 
-from mpft_deploy.screen.tell.config import Http, User
+from mpft_deploy.screen.tell.config import Http, Live, User
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.web import serve
 from mpft_deploy.screen.web.server import Dashboard
@@ -197,6 +199,43 @@ def test_names_are_text_and_nothing_else(browser: Browser, drawn: list[DemoSourc
     browser.wait_for("document.querySelectorAll('.tile image').length === 1")
     assert complaints(browser, server) == []
     server.sinks.close(1)
+
+
+def test_a_stream_is_watched_where_another_server_shows_it(
+    browser: Browser, monitor: DemoMonitor
+) -> None:
+    asked = []
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    other = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=other.serve_forever, args=(0.02,), daemon=True).start()
+    live = Live(url=f"http://127.0.0.1:{other.server_port}/stream.html?src={{source}}")
+    server = serve(monitor, Http(address="127.0.0.1:0"), Sinks(), live=live)
+    lived(monitor, server.sinks, 2)
+    open_page(browser, server.url + "#source=Main+street")
+    browser.wait_for("document.querySelector('#detail').open")
+    assert not browser.ask("document.querySelector('#detail iframe')")
+    browser.ask("document.querySelector('#detail .watch').click()")
+    eventually(lambda: asked)
+    assert asked == ["/stream.html?src=Main%20street"]
+    assert browser.ask("document.querySelector('.elsewhere').href").endswith(asked[0])
+    assert complaints(browser, server) == []
+    # Any other server is refused by the policy, and with the next source the frame is gone.
+    browser.ask("document.querySelector('#detail iframe').src = 'http://localhost:1/'")
+    browser.wait_for("document.querySelector('#detail .watch').ariaPressed === 'true'")
+    eventually(lambda: [one for one in complaints(browser, server) if "frame-src" in one])
+    browser.press("ArrowRight")
+    browser.wait_for("document.querySelector('#detail iframe') === null")
+    server.sinks.close(1)
+    other.shutdown()
 
 
 def test_logging_in(browser: Browser, monitor: DemoMonitor) -> None:

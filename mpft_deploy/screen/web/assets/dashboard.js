@@ -58,7 +58,10 @@ $("#cells").addEventListener("click", () => setCells(!showCells));
 $("#urgent").addEventListener("click", () => setUrgent(!urgentFirst));
 $("#detail .previous").addEventListener("click", () => step(-1));
 $("#detail .next").addEventListener("click", () => step(1));
-$("#detail").addEventListener("close", () => { detailed = null; });
+$("#detail").addEventListener("close", () => {
+  detailed = null;
+  leaveAreas();
+});
 $("#event .previous").addEventListener("click", () => move(-1));
 $("#event .next").addEventListener("click", () => move(1));
 for (const dialog of $$("dialog")) {

@@ -69,6 +69,7 @@ function span(ms) {
 const BROKEN = new Set(["stalled", "frozen", "down"]);
 const isBroken = (status) => BROKEN.has(status.state);
 const isIdle = (status) => isBroken(status) || ["connecting", "paused"].includes(status.state);
+const streamName = ({ source, region }) => (region ? `${source}/${region}` : source);
 const verdictTone = (verdict) => (verdict === "no sign" ? "clear" : verdict);
 const tone = (status) => (isIdle(status) ? "none" : verdictTone(status.verdict));
 const urgency = (status) =>

@@ -113,6 +113,7 @@ function drawTilePicture(source) {
   const { tile, picture } = source;
   tile.classList.toggle("has-picture", Boolean(picture));
   drawScene($(".scene", tile), picture, showCells);
+  drawAreas($(".scene", tile), picture, source.status);
   setText(tile, ".share", looksAt(picture));
 }
 
@@ -137,6 +138,11 @@ function drawTile(source, now) {
     "aria-label",
     `${status.source}: ${idle ? status.state : word}, ${looksAt(source.picture) || "no picture"}, quality ${status.grade}; details`,
   );
+  const areas = JSON.stringify(areasOf(status));
+  if (areas !== source.areas) { // not with the next picture only
+    source.areas = areas;
+    drawTilePicture(source);
+  }
   drawMeter($(".meter", tile), status);
   setText(tile, ".rests", restsOn(status, now));
   setText(tile, ".screened", rate(status.fps_screened));
@@ -235,6 +241,7 @@ putMeter($("#detail"));
 
 function openDetail(name) {
   detailed = sources.get(name) ?? null;
+  leaveAreas();
   if (!detailed) return;
   detailed.fetched = -Infinity;
   detailed.shown = null;
@@ -263,6 +270,7 @@ function drawDetailPictures() {
   const dialog = $("#detail");
   const { picture, near } = detailed;
   drawScene($(".whole", dialog), picture, false);
+  drawOverlay();
   drawScene($(".near", dialog), near, true);
   setText(dialog, "figcaption time", picture ? `at ${clock(picture.time)}` : "");
   setText(dialog, ".seen", near ? `${percent(near.share)} of the picture, ${near.cells.length} cells` : "nothing yet");
@@ -288,6 +296,8 @@ function drawDetail() {
   drawMeter($(".meter", dialog), status);
   setText(dialog, ".rests", restsOn(status, Date.now() / 1000));
   drawLine($(".line", dialog), status, history, 960, 120);
+  drawAreasOfDetail();
+  $(".watch", dialog).hidden = !status.live;
   const dropped = Object.entries(status.dropped).filter((entry) => entry[1]);
   const size = status.width ? `${status.width} × ${status.height}` : "–";
   const facts = [
@@ -295,7 +305,7 @@ function drawDetail() {
     ["state", [status.state, status.reason, nextTry(status)].filter(Boolean).join(" · ")],
     ["quality", status.grade],
     ["picture", status.codec ? `${size}, ${status.codec}` : size],
-    ["evidence", status.undecided || `${signed(status.evidence)}, generated from ${signed(status.generated_from)}, no sign from ${signed(status.no_sign_from)}`],
+    ["evidence", (status.region ? `${status.region}: ` : "") + (status.undecided || `${signed(status.evidence)}, generated from ${signed(status.generated_from)}, no sign from ${signed(status.no_sign_from)}`)],
     ["camera", outOfReach(status)
       ? `not taught: evidence of an average generated stream ends at ${signed(status.reach)} here, below the threshold of ${signed(status.generated_from)}; an hour of known-real frames mends that (Manage, or mpft calibrate --camera)`
       : "average generated streams can be found"],

@@ -42,7 +42,7 @@ function makeRow(stored) {
   const row = element("li", `event ${toneOf(event)}`);
   row.dataset.number = stored.id;
   const what = element("div", "what");
-  what.append(element("span", "", event.source));
+  what.append(element("span", "", streamName(event)));
   const text = element("div", "text");
   text.append(what, describe(event));
   const picture = snapshotOf(event, true);
@@ -59,7 +59,7 @@ function makeRow(stored) {
     what.append(said);
     if (stored.note) text.append(element("div", "note", stored.note));
     const look = element("button", "look");
-    look.setAttribute("aria-label", `${event.source}: ${event.verdict}, ${moment(event.time)}, ${stored.state}; review`);
+    look.setAttribute("aria-label", `${streamName(event)}: ${event.verdict}, ${moment(event.time)}, ${stored.state}; review`);
     look.addEventListener("click", () => openEvent(stored));
     row.append(look);
   }
@@ -173,7 +173,7 @@ function openEvent(stored) {
   const dialog = $("#event");
   dialog.className = toneOf(event);
   dialog.dataset.number = stored.id;
-  setText(dialog, "#event-name", event.source);
+  setText(dialog, "#event-name", streamName(event));
   const chip = $(".chip", dialog);
   chip.className = `chip ${toneOf(event)}`;
   chip.textContent = event.verdict;
