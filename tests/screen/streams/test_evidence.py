@@ -396,6 +396,25 @@ def test_what_was_altered_is_refused(
         read_package(path)
 
 
+@given(st.data())
+def test_whatever_is_spoiled_is_refused_or_means_the_same(
+    package: Path, data: st.DataObject
+) -> None:
+    sound = read_package(package)
+    raw = bytearray(package.read_bytes())
+    ends = st.integers(max(0, len(raw) - 3000), len(raw) - 1)  # the list of parts
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(raw) - 1) | ends)
+        raw[place] = data.draw(st.integers(0, 255))
+    path = package.with_name("spoiled.zip")
+    path.write_bytes(raw)
+    try:
+        found = read_package(path)
+    except InputError:
+        return
+    assert (found.manifest, found.content) == (sound.manifest, sound.content)
+
+
 def test_it_says_whose_it_is(
     tmp_path: Path, native: Path, screener: Screener, package: Path, mpft: Mpft
 ) -> None:
