@@ -11,8 +11,8 @@ from typing import get_args
 
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.files import PICTURES, display, write_atomic
-from mpft_deploy.screen.tell.config import KeptLimits
 from mpft_deploy.screen.tell.discovery import slug
+from mpft_deploy.screen.tell.limits import KeptLimits
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.spec import StreamVerdict
 

@@ -14,8 +14,8 @@ import sqlite3
 from typing import get_args
 
 from mpft_deploy.screen.streams.clock import Clock
-from mpft_deploy.screen.tell.config import EventClass, Limits
 from mpft_deploy.screen.tell.database import transaction
+from mpft_deploy.screen.tell.limits import EventClass, Limits
 
 DAY = 86400.0
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mpft_deploy.screen.streams.records import Event, Picture, StreamEvent
-from mpft_deploy.screen.tell.config import Snapshots
 from mpft_deploy.screen.tell.kept import Kept
+from mpft_deploy.screen.tell.limits import Snapshots
 from mpft_deploy.screen.tell.stats import SinkStats, Worker
 from mpft_deploy.screen.tell.store import Store
 

@@ -24,8 +24,8 @@ from mpft_deploy.files import display
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
 from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
 from mpft_deploy.screen.streams.task import Task
-from mpft_deploy.screen.tell.config import Limits, Storage
 from mpft_deploy.screen.tell.database import open_database, transaction
+from mpft_deploy.screen.tell.limits import Limits, Storage
 from mpft_deploy.screen.tell.pending import Added, Delivery, Pending
 from mpft_deploy.screen.tell.retention import OF_KIND, Retention
 from mpft_deploy.screen.tell.stats import SinkStats, Trouble

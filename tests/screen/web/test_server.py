@@ -26,8 +26,9 @@ from telling import frame_event, source_event, stream_event
 
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen.streams.records import Picture
-from mpft_deploy.screen.tell.config import Health, Http, Role, Snapshots, User
+from mpft_deploy.screen.tell.config import Health, Http, Role, User
 from mpft_deploy.screen.tell.fanout import Sinks
+from mpft_deploy.screen.tell.limits import Snapshots
 from mpft_deploy.screen.tell.snapshots import SnapshotSink
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.screen.web import connection, serve, serve_health
