@@ -1,11 +1,13 @@
-"""Check and time texture_patchify on a GPU: one command for when one is at hand.
+"""Check and time the CUDA kernels on a GPU: one command for when one is at hand.
 
     python benchmarks/gpu_suite.py [--output FILE] [--no-sanitizer]
 
-Checks that the CUDA kernels equal the NumPy oracle, bit for bit, before it times anything; runs the
-checks under compute-sanitizer if that is on PATH; then measures batch 1 in microseconds inside a
-CUDA graph, and larger batches as a share of what a device-to-device copy of as many bytes reaches,
-with the L2 cache flushed by turns. Writes JSON with device, driver and commit. Exit code 0: all
+Checks that the CUDA kernels equal the NumPy oracle, bit for bit, before it times anything: of
+texture_patchify patches, positions and scores, of the encoder the shipped detector's logits on its
+golden crops. Runs the checks under compute-sanitizer if that is on PATH. Then measures
+texture_patchify at batch 1 in microseconds inside a CUDA graph, and larger batches as a share of
+what a device-to-device copy of as many bytes reaches, with the L2 cache flushed by turns; and the
+encoder at batches of 1, 8 and 64. Writes JSON with device, driver and commit. Exit code 0: all
 equal; 1: a difference or a sanitizer's finding; 3: no GPU here.
 """
 
@@ -20,9 +22,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gpu_encoder
 import numpy as np
 from records import write_record
 
+from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.kernels.texture_patchify import cuda, oracle, texture_patchify
 from mpft_deploy.kernels.texture_patchify.oracle import Patches
 from mpft_deploy.spec import KeepRule
@@ -235,7 +239,7 @@ def environment() -> dict[str, Any]:
 
 def main() -> int:
     """Check, measure, write; see the module's docstring."""
-    parser = argparse.ArgumentParser(description="Check and time texture_patchify on a GPU.")
+    parser = argparse.ArgumentParser(description="Check and time the CUDA kernels on a GPU.")
     parser.add_argument("--output", type=Path, default=Path("gpu_suite.json"), help="JSON to write")
     parser.add_argument("--no-sanitizer", action="store_true", help="leave compute-sanitizer out")
     parser.add_argument("--checks-only", action="store_true", help="compare less, time nothing")
@@ -251,7 +255,9 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("gpu-suite: this torch has no CUDA; install a CUDA build of it", file=sys.stderr)
         return 3
+    detector = read_detector(ROOT / "models" / "mpft-vit-b16")
     found = differences(options.checks_only)
+    found += gpu_encoder.differences(detector, 2 if options.checks_only else None)
     for line in found:
         print(f"DIFFERENT {line}")
     print(f"bit-exactness: {'FAILED' if found else 'PASSED'}")
@@ -264,6 +270,7 @@ def main() -> int:
         "sanitizer": sanitized,
         "batch_1": measure_batch_1(),
         "batches": measure_batches(),
+        "encoder": gpu_encoder.measure(detector, stream, graph_seconds),
     }
     write_record(options.output, results)
     for tool, report in sanitized.items():
@@ -274,6 +281,9 @@ def main() -> int:
         verdict = "reaches" if row["share_of_copy"] >= GOAL else "misses"
         print(f"batch {row['batch']}, {row['patch']} px, {row['keep']}: ", end="")
         print(f"{row['gb_per_s']} GB/s, {row['share_of_copy']:.0%} of a copy, {verdict} the goal")
+    for row in results["encoder"]:
+        print(f"encoder, batch {row['batch']}: {row['milliseconds']} ms, ", end="")
+        print(f"{row['views_per_second']} views/s")
     print(f"written to {options.output}")
     bad = [report for report in sanitized.values() if report not in ("clean", "not on PATH")]
     return 1 if bad else 0

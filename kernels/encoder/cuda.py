@@ -43,7 +43,6 @@ class CudaEncoder:
         self._library = library or _library()
         self._patch_bytes = 3 * packed.sizes.area
         self._turn = threading.Lock()
-        self._room = (0, 0)
         *sizes, activation = dataclasses.astuple(packed.sizes)
         arrays = list(packed.arrays.values())
         made = ctypes.c_void_p()

@@ -116,6 +116,16 @@ void reserve(mpft_encoder& encoder, std::int64_t batch, std::int64_t count) {
   encoder.room = room;
 }
 
+// CUDA loads a kernel when it is first launched, for which a capture is no time.
+void load_kernels() {
+  const auto load = [](auto... kernels) {
+    cudaFuncAttributes attributes{};
+    (check(cudaFuncGetAttributes(&attributes, kernels)), ...);
+  };
+  load(write_pixels, multiply<kWideTiles, false>, multiply<kNarrowTiles, true>, norm_tokens,
+       quantise_normed, quantise_rows, attend, read_class_tokens);
+}
+
 bool has_room(const mpft_encoder& encoder, std::int64_t batch, std::int64_t count) {
   return batch <= encoder.room.batch && count <= encoder.room.count;
 }
@@ -159,6 +169,7 @@ MPFT_EXPORT int mpft_encoder_make(const std::int64_t sizes[7], int quick_gelu,
                                        device));
     cuda::Uploading uploading(parts, encoder->weights);
     encoder->model = en::Reading(shape, uploading).model(encoder->blocks);
+    cuda::load_kernels();
     cuda::check(cudaDeviceSynchronize());
     *made = encoder.release();
   });

@@ -65,9 +65,15 @@ struct Product {
   const float* table;  // of positions, that of the class token first
 };
 
-__device__ inline void finish(const Product& product, const Part& part, int token, int output,
-                              std::int32_t sum) {
-  if (token >= product.tokens) return;
+// What a sum becomes, and where that goes; nowhere where there is no such token.
+struct Finished {
+  float* to;
+  float value;
+};
+
+__device__ inline Finished finish(const Product& product, const Part& part, int token, int output,
+                                  std::int32_t sum) {
+  if (token >= product.tokens) return {nullptr, 0};
   float value = static_cast<float>(sum);
   std::int64_t row = token;
   if (product.then <= Then::embed) row += token / product.cells + 1;
@@ -86,7 +92,7 @@ __device__ inline void finish(const Product& product, const Part& part, int toke
     if (product.then == Then::quick_gelu) value = quick_gelu(Lanes<One>{{value}}).part[0];
     if (product.then == Then::gelu) value = gelu(Lanes<One>{{value}}).part[0];
   }
-  *to = value;
+  return {to, value};
 }
 
 // Shared memory of a block.
@@ -149,20 +155,31 @@ __global__ void __launch_bounds__(kThreads, kShare ? 3 : 2) multiply(const Produ
     __syncwarp();
     sums += warp * kArea;
   }
-  // Threads follow one another as their numbers do in memory.
+  // Threads follow one another as their numbers do in memory. Some are read before any is written:
+  // no compiler could tell that they are not the same.
+  constexpr int kOutputs = kPanels * kLanes, kAtOnce = 4, kStep = kShare ? kThreads : kWarp;
+  static_assert(kTokens * kOutputs % (kAtOnce * kStep) == 0, "whole rounds");
   const bool by_output = part.by_output == 1;
-  constexpr int kOutputs = kPanels * kLanes;
-#pragma unroll 4
-  for (int item = kShare ? threadIdx.x : lane; item < kTokens * kOutputs;
-       item += kShare ? kThreads : kWarp) {
-    const int token = by_output ? item / kOutputs : item % kTokens;
-    const int output = by_output ? item % kOutputs : item / kTokens;
-    std::uint32_t sum = 0;
-    for (int other = 0; other < (kShare ? kWarps : 1); ++other) {
-      sum += sums[other * kArea + token * kSumsRow + output];
+  for (int first = kShare ? threadIdx.x : lane; first < kTokens * kOutputs;
+       first += kAtOnce * kStep) {
+    Finished finished[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int item = first + i * kStep;
+      const int token = by_output ? item / kOutputs : item % kTokens;
+      const int output = by_output ? item % kOutputs : item / kTokens;
+      std::uint32_t sum = 0;
+#pragma unroll
+      for (int other = 0; other < (kShare ? kWarps : 1); ++other) {
+        sum += sums[other * kArea + token * kSumsRow + output];
+      }
+      finished[i] = finish(product, part, tile * kTile + token, panel * kLanes + output,
+                           static_cast<std::int32_t>(sum));
     }
-    finish(product, part, tile * kTile + token, panel * kLanes + output,
-           static_cast<std::int32_t>(sum));
+#pragma unroll
+    for (const Finished& one : finished) {
+      if (one.to != nullptr) *one.to = one.value;
+    }
   }
 }
 

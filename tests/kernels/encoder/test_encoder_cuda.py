@@ -6,6 +6,7 @@ import ctypes
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +28,14 @@ from encoder_cases import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.kernels.encoder import Encoder, cuda
 from mpft_deploy.kernels.encoder.packing import pack
+
+sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
+
+from gpu_encoder import differences
 
 KERNEL = Path(__file__).parents[3] / "kernels" / "encoder"
 MANY, FEW = 1000, 1  # multiprocessors, by which the two tiles of the products are chosen
@@ -147,10 +153,9 @@ def cases() -> list[Case]:
     return suite()
 
 
-@pytest.mark.parametrize("multiprocessors", [FEW, MANY])
-def test_suite_passes(device: Device, cases: list[Case], multiprocessors: int) -> None:
+def test_suite_passes(device: Device, cases: list[Case]) -> None:
     for number, case in enumerate(cases):
-        assert device.passes(case, multiprocessors, descending=number % 2 == 0)
+        assert device.passes(case, (FEW, MANY)[number % 2], descending=number % 4 < 2)
 
 
 @settings(max_examples=20)
@@ -312,3 +317,14 @@ def test_compiled_code_keeps_to_the_definition_and_to_its_registers(tmp_path: Pa
     )
     assert not [one for one in instructions if wrong.search(one)]
     assert set(re.findall(r"(\d+) bytes spill", done.stderr)) == {"0"}
+
+
+def test_the_gpu_suite_finds_a_difference(device: Device, detector: Path) -> None:
+    """A dry run: what it compares on a GPU, on the host."""
+    folder = read_detector(detector)
+    assert differences(folder, 2, device.library) == []
+    device.state.mutant = 1 + list(MUTANTS).index("scales multiplied first")
+    found = differences(folder, 2, device.library)
+    assert found
+    line = r"encoder (wide|mixed|narrow): [12] of 2 (together|alone), by up to \S+"
+    assert all(re.fullmatch(line, one) for one in found)
