@@ -61,7 +61,7 @@ class EvidenceSink:
     Args:
         record: what is kept of a source in a span of the monotonic clock; a KeyError for an unknown
             name.
-        engine: what judges; without a baseline.
+        engine: what judges; without baselines.
     """
 
     name = "evidence"
@@ -176,7 +176,7 @@ class EvidenceSink:
             begin=date + begin,
             end=date + end,
             clock=CLOCK,
-            engine=msgspec.structs.replace(self._engine, baseline=recording.baseline),
+            engine=msgspec.structs.replace(self._engine, baselines=recording.baselines),
             frames=frames,
             clip=clip,
             no_clip=no_clip,

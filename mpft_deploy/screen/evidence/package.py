@@ -41,7 +41,7 @@ class Engine(Record, frozen=True):
         sha256: of the engine's file; where the backend is native, all bundles of one detector and
             precision have the same one.
         views, threshold: see `Screener`.
-        baseline: what the camera was taught.
+        baselines: what the camera was taught, by the name of the stream: the source, or a region.
     """
 
     bundle: str
@@ -52,7 +52,7 @@ class Engine(Record, frozen=True):
     sources: dict[str, str]
     views: ViewPolicy
     threshold: float | None
-    baseline: Baseline | None
+    baselines: dict[str, Baseline]
 
 
 class Clip(Record, frozen=True):
@@ -127,7 +127,7 @@ class Package:
 
 
 def engine_of(bundle: Bundle, views: ViewPolicy, threshold: float | None) -> Engine:
-    """What judges with a bundle; the baseline is each camera's."""
+    """What judges with a bundle; baselines are each camera's."""
     info = bundle.info
     return Engine(
         bundle=bundle.seal,
@@ -138,7 +138,7 @@ def engine_of(bundle: Bundle, views: ViewPolicy, threshold: float | None) -> Eng
         sources=info.sources,
         views=views,
         threshold=threshold,
-        baseline=None,
+        baselines={},
     )
 
 

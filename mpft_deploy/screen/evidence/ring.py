@@ -169,11 +169,12 @@ class Recording:
 
     Attributes:
         address: without secrets.
+        baselines: of its streams that were taught, by name.
         coded: of one coding, in order; None where there are none: `no_clip` says why.
     """
 
     address: str
-    baseline: Baseline | None
+    baselines: dict[str, Baseline]
     looks: list[Look]
     coded: tuple[Coding, list[Coded]] | None
     no_clip: str

@@ -114,7 +114,7 @@ def _compared(
 ) -> Sequence[tuple[str, object, object]]:
     """What differs: its name, as told and as found."""
     told, found = frame.frame, result.judgement
-    baseline, verdict = package.manifest.engine.baseline, found.verdict
+    baseline, verdict = package.manifest.engine.baselines.get(told.stream), found.verdict
     if baseline is not None:
         verdict = baseline.of_frame(verdict, found.probability)
     logits = tuple(map(float, result.view_logits))

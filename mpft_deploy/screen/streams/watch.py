@@ -11,6 +11,7 @@ import msgspec
 
 from mpft_deploy.screen.evidence.ring import Looks, Recording, Ring
 from mpft_deploy.screen.screener import Screener
+from mpft_deploy.screen.streams.areas import stream_name
 from mpft_deploy.screen.streams.channel import Channel, Stream
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
 from mpft_deploy.screen.streams.config import Config
@@ -210,9 +211,11 @@ class Watch:
             if channel.source.name == source:
                 ring, kept = channel.source.ring, channel.kept
                 coded = None if ring is None else ring.cut(begin, end)
+                streams = {stream_name(source, one.region) for one in channel.streams}
+                taught = self._config.baselines
                 return Recording(
                     address=channel.source.address.shown,
-                    baseline=self._config.baselines.get(source),
+                    baselines={name: taught[name] for name in streams & taught.keys()},
                     looks=[] if kept is None else kept.cut(begin, end),
                     coded=coded,
                     no_clip="" if coded else ring.trouble if ring and ring.trouble else NO_CLIP,
