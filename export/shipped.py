@@ -14,7 +14,7 @@ from pathlib import Path
 
 import mpft_deploy
 from mpft_deploy.bundle import Bundle, read_bundle
-from mpft_deploy.detector_folder import KIND, VERSION, Golden
+from mpft_deploy.detector_folder import Golden
 from mpft_deploy.engine import find_backend
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError
 from mpft_deploy.export.materials import Say
@@ -29,31 +29,12 @@ from mpft_deploy.export.pipeline import (
 )
 from mpft_deploy.export.refusal import refusal
 from mpft_deploy.files import cache_folder, canonical_json, display, sha256
-from mpft_deploy.sealed import read_manifest
-
-NAME = "mpft-vit-b16"
+from mpft_deploy.shipped import NAME, shipped_detector, shipped_seal
 
 PRECISION = "wide"
 
 PROOF = 2
 """Golden crops, which any of many processors judges in a second."""
-
-
-def shipped_detector() -> Path:
-    """The folder of the detector that comes with the package, or lies in its checkout."""
-    package = Path(mpft_deploy.__file__).parent
-    for folder in (package / "models" / NAME, package.parent / "models" / NAME):
-        if folder.is_dir():
-            return folder
-    raise EnvironmentLacksError(
-        "this installation has no detector: install mpft-deploy again, or name a bundle by --bundle"
-    )
-
-
-def shipped_seal() -> str:
-    """The seal of the shipped detector."""
-    seal: str = read_manifest(shipped_detector(), version=VERSION, kind=KIND)["seal"]
-    return seal
 
 
 def shipped_bundle(say: Say, precision: str = PRECISION) -> Bundle:

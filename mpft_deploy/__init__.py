@@ -1,3 +1,3 @@
 """Deploy detectors of AI-generated images: verified engines, screening, honest latency."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

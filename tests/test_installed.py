@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 import sysconfig
+import types
 import venv
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from media import encoded, picture
 
 import mpft_deploy
 from mpft_deploy.cli.main import cli, run
-from mpft_deploy.export.shipped import shipped_bundle, shipped_detector
+from mpft_deploy.export.shipped import shipped_bundle
+from mpft_deploy.shipped import shipped_detector
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -71,6 +74,8 @@ def test_an_installation_without_a_compiler_screens_a_picture(
         text=True,
     )
     assert where.stdout.startswith(str(bare))
+    version = subprocess.run([bare / "bin" / "mpft", "--version"], capture_output=True, text=True)
+    assert version.stdout.splitlines()[1] == "built from commit unknown"
 
 
 def test_the_shipped_bundle_is_made_once(
@@ -106,3 +111,24 @@ def test_a_checkout_has_the_detector() -> None:
     assert (
         shipped_detector() == Path(mpft_deploy.__file__).parent.parent / "models" / "mpft-vit-b16"
     )
+
+
+def test_the_version_names_commit_and_detector(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = json.loads((shipped_detector() / "detector.json").read_bytes())
+    built = types.ModuleType("mpft_deploy._commit")
+    for commit, told in (("0123456789ab", "0123456789ab"), ("", "unknown"), (None, "unknown")):
+        if commit is not None:
+            built.COMMIT = commit  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, built.__name__, built if commit is not None else None)
+        assert run(cli, "mpft", ["--version"]) == 0
+        version, commit_line, detector = capsys.readouterr().out.splitlines()
+        assert version == f"mpft, version {mpft_deploy.__version__}"
+        assert commit_line == f"built from commit {told}"
+        assert detector == f"detector mpft-vit-b16, seal {manifest['seal']}"
+
+
+def test_the_version_stands_once() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'\nversion = "{mpft_deploy.__version__}"\n' in project

@@ -113,8 +113,9 @@ def _bundle(package: Package, path: Path | None) -> Bundle:
     from mpft_deploy.bundle import read_bundle
     from mpft_deploy.engine.native import PRECISIONS
     from mpft_deploy.errors import UsageError
-    from mpft_deploy.export.shipped import shipped_bundle, shipped_seal
+    from mpft_deploy.export.shipped import shipped_bundle
     from mpft_deploy.files import printable
+    from mpft_deploy.shipped import shipped_seal
 
     if path is not None:
         return read_bundle(path)

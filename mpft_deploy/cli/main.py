@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 
-from mpft_deploy import __version__
 from mpft_deploy.cli import signals, standard
 from mpft_deploy.cli.options import did_you_mean
 from mpft_deploy.cli.signals import Interrupted
@@ -64,8 +63,24 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
+def _tell_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    """Print the version and what was shipped with it, and end."""
+    if asked and not context.resilient_parsing:
+        from mpft_deploy.shipped import version_text
+
+        click.echo(version_text())
+        context.exit()
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="mpft")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_tell_version,
+    help="Tell version, commit and the shipped detector's seal.",
+)
 def cli() -> None:
     """Deploy detectors of AI-generated images: export, verify, screen, profile.
 
