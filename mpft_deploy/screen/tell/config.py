@@ -23,6 +23,7 @@ from mpft_deploy.screen.tell.table import (
     check_token,
     host_and_port,
     is_loopback,
+    is_network,
     names_host,
     read_secret,
     read_secrets,
@@ -172,7 +173,7 @@ class User(Table, frozen=True):
     Attributes:
         name: by which reviews are signed.
         role: viewers only look, reviewers review.
-        token, token_file: one of them, at least 16 characters.
+        token, token_file: one of them, at least 16 characters; neither where a proxy names users.
     """
 
     name: str
@@ -183,7 +184,6 @@ class User(Table, frozen=True):
     def __post_init__(self) -> None:
         check("http.users", "name", bool(self.name.strip()), "write who it is")
         check_token("http.users", self.token, self.token_file)
-        check("http.users", "token_file", bool(self.token or self.token_file), "is missing")
 
 
 class Http(Table, frozen=True):
@@ -197,6 +197,9 @@ class Http(Table, frozen=True):
         clients: connections at a time; further ones are told to come back.
         local_sources: kinds of addresses that the page may add besides those of a network. "gst"
             runs what a pipeline says, and "file" reads what the service may read.
+        trusted_proxy: address or network of a reverse proxy that says who its visitors are.
+        user_header: by which it says so, such as "X-Forwarded-User"; users that have no role here
+            are viewers.
     """
 
     address: str = "127.0.0.1:8088"
@@ -206,11 +209,21 @@ class Http(Table, frozen=True):
     hosts: tuple[str, ...] = ()
     clients: int = 64
     local_sources: tuple[Literal["file", "v4l2", "csi", "gst"], ...] = ()
+    trusted_proxy: str = ""
+    user_header: str = ""
 
     def __post_init__(self) -> None:
         host, _ = self.bind()
         check_token("http", self.token, self.token_file)
-        if not (self.token or self.token_file or self.users) and not is_loopback(host):
+        check("http", "trusted_proxy", is_network(self.trusted_proxy), "write an IP address")
+        named = bool(self.trusted_proxy) or not self.user_header
+        check("http", "trusted_proxy", named, "is missing: who may send user_header?")
+        header = re.fullmatch(r"[A-Za-z0-9-]*", self.user_header, re.ASCII) is not None
+        check("http", "user_header", header, "write a header's name, such as X-Forwarded-User")
+        own = all(user.token or user.token_file for user in self.users)
+        check("http.users", "token_file", own or bool(self.user_header), "is missing")
+        asked = self.token or self.token_file or self.users or self.user_header
+        if not asked and not is_loopback(host):
             raise UsageError(
                 f"[http] address: {printable(self.address)} can be reached from other machines, so "
                 "it needs a token: set [http] token_file, or use 127.0.0.1"

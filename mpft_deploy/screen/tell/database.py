@@ -65,9 +65,26 @@ CREATE TABLE IF NOT EXISTS settings (
     value BLOB NOT NULL,
     PRIMARY KEY (source, key)
 ) WITHOUT ROWID;
+-- Who changed what, by page and API; `at` as that of events.
+CREATE TABLE IF NOT EXISTS audit (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at REAL NOT NULL,
+    user TEXT NOT NULL,
+    role TEXT NOT NULL,
+    action TEXT NOT NULL,
+    object TEXT NOT NULL
+);
+-- Browsers that are logged in; `id` is a hash of the cookie, `token` of the user's token.
+CREATE TABLE IF NOT EXISTS sessions (
+    id TEXT PRIMARY KEY,
+    user TEXT NOT NULL,
+    token TEXT NOT NULL,
+    began REAL NOT NULL,
+    agent TEXT NOT NULL
+) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS events_by_package ON events (package) WHERE package IS NOT NULL;
 """
-"""Of files of this version that are older; who does not know this table can do without."""
+"""Of files of this version that are older; who does not know these tables can do without."""
 
 
 def open_database(path: Path | None) -> sqlite3.Connection:

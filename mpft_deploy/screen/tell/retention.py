@@ -31,7 +31,10 @@ AT_ONCE = 500
 FILES_AT_ONCE = 16
 """Files that are deleted for their age in one go, at most."""
 
-_KEYS = {"events": "id", "deliveries": "event", "files": "rowid"}
+AUDITED = 100_000
+"""Rows of who did what, at most."""
+
+_KEYS = {"events": "id", "deliveries": "event", "files": "rowid", "audit": "id"}
 """What counts up in each table."""
 
 OF_KIND = "WHERE substr(name, -length(?1)) = ?1"
@@ -64,6 +67,8 @@ class Retention:
     def events(self, limits: Limits) -> int:
         """Delete events, with deliveries that nobody took; how many of these were lost.
 
+        Who did what is kept as long as the events that are kept for longest.
+
         If the file is too large, frame verdicts that wait for a receiver go before all else: they
         are many, and say little.
         """
@@ -74,6 +79,8 @@ class Retention:
                 self._delete("events", "id", old, kind, bound)
             bound = min(self._bounds(limits).values())
             lost += self._delete("deliveries", "event", "at < ?", bound)
+            self._delete("audit", "id", "at < ?", bound)
+        self._delete("audit", "id", f"id <= (SELECT max(id) FROM audit) - {AUDITED}")
         while self.size() > limits.max_bytes:
             orphans = f"event NOT IN (SELECT id FROM events) ORDER BY event LIMIT {AT_ONCE}"
             found = self._delete("deliveries", "event", orphans)

@@ -188,7 +188,7 @@ class Store:
             rows: list[Any] = []
             settled = self._pending.settled(receiver)
             with contextlib.suppress(EnvironmentLacksError):  # what is in memory can be delivered
-                rows = self._read(sql, receiver, limit + len(settled))
+                rows = self.rows(sql, receiver, limit + len(settled))
             found = [Delivery(*row) for row in rows if row[0] not in settled]
             return [*found, *self._pending.waiting(receiver)][:limit]
 
@@ -210,6 +210,16 @@ class Store:
         """Number of the newest event, 0 before the first."""
         with self._lock:
             return self._last
+
+    def rows(self, sql: str, *values: object) -> list[Any]:
+        """What a statement gives, which may write; an EnvironmentLacksError if it cannot."""
+        with self._lock, self._explained():
+            return self._db.execute(sql, values).fetchall()
+
+    def now(self) -> float:
+        """What is dated now, seconds since the Unix epoch; see `Retention`."""
+        with self._lock:
+            return self._retention.now()
 
     def events(
         self,
@@ -240,11 +250,11 @@ class Store:
         where = f"WHERE {' AND '.join(given)}" if given else ""
         by = "" if source is None else "INDEXED BY events_by_source"  # of all, the rarest value
         sql = f"SELECT {_COLUMNS} FROM events {by} {where} ORDER BY id DESC LIMIT ?"
-        return [_stored(row) for row in self._read(sql, *given.values(), limit)]
+        return [_stored(row) for row in self.rows(sql, *given.values(), limit)]
 
     def event(self, number: int) -> StoredEvent | None:
         """One event; None if there is none of that number, or no more."""
-        rows = self._read(f"SELECT {_COLUMNS} FROM events WHERE id = ?", number)
+        rows = self.rows(f"SELECT {_COLUMNS} FROM events WHERE id = ?", number)
         return _stored(rows[0]) if rows else None
 
     def review(
@@ -276,11 +286,11 @@ class Store:
             "SELECT state, count(*) FROM events WHERE verdict = 'generated' "
             "AND (?1 IS NULL OR source = ?1) AND (?2 IS NULL OR time >= ?2) GROUP BY state"
         )
-        return Precision(**dict(self._read(sql, source, since)))
+        return Precision(**dict(self.rows(sql, source, since)))
 
     def settings(self, key: str) -> dict[str, bytes]:
         """What was set of sources under a key, by source."""
-        return dict(self._read("SELECT source, value FROM settings WHERE key = ?", key))
+        return dict(self.rows("SELECT source, value FROM settings WHERE key = ?", key))
 
     def set_setting(self, source: str, key: str, value: bytes | None) -> None:
         """Set something of a source, which `settings` tells from now on; None takes it back.
@@ -297,7 +307,7 @@ class Store:
 
     def forget_settings(self, source: str) -> None:
         """Take back all that was set of a source; an EnvironmentLacksError if it cannot be."""
-        self._read("DELETE FROM settings WHERE source = ?", source)
+        self.rows("DELETE FROM settings WHERE source = ?", source)
 
     def keep_file(self, name: str, verdict: StreamVerdict, size: int) -> None:
         """Note a file of a verdict, which was written."""
@@ -400,13 +410,9 @@ class Store:
             sql = f"UPDATE events SET {column} = NULL WHERE {column} = ?"
             self._db.execute(sql, (name,))
 
-    def _read(self, sql: str, *values: object) -> list[Any]:
-        with self._lock, self._explained():
-            return self._db.execute(sql, values).fetchall()
-
     def _number(self, sql: str, *values: object) -> int:
         """One number; 0 for none, and after the end."""
-        return 0 if self._closed.is_set() else self._read(sql, *values)[0][0] or 0
+        return 0 if self._closed.is_set() else self.rows(sql, *values)[0][0] or 0
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

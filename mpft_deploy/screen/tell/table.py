@@ -35,6 +35,14 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def is_network(text: str) -> bool:
+    """Whether a text is an IP address or network, or empty."""
+    try:
+        return not text or bool(ipaddress.ip_network(text))
+    except ValueError:
+        return False
+
+
 def read_secret(table: str, key: str, value: str, file: str) -> str:
     """The first of `read_secrets`; "" for none."""
     return (read_secrets(table, key, value, file) or [""])[0]

@@ -1,30 +1,26 @@
 """Who may do what, and under which names the page may be asked for.
 
-A visitor shows a token, or the cookie that a login gave him in its place. A page of an attacker can
-make a browser send both, so what changes something must come from a page of ours.
+A visitor shows a token, or the cookie that a login gave him in its place, or comes by a proxy that
+says who he is. A page of an attacker can make a browser send all of these, so what changes
+something must come from a page of ours.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
 import socket
-from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
-import msgspec
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mpft_deploy.screen.tell.config import Http, Role
-from mpft_deploy.screen.web.operations import refusal
-
-COOKIE = "mpft_dashboard"
-
-COOKIE_DAYS = 30
+from mpft_deploy.errors import UsageError
+from mpft_deploy.screen.tell.config import Http
+from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.screen.web.operations import User, refusal
+from mpft_deploy.screen.web.sessions import Session, Sessions, hashed
 
 OPEN = frozenset({"/livez", "/readyz", "/login", "/logout", "/dashboard.css", "/icon.svg"})
 """Paths that ask for no token: they tell nothing."""
@@ -33,55 +29,89 @@ SAFE = frozenset({"GET", "HEAD"})
 """Methods that change nothing."""
 
 
-class User(msgspec.Struct, frozen=True):
-    """Who asks."""
-
-    name: str
-    role: Role
-
-
 ANYBODY = User("", "admin")
 """Where no token is asked for; only this machine can be asked."""
 
 
 class Access:
-    """The rules of a configuration."""
+    """The rules of a configuration.
 
-    def __init__(self, http: Http) -> None:
-        self._users = {token.encode(): User(*user) for token, user in http.tokens().items()}
+    Args:
+        store: keeps the sessions.
+    """
+
+    def __init__(self, http: Http, store: Store) -> None:
+        tokens = http.tokens()
+        self._users = {hashed(token): User(*user) for token, user in tokens.items()}
         self._named = {host.lower() for host in http.hosts}
         self._hosts = {"localhost", socket.gethostname().lower(), *self._named}
+        self._proxy = ipaddress.ip_network(http.trusted_proxy) if http.trusted_proxy else None
+        self._header = http.user_header.lower()
+        self._roles = {user.name: user.role for user in http.users}
+        self.sessions = Sessions(store)
 
     @property
     def open(self) -> bool:
         """Whether no token is asked for."""
-        return not self._users
+        return not self._users and not self._header
 
-    def log_in(self, token: str) -> tuple[User, str] | None:
-        """Whose token it is, and what a browser keeps in its place; None if it is none of ours."""
-        for known, user in self._users.items():
-            if hmac.compare_digest(token.encode(), known):
-                return user, _cookie(known)
-        return None
+    def log_in(self, token: str, agent: str) -> tuple[User, str] | None:
+        """Whose token it is, and the cookie of a new session; None if it is none of ours."""
+        user = self._users.get(hashed(token))
+        return None if user is None else (user, self.sessions.begin(user.name, token, agent))
 
-    def user_of(self, headers: Mapping[str, str]) -> User | None:
-        """Who sends a request, by its headers; None for a stranger."""
+    def user_of(self, headers: Headers, peer: str) -> User | None:
+        """Who sends a request; None for a stranger.
+
+        Args:
+            peer: address that the connection comes from.
+
+        Raises:
+            UsageError: it names a user, and does not come from the proxy, or names no single one.
+        """
+        if self._header and (names := headers.getlist(self._header)):
+            return self._by_proxy(names, peer)
         if self.open:
             return ANYBODY
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        token = given.strip().encode() if scheme.lower() == "bearer" else b""
+        # By hashes: how long it takes tells nothing of a token.
+        if scheme.lower() == "bearer" and (user := self._users.get(hashed(given.strip()))):
+            return user
+        session = self.session_of(headers)
+        return None if session is None else self.whose(session)
+
+    def whose(self, session: Session) -> User | None:
+        """The user of a session; None if its token is no more."""
+        return self._users.get(session.token)
+
+    def session_of(self, headers: Headers) -> Session | None:
+        """The session that a request's cookie is of."""
         try:
-            morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+            morsel = SimpleCookie(headers.get("cookie", "")).get(self.sessions.cookie)
         except CookieError:
-            morsel = None
-        cookie = morsel.value.encode() if morsel is not None else b""
-        for known, user in self._users.items():
-            # Compared in constant time.
-            if hmac.compare_digest(token, known):
-                return user
-            if hmac.compare_digest(cookie, _cookie(known).encode()):
-                return user
-        return None
+            return None
+        return None if morsel is None else self.sessions.find(morsel.value)
+
+    def is_secure(self, headers: Headers, peer: str) -> bool:
+        """Whether the proxy says that a browser reached it by TLS."""
+        return self._is_proxy(peer) and headers.get("x-forwarded-proto") == "https"
+
+    def _by_proxy(self, names: list[str], peer: str) -> User:
+        if not self._is_proxy(peer):
+            raise UsageError(f"{self._header}: only the proxy of [http] trusted_proxy may send it")
+        name = names[0].strip()
+        if len(names) > 1 or not name.isprintable() or not 0 < len(name) <= 100 or "," in name:
+            raise UsageError(f"{self._header}: it must name one user")
+        return User(name, self._roles.get(name, "viewer"))
+
+    def _is_proxy(self, peer: str) -> bool:
+        if self._proxy is None:
+            return False
+        try:
+            address = ipaddress.ip_address(peer)
+        except ValueError:
+            return False
+        return (getattr(address, "ipv4_mapped", None) or address) in self._proxy
 
     def knows_host(self, header: str) -> bool:
         """Whether a Host header is one of ours.
@@ -110,7 +140,10 @@ class Access:
 
 
 class Gate:
-    """Stands before an application: what it lets through has a user, as `scope["user"]`."""
+    """Stands before an application: what it lets through has a user, as `scope["user"]`.
+
+    `scope["still"]` tells whether he is one later on, for answers that take long.
+    """
 
     def __init__(self, app: ASGIApp, access: Access, stranger: Response) -> None:
         self._app, self._access, self._stranger = app, access, stranger
@@ -132,7 +165,12 @@ class Gate:
         safe = scope["method"] in SAFE
         if not safe and not self._access.is_ours(headers.get("origin"), headers["host"]):
             return refusal(403, "only pages of this server may change something")
-        user = scope["user"] = self._access.user_of(headers)
+        peer = scope["client"][0] if scope["client"] else ""
+        try:
+            user = scope["user"] = self._access.user_of(headers, peer)
+        except UsageError as error:
+            return refusal(403, str(error))
+        scope["still"] = lambda: self._access.user_of(headers, peer) == user
         if scope["path"] in OPEN:
             return None
         if user is None:
@@ -142,8 +180,3 @@ class Gate:
                 401, "a token is needed: send it as 'Authorization: Bearer TOKEN', or log in at /"
             )
         return None
-
-
-def _cookie(token: bytes) -> str:
-    """Not the token itself: a stolen cookie tells nobody the token."""
-    return hmac.new(token, b"mpft dashboard cookie 1", hashlib.sha256).hexdigest()

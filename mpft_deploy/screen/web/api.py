@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,17 +15,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
 
-from mpft_deploy.files import printable
 from mpft_deploy.screen.evidence.package import open_clip
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.store import Precision, ReviewState, StoredEvent
-from mpft_deploy.screen.web.access import User
+from mpft_deploy.screen.web.audit import Audit
 from mpft_deploy.screen.web.board import Board, Overview, Shown, thumbnail
 from mpft_deploy.screen.web.export import zipped
-from mpft_deploy.screen.web.operations import operation
+from mpft_deploy.screen.web.operations import Parameters, User, operation
 from mpft_deploy.spec import StreamVerdict
-
-logger = logging.getLogger(__name__)
 
 PREFIX = "/api/v1"
 
@@ -40,10 +36,6 @@ PAGE = 50
 
 STAYS = {"Cache-Control": "private, max-age=86400, immutable"}
 """Of a snapshot: no other file ever gets its name."""
-
-
-class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of a request, in path and query."""
 
 
 class OfSource(Parameters, frozen=True):
@@ -130,8 +122,10 @@ class Api:
         managed: whether sources can be added.
     """
 
-    def __init__(self, board: Board, sinks: Sinks, streams: int, *, managed: bool = False) -> None:
-        self._managed = managed
+    def __init__(
+        self, board: Board, sinks: Sinks, audit: Audit, streams: int, *, managed: bool = False
+    ) -> None:
+        self._audit, self._managed = audit, managed
         self._board, self._store, self._streams = board, sinks.store, streams
         self._snapshots, self._evidence = sinks.snapshots, sinks.evidence
         self._small = lru_cache(256)(thumbnail)
@@ -165,11 +159,11 @@ class Api:
         return Response(base64.b64decode(shown.jpeg), media_type="image/jpeg")
 
     @operation("GET", "/stream", "text/event-stream")
-    async def stream(self) -> Response:
+    async def stream(self, still: Callable[[], bool]) -> Response:
         """Server-sent events: `overview`, as of /sources, each second; `told`, each new event."""
         if self._streams == 0:
             raise HTTPException(503, "too many pages are open")
-        return StreamingResponse(self._follow(), media_type="text/event-stream")
+        return StreamingResponse(self._follow(still), media_type="text/event-stream")
 
     @operation("GET", "/events")
     def events(self, query: Page) -> Events:
@@ -194,8 +188,8 @@ class Api:
         except KeyError:
             raise HTTPException(404, "there is no such verdict to review") from None
         self._board.reviews += 1
-        who, source = printable(by or "somebody"), printable(found.event.source)
-        logger.info("%s: event %d of %s is %s", who, query.number, source, body.state)
+        what = f"event {query.number} of {found.event.source} as {body.state}"
+        self._audit.note(User(by, user.role), "reviewed", what)
         return found
 
     @operation("GET", "/precision")
@@ -223,8 +217,7 @@ class Api:
             name = self._evidence.ask(query.source, verdict[query.source], user.name)
         except KeyError:
             raise HTTPException(404, "there is no such source") from None
-        who, source = printable(user.name or "somebody"), printable(query.source)
-        logger.info("%s: evidence of %s", who, source)
+        self._audit.note(user, "asked for evidence of", query.source)
         return Planned(name, self._evidence.after)
 
     @operation("GET", "/evidence/{name}", "application/zip")
@@ -249,7 +242,7 @@ class Api:
 
         Confirmed verdicts have the label that they say, dismissed ones the other.
         """
-        logger.info("%s: export of reviewed frames", printable(user.name or "somebody"))
+        self._audit.note(user, "exported", "reviewed frames")
         name = {"Content-Disposition": 'attachment; filename="reviewed.zip"'}
         parts = zipped(self._store, query, self._snapshot)
         return StreamingResponse(parts, media_type="application/zip", headers=name)
@@ -270,11 +263,11 @@ class Api:
         """A file of the snapshots, and no other."""
         return self._snapshots.kept.find(name) if self._snapshots is not None else None
 
-    async def _follow(self) -> AsyncIterator[bytes]:
+    async def _follow(self, still: Callable[[], bool]) -> AsyncIterator[bytes]:
         self._streams -= 1
         try:
             last = self._store.last
-            while not self._board.closed:
+            while not self._board.closed and still():  # he may be logged out meanwhile
                 yield _sent("overview", self._board.overview())
                 for _ in range(LOOKS):
                     await asyncio.sleep(TICK / LOOKS)

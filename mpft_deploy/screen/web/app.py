@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from importlib import resources
 from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -17,14 +17,13 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from mpft_deploy.errors import EnvironmentLacksError, MpftError
-from mpft_deploy.files import printable
 from mpft_deploy.screen.streams.records import Monitor
 from mpft_deploy.screen.tell.metrics import CONTENT_TYPE, PrometheusMetrics
-from mpft_deploy.screen.web.access import COOKIE, COOKIE_DAYS, Access, Gate
+from mpft_deploy.screen.web.access import Access, Gate
 from mpft_deploy.screen.web.api import PREFIX
+from mpft_deploy.screen.web.audit import Audit
 from mpft_deploy.screen.web.operations import as_json, openapi, read_body, refusal, routes
-
-logger = logging.getLogger(__name__)
+from mpft_deploy.screen.web.sessions import DAYS
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -59,7 +58,11 @@ def asset(name: str) -> bytes:
 
 
 def dashboard(
-    apis: Sequence[object], access: Access, metrics: PrometheusMetrics, monitor: Monitor
+    apis: Sequence[object],
+    access: Access,
+    audit: Audit,
+    metrics: PrometheusMetrics,
+    monitor: Monitor,
 ) -> Starlette:
     """The page, its API, the metrics and health."""
 
@@ -68,21 +71,34 @@ def dashboard(
 
     async def log_in(request: Request) -> Response:
         form = parse_qs((await read_body(request)).decode("utf-8", "replace"))
-        known = access.log_in(form.get("token", [""])[0].strip())
+        agent = request.headers.get("user-agent", "")
+        token = form.get("token", [""])[0].strip()
+        known = await run_in_threadpool(access.log_in, token, agent)
         if known is None:
             await asyncio.sleep(REFUSED)
             text = asset("login.html").replace(b"<html ", b'<html data-refused="" ', 1)
             return Response(text, 401, media_type=HTML)
         user, cookie = known
-        logger.info("%s logged in", printable(user.name))
+        await run_in_threadpool(audit.note, user, "logged in")
         answer = RedirectResponse("/", 303)
-        age = 86400 * COOKIE_DAYS
-        answer.set_cookie(COOKIE, cookie, max_age=age, httponly=True, samesite="strict")
+        answer.set_cookie(
+            access.sessions.cookie,
+            cookie,
+            max_age=86400 * DAYS,
+            httponly=True,
+            samesite="strict",
+            secure=access.is_secure(request.headers, request.client.host if request.client else ""),
+        )
         return answer
 
-    async def log_out(request: Request) -> Response:
+    def log_out(request: Request) -> Response:
+        session, user = access.session_of(request.headers), request.scope["user"]
+        if session is not None:
+            access.sessions.end(session.id)
+        if user is not None:
+            audit.note(user, "logged out")
         answer = RedirectResponse("/", 303)
-        answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        answer.delete_cookie(access.sessions.cookie, httponly=True, samesite="strict")
         return answer
 
     async def to_page(request: Request) -> Response:

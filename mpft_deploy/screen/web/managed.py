@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from starlette.exceptions import HTTPException
 
-from mpft_deploy.files import printable
 from mpft_deploy.screen.manage import Managed, Manager
+from mpft_deploy.screen.streams.address import redact
 from mpft_deploy.screen.streams.areas import Areas
 from mpft_deploy.screen.streams.baseline import Baseline
 from mpft_deploy.screen.streams.doctor import Found
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.teach import Teacher
-from mpft_deploy.screen.web.access import User
 from mpft_deploy.screen.web.api import OfSource
-from mpft_deploy.screen.web.operations import operation
-
-logger = logging.getLogger(__name__)
+from mpft_deploy.screen.web.audit import Audit
+from mpft_deploy.screen.web.operations import User, operation
 
 T = TypeVar("T")
 
@@ -39,8 +36,8 @@ class Minutes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ManagedSources:
     """Answers by a manager and its teacher."""
 
-    def __init__(self, manager: Manager, teacher: Teacher) -> None:
-        self._manager, self._teacher = manager, teacher
+    def __init__(self, manager: Manager, teacher: Teacher, audit: Audit) -> None:
+        self._manager, self._teacher, self._note = manager, teacher, audit.note
 
     @operation("GET", "/sources/settings", role="admin")
     def settings(self) -> list[Managed]:
@@ -54,31 +51,34 @@ class ManagedSources:
         Its settings are kept, and never told: what is shown of its address is free of credentials.
         """
         added = self._manager.add(body)
-        _log(user, "added", added.source)
+        self._note(user, "added", added.source)
         return added
 
     @operation("POST", "/sources/test", role="admin")
-    def test_new(self, body: Table) -> Found:
+    def test_new(self, body: Table, user: User) -> Found:
         """Connect to what may become a source, for a few seconds."""
+        address = body.get("address")
+        self._note(user, "tried", redact(address) if isinstance(address, str) else "")
         return self._manager.test(body)
 
     @operation("POST", "/sources/{source}/test", role="admin")
-    def test(self, query: OfSource) -> Found:
+    def test(self, query: OfSource, user: User) -> Found:
         """Connect to a source once more, for a few seconds."""
+        self._note(user, "tried", query.source)
         return _found(lambda: self._manager.test(query.source))
 
     @operation("POST", "/sources/{source}/pause", role="admin")
     def pause(self, query: OfSource, user: User) -> Managed:
         """Read a source no more, until it is resumed."""
         paused = _found(lambda: self._manager.pause(query.source, user.name or "the page"))
-        _log(user, "paused", query.source)
+        self._note(user, "paused", query.source)
         return paused
 
     @operation("POST", "/sources/{source}/resume", role="admin")
     def resume(self, query: OfSource, user: User) -> Managed:
         """Read a paused source again."""
         resumed = _found(lambda: self._manager.resume(query.source))
-        _log(user, "resumed", query.source)
+        self._note(user, "resumed", query.source)
         return resumed
 
     @operation("POST", "/sources/{source}/lesson", role="admin")
@@ -88,7 +88,7 @@ class ManagedSources:
         How far that is stands in /sources/settings.
         """
         taught = _found(lambda: self._manager.teach(query.source, body.minutes))
-        _log(user, "began to teach", query.source)
+        self._note(user, "began to teach", query.source)
         return taught
 
     @operation("POST", "/sources/{source}/lesson/accept", role="admin")
@@ -110,7 +110,7 @@ class ManagedSources:
     def go_back(self, query: OfSource, user: User) -> Managed:
         """Take back what was accepted last: what was accepted before counts again."""
         changed = _found(lambda: self._manager.go_back(query.source))
-        _log(user, "took back what was taught of", query.source)
+        self._note(user, "took back what was taught of", query.source)
         return changed
 
     @operation("PUT", "/sources/{source}/regions", role="admin")
@@ -121,7 +121,9 @@ class ManagedSources:
         configuration file names cannot be replaced.
         """
         drawn = _found(lambda: self._manager.look_at(query.source, body))
-        _log(user, f"drew {len(body.regions)} regions, {len(body.masks)} masks of", query.source)
+        self._note(
+            user, f"drew {len(body.regions)} regions, {len(body.masks)} masks of", query.source
+        )
         return drawn
 
     # After what has a longer path: a source may be called by its address, slashes and all.
@@ -129,7 +131,7 @@ class ManagedSources:
     def remove(self, query: OfSource, user: User) -> None:
         """Screen a source no more that was added; its events stay."""
         _found(lambda: self._manager.remove(query.source))
-        _log(user, "removed", query.source)
+        self._note(user, "removed", query.source)
 
     def _learn(
         self, query: OfSource, change: Callable[[str], None], user: User, what: str
@@ -138,7 +140,7 @@ class ManagedSources:
             changed = self._manager.learn(query.source, change)
         except KeyError:
             raise HTTPException(404, "there is no such source, or no lesson of it") from None
-        _log(user, what, query.source)
+        self._note(user, what, query.source)
         return changed
 
 
@@ -147,7 +149,3 @@ def _found(work: Callable[[], T]) -> T:
         return work()
     except KeyError:
         raise HTTPException(404, "there is no such source") from None
-
-
-def _log(user: User, what: str, source: str) -> None:
-    logger.info("%s %s %s", printable(user.name or "somebody"), what, printable(source))

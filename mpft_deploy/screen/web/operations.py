@@ -1,8 +1,9 @@
 """Operations of an API: methods with typed parameters, made into routes and into OpenAPI.
 
 A method takes what it names of these: `query`, a struct of the parameters in path and query;
-`body`, a struct of JSON; `user`, who asks. It returns what becomes JSON, or an answer
-of its own. Plain methods run in a thread, since they may wait; coroutines must not.
+`body`, a struct of JSON; `user`, who asks; `still`, a function that tells whether he still may. It
+returns what becomes JSON, or an answer of its own. Plain methods run in a thread, since they may
+wait; coroutines must not.
 """
 
 from __future__ import annotations
@@ -33,6 +34,17 @@ ROLES: tuple[Role, ...] = get_args(Role)
 """Each may do what those before may."""
 
 T = TypeVar("T", bound=Callable[..., Any])
+
+
+class User(msgspec.Struct, frozen=True):
+    """Who asks."""
+
+    name: str
+    role: Role
+
+
+class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of a request, in path and query."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +140,8 @@ def _endpoint(one: Operation) -> Callable[[Request], Any]:
             return refusal(400, str(error))
         if "user" in types:
             given["user"] = user
+        if "still" in types:
+            given["still"] = request.scope["still"]
         if inspect.iscoroutinefunction(one.call):
             result = await one.call(**given)
         else:

@@ -21,9 +21,11 @@ from mpft_deploy.screen.tell.metrics import Metrics, PrometheusMetrics
 from mpft_deploy.screen.web.access import Access
 from mpft_deploy.screen.web.api import Api
 from mpft_deploy.screen.web.app import POLICY, dashboard
+from mpft_deploy.screen.web.audit import Audit
 from mpft_deploy.screen.web.board import Board
 from mpft_deploy.screen.web.connection import HEAD_BYTES, PATIENCE, Connection, without_chunks
 from mpft_deploy.screen.web.managed import ManagedSources
+from mpft_deploy.screen.web.own import OwnSessions
 
 THREADS = 8
 """In which pages that wait for the engine or a disk are made."""
@@ -108,9 +110,12 @@ class Dashboard(Server):
         self.sinks = sinks
         self.metrics = metrics if isinstance(metrics, PrometheusMetrics) else PrometheusMetrics()
         # Half of the connections stay free for short requests.
-        api = Api(self.board, sinks, http.clients // 2, managed=manager is not None)
-        apis = [api] if manager is None else [api, ManagedSources(manager, manager.teacher)]
-        app = dashboard(apis, Access(http), self.metrics, monitor)
+        audit, access = Audit(sinks.store), Access(http, sinks.store)
+        api = Api(self.board, sinks, audit, http.clients // 2, managed=manager is not None)
+        apis: list[object] = [api, audit, OwnSessions(access, audit)]
+        if manager is not None:
+            apis.append(ManagedSources(manager, manager.teacher, audit))
+        app = dashboard(apis, access, audit, self.metrics, monitor)
         policy = POLICY if live is None else f"{POLICY}; frame-src {live.origin}"
         super().__init__("http", app, http.bind(), http.clients, policy)
         self.metrics.watch(monitor, sinks, engine or {})

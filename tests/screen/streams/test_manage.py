@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from dashboard_screenshots import DESKTOP, PHONE, Browser
 from engines import read_pictures
-from telling import eventually, frame_event, source_event
+from telling import eventually, frame_event, source_event, stream_event
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.screen.manage import Manager
@@ -307,6 +307,65 @@ def test_the_page_adds_tests_pauses_and_removes(
 
 def decisions(one: Service) -> list[Any]:
     return [c.streams[0].decision for c in one.running.watch.scheduler.channels]
+
+
+def test_whatever_is_changed_is_told_with_who_did_it(service: Callable[..., Service]) -> None:
+    """Every operation of the API that may change something leaves a line."""
+    one = service()
+    ann = User(name="Ann", role="admin", token="ann-" + TOKEN)
+    one.serve(Http(address="127.0.0.1:0", users=(ann,)))
+    one.store.send(stream_event(1, "hall"))
+
+    def ask(method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        return one.ask(method, path, body, ann.token)
+
+    def told() -> list[tuple[str, str]]:
+        rows = ask("GET", "/audit?limit=200")[1]["entries"]
+        assert {row["user"] for row in rows} <= {"Ann"}
+        return [(row["action"], row["object"]) for row in rows]
+
+    changing = {
+        (method.upper(), path.removeprefix("/api/v1"))
+        for path, methods in ask("GET", "/openapi.json")[1]["paths"].items()
+        for method in methods
+        if method != "get"
+    }
+    assert ask("POST", "/sources/hall/lesson", {})[0] == 200
+    for second in range(700):
+        one.teacher.send(frame_event(second, "hall", captured=float(second)))
+    link = http.client.HTTPConnection(one.page.url.split("/")[2])  # type: ignore[union-attr]
+    link.request("POST", "/login", f"token={ann.token}")
+    assert link.getresponse().status == 303
+    session = ask("GET", "/sessions")[1][0]["id"]
+    steps: dict[str, Any] = {
+        "PUT /events/{number}/review": {"state": "confirmed"},
+        "POST /sources": CAMERA,
+        "POST /sources/test": {"address": f"http://u:{SECRET}@127.0.0.1:9/"},
+        "POST /sources/{source}/lesson/accept": None,
+        "DELETE /sources/{source}/baseline": None,
+        "POST /sources/{source}/lesson": {},
+        "DELETE /sources/{source}/lesson": None,
+        "POST /sources/{source}/pause": None,
+        "POST /sources/{source}/resume": None,
+        "POST /sources/{source}/test": None,
+        "PUT /sources/{source}/regions": {"masks": [[0, 0, 0.1, 0.1]]},
+        "DELETE /sessions/{id}": None,
+        "DELETE /sources/{source}": None,
+    }
+    changing.discard(("POST", "/sources/{source}/evidence"))  # which is not configured here
+    assert changing <= {tuple(step.split()) for step in steps}
+    for step, body in steps.items():
+        if tuple(step.split()) not in changing:
+            continue
+        count = len(told())
+        method, path = step.split()
+        source = "dock" if step == "DELETE /sources/{source}" else "hall"
+        path = path.format(number=1, source=source, id=session)
+        assert ask(method, path, body)[0] == (400 if path == "/sources/test" else 200), step
+        assert len(told()) == count + 1, step
+    assert ("tried", "http://***@127.0.0.1:9/") in told()
+    assert ("added", "dock") in told()
+    assert SECRET not in str(one.store.rows("SELECT * FROM audit"))
 
 
 def lesson(one: Service, seconds: int, logit: float = -1.0) -> None:

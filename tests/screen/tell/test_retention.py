@@ -12,6 +12,8 @@ from telling import HandClock, frame_event, source_event, stream_event
 from mpft_deploy.screen.tell.limits import Storage
 from mpft_deploy.screen.tell.retention import AT_ONCE, DAY
 from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.screen.web.audit import Audit
+from mpft_deploy.screen.web.operations import User
 
 
 class Aging:
@@ -39,6 +41,26 @@ def test_old_events_go_by_their_class() -> None:
     assert aging.after(1) == [1]
     assert aging.after(89) == [1]
     assert aging.after(1) == []
+
+
+def test_who_did_what_is_kept_as_long_as_any_event_and_not_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    aging = Aging(max_age_days=10, days={"generated": 20})
+    audit = Audit(aging.store)
+
+    def left(days: float) -> int:
+        aging.after(days)
+        [(count,)] = aging.store.rows("SELECT count(*) FROM audit")
+        return int(count)
+
+    audit.note(User("Ann", "admin"), "added", "gate")
+    assert left(19) == 1
+    assert left(2) == 0
+    for _ in range(9):
+        audit.note(User("Ann", "admin"), "added", "gate")
+    monkeypatch.setattr("mpft_deploy.screen.tell.retention.AUDITED", 4)
+    assert left(0) == 4
 
 
 def test_what_was_confirmed_stays() -> None:

@@ -249,6 +249,15 @@ def test_logging_in(browser: Browser, monitor: DemoMonitor) -> None:
     browser.ask(f"{form}.value = '{TOKEN}'; document.forms[0].requestSubmit()")
     browser.wait_for(LIVE)
     assert texts(browser, ".tile .name span") == list(monitor.sources)
+    # Who is logged in, and who did what; and out again.
+    browser.ask("location.hash = 'manage'")
+    browser.wait_for("document.querySelectorAll('#sessions .managed').length === 1")
+    browser.wait_for("document.querySelectorAll('#audit .audited').length === 1")
+    assert texts(browser, "#audit b, #audit span") == ["admin", "logged in "]
+    assert browser.ask("document.documentElement.scrollWidth") <= DESKTOP[0]
+    browser.ask("document.querySelector('#sessions button').click()")
+    browser.wait_for("document.querySelector('#token') !== null")  # of itself, as it is told
+    assert server.sinks.store.rows("SELECT count(*) FROM sessions") == [(0,)]
     server.sinks.close(1)
 
 

@@ -22,9 +22,10 @@ from dashboard_demo import DemoMonitor, demo_sources
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from starlette.datastructures import Headers
 from telling import frame_event, source_event, stream_event
 
-from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.screen.streams.records import Picture
 from mpft_deploy.screen.tell.config import Health, Http, Role, User
 from mpft_deploy.screen.tell.fanout import Sinks
@@ -34,6 +35,7 @@ from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.screen.web import connection, serve, serve_health
 from mpft_deploy.screen.web.access import Access
 from mpft_deploy.screen.web.server import Dashboard, Server
+from mpft_deploy.screen.web.sessions import MOST, Sessions
 
 TOKEN = "a-token-of-more-than-16"
 API = "/api/v1"
@@ -263,10 +265,12 @@ def test_logging_in(locked: Dashboard) -> None:
     assert "samesite=strict" in cookie.lower()
     assert TOKEN not in cookie
     assert get(locked, f"{API}/sources", Cookie=cookie.split(";")[0])[0] == 200
-    assert get(locked, f"{API}/sources", Cookie="mpft_dashboard=x")[0] == 401
+    name = cookie.split("=")[0]
+    assert get(locked, f"{API}/sources", Cookie=f"{name}=x")[0] == 401
     assert get(locked, "/login", "POST", "x" * 20_000, **form)[0] == 413
     status, headers, _ = get(locked, "/logout", "POST", Cookie=cookie.split(";")[0])
     assert "Max-Age=0" in headers["Set-Cookie"]
+    assert get(locked, f"{API}/sources", Cookie=cookie.split(";")[0])[0] == 401  # it is no more
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -284,7 +288,10 @@ def test_further_names_are_configured(monitor: DemoMonitor) -> None:
     server.sinks.close(1)
 
 
-ACCESS = Access(Http(token=TOKEN, hosts=("wall.example",)))
+ACCESS = Access(
+    Http(token=TOKEN, hosts=("wall.example",), trusted_proxy="10.0.0.0/8", user_header="X-User"),
+    Store(None),
+)
 
 
 HEADERS = st.text(st.characters(max_codepoint=255), max_size=40)
@@ -294,7 +301,16 @@ HEADERS = st.text(st.characters(max_codepoint=255), max_size=40)
 def test_no_header_breaks_the_rules(
     host: str, authorization: str, cookie: str, origin: str
 ) -> None:
-    assert ACCESS.user_of({"authorization": authorization, "cookie": cookie}) is None
+    given = Headers({"authorization": authorization, "cookie": cookie})
+    for peer in ("127.0.0.1", "10.0.0.1", ""):
+        assert ACCESS.user_of(given, peer) is None
+    with contextlib.suppress(UsageError):
+        found = ACCESS.user_of(Headers({"x-user": cookie}), "10.0.0.1")
+        assert found is not None
+        assert found.role == "viewer"
+    for peer in ("127.0.0.1", "11.0.0.1", "10.0.0.1.evil", "", "::ffff:11.0.0.1"):
+        with pytest.raises(UsageError):
+            ACCESS.user_of(Headers({"x-user": cookie}), peer)
     assert ACCESS.knows_host(host) in (True, False)
     assert ACCESS.is_ours(origin, "wall.example") in (True, False)
 
@@ -336,9 +352,148 @@ def test_roles(
         stored = json.loads(text)
         assert (stored["state"], stored["note"], stored["by"]) == ("confirmed", "a poster", "Ann")
     assert get(server, "/login", "POST", f"token={user.token}")[0] == 303
-    said = ["Ann: event 1 of gate is confirmed", "Ann logged in"]
+    said = ["Ann reviewed event 1 of gate as confirmed", "Ann logged in "]
     assert [line for line in caplog.messages if "Ann" in line] == said[status != 200 :]
     assert user.token not in caplog.text
+    server.sinks.close(1)
+
+
+def log_in(server: Dashboard, token: str, **headers: str) -> str:
+    """The cookie of a browser."""
+    status, answer, _ = get(server, "/login", "POST", f"token={token}", **headers)
+    assert status == 303
+    return str(answer["Set-Cookie"])
+
+
+def test_sessions_are_ended_by_their_owner_by_admins_and_with_their_token(
+    monitor: DemoMonitor, tmp_path: Path
+) -> None:
+    ann, bob = (User(name=name, role="viewer", token=f"{name}-{TOKEN}") for name in ("Ann", "Bob"))
+    http = Http(address="127.0.0.1:0", token=TOKEN, users=(ann, bob))
+    server = serve(monitor, http, Sinks(store=Store(tmp_path / "a.db")))
+    one, two = (log_in(server, ann.token, User_Agent=f"Browser {n}") for n in "12")
+    theirs = log_in(server, bob.token)
+    assert one.split("=")[0] == two.split("=")[0]
+
+    def as_(cookie: str, path: str = "/sessions", method: str = "GET") -> tuple[int, Any]:
+        status, _, body = get(server, API + path, method, Cookie=cookie.split(";")[0])
+        return status, json.loads(body)
+
+    assert [row["agent"] for row in as_(one)[1]] == ["Browser 2", "Browser 1"]
+    [foreign] = as_(theirs)[1]
+    assert as_(one, f"/sessions/{foreign['id']}", "DELETE")[0] == 404
+    assert as_(one, f"/sessions/{as_(one)[1][0]['id']}", "DELETE")[0] == 200
+    assert [as_(cookie)[0] for cookie in (one, two, theirs)] == [200, 401, 200]
+    # What goes on ends as well.
+    live = STREAM.replace(b"\r\n\r\n", f"\r\nCookie: {theirs.split(';')[0]}\r\n\r\n".encode())
+    guest = knock(server, live)
+    assert b"200 OK" in guest.recv(100)
+    # An admin sees and ends all; a cookie is no id, and an id no cookie.
+    admin = {"Authorization": f"Bearer {TOKEN}"}
+    assert len(json.loads(get(server, f"{API}/sessions", **admin)[2])) == 2
+    assert as_(f"{one.split('=')[0]}={foreign['id']}")[0] == 401
+    assert get(server, f"{API}/sessions/{foreign['id']}", "DELETE", **admin)[0] == 200
+    assert as_(theirs)[0] == 401
+    assert rest(guest).endswith(b"\r\n0\r\n\r\n")
+    # Nothing in the file opens a door, and a restart ends no session, but a new token does.
+    server.sinks.close(1)
+    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert one.split(";")[0].split("=")[1].encode() not in kept
+    assert ann.token.encode() not in kept
+    server = serve(monitor, http, Sinks(store=Store(tmp_path / "a.db")))
+    assert as_(one)[0] == 200
+    server.sinks.close(1)
+    changed = Http(address="127.0.0.1:0", token=TOKEN, users=(User(name="Ann", token=f"x{TOKEN}"),))
+    server = serve(monitor, changed, Sinks(store=Store(tmp_path / "a.db")))
+    assert as_(one)[0] == 401
+    server.sinks.close(1)
+
+
+def test_two_at_one_host_share_no_cookie(monitor: DemoMonitor) -> None:
+    names = set()
+    for _ in range(2):
+        server = serve(monitor, Http(address="127.0.0.1:0", token=TOKEN), Sinks())
+        names.add(log_in(server, TOKEN).split("=")[0])
+        server.sinks.close(1)
+    assert len(names) == 2
+
+
+def test_sessions_grow_old_and_are_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1.7e9]
+    monkeypatch.setattr("mpft_deploy.screen.web.sessions.time.time", lambda: now[0])
+    sessions = Sessions(Store(None))
+    first = sessions.begin("Ann", TOKEN, "x" * 5000)
+    assert sessions.find(first) is not None
+    for _ in range(MOST):
+        now[0] += 1
+        sessions.begin("Ann", TOKEN, "")
+    assert sessions.find(first) is None
+    assert len(sessions.all()) == MOST
+    last = sessions.begin("Bob", TOKEN, "")
+    now[0] += 30 * 86400 + 1
+    assert sessions.find(last) is None
+
+
+def test_a_proxy_says_who_its_visitors_are(monitor: DemoMonitor) -> None:
+    ann = User(name="Ann", role="admin")
+    http = Http(
+        address="127.0.0.1:0", users=(ann,), trusted_proxy="127.0.0.1", user_header="X-User"
+    )
+    server = serve(monitor, http, Sinks())
+
+    def me(**headers: str) -> tuple[int, Any]:
+        status, _, body = get(server, f"{API}/me", **headers)
+        return status, json.loads(body)
+
+    assert me(X_User="Ann")[1] == {"name": "Ann", "role": "admin", "manages": False}
+    assert me(X_User="Eve")[1]["role"] == "viewer"
+    assert me()[0] == 401  # nobody is let in for want of tokens
+    for name in ("", " ", "Ann,Eve", "x" * 101, "a\tb"):
+        assert me(X_User=name)[0] == 403
+    twice = b"GET /api/v1/me HTTP/1.1\r\nHost: localhost\r\nX-User: Eve\r\nX-User: Ann\r\n\r\n"
+    guest = knock(server, twice)
+    assert b"403 Forbidden" in guest.recv(100)
+    guest.close()
+    server.sinks.close(1)
+    # From anywhere else the header is refused, whatever else is shown.
+    http = Http(address="127.0.0.1:0", token=TOKEN, trusted_proxy="192.0.2.1", user_header="X-User")
+    server = serve(monitor, http, Sinks())
+    bearer = f"Bearer {TOKEN}"
+    assert me(X_User="Ann")[0] == 403
+    assert me(X_User="Ann", Authorization=bearer)[0] == 403
+    assert me(X_Forwarded_For="192.0.2.1", X_User="Ann")[0] == 403
+    assert me(Authorization=bearer)[0] == 200
+    assert "secure" not in log_in(server, TOKEN, X_Forwarded_Proto="https").lower()
+    server.sinks.close(1)
+    http = Http(address="127.0.0.1:0", token=TOKEN, trusted_proxy="127.0.0.0/8")
+    server = serve(monitor, http, Sinks())
+    assert "secure" in log_in(server, TOKEN, X_Forwarded_Proto="https").lower()
+    server.sinks.close(1)
+
+
+def test_who_did_what_is_kept_in_pages(monitor: DemoMonitor) -> None:
+    ann = User(name="Ann", role="reviewer", token="ann-" + TOKEN)
+    server = serve(monitor, Http(address="127.0.0.1:0", token=TOKEN, users=(ann,)), Sinks())
+    server.sinks.send(stream_event(1))
+    cookie = log_in(server, ann.token).split(";")[0]
+    get(server, f"{API}/events/1/review", "PUT", '{"state":"confirmed"}', Cookie=cookie)
+    get(server, f"{API}/events/2/review", "PUT", '{"state":"confirmed"}', Cookie=cookie)  # is none
+    get(server, f"{API}/export", Cookie=cookie)
+    get(server, "/logout", "POST", Cookie=cookie)
+    admin = {"Authorization": f"Bearer {TOKEN}"}
+    assert get(server, f"{API}/audit", Authorization=f"Bearer {ann.token}")[0] == 403
+    page = json.loads(get(server, f"{API}/audit", **admin)[2])
+    assert page["next"] is None
+    told = [(row["user"], row["action"], row["object"]) for row in page["entries"]]
+    assert told == [
+        ("Ann", "logged out", ""),
+        ("Ann", "exported", "reviewed frames"),
+        ("Ann", "reviewed", "event 1 of gate as confirmed"),
+        ("Ann", "logged in", ""),
+    ]
+    first = json.loads(get(server, f"{API}/audit?limit=3", **admin)[2])
+    rest_ = json.loads(get(server, f"{API}/audit?before={first['next']}", **admin)[2])
+    assert first["entries"] + rest_["entries"] == page["entries"]
     server.sinks.close(1)
 
 

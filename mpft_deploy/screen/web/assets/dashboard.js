@@ -29,7 +29,7 @@ function chooseView() {
   }
   $("#urgent").hidden = $("#cells").hidden = view !== "";
   if (reviewing) refreshEvents();
-  if (view === "manage") drawManaged();
+  if (view === "manage") drawManage();
 }
 
 function refreshEvents() {
@@ -134,7 +134,7 @@ async function start() {
   try {
     const [overview, history, me] = await Promise.all(["/sources", "/history", "/me"].map((path) => call(path)));
     user = me;
-    $("nav [href='#manage']").hidden = !me.manages;
+    $("nav [href='#manage']").hidden = !me.name && me.role !== "admin";
     reviews = overview.reviews;
     update(overview);
     offerSources();

@@ -1,6 +1,6 @@
 "use strict";
 
-// What admins do: sources that are added, tried, paused and removed.
+// What admins do with sources, who is logged in, and who did what.
 
 const ORIGINS = {
   file: "of the configuration file",
@@ -130,6 +130,58 @@ setInterval(() => {
   const waits = $("#managed progress") && !$("#managed [data-asked]");
   if (waits && !$("#manage").hidden) drawManaged().catch(() => {});
 }, 3000);
+
+// Who is logged in
+
+function sessionRow({ id, user: name, began, agent }) {
+  const row = element("li", "managed");
+  const what = element("div", "what");
+  const since = element("span", "quiet", "since ");
+  since.append(timeElement(began));
+  what.append(element("b", "", name), element("span", "quiet", agent || "unknown browser"), since);
+  const output = element("p", "said");
+  output.setAttribute("role", "status");
+  const buttons = element("div", "buttons");
+  buttons.append(button("Log out", `Log out ${name}, ${agent}`, () => saying(output, async () => {
+    await call(`/sessions/${id}`, {}, { method: "DELETE" });
+    row.remove();
+  })));
+  row.append(what, buttons, output);
+  return row;
+}
+
+async function drawSessions() {
+  $("#sessions").replaceChildren(...(await call("/sessions")).map(sessionRow));
+}
+
+// Who did what
+
+let earlier = null; // `before` of the next page
+
+async function drawAudit(more = false) {
+  const page = await call("/audit", { before: more ? earlier : null });
+  const rows = page.entries.map(({ time, user: name, role, action, object }) => {
+    const row = element("li", "audited");
+    row.append(timeElement(time), element("b", "", name), element("span", "", `${action} ${object}`));
+    row.title = role;
+    return row;
+  });
+  if (!more) $("#audit").replaceChildren();
+  $("#audit").append(...rows);
+  earlier = page.next;
+  $("#older").hidden = earlier === null;
+}
+$("#older").addEventListener("click", () => drawAudit(true));
+
+function drawManage() {
+  const admin = user.role === "admin";
+  for (const part of $$(".of-sources")) part.hidden = !user.manages;
+  $(".of-people").hidden = !user.name;
+  $(".of-admins").hidden = !admin;
+  if (user.manages) drawManaged();
+  if (user.name) drawSessions();
+  if (admin) drawAudit();
+}
 
 function newSource() {
   const form = new FormData($("#add"));

@@ -1,0 +1,69 @@
+"""Who did what by page and API: in the log at once, and in the store."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import msgspec
+
+from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.files import printable
+from mpft_deploy.screen.tell.config import Role
+from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.screen.web.operations import Parameters, User, operation
+
+logger = logging.getLogger(__name__)
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """Something that was done; time in seconds since the Unix epoch."""
+
+    id: int
+    time: float
+    user: str
+    role: Role
+    action: str
+    object: str
+
+
+class Entries(msgspec.Struct, frozen=True):
+    """Newest first; next: the parameter `before` of the next page, null on the last."""
+
+    entries: list[Entry]
+    next: int | None
+
+
+class AuditPage(Parameters, frozen=True):
+    """before: the number of an entry; only what came before it."""
+
+    before: int | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=200)] = 50
+
+
+class Audit:
+    """Keeps it in a store, as long as that keeps events."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def note(self, user: User, action: str, thing: str = "") -> None:
+        """Somebody did something; that it cannot be kept is told in the log."""
+        who = user.name or "somebody"
+        logger.info("%s %s %s", printable(who), action, printable(thing))
+        row = (self._store.now(), who, user.role, action, thing)
+        sql = "INSERT INTO audit (at, user, role, action, object) VALUES (?, ?, ?, ?, ?)"
+        try:
+            self._store.rows(sql, *row)
+        except EnvironmentLacksError as error:
+            logger.error("who did that stands in this log alone: %s", error)
+
+    @operation("GET", "/audit", role="admin")
+    def audit(self, query: AuditPage) -> Entries:
+        """Who changed what, logged in and out, tried sources and took exports."""
+        before = "" if query.before is None else "WHERE id < ?"
+        values = [value for value in (query.before, query.limit) if value is not None]
+        sql = f"SELECT id, at, user, role, action, object FROM audit {before} "
+        rows = self._store.rows(sql + "ORDER BY id DESC LIMIT ?", *values)
+        found = [Entry(*row) for row in rows]
+        return Entries(found, found[-1].id if len(found) == query.limit else None)

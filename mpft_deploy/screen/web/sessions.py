@@ -1,0 +1,100 @@
+"""Browsers that are logged in: each has a cookie of its own, and can be logged out by itself.
+
+The store keeps a hash of the cookie, and one of the token that it was given for: whoever reads it
+has neither, and a session ends with its token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+import time
+
+import msgspec
+
+from mpft_deploy.screen.tell.store import Store
+
+DAYS = 30
+"""After which one logs in again."""
+
+MOST = 50
+"""Sessions of a user; the oldest end."""
+
+LONGEST_AGENT = 200
+
+
+class Session(msgspec.Struct, frozen=True):
+    """A browser.
+
+    Attributes:
+        id: of the session; no cookie can be told from it.
+        token: hash of the token that it was begun with.
+        began: when, seconds since the Unix epoch.
+        agent: what the browser calls itself.
+    """
+
+    id: str
+    user: str
+    token: str
+    began: float
+    agent: str
+
+
+class Sessions:
+    """Those that there are; from any thread.
+
+    Attributes:
+        cookie: name of the cookie; another store has another, also at the same host.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._lock = store, threading.Lock()
+        name = store.settings("cookie").get("", secrets.token_hex(4).encode())
+        store.set_setting("", "cookie", name)
+        self.cookie = f"mpft_{name.decode()}"
+        rows = store.rows("SELECT id, user, token, began, agent FROM sessions")
+        self._sessions = {row[0]: Session(*row) for row in rows}
+
+    def begin(self, user: str, token: str, agent: str) -> str:
+        """The cookie of a new session; an EnvironmentLacksError if it cannot be kept.
+
+        Args:
+            token: that was shown.
+        """
+        cookie = secrets.token_urlsafe(32)
+        session = Session(hashed(cookie), user, hashed(token), time.time(), agent[:LONGEST_AGENT])
+        sql = "INSERT INTO sessions VALUES (?, ?, ?, ?, ?)"
+        with self._lock:
+            own = [one for one in self._sessions.values() if one.user == user]
+            for old in own[: max(0, len(own) + 1 - MOST)]:
+                self._end(old.id)
+            self._store.rows(sql, *msgspec.structs.astuple(session))
+            self._sessions[session.id] = session
+        return cookie
+
+    def find(self, cookie: str) -> Session | None:
+        """Whose cookie it is; None if it is none, or too old."""
+        session = self._sessions.get(hashed(cookie))
+        if session is None or time.time() - session.began > 86400 * DAYS:
+            return None
+        return session
+
+    def all(self) -> list[Session]:
+        """Newest first."""
+        with self._lock:
+            return sorted(self._sessions.values(), key=lambda one: -one.began)
+
+    def end(self, identity: str) -> None:
+        """Log a browser out; a KeyError if there is none, an EnvironmentLacksError if not kept."""
+        with self._lock:
+            self._end(identity)
+
+    def _end(self, identity: str) -> None:
+        del self._sessions[identity]
+        self._store.rows("DELETE FROM sessions WHERE id = ?", identity)
+
+
+def hashed(text: str) -> str:
+    """Of a cookie or token, which are long and random: nobody finds them by guessing."""
+    return hashlib.sha256(b"mpft session 1 " + text.encode()).hexdigest()
