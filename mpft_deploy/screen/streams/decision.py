@@ -56,17 +56,13 @@ import math
 from dataclasses import dataclass
 
 from mpft_deploy.screen.streams.baseline import Baseline
+from mpft_deploy.screen.streams.drift import Drift
 from mpft_deploy.screen.streams.evidence import Pool, Run, Second
+from mpft_deploy.screen.streams.hypothesis import AGAINST, LONGEST, Hypothesis, limits
 from mpft_deploy.screen.streams.novelty import I32, Seen
 from mpft_deploy.screen.streams.records import Reason
 from mpft_deploy.screen.streams.settings import DecisionSettings, seconds
 from mpft_deploy.spec import Calibration, StreamVerdict, Verdict
-
-AGAINST = math.log(10)
-"""Evidence by which a new run takes a verdict back."""
-
-LONGEST = 32
-"""Times `patience` after which a run for "generated" is replaced: what it began with is history."""
 
 LOOKS = 20
 """How often within `patience` evidence is weighed."""
@@ -76,10 +72,6 @@ QUARTER = 0.25
 
 LEAST_ERROR = 0.3
 """The held-out error counts as so much of the spread at least: no detector is free of offsets."""
-
-TAIL = 2.0
-"""Standard deviations beyond a class's mean at which a frame's log odds are clipped."""
-
 
 UNMEASURED = (
     "nobody measured what this detector is worth on held-out images: "
@@ -98,35 +90,6 @@ class Change:
     independent: float
     seconds: float
     reason: Reason
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """One of the two tests: what a run's mean is compared with; all in log odds.
-
-    sign: 1 for evidence of "generated", −1 for "no sign".
-    separation: between the classes' means.
-    middle: of them.
-    error, spread, correlation: of the class that the verdict would be wrong about.
-    bound: evidence at which it is reached.
-    """
-
-    sign: int
-    separation: float
-    middle: float
-    error: float
-    spread: float
-    correlation: float
-    bound: float
-
-    def evidence(self, run: Run) -> float:
-        """For this verdict, as a log-likelihood ratio."""
-        variance = self.error**2 + run.variance(self.spread, self.correlation)
-        return self.sign * self.separation * (run.mean - self.middle) / variance
-
-    def reach(self, mean: float) -> float:
-        """Evidence that no number of frames with this mean gets beyond."""
-        return self.sign * self.separation * (mean - self.middle) / self.error**2
 
 
 def hypotheses(
@@ -184,7 +147,10 @@ class StreamDecision:
         self._settings, self._calibration, self._baseline = settings, calibration, baseline
         self._gap, self._patience = seconds(settings.gap), seconds(settings.patience)
         self._tests = hypotheses(settings, calibration, baseline, regions)
-        self._limits = _limits(self._tests)
+        self._limits = limits(self._tests or ())
+        self._drift = None
+        if baseline is not None and self._tests is not None:
+            self._drift = Drift(self._tests[0], self._patience)
         self.verdict: StreamVerdict = "unsure"
         """Of the stream so far."""
         self._reason = ""
@@ -218,6 +184,11 @@ class StreamDecision:
         """Evidence that an average generated stream gets to, however long one looks."""
         held = self._calibration.held_out
         return self._tests[0].reach(held.separation / 2) if self._tests and held else None
+
+    @property
+    def drifted(self) -> bool:
+        """Whether its camera does not show any more what it was taught by; see `drift`."""
+        return self._drift is not None and self._drift.drifted
 
     @property
     def looking(self) -> bool:
@@ -257,9 +228,11 @@ class StreamDecision:
         if reason or self._tests is None:
             return changes
         self._judged = now
+        value, new = self._calibration.log_odds(logit), self._seen.add(scores)
+        if self._drift is not None and self._drift.add(value, new, now):
+            return [*changes, self._turn("unsure", "drift", self._runs[0]), *self.restart("drift")]
         low, high = self._limits
-        value = max(low, min(high, self._calibration.log_odds(logit)))
-        second = self._pool.add(value, self._seen.add(scores), now)
+        second = self._pool.add(max(low, min(high, value)), new, now)
         return changes if second is None else changes + self._weigh(second)
 
     def of_frame(self, verdict: Verdict, probability: float) -> Verdict:
@@ -278,6 +251,8 @@ class StreamDecision:
         self._runs = [Run(), Run()]
         self._alarm = self._clear = 0.0
         self._next = -math.inf
+        if self._drift is not None:
+            self._drift.begin()
 
     def _resume(self, now: float) -> list[Change]:
         """Begin afresh if there was nothing to judge for too long."""
@@ -332,15 +307,3 @@ class StreamDecision:
         return Change(
             verdict, previous, self.evidence, run.frames, self.independent, run.age, reason
         )
-
-
-def _limits(tests: tuple[Hypothesis, Hypothesis] | None) -> tuple[float, float]:
-    """Log odds that no frame goes beyond: the edges of what either class was seen to score."""
-    if tests is None:
-        return -math.inf, math.inf
-    low, high = [], []
-    for test in tests:
-        reach = test.separation / 2 + TAIL * math.hypot(test.error, test.spread)
-        low.append(test.middle - reach)
-        high.append(test.middle + reach)
-    return min(low), max(high)

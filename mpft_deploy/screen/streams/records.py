@@ -15,7 +15,7 @@ from mpft_deploy.spec import StreamVerdict, Verdict
 
 State = Literal["connecting", "live", "stalled", "frozen", "down", "ended", "paused"]
 Grade = Literal["good", "fair", "poor", "down"]
-Reason = Literal["evidence", "scene change", "reconnect", "nothing to judge", "restart"]
+Reason = Literal["evidence", "scene change", "reconnect", "nothing to judge", "restart", "drift"]
 
 
 class _Event(msgspec.Struct, frozen=True, tag_field="event", kw_only=True, omit_defaults=True):
@@ -70,7 +70,8 @@ class StreamEvent(_Event, frozen=True, tag="stream", kw_only=True):
         frames: how many frames the verdict rests on.
         independent: as many independent frames these are worth.
         seconds: stream time that they span.
-        reason: why it changed.
+        reason: why it changed. "drift": the camera does not show any more what it was taught by,
+            and is decided afresh; here alone it may have been unsure before.
         snapshot: file of the frame that decided, where snapshots are kept.
         package: file of the evidence, where that is kept; it is there some seconds later.
         looked_at: of the frame that decided, the windows that were judged and their share of it.
@@ -122,6 +123,7 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
             nobody measured what the detector is worth.
         reach: evidence that an average generated stream gets to, however long one looks; below
             `generated_from` on a camera that was not taught, where the detector is too unsteady.
+        drifted: whether its camera does not show any more what it was taught by.
         probability: of the last screened frame.
     """
 
@@ -135,6 +137,7 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     generated_from: float | None = None
     no_sign_from: float | None = None
     reach: float | None = None
+    drifted: bool = False
 
 
 class RegionStatus(StreamStatus, frozen=True, kw_only=True):

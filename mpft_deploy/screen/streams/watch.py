@@ -332,4 +332,5 @@ def _decided(stream: Stream) -> dict[str, Any]:
         "generated_from": decision.bounds[0],
         "no_sign_from": decision.bounds[1],
         "reach": decision.reach,
+        "drifted": decision.drifted,
     }

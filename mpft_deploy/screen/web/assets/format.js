@@ -87,6 +87,7 @@ const REASONS = {
   "reconnect": "the camera was away",
   "nothing to judge": "there was nothing to judge",
   "restart": "settings changed",
+  "drift": "the camera does not show what it was taught by: teach it again",
 };
 
 const CAUSES = {

@@ -49,7 +49,7 @@ function restsOn(status, now) {
   const since = status.looking
     ? `for ${span(1000 * status.looked_for)}`
     : status.since ? `since ${moment(status.since)}` : "";
-  const taught = outOfReach(status) ? "camera not taught" : "";
+  const taught = status.drifted ? "camera drifted" : outOfReach(status) ? "camera not taught" : "";
   return [since, looks(status.independent), taught].filter(Boolean).join(" · ");
 }
 
@@ -306,7 +306,9 @@ function drawDetail() {
     ["quality", status.grade],
     ["picture", status.codec ? `${size}, ${status.codec}` : size],
     ["evidence", (status.region ? `${status.region}: ` : "") + (status.undecided || `${signed(status.evidence)}, generated from ${signed(status.generated_from)}, no sign from ${signed(status.no_sign_from)}`)],
-    ["camera", outOfReach(status)
+    ["camera", status.drifted
+      ? "does not show what it was taught by, and generated streams may go unseen: teach it again (Manage, or mpft calibrate --camera)"
+      : outOfReach(status)
       ? `not taught: evidence of an average generated stream ends at ${signed(status.reach)} here, below the threshold of ${signed(status.generated_from)}; an hour of known-real frames mends that (Manage, or mpft calibrate --camera)`
       : "average generated streams can be found"],
     ["last frame alone", status.probability === null ? "–" : `generated with probability ${status.probability.toFixed(3)}`],
