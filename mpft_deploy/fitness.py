@@ -59,7 +59,13 @@ def has_texture(crop: Crop, views: U8, scores: I32, patch: int) -> npt.NDArray[n
     """
     if not crop.least_texture:
         return np.ones(len(views), bool)
-    coarse = coarse_scores(views)
+    return enough_texture(crop, scores, coarse_scores(views), patch)
+
+
+def enough_texture(crop: Crop, scores: I32, coarse: I32, patch: int) -> npt.NDArray[np.bool_]:
+    """`has_texture` of views by their scores i32 [V, N] and `coarse_scores` i32 [V, M]."""
+    if not crop.least_texture:
+        return np.ones(len(scores), bool)
     noise = NOISE * np.quantile(scores, 1 - TEXTURED, axis=1) / _differences(patch)
     bounds = np.maximum(crop.least_texture, noise * _differences(CELL))
     textured: npt.NDArray[np.bool_] = coarse >= bounds[:, None]

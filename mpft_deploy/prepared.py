@@ -41,6 +41,23 @@ class LookedAt(Record, frozen=True):
     windows: tuple[Window, ...]
 
 
+def looked_at(
+    windows: list[Window], telling: npt.NDArray[np.bool_], size: tuple[int, int]
+) -> LookedAt:
+    """Where the views lie, of a picture of that size, whose logit counts."""
+    counted = list(itertools.compress(windows, telling))
+    return LookedAt(share=share_in(counted, *size), windows=tuple(counted))
+
+
+@dataclass(frozen=True)
+class Told:
+    """What an engine found of a frame that it prepared itself; fields as of `Prepared`."""
+
+    telling: npt.NDArray[np.bool_]
+    looked_at: LookedAt
+    reason: str
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A frame made ready for the engine.
@@ -63,8 +80,7 @@ class Prepared:
     @property
     def looked_at(self) -> LookedAt:
         """Where the views lie whose logit counts."""
-        windows = list(itertools.compress(self.windows, self.telling))
-        return LookedAt(share=share_in(windows, *self.size), windows=tuple(windows))
+        return looked_at(self.windows, self.telling, self.size)
 
     def within(self, box: Window, size: tuple[int, int]) -> Prepared:
         """The same of a larger picture, of that height and width, which has this one at a box."""
@@ -143,11 +159,16 @@ def prepare_views(
     spec: DetectorSpec, views: U8, windows: Sequence[Window], size: tuple[int, int]
 ) -> Prepared:
     """Pack the cells of views that were cut before; see `Prepared`."""
-    reason = too_small(spec.crop, *size)
     patches = texture_patchify(views, spec.patch, spec.keep_rule, spec.keep_seed)
     telling = has_texture(spec.crop, views, patches.scores, spec.patch)
-    if not reason and not telling.any():
-        reason = FLAT
-    if not telling.any():
-        telling = np.ones(len(views), bool)
-    return Prepared(views, list(windows), size, patches, telling, reason)
+    found = judgeable(telling, too_small(spec.crop, *size))
+    return Prepared(views, list(windows), size, patches, *found)
+
+
+def judgeable(
+    telling: npt.NDArray[np.bool_], reason: str = ""
+) -> tuple[npt.NDArray[np.bool_], str]:
+    """The views whose logit counts, all if none tells, and why no verdict can be given, or ""."""
+    if telling.any():
+        return telling, reason
+    return np.ones_like(telling), reason or FLAT

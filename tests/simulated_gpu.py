@@ -1,14 +1,15 @@
-"""A CUDA device and TensorRT as far as `mpft_deploy.engine.tensorrt` uses them, on the host.
+"""A CUDA device, our kernels on it and TensorRT, as far as engines use them, on the host.
 
 Streams are queues that run when they are waited for, captures record and graphs replay, so what
-forgets to wait, captures too early, or mixes up addresses shows. A "plan" is an ONNX file, which
-ONNX Runtime runs on the memory of the addresses that were set.
+forgets to wait, captures too early, or mixes up addresses shows. Kernels are the oracle. A "plan"
+is an ONNX file, which ONNX Runtime runs on the memory of the addresses that were set.
 """
 
 from __future__ import annotations
 
 import ctypes
 import enum
+import functools
 import importlib.machinery
 import types
 from collections.abc import Callable
@@ -18,6 +19,10 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from mpft_deploy.kernels.texture_patchify import oracle
+from mpft_deploy.kernels.texture_patchify.cuda import KEEP_CODES
+from mpft_deploy.spec import KeepRule
+
 Work = Callable[[], None]
 
 
@@ -25,6 +30,7 @@ class Error(enum.IntEnum):
     cudaSuccess = 0  # noqa: N815, CUDA's own names
     cudaErrorMemoryAllocation = 2  # noqa: N815
     cudaErrorInvalidResourceHandle = 400  # noqa: N815
+    cudaErrorLaunchFailure = 719  # noqa: N815
     cudaErrorStreamCaptureUnsupported = 900  # noqa: N815
 
 
@@ -39,35 +45,71 @@ class Stream:
     def add(self, work: Work) -> None:
         (self.queue if self.recording is None else self.recording).append(work)
 
+    def drain(self) -> None:
+        assert self.recording is None, "a stream that is captured cannot be waited for"
+        while self.queue:
+            self.queue.pop(0)()
+
 
 class Cuda(types.ModuleType):
-    """Stands for `cuda.bindings.runtime`."""
+    """Stands for `cuda.bindings.runtime`.
 
-    cudaStreamNonBlocking = 1  # noqa: N815
+    copies: kind and bytes of each that was done; called: names of its functions, in order; failing:
+    the number of a call, from 1, that fails, if any; blocks: memory of the device and of the host.
+    """
+
     cudaHostAllocDefault = 0  # noqa: N815
 
     def __init__(self, capability: tuple[int, int] = (8, 7)) -> None:
         super().__init__("cuda.bindings.runtime")
         self.capability = capability
         self.blocks: dict[int, Any] = {}
-        self.streams: dict[int, Stream] = {}
+        self.host: set[int] = set()
+        self.streams: dict[int, Stream] = {0: Stream()}
+        self.events: dict[int, Any] = {}
         self.launched = 0
         self.graphs: set[int] = set()
+        self.copies: list[tuple[str, int]] = []
+        self.called: list[str] = []
+        self.failing = 0
+        self.device = 0
         self.no_memory = False
         self.no_capture = False
         self.cudaMemcpyKind = types.SimpleNamespace(
-            cudaMemcpyHostToDevice="in", cudaMemcpyDeviceToHost="out"
+            cudaMemcpyHostToDevice="in",
+            cudaMemcpyDeviceToHost="out",
+            cudaMemcpyDeviceToDevice="on",
         )
         self.cudaStreamCaptureMode = types.SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
         self.cudaDeviceAttr = types.SimpleNamespace(
             cudaDevAttrComputeCapabilityMajor=0, cudaDevAttrComputeCapabilityMinor=1
         )
 
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if not name.startswith("cuda") or not isinstance(value, types.MethodType):
+            return value
+
+        @functools.wraps(value)
+        def function(*arguments: Any) -> Any:
+            self.called.append(name)
+            if len(self.called) == self.failing:
+                if name == "cudaStreamEndCapture":  # which ends it, whatever it says
+                    value(*arguments)
+                return (Error.cudaErrorLaunchFailure, None)
+            return value(*arguments)
+
+        return function
+
     def cudaGetDeviceCount(self):  # noqa: N802
-        return Error.cudaSuccess, 1
+        return Error.cudaSuccess, 2
 
     def cudaGetDevice(self):  # noqa: N802
-        return Error.cudaSuccess, 0
+        return Error.cudaSuccess, self.device
+
+    def cudaSetDevice(self, device):  # noqa: N802
+        self.device = device
+        return (Error.cudaSuccess,)
 
     def cudaDeviceGetAttribute(self, attribute, device):  # noqa: N802
         return Error.cudaSuccess, self.capability[attribute]
@@ -81,12 +123,15 @@ class Cuda(types.ModuleType):
     def _allocate(self, size):
         if self.no_memory:
             return Error.cudaErrorMemoryAllocation, None
-        block = (ctypes.c_uint8 * size)(*([0xAB] * size))  # memory is never clean
+        block = (ctypes.c_uint8 * size)()
+        ctypes.memset(block, 0xAB, size)  # memory is never clean
         self.blocks[ctypes.addressof(block)] = block
         return Error.cudaSuccess, ctypes.addressof(block)
 
     def cudaHostAlloc(self, size, flags):  # noqa: N802
-        return self._allocate(size)
+        error, address = self._allocate(size)
+        self.host.add(address)
+        return error, address
 
     def cudaMalloc(self, size):  # noqa: N802
         return self._allocate(size)
@@ -99,7 +144,16 @@ class Cuda(types.ModuleType):
         return self._free(address)
 
     def cudaFreeHost(self, address):  # noqa: N802
+        self.host.remove(address)
         return self._free(address)
+
+    def _within(self, address, size, *, host):
+        """Whether so many bytes from an address on lie in one block, of that kind."""
+        return any(
+            start <= address and address + size <= start + len(block)
+            for start, block in self.blocks.items()
+            if (start in self.host) == host
+        )
 
     def cudaStreamCreateWithFlags(self, flags):  # noqa: N802
         stream = Stream()
@@ -110,15 +164,42 @@ class Cuda(types.ModuleType):
         del self.streams[int(stream)]
         return (Error.cudaSuccess,)
 
-    def cudaMemcpyAsync(self, target, source, count, kind, stream):  # noqa: N802
-        stream.add(lambda: ctypes.memmove(target, source, count) and None)
+    def cudaEventCreateWithFlags(self, flags):  # noqa: N802
+        event = types.SimpleNamespace(flags=flags, stream=None)
+        self.events[id(event)] = event
+        return Error.cudaSuccess, event
+
+    def cudaEventDestroy(self, event):  # noqa: N802
+        del self.events[id(event)]
         return (Error.cudaSuccess,)
 
-    def cudaStreamSynchronize(self, stream):  # noqa: N802
-        assert stream.recording is None, "a stream that is captured cannot be waited for"
-        for work in stream.queue:
-            work()
-        stream.queue.clear()
+    def cudaEventRecord(self, event, stream):  # noqa: N802
+        event.stream = self.streams[int(stream)]
+        return (Error.cudaSuccess,)
+
+    def cudaEventSynchronize(self, event):  # noqa: N802
+        event.stream.drain()
+        return (Error.cudaSuccess,)
+
+    def cudaStreamWaitEvent(self, stream, event, flags):  # noqa: N802
+        stream.add(event.stream.drain)
+        return (Error.cudaSuccess,)
+
+    def cudaMemcpyAsync(self, target, source, count, kind, stream):  # noqa: N802
+        return self.cudaMemcpy2DAsync(target, count, source, count, count, 1, kind, stream)
+
+    def cudaMemcpy2DAsync(  # noqa: N802
+        self, target, target_pitch, source, pitch, width, rows, kind, stream
+    ):
+        def copy() -> None:
+            last = rows - 1
+            assert self._within(target, last * target_pitch + width, host=kind == "out")
+            assert self._within(source, last * pitch + width, host=kind == "in")
+            for row in range(rows):
+                ctypes.memmove(target + row * target_pitch, source + row * pitch, width)
+            self.copies.append((kind, width * rows))
+
+        stream.add(copy)
         return (Error.cudaSuccess,)
 
     def cudaStreamBeginCapture(self, stream, mode):  # noqa: N802
@@ -154,6 +235,197 @@ class Cuda(types.ModuleType):
         return (Error.cudaSuccess,)
 
 
+class PyCuda(types.ModuleType):
+    """Stands for `pycuda.driver`, on a simulated device."""
+
+    class Error(Exception):
+        pass
+
+    class LogicError(Error):
+        pass
+
+    class MemoryError(Error, MemoryError):
+        pass
+
+    def __init__(self, cuda: Cuda) -> None:
+        super().__init__("pycuda.driver")
+        self._cuda, self._depth = cuda, 0
+        self.Device = lambda number: self
+        self.Context = types.SimpleNamespace(
+            get_device=self._no_context, pop=self._pop, synchronize=self._drain
+        )
+
+    def _no_context(self):
+        raise self.LogicError("cuCtxGetDevice failed: invalid device context")
+
+    def _drain(self):
+        for stream in self._cuda.streams.values():
+            stream.drain()
+
+    def _pop(self):
+        self._depth -= 1
+
+    def push(self):
+        self._depth += 1
+
+    def init(self):
+        pass
+
+    def retain_primary_context(self):
+        return self
+
+    def compute_capability(self):
+        return self._cuda.capability
+
+    def name(self):
+        return "Orin"
+
+    def get_driver_version(self):
+        return 12060
+
+    def _do(self, function, *arguments):
+        assert self._depth, "no context is current"
+        error, *results = getattr(self._cuda, function)(*arguments)
+        if error == Error.cudaErrorMemoryAllocation:
+            raise self.MemoryError("cuMemAlloc failed: out of memory")
+        if error:
+            raise self.Error(f"{function} failed: {error.name}")
+        return results[0] if results else None
+
+    def Stream(self, flags):  # noqa: N802
+        made = self._do("cudaStreamCreateWithFlags", flags)
+        made.handle = int(made)
+        owner = _Owner(made, self._cuda.cudaStreamDestroy)
+        owner.handle, owner.add = int(made), made.add
+        return owner
+
+    def Event(self, flags):  # noqa: N802
+        event = self._do("cudaEventCreateWithFlags", flags)
+        owner = _Owner(event, self._cuda.cudaEventDestroy)
+        owner.record = lambda stream: self._do("cudaEventRecord", event, stream.handle)
+        owner.synchronize = lambda: self._do("cudaEventSynchronize", event)
+        return owner
+
+    def mem_alloc(self, size):
+        return _Owner(self._do("cudaMalloc", size), self._cuda.cudaFree)
+
+    def pagelocked_empty(self, size, dtype):
+        address = self._do("cudaHostAlloc", size, 0)
+        memory = (ctypes.c_uint8 * size).from_address(address)
+        memory.owner = _Owner(address, self._cuda.cudaFreeHost)
+        return np.ctypeslib.as_array(memory)
+
+    def memcpy_htod_async(self, target, source, stream):
+        address = source.ctypes.data
+        self._do("cudaMemcpyAsync", target, address, source.nbytes, "in", stream)
+
+    def memcpy_dtoh_async(self, target, source, stream):
+        address = target.ctypes.data
+        self._do("cudaMemcpyAsync", address, source, target.nbytes, "out", stream)
+
+    def Memcpy2D(self):  # noqa: N802
+        made = Memcpy2D()
+        made.cuda = self
+        return made
+
+
+class Memcpy2D:
+    def set_src_device(self, address):
+        self.source = address
+
+    def set_dst_device(self, address):
+        self.target = address
+
+    def __call__(self, stream):
+        self.cuda._do(
+            "cudaMemcpy2DAsync", self.target, self.dst_pitch, self.source, self.src_pitch,
+            self.width_in_bytes, self.height, "on", stream,
+        )  # fmt: skip
+
+
+class _Owner:
+    """Gives what it holds back when it is collected, as PyCUDA's objects do."""
+
+    def __init__(self, held: Any, release: Callable[[Any], object]) -> None:
+        self.held, self.release = held, release
+
+    def __int__(self) -> int:
+        return int(self.held)
+
+    def __del__(self) -> None:
+        self.release(self.held)
+
+
+class Kernels:
+    """Stands for the library of our CUDA kernels."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self.launched: list[str] = []
+        self.failing = 0
+
+    def mpft_cuda_probe(self):
+        return 0
+
+    def mpft_texture_patchify_message(self, status):
+        return b"unspecified launch failure"
+
+    def _launch(self, name, stream, work):
+        self.launched.append(name)
+        if len(self.launched) == self.failing:
+            return 1719
+        self._cuda.streams[stream].add(work)
+        return 0
+
+    def mpft_texture_patchify_launch(self, reference, stream):
+        a = type(reference._obj).from_buffer_copy(reference._obj)
+        rule = {code: kind for kind, code in KEEP_CODES.items()}[a.keep]
+        keep = KeepRule(rule, None if rule == "all" else a.count)
+
+        def work() -> None:
+            shape = (a.batch, a.size, a.size, 3)
+            strides = (a.batch_stride, a.row_pitch, 3, 1)
+            size = (a.batch - 1) * a.batch_stride + a.size * a.row_pitch
+            assert self._cuda._within(a.frames, size, host=False)
+            frames = np.lib.stride_tricks.as_strided(
+                _at(a.frames, (size,), np.uint8), shape, strides
+            )
+            found = oracle.texture_patchify(frames, a.patch, keep, a.seed)
+            for address, array in zip((a.patches, a.positions, a.scores), found, strict=True):
+                assert self._cuda._within(address, array.nbytes, host=False)
+                _at(address, array.shape, array.dtype)[...] = array
+
+        return self._launch("texture_patchify", stream, work)
+
+    def mpft_means_launch(self, views, batch, size, side, means, stream):
+        def work() -> None:
+            assert self._cuda._within(means.value, 3 * batch * side**2, host=False)
+            cut = _at(views.value, (batch, size, size, 3), np.uint8)[:, : 4 * side, : 4 * side]
+            squares = cut.reshape(batch, side, 4, side, 4, 3).sum((2, 4), dtype=np.uint16)
+            _at(means.value, (batch, side, side, 3), np.uint8)[...] = (squares + 8) // 16
+
+        return self._launch("means", stream.value, work)
+
+
+class DeviceArray:
+    """An array on a simulated device, in rows of any pitch, by `__cuda_array_interface__`."""
+
+    def __init__(self, cuda: Cuda, array: np.ndarray, pad: int = 0, stream: int | None = None):
+        height, width = array.shape[:2]
+        self.pitch = 3 * width + pad
+        _, self.address = cuda.cudaMalloc(self.pitch * height)
+        self.rows = _at(self.address, (height, self.pitch), np.uint8)
+        self.rows[:, : 3 * width] = array.reshape(height, -1)
+        self.__cuda_array_interface__ = {
+            "shape": array.shape,
+            "typestr": "|u1",
+            "data": (self.address, False),
+            "strides": (self.pitch, 3, 1),
+            "stream": stream,
+            "version": 3,
+        }
+
+
 class TensorRT(types.ModuleType):
     """Stands for `tensorrt`; `profile` is the smallest, usual and largest batch of its plans."""
 
@@ -186,9 +458,7 @@ class Runtime:
 
 class PlanEngine:
     def __init__(self, model, cuda, profile) -> None:
-        self.session = onnxruntime.InferenceSession(
-            model.SerializeToString(), providers=["CPUExecutionProvider"]
-        )
+        self.session = _session(model.SerializeToString())
         self.cuda = cuda
         self._profile = profile
         graph = model.graph
@@ -228,7 +498,7 @@ class Context:
         self._settled = False
 
     def set_tensor_address(self, name, address):
-        assert address in self._engine.cuda.blocks
+        assert address in self._engine.cuda.blocks.keys() - self._engine.cuda.host
         self._addresses[name] = address
         return True
 
@@ -252,6 +522,11 @@ class Context:
         }
         logits = self._engine.session.run(["logit"], feeds)[0]
         _at(self._addresses["logit"], logits.shape, np.float32)[...] = logits
+
+
+@functools.lru_cache(maxsize=4)
+def _session(model):
+    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
 
 def _at(address, shape, dtype):

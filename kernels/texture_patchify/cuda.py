@@ -143,9 +143,22 @@ def launch_arguments(arguments: Arguments, stream: int) -> None:
     """Enqueue a call that is prepared already; errors and the rest as in `launch`."""
     library = load_library()
     status = library.mpft_texture_patchify_launch(ctypes.byref(arguments), stream)
-    if status:
-        kind = UsageError if status < _CUDA_ERROR else EnvironmentLacksError
-        raise kind(f"texture_patchify on CUDA: {_message(library, status)}")
+    _check("texture_patchify", library, status)
+
+
+def launch_means(views: int, batch: int, size: int, side: int, means: int, stream: int) -> None:
+    """Enqueue the means of 4 × 4 pixels of views on the current device.
+
+    Args:
+        views: address of u8 [batch, size, size, 3].
+        side: how many means along each side, from the top left.
+        means: address of u8 [batch, side, side, 3], written.
+    """
+    library = load_library()
+    status = library.mpft_means_launch(
+        ctypes.c_void_p(views), batch, size, side, ctypes.c_void_p(means), ctypes.c_void_p(stream)
+    )
+    _check("the means of pixels", library, status)
 
 
 def prepare(
@@ -244,6 +257,13 @@ def _stream(library: str, images: Any) -> int:
     return 0
 
 
+def stream_of(array: Any) -> int:
+    """The stream that an array is written on, as a cudaStream_t, as far as it or its library tells;
+    else the default stream, which waits for those of all that are not told otherwise."""
+    told = getattr(array, "__cuda_array_interface__", {}).get("stream")
+    return int(told) if told else _stream(type(array).__module__.partition(".")[0], array)
+
+
 def device_array(name: str, array: Any) -> DeviceArray:
     """Where an array of another library lies on the device; a UsageError if it does not."""
     interface = getattr(array, "__cuda_array_interface__", None)
@@ -297,6 +317,11 @@ def _read_dlpack(capsule: Any) -> DeviceArray:
     return DeviceArray((tensor.data or 0) + tensor.byte_offset, shape, dtype, strides)
 
 
+def contiguous(pointer: int, shape: tuple[int, ...], dtype: str) -> DeviceArray:
+    """An array without gaps at that address."""
+    return DeviceArray(pointer, shape, dtype, _contiguous(shape, int(dtype[1:])))
+
+
 def _contiguous(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     strides = []
     for extent in reversed(shape):
@@ -329,6 +354,12 @@ def _check_device(library: ctypes.CDLL, name: str, pointer: int | None) -> None:
             f"{name} lies {where} and the current device is {current.value}; make the device of "
             "the arrays current first (for torch: with torch.cuda.device(frames.device))"
         )
+
+
+def _check(what: str, library: ctypes.CDLL, status: int) -> None:
+    if status:
+        kind = UsageError if status < _CUDA_ERROR else EnvironmentLacksError
+        raise kind(f"{what} on CUDA: {_message(library, status)}")
 
 
 def _message(library: ctypes.CDLL, status: int) -> str:

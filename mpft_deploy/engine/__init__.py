@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pkgutil
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ from mpft_deploy.bundle import Bundle, Precision
 from mpft_deploy.cores import check_threads
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.files import display
+from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.spec import DetectorSpec
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,67 @@ class TwofoldEngine(Engine, Protocol):
 def wide_of(engine: Engine) -> Engine:
     """What judges once more, of an engine of a precision that asks for it."""
     return cast(TwofoldEngine, engine).wide
+
+
+class DeviceView(NamedTuple):
+    """A view u8 [S, S, 3] on the engine's CUDA device.
+
+    pointer: address of its first pixel; the pixels of a row are adjacent.
+    pitch: bytes from a row to the next.
+    stream: a cudaStream_t, of those who write it; what that has queued is waited for.
+    """
+
+    pointer: int
+    pitch: int
+    stream: int = 0
+
+
+View: TypeAlias = "npt.NDArray[np.uint8] | DeviceView"
+
+
+class Seen(NamedTuple):
+    """What an engine says of views.
+
+    logits: f32 [V].
+    scores: i32 [V, N], of texture_patchify, where a view lies on the device: pixels there are not
+        looked at otherwise. What is said of views on the host means nothing.
+    coarse: i32 [V, M], likewise, as `mpft_deploy.fitness.coarse_scores` gives them.
+    """
+
+    logits: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.int32]
+    coarse: npt.NDArray[np.int32]
+
+    @classmethod
+    def of_logits(cls, logits: npt.NDArray[np.float32]) -> Seen:
+        """Of views on the host."""
+        nothing = np.zeros((len(logits), 0), np.int32)
+        return cls(logits, nothing, nothing)
+
+
+@runtime_checkable
+class SeesViews(Protocol):
+    """An engine whose inputs live on a device: it takes views, and packs their cells there."""
+
+    def run_views(self, spec: DetectorSpec, views: Sequence[View]) -> Seen:
+        """Logits of views, u8 [S, S, 3] each, on the host or on the device.
+
+        Of views on the host their logits come back and nothing else.
+
+        Args:
+            spec: the detector's, by whose rule cells are kept.
+        """
+        ...
+
+
+def logits_of(
+    engine: Engine, spec: DetectorSpec, views: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.float32]:
+    """Logits f32 [V] of views u8 [V, S, S, 3] on the host, by whatever the engine takes."""
+    if isinstance(engine, SeesViews):
+        return engine.run_views(spec, list(views)).logits
+    cut = texture_patchify(views, spec.patch, spec.keep_rule, spec.keep_seed)
+    return engine.run(cut.patches, cut.positions)
 
 
 class Backend(Protocol):

@@ -14,11 +14,10 @@ import numpy.typing as npt
 
 from mpft_deploy.bundle import Bundle, Certificate, Comparison, Flip, Precision
 from mpft_deploy.detector_folder import Golden
-from mpft_deploy.engine import Engine
+from mpft_deploy.engine import Engine, logits_of
 from mpft_deploy.engine.budget import Budget, overall
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import sha256
-from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.spec import Calibration, DetectorSpec
 from mpft_deploy.statistics import (
     CONFIDENCE,
@@ -175,11 +174,7 @@ def run_views(engine: Engine, spec: DetectorSpec, crops: npt.NDArray[np.uint8]) 
     One at a time, since a dynamic int8 engine takes its scales from the whole batch and a camera
     shows it one frame.
     """
-    logits = []
-    for view in crops:
-        cut = texture_patchify(view[None], spec.patch, spec.keep_rule, spec.keep_seed)
-        logits.append(engine.run(cut.patches, cut.positions))
-    return np.concatenate(logits)
+    return np.concatenate([logits_of(engine, spec, view[None]) for view in crops])
 
 
 def smoke_test(

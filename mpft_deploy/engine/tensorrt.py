@@ -6,14 +6,13 @@ Deserialising a plan runs native code out of it, so only bytes of a verified bun
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import functools
 import importlib
 import importlib.util
 import logging
 import math
 import re
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,17 @@ import numpy as np
 import numpy.typing as npt
 
 from mpft_deploy.bundle import Precision
+from mpft_deploy.engine import DeviceView, Seen, View, cuda
+from mpft_deploy.engine.packer import Packer
 from mpft_deploy.errors import EnvironmentLacksError, InputError
 from mpft_deploy.extras import how_to_install
+from mpft_deploy.kernels.texture_patchify import cuda as kernels
+from mpft_deploy.spec import DetectorSpec
+
+logger = logging.getLogger(__name__)
+
+KEPT = 8
+"""CUDA graphs."""
 
 TENSORS = {
     "patches": ("INPUT", "UINT8", np.uint8),
@@ -122,16 +130,21 @@ class TensorRT:
     def load(
         self, engine: bytes | memoryview, *, threads: int, spin: bool = True
     ) -> TensorRTEngine:
-        """Deserialise a plan. CPU `threads` and how they wait make no difference to it.
+        """Deserialise a plan. CPU `threads` make no difference to it.
+
+        Where the CUDA kernels are not built, cells are packed on the host.
 
         Raises:
             EnvironmentLacksError: there is no package, driver or device, or too little memory.
             InputError: the plan is for another device or version, or is not one of ours.
         """
-        del threads, spin
+        del threads
         if reason := self.why_not():
             raise EnvironmentLacksError(f"{self.title} cannot be used here: {reason}")
-        return TensorRTEngine(self, bytes(engine))
+        if reason := kernels.why_not():
+            logger.warning("cells are packed on the host: %s", reason)
+            return TensorRTEngine(self, bytes(engine), spin=spin)
+        return TensorRTViewEngine(self, bytes(engine), spin=spin)
 
     def module(self) -> Any:
         """The imported package."""
@@ -178,25 +191,13 @@ def as_numbers(capability: str) -> tuple[int, ...]:
 
 
 def device_capability() -> str:
-    """Compute capability of the CUDA device, such as `8.9`; an EnvironmentLacksError without."""
-    cuda = cuda_runtime()
-    call(cuda.cudaGetDeviceCount)
-    device = call(cuda.cudaGetDevice)
-    attribute = cuda.cudaDeviceAttr
-    return ".".join(
-        str(call(cuda.cudaDeviceGetAttribute, which, device))
-        for which in (
-            attribute.cudaDevAttrComputeCapabilityMajor,
-            attribute.cudaDevAttrComputeCapabilityMinor,
-        )
-    )
+    """Compute capability of the current CUDA device, like `8.7`; see `cuda.facts`."""
+    return cuda.facts().capability
 
 
 def gpu_name() -> str:
     """The CUDA device's name: one capability is sold as many chips, with kernels of their own."""
-    cuda = cuda_runtime()
-    name = call(cuda.cudaGetDeviceProperties, call(cuda.cudaGetDevice)).name
-    return name.decode("ascii", "replace").rstrip("\0") if isinstance(name, bytes) else str(name)
+    return cuda.facts().name
 
 
 KERNEL_MODULE = Path("/proc/driver/nvidia/version")
@@ -204,46 +205,11 @@ KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 
 def driver_versions() -> dict[str, str]:
     """Newest CUDA that the driver knows, such as `13.0`, and the driver's own version if told."""
-    version = call(cuda_runtime().cudaDriverGetVersion)
-    versions = {"cuda-driver": f"{version // 1000}.{version % 1000 // 10}"}
+    versions = {"cuda-driver": cuda.facts().cuda}
     with contextlib.suppress(OSError):
         if found := re.search(r"(?<=\s)\d+\.\d+(?:\.\d+)?(?=\s)", KERNEL_MODULE.read_text()):
             versions["nvidia-driver"] = found[0]
     return versions
-
-
-def cuda_runtime() -> Any:
-    """cuda-python's binding of the CUDA runtime; an EnvironmentLacksError where it is absent."""
-    try:
-        return importlib.import_module("cuda.bindings.runtime")
-    except ImportError:
-        raise EnvironmentLacksError(
-            f"the package cuda-python is not installed; {how_to_install('cuda')}"
-        ) from None
-
-
-REMEDIES = {
-    "cudaErrorInsufficientDriver": "there is no NVIDIA driver, or one too old; install a driver "
-    "that knows CUDA 12.6 or later, as `nvidia-smi` shows, or on a Jetson JetPack 6 or later",
-    "cudaErrorNoDevice": "the driver sees no device; check `nvidia-smi` and CUDA_VISIBLE_DEVICES, "
-    "and that a container was started with access to the GPU",
-    "cudaErrorMemoryAllocation": "the device has too little free memory; end what else runs on it, "
-    "or build with a smaller --batch",
-}
-
-
-def call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
-    """Call a function of the CUDA runtime; its result, or an EnvironmentLacksError."""
-    try:
-        error, *results = function(*arguments)
-    except RuntimeError as fault:  # cuda-python 12, where libcuda is missing or a stub
-        remedy = REMEDIES["cudaErrorInsufficientDriver"]
-        raise EnvironmentLacksError(f"{remedy} ({function.__name__}: {fault})") from None
-    if error:
-        name = getattr(error, "name", str(error))
-        remedy = REMEDIES.get(name, "see the CUDA runtime's documentation of this error")
-        raise EnvironmentLacksError(f"{remedy} ({function.__name__}: {name})")
-    return results[0] if results else None
 
 
 def make_logger(trt: Any, tell: Callable[[str], None]) -> Any:
@@ -263,14 +229,90 @@ def make_logger(trt: Any, tell: Callable[[str], None]) -> Any:
 class TensorRTEngine:
     """A plan with its buffers and stream; see `mpft_deploy.engine.Engine`.
 
-    The second run of the same batch size in a row is captured as a CUDA graph, copies included, and
-    replayed from then on: a camera, which shows one frame at a time, costs one launch a frame.
-    Batches above the profile's largest are run in parts, those below its smallest are filled up.
+    What the second run of a batch size queues is recorded as a CUDA graph, which replays it at one
+    launch; graphs of up to KEPT sizes are kept, since streams change theirs all the time. Batches
+    above the profile's largest are run in parts, those below its smallest are filled up.
     """
 
-    def __init__(self, flavour: TensorRT, plan: bytes) -> None:
-        self._cuda = cuda = cuda_runtime()
+    def __init__(self, flavour: TensorRT, plan: bytes, *, spin: bool) -> None:
         self._lock = threading.Lock()
+        self._device = cuda.open_device(spin=spin)
+        self._host: dict[str, npt.NDArray[Any]] = {}
+        self._address: dict[str, int] = {}
+        self._batch = 0
+        self._may_capture = not flavour.ahead
+        self._ran: set[tuple[int, str]] = set()
+        self._graphs: dict[tuple[int, str], cuda.Work] = {}
+        with self._device.current():
+            self._deserialise(flavour, plan)
+            for name, (_, _, dtype) in TENSORS.items():
+                self._allocate(name, np.dtype(dtype))
+
+    def run(
+        self, patches: npt.NDArray[np.uint8], positions: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.float32]:
+        """patches u8 [B, K, 3·p·p] and positions i32 [B, K] → logits f32 [B]."""
+        inputs: dict[str, npt.NDArray[Any]] = {"patches": patches, "positions": positions}
+        for name, value in inputs.items():
+            host = self._host[name]
+            if value.dtype != host.dtype or value.shape[1:] != host.shape[1:]:
+                raise InputError(
+                    f"the engine takes {name} as {host.dtype} {host.shape}, of any batch, and was "
+                    f"given {value.dtype} {value.shape}"
+                )
+        logits = np.empty(len(patches), np.float32)
+        with self._lock, self._device.current():
+            for start in range(0, len(patches), self._largest):
+                part = slice(start, start + self._largest)
+                views = len(patches[part])
+                for name, value in inputs.items():
+                    self._host[name][:views] = value[part]
+                    filled = self._host[name][: max(views, self._smallest)]
+                    self._device.upload(self._address[name], filled)
+                logits[part] = self._infer(views, "patches", lambda batch: None)
+        return logits
+
+    def _infer(self, views: int, name: str, before: Callable[[int], None]) -> npt.NDArray[Any]:
+        """Logits f32 [views] of what the inputs hold, or `before` puts there.
+
+        Args:
+            before: queues work for a batch of that size; `name` tells it from others, for graphs.
+        """
+        batch = max(views, self._smallest)  # what follows the views is left from earlier ones
+        key, work = (batch, name), functools.partial(self._enqueue, batch, before)
+        replay = self._graphs.get(key)
+        (replay or work)()
+        self._device.wait()
+        # The run before has settled what the context puts off until it knows its shapes.
+        if replay is None and self._may_capture and key in self._ran:
+            self._capture(key, work)
+        self._ran.add(key)
+        return self._host["logit"][:views]
+
+    def _enqueue(self, batch: int, before: Callable[[int], None]) -> None:
+        before(batch)
+        if batch != self._batch:
+            for name in ("patches", "positions"):
+                if not self._context.set_input_shape(name, (batch, *self._host[name].shape[1:])):
+                    raise InputError(f"the engine does not take a batch of {batch}")
+            self._batch = batch
+        if not self._context.execute_async_v3(self._device.stream):
+            raise EnvironmentLacksError("the engine failed on the device; see CUDA's messages")
+        self._device.download(self._host["logit"][:batch], self._address["logit"])
+
+    def _capture(self, key: tuple[int, str], work: cuda.Work) -> None:
+        """Keep `work` as a graph; where that fails, say so once and go on without."""
+        try:
+            graph = self._device.capture(work)
+        except EnvironmentLacksError as error:
+            self._may_capture = False
+            logger.warning("running without a CUDA graph: %s", str(error))
+            return
+        if len(self._graphs) == KEPT:
+            del self._graphs[next(iter(self._graphs))]
+        self._graphs[key] = graph
+
+    def _deserialise(self, flavour: TensorRT, plan: bytes) -> None:
         trt = flavour.module()
         errors: list[str] = []
         self._logger = make_logger(trt, errors.append)
@@ -289,113 +331,10 @@ class TensorRTEngine:
         if self._context is None:
             raise EnvironmentLacksError(
                 f"{flavour.title} cannot prepare this engine: "
-                f"{errors[-1] if errors else REMEDIES['cudaErrorMemoryAllocation']}"
+                f"{errors[-1] if errors else cuda.REMEDIES['cudaErrorMemoryAllocation']}"
             )
         profile = self._engine.get_tensor_profile_shape("patches", 0)
         self._smallest, self._largest = int(profile[0][0]), int(profile[2][0])
-        self._stream = call(cuda.cudaStreamCreateWithFlags, cuda.cudaStreamNonBlocking)
-        weakref.finalize(self, cuda.cudaStreamDestroy, self._stream)
-        self._host: dict[str, npt.NDArray[Any]] = {}
-        self._device: dict[str, int] = {}
-        for name, (_, _, dtype) in TENSORS.items():
-            self._allocate(name, np.dtype(dtype))
-        self._batch = 0
-        self._may_capture = not flavour.ahead
-        self._graph: Any = None
-        self._end_graph: Callable[[], object] = lambda: None
-
-    def run(
-        self, patches: npt.NDArray[np.uint8], positions: npt.NDArray[np.int32]
-    ) -> npt.NDArray[np.float32]:
-        """patches u8 [B, K, 3·p·p] and positions i32 [B, K] → logits f32 [B]."""
-        for name, value in (("patches", patches), ("positions", positions)):
-            host = self._host[name]
-            if value.dtype != host.dtype or value.shape[1:] != host.shape[1:]:
-                raise InputError(
-                    f"the engine takes {name} as {host.dtype} {host.shape}, of any batch, and was "
-                    f"given {value.dtype} {value.shape}"
-                )
-        logits = np.empty(len(patches), np.float32)
-        with self._lock:
-            for start in range(0, len(patches), self._largest):
-                part = slice(start, start + self._largest)
-                logits[part] = self._run_part(patches[part], positions[part])
-        return logits
-
-    def _run_part(
-        self, patches: npt.NDArray[np.uint8], positions: npt.NDArray[np.int32]
-    ) -> npt.NDArray[Any]:
-        views = len(patches)
-        self._host["patches"][:views] = patches
-        self._host["positions"][:views] = positions
-        batch = max(views, self._smallest)  # what follows the views is left from earlier ones
-        if batch != self._batch:
-            self._set_batch(batch)
-        elif self._may_capture and self._graph is None:
-            self._capture()
-        if self._graph is None:
-            self._enqueue()
-        else:
-            call(self._cuda.cudaGraphLaunch, self._graph, self._stream)
-        call(self._cuda.cudaStreamSynchronize, self._stream)
-        return self._host["logit"][:views]
-
-    def _set_batch(self, batch: int) -> None:
-        """Shapes of the next runs. A captured graph holds the old ones and is given up."""
-        self._end_graph()
-        self._graph = None
-        for name in ("patches", "positions"):
-            if not self._context.set_input_shape(name, (batch, *self._host[name].shape[1:])):
-                raise InputError(f"the engine does not take a batch of {batch}")
-        self._batch = batch
-
-    def _enqueue(self) -> None:
-        """Queue copies in, the network and the copy out, for `_batch` views."""
-        kind = self._cuda.cudaMemcpyKind
-        for name in ("patches", "positions"):
-            source = self._host[name][: self._batch]
-            call(
-                self._cuda.cudaMemcpyAsync,
-                self._device[name],
-                source.ctypes.data,
-                source.nbytes,
-                kind.cudaMemcpyHostToDevice,
-                self._stream,
-            )
-        if not self._context.execute_async_v3(int(self._stream)):
-            raise EnvironmentLacksError("the engine failed on the device; see CUDA's messages")
-        target = self._host["logit"][: self._batch]
-        call(
-            self._cuda.cudaMemcpyAsync,
-            target.ctypes.data,
-            self._device["logit"],
-            target.nbytes,
-            kind.cudaMemcpyDeviceToHost,
-            self._stream,
-        )
-
-    def _capture(self) -> None:
-        """Record `_enqueue` as a graph; where that fails, say so once and go on without."""
-        cuda = self._cuda
-        mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        call(cuda.cudaStreamBeginCapture, self._stream, mode)
-        failure = None
-        try:
-            self._enqueue()
-        except EnvironmentLacksError as error:
-            failure = error
-        try:
-            # Capturing ends, whatever came of it: the stream cannot be used before.
-            graph = call(cuda.cudaStreamEndCapture, self._stream)
-            if failure is None:
-                self._graph = call(cuda.cudaGraphInstantiate, graph, 0)
-                self._end_graph = weakref.finalize(self, cuda.cudaGraphExecDestroy, self._graph)
-            call(cuda.cudaGraphDestroy, graph)
-        except EnvironmentLacksError as error:
-            failure = failure or error
-        if failure is not None:
-            self._may_capture = False
-            logging.getLogger(__name__).warning("running without a CUDA graph: %s", failure)
 
     def _make_context(self, trt: Any, flavour: TensorRT) -> Any:
         if not flavour.ahead:
@@ -419,16 +358,46 @@ class TensorRTEngine:
             raise InputError(f"this engine has tensors {found} and not {expected}")
 
     def _allocate(self, name: str, dtype: np.dtype[Any]) -> None:
-        """Pinned host and device memory for the largest batch, released with the engine."""
-        cuda = self._cuda
+        """Pinned host and device memory for the largest batch."""
         shape = (self._largest, *map(int, list(self._engine.get_tensor_shape(name))[1:]))
         size = math.prod(shape) * dtype.itemsize
-        host = call(cuda.cudaHostAlloc, size, cuda.cudaHostAllocDefault)
-        weakref.finalize(self, cuda.cudaFreeHost, host)
-        self._device[name] = device = call(cuda.cudaMalloc, size)
-        weakref.finalize(self, cuda.cudaFree, device)
-        memory = (ctypes.c_uint8 * size).from_address(host)
-        self._host[name] = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
+        self._host[name] = self._device.pin(size).view(dtype).reshape(shape)
         self._host[name][...] = 0
-        if not self._context.set_tensor_address(name, device):
+        self._address[name] = self._device.allocate(size)
+        if not self._context.set_tensor_address(name, self._address[name]):
             raise InputError(f"the engine does not take an address for {name}")
+
+
+class TensorRTViewEngine(TensorRTEngine):
+    """One that packs the cells of views on the device itself; see `mpft_deploy.engine.SeesViews`.
+
+    A view goes to the device once, from the host by way of pinned memory or from where it lies on
+    the device; texture_patchify writes the network's inputs there, and the logit comes back.
+    """
+
+    _packer: Packer | None = None
+
+    def run_views(self, spec: DetectorSpec, views: Sequence[View]) -> Seen:
+        """See `SeesViews`."""
+        parts = []
+        with self._lock, self._device.current():
+            packer = self._packer_of(spec)
+            for start in range(0, len(views), self._largest):
+                part = views[start : start + self._largest]
+                for index, view in enumerate(part):
+                    packer.put(index, view)
+                tells = any(isinstance(view, DeviceView) for view in part)
+                pack = functools.partial(packer.pack, tells=tells)
+                logits = self._infer(len(part), "tells" if tells else "views", pack).copy()
+                parts.append(Seen(logits, *packer.told(len(part))))
+        return Seen(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def _packer_of(self, spec: DetectorSpec) -> Packer:
+        if self._packer is None or self._packer.spec != spec:
+            taken, packed = self._host["patches"].shape[1:], (spec.tokens, 3 * spec.patch**2)
+            if taken != packed:
+                raise InputError(f"the engine takes patches {taken}, and the spec packs {packed}")
+            self._graphs.clear()
+            addresses = self._address["patches"], self._address["positions"]
+            self._packer = Packer(self._device, spec, self._largest, *addresses)
+        return self._packer

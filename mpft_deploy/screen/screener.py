@@ -7,15 +7,16 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import numpy as np
 
-from mpft_deploy.engine import wide_of
+from mpft_deploy.engine import Seen, SeesViews, wide_of
 from mpft_deploy.errors import GateError, UsageError
 from mpft_deploy.images import U8
-from mpft_deploy.prepared import LookedAt, Prepared, prepare
+from mpft_deploy.on_device import OnDevice, lies_on_device, prepare_on_device
+from mpft_deploy.prepared import LookedAt, Prepared, Told, prepare
 from mpft_deploy.spec import Calibration, Record, Verdict, ViewPolicy
 from mpft_deploy.views import Masks, Window, centre_alone, one_window
 from mpft_deploy.weights import F32
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+
+INPUTS = ("patches", "positions")
+"""Of an engine of the host, by their names in `Patches`."""
 
 Advance: TypeAlias = Callable[[int, int], None]
 """Told how many views are judged, and of how many."""
@@ -132,13 +136,20 @@ class Screener:
         engine = load_engine(read, threads=threads)
         return cls(read, engine, views=views, threshold=threshold, batch=batch)
 
-    def __call__(self, frame: U8) -> Judgement:
-        """Judge one frame, u8 [H, W, 3] RGB of any size."""
-        return self.judge([self.prepare(frame)])[0].judgement
+    def __call__(self, frame: Any) -> Judgement:
+        """Judge one frame, u8 [H, W, 3] RGB of any size; see `batch`."""
+        return self.batch([frame])[0]
 
-    def batch(self, frames: Sequence[U8]) -> list[Judgement]:
-        """Judge frames, each u8 [H, W, 3] RGB of any size, in batches of `batch` views."""
-        return [done.judgement for done in self.judge([self.prepare(f) for f in frames])]
+    def batch(self, frames: Sequence[Any]) -> list[Judgement]:
+        """Judge frames, each u8 [H, W, 3] RGB of any size, in batches of `batch` views.
+
+        An engine on a GPU takes frames on its device, too: arrays of torch, CuPy, PyCUDA and others
+        with `__cuda_array_interface__` or DLPack, whose pixels stay there.
+
+        Raises:
+            UsageError: a frame is none, or lies on a device and the engine is not there.
+        """
+        return [done.judgement for done in self.judge([self._ready(frame) for frame in frames])]
 
     def watch(self, *addresses: str, **settings: object) -> Iterator[Event]:
         """Events of live streams, until all have ended: verdicts of frames and streams, states.
@@ -176,8 +187,19 @@ class Screener:
         """Cut the views of a frame by this screener's policy; see `prepared.prepare`."""
         return prepare(self.spec, frame, self.policy, whole, turn, masks)
 
+    def _ready(self, frame: Any) -> Prepared | OnDevice:
+        if isinstance(frame, np.ndarray) or not lies_on_device(frame):
+            return self.prepare(frame)
+        if not isinstance(self._engine, SeesViews):
+            raise UsageError(
+                "the frame lies on a CUDA device and this engine takes frames of the host: copy it "
+                "there, or export the detector with --backend tensorrt, where the CUDA kernels are "
+                "built (`mpft kernels`)"
+            )
+        return prepare_on_device(self.spec, frame, self.policy)
+
     def judge(
-        self, frames: Sequence[Prepared], advance: Advance = lambda views, of: None
+        self, frames: Sequence[Prepared | OnDevice], advance: Advance = lambda views, of: None
     ) -> list[Judged]:
         """Run the engine over the views of some frames and judge each frame.
 
@@ -216,21 +238,33 @@ class Screener:
     def _judge(
         self,
         engine: Engine,
-        frames: Sequence[Prepared],
+        frames: Sequence[Prepared | OnDevice],
         advance: Advance = lambda views, of: None,
     ) -> list[Judged]:
-        patches = np.concatenate([frame.patches.patches for frame in frames])
-        positions = np.concatenate([frame.patches.positions for frame in frames])
-        step, logits = self.batch_size, []
-        for start in range(0, len(patches), step):
-            end = min(start + step, len(patches))
-            logits.append(engine.run(patches[start:end], positions[start:end]))
-            advance(end, len(patches))
+        views = [view for frame in frames for view in frame.views]
+        inputs = []
+        if not isinstance(engine, SeesViews):
+            cut = [frame.patches for frame in frames if isinstance(frame, Prepared)]
+            inputs = [np.concatenate([getattr(one, name) for one in cut]) for name in INPUTS]
+        parts = []
+        for start in range(0, len(views), self.batch_size):
+            part = slice(start, min(start + self.batch_size, len(views)))
+            if isinstance(engine, SeesViews):
+                parts.append(engine.run_views(self.spec, views[part]))
+            else:
+                parts.append(Seen.of_logits(engine.run(*(one[part] for one in inputs))))
+            advance(part.stop, len(views))
         ends = np.cumsum([len(frame.views) for frame in frames])[:-1]
-        parts = np.split(np.concatenate(logits), ends)
-        return [self._judged(part, frame) for part, frame in zip(parts, frames, strict=True)]
+        seen = [np.split(np.concatenate(one), ends) for one in zip(*parts, strict=True)]
+        return [
+            self._judged(
+                logits,
+                frame if isinstance(frame, Prepared) else frame.told(self.spec, scores, coarse),
+            )
+            for frame, logits, scores, coarse in zip(frames, *seen, strict=True)
+        ]
 
-    def _judged(self, logits: F32, frame: Prepared) -> Judged:
+    def _judged(self, logits: F32, frame: Prepared | Told) -> Judged:
         counted = logits[frame.telling]
         mean = float(np.mean(counted, dtype=np.float64))
         if not math.isfinite(mean):

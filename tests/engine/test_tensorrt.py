@@ -32,20 +32,29 @@ from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.pipeline import Request, export
 from mpft_deploy.extras import how_to_install
 from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.kernels.texture_patchify import cuda as kernels
 from mpft_deploy.signing import generate_keys, load_signer
 
 
 @pytest.fixture
 def device(monkeypatch):
     """Put a simulated device and TensorRT in place; call it to choose the profile."""
+    monkeypatch.setattr(kernels, "load_library", kernels.load_library)  # put back at the end
 
-    def install(**choices):
+    def install(package="cuda-python", **choices):
         cuda = simulated_gpu.Cuda(choices.pop("capability", (8, 7)))
-        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
+        python = package == "cuda-python"
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda if python else None)
+        monkeypatch.setitem(sys.modules, "pycuda.driver", simulated_gpu.PyCuda(cuda))
         monkeypatch.setitem(sys.modules, "tensorrt", simulated_gpu.TensorRT(cuda, **choices))
+        cuda.kernels = simulated_gpu.Kernels(cuda)
+        monkeypatch.setattr(kernels, "load_library", lambda: cuda.kernels)
         return cuda
 
     return install
+
+
+PACKAGES = pytest.mark.parametrize("package", ["cuda-python", "PyCUDA"])
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +67,11 @@ def network():
     return plan, cut, ort.load(plan, threads=1).run(cut.patches, cut.positions)
 
 
+@PACKAGES
 @pytest.mark.parametrize("profile", [(1, 1, 4), (1, 8, 16), (3, 3, 3)])
-def test_any_batch_gives_the_right_logits(device, network, profile):
+def test_any_batch_gives_the_right_logits(device, network, profile, package):
     plan, cut, expected = network
-    device(profile=profile)
+    device(package, profile=profile)
     engine = TENSORRT.load(plan, threads=0)
     for sizes in ((1, 1, 1, 1), (2, 2, 1, 1, 1), (11,), (4, 4), (3, 1, 3, 1), (0, 5)):
         start = 0
@@ -80,10 +90,24 @@ def test_a_repeated_batch_is_one_launch_from_its_third_run_on(device, network):
     for index in range(6):
         logit = engine.run(cut.patches[index : index + 1], cut.positions[index : index + 1])
         np.testing.assert_allclose(logit, expected[index : index + 1], atol=1e-5)
-        assert cuda.launched == index
+        assert cuda.launched == max(0, index - 1)
         assert len(cuda.graphs) == min(index, 1)
-    engine.run(cut.patches[:2], cut.positions[:2])
-    assert not cuda.graphs
+
+
+def test_batches_that_change_keep_their_graphs(device, network):
+    plan, cut, expected = network
+    cuda = device(profile=(1, 1, 16))
+    engine = TENSORRT.load(plan, threads=0)
+    sizes = (1, 3, 2)
+    for turn in range(5):
+        for size in sizes:
+            logits = engine.run(cut.patches[:size], cut.positions[:size])
+            np.testing.assert_allclose(logits, expected[:size], atol=1e-5)
+        assert len(cuda.graphs) == (len(sizes) if turn else 0)
+        assert cuda.launched == len(sizes) * max(0, turn - 1)
+    for size in (*range(4, 11), *range(4, 11)):
+        engine.run(cut.patches[:size], cut.positions[:size])
+    assert len(cuda.graphs) == tensorrt.KEPT
 
 
 def test_results_are_not_overwritten_by_the_next_run(device, network):
@@ -95,20 +119,22 @@ def test_results_are_not_overwritten_by_the_next_run(device, network):
     np.testing.assert_allclose(first, expected[:1], atol=1e-5)
 
 
-def test_everything_is_released(device, network):
+def released(cuda):
+    """Whether nothing is left on the device but the default stream."""
+    gc.collect()
+    return not (cuda.blocks or cuda.graphs or cuda.events) and list(cuda.streams) == [0]
+
+
+@PACKAGES
+def test_everything_is_released(device, network, package):
     plan, cut, _ = network
-    cuda = device()
+    cuda = device(package)
     engine = TENSORRT.load(plan, threads=0)
     for _ in range(3):
         engine.run(cut.patches[:1], cut.positions[:1])
-    assert cuda.blocks
-    assert cuda.streams
-    assert cuda.graphs
+    assert not released(cuda)
     del engine
-    gc.collect()
-    assert not cuda.blocks
-    assert not cuda.streams
-    assert not cuda.graphs
+    assert released(cuda)
 
 
 def test_without_capture_it_says_so_once_and_runs(device, network, caplog):
@@ -310,10 +336,14 @@ def test_a_folder_of_its_name_is_not_the_package(monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
 
 
-def test_missing_cuda_python_names_the_extra(device, monkeypatch):
+def test_without_either_package_it_says_which_for_which_cuda(device, monkeypatch):
     device()
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    assert how_to_install("cuda") in TENSORRT.why_not()
+    assert TENSORRT.why_not() is None  # by PyCUDA
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    reason = TENSORRT.why_not()
+    assert how_to_install("cuda") in reason
+    assert "JetPack 6 has (12.6)" in reason
 
 
 def test_no_driver_is_said_and_plans_are_not_touched():

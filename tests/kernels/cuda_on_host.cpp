@@ -22,4 +22,12 @@ extern "C" int run_on_host(const mpft_texture_patchify_args* args, int multiproc
   }
 }
 
+extern "C" int means_on_host(const std::uint8_t* views, int batch, int size, int side,
+                             std::uint8_t* means) {
+  return cuda::run_means(views, batch, size, side, means, [&](cuda::Means problem, int blocks) {
+    cuda_on_host::run(blocks, cuda::kScoreThreads, 0, false, [&] { cuda::mean_pixels(problem); });
+    return 0;
+  });
+}
+
 extern "C" const char* message(int status) { return cuda::message(status); }

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cuda_calls import (
     KERNELS,
@@ -25,6 +26,8 @@ from cuda_calls import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpft_deploy.fitness import coarse_scores
+from mpft_deploy.kernels.texture_patchify import oracle
 from mpft_deploy.spec import KeepRule
 
 
@@ -125,6 +128,17 @@ def test_no_byte_outside_the_frames_is_read(
         arguments = reference.arguments
         arguments.frames, arguments.row_pitch, arguments.batch_stride = start, pitch, pitch * size
         assert succeeds_in_child(lambda: run_host(host, reference) == 0)
+
+
+@pytest.mark.parametrize(("batch", "size"), [(1, 16), (3, 224), (2, 45)])
+def test_means_are_those_that_fitness_takes(host: Library, batch: int, size: int) -> None:
+    """Scored in cells of 4 × 4 they are `coarse_scores`."""
+    views, side = pictures(batch, size, "noise", 8), size // 16 * 4
+    means = np.full((batch, side, side, 3), 7, np.uint8)
+    addresses = (ctypes.c_void_p(array.ctypes.data) for array in (views, means))
+    assert host.means_on_host(next(addresses), batch, size, side, next(addresses)) == 0
+    scores = oracle.texture_scores(means, 4)
+    assert np.array_equal(scores, coarse_scores(views))
 
 
 MUTATIONS = {

@@ -40,4 +40,17 @@ int run_plan(const Plan& plan, Launch launch) {
   }
 }
 
+// The means of `side`² squares of each view.
+template <typename Launch>
+int run_means(const std::uint8_t* views, int batch, int size, int side, std::uint8_t* means,
+              Launch launch) {
+  if (batch < 0) return MPFT_BAD_BATCH;
+  if (size < 1 || side < 0 || 4 * side > size) return MPFT_BAD_SIZE;
+  if (std::int64_t{kChannels} * side * side * batch > INT32_MAX) return MPFT_TOO_LARGE;
+  const int total = kChannels * side * side * batch;
+  if (total == 0) return MPFT_OK;
+  if (!views || !means) return MPFT_NULL_POINTER;
+  return launch(Means{views, means, size, side, total}, divide_up(total, kScoreThreads));
+}
+
 }  // namespace mpft::texture::cuda

@@ -350,4 +350,29 @@ __global__ void __launch_bounds__(kSelectThreads, 4) select_and_pack(const Probl
   pack_cells<Patch, Count>(problem, frame, kept, first, last);
 }
 
+// Means of 4 × 4 pixels of views, a channel each: what tells texture from noise. A thread a mean.
+struct Means {
+  const std::uint8_t* views;  // u8 [batch, size, size, 3]
+  std::uint8_t* means;        // u8 [batch, side, side, 3]
+  int size;
+  int side;
+  int total;
+};
+
+__global__ void __launch_bounds__(kScoreThreads, 1) mean_pixels(const Means problem) {
+  const int item = blockIdx.x * blockDim.x + threadIdx.x;
+  if (item >= problem.total) return;
+  const int column = item / kChannels % problem.side;
+  const int row = item / (kChannels * problem.side) % problem.side;
+  const std::uint64_t frame = item / (kChannels * problem.side * problem.side);
+  const std::uint8_t* first =
+      problem.views + (frame * problem.size * problem.size + 4 * row * problem.size + 4 * column) *
+                          kChannels + item % kChannels;
+  int sum = 8;  // rounds to the nearest, halves up
+  for (int pixel = 0; pixel < 16; ++pixel) {
+    sum += first[(pixel / 4 * problem.size + pixel % 4) * kChannels];
+  }
+  problem.means[item] = static_cast<std::uint8_t>(sum / 16);
+}
+
 }  // namespace mpft::texture::cuda

@@ -36,6 +36,17 @@ MPFT_EXPORT int mpft_texture_patchify_launch(const mpft_texture_patchify_args* a
       });
 }
 
+MPFT_EXPORT int mpft_means_launch(const uint8_t* views, int32_t batch, int32_t size, int32_t side,
+                                  uint8_t* means, void* stream) {
+  namespace cuda = mpft::texture::cuda;
+  return cuda::run_means(views, batch, size, side, means, [&](cuda::Means problem, int blocks) {
+    void* parameters[] = {&problem};
+    return status_of(cudaLaunchKernel(reinterpret_cast<const void*>(cuda::mean_pixels),
+                                      dim3(blocks), dim3(cuda::kScoreThreads), parameters, 0,
+                                      static_cast<cudaStream_t>(stream)));
+  });
+}
+
 MPFT_EXPORT const char* mpft_texture_patchify_message(int status) {
   if (status >= MPFT_CUDA_ERROR) {
     return cudaGetErrorString(static_cast<cudaError_t>(status - MPFT_CUDA_ERROR));

@@ -46,6 +46,11 @@ enum mpft_status {
 // Returns an mpft_status, or MPFT_CUDA_ERROR plus the cudaError_t of the launch.
 int mpft_texture_patchify_launch(const mpft_texture_patchify_args* args, void* stream);
 
+// Enqueue likewise the means of 4 x 4 pixels, rounded, of views u8 [batch, size, size, 3]: from the
+// top left, `side` of them along each side, to means u8 [batch, side, side, 3]; both contiguous.
+int mpft_means_launch(const uint8_t* views, int32_t batch, int32_t size, int32_t side,
+                      uint8_t* means, void* stream);
+
 // What a status means and what to do about it: one line of English, never null, never freed.
 const char* mpft_texture_patchify_message(int status);
 

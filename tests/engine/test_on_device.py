@@ -1,0 +1,261 @@
+"""A frame's way on a simulated device: from the host or from where it lies there, to the logit."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sys
+import threading
+
+import msgspec
+import numpy as np
+import pytest
+import simulated_gpu
+
+from mpft_deploy.bundle import read_bundle
+from mpft_deploy.engine import DeviceView, SeesViews, logits_of, ort
+from mpft_deploy.engine.tensorrt import TENSORRT
+from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
+from mpft_deploy.fitness import FLAT, coarse_scores
+from mpft_deploy.kernels.texture_patchify import cuda as kernels
+from mpft_deploy.kernels.texture_patchify import oracle
+from mpft_deploy.screen import Screener
+
+RNG = np.random.default_rng(5)
+
+
+@pytest.fixture(params=["cuda-python", "PyCUDA"])
+def device(request, monkeypatch):
+    """A simulated device with TensorRT, our kernels, and one of the two packages."""
+    cuda = simulated_gpu.Cuda()
+    python = request.param == "cuda-python"
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda if python else None)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", simulated_gpu.PyCuda(cuda))
+    monkeypatch.setitem(sys.modules, "tensorrt", simulated_gpu.TensorRT(cuda, (1, 1, 8)))
+    cuda.kernels = simulated_gpu.Kernels(cuda)
+    monkeypatch.setattr(kernels, "load_library", lambda: cuda.kernels)
+    cuda.python = python
+    return cuda
+
+
+@pytest.fixture(scope="module")
+def made(bundle):
+    """A bundle of ONNX Runtime, whose engine is a plan to the simulation, bounded in texture."""
+    read = read_bundle(bundle)
+    crop = msgspec.structs.replace(read.spec.crop, least_texture=300, least_side=16)
+    spec = msgspec.structs.replace(read.spec, crop=crop)
+    object.__setattr__(read, "info", msgspec.structs.replace(read.info, spec=spec))
+    return read
+
+
+def screener(made, views="centre", batch=8):
+    engine = TENSORRT.load(made.engine, threads=0)
+    assert isinstance(engine, SeesViews)
+    return Screener(made, engine, views=views, batch=batch)
+
+
+def frames(count, height=50, width=70):
+    return [RNG.integers(0, 256, (height, width, 3), np.uint8) for _ in range(count)]
+
+
+def on_host(made, views="centre"):
+    return Screener(made, ort.load(made.engine, threads=1), views=views, batch=8)
+
+
+def same(judged, expected):
+    for one, other in zip(judged, expected, strict=True):
+        assert one.logit == pytest.approx(other.logit, abs=1e-5)
+        assert (one.views, one.looked_at, one.reason) == (
+            other.views,
+            other.looked_at,
+            other.reason,
+        )
+
+
+@pytest.mark.parametrize("views", ["centre", "five"])
+def test_of_a_frame_on_the_host_the_logit_alone_comes_back(device, made, views):
+    """Followed for every batch size, queued and replayed: each view goes there once."""
+    judge = screener(made, views)
+    count, size = 5 if views == "five" else 1, made.spec.crop.size
+    for number in (1, 1, 1, 3, 3, 3, 1):
+        shots = frames(number)
+        expected = on_host(made, views).batch(shots)
+        device.copies.clear()
+        same(judge.batch(shots), expected)
+        total = count * number
+        assert sorted(device.copies) == sorted(
+            [("in", 3 * size * size)] * total
+            + [("out", 4 * part) for part in (*[8] * (total // 8), total % 8) if part]
+        )
+    assert device.launched == 3 if device.python and views == "centre" else True
+
+
+@pytest.mark.parametrize("pad", [0, 2])
+def test_pixels_on_the_device_stay_there(device, made, pad):
+    judge = screener(made, "five")
+    cells, coarse = made.spec.cells, (made.spec.crop.size // 16) ** 2
+    for number in (1, 1, 1, 2):
+        shots = frames(number)
+        there = [simulated_gpu.DeviceArray(device, shot, pad) for shot in shots]
+        device.copies.clear()
+        same(judge.batch(there), on_host(made, "five").batch(shots))
+        kinds = {kind for kind, _ in device.copies}
+        assert kinds == {"on", "out"}
+        back = sum(size for kind, size in device.copies if kind == "out")
+        assert back == 5 * number * 4 * (1 + cells + coarse)
+
+
+def test_frames_of_both_kinds_share_a_batch(device, made):
+    judge, shots = screener(made), frames(3)
+    there = simulated_gpu.DeviceArray(device, shots[1])
+    for _ in range(3):
+        same(judge.batch([shots[0], there, shots[2]]), on_host(made).batch(shots))
+
+
+def test_a_flat_frame_on_the_device_gets_no_verdict(device, made):
+    shot = np.full((40, 60, 3), 90, np.uint8)
+    found = screener(made)(simulated_gpu.DeviceArray(device, shot))
+    assert (found.verdict, found.reason) == ("unsure", FLAT)
+    assert found.logit == pytest.approx(on_host(made)(shot).logit, abs=1e-5)
+
+
+def test_what_writes_a_frame_is_waited_for(device, made):
+    """Its pixels are still queued on a stream of the caller's."""
+    shot = frames(1)[0]
+    stream = simulated_gpu.Stream()
+    device.streams[int(stream)] = stream
+    there = simulated_gpu.DeviceArray(device, np.zeros_like(shot), stream=int(stream))
+    stream.add(lambda: there.rows.__setitem__(..., shot.reshape(len(shot), -1)))
+    same([screener(made)(there)], [on_host(made)(shot)])
+
+
+def test_an_engine_stays_on_its_device(device, made):
+    """Another thread's current device is another; what the caller had is put back."""
+    if not device.python:
+        pytest.skip("PyCUDA has contexts, which the simulation counts")
+    device.device = 1
+    judge, shot = screener(made), frames(1)[0]
+    device.device, seen = 0, []
+    run = device.kernels.mpft_texture_patchify_launch
+    device.kernels.mpft_texture_patchify_launch = lambda *arguments: (
+        seen.append(device.device),
+        run(*arguments),
+    )[1]
+    worker = threading.Thread(target=lambda: judge(shot))
+    worker.start()
+    worker.join()
+    assert (set(seen), device.device) == ({1}, 0)
+
+
+@pytest.mark.parametrize(("spin", "flags"), [(True, 2), (False, 3)])
+def test_a_thread_that_waits_sleeps_if_it_is_told_to(device, made, spin, flags):
+    engine = TENSORRT.load(made.engine, threads=0, spin=spin)
+    assert {event.flags for event in device.events.values()} == {flags}
+    assert engine is not None
+
+
+def test_every_call_may_fail(device, made):
+    """Whichever does, the error says so, the next frame gets its verdict, and nothing leaks."""
+    there = simulated_gpu.DeviceArray(device, frames(1)[0])
+    device.called.clear()
+    judge = screener(made)
+    loading = len(device.called)
+    expected = judge(there)
+    judge(there)
+    judge(there)
+    calls, judge = len(device.called), None
+    for number in range(1, calls + 1):
+        judge = None
+        device.called.clear()
+        device.failing, failed = number, []
+        with failure(failed):
+            judge = screener(made)
+        for _ in range(3 if judge else 0):
+            with failure(failed):
+                same([judge(there)], [expected])
+        device.failing = 0
+        assert failed or number > loading  # what only a graph needed is done without
+        if judge:
+            same([judge(there), judge(there)], [expected] * 2)
+    judge = None
+    gc.collect()
+    assert device.blocks.keys() == {there.address}
+    assert not {**dict.fromkeys(device.graphs), **device.events}
+    assert list(device.streams) == [0]
+
+
+@contextlib.contextmanager
+def failure(failed):
+    """Takes the error of a call that fails."""
+    try:
+        yield
+    except EnvironmentLacksError as error:
+        failed.append(str(error))
+        assert "cudaErrorLaunchFailure" in failed[0]
+
+
+def test_every_kernel_may_fail(device, made):
+    there = simulated_gpu.DeviceArray(device, frames(1)[0])
+    expected = screener(made)(there)
+    for number in range(1, 4):
+        judge = screener(made)
+        device.kernels.launched.clear()
+        device.kernels.failing = number
+        with pytest.raises(EnvironmentLacksError, match="unspecified launch failure"):
+            judge(there)
+        device.kernels.failing = 0
+        same([judge(there)], [expected])
+
+
+@pytest.mark.parametrize(
+    ("array", "views", "words"),
+    [
+        (np.zeros((40, 60, 3), np.int8), "centre", "uint8"),
+        (np.zeros((40, 60, 4), np.uint8), "centre", r"\[40, 60, 4\]"),
+        (np.zeros((20, 60, 3), np.uint8), "centre", "smaller than a view"),
+        (np.zeros((40, 60, 3), np.uint8), "three", "copy the frame there, or choose views of"),
+    ],
+)
+def test_frames_that_the_device_has_no_way_for(device, made, array, views, words):
+    there = simulated_gpu.DeviceArray(device, np.zeros((40, 60, 3), np.uint8))
+    interface = there.__cuda_array_interface__
+    interface |= {"shape": array.shape, "typestr": array.dtype.str, "strides": array.strides}
+    with pytest.raises(UsageError, match=words):
+        screener(made, views)(there)
+
+
+def test_engines_of_the_host_say_where_such_frames_go(device, made):
+    there = simulated_gpu.DeviceArray(device, frames(1)[0])
+    with pytest.raises(UsageError, match=r"copy it there, or export .* --backend tensorrt"):
+        on_host(made)(there)
+
+
+def test_without_our_kernels_cells_are_packed_on_the_host(device, made, monkeypatch, caplog):
+    monkeypatch.setattr(kernels, "why_not", lambda: "they are not built")
+    engine = TENSORRT.load(made.engine, threads=0)
+    assert not isinstance(engine, SeesViews)
+    assert "cells are packed on the host: they are not built" in caplog.text
+    views = np.stack([shot[:32, :32] for shot in frames(3)])
+    expected = ort.load(made.engine, threads=1)
+    np.testing.assert_allclose(
+        logits_of(engine, made.spec, views), logits_of(expected, made.spec, views), atol=1e-5
+    )
+
+
+def test_views_that_do_not_fit(device, made):
+    engine = TENSORRT.load(made.engine, threads=0)
+    with pytest.raises(InputError, match="takes views of uint8"):
+        engine.run_views(made.spec, [np.zeros((31, 32, 3), np.uint8)])
+    other = msgspec.structs.replace(made.spec, keep="textured:5")
+    with pytest.raises(InputError, match="the spec packs"):
+        engine.run_views(other, [np.zeros((32, 32, 3), np.uint8)])
+
+
+def test_the_simulated_kernels_are_the_oracle(device, made):
+    """What the tests above rest on: scores that came back are those of the host."""
+    engine = TENSORRT.load(made.engine, threads=0)
+    views = np.stack([shot[:32, :32] for shot in frames(2)])
+    there = [simulated_gpu.DeviceArray(device, view) for view in views]
+    seen = engine.run_views(made.spec, [DeviceView(one.address, one.pitch) for one in there])
+    assert np.array_equal(seen.coarse, coarse_scores(views))
+    assert np.array_equal(seen.scores, oracle.texture_scores(views, made.spec.patch))
