@@ -140,7 +140,7 @@ def load_verifier(path: Path) -> Callable[[str, bytes, object], None]:
     def verify(where: str, message: bytes, signature: object) -> None:
         refused = f"{where} is refused: a signature by key {required} is required"
         if signature is None:
-            raise InputError(f"{refused}, and it has none. Export it again with --sign.")
+            raise InputError(f"{refused}, and it has none. Make it again with a key.")
         if not isinstance(signature, dict) or signature.get("algorithm") != ALGORITHM:
             raise InputError(f"{refused}, and its own is not {ALGORITHM}")
         if signature.get("key") != required:
