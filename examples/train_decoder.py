@@ -3,8 +3,8 @@
     python examples/train_decoder.py FOLDER    # in it, the packages with the photographs
 
 It begins with the principal components of 8 × 8 pixels, and learns to rebuild crops of photographs
-better than those do, pixel by pixel at three scales; for the second half
-a discriminator of patches learns to tell rebuilt from real, and the decoder to pass, as decoders of
+better than those do, pixel by pixel at three scales; after 800 steps a discriminator
+of patches learns beside it to tell rebuilt from real, and the decoder to pass, as decoders of
 latent diffusion are trained. What is drawn in a step follows from the seed and the step's number,
 so a run that was cut off goes on as if it had not been.
 """
@@ -46,6 +46,9 @@ CROP, BATCH, RATE = 64, 8, 6e-4
 SHORT_SIDES = (400, 560, 800)
 """To which the photographs are shrunk before crops are taken: what the web's pictures have."""
 LAYOUT = torch.channels_last  # the faster one on CPUs
+HORIZON = 1600
+"""The step at which the learning rate would come to its end; from half of it on the discriminator
+takes part."""
 ADVERSARIAL = 0.02
 """Weight of the discriminator's opinion beside the absolute error of pixels in -1..1."""
 
@@ -190,7 +193,7 @@ def stored(model: nn.Module) -> dict[str, np.ndarray]:
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=decoder.WEIGHTS)
 @click.option("--state", type=click.Path(path_type=Path), default=Path("build/demo-decoder.pt"))
-@click.option("--steps", default=1800, show_default=True)
+@click.option("--steps", type=click.IntRange(1, HORIZON), default=1300, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", default=1, show_default=True)
 def main(folder: Path, out: Path, state: Path, steps: int, seed: int, threads: int) -> None:
@@ -224,19 +227,19 @@ def main(folder: Path, out: Path, state: Path, steps: int, seed: int, threads: i
 
     began = time.monotonic()
     for step in range(first, steps):
-        rate = RATE * min(1, step / 50, 0.02 + 1.5 * (steps - step) / steps)
+        rate = RATE * min(1, step / 50, 0.02 + 1.5 * (1 - step / HORIZON))
         for group in optimiser.param_groups:
             group["lr"] = rate
         real = crops(pictures, seed, step)
         made = model(real)
         loss = pixels = pixel_loss(made, real)
-        if 2 * step >= steps:
+        if 2 * step >= HORIZON:
             loss = pixels - ADVERSARIAL * critic(made).mean()
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        if 2 * step >= steps:
+        if 2 * step >= HORIZON:
             critics.zero_grad()
             judged_real, judged_made = critic(real), critic(made.detach())
             hinge = torch.relu(1 - judged_real).mean() + torch.relu(1 + judged_made).mean()
