@@ -19,7 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mpft_deploy import engine as engines
 from mpft_deploy.bundle import MANIFEST, read_bundle
 from mpft_deploy.cli.main import cli, run
+from mpft_deploy.engine import selftest  # noqa: F401, see no_backend
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
+from mpft_deploy.export import builders, candidates, complete  # noqa: F401
 from mpft_deploy.export.pipeline import Request, export
 from mpft_deploy.files import canonical_json, sha256
 from mpft_deploy.signing import generate_keys, load_signer, load_verifier
@@ -56,6 +58,7 @@ def no_backend(monkeypatch):
     def reached(name: str) -> None:
         pytest.fail(f"backend {name} was reached")
 
+    # What is first imported meanwhile would keep this for good: it is imported above.
     monkeypatch.setattr(engines, "get_backend", reached)
 
 
