@@ -115,7 +115,7 @@ class TensorRTBuilder:
                 if cache is not None and cache.exists():
                     (folder / "timing.cache").write_bytes(cache.read_bytes())
             self._run(folder, say)
-            if cache is not None:
+            if cache is not None and (folder / "timing.cache").exists():
                 write_output(cache, (folder / "timing.cache").read_bytes(), CACHE)
             return "engine.plan", (folder / "engine.plan").read_bytes()
 
@@ -143,6 +143,10 @@ class TensorRTBuilder:
                 )
             options.refuse(self.backend, "sm")
             targets = (engine.device_capability(),)
+            if options.hardware_compatible and targets[0] in engine.JETSONS:
+                raise UsageError(
+                    f"--hardware-compatible is not for a Jetson (SM {targets[0]}): leave it out"
+                )
         needed = OLDEST.get(precision)
         for target in targets:
             if needed and engine.as_numbers(target) < engine.as_numbers(needed):

@@ -74,13 +74,16 @@ def build(folder: Path, request: dict[str, Any], tell: Tell) -> tuple[list[str] 
     cache_file = folder / "timing.cache"
     if request["timing_cache"]:
         known = cache_file.read_bytes() if cache_file.exists() else b""
-        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
+        if not config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False):
+            # Of another device or version: one is begun anew.
+            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         return errors or ["it does not say why"], "build"
     (folder / "engine.plan").write_bytes(plan)
-    if request["timing_cache"]:
-        cache_file.write_bytes(config.get_timing_cache().serialize())
+    cache = config.get_timing_cache() if request["timing_cache"] else None
+    if cache is not None:  # a plan is worth more than its timings
+        cache_file.write_bytes(cache.serialize())
     return None, "build"
 
 

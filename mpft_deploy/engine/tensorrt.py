@@ -176,11 +176,20 @@ RTX = TensorRT(
 )
 
 
+JETSONS = ("8.7", "11.0")
+"""Capabilities of Orin and Thor, which plans for all GPUs leave out, by NVIDIA's documents."""
+
+
 def covers(built_for: Sequence[str], capability: str) -> bool:
-    """Whether an engine runs on a capability; `8.0+` stands for 8.0 and all later ones."""
+    """Whether an engine runs on a capability; `8.0+` stands for 8.0 and all later ones that are not
+    a Jetson's."""
     return any(
         capability == one
-        or (one.endswith("+") and as_numbers(capability) >= as_numbers(one.removesuffix("+")))
+        or (
+            one.endswith("+")
+            and capability not in JETSONS
+            and as_numbers(capability) >= as_numbers(one.removesuffix("+"))
+        )
         for one in built_for
     )
 

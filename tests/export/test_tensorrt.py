@@ -263,6 +263,39 @@ def test_timing_cache_is_read_and_written(rtx, tmp_path, monkeypatch):
         assert options.timing_cache.stat().st_size > 0
 
 
+WITHOUT_CACHE = """
+from tensorrt_rtx import *
+import tensorrt_rtx
+
+class Config:
+    def __init__(self, real):
+        object.__setattr__(self, "real", real)
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+    def __setattr__(self, name, value):
+        setattr(self.real, name, value)
+    def set_timing_cache(self, cache, ignore_mismatch):
+        return False
+    def get_timing_cache(self):
+        return None
+
+class Builder(tensorrt_rtx.Builder):
+    def create_builder_config(self):
+        return Config(super().create_builder_config())
+    def build_serialized_network(self, network, config):
+        return super().build_serialized_network(network, config.real)
+"""
+
+
+def test_a_plan_is_kept_whatever_becomes_of_its_timings(rtx, tmp_path, monkeypatch):
+    builder = stand_in(tmp_path, monkeypatch, WITHOUT_CACHE)
+    options = BuildOptions(timing_cache=tmp_path / "kernels.cache")
+    plan = tensorrt.Plan(("8.7",), {})
+    _, made = builder.build(graph("fp16"), plan, options, lambda text: None)
+    assert len(made) > 100_000
+    assert not options.timing_cache.exists()
+
+
 def test_full_tensorrt_builds_only_where_it_runs(no_device):
     with pytest.raises(EnvironmentLacksError, match="builds on the device that will run it"):
         TENSORRT.plan("fp16", BuildOptions())
@@ -274,7 +307,11 @@ def test_full_tensorrt_builds_for_this_device(monkeypatch):
     monkeypatch.setattr(engine, "device_capability", lambda: "8.7")
     assert TENSORRT.plan("bf16", BuildOptions()).compute_capability == ("8.7",)
     anywhere = BuildOptions(hardware_compatible=True)
+    with pytest.raises(UsageError, match="not for a Jetson"):
+        TENSORRT.plan("bf16", anywhere)
+    monkeypatch.setattr(engine, "device_capability", lambda: "8.6")
     assert TENSORRT.plan("bf16", anywhere).compute_capability == ("8.0+",)
+    monkeypatch.setattr(engine, "device_capability", lambda: "8.7")
     with pytest.raises(UsageError, match=r"fp8 needs SM 8\.9 or later, and SM 8\.7 is older"):
         TENSORRT.plan("fp8", BuildOptions())
     with pytest.raises(UsageError, match="--sm does not go with backend tensorrt"):
