@@ -55,7 +55,9 @@ def pages(results: Path) -> dict[str, str]:
         parts.append(_targets(sections))
         if encoder := sections.get("encoder"):
             picture = f"images/benchmarks-{device}-encoder.svg"
-            files[picture] = bars({one["step"]: one["ms"] for one in encoder["waterfall"]})
+            files[picture] = bars(
+                {one["step"]: one["ms"] for one in encoder["waterfall"]}, fall=True
+            )
             parts.append(_encoder(encoder, picture))
         if pipeline := sections.get("pipeline"):
             picture = f"images/benchmarks-{device}.svg"
@@ -282,11 +284,14 @@ def _kernel(section: Json) -> str:
     )
 
 
-WIDTH, ROW, LEFT, RIGHT = 760, 34, 216, 150
+WIDTH, ROW, LEFT, RIGHT = 800, 34, 256, 150
 
 
-def bars(rows: Mapping[str, float]) -> str:
-    """A bar for the first of some milliseconds by name; the others go on from its end, or back."""
+def bars(rows: Mapping[str, float], *, fall: bool = False) -> str:
+    """A bar for the first of some milliseconds by name; the others go on from its end, or back.
+
+    In a fall each goes on from the one above it.
+    """
     base, longest = next(iter(rows.values())), max(rows.values())
     scale = (WIDTH - LEFT - RIGHT) / longest
     end = LEFT + base * scale
@@ -297,20 +302,23 @@ def bars(rows: Mapping[str, float]) -> str:
         "<style>text{fill:#1a1f27}.base{fill:#2b5fc4}.cost{fill:#d9953f}.gain{fill:#14794f}"
         ".line{stroke:#8a94a3;stroke-dasharray:4 3}@media (prefers-color-scheme:dark){text"
         "{fill:#e8ebf0}.base{fill:#83aefc}}</style>",
-        f'<path class="line" d="M{end:.1f} 4V{height - 4}"/>',
+        "" if fall else f'<path class="line" d="M{end:.1f} 4V{height - 4}"/>',
     ]
     for index, (name, value) in enumerate(rows.items()):
         y = 6 + index * ROW
         change = value - base
         kind = "base" if index == 0 else "cost" if change >= 0 else "gain"
         x, length = (LEFT, base) if index == 0 else (LEFT + min(base, value) * scale, abs(change))
-        label = f"{value:.1f} ms" if index == 0 else f"{change:+.1f} ms, {value / base:.2f} ×"
+        label = f"{value:.1f} ms"
+        if index and not fall:
+            label = f"{change:+.1f} ms, {value / base:.2f} ×"
         at = LEFT + max(value, base) * scale + 8
         parts.append(
             f'<text x="{LEFT - 10}" y="{y + 18}" text-anchor="end">{escape(name)}</text>'
             f'<rect class="{kind}" x="{x:.1f}" y="{y}" width="{max(length * scale, 1.5):.1f}" '
             f'height="{ROW - 9}" rx="3"/><text x="{at:.1f}" y="{y + 18}">{escape(label)}</text>'
         )
+        base = value if fall else base
     return "".join([*parts, "</svg>\n"])
 
 

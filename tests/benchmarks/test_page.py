@@ -124,7 +124,11 @@ def test_page_of_the_encoder_alone(page: ModuleType, tmp_path: Path) -> None:
         "cells": 143,
         "errors": {"wide": {"mean": 0.0009, "largest": 0.0028}},
         "ms": {"wide": times(20), "peer": times(30)},
-        "waterfall": [{"step": "torch", "ms": 60}, {"step": "fewer <tokens>", "ms": 40}],
+        "waterfall": [
+            {"step": "torch", "ms": 60},
+            {"step": "fewer <tokens>", "ms": 40},
+            {"step": "slower", "ms": 45},
+        ],
         "targets": [],
     }
     (tmp_path / "encoder-some-2core-2026-03-01.json").write_text(json.dumps(record))
@@ -136,8 +140,12 @@ def test_page_of_the_encoder_alone(page: ModuleType, tmp_path: Path) -> None:
     assert "quiet" not in text
     [picture] = (name for name in files if name.endswith(".svg"))
     assert picture in text
-    drawn = [bar.get("class") for bar in ET.fromstring(files[picture]).iter() if bar.get("rx")]
-    assert drawn == ["base", "gain"]
+    bars = [bar for bar in ET.fromstring(files[picture]).iter() if bar.get("rx")]
+    assert [bar.get("class") for bar in bars] == ["base", "gain", "cost"]
+    ends = [float(bar.get("x", "")) + float(bar.get("width", "")) for bar in bars]
+    begins = [float(bar.get("x", "")) for bar in bars]
+    assert ends[1] == pytest.approx(ends[0], abs=0.2)  # each goes on from the one above
+    assert begins[2] == pytest.approx(begins[1], abs=0.2)
 
 
 def test_page_without_results(page: ModuleType, tmp_path: Path) -> None:
