@@ -33,7 +33,10 @@ READERS = {
         *("docs/performance", "docs/benchmarks", "kernels/texture_patchify/README"),
         *("kernels/encoder/README", "kernels/jpeg_window/README"),
     ),
-    "Research": ("docs/research", "docs/method", "models/mpft-vit-b16/MODEL_CARD"),
+    "Research": (
+        *("docs/research", "docs/method", "models/mpft-vit-b16/MODEL_CARD"),
+        "models/demo-decoder/MODEL_CARD",
+    ),
     "Contribute": ("CONTRIBUTING", "CHANGELOG"),
 }
 """Who reads which pages, in the order in which the site shows them."""

@@ -1,10 +1,9 @@
 """Make the README's picture of verdicts from a screening report, with a headless Chromium.
 
-    mpft screen chelsea.png coffee.png decoder-transposed.png --report report.html
+    mpft screen A.png B.png C.png --notes notes.json --report report.html
     python examples/report_screenshot.py report.html docs/images/verdicts.png
 
-It shows the first three items; the files are those of examples/make_samples.py. Needs chromium, and
-the Python package websockets.
+It shows the first three items. Needs chromium, and the Python package websockets.
 """
 
 from __future__ import annotations
