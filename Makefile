@@ -103,9 +103,8 @@ site: .venv-test/installed
 	.venv-test/bin/sphinx-build -q -W --keep-going -c docs -d build/site-trees . build/site
 	@echo "written: build/site/index.html"
 
-build/bundle/bundle.json: .venv-test/installed $(addprefix $(SHIPPED)/,detector.json weights.safetensors)
-	.venv-test/bin/mpft-export $(SHIPPED) build/bundle --overwrite \
-		--precision int8 --float-layers '*.mlp.c_proj'
+build/bundle/bundle.json: .venv-test/installed $(SHIPPED)/detector.json
+	.venv-test/bin/mpft-export $(SHIPPED) build/bundle --overwrite
 
 gpu-suite: .venv-test/installed
 	.venv-test/bin/python benchmarks/gpu_suite.py

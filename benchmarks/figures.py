@@ -17,7 +17,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from turns import SHIPPED, shipped
+
+from mpft_deploy.detector_folder import read_detector
+from mpft_deploy.engine.native import PRECISIONS
+from mpft_deploy.engine.published import find_published
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -47,10 +52,17 @@ Json = Mapping[str, Any]
 
 
 def read_results() -> dict[str, Json]:
-    """All results by their names, and what the detector says of itself, as `detector`."""
+    """All results by their names, and what the shipped detector says of itself: `detector`, its
+    spec, and `certificate`, what its engines change."""
     found = {path.stem: json.loads(path.read_bytes()) for path in sorted(RESULTS.glob("*.json"))}
-    manifest = json.loads((SHIPPED / "detector.json").read_bytes())
-    return {**found, "detector": {**manifest["spec"], **shipped()}}
+    detector = read_detector(SHIPPED)
+    published, _ = find_published(detector, detector.spec.keep)
+    compared = {one: published.compare(detector, one) for one in PRECISIONS} if published else {}
+    return {
+        **found,
+        "detector": {**msgspec.to_builtins(detector.spec), **shipped()},
+        "certificate": {**msgspec.to_builtins(compared), **shipped()},
+    }
 
 
 def read_pages() -> dict[str, str]:
@@ -94,7 +106,7 @@ def filled(text: str, result: Json) -> str:
         path, _, form = hole[1].rpartition(":")
         value: Any = result
         for key in path.split("/"):
-            value = value[int(key) if isinstance(value, list) else key]
+            value = value[int(key) if isinstance(value, (list, tuple)) else key]
         return format(value, form)
 
     return re.sub(r"\{([^{}]+)\}", figure, text)

@@ -16,6 +16,7 @@ import mpft_deploy
 from mpft_deploy.bundle import Bundle, read_bundle
 from mpft_deploy.detector_folder import Golden
 from mpft_deploy.engine import find_backend
+from mpft_deploy.engine.published import narrowest
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError
 from mpft_deploy.export.materials import Say
 from mpft_deploy.export.pipeline import (
@@ -31,25 +32,25 @@ from mpft_deploy.export.refusal import refusal
 from mpft_deploy.files import cache_folder, canonical_json, display, sha256
 from mpft_deploy.shipped import NAME, shipped_detector, shipped_seal
 
-PRECISION = "wide"
-
 PROOF = 2
 """Golden crops, which any of many processors judges in a second."""
 
 
-def shipped_bundle(say: Say, precision: str = PRECISION) -> Bundle:
+def shipped_bundle(say: Say, precision: str | None = None) -> Bundle:
     """The bundle of the shipped detector, out of the user's cache or made there.
 
     Where nothing can be kept, it is made anew, which `say` tells.
 
     Args:
-        precision: one of the backend native.
+        precision: one of the backend native; None for the narrowest that is known to keep the
+            usual budget.
 
     Raises:
         GateError: it does not compute here what it should.
         EnvironmentLacksError: the installation has no detector.
     """
     detector = shipped_detector()
+    precision = precision or narrowest(detector, None, None)
     made_of = {
         "detector": shipped_seal(),
         "mpft-deploy": mpft_deploy.__version__,

@@ -19,7 +19,10 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
     if path.is_file() and path.name != "CHANGELOG.md"
 )
-FOREIGN = ("--exportProfile", "--dynamicPlugins", "--hours", "--build-arg")
+FOREIGN = (
+    *("--exportProfile", "--dynamicPlugins", "--hours", "--build-arg"),
+    *("--fmad", "--ftz", "--prec-div", "--prec-sqrt"),
+)
 """Options of other programs, which pages name without them."""
 
 

@@ -44,7 +44,7 @@ class Difference:
 def require_same_engine(package: Package, bundle: Bundle) -> None:
     """An InputError unless a bundle's engine is the one that judged."""
     told = package.manifest.engine
-    if sha256(bundle.engine) == told.sha256:
+    if (sha256(bundle.engine), str(bundle.info.precision)) == (told.sha256, told.precision):
         return
     detector = told.sources.get("detector", "unknown")
     raise InputError(
