@@ -24,7 +24,7 @@ IMAGES = int(os.environ.get("MPFT_IMAGES", "3"))
 
 SHA256 = {
     3: "e21ec61871d8d2d325c6f425eadb1240a6c29042bca6b3c5f24b8aa802f8229e",
-    500: "",
+    500: "e3b78629bb1f714362aa2c5b7b9b4392e468fe858a7520fac86b3b0d6c9a5e24",
 }
 """Of what is said of so many pictures."""
 
