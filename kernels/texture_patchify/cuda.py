@@ -387,6 +387,7 @@ def load_library() -> ctypes.CDLL:
             )
             return library
     raise EnvironmentLacksError(
-        "the CUDA kernels are not built: install mpft-deploy from source on a machine with nvcc "
-        "(pip install . --config-settings=cmake.define.MPFT_CUDA=ON says why if that fails)"
+        "the CUDA kernels are not built: install mpft-deploy from source on a machine with nvcc, "
+        "and without its GPU (such as for an image) by "
+        "pip install . --config-settings=cmake.define.MPFT_CUDA=ON"
     )
