@@ -46,13 +46,13 @@ def rows_of(number: int) -> list[Row]:
         sys.exit(f"nvcc fails for sm_{number}:\n{run.stderr}")
     rows = []
     for report in run.stderr.split("Compiling entry function ")[1:]:
-        name = re.search(r"(score_bands|select_and_pack)I((?:Li\d+E)+)E", report)
+        name = re.search(r"(score_bands|select_and_pack|mean_pixels)(?:I((?:Li\d+E)+)E)?", report)
         registers = re.search(r"Used (\d+) registers", report)
         spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
         if not (name and registers and spills):
             sys.exit(f"the report of ptxas has another form than expected:\n{report}")
         shared = re.search(r"(\d+) bytes smem", report)
-        patch, count, *_ = [*map(int, re.findall(r"\d+", name[2])), 0]
+        patch, count, *_ = [*map(int, re.findall(r"\d+", name[2] or "")), 0, 0]
         rows.append(
             Row(
                 name[1],

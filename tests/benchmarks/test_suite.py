@@ -54,8 +54,3 @@ def test_every_benchmark_of_the_suite_is_there(tmp_path: Path, suite: ModuleType
     for name, command in suite.commands(tmp_path, tmp_path, tmp_path, quick=False).items():
         assert (ROOT / "benchmarks" / Path(command[1]).name).exists()
         assert command[-2:] == ["--json", f"{tmp_path}/{name}.json"]
-
-
-def test_its_engines_are_those_that_people_are_told_to_build(suite: ModuleType) -> None:
-    [pattern] = importlib.import_module("samples").FLOAT_LAYERS
-    assert pattern in (ROOT / "Makefile").read_text()

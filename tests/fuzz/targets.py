@@ -12,9 +12,11 @@ import io
 import itertools
 import json
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -247,6 +249,89 @@ def bundle_seeds() -> Iterator[bytes]:
     return _sealed_seeds(_bundle(), MANIFEST)
 
 
+# Packages of evidence: after a 0 the file as it comes; after a 1 its manifest, sealed again.
+
+
+@functools.cache
+def _native() -> Path:
+    from mpft_deploy.export.pipeline import Request, export
+
+    path = _scratch() / "native"
+    export(Request(_detector("int8"), path))
+    return path
+
+
+@functools.cache
+def _evidence() -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What a manifest says, and the files of its package."""
+    import msgspec
+    from telling import frame_event
+
+    from mpft_deploy.bundle import read_bundle
+    from mpft_deploy.screen import Screener
+    from mpft_deploy.screen.evidence.keeper import _judged
+    from mpft_deploy.screen.evidence.package import KIND, VERSION, Manifest, engine_of
+    from mpft_deploy.screen.evidence.ring import Looks
+
+    bundle = read_bundle(_native())
+    screener = Screener.open(_native(), threads=1)
+    prepared = screener.prepare(np.random.default_rng(2).integers(0, 256, (40, 50, 3), np.uint8))
+    [judged] = screener.judge([prepared])
+    said = judged.judgement
+    event = frame_event(1, verdict=said.verdict, probability=said.probability, logit=said.logit)
+    files: dict[str, bytes] = {}
+    looks = Looks(9.0, 2**20)
+    looks.add(event, 0.0, prepared, judged.view_logits)
+    [look] = looks.cut(0.0, 1.0)
+    manifest = Manifest(
+        kind=KIND, version=VERSION, source="gate", address="rtsp://camera", event=None,
+        asked_by="me", moment=1.0, begin=0.0, end=2.0, clock="system",
+        engine=engine_of(bundle, "centre", None), frames=(_judged(look, files),),
+        clip=None, no_clip="none", software={},
+    )  # fmt: skip
+    return msgspec.to_builtins(manifest), files
+
+
+def evidence_seeds() -> Iterator[bytes]:
+    from mpft_deploy.files import canonical_json
+
+    payload, files = _evidence()
+    yield b"\0" + _package(payload, files)
+    yield b"\1" + canonical_json(payload)
+
+
+def _package(payload: dict[str, Any], files: dict[str, bytes]) -> bytes:
+    from mpft_deploy.files import sha256
+    from mpft_deploy.screen.evidence.package import MANIFEST
+    from mpft_deploy.sealed import make_manifest
+
+    head = make_manifest(payload, {name: sha256(data) for name, data in files.items()})
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in {MANIFEST: head, **files}.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return buffer.getvalue()
+
+
+def run_evidence(data: bytes) -> None:
+    from mpft_deploy.bundle import read_bundle
+    from mpft_deploy.screen.evidence.package import describe, read_package
+    from mpft_deploy.screen.evidence.verify import recompute, require_same_engine
+
+    bundle = read_bundle(_native())
+    if data[:1] == b"\1":
+        try:
+            payload = json.loads(data[1:])
+            data = b"\0" + _package(payload, _evidence()[1])
+        except (ValueError, RecursionError, TypeError, AttributeError):
+            return
+    with contextlib.suppress(MpftError):
+        package = read_package(_written(data[1:], "package.zip"))
+        describe(package)
+        require_same_engine(package, bundle)
+        recompute(package, bundle, threads=1)
+
+
 # Configurations, with every address in them.
 
 
@@ -308,4 +393,5 @@ TARGETS = {
     "bundle": Target(bundle_seeds, run_bundle),
     "config": Target(config_seeds, run_config, longest=4096),
     "csv": Target(csv_seeds, run_csv, longest=4096),
+    "evidence": Target(evidence_seeds, run_evidence),
 }

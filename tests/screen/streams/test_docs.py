@@ -116,6 +116,7 @@ def test_whom_to_tell_works_as_written(rtsp: Any, run: Any, folder: Path) -> Non
     subscriber = Subscriber(broker.port, ("screener", BROKER))
     (folder / "webhook-secret").write_text(secret.stdout)
     (folder / "mqtt-password").write_text(BROKER)
+    subprocess.run([*MPFT, "keygen", folder / "evidence.key"], capture_output=True, check=True)
     (folder / "notify-urls").write_text("json://127.0.0.1:9/\n")  # nothing is called generated
     with receiving() as receiver:
         for written, there in {

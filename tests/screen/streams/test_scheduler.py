@@ -80,8 +80,10 @@ def run(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
                 time.sleep(0.02)
         return watch, told.events, engine
 
+    before = set(threading.enumerate())  # another test may have left some
     yield start
-    assert not [t for t in threading.enumerate() if t.name.startswith("mpft-")]
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if thread.name.startswith("mpft-")]
 
 
 def counts(events: list[Event]) -> Counter[str]:
