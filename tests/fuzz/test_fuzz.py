@@ -11,7 +11,7 @@ import pytest
 from fuzz import CORPUS, NATIVE, names, unpack, why_not
 
 HERE = Path(__file__).parent
-SECONDS = float(os.environ.get("MPFT_FUZZ_SECONDS", "4"))
+SECONDS = float(os.environ.get("MPFT_FUZZ_SECONDS", "20"))
 
 
 @pytest.mark.slow
