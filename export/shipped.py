@@ -50,7 +50,6 @@ def shipped_bundle(say: Say, precision: str | None = None) -> Bundle:
         EnvironmentLacksError: the installation has no detector.
     """
     detector = shipped_detector()
-    precision = precision or narrowest(detector, None, None)
     made_of = {
         "detector": shipped_seal(),
         "mpft-deploy": mpft_deploy.__version__,
@@ -77,7 +76,8 @@ def shipped_bundle(say: Say, precision: str | None = None) -> Bundle:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make(detector: Path, out: Path, precision: str) -> Bundle:
+def _make(detector: Path, out: Path, precision: str | None) -> Bundle:
+    precision = precision or narrowest(detector, None, None)  # which reads all of it
     request = Request(detector, out, backend=NATIVE, precision=precision, overwrite=True)
     with hold(request):
         materials = gather(request)
