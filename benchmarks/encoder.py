@@ -209,7 +209,7 @@ def profile(packed: Mapping[str, Packed], cut: Patches, work: Path) -> dict[str,
 def shares(driver: Path, version: str, case: bytes, work: Path) -> dict[str, float]:
     """Of the time of a forward pass: matmuls, attention, and all else."""
     data = work / "perf.data"
-    record = ["perf", "record", "-q", "-e", "cpu-clock", "-o", data, driver, version]
+    record = ["perf", "record", "-q", "-e", "cpu-clock", "-o", data, driver, version, "logits"]
     subprocess.run(record, input=case, capture_output=True, check=True)
     report = ["perf", "report", "-i", data, "--stdio", "-q", "--no-children", "-F", "overhead,sym"]
     listing = subprocess.run(report, capture_output=True, text=True, check=True).stdout
@@ -226,7 +226,8 @@ def shares(driver: Path, version: str, case: bytes, work: Path) -> dict[str, flo
 def instructions(driver: Path, version: str, case: bytes) -> int:
     command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
     toggle = "--toggle-collect=mpft::encoder::Pool::run(*"
-    done = subprocess.run([*command, toggle, driver, version], input=case, capture_output=True)
+    program = [driver, version, "logits"]
+    done = subprocess.run([*command, toggle, *program], input=case, capture_output=True)
     collected = re.search(rb"Collected : (\d+)", done.stderr)
     if done.returncode != 0 or collected is None:
         sys.exit(f"FAILED: callgrind on {version}:\n{done.stderr.decode()}")

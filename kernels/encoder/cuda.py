@@ -125,6 +125,10 @@ class CudaEncoder:
                 )
         return out
 
+    def features(self, patches: U8, positions: I32) -> F32:
+        """A UsageError: it has none."""
+        raise UsageError("the encoder on CUDA gives logits alone: take features by another version")
+
     def _call(self, function: Callable[..., int], *arguments: Any) -> None:
         status = function(*arguments)
         if status == 0:

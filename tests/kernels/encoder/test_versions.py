@@ -67,8 +67,10 @@ def test_equals_the_oracle(
         size = replace(size, taps=size.depth)
     network = random_network(seed, size, kind, limit, tuple(wide), activation)
     case = make_case(network, random_views(seed, size, batch, count), threads)
-    found = Encoder(network, threads, name).logits(case.patches, case.positions)
-    assert same_bits(found, case.expected)
+    encoder = Encoder(network, threads, name)
+    assert same_bits(encoder.logits(case.patches, case.positions), case.expected)
+    if encoder.version != "cuda":
+        assert same_bits(encoder.features(case.patches, case.positions), case.features)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -222,3 +224,7 @@ def test_the_native_module_keeps_memory_safe() -> None:
         encoder.logits(patches, positions + 9, np.empty(2, np.float32))
     with pytest.raises(ValueError, match="do not fit"):
         encoder.logits(patches, positions, np.empty(1, np.float32))
+    width = packed.sizes.width
+    for shape in ((1, 1, 2, width), (2, 2, 2, width), (2, 1, 1, width), (2, 1, 2, width - 1)):
+        with pytest.raises(ValueError, match="do not fit"):
+            encoder.features(patches, positions, np.empty(shape, np.float32))
