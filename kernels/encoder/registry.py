@@ -31,7 +31,7 @@ except ImportError:
 
 
 class Ready(Protocol):
-    """A network that is ready to run: patches u8 [B, K, 3·p·p], positions i32 [B, K], contiguous."""
+    """A network, ready to run; patches u8 [B, K, 3·p·p], positions i32 [B, K], contiguous."""
 
     def logits(self, patches: U8, positions: I32) -> F32:
         """f32 [B]."""
@@ -49,7 +49,7 @@ class Version:
     Attributes:
         name: what `MPFT_KERNEL` calls it.
         why_not: the reason that it does not run here, or None.
-        make: of a packed network and a number of threads.
+        make: makes a packed network ready, for a number of threads.
         device: what computes; arrays are in host memory whichever it is.
     """
 
@@ -98,7 +98,7 @@ class Encoder:
         return self._ready.logits(*self._checked(patches, positions))
 
     def features(self, patches: U8, positions: I32) -> F32:
-        """What a head may read of each view, f32 [B, taps, 2, W]: `oracle.features`, to the last bit.
+        """What a head may read of a view, f32 [B, taps, 2, W]: `oracle.features`, to the last bit.
 
         Of each block that is read, the class token and the mean of the cells' tokens, after the
         last norm. The network's own head plays no part: a head that is fitted on these loses

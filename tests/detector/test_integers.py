@@ -31,9 +31,7 @@ def test_a_head_on_these_features_gives_the_engine_s_logits(stored: Stored) -> N
     network = make_network(spec, whole)
     expected = Encoder(network, 1).logits(*cut[:2])
     # Float32 in another order; narrow rounding alone is thousands of times more.
-    np.testing.assert_allclose(
-        features @ head[0] + network.head_bias, expected, rtol=0, atol=1e-5
-    )
+    np.testing.assert_allclose(features @ head[0] + network.head_bias, expected, rtol=0, atol=1e-5)
 
 
 def test_features_divided_by_their_length_are_refused() -> None:

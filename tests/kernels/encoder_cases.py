@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import struct
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
@@ -32,6 +32,14 @@ class Size:
     cells: int = 9
     depth: int = 2
     taps: int = 1
+
+
+TOWERS = {
+    "B/32": Size(heads=12, head_size=64, hidden=3072, side=32, cells=49, depth=1),
+    "B/16": Size(heads=12, head_size=64, hidden=3072, side=16, cells=196, depth=1),
+    "L/14": Size(heads=16, head_size=64, hidden=4096, side=14, cells=256, depth=1),
+}
+"""Vision transformers as they are used, of one block."""
 
 
 def random_network(
@@ -136,12 +144,13 @@ class Case:
     threads: int
     expected: F32
 
-    @cached_property
+    @functools.cached_property
     def features(self) -> F32:
         pairs = zip(self.patches, self.positions, strict=True)
         taps, width = self.network.head.shape
         return np.reshape(
-            [oracle.features(self.network, *view) for view in pairs], (len(self.patches), taps, 2, width)
+            [oracle.features(self.network, *view) for view in pairs],
+            (len(self.patches), taps, 2, width),
         ).astype(np.float32)
 
     def packed(self) -> bytes:
@@ -189,6 +198,17 @@ def suite() -> list[Case]:
             views = random_views(limit, size, 1 + number % 2, count)
             cases.append(make_case(network, views, threads=1 + (number + limit) % 3))
     return cases
+
+
+@functools.cache
+def tower(name: str, activation: str) -> Case:
+    """One of TOWERS, with a view of few cells; each layer wide in one of two activations."""
+    number = 2 * list(TOWERS).index(name) + (activation == "gelu")
+    wide = LAYERS[number % 2 :: 2]
+    network = random_network(
+        number, TOWERS[name], "outlier", (31, 127)[number % 2], wide, activation
+    )
+    return make_case(network, random_views(number, TOWERS[name], 1, 4), threads=2)
 
 
 def same_bits(found: F32, expected: F32) -> bool:

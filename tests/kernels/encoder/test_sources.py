@@ -9,7 +9,7 @@ from pathlib import Path
 
 import native_library
 import pytest
-from encoder_cases import Case, suite
+from encoder_cases import Case, suite, tower
 
 from mpft_deploy.kernels.encoder import VERSIONS
 
@@ -155,6 +155,11 @@ def alter(file: Path, text: str, instead: str) -> None:
     file.write_text(source.replace(text, instead))
 
 
+def towers() -> list[Case]:
+    """One block of each, which all versions here can be asked for that Python cannot call."""
+    return [tower("B/32", "gelu"), tower("B/16", "quick_gelu"), tower("L/14", "gelu")]
+
+
 def add_fused(kernel: Path) -> None:
     """In the place of NEON, which is not built for x86-64, the plain version with fused sums."""
     source = (kernel / "scalar.cpp").read_text()
@@ -197,7 +202,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", sorted(BUILT))
 def test_suite_passes_the_sources_as_they_are(driver: Path, cases: list[Case], name: str) -> None:
-    assert passes(cases, driver, name)
+    assert passes(cases + towers(), driver, name)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
@@ -256,4 +261,4 @@ def test_neon_equals_oracle_under_emulation(tmp_path: Path, cases: list[Case]) -
         CMAKE_CXX_FLAGS_RELEASE="-O1",
     )
     for name in ("neon", "scalar"):
-        assert passes(cases, "qemu-aarch64", "-cpu", "max", driver, name), name
+        assert passes(cases + towers(), "qemu-aarch64", "-cpu", "max", driver, name), name

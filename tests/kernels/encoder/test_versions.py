@@ -12,7 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from encoder_cases import KINDS, LAYERS, Size, make_case, random_network, random_views, same_bits
+from encoder_cases import (
+    KINDS,
+    LAYERS,
+    TOWERS,
+    Size,
+    make_case,
+    random_network,
+    random_views,
+    same_bits,
+    tower,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,6 +81,15 @@ def test_equals_the_oracle(
     assert same_bits(encoder.logits(case.patches, case.positions), case.expected)
     if encoder.version != "cuda":
         assert same_bits(encoder.features(case.patches, case.positions), case.features)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
+@pytest.mark.parametrize("of", TOWERS)
+@pytest.mark.parametrize("name", EVERY)
+def test_towers_as_they_are_used(name: str, of: str, activation: str) -> None:
+    case = tower(of, activation)
+    encoder = Encoder(case.network, case.threads, name)
+    assert same_bits(encoder.logits(case.patches, case.positions), case.expected)
 
 
 @pytest.mark.parametrize("name", EVERY)
