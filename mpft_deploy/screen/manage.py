@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -23,6 +23,7 @@ from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.watch import Watch
 from mpft_deploy.screen.teach import Lesson, Teacher
 from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.screen.web.operations import MissingError, Note, User, operation
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,19 @@ AT_ONCE = 2
 
 
 Origin = Literal["file", "store", "both"]
+
+_, _COMPONENTS = msgspec.json.schema_components([SourceSettings])
+
+Table: TypeAlias = Annotated[
+    dict[str, Any], msgspec.Meta(extra_json_schema=_COMPONENTS["SourceSettings"])
+]
+"""A [[source]] of cameras.toml."""
+
+
+class Minutes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long a camera is taught; an hour is good, ten minutes are the least."""
+
+    minutes: Annotated[float, msgspec.Meta(ge=10, le=240)] = 60.0
 
 
 class Managed(msgspec.Struct, frozen=True):
@@ -63,7 +77,9 @@ class Managed(msgspec.Struct, frozen=True):
 
 
 class Manager:
-    """Applies to a watch what file and store say together; from any thread.
+    """Applies to a watch what file and store say together; from any thread, and through the API.
+
+    Methods that take a source's name raise a MissingError where there is none of that name.
 
     Args:
         watch: not started yet, or already.
@@ -99,8 +115,9 @@ class Manager:
             self._file = config
             self._apply()
 
+    @operation("GET", "/sources/settings", role="admin")
     def sources(self) -> list[Managed]:
-        """Those of the file, in its order, and then those of the store."""
+        """Which sources are of the file, which were added, and which are paused."""
         with self._lock:
             kept, paused = self._store.settings("source"), self._store.settings("paused")
             filed = {one.name: one.target.shown for one in self._file.sources}
@@ -129,112 +146,153 @@ class Manager:
                 )
             return listed
 
-    def add(self, table: Mapping[str, Any]) -> Managed:
+    @operation("POST", "/sources", role="admin", told="added")
+    def add(self, body: Table) -> Managed:
         """Screen another source, from now on and after a restart.
 
-        Args:
-            table: as a [[source]] of cameras.toml; [defaults] hold for what it does not say.
+        [defaults] hold for what is not said. Its settings are kept, and never told: what is shown
+        of its address is free of credentials.
 
         Raises:
             UsageError, InputError: it cannot be; says why, free of secrets.
         """
-        settings = self._checked(table)
+        settings = self._checked(body)
         with self._lock:
             if settings.name in {one.source for one in self.sources()}:
                 raise UsageError(f"there is a source {settings.name!r} already: remove it first")
             named([*self._sources, settings], "source")
-            self._store.set_setting(settings.name, "source", msgspec.json.encode(table))
+            self._store.set_setting(settings.name, "source", msgspec.json.encode(body))
             self._apply()
             return self._managed(settings.name)
 
-    def remove(self, name: str) -> None:
-        """Screen an added source no more, and forget what was set of it.
+    @operation("POST", "/sources/test", role="admin")
+    def test_new(self, body: Table, note: Note) -> Found:
+        """Connect to what may become a source, for a few seconds.
 
         Raises:
-            KeyError: there is no such source.
-            UsageError: it is of the file alone.
+            UsageError, InputError: it cannot be, or be read; says why, free of secrets.
+        """
+        address = body.get("address")
+        note("tried", redact(address) if isinstance(address, str) else "")
+        return self._look(self._checked({"name": "a source", **body}))
+
+    @operation("POST", "/sources/{source}/test", role="admin")
+    def test(self, source: str, note: Note) -> Found:
+        """Connect to a source once more, for a few seconds; an InputError if it cannot be read."""
+        note("tried", source)
+        with self._lock:
+            self._managed(source)
+            [settings] = [one for one in self._sources if one.name == source]
+        return self._look(settings)
+
+    @operation("POST", "/sources/{source}/pause", role="admin", told="paused")
+    def pause(self, source: str, user: User) -> Managed:
+        """Read a source no more, until it is resumed; after a restart neither."""
+        by = f"by {user.name or 'the page'}"
+        return self._set(source, "paused", msgspec.json.encode(by))
+
+    @operation("POST", "/sources/{source}/resume", role="admin", told="resumed")
+    def resume(self, source: str) -> Managed:
+        """Read a paused source again."""
+        return self._set(source, "paused", None)
+
+    @operation("POST", "/sources/{source}/lesson", role="admin", told="began to teach")
+    def teach(self, source: str, body: Minutes) -> Managed:
+        """Teach a camera what its known-real frames look like: gather them for a while.
+
+        This is in place of a lesson that there is. How far it is stands in /sources/settings.
         """
         with self._lock:
-            origin = self._managed(name).origin
-            if origin == "file":
-                raise UsageError(f"{name!r} is of the configuration file: remove it there")
-            if origin == "both":  # the rest was set of the file's
-                self._store.set_setting(name, "source", None)
-            else:
-                self._store.forget_settings(name)
-            self._apply()
+            self._managed(source)
+            self.teacher.begin(source, self._streams[source], body.minutes)
+            return self._managed(source)
 
-    def pause(self, name: str, by: str) -> Managed:
-        """Read a source no more until it is resumed, after a restart either; a KeyError for none.
-
-        Args:
-            by: whom the state names.
-        """
-        return self._set_paused(name, msgspec.json.encode(f"by {by}"))
-
-    def resume(self, name: str) -> Managed:
-        """Read a paused source again; a KeyError for an unknown one."""
-        return self._set_paused(name, None)
-
-    def look_at(self, name: str, areas: Areas) -> Managed:
-        """Look at regions of a source that were drawn, and at no masked part, after a restart too.
+    @operation(
+        "POST", "/sources/{source}/lesson/accept", role="admin", told="accepted what was taught of"
+    )
+    def accept(self, source: str) -> Managed:
+        """Have what a lesson taught count; it may have gone on for longer.
 
         Raises:
-            KeyError: there is no such source.
+            InputError: there is nothing to accept yet.
+        """
+        return self._learn(source, lambda: self.teacher.accept(source))
+
+    @operation(
+        "DELETE", "/sources/{source}/lesson", role="admin", told="discarded what was taught of"
+    )
+    def discard(self, source: str) -> Managed:
+        """End a lesson, and forget what it taught."""
+        return self._learn(source, lambda: self.teacher.discard(source))
+
+    @operation("GET", "/sources/{source}/baselines", role="admin")
+    def baselines(self, source: str) -> list[Baseline]:
+        """What was accepted of a source or of SOURCE/REGION, newest first."""
+        return self.teacher.history(source)
+
+    @operation(
+        "DELETE", "/sources/{source}/baseline", role="admin", told="took back what was taught of"
+    )
+    def go_back(self, source: str) -> Managed:
+        """Take back what was accepted last: what was accepted before counts again.
+
+        Raises:
+            UsageError: nothing was accepted.
+        """
+        return self._learn(source, lambda: self.teacher.go_back(self._streams[source]))
+
+    @operation("PUT", "/sources/{source}/regions", role="admin", told="drew regions and masks of")
+    def look_at(self, source: str, body: Areas) -> Managed:
+        """Have regions of a source judged each by itself, and no masked part of it.
+
+        This replaces those drawn before; without any the whole picture is judged. What the
+        configuration file names cannot be replaced.
+
+        Raises:
             UsageError: its settings name others.
             InputError: a region is called as another source is.
         """
         with self._lock:
-            if self._managed(name).fixed:
+            if self._managed(source).fixed:
                 raise UsageError(
-                    f"the settings of {name!r} name its regions and masks, and they count: change "
-                    "them there"
+                    f"the settings of {source!r} name its regions and masks, and they count: "
+                    "change them there"
                 )
-            named([_looking_at(s, areas) if s.name == name else s for s in self._sources], "source")
-            drawn = None if areas == Areas() else msgspec.json.encode(areas)
-            self._store.set_setting(name, "areas", drawn)
+            named(
+                [_looking_at(s, body) if s.name == source else s for s in self._sources], "source"
+            )
+            drawn = None if body == Areas() else msgspec.json.encode(body)
+            return self._set(source, "areas", drawn)
+
+    # After what has a longer path: a source may be called by its address, slashes and all.
+    @operation("DELETE", "/sources/{source}", role="admin", told="removed")
+    def remove(self, source: str) -> None:
+        """Screen a source no more that was added; its events stay, what was set of it goes.
+
+        Raises:
+            UsageError: it is of the file alone.
+        """
+        with self._lock:
+            origin = self._managed(source).origin
+            if origin == "file":
+                raise UsageError(f"{source!r} is of the configuration file: remove it there")
+            if origin == "both":  # the rest was set of the file's
+                self._store.set_setting(source, "source", None)
+            else:
+                self._store.forget_settings(source)
+            self._apply()
+
+    def _learn(self, name: str, change: Callable[[], None]) -> Managed:
+        with self._lock:
+            self._managed(name)
+            try:
+                change()
+            except KeyError:
+                raise MissingError("there is no lesson of this source") from None
             self._apply()
             return self._managed(name)
 
-    def teach(self, name: str, minutes: float) -> Managed:
-        """Begin a lesson of a source, in place of one that there is; a KeyError for no source."""
-        with self._lock:
-            self._managed(name)
-            self.teacher.begin(name, self._streams[name], minutes)
-            return self._managed(name)
-
-    def learn(self, name: str, change: Callable[[str], None]) -> Managed:
-        """Have a method of the teacher accept or discard a lesson, and what that makes count.
-
-        Raises:
-            KeyError: there is no such source, or no lesson of it.
-            InputError: there is nothing to accept yet.
-        """
-        with self._lock:
-            self._managed(name)
-            change(name)
-            self._apply()
-            return self._managed(name)
-
-    def go_back(self, name: str) -> Managed:
-        """Take back what a source was taught last; a KeyError for no source, or a UsageError."""
-        return self.learn(name, lambda name: self.teacher.go_back(self._streams[name]))
-
-    def test(self, source: str | Mapping[str, Any]) -> Found:
-        """Connect to a source for a few seconds, and say what is there.
-
-        Args:
-            source: name of one that there is, or a table as for `add`.
-
-        Raises:
-            KeyError: there is none of that name.
-            UsageError, InputError: it is none, or cannot be read; says why, free of secrets.
-        """
-        if not isinstance(source, str):
-            settings = self._checked({"name": "a source", **source})
-        else:
-            with self._lock:
-                settings = {one.name: one for one in self._sources}[source]
+    def _look(self, settings: SourceSettings) -> Found:
         if not self._trying.acquire(blocking=False):
             raise UsageError(f"{AT_ONCE} sources are being tried already: wait a few seconds")
         try:
@@ -242,16 +300,19 @@ class Manager:
         finally:
             self._trying.release()
 
-    def _set_paused(self, name: str, value: bytes | None) -> Managed:
+    def _set(self, name: str, key: str, value: bytes | None) -> Managed:
+        """Set something of a source, which counts at once."""
         with self._lock:
             self._managed(name)
-            self._store.set_setting(name, "paused", value)
+            self._store.set_setting(name, key, value)
             self._apply()
             return self._managed(name)
 
     def _managed(self, name: str) -> Managed:
-        found = {one.source: one for one in self.sources()}
-        return found[name]
+        for one in self.sources():
+            if one.source == name:
+                return one
+        raise MissingError("there is no such source")
 
     def _checked(self, table: Mapping[str, Any]) -> SourceSettings:
         """Settings of a source that somebody elsewhere names.

@@ -10,6 +10,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpft_deploy.screen.streams.records import Picture, StreamEvent
@@ -30,7 +31,8 @@ def open_sinks(
     """Start what the configuration names, all but `[http]`.
 
     The result is a sink made of them all. It names the snapshot in an event before the others see
-    it, and a fault in one costs the others nothing.
+    it, and a fault in one costs the others nothing. What was started is closed again if one cannot
+    be.
 
     Args:
         evidence: the picture of a stream's verdict, asked for once, when the event is sent.
@@ -39,9 +41,39 @@ def open_sinks(
     Raises:
         MpftError: an extra is missing, or a secret, folder or file cannot be used.
     """
-    from mpft_deploy.screen.tell.fanout import open_all
+    from mpft_deploy.screen.tell.fanout import Sinks
+    from mpft_deploy.screen.tell.store import Store
 
-    return open_all(config, evidence, sources)
+    asked = any((config.webhook, config.notify, config.snapshots, config.evidence, config.http))
+    path = Path(config.store.path) if config.store.path and asked else None
+    opened = Sinks(store=Store(path, config.store))
+    try:
+        if config.snapshots is not None:
+            from mpft_deploy.screen.tell.snapshots import SnapshotSink
+
+            opened.snapshots = SnapshotSink(config.snapshots, evidence, opened.store)
+        if config.jsonl is not None:
+            from mpft_deploy.screen.tell.jsonl import JsonLines
+
+            opened.append(JsonLines(config.jsonl))
+        if config.webhook is not None:
+            from mpft_deploy.screen.tell.webhook import WebhookSink
+
+            opened.append(WebhookSink(config.webhook, opened.store))
+        if config.notify is not None:
+            from mpft_deploy.screen.tell.notify import NotifySink
+
+            folder = None if opened.snapshots is None else opened.snapshots.kept.folder
+            for number in range(len(config.notify.addresses())):
+                opened.append(NotifySink(config.notify, number, opened.store, folder))
+        if config.mqtt is not None:
+            from mpft_deploy.screen.tell.mqtt import MqttSink
+
+            opened.append(MqttSink(config.mqtt, sources))
+    except BaseException:
+        opened.close(0.5)
+        raise
+    return opened
 
 
 def open_metrics(config: TellConfig) -> Metrics:

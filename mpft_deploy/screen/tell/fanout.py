@@ -5,13 +5,11 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 from mpft_deploy.screen.evidence.keeper import EvidenceSink
-from mpft_deploy.screen.streams.records import Event, Picture, Sink, StreamEvent
+from mpft_deploy.screen.streams.records import Event, Sink
 from mpft_deploy.screen.streams.task import Task, failure_of
-from mpft_deploy.screen.tell.config import TellConfig
 from mpft_deploy.screen.tell.deliver import ABORT_SECONDS
 from mpft_deploy.screen.tell.snapshots import SnapshotSink
 from mpft_deploy.screen.tell.store import Store
@@ -86,39 +84,3 @@ class Sinks:
         for thread in threads:
             thread.join(max(0.1, deadline - time.monotonic()))
         self.store.close(0)
-
-
-def open_all(
-    config: TellConfig,
-    evidence: Callable[[StreamEvent], Picture | None],
-    sources: Callable[[], Collection[str]],
-) -> Sinks:
-    """Start what the configuration names; what was started is closed again if one cannot be."""
-    asked = any((config.webhook, config.notify, config.snapshots, config.evidence, config.http))
-    path = Path(config.store.path) if config.store.path and asked else None
-    opened = Sinks(store=Store(path, config.store))
-    try:
-        if config.snapshots is not None:
-            opened.snapshots = SnapshotSink(config.snapshots, evidence, opened.store)
-        if config.jsonl is not None:
-            from mpft_deploy.screen.tell.jsonl import JsonLines
-
-            opened.append(JsonLines(config.jsonl))
-        if config.webhook is not None:
-            from mpft_deploy.screen.tell.webhook import WebhookSink
-
-            opened.append(WebhookSink(config.webhook, opened.store))
-        if config.notify is not None:
-            from mpft_deploy.screen.tell.notify import NotifySink
-
-            folder = None if opened.snapshots is None else opened.snapshots.kept.folder
-            for number in range(len(config.notify.addresses())):
-                opened.append(NotifySink(config.notify, number, opened.store, folder))
-        if config.mqtt is not None:
-            from mpft_deploy.screen.tell.mqtt import MqttSink
-
-            opened.append(MqttSink(config.mqtt, sources))
-    except BaseException:
-        opened.close(0.5)
-        raise
-    return opened

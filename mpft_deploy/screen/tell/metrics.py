@@ -5,20 +5,19 @@ Counts of frames are read from the monitor at each scrape, so nothing is counted
 
 from __future__ import annotations
 
+import functools
 import platform
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, get_args
 
 from mpft_deploy import __version__
-from mpft_deploy.errors import EnvironmentLacksError
-from mpft_deploy.extras import how_to_install
+from mpft_deploy.extras import require
 from mpft_deploy.screen.streams.areas import stream_name
 from mpft_deploy.screen.streams.records import (
     Event,
     FrameEvent,
     Monitor,
     Sink,
-    SourceStatus,
     State,
     StreamEvent,
 )
@@ -51,12 +50,9 @@ class PrometheusMetrics(Metrics):
     """Keeps them, in a registry of its own."""
 
     def __init__(self) -> None:
-        try:
-            from prometheus_client import CollectorRegistry, Counter, Histogram
-        except ModuleNotFoundError:
-            raise EnvironmentLacksError(
-                f"[http] needs prometheus-client: {how_to_install('dashboard')}"
-            ) from None
+        require("dashboard", "[http]", "prometheus_client")
+        from prometheus_client import CollectorRegistry, Counter, Histogram
+
         self.registry = CollectorRegistry()
         self._counted: dict[str, set[tuple[Counter, str]]] = {}  # what there is of each source
         self._stage = Histogram(
@@ -142,74 +138,55 @@ class _Collector:
             InfoMetricFamily,
         )
 
+        count = functools.partial(_family, CounterMetricFamily)
+        gauge = functools.partial(_family, GaugeMetricFamily)
+        monitor, sources = self._monitor, self._monitor.statuses()
+        sinks = [(sink.name, sink.stats()) for sink in self._sinks if isinstance(sink, Counted)]
         yield InfoMetricFamily("mpft_engine", "What judges.", value=self._engine)
-        for name, help_text, value in (
-            ("mpft_alive", "Whether the scheduler turns.", self._monitor.alive()),
-            ("mpft_ready", "Whether verdicts can come.", self._monitor.ready()),
+        yield gauge("alive", "Whether the scheduler turns.", "", [(monitor.alive(),)])
+        yield gauge("ready", "Whether verdicts can come.", "", [(monitor.ready(),)])
+        lost = [(monitor.lost_events,)]
+        yield count("events_lost", "Events that no sink took in time.", "", lost)
+        for name, key, help_text in (
+            ("frames_received", "received", "Frames received."),
+            ("frames_screened", "screened", "Frames judged."),
+            ("frames_gated", "gated", "Frames that had not changed."),
+            ("reconnects", "reconnects", "Connections made anew."),
         ):
-            yield GaugeMetricFamily(name, help_text, value=float(value))
-        lost = self._monitor.lost_events
-        yield CounterMetricFamily("mpft_events_lost", "Events that no sink took in time.", lost)
-        yield from _of_sources(self._monitor.statuses())
-        yield from _of_sinks(self._sinks)
+            yield count(name, help_text, "source", [(s.source, getattr(s, key)) for s in sources])
+        dropped = [(s.source, cause, n) for s in sources for cause, n in s.dropped.items()]
+        yield count("frames_dropped", "Frames that were not judged.", "source cause", dropped)
+        states = [(s.source, one, one == s.state) for s in sources for one in get_args(State)]
+        yield gauge("source_state", "1 for the state that a source is in.", "source state", states)
+        evidence = [(s.source, s.evidence) for s in sources]
+        evidence += [
+            (stream_name(s.source, r.region), r.evidence) for s in sources for r in s.regions
+        ]
+        yield gauge("evidence", "Log-likelihood ratio, above 0 for generated.", "source", evidence)
+        ages = [(s.source, s.frame_age_ms / 1000) for s in sources if s.frame_age_ms is not None]
+        yield gauge("last_frame_age_seconds", "Age of the last judged frame.", "source", ages)
+        for kind, key, help_text in (
+            (count, "delivered", "What arrived."),
+            (count, "failures", "Attempts that failed."),
+            (gauge, "waiting", "What is to be delivered."),
+            (gauge, "disk_bytes", "Size on disk."),
+        ):
+            yield kind(
+                f"sink_{key}", help_text, "sink", [(s, getattr(one, key)) for s, one in sinks]
+            )
+        lost = [(sink, cause, n) for sink, one in sinks for cause, n in one.dropped.items()]
+        yield count("sink_dropped", "What is lost.", "sink cause", lost)
 
 
-def _of_sources(statuses: list[SourceStatus]) -> Iterator[Metric]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-    for name, help_text, counts in (
-        ("received", "Frames received.", [(s.source, s.received) for s in statuses]),
-        ("screened", "Frames judged.", [(s.source, s.screened) for s in statuses]),
-        ("gated", "Frames that had not changed.", [(s.source, s.gated) for s in statuses]),
-    ):
-        family = CounterMetricFamily(f"mpft_frames_{name}", help_text, labels=["source"])
-        for source, count in counts:
-            family.add_metric([source], count)
-        yield family
-    dropped = CounterMetricFamily(
-        "mpft_frames_dropped", "Frames that were not judged.", labels=["source", "cause"]
-    )
-    reconnects = CounterMetricFamily("mpft_reconnects", "Connections made anew.", labels=["source"])
-    state = GaugeMetricFamily(
-        "mpft_source_state", "1 for the state that a source is in.", labels=["source", "state"]
-    )
-    evidence = GaugeMetricFamily(
-        "mpft_evidence", "Log-likelihood ratio, above 0 for generated.", labels=["source"]
-    )
-    age = GaugeMetricFamily(
-        "mpft_last_frame_age_seconds", "Age of the last judged frame.", labels=["source"]
-    )
-    for status in statuses:
-        for cause, count in status.dropped.items():
-            dropped.add_metric([status.source, cause], count)
-        reconnects.add_metric([status.source], status.reconnects)
-        for one in get_args(State):
-            state.add_metric([status.source, one], float(one == status.state))
-        evidence.add_metric([status.source], status.evidence)
-        for region in status.regions:
-            evidence.add_metric([stream_name(status.source, region.region)], region.evidence)
-        if status.frame_age_ms is not None:
-            age.add_metric([status.source], status.frame_age_ms / 1000)
-    yield from (dropped, reconnects, state, evidence, age)
-
-
-def _of_sinks(sinks: Collection[Sink]) -> Iterator[Metric]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-    labels = ["sink"]
-    delivered = CounterMetricFamily("mpft_sink_delivered", "What arrived.", labels=labels)
-    failures = CounterMetricFamily("mpft_sink_failures", "Attempts that failed.", labels=labels)
-    dropped = CounterMetricFamily("mpft_sink_dropped", "What is lost.", labels=["sink", "cause"])
-    waiting = GaugeMetricFamily("mpft_sink_waiting", "What is to be delivered.", labels=labels)
-    disk = GaugeMetricFamily("mpft_sink_disk_bytes", "Size on disk.", labels=labels)
-    for sink in sinks:
-        if not isinstance(sink, Counted):
-            continue
-        stats = sink.stats()
-        delivered.add_metric([sink.name], stats.delivered)
-        failures.add_metric([sink.name], stats.failures)
-        for cause, count in stats.dropped.items():
-            dropped.add_metric([sink.name, cause], count)
-        waiting.add_metric([sink.name], stats.waiting)
-        disk.add_metric([sink.name], stats.disk_bytes)
-    yield from (delivered, failures, dropped, waiting, disk)
+def _family(
+    kind: type[Metric],
+    name: str,
+    help_text: str,
+    labels: str,
+    samples: Iterable[tuple[object, ...]],
+) -> Metric:
+    """A metric; each sample has the labels' values, and its own."""
+    family = kind(f"mpft_{name}", help_text, labels=labels.split())
+    for *values, number in samples:
+        family.add_metric(values, float(number))
+    return family

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mpft_deploy.errors import EnvironmentLacksError, InputError
-from mpft_deploy.extras import how_to_install
+from mpft_deploy.errors import InputError
+from mpft_deploy.extras import require
 from mpft_deploy.files import display, printable
 from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
 from mpft_deploy.screen.streams.task import Task
@@ -298,11 +298,10 @@ class MqttSink:
 
 def _client(config: Mqtt) -> paho.Client:
     """A client that trusts and logs in as configured."""
-    try:
-        import paho.mqtt.client as paho
-        from paho.mqtt.enums import CallbackAPIVersion
-    except ModuleNotFoundError:
-        raise EnvironmentLacksError(f"[mqtt] needs paho-mqtt: {how_to_install('mqtt')}") from None
+    require("mqtt", "[mqtt]", "paho")
+    import paho.mqtt.client as paho
+    from paho.mqtt.enums import CallbackAPIVersion
+
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv311)
     if config.user:
         client.username_pw_set(config.user, config.password() or None)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from mpft_deploy.errors import EnvironmentLacksError, UsageError
-from mpft_deploy.extras import how_to_install
+from mpft_deploy.errors import UsageError
+from mpft_deploy.extras import require
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
 from mpft_deploy.screen.streams.records import Event, SourceEvent, StreamEvent
 from mpft_deploy.screen.tell.config import Notify
@@ -49,12 +49,9 @@ class NotifySink(Deliverer):
         first_wait: float = FIRST_WAIT,
         clock: Clock | None = None,
     ) -> None:
-        try:
-            import apprise
-        except ModuleNotFoundError:
-            raise EnvironmentLacksError(
-                f"[notify] needs apprise: {how_to_install('notify')}"
-            ) from None
+        require("notify", "[notify]", "apprise")
+        import apprise
+
         logging.getLogger("apprise").setLevel(logging.CRITICAL)  # it may tell of addresses
         url = config.addresses()[number]
         self._service = apprise.Apprise()

@@ -9,8 +9,8 @@ import os
 import ssl
 from collections.abc import Mapping
 
-from mpft_deploy.errors import EnvironmentLacksError, UsageError
-from mpft_deploy.extras import how_to_install
+from mpft_deploy.errors import UsageError
+from mpft_deploy.extras import require
 from mpft_deploy.screen.tell.deliver import Answer
 
 MAX_REPLY = 64 * 1024
@@ -32,12 +32,9 @@ class Poster:
     """
 
     def __init__(self, url: str, timeout: float) -> None:
-        try:
-            import httpx2
-        except ModuleNotFoundError:
-            raise EnvironmentLacksError(
-                f"[webhook] needs httpx2: {how_to_install('webhook')}"
-            ) from None
+        require("webhook", "[webhook]", "httpx2")
+        import httpx2
+
         for name in ("httpx2", "httpcore2"):  # they log addresses and headers
             logging.getLogger(name).setLevel(logging.WARNING)
         try:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mpft_deploy.errors import EnvironmentLacksError
-from mpft_deploy.extras import how_to_install
+from mpft_deploy.extras import require
 from mpft_deploy.screen.streams.records import Monitor
 from mpft_deploy.screen.tell.config import Health, Http, Live
 
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from mpft_deploy.screen.web.server import Dashboard, Server
 
 __all__ = ["serve", "serve_health"]
+
+NEEDS = ("starlette", "uvicorn")
 
 
 def serve(
@@ -49,7 +50,7 @@ def serve(
     Raises:
         EnvironmentLacksError: the address is taken, or the extra `dashboard` is missing.
     """
-    _require("http")
+    require("dashboard", "[http]", *NEEDS)
     from mpft_deploy.screen.web.server import Dashboard
 
     return Dashboard(
@@ -59,18 +60,8 @@ def serve(
 
 def serve_health(monitor: Monitor, health: Health) -> Server:
     """Start /livez and /readyz on a port of their own; raises as `serve` does."""
-    _require("health")
+    require("dashboard", "[health]", *NEEDS)
     from mpft_deploy.screen.web.app import health as application
     from mpft_deploy.screen.web.server import Server
 
     return Server("health", application(monitor), health.bind(), health.clients)
-
-
-def _require(table: str) -> None:
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise EnvironmentLacksError(
-            f"[{table}] needs {error.name}: {how_to_install('dashboard')}"
-        ) from None

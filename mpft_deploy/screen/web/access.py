@@ -12,6 +12,7 @@ import socket
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
+import msgspec
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,7 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mpft_deploy.errors import UsageError
 from mpft_deploy.screen.tell.config import Http
 from mpft_deploy.screen.tell.store import Store
-from mpft_deploy.screen.web.operations import User, refusal
+from mpft_deploy.screen.web.operations import MissingError, Note, User, operation
+from mpft_deploy.screen.web.routes import refusal
 from mpft_deploy.screen.web.sessions import Session, Sessions, hashed
 
 OPEN = frozenset({"/livez", "/readyz", "/login", "/logout", "/dashboard.css", "/icon.svg"})
@@ -31,6 +33,15 @@ SAFE = frozenset({"GET", "HEAD"})
 
 ANYBODY = User("", "admin")
 """Where no token is asked for; only this machine can be asked."""
+
+
+class LoggedIn(msgspec.Struct, frozen=True):
+    """A session, as people see it; id names it, and no cookie can be told from that."""
+
+    id: str
+    user: str
+    began: float
+    agent: str
 
 
 class Access:
@@ -54,6 +65,24 @@ class Access:
     def open(self) -> bool:
         """Whether no token is asked for."""
         return not self._users and not self._header
+
+    @operation("GET", "/sessions")
+    def listed(self, user: User) -> list[LoggedIn]:
+        """Browsers that are logged in, newest first: one's own, and for admins all."""
+        return [
+            LoggedIn(one.id, one.user, one.began, one.agent)
+            for one in self.sessions.all()
+            if user.role == "admin" or user == self.whose(one)
+        ]
+
+    @operation("DELETE", "/sessions/{id}")
+    def log_out(self, id: str, user: User, note: Note) -> None:
+        """Log a browser out: one's own, or for admins any."""
+        found = next((one for one in self.listed(user) if one.id == id), None)
+        if found is None:
+            raise MissingError("there is no such session of yours")
+        self.sessions.end(id)
+        note("ended", f"a session of {found.user}")
 
     def log_in(self, token: str, agent: str) -> tuple[User, str] | None:
         """Whose token it is, and the cookie of a new session; None if it is none of ours."""

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import time
 from collections.abc import AsyncIterator, Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +18,10 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from mpft_deploy.screen.evidence.package import open_clip
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.store import Precision, ReviewState, StoredEvent
-from mpft_deploy.screen.web.audit import Audit
+from mpft_deploy.screen.web.audit import Audit, PageLength
 from mpft_deploy.screen.web.board import Board, Overview, Shown, thumbnail
 from mpft_deploy.screen.web.export import zipped
-from mpft_deploy.screen.web.operations import Parameters, User, operation
+from mpft_deploy.screen.web.operations import MissingError, User, operation
 from mpft_deploy.spec import StreamVerdict
 
 PREFIX = "/api/v1"
@@ -36,53 +36,6 @@ PAGE = 50
 
 STAYS = {"Cache-Control": "private, max-age=86400, immutable"}
 """Of a snapshot: no other file ever gets its name."""
-
-
-class OfSource(Parameters, frozen=True):
-    source: str
-
-
-class PictureOf(OfSource, frozen=True):
-    """near: only what surrounds the cells that the detector saw, pixel for pixel if it fits."""
-
-    near: bool = False
-
-
-class Selection(Parameters, frozen=True):
-    """since, until: seconds since the Unix epoch; from the one to just before the other."""
-
-    source: str | None = None
-    verdict: StreamVerdict | None = None
-    state: ReviewState | None = None
-    since: float | None = None
-    until: float | None = None
-
-
-class Page(Selection, frozen=True):
-    """before: the number of an event; only what came before it."""
-
-    before: int | None = None
-    limit: Annotated[int, msgspec.Meta(ge=1, le=200)] = PAGE
-
-
-class Numbered(Parameters, frozen=True):
-    number: int
-
-
-class Since(Parameters, frozen=True):
-    source: str | None = None
-    since: float | None = None
-
-
-class Named(Parameters, frozen=True):
-    name: str
-
-
-class File(Parameters, frozen=True):
-    """small: a preview of 320 pixels."""
-
-    name: str
-    small: bool = False
 
 
 class Review(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,16 +99,19 @@ class Api:
         return self._board.history()
 
     @operation("GET", "/picture")
-    def picture(self, query: PictureOf) -> Shown | None:
-        """The frame of a source that was judged last, and what the detector looked at; or null."""
-        return self._picture(query.source, near=query.near)
+    def picture(self, source: str, near: bool = False) -> Shown | None:
+        """The frame of a source that was judged last, and what the detector looked at; or null.
+
+        With `near` only what surrounds the cells that it saw, pixel for pixel if that fits.
+        """
+        return self._board.picture(source, near=near)
 
     @operation("GET", "/picture.jpg", "image/jpeg")
-    def picture_file(self, query: OfSource) -> Response:
+    def picture_file(self, source: str) -> Response:
         """The frame of a source that was judged last."""
-        shown = self._picture(query.source, near=False)
+        shown = self._board.picture(source, near=False)
         if shown is None:
-            raise HTTPException(404, "there is no picture of this source yet")
+            raise MissingError("there is no picture of this source yet")
         return Response(base64.b64decode(shown.jpeg), media_type="image/jpeg")
 
     @operation("GET", "/stream", "text/event-stream")
@@ -166,97 +122,125 @@ class Api:
         return StreamingResponse(self._follow(still), media_type="text/event-stream")
 
     @operation("GET", "/events")
-    def events(self, query: Page) -> Events:
-        """Events of streams and sources, newest first, page by page."""
-        found = self._store.events(**msgspec.structs.asdict(query))
-        return Events(found, found[-1].id if len(found) == query.limit else None)
+    def events(
+        self,
+        source: str | None = None,
+        verdict: StreamVerdict | None = None,
+        state: ReviewState | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        before: int | None = None,
+        limit: PageLength = PAGE,
+    ) -> Events:
+        """Events of streams and sources, newest first, page by page.
+
+        `since` and `until` are seconds since the Unix epoch, from the one to just before the other;
+        `before` is the number of an event: only what came before it.
+        """
+        found = self._store.events(
+            source=source,
+            verdict=verdict,
+            state=state,
+            since=since,
+            until=until,
+            before=before,
+            limit=limit,
+        )
+        return Events(found, found[-1].id if len(found) == limit else None)
 
     @operation("GET", "/events/{number}")
-    def event(self, query: Numbered) -> StoredEvent:
+    def event(self, number: int) -> StoredEvent:
         """One event."""
-        found = self._store.event(query.number)
+        found = self._store.event(number)
         if found is None:
-            raise HTTPException(404, "there is no such event; it may have grown too old")
+            raise MissingError("there is no such event; it may have grown too old")
         return found
 
     @operation("PUT", "/events/{number}/review", role="reviewer")
-    def review(self, query: Numbered, body: Review, user: User) -> StoredEvent:
+    def review(self, number: int, body: Review, user: User) -> StoredEvent:
         """Say what a stream's verdict was; this replaces what was said before."""
         by = user.name or body.by
         try:
-            found = self._store.review(query.number, body.state, body.note, by, time.time())
+            found = self._store.review(number, body.state, body.note, by, time.time())
         except KeyError:
-            raise HTTPException(404, "there is no such verdict to review") from None
+            raise MissingError("there is no such verdict to review") from None
         self._board.reviews += 1
-        what = f"event {query.number} of {found.event.source} as {body.state}"
+        what = f"event {number} of {found.event.source} as {body.state}"
         self._audit.note(User(by, user.role), "reviewed", what)
         return found
 
     @operation("GET", "/precision")
-    def precision(self, query: Since) -> Precision:
+    def precision(self, source: str | None = None, since: float | None = None) -> Precision:
         """How often reviewers confirmed and dismissed "generated"."""
-        return self._store.precision(query.source, query.since)
+        return self._store.precision(source, since)
 
     @operation("GET", "/snapshots/{name}", "image/jpeg")
-    def snapshot(self, query: File) -> Response:
-        """The frame that decided, as it was kept."""
-        path = self._snapshot(query.name)
+    def snapshot(self, name: str, small: bool = False) -> Response:
+        """The frame that decided, as it was kept; or a preview of 320 pixels."""
+        path = self._snapshot(name)
         if path is None:
-            raise HTTPException(404, "there is no such snapshot; it may have grown too old")
-        if query.small:
+            raise MissingError("there is no such snapshot; it may have grown too old")
+        if small:
             return Response(self._small(path), media_type="image/jpeg", headers=STAYS)
         return FileResponse(path, media_type="image/jpeg", headers=STAYS)
 
-    @operation("POST", "/sources/{source}/evidence", role="reviewer")
-    def keep_evidence(self, query: OfSource, user: User) -> Planned:
+    @operation("POST", "/sources/{source}/evidence", role="reviewer", told="asked for evidence of")
+    def keep_evidence(self, source: str, user: User) -> Planned:
         """Keep the video and judged pixels of now, as is done of a verdict "generated"."""
         if self._evidence is None:
-            raise HTTPException(404, "none is kept here: write [evidence] into the configuration")
+            raise MissingError("none is kept here: write [evidence] into the configuration")
         verdict = {one.source: one.verdict for one in self._board.overview().sources}
-        try:
-            name = self._evidence.ask(query.source, verdict[query.source], user.name)
-        except KeyError:
-            raise HTTPException(404, "there is no such source") from None
-        self._audit.note(user, "asked for evidence of", query.source)
+        if source not in verdict:
+            raise MissingError("there is no such source")
+        name = self._evidence.ask(source, verdict[source], user.name)
         return Planned(name, self._evidence.after)
 
     @operation("GET", "/evidence/{name}", "application/zip")
-    def package(self, query: Named) -> Response:
+    def package(self, name: str) -> Response:
         """A package of evidence, for `mpft evidence verify`."""
-        path = self._package(query.name)
-        return FileResponse(path, filename=query.name, media_type="application/zip", headers=STAYS)
+        path = self._package(name)
+        return FileResponse(path, filename=name, media_type="application/zip", headers=STAYS)
 
     @operation("GET", "/evidence/{name}/clip", "video/mp4")
-    def clip(self, query: Named) -> Response:
+    def clip(self, name: str) -> Response:
         """The video of a package, to be played in place."""
-        found = open_clip(self._package(query.name))
+        found = open_clip(self._package(name))
         if found is None:
-            raise HTTPException(404, "there is no video in this package; it says why")
+            raise MissingError("there is no video in this package; it says why")
         media, size, parts = found
         headers = {**STAYS, "Content-Length": str(size)}
         return StreamingResponse(parts, media_type=media, headers=headers)
 
-    @operation("GET", "/export", "application/zip")
-    def export(self, query: Selection, user: User) -> Response:
+    @operation("GET", "/export", "application/zip", told="exported reviewed frames")
+    def export(
+        self,
+        source: str | None = None,
+        verdict: StreamVerdict | None = None,
+        state: ReviewState | None = None,
+        since: float | None = None,
+        until: float | None = None,
+    ) -> Response:
         """Reviewed frames as a labelled data set: manifest.csv and the images that it names.
 
-        Confirmed verdicts have the label that they say, dismissed ones the other.
+        Confirmed verdicts have the label that they say, dismissed ones the other. Which events, is
+        said as at /events.
         """
-        self._audit.note(user, "exported", "reviewed frames")
+        wanted = partial(
+            self._store.events,
+            source=source,
+            verdict=verdict,
+            state=state,
+            since=since,
+            until=until,
+        )
         name = {"Content-Disposition": 'attachment; filename="reviewed.zip"'}
-        parts = zipped(self._store, query, self._snapshot)
+        parts = zipped(wanted, self._snapshot)
         return StreamingResponse(parts, media_type="application/zip", headers=name)
-
-    def _picture(self, source: str, *, near: bool) -> Shown | None:
-        try:
-            return self._board.picture(source, near=near)
-        except KeyError:
-            raise HTTPException(404, "there is no such source") from None
 
     def _package(self, name: str) -> Path:
         path = self._evidence.kept.find(name) if self._evidence is not None else None
         if path is None:
-            raise HTTPException(404, "there is no such package: it is to come, or grew too old")
+            raise MissingError("there is no such package: it is to come, or grew too old")
         return path
 
     def _snapshot(self, name: str) -> Path | None:

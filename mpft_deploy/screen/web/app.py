@@ -22,7 +22,8 @@ from mpft_deploy.screen.tell.metrics import CONTENT_TYPE, PrometheusMetrics
 from mpft_deploy.screen.web.access import Access, Gate
 from mpft_deploy.screen.web.api import PREFIX
 from mpft_deploy.screen.web.audit import Audit
-from mpft_deploy.screen.web.operations import as_json, openapi, read_body, refusal, routes
+from mpft_deploy.screen.web.operations import MissingError
+from mpft_deploy.screen.web.routes import as_json, openapi, read_body, refusal, routes
 from mpft_deploy.screen.web.sessions import DAYS
 
 POLICY = (
@@ -122,7 +123,7 @@ def dashboard(
             Route("/logout", log_out, methods=["POST"]),
             Route("/metrics", scrape),
             Route(f"{PREFIX}/openapi.json", description),
-            *routes(apis, PREFIX),
+            *routes(apis, PREFIX, audit),
             *_health(monitor),
         ],
         middleware=[Middleware(Gate, access=access, stranger=stranger)],
@@ -166,4 +167,5 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    return refusal(503 if isinstance(error, EnvironmentLacksError) else 400, str(error))
+    lacks, missing = isinstance(error, EnvironmentLacksError), isinstance(error, MissingError)
+    return refusal(503 if lacks else 404 if missing else 400, str(error))

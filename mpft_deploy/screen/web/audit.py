@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -11,9 +11,11 @@ from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.files import printable
 from mpft_deploy.screen.tell.config import Role
 from mpft_deploy.screen.tell.store import Store
-from mpft_deploy.screen.web.operations import Parameters, User, operation
+from mpft_deploy.screen.web.operations import User, operation
 
 logger = logging.getLogger(__name__)
+
+PageLength: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=200)]
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -34,13 +36,6 @@ class Entries(msgspec.Struct, frozen=True):
     next: int | None
 
 
-class AuditPage(Parameters, frozen=True):
-    """before: the number of an entry; only what came before it."""
-
-    before: int | None = None
-    limit: Annotated[int, msgspec.Meta(ge=1, le=200)] = 50
-
-
 class Audit:
     """Keeps it in a store, as long as that keeps events."""
 
@@ -59,11 +54,16 @@ class Audit:
             logger.error("who did that stands in this log alone: %s", error)
 
     @operation("GET", "/audit", role="admin")
-    def audit(self, query: AuditPage) -> Entries:
-        """Who changed what, logged in and out, tried sources and took exports."""
-        before = "" if query.before is None else "WHERE id < ?"
-        values = [value for value in (query.before, query.limit) if value is not None]
-        sql = f"SELECT id, at, user, role, action, object FROM audit {before} "
-        rows = self._store.rows(sql + "ORDER BY id DESC LIMIT ?", *values)
+    def audit(self, before: int | None = None, limit: PageLength = 50) -> Entries:
+        """Who changed what, logged in and out, tried sources and took exports.
+
+        `before` is the number of an entry: only what came before it.
+        """
+        rows = self._store.rows(
+            "SELECT id, at, user, role, action, object FROM audit WHERE ?1 IS NULL OR id < ?1 "
+            "ORDER BY id DESC LIMIT ?2",
+            before,
+            limit,
+        )
         found = [Entry(*row) for row in rows]
-        return Entries(found, found[-1].id if len(found) == query.limit else None)
+        return Entries(found, found[-1].id if len(found) == limit else None)

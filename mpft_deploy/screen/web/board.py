@@ -24,6 +24,7 @@ from mpft_deploy.screen.streams.records import (
 )
 from mpft_deploy.screen.tell.config import Live
 from mpft_deploy.screen.tell.snapshots import encode_jpeg
+from mpft_deploy.screen.web.operations import MissingError
 from mpft_deploy.views import Window
 
 HISTORY = 300
@@ -219,7 +220,7 @@ class Board:
             return {name: points.points() for name, points in self._history.items()}
 
     def picture(self, source: str, *, near: bool) -> Shown | None:
-        """The last judged frame of a source; a KeyError for an unknown name.
+        """The last judged frame of a source; a MissingError for an unknown name.
 
         Args:
             near: only what surrounds the cells that the detector saw, pixel for pixel if it fits.
@@ -227,7 +228,7 @@ class Board:
         with self._lock:
             slot, judged = self._slots.get(source), self._judged.get(source)
         if slot is None:
-            self._monitor.picture(source)  # a KeyError for an unknown name
+            self._picture(source)
             with self._lock:
                 slot = self._slots.setdefault(source, _Slot())
         with slot.lock:
@@ -237,13 +238,19 @@ class Board:
                 or time.monotonic() - kept.made < PICTURE_SECONDS
             ):
                 return kept.shown
-            picture = self._monitor.picture(source)
+            picture = self._picture(source)
             if picture is None:
                 return None
             with self._encoding:  # one at a time: visitors get one core at the most
                 shown = _encode(picture, near=near)
             slot.encoded[near] = _Encoded(time.monotonic(), judged, shown)
             return shown
+
+    def _picture(self, source: str) -> Picture | None:
+        try:
+            return self._monitor.picture(source)
+        except KeyError:
+            raise MissingError("there is no such source") from None
 
     def _forget(self, gone: Callable[[str], bool]) -> None:
         """Keep nothing of sources that are gone; under the lock."""

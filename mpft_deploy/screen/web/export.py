@@ -7,15 +7,9 @@ import io
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import msgspec
 
 from mpft_deploy.screen.streams.records import StreamEvent
-from mpft_deploy.screen.tell.store import Store, StoredEvent
-
-if TYPE_CHECKING:
-    from mpft_deploy.screen.web.api import Selection
+from mpft_deploy.screen.tell.store import StoredEvent
 
 PAGE = 200
 
@@ -34,15 +28,20 @@ def label_of(stored: StoredEvent) -> str | None:
 
 
 def zipped(
-    store: Store, selection: Selection, find: Callable[[str], Path | None]
+    events: Callable[..., list[StoredEvent]], find: Callable[[str], Path | None]
 ) -> Iterator[bytes]:
-    """A ZIP file in parts: manifest.csv and images/, of events that have a label and a frame."""
+    """A ZIP file in parts: manifest.csv and images/, of events that have a label and a frame.
+
+    Args:
+        events: gives so many, newest first, before that of a number; see `Store.events`.
+        find: the file of a snapshot.
+    """
     parts = _Parts()
     lines = io.StringIO()
     manifest = csv.writer(lines)
     manifest.writerow(("path", "label", "set", "source", "event", "reviewed_by", "note"))
     with zipfile.ZipFile(parts, "w") as archive:
-        for stored in _all(store, selection):
+        for stored in _all(events):
             label, path = label_of(stored), find(stored.snapshot or "")
             if label is None or path is None:
                 continue
@@ -58,10 +57,9 @@ def zipped(
     yield parts.take()
 
 
-def _all(store: Store, selection: Selection) -> Iterator[StoredEvent]:
+def _all(events: Callable[..., list[StoredEvent]]) -> Iterator[StoredEvent]:
     before = None
-    wanted = msgspec.structs.asdict(selection)
-    while found := store.events(**wanted, before=before, limit=PAGE):
+    while found := events(before=before, limit=PAGE):
         yield from found
         before = found[-1].id
 

@@ -24,8 +24,6 @@ from mpft_deploy.screen.web.app import POLICY, dashboard
 from mpft_deploy.screen.web.audit import Audit
 from mpft_deploy.screen.web.board import Board
 from mpft_deploy.screen.web.connection import HEAD_BYTES, PATIENCE, Connection, without_chunks
-from mpft_deploy.screen.web.managed import ManagedSources
-from mpft_deploy.screen.web.own import OwnSessions
 
 THREADS = 8
 """In which pages that wait for the engine or a disk are made."""
@@ -112,9 +110,7 @@ class Dashboard(Server):
         # Half of the connections stay free for short requests.
         audit, access = Audit(sinks.store), Access(http, sinks.store)
         api = Api(self.board, sinks, audit, http.clients // 2, managed=manager is not None)
-        apis: list[object] = [api, audit, OwnSessions(access, audit)]
-        if manager is not None:
-            apis.append(ManagedSources(manager, manager.teacher, audit))
+        apis = [one for one in (api, audit, access, manager) if one is not None]
         app = dashboard(apis, access, audit, self.metrics, monitor)
         policy = POLICY if live is None else f"{POLICY}; frame-src {live.origin}"
         super().__init__("http", app, http.bind(), http.clients, policy)

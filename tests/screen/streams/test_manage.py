@@ -16,7 +16,7 @@ from engines import read_pictures
 from telling import eventually, frame_event, source_event, stream_event
 
 from mpft_deploy.errors import InputError, UsageError
-from mpft_deploy.screen.manage import Manager
+from mpft_deploy.screen.manage import Manager, Minutes
 from mpft_deploy.screen.streams.config import read_config
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.teach import Frames, Teacher
@@ -439,10 +439,10 @@ def test_what_is_taught_disturbs_no_other_source(service: Callable[..., Service]
     one = service()
     one.manager.add(CAMERA)
     hall, dock = decisions(one)
-    one.manager.teach("dock", 10)
+    one.manager.teach("dock", Minutes(minutes=10))
     for second in range(601):
         one.teacher.send(frame_event(second, "dock", captured=float(second)))
-    one.manager.learn("dock", one.teacher.accept)
+    one.manager.accept("dock")
     now = decisions(one)
     assert now[0] is hall
     assert now[1] is not dock

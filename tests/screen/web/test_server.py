@@ -487,7 +487,7 @@ def test_who_did_what_is_kept_in_pages(monitor: DemoMonitor) -> None:
     told = [(row["user"], row["action"], row["object"]) for row in page["entries"]]
     assert told == [
         ("Ann", "logged out", ""),
-        ("Ann", "exported", "reviewed frames"),
+        ("Ann", "exported reviewed frames", ""),
         ("Ann", "reviewed", "event 1 of gate as confirmed"),
         ("Ann", "logged in", ""),
     ]
@@ -578,7 +578,7 @@ def test_slow_requests_are_cut_off(
     monitor: DemoMonitor, monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
     monkeypatch.setattr(connection, "PATIENCE", 0.3)
-    monkeypatch.setattr("mpft_deploy.screen.web.operations.PATIENCE", 0.3)
+    monkeypatch.setattr("mpft_deploy.screen.web.routes.PATIENCE", 0.3)
     server = serve(monitor, Http(address="127.0.0.1:0"), Sinks())
     guest = knock(server, begun)
     ended = threading.Event()
