@@ -93,7 +93,7 @@ class Subscriber:
         assert self._ready.wait(10)
 
     def _keep(self, client: Any, data: Any, message: Any) -> None:
-        text = message.payload.decode()
+        text = message.payload.decode("utf-8", "replace")
         self.messages.append((message.topic, text))
         self.latest[message.topic] = text
 

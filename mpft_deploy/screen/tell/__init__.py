@@ -52,6 +52,7 @@ def open_sinks(
             from mpft_deploy.screen.tell.snapshots import SnapshotSink
 
             opened.snapshots = SnapshotSink(config.snapshots, evidence, opened.store)
+        folder = None if opened.snapshots is None else opened.snapshots.kept.folder
         if config.jsonl is not None:
             from mpft_deploy.screen.tell.jsonl import JsonLines
 
@@ -63,13 +64,12 @@ def open_sinks(
         if config.notify is not None:
             from mpft_deploy.screen.tell.notify import NotifySink
 
-            folder = None if opened.snapshots is None else opened.snapshots.kept.folder
             for number in range(len(config.notify.addresses())):
                 opened.append(NotifySink(config.notify, number, opened.store, folder))
         if config.mqtt is not None:
             from mpft_deploy.screen.tell.mqtt import MqttSink
 
-            opened.append(MqttSink(config.mqtt, sources))
+            opened.append(MqttSink(config.mqtt, sources, folder))
     except BaseException:
         opened.close(0.5)
         raise

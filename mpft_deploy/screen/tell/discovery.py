@@ -1,4 +1,4 @@
-"""Messages by which Home Assistant learns of a source: a device with five entities.
+"""The message by which Home Assistant (2024.11 or later) learns of a source and its entities.
 
 The format is https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery.
 """
@@ -11,6 +11,7 @@ from typing import Any, get_args
 from mpft_deploy import __version__
 from mpft_deploy.files import sha256
 from mpft_deploy.screen.streams.records import State
+from mpft_deploy.spec import StreamVerdict
 
 
 def slug(source: str) -> str:
@@ -24,12 +25,84 @@ def identity(prefix: str, source: str) -> str:
     return f"{slug(prefix)}_{slug(source)}"
 
 
-def entities(prefix: str, source: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """Home Assistant's components of a source: component, key and discovery message."""
+def device(prefix: str, source: str, *, region: bool, pictures: bool) -> dict[str, Any]:
+    """What Home Assistant is told of a source, or of a region of one.
+
+    Args:
+        region: whether it is one: its events are told of its source.
+        pictures: whether there are some.
+    """
     base, name = f"{prefix}/{slug(source)}", identity(prefix, source)
     bridge = {"topic": f"{prefix}/availability"}
-    common = {
-        "state_topic": f"{base}/state",
+    live = {"availability": [bridge, {"topic": f"{base}/availability"}], "availability_mode": "all"}
+    always = {"availability": [bridge]}
+    verdicts, states = get_args(StreamVerdict), get_args(State)
+    parts: dict[str, dict[str, Any]] = {
+        "generated": {
+            **live,
+            "platform": "binary_sensor",
+            "name": "Generated",
+            "device_class": "problem",
+            # "None" is how Home Assistant writes unknown.
+            "value_template": "{{ {'generated': 'ON', 'no sign': 'OFF'}"
+            ".get(value_json.verdict, 'None') }}",
+        },
+        "verdict": {
+            **live,
+            "platform": "sensor",
+            "name": "Verdict",
+            "device_class": "enum",
+            "options": verdicts,
+            "value_template": "{{ value_json.verdict }}",
+        },
+        "probability": {
+            **live,
+            "platform": "sensor",
+            "name": "Probability of generated",
+            "unit_of_measurement": "%",
+            "state_class": "measurement",
+            "value_template": "{{ (100 * value_json.probability) | round(1) "
+            "if value_json.probability is defined else 'None' }}",
+        },
+        "frame_age": {
+            **always,
+            "platform": "sensor",
+            "name": "Frame age at verdict",
+            "entity_category": "diagnostic",
+            "device_class": "duration",
+            "unit_of_measurement": "ms",
+            "value_template": "{{ value_json.frame_age_ms "
+            "if value_json.frame_age_ms is defined else 'None' }}",
+        },
+        "state": {
+            **always,
+            "platform": "sensor",
+            "name": "Connection",
+            "entity_category": "diagnostic",
+            "device_class": "enum",
+            "options": states,
+            "value_template": "{{ value_json.state | default('connecting') }}",
+        },
+    }
+    if pictures:
+        parts["picture"] = {
+            **always,
+            "platform": "image",
+            "name": "Frame that decided",
+            "content_type": "image/jpeg",
+            "image_topic": f"{base}/picture",
+        }
+    if not region:
+        parts["event"] = {
+            **always,
+            "platform": "event",
+            "name": "Change",
+            "event_types": [*verdicts, *states, "removed"],
+            "state_topic": f"{base}/event",
+            "value_template": "{{ dict(value_json, event_type=value_json.verdict "
+            "if value_json.event == 'stream' else value_json.state) | to_json }}",
+        }
+    return {
         "device": {
             "identifiers": [name],
             "name": source,
@@ -38,72 +111,8 @@ def entities(prefix: str, source: str) -> list[tuple[str, str, dict[str, Any]]]:
             "sw_version": __version__,
         },
         "origin": {"name": "mpft-deploy", "sw": __version__},
+        "state_topic": f"{base}/state",
+        "components": {
+            f"{name}_{key}": {**part, "unique_id": f"{name}_{key}"} for key, part in parts.items()
+        },
     }
-    while_live = {"availability": [bridge, {"topic": f"{base}/availability"}], **common}
-    always = {"availability": [bridge], **common, "entity_category": "diagnostic"}
-    entities: list[tuple[str, str, dict[str, Any]]] = [
-        (
-            "binary_sensor",
-            "generated",
-            {
-                **while_live,
-                "name": "Generated",
-                "device_class": "problem",
-                # "None" is how Home Assistant writes unknown.
-                "value_template": "{{ {'generated': 'ON', 'no sign': 'OFF'}"
-                ".get(value_json.verdict, 'None') }}",
-                "availability_mode": "all",
-            },
-        ),
-        (
-            "sensor",
-            "verdict",
-            {
-                **while_live,
-                "name": "Verdict",
-                "device_class": "enum",
-                "options": ["no sign", "generated", "unsure"],
-                "value_template": "{{ value_json.verdict }}",
-                "availability_mode": "all",
-            },
-        ),
-        (
-            "sensor",
-            "probability",
-            {
-                **while_live,
-                "name": "Probability of generated",
-                "unit_of_measurement": "%",
-                "state_class": "measurement",
-                "value_template": "{{ (100 * value_json.probability) | round(1) "
-                "if value_json.probability is defined else 'None' }}",
-                "availability_mode": "all",
-            },
-        ),
-        (
-            "sensor",
-            "frame_age",
-            {
-                **always,
-                "name": "Frame age at verdict",
-                "device_class": "duration",
-                "unit_of_measurement": "ms",
-                "value_template": "{{ value_json.frame_age_ms "
-                "if value_json.frame_age_ms is defined else 'None' }}",
-            },
-        ),
-        (
-            "sensor",
-            "state",
-            {
-                **always,
-                "name": "Connection",
-                "device_class": "enum",
-                "options": list(get_args(State)),
-                "value_template": "{{ value_json.state | default('connecting') }}",
-            },
-        ),
-    ]
-    for _, key, payload in entities:
-        payload["unique_id"] = payload["object_id"] = f"{name}_{key}"
-    return entities

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,7 +18,7 @@ from mpft_deploy.files import display, printable
 from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
 from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.config import Mqtt
-from mpft_deploy.screen.tell.discovery import entities, identity, slug
+from mpft_deploy.screen.tell.discovery import device, identity, slug
 from mpft_deploy.screen.tell.stats import SinkStats, Trouble, Worker
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ MAX_WAITING = 1000
 
 PATIENCE = 5.0
 """Seconds that a broker which came back gets for what it missed, before it is told the states."""
+
+PICTURE_SECONDS = 5.0
+"""How long the picture of an event is waited for, which another thread writes."""
 
 QUEUE_FULL = 15
 """paho's MQTT_ERR_QUEUE_SIZE."""
@@ -60,6 +65,7 @@ class MqttSink:
 
     Args:
         sources: names of those that are screened now.
+        folder: where snapshots are; None where there are none.
         longest_wait: seconds between attempts to connect, at most; the first is 1.
     """
 
@@ -69,11 +75,14 @@ class MqttSink:
         self,
         config: Mqtt,
         sources: Callable[[], Collection[str]] = tuple,
+        folder: Path | None = None,
         *,
         longest_wait: int = 15,
     ) -> None:
         client = _client(config)
         self._config, self._client, self._sources = config, client, sources
+        self._folder = folder
+        self._pictures: dict[str, tuple[Path, float]] = {}  # to be told of, and until when
         self._trouble, self._closing = Trouble(logger), False
         self._asked = False
         self._introduced = float("-inf")  # to one that said it started
@@ -150,10 +159,13 @@ class MqttSink:
                 self._take_back(event.stream)
             else:
                 self._note_all(event)
+            if self._folder is not None and isinstance(event, StreamEvent) and event.snapshot:
+                awaited = self._folder / event.snapshot, time.monotonic() + PICTURE_SECONDS
+                self._pictures |= dict.fromkeys((event.source, event.stream), awaited)
             if not isinstance(event, FrameEvent):
                 self._publish(
                     self._topic(slug(event.source), "event"),
-                    msgspec.json.encode(event).decode(),
+                    msgspec.json.encode(event),
                     retain=False,
                 )
         self._look()
@@ -194,6 +206,12 @@ class MqttSink:
         if self._asked and now - self._introduced >= AGAIN:
             self._introduced = now
             self._introduce_all()
+        for source, (path, end) in list(self._pictures.items()):
+            if self._client.is_connected() and (path.exists() or now > end):
+                del self._pictures[source]
+                with contextlib.suppress(OSError):  # the disk was full, or it grew too old
+                    picture = path.read_bytes()
+                    self._publish(self._topic(slug(source), "picture"), picture, retain=True)
         if now > self._swept:
             self._swept = float("inf")
             self._client.unsubscribe(self._topic("+", "state"))
@@ -208,24 +226,22 @@ class MqttSink:
         """Have the broker and Home Assistant forget a source: retained messages without content."""
         self._states.pop(source, None)
         self._told.pop(source, None)
-        topics = [topic for topic, _ in self._discovery(source)]
+        self._pictures.pop(source, None)
+        self._publish_device(source, b"")
         # The state goes last: by it a source is known that was not taken back whole.
-        topics += [self._topic(slug(source), leaf) for leaf in ("availability", "state")]
-        for topic in topics:
-            self._publish(topic, "", retain=True)
+        for leaf in ("picture", "availability", "state"):
+            self._publish(self._topic(slug(source), leaf), b"", retain=True)
 
     def _introduce(self, source: str) -> None:
-        for topic, payload in self._discovery(source):
-            self._publish(topic, msgspec.json.encode(payload).decode(), retain=True)
+        region, pictures = "part_of" in self._states[source], self._folder is not None
+        message = device(self._config.prefix, source, region=region, pictures=pictures)
+        self._publish_device(source, msgspec.json.encode(message))
         self._tell_state(source)
 
-    def _discovery(self, source: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Topic and content of each discovery message of a source."""
-        if self._config.discovery_prefix:
-            device = identity(self._config.prefix, source)
-            for component, key, payload in entities(self._config.prefix, source):
-                topic = f"{self._config.discovery_prefix}/{component}/{device}/{key}/config"
-                yield topic, payload
+    def _publish_device(self, source: str, message: bytes) -> None:
+        if prefix := self._config.discovery_prefix:
+            topic = f"{prefix}/device/{identity(self._config.prefix, source)}/config"
+            self._publish(topic, message, retain=True)
 
     def _tell_state(self, source: str) -> None:
         state = self._states[source]
@@ -233,14 +249,12 @@ class MqttSink:
         live = state.get("state", "live") in ("live", "frozen")
         available = "online" if live else "offline"
         self._publish(self._topic(slug(source), "availability"), available, retain=True)
-        self._publish(
-            self._topic(slug(source), "state"), msgspec.json.encode(state).decode(), retain=True
-        )
+        self._publish(self._topic(slug(source), "state"), msgspec.json.encode(state), retain=True)
 
     def _topic(self, name: str, leaf: str) -> str:
         return f"{self._config.prefix}/{name}/{leaf}"
 
-    def _publish(self, topic: str, payload: str, *, retain: bool) -> None:
+    def _publish(self, topic: str, payload: str | bytes, *, retain: bool) -> None:
         info = self._client.publish(topic, payload, qos=1, retain=retain)
         if info.rc == QUEUE_FULL:
             self._refused += 1

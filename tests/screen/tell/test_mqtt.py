@@ -13,8 +13,10 @@ from broker import PASSWORD, Broker, Subscriber, require_broker
 from telling import Network, eventually, frame_event, source_event, stream_event
 
 from mpft_deploy.screen.tell.config import Mqtt
-from mpft_deploy.screen.tell.discovery import entities, slug
+from mpft_deploy.screen.tell.discovery import device, slug
 from mpft_deploy.screen.tell.mqtt import MqttSink
+
+MAIN = slug("Main street")
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +31,14 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
     one.down()
 
 
-def open_sink(broker: Broker, sources: Any = lambda: ["gate"], **changes: Any) -> MqttSink:
+def open_sink(
+    broker: Broker,
+    sources: Any = lambda: ["gate"],
+    folder: Path | None = None,
+    **changes: Any,
+) -> MqttSink:
     fields = {"host": "127.0.0.1", "port": broker.port, "interval": 0.0}
-    return MqttSink(Mqtt(**{**fields, **changes}), sources, longest_wait=1)
+    return MqttSink(Mqtt(**{**fields, **changes}), sources, folder, longest_wait=1)
 
 
 def test_states_events_and_discovery(broker: Broker) -> None:
@@ -53,14 +60,17 @@ def test_states_events_and_discovery(broker: Broker) -> None:
     eventually(lambda: listener.latest.get("mpft/availability") == "online")
     assert listener.latest["mpft/gate/availability"] == "online"
     eventually(lambda: listener.ids("mpft/gate/event") == ["s000001", "e000003"])
-    configs = {t: json.loads(m) for t, m in listener.latest.items() if t.endswith("/config")}
-    assert {topic.split("/")[1] for topic in configs} == {"binary_sensor", "sensor"}
-    assert len(configs) == 5
-    for config in configs.values():
-        assert config["state_topic"] == "mpft/gate/state"
-        assert config["device"]["name"] == "gate"
-        assert {"topic": "mpft/availability"} in config["availability"]
-    assert len({config["unique_id"] for config in configs.values()}) == 5
+    config = json.loads(listener.latest["homeassistant/device/mpft_gate/config"])
+    assert config["state_topic"] == "mpft/gate/state"
+    assert config["device"]["name"] == "gate"
+    parts = {
+        part["unique_id"].removeprefix("mpft_gate_"): part for part in config["components"].values()
+    }
+    assert len(parts) == 6
+    assert all({"topic": "mpft/availability"} in part["availability"] for part in parts.values())
+    # Without snapshots there is no picture to come.
+    assert {part["platform"] for part in parts.values()} == {"binary_sensor", "sensor", "event"}
+    assert parts["event"]["state_topic"] == "mpft/gate/event"
     eventually(lambda: sink.stats().waiting == 0)
     sink.close(2)
     eventually(lambda: listener.latest["mpft/availability"] == "offline")
@@ -158,7 +168,7 @@ def test_events_wait_for_a_broker_that_comes_late(tmp_path: Path) -> None:
 def test_home_assistant_starts_and_asks_again(broker: Broker) -> None:
     listener, sink = Subscriber(broker.port), open_sink(broker)
     sink.send(source_event(1))
-    topic = "homeassistant/sensor/mpft_gate/state/config"
+    topic = "homeassistant/device/mpft_gate/config"
     eventually(lambda: topic in listener.latest)
     before = sum(name == topic for name, _ in listener.messages)
     listener.client.publish("homeassistant/status", "online", qos=1)
@@ -181,17 +191,19 @@ def test_a_source_that_is_removed_is_forgotten(broker: Broker) -> None:
     for name in ("gate", "Main street"):
         sink.send(source_event(1, name))
         sink.send(frame_event(2, name))
-    eventually(lambda: len([t for t in retained(broker) if t.endswith("/config")]) == 10)
+    eventually(lambda: len([t for t in retained(broker) if t.endswith("/config")]) == 2)
     listener = Subscriber(broker.port)
     sink.send(source_event(3, state="removed", previous="live"))
     eventually(lambda: sink.stats().waiting == 0)
     left = retained(broker)
     assert not [topic for topic in left if "gate" in topic]
-    assert len([topic for topic in left if topic.endswith("/config")]) == 5
+    assert [t for t in left if t.endswith("/config")] == [
+        f"homeassistant/device/mpft_{MAIN}/config"
+    ]
     eventually(lambda: listener.ids("mpft/gate/event") == ["s000003"])
     # It may come back.
     sink.send(source_event(4))
-    eventually(lambda: "homeassistant/sensor/mpft_gate/state/config" in retained(broker))
+    eventually(lambda: "homeassistant/device/mpft_gate/config" in retained(broker))
     sink.close(2)
     listener.close()
 
@@ -203,16 +215,14 @@ def test_what_an_earlier_run_left_is_taken_back(broker: Broker) -> None:
         sink.send(source_event(1, name))
     neighbour.send(source_event(1, "old"))
     eventually(lambda: sink.stats().waiting == neighbour.stats().waiting == 0)
-    eventually(lambda: len([t for t in retained(broker) if t.endswith("/config")]) == 20)
+    eventually(lambda: len([t for t in retained(broker) if t.endswith("/config")]) == 4)
     sink.close(2)
     before = retained(broker)
     sink = open_sink(broker, lambda: ["gate", "yard"])
     eventually(lambda: "mpft/old/state" not in retained(broker))
     eventually(lambda: sink.stats().waiting == 0)
     left = retained(broker)
-    gone = {"mpft/old/state", "mpft/old/availability"}
-    gone |= {t for t in before if t.startswith("homeassistant") and "/mpft_old/" in t}
-    assert len(gone) == 7
+    gone = {"mpft/old/state", "mpft/old/availability", "homeassistant/device/mpft_old/config"}
     # Neither a source that has not told anything yet, nor what others told, is touched.
     assert before.keys() - left.keys() == gone
     sink.close(2)
@@ -225,7 +235,7 @@ def test_a_home_assistant_that_starts_all_the_time_is_introduced_now_and_then(
     monkeypatch.setattr("mpft_deploy.screen.tell.mqtt.AGAIN", 2.0)
     listener, sink = Subscriber(broker.port), open_sink(broker)
     sink.send(source_event(1))
-    topic = "homeassistant/sensor/mpft_gate/state/config"
+    topic = "homeassistant/device/mpft_gate/config"
     eventually(lambda: topic in listener.latest)
     listener.messages.clear()
     for number in range(300):
@@ -267,6 +277,36 @@ def test_names_as_topics_stay_apart() -> None:
 
 
 def test_discovery_of_two_screeners_stays_apart() -> None:
-    first = {payload["unique_id"] for _, _, payload in entities("mpft", "gate")}
-    second = {payload["unique_id"] for _, _, payload in entities("attic/mpft", "gate")}
-    assert not first & second
+    first = device("mpft", "gate", region=False, pictures=True)
+    second = device("attic/mpft", "gate", region=False, pictures=True)
+    assert not first["components"].keys() & second["components"].keys()
+    assert first["device"]["identifiers"] != second["device"]["identifiers"]
+
+
+def test_the_frame_that_decided_is_told_and_taken_back(broker: Broker, tmp_path: Path) -> None:
+    listener, sink = Subscriber(broker.port), open_sink(broker, folder=tmp_path)
+    sink.send(source_event(1))
+    sink.send(stream_event(2, snapshot="a.jpg"))
+    sink.send(stream_event(3, region="left", snapshot="b.jpg", source_verdict="generated"))
+    eventually(lambda: "e000003" in listener.ids("mpft/gate/event"))
+    assert "mpft/gate/picture" not in listener.latest  # it is written by another thread
+    (tmp_path / "b.jpg").write_bytes(b"a picture")
+    region = slug("gate/left")
+    for name in ("gate", region):
+        eventually(lambda name=name: listener.latest.get(f"mpft/{name}/picture") == "a picture")
+    [shown] = [
+        part
+        for part in json.loads(listener.latest["homeassistant/device/mpft_gate/config"])[
+            "components"
+        ].values()
+        if part["platform"] == "image"
+    ]
+    assert shown["image_topic"] == "mpft/gate/picture"
+    parts = json.loads(listener.latest[f"homeassistant/device/mpft_{region}/config"])["components"]
+    assert "event" not in {
+        part["platform"] for part in parts.values()
+    }  # they are told of its source
+    sink.send(source_event(4, state="removed", previous="live"))
+    eventually(lambda: "mpft/gate/picture" not in retained(broker))
+    sink.close(2)
+    listener.close()
