@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -129,3 +133,56 @@ def test_events_that_were_lost_show() -> None:
     metrics = PrometheusMetrics()
     metrics.watch(Losing(demo_sources(1, generated=0, down=0)), [], {})
     assert value(samples(metrics.text()), "mpft_events_lost_total") == 7
+
+
+MONITORING = Path(__file__).resolve().parents[3] / "deploy" / "monitoring"
+
+
+def expressions() -> list[str]:
+    """Of the alert rules and of the dashboard, with its variables filled in."""
+    yaml = pytest.importorskip("yaml")
+    [group] = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"]
+    board = json.loads((MONITORING / "grafana.json").read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    found = [rule["expr"] for rule in group["rules"]] + queries
+    assert len(found) > 20
+    return [re.sub(r"\$(instance|source)\b", ".*", one) for one in found]
+
+
+def test_alerts_and_dashboard_ask_for_what_there_is(tmp_path: Path) -> None:
+    monitor = DemoMonitor(demo_sources(2))
+    monitor.step(1.7e9)
+    next(iter(monitor.sources.values())).dropped = {"overload": 7}
+    lossy = JsonLines(Jsonl(path=str(tmp_path / "events.jsonl")))
+    lossy.close(1)
+    lossy.send(source_event(1))  # is counted as lost
+    metrics = PrometheusMetrics()
+    metrics.watch(monitor, [lossy], {})
+    for event in (frame_event(1), stream_event(2)):
+        metrics.observe_event(event)
+    metrics.observe_stage("engine", 0.1)
+    exported: dict[str, set[str]] = {}
+    for name, labels in samples(metrics.text()):
+        exported.setdefault(name, {"instance", "job"}).update(dict(labels))
+    for text in expressions():
+        selectors = re.findall(r"(mpft_\w+)(?:\{(.*?)\})?", text)
+        assert selectors or text.startswith("up{"), text
+        for name, matchers in selectors:
+            assert name in exported, text
+            assert set(re.findall(r"(\w+)(?:=|!)", matchers)) <= exported[name], text
+        grouped = re.findall(r"by \((.*?)\)", text)
+        names = {label for labels in grouped for label in labels.split(", ")}
+        assert names <= set().union(*(exported[name] for name, _ in selectors)), text
+
+
+def test_prometheus_finds_nothing_wrong(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed: apt install prometheus")
+    rules = [{"record": f"r{number}", "expr": one} for number, one in enumerate(expressions())]
+    (tmp_path / "rules.json").write_text(json.dumps({"groups": [{"name": "all", "rules": rules}]}))
+    for path in (MONITORING / "alerts.yml", tmp_path / "rules.json"):
+        done = subprocess.run(
+            [promtool, "check", "rules", str(path)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
