@@ -152,3 +152,32 @@ def test_the_container_installs_what_it_says() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for extra in extras.partition("=")[2].split(","):
         assert f"\n{extra} = [" in project
+
+
+def test_a_group_of_cameras_on_kubernetes() -> None:
+    yaml = pytest.importorskip("yaml")
+    folder = ROOT / "deploy" / "kubernetes"
+    if shutil.which("kubectl"):
+        built = subprocess.run(
+            ["kubectl", "kustomize", str(folder / "entrances")], capture_output=True, text=True
+        )
+        assert built.returncode == 0, built.stderr
+        text = built.stdout
+    else:  # without the prefix and what is made of cameras.toml
+        text = (folder / "screen" / "screen.yaml").read_text(encoding="utf-8")
+    parts = {one["kind"]: one for one in yaml.safe_load_all(text)}
+    environment = {"CAMERA_USER": "viewer", "CAMERA_PASSWORD": "p4ssw0rd"}
+    config = read_config(folder / "entrances" / "cameras.toml", environment)
+    assert config.tell.http is not None
+    assert config.tell.health is not None
+    pod = parts["Deployment"]["spec"]["template"]
+    [container] = pod["spec"]["containers"]
+    ports = {one["name"]: one["containerPort"] for one in container["ports"]}
+    assert ports == {"http": config.tell.http.bind()[1], "health": config.tell.health.bind()[1]}
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"] == {"path": "/livez", "port": "health"}
+    mounts = {one["mountPath"] for one in container["volumeMounts"]}
+    assert {str(Path(config.tell.http.token_file).parent), "/var/lib/mpft", "/etc/mpft"} <= mounts
+    assert parts["Deployment"]["spec"]["strategy"] == {"type": "Recreate"}  # one for one store
+    assert parts["Service"]["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    assert container["securityContext"]["readOnlyRootFilesystem"]
