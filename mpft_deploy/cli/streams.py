@@ -141,6 +141,7 @@ def run_streams(
                 flags.reload.clear()
                 _reload(manager, checked)
             watch.tick()
+            manager.tick()
             if watch.alive():
                 notifier.alive()
             flags.stop.wait(_TICK)

@@ -77,8 +77,8 @@ def teach(
         for stream, judged in _judge(screener, config, source, start, limit).items():
             frames.setdefault(stream, []).extend(judged)
     learnt = {
-        stream: learn(frames.get(stream, []), screener.calibration, read.seal, time.time())
-        for stream in known[name].streams
+        stream: learn(frames.get(stream, []), screener.calibration, read.seal, time.time(), box)
+        for stream, box in known[name].boxes.items()
     }
     for stream, baseline in learnt.items():
         write_baseline(target, stream, baseline)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -15,10 +16,11 @@ import msgspec
 
 from mpft_deploy.errors import MpftError, UsageError
 from mpft_deploy.screen.streams.address import PORTS, parse, redact
-from mpft_deploy.screen.streams.areas import Areas
+from mpft_deploy.screen.streams.areas import Areas, Box
 from mpft_deploy.screen.streams.baseline import Baseline
 from mpft_deploy.screen.streams.config import Config, named, read_source
 from mpft_deploy.screen.streams.doctor import Found, look
+from mpft_deploy.screen.streams.hours import within
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.watch import Watch
 from mpft_deploy.screen.teach import Lesson, Teacher
@@ -33,6 +35,12 @@ LONGEST_ADDRESS = 2000
 
 AT_ONCE = 2
 """Sources that are tried at a time."""
+
+RESTS = "not in its hours"
+"""Why a source is paused that has some."""
+
+SHOWN = ("decode", "hours", "group")
+"""Settings that the page shows."""
 
 
 Origin = Literal["file", "store", "both"]
@@ -63,6 +71,7 @@ class Managed(msgspec.Struct, frozen=True):
         lesson: that is under way, or waits to be accepted.
         fixed: whether its settings name regions or masks: those count, and none can be drawn.
         problem: why the store's settings are not used; else empty.
+        decode, hours, group: as its settings say.
     """
 
     source: str
@@ -74,6 +83,9 @@ class Managed(msgspec.Struct, frozen=True):
     kept: int = 0
     lesson: Lesson | None = None
     fixed: bool = False
+    decode: str | float = ""
+    hours: tuple[str, ...] = ()
+    group: str = ""
 
 
 class Manager:
@@ -105,9 +117,16 @@ class Manager:
         self._problems: dict[str, str] = {}
         self._sources: tuple[SourceSettings, ...] = ()
         self._fixed: set[str] = set()
+        self._rested: set[str] = set()
         self._baselines: dict[str, Baseline] = {}
-        self._streams: dict[str, list[str]] = {}
+        self._boxes: dict[str, dict[str, Box | None]] = {}
         self._apply()
+
+    def tick(self) -> None:
+        """Pause and resume what has hours; to be called every second or so."""
+        with self._lock:
+            if self._resting() != self._rested:
+                self._apply()
 
     def reload(self, config: Config) -> None:
         """Take another configuration of the file."""
@@ -126,9 +145,11 @@ class Manager:
                 for name, value in kept.items()
                 if name not in filed
             }
+            said = {s.name: {key: getattr(s, key) for key in SHOWN} for s in self._file.sources}
+            said |= {name: msgspec.json.decode(kept[name]) for name in added}
             listed = []
             for name, address in {**filed, **added}.items():
-                streams = self._streams.get(name, [])
+                streams = self._boxes.get(name, {})
                 taught = [self._baselines[one].time for one in streams if one in self._baselines]
                 origin: Origin = "store" if name in added else "both" if name in kept else "file"
                 listed.append(
@@ -142,9 +163,14 @@ class Manager:
                         kept=max((len(self.teacher.history(one)) for one in streams), default=0),
                         lesson=self.teacher.lesson(name),
                         fixed=name in self._fixed,
+                        **{key: said[name][key] for key in SHOWN if key in said[name]},
                     )
                 )
             return listed
+
+    def groups(self) -> dict[str, str]:
+        """Of the sources that are in one."""
+        return {one.name: one.group for one in self._sources if one.group}
 
     @operation("POST", "/sources", role="admin", told="added")
     def add(self, body: Table) -> Managed:
@@ -204,7 +230,7 @@ class Manager:
         """
         with self._lock:
             self._managed(source)
-            self.teacher.begin(source, self._streams[source], body.minutes)
+            self.teacher.begin(source, self._boxes[source], body.minutes)
             return self._managed(source)
 
     @operation(
@@ -239,7 +265,7 @@ class Manager:
         Raises:
             UsageError: nothing was accepted.
         """
-        return self._learn(source, lambda: self.teacher.go_back(self._streams[source]))
+        return self._learn(source, lambda: self.teacher.go_back(self._boxes[source]))
 
     @operation("PUT", "/sources/{source}/regions", role="admin", told="drew regions and masks of")
     def look_at(self, source: str, body: Areas) -> Managed:
@@ -263,6 +289,25 @@ class Manager:
             )
             drawn = None if body == Areas() else msgspec.json.encode(body)
             return self._set(source, "areas", drawn)
+
+    @operation("PATCH", "/sources/{source}", role="admin", told="changed")
+    def change(self, source: str, body: Table) -> Managed:
+        """Change settings of a source that was added: what is said; null takes a setting back.
+
+        Raises:
+            UsageError: it is of the file.
+            UsageError, InputError: it cannot be; says why, free of secrets.
+        """
+        with self._lock:
+            if self._managed(source).origin == "file":
+                raise UsageError(f"{source!r} is of the configuration file: change it there")
+            kept = msgspec.json.decode(self._store.settings("source")[source])
+            table = {k: v for k, v in {**kept, **body}.items() if v is not None}
+            settings = self._checked(table)
+            if settings.name != source:
+                raise UsageError("source: name: it stays; add another source")
+            named([*(one for one in self._sources if one.name != source), settings], "source")
+            return self._set(source, "source", msgspec.json.encode(table))
 
     # After what has a longer path: a source may be called by its address, slashes and all.
     @operation("DELETE", "/sources/{source}", role="admin", told="removed")
@@ -354,17 +399,26 @@ class Manager:
             except MpftError as error:
                 self._problems[name] = str(error)
                 logger.error("%s: added on the page, but not screened: %s", name, error)
-        paused = self._store.settings("paused")
-        self._streams = {one.name: one.streams for one in self._sources}
-        self._baselines = self.teacher.baselines(self._file.baselines)
+        self._rested = self._resting()
+        paused = dict.fromkeys(self._rested, RESTS)
+        for name, by in self._store.settings("paused").items():
+            paused[name] = msgspec.json.decode(by)
+        self._boxes = {one.name: one.boxes for one in self._sources}
+        boxes = {name: box for own in self._boxes.values() for name, box in own.items()}
+        self._baselines = self.teacher.baselines(self._file.baselines, boxes)
         self._watch.reload(
             msgspec.structs.replace(
                 self._file,
                 sources=self._sources,
                 baselines=self._baselines,
-                paused={name: msgspec.json.decode(by) for name, by in paused.items()},
+                paused=paused,
             )
         )
+
+    def _resting(self) -> set[str]:
+        """Sources whose hours it is not."""
+        now = time.localtime()
+        return {one.name for one in self._sources if one.hours and not within(one.hours, now)}
 
     def _with_areas(self, settings: SourceSettings, drawn: Mapping[str, bytes]) -> SourceSettings:
         """A source as it is looked at: areas of its settings count, then those that were drawn."""

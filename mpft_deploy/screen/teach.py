@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from mpft_deploy.errors import InputError, UsageError
+from mpft_deploy.screen.streams.areas import Box
 from mpft_deploy.screen.streams.baseline import Baseline, learn
 from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent
 from mpft_deploy.screen.tell.store import Store
@@ -77,8 +78,8 @@ class Lesson(msgspec.Struct, frozen=True):
 
 
 class _Lesson:
-    def __init__(self, streams: Collection[str], minutes: float) -> None:
-        self.streams, self.minutes, self.frames = streams, minutes, Frames()
+    def __init__(self, boxes: Mapping[str, Box | None], minutes: float) -> None:
+        self.boxes, self.minutes, self.frames = boxes, minutes, Frames()
         self._end = time.monotonic() + 60 * minutes
         self.over: Lesson | None = None
 
@@ -114,14 +115,14 @@ class Teacher:
     def close(self, timeout: float) -> None:
         """Nothing to deliver: lessons end with the process."""
 
-    def begin(self, source: str, streams: Collection[str], minutes: float) -> None:
+    def begin(self, source: str, boxes: Mapping[str, Box | None], minutes: float) -> None:
         """Begin a lesson, in place of one that there is.
 
         Args:
-            streams: names of what is decided of the source by itself.
+            boxes: of what is decided of the source by itself; see `SourceSettings`.
         """
         with self._lock:
-            self._lessons[source] = _Lesson(streams, minutes)
+            self._lessons[source] = _Lesson(boxes, minutes)
 
     def lesson(self, source: str) -> Lesson | None:
         """How far a source's is; None if it has none."""
@@ -172,23 +173,29 @@ class Teacher:
         value = self._store.settings("baselines").get(stream)
         return [] if value is None else _history.decode(value)
 
-    def baselines(self, file: Mapping[str, Baseline]) -> dict[str, Baseline]:
+    def baselines(
+        self, file: Mapping[str, Baseline], boxes: Mapping[str, Box | None]
+    ) -> dict[str, Baseline]:
         """What counts, by stream: the newest of the file's and of what was accepted here.
 
-        What another bundle taught says nothing; of the file that is refused elsewhere.
+        What was taught of another part of the picture says nothing, nor what another bundle taught;
+        of the file that is refused elsewhere.
+
+        Args:
+            boxes: of all that is decided by itself.
         """
-        found = dict(file)
+        found = {name: one for name, one in file.items() if one.box == boxes.get(name)}
         for stream, value in self._store.settings("baselines").items():
-            newest = _history.decode(value)[0]
-            if newest.bundle != self._seal:
+            fits = [one for one in _history.decode(value) if one.box == boxes.get(stream)]
+            if fits and fits[0].bundle != self._seal:
                 logger.warning("%s: was taught with another bundle: teach it again", stream)
-            elif stream not in found or newest.time > found[stream].time:
-                found[stream] = newest
+            elif fits and (stream not in found or fits[0].time > found[stream].time):
+                found[stream] = fits[0]
         return found
 
     def _learn(self, lesson: _Lesson) -> dict[str, Baseline]:
         frames, now = lesson.frames.frames, time.time()
         return {
-            stream: learn(frames.get(stream, []), self._calibration, self._seal, now)
-            for stream in lesson.streams
+            stream: learn(frames.get(stream, []), self._calibration, self._seal, now, box)
+            for stream, box in lesson.boxes.items()
         }

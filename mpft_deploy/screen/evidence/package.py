@@ -215,19 +215,23 @@ class _Archive:
 MEDIA = {".mp4": "video/mp4", ".mkv": "video/x-matroska"}
 
 
-def open_clip(path: Path) -> tuple[str, int, Iterator[bytes]] | None:
-    """The video of a package: its media type, its bytes, and these in parts; None without one."""
+def open_clip(path: Path) -> tuple[str, int, Callable[[int, int], Iterator[bytes]]] | None:
+    """The video of a package: its media type, its size, and what gives a span of it in parts.
+
+    None where there is none.
+    """
     with zipfile.ZipFile(path) as archive:
         found = [part for part in archive.infolist() if part.filename.startswith("clip.")]
     if not found:
         return None
 
-    def parts() -> Iterator[bytes]:
+    def read(begin: int, end: int) -> Iterator[bytes]:
         with zipfile.ZipFile(path) as archive, archive.open(found[0].filename) as file:
-            while data := file.read(2**16):
+            file.seek(begin)
+            while data := file.read(min(2**16, end - file.tell())):
                 yield data
 
-    return MEDIA[Path(found[0].filename).suffix], found[0].file_size, parts()
+    return MEDIA[Path(found[0].filename).suffix], found[0].file_size, read
 
 
 def describe(package: Package) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import msgspec
 
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import canonical_json, display, write_atomic
+from mpft_deploy.screen.streams.areas import Box
 from mpft_deploy.screen.streams.evidence import Pool, Run
 from mpft_deploy.spec import Calibration, Probability, Record, Verdict, convert_record
 
@@ -40,6 +41,8 @@ class Baseline(Record, frozen=True):
             or higher, where more than FALSE_ALARMS of these frames reached that.
         frames, seconds: how many there were, and how many seconds had some.
         time: when it was learnt, seconds since the Unix epoch, UTC.
+        box: of the region that it was learnt in; None for the whole picture. Of another part of the
+            picture it says nothing.
     """
 
     bundle: str
@@ -51,6 +54,7 @@ class Baseline(Record, frozen=True):
     frames: Annotated[int, msgspec.Meta(gt=0)]
     seconds: Annotated[int, msgspec.Meta(gt=0)]
     time: float
+    box: Box | None = None
 
     def of_frame(self, verdict: Verdict, probability: float) -> Verdict:
         """The verdict of a frame of this camera, by its own threshold."""
@@ -65,7 +69,11 @@ class _File(Record, frozen=True):
 
 
 def learn(
-    frames: Sequence[tuple[float, float]], calibration: Calibration, bundle: str, time: float
+    frames: Sequence[tuple[float, float]],
+    calibration: Calibration,
+    bundle: str,
+    time: float,
+    box: Box | None = None,
 ) -> Baseline:
     """What known-real frames teach.
 
@@ -73,6 +81,7 @@ def learn(
         frames: time in seconds and logit of each, in order.
         bundle: seal of the bundle that judged them.
         time: now, seconds since the Unix epoch, UTC.
+        box: of the region that they show; None for the whole picture.
 
     Raises:
         InputError: too few seconds have frames.
@@ -101,6 +110,7 @@ def learn(
         frames=len(frames),
         seconds=run.seconds,
         time=time,
+        box=box,
     )
 
 

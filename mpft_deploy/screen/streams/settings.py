@@ -9,7 +9,8 @@ import msgspec
 
 from mpft_deploy.cores import available_cores
 from mpft_deploy.screen.streams.address import Address, parse
-from mpft_deploy.screen.streams.areas import Areas, Boxes, Regions, stream_name
+from mpft_deploy.screen.streams.areas import Areas, Box, Boxes, Regions, stream_name
+from mpft_deploy.screen.streams.hours import are_hours
 from mpft_deploy.spec import Probability, Record, ViewPolicy
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ class SourceSettings(Record, frozen=True):
         retry: longest wait between two attempts, in seconds.
         region: parts of the picture that are each judged and decided by themselves, instead of all.
         mask: boxes of the picture that no judged window touches.
+        hours: local time in which it is read and judged, such as "mon-fri 08:00-18:00"; always
+            without any.
+        group: by which the page can show those of a kind.
     """
 
     address: str
@@ -71,9 +75,14 @@ class SourceSettings(Record, frozen=True):
     retry: Seconds = 60.0
     region: Regions = ()
     mask: Boxes = ()
+    hours: tuple[str, ...] = ()
+    group: Annotated[str, msgspec.Meta(max_length=60)] = ""
 
     def __post_init__(self) -> None:
         _ = self.areas
+        for text in self.hours:
+            if not are_hours(text):
+                raise ValueError(f'hours {text!r}: write for example "mon-fri 08:00-18:00"')
         if self.size and not _SIZE.fullmatch(self.size):
             raise ValueError(f"size {self.size!r}: write WIDTHxHEIGHT, for example 1280x720")
 
@@ -88,9 +97,17 @@ class SourceSettings(Record, frozen=True):
         return Areas(regions=self.region, masks=self.mask)
 
     @property
+    def boxes(self) -> dict[str, Box | None]:
+        """What is decided by itself, by name: its regions, or (None) its whole picture."""
+        regions: dict[str, Box | None] = {
+            stream_name(self.name, one.name): one.box for one in self.region
+        }
+        return regions or {self.name: None}
+
+    @property
     def streams(self) -> list[str]:
-        """Names of what is decided by itself: of its regions, or its own."""
-        return [stream_name(self.name, one.name) for one in self.region] or [self.name]
+        """Names of what is decided by itself."""
+        return list(self.boxes)
 
     @property
     def sides(self) -> tuple[int, int] | None:

@@ -271,8 +271,8 @@ class Watch:
 
 
 def _bare(settings: SourceSettings) -> SourceSettings:
-    """Without its areas, which change while it goes on."""
-    return msgspec.structs.replace(settings, region=(), mask=())
+    """Without what changes while it goes on."""
+    return msgspec.structs.replace(settings, region=(), mask=(), hours=(), group="")
 
 
 def _changed_tables(old: Config, new: Config) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -14,6 +13,7 @@ import msgspec
 
 from mpft_deploy.errors import UsageError
 from mpft_deploy.files import printable
+from mpft_deploy.screen.streams.hours import are_hours
 from mpft_deploy.screen.tell.limits import Evidence, Snapshots, Storage
 from mpft_deploy.screen.tell.table import (
     MIN_TOKEN,
@@ -24,6 +24,7 @@ from mpft_deploy.screen.tell.table import (
     host_and_port,
     is_loopback,
     is_network,
+    is_web_address,
     names_host,
     read_secret,
     read_secrets,
@@ -52,13 +53,8 @@ class Webhook(Table, frozen=True):
     timeout: float = 10.0
 
     def __post_init__(self) -> None:
-        try:
-            parts = urlsplit(self.url)
-            good = parts.scheme in ("http", "https") and names_host(parts.hostname or "")
-            _ = parts.port
-        except ValueError:
-            good = False
-        check("webhook", "url", good, "write http:// or https:// and a host")
+        wanted = "write http:// or https:// and a host"
+        check("webhook", "url", is_web_address(self.url), wanted)
         check_one_secret("webhook", "secret", self.secret, self.secret_file)
         check("webhook", "events", bool(self.events), "name at least one of frame, stream, source")
         check("webhook", "timeout", 0 < self.timeout <= 300, "must be above 0 and at most 300")
@@ -115,7 +111,7 @@ class Notify(Table, frozen=True):
         when: verdicts of streams, or states of sources, that are worth it.
         interval: seconds between two notifications of one source, at least.
         per_hour: notifications of one address, at most.
-        quiet: local time in which nobody is told, such as "22:00-07:00".
+        quiet: local time in which nobody is told, such as "22:00-07:00"; see `hours`.
         picture: whether the snapshot comes along, where `[snapshots]` keeps one.
     """
 
@@ -132,19 +128,12 @@ class Notify(Table, frozen=True):
         check("notify", "when", bool(self.when), "name at least one verdict")
         check("notify", "interval", 0 <= self.interval <= 86400, "must be 0 to 86400 seconds")
         check("notify", "per_hour", 1 <= self.per_hour <= 1000, "must be 1 to 1000")
-        hours = r"(([01]\d|2[0-3]):[0-5]\d)-(([01]\d|2[0-3]):[0-5]\d)"
-        good = not self.quiet or re.fullmatch(hours, self.quiet, re.ASCII) is not None
+        good = not self.quiet or are_hours(self.quiet)
         check("notify", "quiet", good, 'write from when to when, for example "22:00-07:00"')
 
     def addresses(self) -> list[str]:
         """Apprise's addresses. An InputError if their file cannot be read."""
         return list(self.urls) or read_secrets("notify", "urls", "", self.urls_file)
-
-    def is_quiet(self, now: time.struct_time) -> bool:
-        """Whether nobody is told at a local time."""
-        begin, _, end = self.quiet.partition("-")
-        clock = f"{now.tm_hour:02}:{now.tm_min:02}"
-        return begin <= clock < end if begin <= end else clock >= begin or clock < end
 
 
 class Jsonl(Table, frozen=True):
@@ -186,6 +175,30 @@ class User(Table, frozen=True):
         check_token("http.users", self.token, self.token_file)
 
 
+class Node(Table, frozen=True):
+    """`[[http.nodes]]`: another `mpft screen`, whose sources this page shows too.
+
+    Attributes:
+        url: of its page.
+        token, token_file: of a user there, a viewer is enough; neither where it asks for none.
+    """
+
+    name: str
+    url: str
+    token: str = ""
+    token_file: str = ""
+
+    def __post_init__(self) -> None:
+        check("http.nodes", "name", bool(self.name.strip()), "write what it is called")
+        wanted = "write http:// or https:// and a host, without user and password"
+        check("http.nodes", "url", is_web_address(self.url, plain=True), wanted)
+        check_token("http.nodes", self.token, self.token_file)
+
+    def read_token(self) -> str:
+        """The token, or "". An InputError if its file cannot be read."""
+        return read_secret("http.nodes", "token", self.token, self.token_file)
+
+
 class Http(Table, frozen=True):
     """`[http]`: dashboard and metrics (extra `dashboard`).
 
@@ -200,6 +213,7 @@ class Http(Table, frozen=True):
         trusted_proxy: address or network of a reverse proxy that says who its visitors are.
         user_header: by which it says so, such as "X-Forwarded-User"; users that have no role here
             are viewers.
+        nodes: others whose sources are shown, too (extra `webhook`).
     """
 
     address: str = "127.0.0.1:8088"
@@ -211,6 +225,7 @@ class Http(Table, frozen=True):
     local_sources: tuple[Literal["file", "v4l2", "csi", "gst"], ...] = ()
     trusted_proxy: str = ""
     user_header: str = ""
+    nodes: tuple[Node, ...] = ()
 
     def __post_init__(self) -> None:
         host, _ = self.bind()
@@ -228,6 +243,8 @@ class Http(Table, frozen=True):
                 f"[http] address: {printable(self.address)} can be reached from other machines, so "
                 "it needs a token: set [http] token_file, or use 127.0.0.1"
             )
+        names = {node.name for node in self.nodes}
+        check("http.nodes", "name", len(names) == len(self.nodes), "give each its own")
         check("http", "clients", 2 <= self.clients <= 1000, "must be 2 to 1000")
 
     def bind(self) -> tuple[str, int]:
@@ -263,15 +280,8 @@ class Live(Table, frozen=True):
     url: str
 
     def __post_init__(self) -> None:
-        try:
-            parts = urlsplit(self.url)
-            host, _ = parts.hostname or "", parts.port
-            plain = re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", parts.netloc) is not None
-            good = parts.scheme in ("http", "https") and names_host(host) and plain
-        except ValueError:
-            good = False
         wanted = "write http:// or https://, a host without user and password, and a path"
-        check("live", "url", good, wanted)
+        check("live", "url", is_web_address(self.url, plain=True), wanted)
         whole = "{" not in self.url.replace("{source}", "")
         check("live", "url", whole, "only {source} is replaced by something")
 

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import get_args
 
+import msgspec
+
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.files import PICTURES, display, write_atomic
 from mpft_deploy.screen.tell.discovery import slug
@@ -19,6 +21,15 @@ from mpft_deploy.spec import StreamVerdict
 _VERDICTS: dict[str, StreamVerdict] = {
     verdict.replace(" ", "-"): verdict for verdict in get_args(StreamVerdict)
 }
+
+
+class KeptFile(msgspec.Struct, frozen=True):
+    """A file; time: since when it is kept, in seconds since the Unix epoch."""
+
+    name: str
+    time: float
+    verdict: StreamVerdict
+    bytes: int
 
 
 class Kept:
@@ -70,8 +81,16 @@ class Kept:
     def prune(self) -> None:
         """Delete what is too old or too much."""
         for name in self._store.excess_files(self._suffix, self._limits):
-            (self.folder / name).unlink(missing_ok=True)
-            self._store.forget_file(name)
+            self.delete(name)
+
+    def delete(self, name: str) -> None:
+        """Delete a file that is kept."""
+        (self.folder / name).unlink(missing_ok=True)
+        self._store.forget_file(name)
+
+    def unnamed(self) -> list[KeptFile]:
+        """Files that no event names, newest first."""
+        return [KeptFile(*row) for row in self._store.unnamed_files(self._suffix)]
 
     def size(self) -> int:
         """Bytes of all."""

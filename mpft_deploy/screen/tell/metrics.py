@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import platform
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, get_args
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, get_args
 
 from mpft_deploy import __version__
 from mpft_deploy.extras import require
@@ -174,17 +174,17 @@ class _Collector:
             yield kind(
                 f"sink_{key}", help_text, "sink", [(s, getattr(one, key)) for s, one in sinks]
             )
-        lost = [(sink, cause, n) for sink, one in sinks for cause, n in one.dropped.items()]
-        yield count("sink_dropped", "What is lost.", "sink cause", lost)
+        dropped = [(sink, cause, n) for sink, one in sinks for cause, n in one.dropped.items()]
+        yield count("sink_dropped", "What is lost.", "sink cause", dropped)
 
 
 def _family(
-    kind: type[Metric],
+    kind: Callable[..., Any],
     name: str,
     help_text: str,
     labels: str,
-    samples: Iterable[tuple[object, ...]],
-) -> Metric:
+    samples: Iterable[tuple[Any, ...]],
+) -> Any:
     """A metric; each sample has the labels' values, and its own."""
     family = kind(f"mpft_{name}", help_text, labels=labels.split())
     for *values, number in samples:

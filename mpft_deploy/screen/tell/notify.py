@@ -12,6 +12,7 @@ import msgspec
 from mpft_deploy.errors import UsageError
 from mpft_deploy.extras import require
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
+from mpft_deploy.screen.streams.hours import within
 from mpft_deploy.screen.streams.records import Event, SourceEvent, StreamEvent
 from mpft_deploy.screen.tell.config import Notify
 from mpft_deploy.screen.tell.deliver import FIRST_WAIT, LEFT, Answer, Deliverer
@@ -80,7 +81,8 @@ class NotifySink(Deliverer):
         while self._sent and now - self._sent[0] >= HOUR:
             self._sent.popleft()
         often = now - self._told.get(event.source, float("-inf")) < self._config.interval
-        quiet = self._config.is_quiet(time.localtime(self._clock.time()))
+        hours = [self._config.quiet] if self._config.quiet else []
+        quiet = within(hours, time.localtime(self._clock.time()))
         if quiet or often or len(self._sent) >= self._config.per_hour:
             self._unsent[event.stream] += 1
             self._dropped["quiet" if quiet else "rate"] += 1

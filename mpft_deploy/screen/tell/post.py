@@ -68,7 +68,7 @@ class Poster:
         except self._unsendable as error:
             raise ValueError(str(error)) from None
         except (self._failures, OSError) as error:
-            return Answer(0, _reason(error))
+            return Answer(0, reason_of(error))
 
     def abort(self) -> None:
         """End a `post` that waits, from another thread, and all later ones."""
@@ -94,7 +94,7 @@ class Poster:
             return Answer(status, f"it answered {status}", min(pause, LONGEST_PAUSE))
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Why, by what a library's error was made of."""
     cause: BaseException | None = error
     while cause is not None:

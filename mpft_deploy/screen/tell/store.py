@@ -340,6 +340,15 @@ class Store:
         with self._lock, self._explained(), transaction(self._db):
             self._forget(name)
 
+    def unnamed_files(self, suffix: str) -> list[tuple[str, float, StreamVerdict, int]]:
+        """Name, date, verdict and bytes of files of a kind that no event names, newest first."""
+        named = "SELECT {0} FROM events WHERE {0} NOTNULL".format
+        sql = (
+            f"SELECT name, at, verdict, bytes FROM files {OF_KIND} AND name NOT IN "
+            f"({named('snapshot')} UNION {named('package')}) ORDER BY at DESC, rowid DESC"
+        )
+        return self.rows(sql, suffix)
+
     def files_bytes(self, suffix: str) -> int:
         """Of all files of a kind."""
         return self._number(f"SELECT sum(bytes) FROM files {OF_KIND}", suffix)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import display
@@ -73,6 +75,17 @@ def names_host(text: str) -> bool:
         return bool(text.encode("idna")) and not set(text) & set("/ \t\r\n\0")
     except UnicodeError:
         return False
+
+
+def is_web_address(url: str, *, plain: bool = False) -> bool:
+    """Whether a text is http or https and a host; plain: without user and password."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and names_host(parts.hostname or "")
+        _ = parts.port
+    except ValueError:
+        return False
+    return good and (not plain or re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", parts.netloc) is not None)
 
 
 def check(table: str, key: str, good: bool, wanted: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import lru_cache, partial
@@ -11,17 +12,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import structs
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from mpft_deploy.screen.evidence.package import open_clip
 from mpft_deploy.screen.tell.fanout import Sinks
+from mpft_deploy.screen.tell.kept import KeptFile
 from mpft_deploy.screen.tell.store import Precision, ReviewState, StoredEvent
 from mpft_deploy.screen.web.audit import Audit, PageLength
 from mpft_deploy.screen.web.board import Board, Overview, Shown, thumbnail
 from mpft_deploy.screen.web.export import zipped
-from mpft_deploy.screen.web.operations import MissingError, User, operation
+from mpft_deploy.screen.web.nodes import Nodes
+from mpft_deploy.screen.web.operations import MissingError, Note, User, operation
 from mpft_deploy.spec import StreamVerdict
 
 PREFIX = "/api/v1"
@@ -71,14 +76,22 @@ class Api:
 
     Args:
         sinks: have the store, and may keep snapshots.
+        nodes: others whose sources are shown, too.
         streams: live connections at a time.
         managed: whether sources can be added.
     """
 
     def __init__(
-        self, board: Board, sinks: Sinks, audit: Audit, streams: int, *, managed: bool = False
+        self,
+        board: Board,
+        sinks: Sinks,
+        audit: Audit,
+        nodes: Nodes,
+        streams: int,
+        *,
+        managed: bool = False,
     ) -> None:
-        self._audit, self._managed = audit, managed
+        self._audit, self._nodes, self._managed = audit, nodes, managed
         self._board, self._store, self._streams = board, sinks.store, streams
         self._snapshots, self._evidence = sinks.snapshots, sinks.evidence
         self._small = lru_cache(256)(thumbnail)
@@ -89,9 +102,10 @@ class Api:
         return Me(user.name, user.role, self._managed and user.role == "admin")
 
     @operation("GET", "/sources")
-    async def sources(self) -> Overview:
-        """Every source as it is now."""
-        return self._board.overview()
+    async def sources(self, own: bool = False) -> Overview:
+        """Every source as it is now; `own`: without those of other nodes."""
+        overview = self._board.overview()
+        return overview if own else structs.replace(overview, nodes=await self._nodes.look())
 
     @operation("GET", "/history")
     async def history(self) -> dict[str, list[list[float]]]:
@@ -202,14 +216,33 @@ class Api:
         return FileResponse(path, filename=name, media_type="application/zip", headers=STAYS)
 
     @operation("GET", "/evidence/{name}/clip", "video/mp4")
-    def clip(self, name: str) -> Response:
-        """The video of a package, to be played in place."""
+    def clip(self, name: str, headers: Headers) -> Response:
+        """The video of a package, to be played in place; or a part of it (Range)."""
         found = open_clip(self._package(name))
         if found is None:
             raise MissingError("there is no video in this package; it says why")
-        media, size, parts = found
-        headers = {**STAYS, "Content-Length": str(size)}
-        return StreamingResponse(parts, media_type=media, headers=headers)
+        media, size, read = found
+        part = re.fullmatch(r"bytes=([0-9]{1,15})-([0-9]{0,15})", headers.get("range", ""))
+        begin, end = (int(part[1]), min(size, int(part[2] or size) + 1)) if part else (0, size)
+        if begin >= end:
+            return Response(status_code=416, headers={"Content-Range": f"bytes */{size}"})
+        told = {**STAYS, "Accept-Ranges": "bytes", "Content-Length": str(end - begin)}
+        if part:
+            told["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
+        return StreamingResponse(read(begin, end), 206 if part else 200, told, media)
+
+    @operation("GET", "/evidence")
+    def packages(self) -> list[KeptFile]:
+        """Packages of evidence that no event names, as those asked for by hand, newest first."""
+        return [] if self._evidence is None else self._evidence.kept.unnamed()
+
+    @operation("DELETE", "/evidence/{name}", role="admin")
+    def delete_package(self, name: str, note: Note) -> None:
+        """Delete a package of evidence that no event names."""
+        if self._evidence is None or name not in {one.name for one in self.packages()}:
+            raise MissingError("there is no such package, or an event names it")
+        self._evidence.kept.delete(name)
+        note("deleted evidence", name)
 
     @operation("GET", "/export", "application/zip", told="exported reviewed frames")
     def export(
@@ -252,7 +285,7 @@ class Api:
         try:
             last = self._store.last
             while not self._board.closed and still():  # he may be logged out meanwhile
-                yield _sent("overview", self._board.overview())
+                yield _sent("overview", await self.sources())
                 for _ in range(LOOKS):
                     await asyncio.sleep(TICK / LOOKS)
                     if self._store.last > last:

@@ -6,7 +6,7 @@ import base64
 import io
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,11 +76,28 @@ class SourceNow(SourceStatus, frozen=True, kw_only=True):
         picture_time: of the newest verdict of a frame, seconds since the Unix epoch.
         since: from when on the stream has its verdict; None if it had no other.
         live: page of another server that shows the stream as it is; empty where there is none.
+        group: that it is in, or "".
     """
 
     picture_time: float | None
     since: float | None
     live: str
+    group: str = ""
+
+
+class NodeNow(msgspec.Struct, frozen=True):
+    """Another node.
+
+    Attributes:
+        url: of its page.
+        problem: why it tells nothing; else empty.
+        sources: its own, as it tells of them.
+    """
+
+    node: str
+    url: str
+    problem: str = ""
+    sources: list[SourceNow] = []
 
 
 class Overview(msgspec.Struct, frozen=True):
@@ -90,6 +107,7 @@ class Overview(msgspec.Struct, frozen=True):
         time: seconds since the Unix epoch.
         reviews: how many were made since the start, by anybody.
         evidence: whether it can be kept.
+        nodes: others whose sources are shown here, too.
     """
 
     time: float
@@ -99,6 +117,7 @@ class Overview(msgspec.Struct, frozen=True):
     reviews: int
     evidence: bool
     sources: list[SourceNow]
+    nodes: list[NodeNow] = []
 
 
 class _History:
@@ -146,6 +165,7 @@ class Board:
 
     Args:
         live: where streams are shown as they are.
+        groups: of sources that are in one.
 
     Attributes:
         reviews: how many were made since the start.
@@ -154,9 +174,15 @@ class Board:
     """
 
     def __init__(
-        self, monitor: Monitor, live: Live | None = None, *, evidence: bool = False
+        self,
+        monitor: Monitor,
+        live: Live | None = None,
+        groups: Callable[[], Mapping[str, str]] = dict,
+        *,
+        evidence: bool = False,
     ) -> None:
-        self._monitor, self._live, self.evidence = monitor, live, evidence
+        self._monitor, self._live, self._groups = monitor, live, groups
+        self.evidence = evidence
         self._lock = threading.Lock()
         self.reviews, self.closed = 0, False
         self._history: dict[str, _History] = {}
@@ -192,6 +218,7 @@ class Board:
     def _look(self) -> Overview:
         # Asking for every picture would convert every frame: the newest verdict tells enough.
         statuses = self._monitor.statuses()
+        groups = self._groups()
         known = {name for status in statuses for name in status.streams}
         with self._lock:
             self._forget(lambda name: name not in known)
@@ -201,6 +228,7 @@ class Board:
                     picture_time=self._judged.get(status.source),
                     since=self._turned.get(status.stream),
                     live="" if self._live is None else self._live.page(status.source),
+                    group=groups.get(status.source, ""),
                 )
                 for status in statuses
             ]

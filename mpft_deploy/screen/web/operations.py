@@ -1,9 +1,10 @@
 """What marks a method as an operation of the API; `routes` makes routes and OpenAPI of them.
 
 A method takes the parameters of path and query by their names, and what it names of these: `body`,
-a struct of JSON; `user`, who asks; `still`, a function that tells whether he still may; `note`, one
-that tells the audit log what he did, and to what. It returns what becomes JSON, or an answer of its
-own. Plain methods run in a thread, since they may wait; coroutines must not.
+a struct of JSON; `user`, who asks; `headers` of the request; `still`, a function that tells whether
+he still may; `note`, one that tells the audit log what he did, and to what. It returns what becomes
+JSON, or an answer of its own. Plain methods run in a thread, since they may wait; coroutines must
+not.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ JSON = "application/json"
 ROLES: tuple[Role, ...] = get_args(Role)
 """Each may do what those before may."""
 
-GIVEN = frozenset({"body", "user", "still", "note"})
+GIVEN = frozenset({"body", "user", "headers", "still", "note"})
 """Names of parameters that are not of path and query."""
 
 Note: TypeAlias = Callable[[str, str], None]
@@ -92,4 +93,5 @@ def operations(apis: Sequence[object]) -> Iterator[Operation]:
     for api in apis:
         for name, call in vars(type(api)).items():
             if marked := getattr(call, "operation", None):
-                yield Operation(*marked, getattr(api, name))
+                method, path, media, role, told = marked
+                yield Operation(method, path, media, role, told, getattr(api, name))

@@ -74,6 +74,7 @@ def _endpoint(one: Operation, audit: Audit) -> Callable[[Request], Any]:
             return refusal(403, f"{user.name} is a {user.role}, and this needs a {one.role}")
         given = {
             "user": user,
+            "headers": request.headers,
             "still": request.scope["still"],
             "note": functools.partial(audit.note, user),
         }
@@ -90,7 +91,7 @@ def _endpoint(one: Operation, audit: Audit) -> Callable[[Request], Any]:
         else:
             result = await run_in_threadpool(call)
         if one.told:
-            thing = asked.get("source") or getattr(result, "source", "")
+            thing = str(asked.get("source") or getattr(result, "source", ""))
             await run_in_threadpool(audit.note, user, one.told, thing)
         return result if isinstance(result, Response) else as_json(result)
 

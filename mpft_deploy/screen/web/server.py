@@ -24,6 +24,7 @@ from mpft_deploy.screen.web.app import POLICY, dashboard
 from mpft_deploy.screen.web.audit import Audit
 from mpft_deploy.screen.web.board import Board
 from mpft_deploy.screen.web.connection import HEAD_BYTES, PATIENCE, Connection, without_chunks
+from mpft_deploy.screen.web.nodes import Nodes
 
 THREADS = 8
 """In which pages that wait for the engine or a disk are made."""
@@ -104,13 +105,15 @@ class Dashboard(Server):
         manager: Manager | None = None,
         live: Live | None = None,
     ) -> None:
-        self.board = Board(monitor, live, evidence=sinks.evidence is not None)
+        groups = dict if manager is None else manager.groups
+        self.board = Board(monitor, live, groups, evidence=sinks.evidence is not None)
         self.sinks = sinks
         self.metrics = metrics if isinstance(metrics, PrometheusMetrics) else PrometheusMetrics()
         # Half of the connections stay free for short requests.
         audit, access = Audit(sinks.store), Access(http, sinks.store)
-        api = Api(self.board, sinks, audit, http.clients // 2, managed=manager is not None)
-        apis = [one for one in (api, audit, access, manager) if one is not None]
+        nodes = Nodes(http.nodes)
+        api = Api(self.board, sinks, audit, nodes, http.clients // 2, managed=manager is not None)
+        apis = [one for one in (api, nodes, audit, access, manager) if one is not None]
         app = dashboard(apis, access, audit, self.metrics, monitor)
         policy = POLICY if live is None else f"{POLICY}; frame-src {live.origin}"
         super().__init__("http", app, http.bind(), http.clients, policy)

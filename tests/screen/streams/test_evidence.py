@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from urllib import request
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import av
@@ -546,6 +548,34 @@ def test_it_plays_on_the_page(camera: tuple[Any, Sinks], browser: Browser) -> No
         assert browser.ask(f"{video}.duration > 1.2")
     with urlopen(link) as answer:
         data = answer.read()
+    # A part of the video, as for a jump to its middle.
+    with urlopen(f"{link}/clip") as answer:
+        video = answer.read()
+    for asked, part in (("10-19", video[10:20]), ("1000-", video[1000:])):
+        with urlopen(
+            request.Request(f"{link}/clip", headers={"Range": f"bytes={asked}"})
+        ) as answer:
+            assert answer.status == 206
+            assert answer.headers["Content-Range"].endswith(f"/{len(video)}")
+            assert answer.read() == part
+    with pytest.raises(HTTPError, match="416"):
+        urlopen(request.Request(f"{link}/clip", headers={"Range": f"bytes={len(video)}-"}))
+    # What was asked for by hand is listed, and can be deleted; what an event names is not.
+    browser.show(f"{page.url}#manage")
+    rows = "document.querySelectorAll('#kept li').length"
+    browser.wait_for(f"{rows} > 0")
+    count = browser.ask(rows)
+    assert browser.ask("document.querySelector('#kept a').href") == link
+    browser.ask("document.querySelector('#kept button').click()")
+    browser.wait_for(f"{rows} === {count - 1}")
+    with pytest.raises(HTTPError, match="404"):
+        urlopen(link)
+    [named] = sinks.store.events()
+    with pytest.raises(HTTPError, match="404"):
+        urlopen(request.Request(f"{page.url}api/v1/evidence/{named.package}", method="DELETE"))
+    assert (
+        "asked" in sinks.store.rows("SELECT object FROM audit WHERE action LIKE 'deleted%'")[0][0]
+    )
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         assert json.loads(archive.read(MANIFEST))["event"] is None
     page.close()

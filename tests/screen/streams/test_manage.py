@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,58 @@ def test_a_source_is_tried_before_it_is_added(service: Callable[..., Service]) -
     assert one.states().keys() == {"hall"}
 
 
+def test_an_added_source_is_changed(service: Callable[..., Service]) -> None:
+    one = service()
+    one.serve(Http(address="127.0.0.1:0"))
+    assert one.ask("POST", "/sources", {**CAMERA, "decode": 2})[0] == 200
+    one.running.frame("dock")
+    assert (
+        one.ask("PATCH", "/sources/dock", {"group": "yard", "decode": None})[1]["group"] == "yard"
+    )
+    kept = json.loads(one.store.settings("source")["dock"])
+    assert kept == {**CAMERA, "group": "yard"}  # the address too, with what nobody is told
+    [row] = [row for row in one.ask("GET", "/sources")[1]["sources"] if row["source"] == "dock"]
+    assert row["group"] == "yard"
+    channel = one.running.watch.scheduler.channels[1]
+    one.ask("PATCH", "/sources/dock", {"group": "pier", "hours": ["00:00-24:00"]})
+    assert one.running.watch.scheduler.channels[1] is channel  # it went on undisturbed
+    for source, body, why in (
+        ("dock", {"name": "pier"}, "name: it stays"),
+        ("dock", {"address": "/etc/passwd"}, "file: may stand"),
+        ("dock", {"decode": "some"}, "decode"),
+        ("dock", {"address": None}, "address"),
+        ("dock", {"hours": ["at night"]}, "hours 'at night'"),
+        ("hall", {"group": "yard"}, "of the configuration file"),
+        ("nobody", {"group": "yard"}, "no such source"),
+    ):
+        status, said = one.ask("PATCH", f"/sources/{source}", body)
+        assert (status in (400, 404), why in said["error"]) == (True, True), said
+    assert one.ask("GET", "/sources/settings")[1][1]["group"] == "pier"
+
+
+def test_a_source_rests_outside_its_hours(
+    service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [time.struct_time((2026, 11, 30, 12, 0, 0, 0, 0, -1))]  # a Monday
+    monkeypatch.setattr("mpft_deploy.screen.manage.time.localtime", lambda: now[0])
+    one = service()
+    one.serve(Http(address="127.0.0.1:0"))
+    one.ask("POST", "/sources", {**CAMERA, "hours": ["mon-fri 08:00-18:00"]})
+    one.running.frame("dock")
+    now[0] = time.struct_time((2026, 11, 30, 18, 0, 0, 0, 0, -1))
+    one.manager.tick()
+    assert one.running.state("paused", "dock").reason == "not in its hours"
+    assert one.states()["hall"] != "paused"
+    assert not one.ask("GET", "/sources/settings")[1][1]["paused"]  # by nobody
+    now[0] = time.struct_time((2026, 12, 1, 8, 0, 0, 1, 0, -1))
+    one.manager.tick()
+    one.running.state("live", "dock")
+    # Whom somebody paused does not come back by itself.
+    one.ask("POST", "/sources/dock/pause")
+    one.manager.tick()
+    assert one.states()["dock"] == "paused"
+
+
 @pytest.mark.parametrize(("role", "status"), [("viewer", 403), ("reviewer", 403), ("admin", 200)])
 def test_only_admins_change_sources(
     service: Callable[..., Service], role: Role, status: int
@@ -242,6 +295,7 @@ def test_only_admins_change_sources(
         ("POST", "/sources/dock/pause", None),
         ("POST", "/sources/dock/resume", None),
         ("PUT", "/sources/dock/regions", AREAS),
+        ("PATCH", "/sources/dock", {"group": "yard"}),
         ("DELETE", "/sources/dock", None),
     ):
         assert one.ask(method, path, body, user.token)[0] == status, path
@@ -291,6 +345,23 @@ def test_the_page_adds_tests_pauses_and_removes(
     click("Accept what dock was taught")
     browser.wait_for(f"{row}.includes('taught ')")
     assert one.teacher.history("dock")[0].frames > 600
+    # It is changed: an empty address stays as it is.
+    click("Change dock")
+    assert browser.ask("document.querySelector('#add-title').textContent") == "Change dock"
+    write("group", "yard")
+    write("hours", "00:00-12:00; 12:00-24:00")
+    browser.ask("document.querySelector('#add').requestSubmit()")
+    browser.wait_for(f"{said} === 'dock is changed.'")
+    assert browser.ask("document.querySelector('#add .send').textContent") == "Add"
+    kept = json.loads(one.store.settings("source")["dock"])
+    assert kept == {**CAMERA, "group": "yard", "hours": ["00:00-12:00", "12:00-24:00"]}
+    browser.wait_for("!document.querySelector('#group').hidden")
+    tiles = "document.querySelectorAll('.tile').length"
+    pick = "const pick = document.querySelector('#group'); pick.value = {}; "
+    browser.ask("{" + pick.format("'yard'") + "pick.dispatchEvent(new Event('input')); }")
+    assert browser.ask(tiles) == 1
+    browser.ask("{" + pick.format("''") + "pick.dispatchEvent(new Event('input')); }")
+    assert browser.ask(tiles) == 2
     click("Remove dock")
     click("Keep dock")
     click("Remove dock")
@@ -337,7 +408,9 @@ def test_whatever_is_changed_is_told_with_who_did_it(service: Callable[..., Serv
     link.request("POST", "/login", f"token={ann.token}")
     assert link.getresponse().status == 303
     session = ask("GET", "/sessions")[1][0]["id"]
+    one.ask("POST", "/sources", {**CAMERA, "name": "pier"}, ann.token)
     steps: dict[str, Any] = {
+        "PATCH /sources/{source}": {"group": "yard"},
         "PUT /events/{number}/review": {"state": "confirmed"},
         "POST /sources": CAMERA,
         "POST /sources/test": {"address": f"http://u:{SECRET}@127.0.0.1:9/"},
@@ -352,14 +425,16 @@ def test_whatever_is_changed_is_told_with_who_did_it(service: Callable[..., Serv
         "DELETE /sessions/{id}": None,
         "DELETE /sources/{source}": None,
     }
-    changing.discard(("POST", "/sources/{source}/evidence"))  # which is not configured here
+    # Which is not configured here.
+    changing -= {("POST", "/sources/{source}/evidence"), ("DELETE", "/evidence/{name}")}
     assert changing <= {tuple(step.split()) for step in steps}
     for step, body in steps.items():
         if tuple(step.split()) not in changing:
             continue
         count = len(told())
         method, path = step.split()
-        source = "dock" if step == "DELETE /sources/{source}" else "hall"
+        others = {"DELETE /sources/{source}": "dock", "PATCH /sources/{source}": "pier"}
+        source = others.get(step, "hall")
         path = path.format(number=1, source=source, id=session)
         assert ask(method, path, body)[0] == (400 if path == "/sources/test" else 200), step
         assert len(told()) == count + 1, step
@@ -427,12 +502,43 @@ def test_a_camera_is_taught_and_what_was_taught_is_taken_back(
     kept = one.teacher.history("hall")[0]
     older = msgspec.structs.replace(kept, time=kept.time - 1, frames=7)
     newer = msgspec.structs.replace(kept, time=kept.time + 1, frames=8)
-    assert one.teacher.baselines({"hall": older})["hall"] == kept
-    assert one.teacher.baselines({"hall": newer})["hall"] == newer
-    assert Teacher(Calibration(), "c" * 64, one.store).baselines({}) == {}
+    assert one.teacher.baselines({"hall": older}, {})["hall"] == kept
+    assert one.teacher.baselines({"hall": newer}, {})["hall"] == newer
+    assert Teacher(Calibration(), "c" * 64, one.store).baselines({}, {}) == {}
     assert one.ask("DELETE", "/sources/hall/baseline")[1]["taught"] is None
     assert one.ask("DELETE", "/sources/hall/baseline")[0] == 400
     assert decisions(one)[0]._baseline is None
+
+
+def test_what_a_region_was_taught_holds_where_it_was(service: Callable[..., Service]) -> None:
+    one = service()
+    one.serve(Http(address="127.0.0.1:0"))
+
+    def draw(*box: float) -> Any:
+        body = {"regions": [{"name": "top", "box": box}]}
+        return one.ask("PUT", "/sources/hall/regions", body)[1]
+
+    def taught() -> Any:
+        return decisions(one)[0]._baseline
+
+    draw(0, 0, 1, 0.5)
+    one.ask("POST", "/sources/hall/lesson", {})
+    for second in range(700):
+        one.teacher.send(frame_event(second, "hall", captured=float(second), region="top"))
+    assert one.ask("POST", "/sources/hall/lesson/accept")[1]["taught"]
+    assert taught().box == (0, 0, 1, 0.5)
+    assert draw(0, 0.5, 1, 0.5)["taught"] is None
+    assert taught() is None
+    one.close()
+    two = one = service()  # neither after a restart, nor by what the file says of that place
+    two.serve(Http(address="127.0.0.1:0"))
+    assert taught() is None
+    [kept] = two.teacher.history("hall/top")
+    told = {"hall/top": kept}
+    assert two.teacher.baselines(told, {"hall/top": (0, 0.5, 1, 0.5)}) == {}
+    assert two.teacher.baselines(told, {"hall/top": kept.box}) == told
+    assert draw(0, 0, 1, 0.5)["taught"]  # moved back
+    assert taught().box == (0, 0, 1, 0.5)
 
 
 def test_what_is_taught_disturbs_no_other_source(service: Callable[..., Service]) -> None:

@@ -102,21 +102,6 @@ def test_not_at_night(receiver: Receiver) -> None:
     phone.close(1)
 
 
-@pytest.mark.parametrize(
-    ("quiet", "hour", "wanted"),
-    [
-        ("", 3, False),
-        ("22:00-07:00", 22, True),
-        ("22:00-07:00", 7, False),
-        ("12:00-13:00", 12, True),
-        ("12:00-13:00", 13, False),
-    ],
-)
-def test_quiet_hours(quiet: str, hour: int, wanted: bool) -> None:
-    when = time.struct_time((2026, 11, 29, hour, 0, 0, 0, 0, -1))
-    assert Notify(urls=("json://x",), quiet=quiet).is_quiet(when) is wanted
-
-
 def test_a_service_that_is_away_is_tried_again(
     receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:

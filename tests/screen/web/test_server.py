@@ -15,19 +15,21 @@ from collections.abc import Iterator
 from email.message import Message
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 from dashboard_demo import DemoMonitor, demo_sources
+from dashboard_screenshots import Browser
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from starlette.datastructures import Headers
-from telling import frame_event, source_event, stream_event
+from telling import eventually, frame_event, free_port, source_event, stream_event
 
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.screen.streams.records import Picture
-from mpft_deploy.screen.tell.config import Health, Http, Role, User
+from mpft_deploy.screen.tell.config import Health, Http, Node, Role, User
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.limits import Snapshots
 from mpft_deploy.screen.tell.snapshots import SnapshotSink
@@ -777,3 +779,52 @@ def test_a_history_is_as_large_at_the_start_as_ever() -> None:
     assert len(points) == HISTORY
     assert [point[0] for point in points] == [float(100 + HISTORY + n) for n in range(HISTORY)]
     assert history._points.nbytes == size
+
+
+def test_other_nodes_are_shown(monitor: DemoMonitor, browser: Browser) -> None:
+    yard = DemoMonitor(demo_sources(2))
+    yard.step(1.7e9)
+    user = User(name="hall", role="viewer", token="hall-" + TOKEN)
+    there = serve(yard, Http(address="127.0.0.1:0", token=TOKEN, users=(user,)), Sinks())
+    for event in yard.step(1.7e9 + 1):
+        there.sinks.send(event)
+    nodes = (
+        Node(name="yard", url=there.url, token=user.token),
+        Node(name="locked", url=there.url, token="wrong-" + TOKEN),
+        Node(name="nowhere", url=f"http://127.0.0.1:{free_port()}"),
+    )
+    here = serve(monitor, Http(address="127.0.0.1:0", nodes=nodes), Sinks())
+
+    def told() -> dict[str, Any]:
+        return {one["node"]: one for one in ask(here, "/sources")["nodes"]}
+
+    eventually(lambda: told()["yard"]["sources"] and told()["nowhere"]["problem"])
+    assert [one["source"] for one in told()["yard"]["sources"]] == list(yard.sources)
+    eventually(lambda: told()["locked"]["problem"] == "it does not know the token")
+    assert told()["nowhere"]["problem"] == "Connection refused"
+    assert ask(here, "/sources?own=true")["nodes"] == []  # nodes that show each other do no more
+    name = list(yard.sources)[1]
+    picture = ask(here, f"/nodes/yard/picture?source={name.replace(' ', '+')}")
+    assert picture["width"] == 1280
+    assert get(here, f"{API}/nodes/attic/picture?source=x")[0] == 404
+    assert get(here, f"{API}/nodes/yard/picture?source=x")[0] == 404
+    # On the page they stand beside the own ones, and lead to their own.
+    browser.show(here.url)
+    count = len(monitor.sources) + 2
+    browser.wait_for(f"document.querySelectorAll('.tile').length === {count}")
+    browser.wait_for("document.querySelectorAll('.tile:last-child image').length === 1")
+    shown = browser.ask("document.querySelector('.tile:last-child .name span').textContent")
+    assert shown == f"yard: {name}"
+    browser.ask("window.open = (url) => { window.opened = url; }")
+    browser.ask("document.querySelector('.tile:last-child .screen').click()")
+    assert browser.ask("opened") == f"{there.url}#source={quote(name)}"
+    assert not browser.ask("document.querySelector('#detail').open")
+    assert browser.ask("document.querySelector('#filters [name=source]').length") == count - 1
+    notice = "document.querySelector('#notice').textContent"
+    browser.wait_for(f"{notice}.includes('locked: it does not know the token.')")
+    there.sinks.close(1)
+    browser.wait_for(f"{notice}.includes('yard: ')")
+    browser.wait_for("document.querySelectorAll('.tile.broken').length === 2")
+    text = browser.ask("document.documentElement.outerHTML")
+    assert user.token not in text + str(told())
+    here.sinks.close(1)

@@ -27,7 +27,7 @@ function chooseView() {
     if (here) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  $("#urgent").hidden = $("#cells").hidden = view !== "";
+  $("#choices").hidden = view !== "";
   if (reviewing) refreshEvents();
   if (view === "manage") drawManage();
 }
@@ -55,6 +55,7 @@ function setUrgent(on) {
   arrange();
 }
 $("#cells").addEventListener("click", () => setCells(!showCells));
+$("#group").addEventListener("input", arrange);
 $("#urgent").addEventListener("click", () => setUrgent(!urgentFirst));
 $("#detail .previous").addEventListener("click", () => step(-1));
 $("#detail .next").addEventListener("click", () => step(1));
@@ -110,7 +111,6 @@ function connect() {
     setLink(true);
     const overview = JSON.parse(message.data);
     update(overview);
-    offerSources();
     if (overview.reviews !== reviews) soon();
     reviews = overview.reviews;
   });
@@ -137,7 +137,6 @@ async function start() {
     $("nav [href='#manage']").hidden = !me.name && me.role !== "admin";
     reviews = overview.reviews;
     update(overview);
-    offerSources();
     for (const [name, points] of Object.entries(history)) {
       if (sources.has(name)) sources.get(name).history = points;
     }

@@ -24,6 +24,29 @@ function setText(root, selector, text) {
   if (found.textContent !== text) found.textContent = text;
 }
 
+function drawFacts(root, facts) {
+  $(".facts", root).replaceChildren(
+    ...facts.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]),
+  );
+}
+function drawChip(root, tone, text) {
+  const chip = $(".chip", root);
+  chip.className = `chip ${tone}`;
+  chip.textContent = text;
+}
+function setTone(root, tone) {
+  root.classList.remove("generated", "clear", "unsure", "none");
+  root.classList.add(tone);
+}
+// The first option stands for all of them.
+function offer(select, names) {
+  const have = [...select.options].slice(1).map((option) => option.value);
+  if (names.join("\n") === have.join("\n")) return;
+  const chosen = select.value;
+  select.replaceChildren(select.options[0], ...names.map((name) => element("option", "", name)));
+  select.value = names.includes(chosen) ? chosen : "";
+}
+
 class Unreachable extends Error {}
 
 async function call(path, parameters = {}, options = {}) {

@@ -120,8 +120,7 @@ function drawTilePicture(source) {
 function drawTile(source, now) {
   const { status, tile } = source;
   const idle = isIdle(status);
-  tile.classList.remove("generated", "clear", "unsure", "none");
-  tile.classList.add(tone(status));
+  setTone(tile, tone(status));
   tile.classList.toggle("broken", isBroken(status));
   tile.classList.toggle("idle", idle);
   const word = verdictWord(status);
@@ -153,7 +152,8 @@ function drawTile(source, now) {
 }
 
 function arrange() {
-  const wanted = [...sources.values()];
+  const group = $("#group").value;
+  const wanted = [...sources.values()].filter(({ status }) => !group || status.group === group);
   if (urgentFirst) wanted.sort((a, b) => urgency(a.status) - urgency(b.status));
   const box = $("#tiles");
   const same =
@@ -170,8 +170,7 @@ function warn(text) { // with the next overview
   warned = { text: `Not done: ${text}.`, until: performance.now() + 10000 };
 }
 
-function drawSummary(overview) {
-  const statuses = overview.sources;
+function drawSummary(overview, statuses) {
   const live = statuses.filter((one) => one.state === "live").length;
   const broken = statuses.filter(isBroken).length;
   const connecting = statuses.filter((one) => one.state === "connecting").length;
@@ -192,23 +191,35 @@ function drawSummary(overview) {
   if (oldest >= 0) add(span(oldest), "oldest frame at verdict");
   $("#summary").replaceChildren(...parts);
   const dead = !overview.alive;
-  const overload = statuses.map((status) => status.overload).find(Boolean);
+  const overload = overview.sources.map((status) => status.overload).find(Boolean);
   const lost = overview.lost_events
     ? `${several(overview.lost_events, "event was", "events were")} lost before anybody could be told.`
     : "";
+  const away = overview.nodes.filter((one) => one.problem).map((one) => `${one.node}: ${one.problem}.`);
   const warning = performance.now() < warned.until ? warned.text : "";
   const notice = $("#notice");
-  notice.hidden = !dead && !overload && !lost && !warning;
+  notice.hidden = !dead && !overload && !lost && !warning && !away.length;
   notice.classList.toggle("grave", dead);
   setText(document, "#notice", dead
     ? "The screener has stopped judging: what is shown here is old. Restart it."
-    : [warning, overload && `This machine is too slow for its sources: ${overload}.`, lost].filter(Boolean).join(" "));
+    : [warning, overload && `This machine is too slow for its sources: ${overload}.`, lost, ...away].filter(Boolean).join(" "));
   document.title = (generated ? `(${generated}) ` : "") + "mpft screen";
 }
 
+// Of another node: shown under its name, with details on its own page.
+const theirs = ({ node, url, sources: all }) => all.map((status) => ({
+  ...status,
+  node,
+  named: status.source,
+  source: `${node}: ${status.source}`,
+  page: `${url}#source=${encodeURIComponent(status.source)}`,
+}));
+
 function update(overview) {
   $("#keep").hidden = !overview.evidence || !mayReview();
-  const names = new Set(overview.sources.map((status) => status.source));
+  const own = overview.sources.map((status) => status.source);
+  const all = [...overview.sources, ...overview.nodes.flatMap(theirs)];
+  const names = new Set(all.map((status) => status.source));
   for (const [name, source] of sources) {
     if (!names.has(name)) {
       seen.unobserve(source.tile);
@@ -217,7 +228,7 @@ function update(overview) {
     }
   }
   const ordered = [];
-  for (const status of overview.sources) {
+  for (const status of all) {
     let source = sources.get(status.source);
     if (!source) {
       source = { history: [], picture: null, near: null, shown: null, fetched: -Infinity, visible: false };
@@ -228,10 +239,14 @@ function update(overview) {
     remember(source, overview.time);
     drawTile(source, overview.time);
   }
+  const groups = new Set(all.map((status) => status.group).filter(Boolean));
+  offer($("#group"), [...groups].sort());
+  $("#group").hidden = !groups.size;
+  offer($("#filters [name=source]"), own);
   sources.clear(); // in the order of the configuration, which may have been re-read
   for (const [name, source] of ordered) sources.set(name, source);
   arrange();
-  drawSummary(overview);
+  drawSummary(overview, all);
   if (detailed) drawDetail();
 }
 
@@ -242,6 +257,10 @@ putMeter($("#detail"));
 function openDetail(name) {
   detailed = sources.get(name) ?? null;
   leaveAreas();
+  if (detailed?.status.page) {
+    window.open(detailed.status.page, "_blank", "noopener");
+    detailed = null;
+  }
   if (!detailed) return;
   detailed.fetched = -Infinity;
   detailed.shown = null;
@@ -252,7 +271,7 @@ function openDetail(name) {
   drawDetailPictures();
   drawDetailEvents();
   if (!dialog.open) dialog.showModal();
-  fetchPicture(name, true).then((near) => {
+  fetchPicture(detailed.status, true).then((near) => {
     if (near && detailed && detailed.status.source === name) {
       detailed.near = near;
       drawDetailPictures();
@@ -261,7 +280,8 @@ function openDetail(name) {
 }
 
 function step(by) {
-  const names = [...$("#tiles").children].map((tile) => tile.dataset.source);
+  const names = [...$("#tiles").children].map((tile) => tile.dataset.source)
+    .filter((name) => !sources.get(name).status.page);
   const index = names.indexOf(detailed.status.source);
   openDetail(names[(index + by + names.length) % names.length]);
 }
@@ -287,12 +307,9 @@ async function drawDetailEvents() {
 function drawDetail() {
   const { status, history } = detailed;
   const dialog = $("#detail");
-  dialog.classList.remove("generated", "clear", "unsure", "none");
-  dialog.classList.add(tone(status));
+  setTone(dialog, tone(status));
   setText(dialog, "#detail-name", status.source);
-  const chip = $(".chip", dialog);
-  chip.className = `chip ${tone(status)}`;
-  chip.textContent = isIdle(status) ? status.state : verdictWord(status);
+  drawChip(dialog, tone(status), isIdle(status) ? status.state : verdictWord(status));
   drawMeter($(".meter", dialog), status);
   setText(dialog, ".rests", restsOn(status, Date.now() / 1000));
   drawLine($(".line", dialog), status, history, 960, 120);
@@ -319,7 +336,5 @@ function drawDetail() {
     ["not judged", dropped.length ? dropped.map(([cause, n]) => `${count(n)}: ${CAUSES[cause] ?? cause}`).join("; ") : "none"],
     ["reconnects", count(status.reconnects)],
   ];
-  $(".facts", dialog).replaceChildren(
-    ...facts.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]),
-  );
+  drawFacts(dialog, facts);
 }

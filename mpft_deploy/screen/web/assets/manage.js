@@ -46,21 +46,28 @@ function describeLesson({ minutes, left, seconds, learnt, problem }) {
     `${stream}: log odds ${signed(one.offset)} ± ${one.error.toFixed(2)} from ${count(one.seconds)} seconds; a frame is generated from ${one.threshold.toFixed(3)}`).join("\n");
 }
 
-function managedRow(managed) {
-  const { source } = managed;
-  const path = `/sources/${encodeURIComponent(source)}`;
+// A row of a list: what it is, what came of what was done, and buttons for that.
+function listRow(name, ...lines) {
   const row = element("li", "managed");
-  row.dataset.source = source;
   const what = element("div", "what");
-  what.append(element("b", "", source), element("span", "quiet", managed.address));
-  const state = managed.paused ? "paused" : sources.get(source)?.status.state ?? "not screened";
-  what.append(element("span", "quiet", [state, ORIGINS[managed.origin]].join(" · ")));
-  const { lesson } = managed;
-  if (managed.taught) what.append(element("span", "quiet", `taught ${moment(managed.taught)}`));
-  if (managed.problem) what.append(element("span", "problem", managed.problem));
+  what.append(element("b", "", name), ...lines.map((line) => element("span", "quiet", line)));
   const output = element("p", "said");
   output.setAttribute("role", "status");
   const buttons = element("div", "buttons");
+  row.append(what, buttons, output);
+  return { row, what, buttons, output };
+}
+
+function managedRow(managed) {
+  const { source } = managed;
+  const path = `/sources/${encodeURIComponent(source)}`;
+  const state = managed.paused ? "paused" : sources.get(source)?.status.state ?? "not screened";
+  const { row, what, buttons, output } = listRow(source, managed.address,
+    [managed.group, state, ...managed.hours, ORIGINS[managed.origin]].filter(Boolean).join(" · "));
+  row.dataset.source = source;
+  const { lesson } = managed;
+  if (managed.taught) what.append(element("span", "quiet", `taught ${moment(managed.taught)}`));
+  if (managed.problem) what.append(element("span", "problem", managed.problem));
   const send = (method, more, body) => saying(output, async () => {
     await call(path + more, {}, body ? JSON_BODY(body) : { method });
     await drawManaged();
@@ -109,8 +116,9 @@ function managedRow(managed) {
     );
     if (!lesson) buttons.append(button("Teach", `Teach ${source}`, teach));
   }
-  if (managed.origin !== "file") buttons.append(button("Remove", `Remove ${source}`, remove));
-  row.append(what, buttons, output);
+  if (managed.origin !== "file") {
+    buttons.append(button("Change", `Change ${source}`, () => edit(managed)), button("Remove", `Remove ${source}`, remove));
+  }
   return row;
 }
 
@@ -134,24 +142,38 @@ setInterval(() => {
 // Who is logged in
 
 function sessionRow({ id, user: name, began, agent }) {
-  const row = element("li", "managed");
-  const what = element("div", "what");
-  const since = element("span", "quiet", "since ");
-  since.append(timeElement(began));
-  what.append(element("b", "", name), element("span", "quiet", agent || "unknown browser"), since);
-  const output = element("p", "said");
-  output.setAttribute("role", "status");
-  const buttons = element("div", "buttons");
+  const { row, buttons, output } = listRow(name, agent || "unknown browser", `since ${moment(began)}`);
   buttons.append(button("Log out", `Log out ${name}, ${agent}`, () => saying(output, async () => {
     await call(`/sessions/${id}`, {}, { method: "DELETE" });
     row.remove();
   })));
-  row.append(what, buttons, output);
   return row;
 }
 
 async function drawSessions() {
   $("#sessions").replaceChildren(...(await call("/sessions")).map(sessionRow));
+}
+
+// Evidence that no event names
+
+function keptRow({ name, time, verdict, bytes }) {
+  const { row, buttons, output } = listRow(name, `${moment(time)} · ${verdict} · ${(bytes / 1e6).toFixed(1)} MB`);
+  const link = element("a", "", "Download");
+  Object.assign(link, { href: packageAt(name), download: name });
+  buttons.append(link);
+  if (user.role === "admin") {
+    buttons.append(button("Delete", `Delete ${name}`, () => saying(output, async () => {
+      await call(`/evidence/${encodeURIComponent(name)}`, {}, { method: "DELETE" });
+      row.remove();
+    })));
+  }
+  return row;
+}
+
+async function drawKept() {
+  const rows = (await call("/evidence")).map(keptRow);
+  $("#kept").replaceChildren(...rows);
+  $(".of-evidence").hidden = !rows.length;
 }
 
 // Who did what
@@ -178,33 +200,68 @@ function drawManage() {
   for (const part of $$(".of-sources")) part.hidden = !user.manages;
   $(".of-people").hidden = !user.name;
   $(".of-admins").hidden = !admin;
+  drawKept();
   if (user.manages) drawManaged();
   if (user.name) drawSessions();
   if (admin) drawAudit();
 }
 
-function newSource() {
-  const form = new FormData($("#add"));
-  const given = { name: form.get("name").trim(), address: form.get("address").trim() };
-  const decode = form.get("decode").trim();
-  if (decode) given.decode = Number(decode) || decode;
-  return given;
+// A source that is added, or changed: then an empty address stays as it is, and an empty field is
+// taken back.
+
+const form = $("#add");
+let editing = "";
+
+function setEditing(name) {
+  editing = name;
+  form.elements.name.readOnly = Boolean(name);
+  form.elements.address.required = !name;
+  form.elements.address.placeholder = name ? "as it is" : "rtsp://user:password@camera/stream";
+  $(".send", form).textContent = name ? "Save" : "Add";
+  setText(document, "#add-title", name ? `Change ${name}` : "Add a source");
+  $("#try").hidden = Boolean(name);
+  $("[type=reset]", form).hidden = !name;
 }
 
-$("#add").addEventListener("submit", (event) => {
+function edit({ source, decode, group, hours }) {
+  setEditing(source);
+  Object.entries({ name: source, address: "", decode, group, hours: hours.join("; ") })
+    .forEach(([name, value]) => { form.elements[name].value = value; });
+  form.scrollIntoView({ block: "center" });
+  form.elements.address.focus();
+}
+
+function given() {
+  const [name, address, decode, group, hours] = ["name", "address", "decode", "group", "hours"]
+    .map((field) => form.elements[field].value.trim());
+  const all = {
+    name,
+    address,
+    decode: Number(decode) || decode,
+    group,
+    hours: hours ? hours.split(";").map((one) => one.trim()) : "",
+  };
+  const rest = Object.entries(all).filter(([key, value]) => value || (editing && key !== "address"));
+  return Object.fromEntries(rest.map(([key, value]) => [key, value || null]));
+}
+
+form.addEventListener("reset", () => setEditing(""));
+form.addEventListener("submit", (event) => {
   event.preventDefault();
   saying($("#add-said"), async () => {
-    const { source } = await call("/sources", {}, JSON_BODY(newSource()));
-    $("#add").reset();
+    const path = editing ? `/sources/${encodeURIComponent(editing)}` : "/sources";
+    const { source } = await call(path, {}, { ...JSON_BODY(given()), method: editing ? "PATCH" : "POST" });
+    const done = editing ? "changed" : "screened now";
+    form.reset();
     await drawManaged();
-    return `${source} is screened now.`;
+    return `${source} is ${done}.`;
   });
 });
 $("#try").addEventListener("click", () => {
-  if ($("#add [name=address]").reportValidity()) {
+  if (form.elements.address.reportValidity()) {
     saying($("#add-said"), async () => {
-      const { name, ...given } = newSource();
-      return describeFound(await call("/sources/test", {}, JSON_BODY(given)));
+      const { name, ...table } = given();
+      return describeFound(await call("/sources/test", {}, JSON_BODY(table)));
     });
   }
 });

@@ -125,16 +125,6 @@ async function drawPrecision() {
   $("#precision").replaceChildren(...parts);
 }
 
-function offerSources() {
-  const select = $("#filters [name=source]");
-  const names = [...sources.keys()];
-  const have = $$("option", select).slice(1).map((option) => option.value);
-  if (names.length === have.length && names.every((name, index) => name === have[index])) return;
-  const chosen = select.value;
-  select.replaceChildren(select.options[0], ...names.map((name) => element("option", "", name)));
-  select.value = names.includes(chosen) ? chosen : "";
-}
-
 // Shows the current row, to screen readers too, unless the focus is wanted elsewhere.
 function mark() {
   const list = $("#all-events");
@@ -174,9 +164,7 @@ function openEvent(stored) {
   dialog.className = toneOf(event);
   dialog.dataset.number = stored.id;
   setText(dialog, "#event-name", streamName(event));
-  const chip = $(".chip", dialog);
-  chip.className = `chip ${toneOf(event)}`;
-  chip.textContent = event.verdict;
+  drawChip(dialog, toneOf(event), event.verdict);
   const picture = snapshotOf(event, false);
   drawScene($(".scene", dialog), picture, false);
   $("figure", dialog).hidden = !picture;
@@ -191,9 +179,7 @@ function openEvent(stored) {
     ["review", stored.by || stored.reviewed_at ? `${stored.state}${stored.by ? `, by ${stored.by}` : ""}, ${moment(stored.reviewed_at)}` : stored.state],
   ];
   if (!picture) facts.push(["picture", "none was kept; [snapshots] says of which verdicts one is"]);
-  $(".facts", dialog).replaceChildren(
-    ...facts.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", value)]),
-  );
+  drawFacts(dialog, facts);
   for (const button of $$(".review button", dialog)) {
     button.setAttribute("aria-pressed", String(button.value === stored.state));
   }

@@ -26,8 +26,9 @@ function drawScene(svg, picture, withCells) {
 
 const looksAt = (picture) => (picture && picture.share ? `looks at ${percent(picture.share)}` : "");
 
-async function fetchPicture(source, near) {
-  const picture = await call("/picture", near ? { source, near: true } : { source });
+async function fetchPicture({ source, node, named }, near) {
+  const path = node ? `/nodes/${encodeURIComponent(node)}/picture` : "/picture";
+  const picture = await call(path, { source: named ?? source, near: near || "" });
   return picture && { ...picture, href: `data:image/jpeg;base64,${picture.jpeg}` };
 }
 
@@ -49,6 +50,7 @@ function nextPicture() {
     const fresh = source.shown === time;
     const inDetail = source === detailed;
     if (time === null || fresh || !(source.visible || inDetail)) continue;
+    if (source.status.node && isBroken(source.status)) continue; // nobody would answer
     if (now - source.fetched < PICTURE_PERIOD) continue;
     if (!chosen || inDetail || source.fetched < chosen.fetched) chosen = source;
     if (inDetail) break;
@@ -66,11 +68,11 @@ async function pictureLoop() {
     const time = source.status.picture_time;
     source.fetched = performance.now();
     try {
-      const picture = await fetchPicture(source.status.source, false);
+      const picture = await fetchPicture(source.status, false);
       source.shown = time;
       if (picture) source.picture = picture;
       if (source === detailed) {
-        const near = await fetchPicture(source.status.source, true);
+        const near = await fetchPicture(source.status, true);
         if (near) source.near = near;
         drawDetailPictures();
       }

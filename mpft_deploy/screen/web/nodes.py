@@ -1,0 +1,131 @@
+"""Other nodes' sources on this page: their APIs are asked, each with its token, while one looks."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from mpft_deploy.extras import require
+from mpft_deploy.screen.tell.config import Node
+from mpft_deploy.screen.tell.post import reason_of
+from mpft_deploy.screen.web.board import NodeNow, Shown, SourceNow
+from mpft_deploy.screen.web.operations import MissingError, operation
+
+PERIOD = 1.0
+"""Seconds between two questions to a node."""
+
+PATIENCE = 5.0
+"""Seconds that an answer may take."""
+
+IDLE = 10.0
+"""Seconds after the last visitor's question for which nodes are still asked."""
+
+MAX_ANSWER = 8 * 1024**2
+
+
+class _Overview(msgspec.Struct):
+    """What is read of a node's own."""
+
+    alive: bool
+    sources: list[SourceNow]
+
+
+class Nodes:
+    """Asks them; from the event loop of the page alone.
+
+    Raises:
+        EnvironmentLacksError: httpx2 is missing.
+    """
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self._urls = {one.name: one.url.rstrip("/") + "/" for one in nodes}
+        self._tokens = {one.name: one.read_token() for one in nodes}
+        self._now = {name: NodeNow(name, url) for name, url in self._urls.items()}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._asked = float("-inf")
+        if nodes:
+            require("webhook", "[[http.nodes]]", "httpx2")
+            import httpx2
+
+            self._failures = (httpx2.HTTPError, OSError)
+            self._client = httpx2.AsyncClient(
+                timeout=None, trust_env=False, verify=ssl.create_default_context()
+            )
+
+    async def look(self) -> list[NodeNow]:
+        """What each told last."""
+        self._asked = time.monotonic()
+        for name in self._urls:
+            if name not in self._tasks or self._tasks[name].done():
+                self._tasks[name] = asyncio.create_task(self._follow(name))
+        return list(self._now.values())
+
+    @operation("GET", "/nodes/{node}/picture")
+    async def picture(self, node: str, source: str, near: bool = False) -> Shown | None:
+        """The same as /picture, of another node's source."""
+        if node not in self._urls:
+            raise MissingError("there is no such node")
+        asked = {"source": source, **({"near": "true"} if near else {})}
+        try:
+            return msgspec.json.decode(await self._get(node, "picture", asked), type=Shown | None)
+        except Exception as error:
+            raise MissingError(f"{node}: {self._why(error)}") from None
+
+    async def _follow(self, name: str) -> None:
+        now = NodeNow(name, self._urls[name])
+        while time.monotonic() - self._asked < IDLE:
+            try:
+                body = await self._get(name, "sources", {"own": "true"})
+                found = msgspec.json.decode(body, type=_Overview)
+                problem = "" if found.alive else "it has stopped judging"
+                now = msgspec.structs.replace(now, problem=problem, sources=found.sources)
+            except Exception as error:  # whatever another machine does
+                why = self._why(error)
+                down = [
+                    msgspec.structs.replace(one, state="down", reason=f"{name}: {why}")
+                    for one in now.sources
+                ]
+                now = msgspec.structs.replace(now, problem=why, sources=down)
+            self._now[name] = now
+            await asyncio.sleep(PERIOD)
+        self._now[name] = NodeNow(name, self._urls[name])  # not shown as if it were new
+
+    async def _get(self, name: str, path: str, query: dict[str, str]) -> bytes:
+        token = self._tokens[name]
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        url = f"{self._urls[name]}api/v1/{path}"
+
+        async def read() -> bytes:
+            async with self._client.stream("GET", url, params=query, headers=headers) as reply:
+                if reply.status_code != 200:
+                    raise _RefusedError(reply.status_code)
+                body = b""
+                async for part in reply.aiter_bytes():
+                    body += part
+                    if len(body) > MAX_ANSWER:
+                        raise ValueError("more than is read")
+                return body
+
+        return await asyncio.wait_for(read(), PATIENCE)
+
+    def _why(self, error: Exception) -> str:
+        """In words that repeat nothing of what was sent."""
+        if isinstance(error, asyncio.TimeoutError):
+            return "no reply in time"
+        if isinstance(error, _RefusedError):
+            return {401: "it does not know the token", 403: "it refuses the token"}.get(
+                error.status, f"it answered {error.status}"
+            )
+        if isinstance(error, self._failures):
+            return reason_of(error)
+        return "its answer is of another version"
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
