@@ -92,7 +92,7 @@ def test_the_broker_restarts(tmp_path: Path, faults: Faults) -> None:
     sink = MqttSink(Mqtt(host="127.0.0.1", port=network.port, interval=0.0))
     sink.send(source_event(1))
     sink.send(frame_event(1))
-    eventually(lambda: sink.stats().delivered >= 8 and sink.stats().waiting == 0)
+    eventually(lambda: sink.stats().delivered >= 4 and sink.stats().waiting == 0)
     broker.down()
     network.cut()
     down = time.monotonic()
@@ -114,7 +114,7 @@ def test_the_broker_restarts(tmp_path: Path, faults: Faults) -> None:
     eventually(lambda: "mpft/gate/state" in subscriber.latest)
     eventually(lambda: json.loads(subscriber.latest["mpft/gate/state"])["verdict"] == last)
     assert subscriber.latest["mpft/availability"] == "online"
-    assert sum(topic.endswith("/config") for topic in subscriber.latest) == 5
+    assert sum(topic.endswith("/config") for topic in subscriber.latest) == 1
     assert sink.stats().failures >= 1
     assert sink.stats().dropped == {}
     sink.close(2)
