@@ -76,7 +76,7 @@ fuzz: .venv-test/installed
 # engine, such as the winner of `mpft-export --target cpu`.
 BUNDLE ?= build/bundle
 bench: .venv-test/installed build/bundle/bundle.json
-	.venv-test/bin/python -m pip install --quiet opencv-python-headless nncf
+	.venv-test/bin/python -m pip install --quiet opencv-python-headless nncf onnxscript
 	.venv-test/bin/python benchmarks/suite.py "$(BUNDLE)" $(if $(IMAGES),--images "$(IMAGES)")
 
 bench-first-verdict: .venv-test/installed build/bundle/bundle.json

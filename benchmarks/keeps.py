@@ -28,12 +28,11 @@ from mpft_deploy.spec import DetectorSpec
 
 KEEPS = ("textured:30", "textured:60", "textured:98", "all")
 ENGINES = (
+    ("native", "narrow"),
+    ("native", "wide"),
     ("onnxruntime", "fp32"),
     ("onnxruntime", "int8"),
     ("openvino", "fp32"),
-    ("openvino", "bf16"),
-    ("openvino", "int8-static"),
-    ("openvino", "int8-static+bf16"),
 )
 ROUNDS, TURN = 5, 8
 
@@ -42,7 +41,7 @@ def runs(detector: Path, materials: Materials, keep: str) -> dict[str, Callable[
     """From a view u8 [1, S, S, 3] on, by backend and precision."""
     found: dict[str, Callable[[U8], object]] = {}
     for backend, precision in ENGINES:
-        floats = FLOAT_LAYERS if precision.startswith("int8") else ()
+        floats = FLOAT_LAYERS if precision == "int8" else ()
         made = make(
             Request(detector, Path(), backend, precision, floats, keep=keep, threads=THREADS),
             materials,
