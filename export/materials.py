@@ -19,6 +19,7 @@ from mpft_deploy.dataset import find_samples
 from mpft_deploy.detector_folder import DetectorFolder, Golden, read_detector
 from mpft_deploy.engine import Engine, wide_of
 from mpft_deploy.engine.certificate import TRAINED, compare, run_views
+from mpft_deploy.engine.published import Published, find_published
 from mpft_deploy.engine.reference import Reference, activation_maxima
 from mpft_deploy.errors import InputError
 from mpft_deploy.evaluate.scores import mean_over_views
@@ -103,6 +104,17 @@ class Materials:
     def spec_at(self, keep: str | None) -> DetectorSpec:
         """The detector's spec, with another keep rule for inference if one is given."""
         return with_keep(self.detector.spec, keep)
+
+    @cached_property
+    def _published(self) -> dict[str, tuple[Published | None, str | None]]:
+        return {}
+
+    def published_at(self, keep: str | None) -> tuple[Published | None, str | None]:
+        """As `find_published`, at a keep rule; found once."""
+        at = self.spec_at(keep).keep
+        if at not in self._published:
+            self._published[at] = find_published(self.detector, at)
+        return self._published[at]
 
     @cached_property
     def calibration_views(self) -> U8:

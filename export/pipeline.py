@@ -28,7 +28,7 @@ from mpft_deploy.bundle import (
     Precision,
     write_bundle,
 )
-from mpft_deploy.detector_folder import DetectorFolder, Golden, read_detector, read_spec
+from mpft_deploy.detector_folder import DetectorFolder, Golden, read_spec
 from mpft_deploy.engine import Backend, Engine, find_backend
 from mpft_deploy.engine.budget import Budget, default_budget
 from mpft_deploy.engine.certificate import (
@@ -40,15 +40,15 @@ from mpft_deploy.engine.certificate import (
     unequal,
 )
 from mpft_deploy.engine.native import write_engine
-from mpft_deploy.engine.published import Published, find_published
+from mpft_deploy.engine.published import Published, narrowest
 from mpft_deploy.errors import EnvironmentLacksError, GateError, UsageError
 from mpft_deploy.export.builders import Builder, BuildOptions, Plan, get_builder
-from mpft_deploy.export.materials import Materials, Say, with_keep
+from mpft_deploy.export.materials import Materials, Say
 from mpft_deploy.export.recipes import precision_of, recipe_of
 from mpft_deploy.export.refusal import may_be_written, refusal
 from mpft_deploy.extras import require
 from mpft_deploy.outputs import Place, reserve
-from mpft_deploy.profile.latency import measure
+from mpft_deploy.profile.latency import Stopwatch
 from mpft_deploy.signing import Signature, load_signer
 from mpft_deploy.spec import DetectorSpec
 from mpft_deploy.weights import F32, detector_shapes
@@ -58,12 +58,15 @@ if TYPE_CHECKING:
 
 LATENCY_SAMPLES, LATENCY_SECONDS = 100, 2.0
 NATIVE = "native"
+NARROWEST = "narrowest"
+"""In place of a precision of the backend native: the narrowest that is known to keep the budget."""
 
 
 @dataclass(frozen=True)
 class Request:
     """What to export, how, and by which budget.
 
+    precision: one of the backend's, or NARROWEST.
     keep: cells seen at inference, in place of the detector's own rule. Verdicts are still compared
         with those at its own rule.
     budget: to judge by on `images`; None takes the precision's default.
@@ -149,18 +152,24 @@ class Made:
         found = smoke_test(logits, self.golden, self.spec.calibration, self.golden_of)
         return found, smoke_faults(found, self.golden, self.precision)
 
-    def certified(self, certificate: Certificate, logits: F32) -> Built:
+    def certified(
+        self, certificate: Certificate, logits: F32, watch: Stopwatch | None = None
+    ) -> Built:
         """What may be written of it. Where logits are defined to the last bit, the bundle's golden
         ones are those of `run_golden`: every device must repeat them."""
         golden = replace(self.golden, logits=logits) if self.precision.defined else self.golden
-        return Built(**{**vars(self), "golden": golden}, certificate=certificate)
+        return Built(**{**vars(self), "golden": golden}, certificate=certificate, watch=watch)
 
 
 @dataclass(frozen=True)
 class Built(Made):
-    """An engine that may be written, with all that is known of it."""
+    """An engine that may be written, with all that is known of it.
+
+    watch: that timed its smoke test; None if that was not done.
+    """
 
     certificate: Certificate
+    watch: Stopwatch | None = None
 
 
 def gather(request: Request, say: Say = silent) -> Materials:
@@ -222,6 +231,7 @@ def build(request: Request, say: Say = silent) -> Built:
         InputError, UsageError, EnvironmentLacksError: as their messages say.
     """
     materials = gather(request, say)
+    request = settle(request, materials)
     if request.budget is not None and not request.images:
         published, why = _find_published(request, materials)
         if published is None:
@@ -231,11 +241,21 @@ def build(request: Request, say: Say = silent) -> Built:
     if made.engine is None:
         return Built(**vars(made), certificate=not_run(made.spec, str(made.not_run)))
     say("smoke test on the drawn golden crops")
-    logits = made.run_golden()
+    crops = made.golden.crops
+    watch = Stopwatch(made.engine, made.spec, crops, request.threads)
+    logits = watch.time(len(crops))
     certificate = prove(request, materials, made, logits)
     if not may_be_written(certificate) and not request.allow_unproven:
         raise GateError(refusal(certificate, made.precision))
-    return made.certified(certificate, logits)
+    return made.certified(certificate, logits, watch)
+
+
+def settle(request: Request, materials: Materials) -> Request:
+    """The request with a precision in place of NARROWEST."""
+    if request.precision != NARROWEST:
+        return request
+    published, _ = materials.published_at(request.keep)
+    return replace(request, precision=narrowest(materials.detector, published, request.budget))
 
 
 def prove(request: Request, materials: Materials, made: Made, logits: F32) -> Certificate:
@@ -268,12 +288,12 @@ def _find_published(request: Request, materials: Materials) -> tuple[Published |
     """As `find_published`, where it has a say: of the backend native, without --images."""
     if request.backend != NATIVE or request.images:
         return None, None
-    return find_published(materials.detector, materials.spec_at(request.keep).keep)
+    return materials.published_at(request.keep)
 
 
 def _nearness(request: Request, materials: Materials) -> float:
     """`Precision.again`, as the detector's certificate has it."""
-    published, why = find_published(materials.detector, materials.spec_at(request.keep).keep)
+    published, why = materials.published_at(request.keep)
     if published is None:
         raise UsageError(
             "--precision twice judges once more what is near a bound between verdicts. How near "
@@ -289,16 +309,9 @@ def export(request: Request, say: Say = silent) -> Result:
         signer = load_signer(request.sign) if request.sign else None
         built = build(request, say)
         latency = None
-        if built.engine is not None:
+        if built.watch is not None:
             say("measuring latency")
-            latency = measure(
-                built.engine,
-                built.spec,
-                built.golden.crops,
-                samples=LATENCY_SAMPLES,
-                seconds=LATENCY_SECONDS,
-                threads=request.threads,
-            )
+            latency = built.watch.finish(LATENCY_SAMPLES, LATENCY_SECONDS)
         return write(request, built, latency, signer)
 
 
@@ -353,9 +366,11 @@ def write(
 
 def describe(request: Request) -> dict[str, str]:
     """What `export` would build, by name for people, with all checked that needs no building."""
+    materials = gather(request)
     with hold(request):
+        request = settle(request, materials)
         backend, _, plan = _resolve(request)
-    spec = with_keep(read_detector(request.detector).spec, request.keep)
+    spec = materials.spec_at(request.keep)
     precision = precision_of(request.precision, request.float_layers)
     reason = backend.why_not(plan.compute_capability)
     return {

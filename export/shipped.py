@@ -16,16 +16,17 @@ import mpft_deploy
 from mpft_deploy.bundle import Bundle, read_bundle
 from mpft_deploy.detector_folder import Golden
 from mpft_deploy.engine import find_backend
-from mpft_deploy.engine.published import narrowest
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError
 from mpft_deploy.export.materials import Say
 from mpft_deploy.export.pipeline import (
+    NARROWEST,
     NATIVE,
     Request,
     gather,
     hold,
     make,
     prove,
+    settle,
     write,
 )
 from mpft_deploy.export.refusal import refusal
@@ -77,10 +78,11 @@ def shipped_bundle(say: Say, precision: str | None = None) -> Bundle:
 
 
 def _make(detector: Path, out: Path, precision: str | None) -> Bundle:
-    precision = precision or narrowest(detector, None, None)  # which reads all of it
-    request = Request(detector, out, backend=NATIVE, precision=precision, overwrite=True)
+    wanted = precision or NARROWEST
+    request = Request(detector, out, backend=NATIVE, precision=wanted, overwrite=True)
     with hold(request):
         materials = gather(request)
+        request = settle(request, materials)
         made = make(request, materials)
         golden = Golden(made.golden.crops[:PROOF], made.golden.logits[:PROOF])
         made = replace(made, golden=golden)

@@ -185,10 +185,9 @@ def command(
     from mpft_deploy.cli.console import certificate_rows, emit_json, latency_rows, steps, table
     from mpft_deploy.engine import find_backend
     from mpft_deploy.engine.budget import Budget
-    from mpft_deploy.engine.published import narrowest
     from mpft_deploy.errors import UsageError
     from mpft_deploy.export.builders import BuildOptions, parse_batch, parse_capability
-    from mpft_deploy.export.pipeline import Request, export
+    from mpft_deploy.export.pipeline import NARROWEST, NATIVE, Request, export
     from mpft_deploy.files import display
 
     searches = target is not None or AUTO in (backend, precision)
@@ -196,9 +195,10 @@ def command(
         backend = (
             AUTO if searches else _backend_for(precision, graph=standalone or layout != "bundle")
         )
-    chooses = precision is None and backend == "native"
-    if precision is None:
-        precision = AUTO if searches else find_backend(backend).PRECISIONS[0]
+    if precision is None and searches:
+        precision = AUTO
+    elif precision is None:
+        precision = NARROWEST if backend == NATIVE else find_backend(backend).PRECISIONS[0]
     request = Request(
         detector=detector,
         out=out,
@@ -231,8 +231,6 @@ def command(
     request = replace(request, keep=keep)
     if latency or explain:
         raise UsageError("--latency and --explain go with a search: add --target auto")
-    if chooses:
-        request = replace(request, precision=narrowest(detector, keep, request.budget))
     if dry_run:
         if standalone or layout == "triton":
             raise UsageError("--dry-run is for bundles")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -19,7 +18,7 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from mpft_deploy.bundle import Comparison
-from mpft_deploy.detector_folder import CERTIFICATE, DetectorFolder, read_detector
+from mpft_deploy.detector_folder import CERTIFICATE, DetectorFolder
 from mpft_deploy.engine import native
 from mpft_deploy.engine.budget import Budget, default_budget, overall
 from mpft_deploy.engine.certificate import compare
@@ -161,24 +160,20 @@ def find_published(detector: DetectorFolder, keep: str) -> tuple[Published | Non
     return None, f"the detector's certificate is of {reason} (see `mpft certify`)"
 
 
-def narrowest(path: Path, keep: str | None, budget: Budget | None) -> str:
+def narrowest(
+    detector: DetectorFolder, published: Published | None, budget: Budget | None
+) -> str:
     """The narrowest precision of the backend native, and so the fastest, that keeps a budget by
     what was published of a detector; the widest where none does, or nothing was.
 
     Args:
-        path: the detector's folder.
-        keep: another keep rule than the detector's own, of which nothing is known.
         budget: None for the usual one.
     """
     widest = native.PRECISIONS[0]
-    if keep is not None or not (path / CERTIFICATE).exists():
-        return widest
-    detector = read_detector(path)
-    found, _ = find_published(detector, detector.spec.keep)
-    if found is None:
+    if published is None:
         return widest
     for precision in reversed(native.PRECISIONS):
-        compared = found.compare(detector, precision)
+        compared = published.compare(detector, precision)
         findings = (budget or default_budget(precision)).judge(compared)
         if overall(findings, compared) == "kept":
             return precision

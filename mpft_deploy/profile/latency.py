@@ -15,6 +15,7 @@ from mpft_deploy.profile.disturbance import Snapshot, Watch
 from mpft_deploy.profile.timer import no_garbage_collection
 from mpft_deploy.spec import DetectorSpec
 from mpft_deploy.statistics import bounded, summary
+from mpft_deploy.weights import F32
 
 SHORTEST_SECONDS = 0.25
 """Disturbances are looked for in what took as long: the system's clocks tell nothing of less."""
@@ -53,11 +54,27 @@ class Stopwatch:
         """Runs timed so far."""
         return len(self._times)
 
-    def time(self, samples: int) -> None:
-        """Time that many views more, one at a time."""
+    def time(self, samples: int) -> F32:
+        """Time that many views more, one at a time, from the first on; their logits, f32 [n]."""
         self._before = self._before or self._watch.look()
+        logits = []
         with no_garbage_collection():
-            self._times += [self._once(index) for index in range(samples)]
+            for index in range(samples):
+                times, logit = self._once(index)
+                self._times.append(times)
+                logits.append(logit)
+        return np.concatenate(logits)
+
+    def finish(self, samples: int, seconds: float) -> Latency:
+        """Time by ROUND until there are so many samples, ROUND at least, or it took so long."""
+        while not self.samples or (self.samples < samples and self._seconds < seconds):
+            self.time(ROUND)
+        return self.latency()
+
+    @property
+    def _seconds(self) -> float:
+        """From the first view that was timed to the last."""
+        return (self._times[-1][2] - self._times[0][0]) / 1e9
 
     def latency(self) -> Latency:
         """Milliseconds of a view over all that was timed."""
@@ -82,16 +99,17 @@ class Stopwatch:
         found = self._watch.between(self._before, after).disturbed
         return tuple(reason.partition(" (")[0] for reason in found)
 
-    def _once(self, index: int) -> tuple[int, int, int]:
+    def _once(self, index: int) -> tuple[tuple[int, int, int], F32]:
+        """Nanoseconds at the beginning, with cells packed and at the end; and the view's logit."""
         view = self._singles[index % len(self._singles)]
         start = time.perf_counter_ns()
         if isinstance(self._engine, SeesViews):  # which packs where the network is
-            self._engine.run_views(self._spec, list(view))
-            return start, start, time.perf_counter_ns()
+            logits = self._engine.run_views(self._spec, list(view)).logits
+            return (start, start, time.perf_counter_ns()), logits
         cut = texture_patchify(view, self._spec.patch, self._spec.keep_rule, self._spec.keep_seed)
         packed = time.perf_counter_ns()
-        self._engine.run(cut.patches, cut.positions)
-        return start, packed, time.perf_counter_ns()
+        logits = self._engine.run(cut.patches, cut.positions)
+        return (start, packed, time.perf_counter_ns()), logits
 
 
 def measure(
@@ -106,11 +124,6 @@ def measure(
     """Latency of one view at a time, in milliseconds, after warm-up; see `Stopwatch`.
 
     Args:
-        samples: wanted, a multiple of ROUND.
-        seconds: after which it ends with what it has, ROUND at least.
+        samples, seconds: see `Stopwatch.finish`.
     """
-    watch = Stopwatch(engine, spec, views, threads)
-    end = time.perf_counter() + seconds
-    while not watch.samples or (watch.samples < samples and time.perf_counter() < end):
-        watch.time(ROUND)
-    return watch.latency()
+    return Stopwatch(engine, spec, views, threads).finish(samples, seconds)
