@@ -170,6 +170,11 @@ def _encoder(section: Json, picture: str) -> str:
         ]
         for name, one in section["ms"].items()
     ]
+    twice = (
+        "\nThe precision twice is narrow, and wide once more for {share_of_second_looks:.1%} of "
+        "the {images} pictures of the detector's certificate: {ms:.1f} ms in the mean, by "
+        "arithmetic.\n"
+    ).format(**section["twice"]) if "twice" in section else ""  # fmt: skip
     steps = section["waterfall"]
     first, before, falls = steps[0]["ms"], steps[0]["ms"], []
     for one in steps:
@@ -179,9 +184,10 @@ def _encoder(section: Json, picture: str) -> str:
     return (
         f"\n### From cells to logit, one view of {section['cells']} cells, "
         f"{section['threads']} threads\n\n"
-        "Narrow, mixed and wide are ours, in integers; the peers run the same pruned graph. Beside "
-        "them how far logits of the drawn crops are from float32.\n"
+        "What names no runtime is ours, in integers; peers run the same pruned graph. Beside them "
+        "how far logits of the drawn crops are from float32.\n"
         + table(["", "p50 ms", "of wide", "mean error", "largest error"], rows)
+        + twice
         + "\n### The way from PyTorch, one thing at a time\n\n"
         "What fewer blocks, fewer tokens and integers are worth; each row goes on from the one "
         "above.\n\n"
