@@ -5,11 +5,14 @@ B is free. Mean and standard deviation are folded into the first matmul, the att
 the query weights, projection and head into one vector. Of the last block only the class token is
 computed, since nothing else of it reaches the logit. Shape operands are constants; no int64 tensor
 is computed.
+
+The layers of the blocks are multiplied in float32, or by a detector's own integers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mpft_deploy.engine.reference import SMOOTHED
 from mpft_deploy.errors import InputError
+from mpft_deploy.export.integers import METADATA, Integers
+from mpft_deploy.kernels.encoder.oracle import TINY
 from mpft_deploy.spec import DetectorSpec
 from mpft_deploy.weights import F32, detector_shapes
 
@@ -46,12 +51,56 @@ class GraphBuilder:
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
         return name
 
-    def linear(self, name: str, x: str, weight: F32, bias: F32) -> str:
+    def linear(self, name: str, x: str, weight: F32 | Integers, bias: F32) -> str:
         """x [..., I] · weight [O, I]ᵀ + bias [O]; nodes `NAME.matmul` and `NAME`."""
-        product = self.node(
-            "MatMul", f"{name}.matmul", x, self.constant(f"{name}.weight", weight.T)
-        )
+        if isinstance(weight, Integers):
+            product = self._integer_product(name, x, weight)
+        else:
+            product = self.node(
+                "MatMul", f"{name}.matmul", x, self.constant(f"{name}.weight", weight.T)
+            )
         return self.node("Add", name, product, self.constant(f"{name}.bias", bias))
+
+    def _integer_product(self, name: str, x: str, weight: Integers) -> str:
+        """x [B, T, I] · weight [O, I]ᵀ, of x as integers of 16 bits with one scale a token.
+
+        As `oracle.linear` has it. Integers are a high and a low byte, each 128 larger than what it
+        stands for, and both bytes of all tokens are multiplied at once: MatMulInteger has the sums
+        of either exactly, and of weights up to 64 ONNX Runtime has too on processors that would
+        saturate otherwise.
+        """
+
+        def number(value: float) -> str:
+            return self.constant(f"number.{value:g}", np.array(value, np.float32))
+
+        def node(op: str, part: str, *inputs: str, **attributes: Any) -> str:
+            return self.node(op, f"{name}.{part}", *inputs, **attributes)
+
+        last = self.constant("last", np.array([-1]))
+        most = node("ReduceMax", "x.most", node("Abs", "x.magnitude", x), last, keepdims=1)
+        seen = node("Max", "x.seen", most, number(float(TINY)))
+        scale = node("Div", "x.scale", seen, number(float(weight.limit)))
+        scaled = node("Mul", "x.scaled", x, node("Div", "x.inverse", number(1), scale))
+        whole = node("Round", "x.whole", scaled)  # halves to even
+        above = node(
+            "Add", "x.above", node("Mul", "x.share", whole, number(1 / 256)), number(128.5)
+        )
+        high = node("Floor", "x.high", above)
+        rest = node("Sub", "x.rest", whole, node("Mul", "x.high.whole", high, number(256)))
+        low = node("Add", "x.low", rest, number(128 * 256 + 128))
+        both = node("Concat", "x.both", high, low, axis=1)
+        sums = node(
+            "MatMulInteger",
+            "matmul",
+            node("Cast", "x.bytes", both, to=TensorProto.UINT8),
+            self.constant(f"{name}.weight", weight.integers.T),
+            self.constant("zero.byte", np.array(128, np.uint8)),
+        )
+        parts = _split(self, f"{name}.sums", sums, ("high", "low"), axis=1)
+        shifted = node("Mul", "high", parts[0], self.constant("byte", np.array(256, np.int32)))
+        total = node("Cast", "sum", node("Add", "both", shifted, parts[1]), to=TensorProto.FLOAT)
+        rows = node("Mul", "rows", total, self.constant(f"{name}.weight.scale", weight.scale))
+        return node("Mul", "product", rows, scale)
 
     def layer_norm(self, name: str, x: str, weight: F32, bias: F32) -> str:
         """LayerNorm over the last axis."""
@@ -67,14 +116,18 @@ class GraphBuilder:
 
 
 def build_graph(
-    spec: DetectorSpec, weights: Mapping[str, F32], tokens: int | None = None
+    spec: DetectorSpec,
+    weights: Mapping[str, F32],
+    tokens: int | None = None,
+    integers: Mapping[str, Integers] = MappingProxyType({}),
 ) -> onnx.ModelProto:
-    """Write the float32 encoder graph.
+    """Write the encoder graph.
 
     Args:
         spec: the detector's spec.
         weights: float32, by open_clip's names, see `DetectorFolder`; a block may have SMOOTHED too.
         tokens: K; None takes the spec's.
+        integers: in the place of the blocks' matrices, by the same names.
 
     Returns:
         A model with the same bytes for the same input.
@@ -89,7 +142,7 @@ def build_graph(
     read = []
     for block in range(spec.depth):
         last = block == spec.depth - 1
-        x = _block(builder, spec, weights, block, class_only=last)
+        x = _block(builder, spec, weights, integers, block, class_only=last)
         if block >= spec.depth - spec.taps:
             token = f"features.block{block}"
             read.append(x if last else builder.node("Gather", token, x, "first", axis=1))
@@ -105,12 +158,15 @@ def build_graph(
         [helper.make_tensor_value_info("logit", TensorProto.FLOAT, ["batch"])],
         list(builder.constants.values()),
     )
-    return helper.make_model(
+    model = helper.make_model(
         graph,
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="mpft-deploy",
     )
+    if integers:
+        helper.set_model_props(model, METADATA)
+    return model
 
 
 def serialise(model: onnx.ModelProto) -> bytes:
@@ -182,33 +238,38 @@ def _block(
     builder: GraphBuilder,
     spec: DetectorSpec,
     weights: Mapping[str, F32],
+    integers: Mapping[str, Integers],
     index: int,
     *,
     class_only: bool,
 ) -> str:
     """One pre-norm residual block; with `class_only`, its output for the class token alone."""
+    prefix, name = f"transformer.resblocks.{index}.", f"block{index}"
     own = {
-        key.removeprefix(prefix): value
-        for key, value in weights.items()
-        if key.startswith(prefix := f"transformer.resblocks.{index}.")
+        key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)
     }
-    name = f"block{index}"
+
+    def matrix(part: str) -> F32 | Integers:
+        return integers.get(f"{prefix}{part}", own[part])
+
     x = "ln_pre" if index == 0 else f"block{index - 1}"
     normal = builder.layer_norm(f"{name}.ln_1", x, own["ln_1.weight"], own["ln_1.bias"])
-    attended = _attention(builder, spec, own, f"{name}.attention", normal, class_only=class_only)
+    attended = _attention(
+        builder, spec, own, matrix, f"{name}.attention", normal, class_only=class_only
+    )
     if class_only:
         x = builder.node("Gather", f"{name}.class_token", x, "first", axis=1)
     x = builder.node("Add", f"{name}.attended", x, attended)
     normal = builder.layer_norm(f"{name}.ln_2", x, own["ln_2.weight"], own["ln_2.bias"])
     hidden = builder.linear(
-        f"{name}.mlp.c_fc", normal, own["mlp.c_fc.weight"], own["mlp.c_fc.bias"]
+        f"{name}.mlp.c_fc", normal, matrix("mlp.c_fc.weight"), own["mlp.c_fc.bias"]
     )
     active = _activation(builder, spec, f"{name}.mlp.activation", hidden)
     if SMOOTHED in own:
         factors = builder.constant(f"{name}.{SMOOTHED}", own[SMOOTHED])
         active = builder.node("Mul", f"{name}.mlp.smoothed", active, factors)
     out = builder.linear(
-        f"{name}.mlp.c_proj", active, own["mlp.c_proj.weight"], own["mlp.c_proj.bias"]
+        f"{name}.mlp.c_proj", active, matrix("mlp.c_proj.weight"), own["mlp.c_proj.bias"]
     )
     return builder.node("Add", name, x, out)
 
@@ -217,6 +278,7 @@ def _attention(
     builder: GraphBuilder,
     spec: DetectorSpec,
     own: Mapping[str, F32],
+    matrix: Callable[[str], F32 | Integers],
     name: str,
     x: str,
     *,
@@ -224,10 +286,10 @@ def _attention(
 ) -> str:
     """Multi-head self-attention; with `class_only`, for the query of the class token alone."""
     width, heads = spec.architecture.width, spec.architecture.heads
-    weight, bias = own["attn.in_proj_weight"].copy(), own["attn.in_proj_bias"].copy()
-    scale = np.float32((width // heads) ** -0.5)
-    weight[:width] *= scale
-    bias[:width] *= scale
+    factors = np.ones(3 * width, np.float32)  # the root of a head's size, on queries alone
+    factors[:width] = (width // heads) ** -0.5
+    weight, bias = matrix("attn.in_proj_weight"), own["attn.in_proj_bias"] * factors
+    weight = weight.times(factors) if isinstance(weight, Integers) else weight * factors[:, None]
     if class_only:
         first = builder.node("Gather", f"{name}.class_token", x, "first", axis=1)
         query = builder.linear(f"{name}.q", first, weight[:width], bias[:width])
@@ -257,16 +319,18 @@ def _attention(
         "Reshape", f"{name}.merged", rows, builder.constant("width.shape", np.array([0, 0, width]))
     )
     return builder.linear(
-        f"{name}.out_proj", merged, own["attn.out_proj.weight"], own["attn.out_proj.bias"]
+        f"{name}.out_proj", merged, matrix("attn.out_proj.weight"), own["attn.out_proj.bias"]
     )
 
 
-def _split(builder: GraphBuilder, name: str, x: str, parts: tuple[str, ...]) -> list[str]:
-    """Equal parts of the last axis."""
+def _split(
+    builder: GraphBuilder, name: str, x: str, parts: tuple[str, ...], axis: int = -1
+) -> list[str]:
+    """Equal parts along an axis."""
     outputs = [f"{name}.{part}" for part in parts]
     builder.nodes.append(
         helper.make_node(
-            "Split", [x], outputs, name=f"{name}.split", axis=-1, num_outputs=len(parts)
+            "Split", [x], outputs, name=f"{name}.split", axis=axis, num_outputs=len(parts)
         )
     )
     return outputs

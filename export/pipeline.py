@@ -44,7 +44,7 @@ from mpft_deploy.engine.published import Published, narrowest
 from mpft_deploy.errors import EnvironmentLacksError, GateError, UsageError
 from mpft_deploy.export.builders import Builder, BuildOptions, Plan, get_builder
 from mpft_deploy.export.materials import Materials, Say
-from mpft_deploy.export.recipes import precision_of, recipe_of
+from mpft_deploy.export.recipes import INTEGERS, precision_of, recipe_of
 from mpft_deploy.export.refusal import may_be_written, refusal
 from mpft_deploy.extras import require
 from mpft_deploy.outputs import Place, reserve
@@ -188,6 +188,8 @@ def make(request: Request, materials: Materials, say: Say = silent) -> Made:
     if reason and request.images:
         raise UsageError(f"--images needs an engine that runs here: {reason}")
     precision = precision_of(request.precision, request.float_layers)
+    if request.backend != NATIVE and precision.defined:
+        precision = msgspec.structs.replace(precision, own_order=True)
     if not reason and (senseless := backend.why_not_precision(precision)):
         raise EnvironmentLacksError(
             f"backend {request.backend} is not to be used with precision {request.precision} here: "
@@ -404,13 +406,21 @@ def _write_model(
 ) -> tuple[onnx.ModelProto | None, bool, bytes]:
     """What an engine is built of: a graph, whether it mixes views, and its bytes; or the integers
     of the backend native."""
+    stored = materials.detector.stored
+    if request.precision in INTEGERS and request.float_layers:
+        raise UsageError(
+            f"--float-layers does not go with precision {request.precision}: it has no floats"
+        )
     if request.backend == NATIVE:
-        if request.float_layers:
-            raise UsageError(f"--float-layers does not go with backend {NATIVE}: it has no floats")
-        return None, False, write_engine(spec, materials.detector.stored, precision)
+        return None, False, write_engine(spec, stored, precision)
     from mpft_deploy.export.graph import build_graph, serialise
+    from mpft_deploy.export.integers import integers_of
     from mpft_deploy.export.precision import apply_precision, mixes_views
 
+    if request.precision in INTEGERS:
+        weights, integers = integers_of(stored)
+        graph = build_graph(spec, weights, integers=integers)
+        return graph, mixes_views(graph), serialise(graph)
     recipe = recipe_of(request.precision)
     smoothed = materials.smoothed(request.float_layers) if recipe.quantised else None
     weights = smoothed.weights if smoothed else materials.detector.weights

@@ -29,7 +29,7 @@ def refusal(certificate: Certificate, precision: Precision, worst: int = 8) -> s
         ]
     how = (
         "Take a wider --precision (twice, wide), allow a "
-        if precision.defined
+        if precision.activations == "dynamic per token"
         else "Keep some layers in float (--float-layers '*.mlp.c_proj'), use --precision fp32, "
         "allow a "
     )

@@ -170,6 +170,7 @@ def make_standalone(request: Request, say: Say = silent) -> Standalone:
     helper.set_model_props(
         model,
         {
+            **{one.key: one.value for one in built.graph.metadata_props},
             SPEC_KEY: msgspec.json.encode(spec).decode(),
             "mpft.precision": str(built.precision),
             "mpft.detector_seal": built.detector.seal,

@@ -84,7 +84,9 @@ class Precision(Record, frozen=True):
         rest: type of the other matmuls: attention, and the layers left in float.
         float_layers: patterns (`fnmatch`) of the layers that are left out.
         wide_layers: kinds of layers whose activations have 16 bits, where those of the others have
-            8 unless they are outliers; of the backend native alone.
+            8 unless they are outliers; of what is scaled by token.
+        own_order: whether what is scaled by token is run as a graph, with float operations between
+            the matrices in the runtime's own order; of the backend native they are in the defined.
         again: a picture whose verdict could be another if its logit moved by so much is judged
             once more with all layers wide, and that counts; of narrow engines, else 0.
     """
@@ -94,12 +96,13 @@ class Precision(Record, frozen=True):
     rest: Literal["float32", "float16", "bfloat16"] = "float32"
     float_layers: tuple[str, ...] = ()
     wide_layers: tuple[str, ...] = ()
+    own_order: bool = False
     again: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
     def __str__(self) -> str:
         if self.again:
             return "twice"
-        if self.defined:
+        if self.activations == "dynamic per token":
             return WIDTHS.get(self.wide_layers, f"wide in {', '.join(self.wide_layers)}")
         how = "-static" if self.activations == "static" else ""
         name = SHORT[self.weights] + (how if self.weights == "int8" else "")
@@ -110,7 +113,7 @@ class Precision(Record, frozen=True):
     @property
     def defined(self) -> bool:
         """Whether logits are defined to the last bit, and so the same everywhere."""
-        return self.activations == "dynamic per token"
+        return self.activations == "dynamic per token" and not self.own_order
 
     @property
     def types(self) -> tuple[str, ...]:

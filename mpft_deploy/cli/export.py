@@ -44,7 +44,8 @@ AUTO = "auto"
     "change next to nothing; narrow, and wide once more where the verdict could hang on it; of 8 "
     "bits, and 16 where they are outliers, the fastest. int8: activations scaled as the engine "
     "runs; int8-static, fp8: by "
-    "ranges seen in calibration; +fp16, +bf16: the other matmuls; auto tries all.  [default: of "
+    "ranges seen in calibration; +fp16, +bf16: the other matmuls; wide goes with onnxruntime too, "
+    "which has the logits of native but for float rounding; auto tries all.  [default: of "
     "native the narrowest that keeps the budget by the detector's own certificate, wide without "
     "one; of others fp32]",
 )

@@ -15,7 +15,7 @@ from mpft_deploy.errors import EnvironmentLacksError, InputError
 from mpft_deploy.extras import how_to_install
 
 PROVIDER = "CPUExecutionProvider"
-PRECISIONS = ("fp32", "int8", "int8-static")
+PRECISIONS = ("fp32", "int8", "int8-static", "wide")
 
 
 def why_not(built_for: Sequence[str] = ()) -> str | None:

@@ -160,9 +160,7 @@ def find_published(detector: DetectorFolder, keep: str) -> tuple[Published | Non
     return None, f"the detector's certificate is of {reason} (see `mpft certify`)"
 
 
-def narrowest(
-    detector: DetectorFolder, published: Published | None, budget: Budget | None
-) -> str:
+def narrowest(detector: DetectorFolder, published: Published | None, budget: Budget | None) -> str:
     """The narrowest precision of the backend native, and so the fastest, that keeps a budget by
     what was published of a detector; the widest where none does, or nothing was.
 

@@ -30,10 +30,11 @@ def pictures(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int8-static"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int8-static", "wide"])
 def test_export_then_verify(mpft, detector, pictures, tmp_path, precision):
     out = tmp_path / "bundle"
     arguments = ["--precision", precision, "--images", pictures, "--budget", "flips<=20%"]
+    arguments += ["--backend", "onnxruntime"]
     code, text, _ = mpft("export", detector, out, *arguments, "--json")
     assert code == 0
     result = json.loads(text)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image
 
+from mpft_deploy.engine.native import DEFINITION
 from mpft_deploy.engine.ort import load, make_session
 from mpft_deploy.errors import GateError, InputError, UsageError
 from mpft_deploy.export import standalone
@@ -249,6 +250,16 @@ def test_written_file_is_deterministic_and_describes_itself(detector, tmp_path):
     assert properties["mpft.precision"] == "fp32"
     assert one.batchable
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "one.onnx"]
+
+
+def test_a_network_in_integers_says_what_it_is_equal_to(detector, tmp_path):
+    made = export_standalone(Request(detector, tmp_path / "one.onnx", "onnxruntime", "wide"))
+    model = onnx.load_from_string(made.model)
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert properties["mpft.network"] == DEFINITION
+    assert "only nearly" in properties["mpft.equality"]
+    assert properties["mpft.precision"] == "wide"
+    assert made.batchable
 
 
 def test_dynamic_int8_is_not_batchable(detector, tmp_path):
