@@ -47,6 +47,15 @@ float tree_sum(const float* row, std::int64_t count) {
   return sum(lanes);
 }
 
+template <class V>
+float sum_of_products(const float* row, const float* other, std::int64_t count) {
+  Lanes<V> lanes = all<V>(0);
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    lanes = lanes + load<V>(row + i) * load<V>(other + i);
+  }
+  return sum(lanes);
+}
+
 // One row, to a row of its own or in place.
 template <class V>
 void layer_norm(const float* row, const Norm& norm, std::int64_t width, float* to) {

@@ -227,14 +227,19 @@ class Member {
 
   // Logit of the class token after one of the last blocks.
   float read_class_token(std::int64_t tap) const {
-    const std::int64_t width = model_.width;
-    const float* head = model_.head + tap * width;
-    float* read = room_.hidden;
+    const std::int64_t width = model_.width, embedding = model_.shape.embedding;
+    float *const read = room_.query, *const feature = room_.hidden;
     layer_norm<V>(room_.x, model_.ln_post, model_.shape.width, read);
-    for (std::int64_t i = 0; i < width; i += kLanes) {
-      store(read + i, load<V>(read + i) * load<V>(head + i));
+    if (embedding == 0) return sum_of_products<V>(read, model_.head + tap * width, width);
+    const std::int64_t padded_embedding = padded(embedding);
+    for (std::int64_t i = 0; i < padded_embedding; ++i) {
+      feature[i] =
+          i < embedding ? sum_of_products<V>(read, model_.projection + i * width, width) : 0;
     }
-    return tree_sum<V>(read, width);
+    const float* head = model_.head + tap * padded_embedding;
+    const Lanes<V> sum = all<V>(sum_of_products<V>(feature, head, padded_embedding));
+    const Lanes<V> square = all<V>(sum_of_products<V>(feature, feature, padded_embedding));
+    return largest(sum / root(square));  // of lanes that are the same
   }
 
   // After one of the last blocks, the class token and the mean of the others: [2, width].

@@ -192,7 +192,9 @@ struct Encoder::State {
   void make_room(std::int64_t tokens) {
     if (tokens <= most_tokens) return;
     auto fresh = std::make_unique<Memory>();
-    const std::int64_t wider = std::max(model.width, model.hidden), row = padded(tokens);
+    const std::int64_t row = padded(tokens);
+    const std::int64_t wider =
+        std::max({model.width, model.hidden, padded(model.shape.embedding)});
     for (int turn = 0; turn < 2; ++turn) {
       keys[turn] = fresh->zeros<float>(model.width * row);
       values[turn] = fresh->zeros<float>(tokens * (model.width + kLanes));

@@ -17,6 +17,7 @@ struct Shape {
   std::int64_t area;   // pixels of a cell, p · p
   std::int64_t depth;  // blocks
   std::int64_t taps;   // of them, the last ones, after which the class token is read
+  std::int64_t embedding;  // features that are divided by their length; 0 where they are not
   bool quick_gelu;     // else GELU by erf
 };
 

@@ -79,7 +79,8 @@ struct Model {
   Norm ln_pre;
   const Block* blocks;
   Norm ln_post;
-  const float* head;  // [taps, width]
+  const float* projection;  // [embedding, width]; null where there is none
+  const float* head;        // [taps, embedding or width]
   float head_bias;
 };
 

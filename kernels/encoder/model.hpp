@@ -48,7 +48,8 @@ class Reading {
                                     shape.area, shape.depth, shape.taps}) {
       if (size < 1 || size > kMost) throw std::invalid_argument("a size is out of range");
     }
-    if (shape.width % shape.heads != 0 || shape.taps > shape.depth) {
+    if (shape.width % shape.heads != 0 || shape.taps > shape.depth || shape.embedding < 0 ||
+        shape.embedding > kMost) {
       throw std::invalid_argument("sizes do not fit together");
     }
   }
@@ -72,7 +73,9 @@ class Reading {
     for (Block& one : blocks) one = block();
     model.blocks = blocks.data();
     model.ln_post = norm();
-    model.head = rows(shape_.taps, width);
+    const std::int64_t embedding = shape_.embedding;
+    if (embedding > 0) model.projection = rows(embedding, width);
+    model.head = rows(shape_.taps, embedding > 0 ? embedding : width);
     model.head_bias = arrays_.number();
     arrays_.end();
     return model;

@@ -32,9 +32,9 @@ const en::Version& find_version(const char* name) {
 
 void make(en::Encoder* self, const char* name, const std::vector<std::int64_t>& sizes,
           bool quick_gelu, const std::vector<Part>& parts, int threads) {
-  if (sizes.size() != 7) throw nb::value_error("seven sizes, please");
-  const en::Shape shape{sizes[0], sizes[1], sizes[2], sizes[3],
-                        sizes[4], sizes[5], sizes[6], quick_gelu};
+  if (sizes.size() != 8) throw nb::value_error("eight sizes, please");
+  const en::Shape shape{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4],
+                        sizes[5], sizes[6], sizes[7], quick_gelu};
   std::vector<en::Array> arrays;
   for (const Part& part : parts) arrays.push_back({part.data(), part.nbytes()});
   const en::Version& version = find_version(name);

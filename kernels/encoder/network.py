@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mpft_deploy.errors import UsageError
 from mpft_deploy.spec import DetectorSpec
 from mpft_deploy.weights import F32, Rows
 
@@ -71,7 +70,9 @@ class Network:
     patch_weight: i8 [3, W, p·p]; patch_ratio: f32 [3], 1 / (255 · standard deviation) of a channel;
         patch_scale, patch_bias: f32 [W], the bias with the mean of the pixels in it.
     class_token: f32 [W]; positions: f32 [N + 1, W].
-    head: f32 [taps, W], for the class token after each of the last blocks; head_bias.
+    projection: f32 [E, W], CLIP's, of features that are divided by their length; None where they
+        are not, and it is one with the head.
+    head: f32 [taps, W or E], for the class token after each of the last blocks; head_bias.
     """
 
     heads: int
@@ -85,6 +86,7 @@ class Network:
     ln_pre: Norm
     blocks: tuple[Block, ...]
     ln_post: Norm
+    projection: F32 | None
     head: F32
     head_bias: np.float32
 
@@ -99,20 +101,12 @@ def make_network(
 
     What is computed here is computed once, in float64, and rounded to float32 at the end: the mean
     and standard deviation of pixels, the root of a head's size, and the head, which is one with
-    CLIP's projection, since nothing stands between the two.
+    CLIP's projection where nothing stands between the two.
 
     Args:
         stored: weights by the names of a detector folder; matrices as integers with their scales.
         wide: layers of each block whose activations are wide: `qkv`, `out`, `fc`, `proj`.
-
-    Raises:
-        UsageError: the head reads features divided by their length.
     """
-    if spec.feature != "plain":
-        raise UsageError(
-            "the backend native has no features divided by their length, which this detector's "
-            "head reads; name another with --backend, such as onnxruntime"
-        )
     arch = spec.architecture
 
     def norm(name: str) -> Norm:
@@ -164,7 +158,10 @@ def make_network(
     kernel = patch.integers.reshape(arch.width, 3, -1)
     scale, mean, std = (np.asarray(one, np.float64) for one in (patch.scale, spec.mean, spec.std))
     sums = kernel.sum(2, dtype=np.float64)
-    head = real("head.weight").astype(np.float64).reshape(spec.taps, -1)
+    head, projection = real("head.weight").reshape(spec.taps, -1), real("proj")
+    if plain := spec.feature == "plain":
+        products = projection.astype(np.float64) * head.astype(np.float64)[:, None]
+        head = _f32(_in_order(products))
     return Network(
         heads=arch.heads,
         activation=arch.activation,
@@ -177,7 +174,8 @@ def make_network(
         ln_pre=norm("ln_pre"),
         blocks=tuple(block(index) for index in range(spec.depth)),
         ln_post=norm("ln_post"),
-        head=_f32(np.stack([_in_order(real("proj").astype(np.float64) * one) for one in head])),
+        projection=None if plain else _f32(projection.T),
+        head=_f32(head),
         head_bias=np.float32(real("head.bias")[0]),
     )
 

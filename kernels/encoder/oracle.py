@@ -51,7 +51,7 @@ def logit(network: Network, patches: U8, positions: I32) -> np.float32:
     total: np.float32 = network.head_bias
     read = read_blocks(network, patches, positions, class_only=True)
     for tokens, weight in zip(read, network.head, strict=True):
-        total = total + tree_sum(layer_norm(tokens[:1], network.ln_post) * weight)[0]
+        total = total + read_class_token(network, tokens[:1], weight)
     return total
 
 
@@ -118,6 +118,17 @@ def run_block(network: Network, block: Block, x: F32, *, class_only: bool) -> F3
     activate = gelu if network.activation == "gelu" else quick_gelu
     hidden = activate(linear(layer_norm(x, block.ln_2), block.fc))
     return x + linear(hidden, block.proj)
+
+
+def read_class_token(network: Network, x: F32, head: F32) -> np.float32:
+    """What a row of the head makes of the class token f32 [1, W] after one of the last blocks."""
+    read = layer_norm(x, network.ln_post)
+    if network.projection is None:
+        plain: np.float32 = tree_sum(read * head)[0]
+        return plain
+    feature = tree_sum(read * network.projection)[None]
+    unit: np.float32 = (tree_sum(feature * head) / np.sqrt(tree_sum(feature * feature)))[0]
+    return unit
 
 
 def layer_norm(x: F32, norm: Norm) -> F32:

@@ -25,7 +25,10 @@ PANEL, FOUR, PADDING = 16, 4, 32
 
 @dataclass(frozen=True)
 class Sizes:
-    """All that the shapes of a network's arrays follow from; `area` is p·p, `cells` N."""
+    """All that the shapes of a network's arrays follow from.
+
+    `area` is p·p, `cells` N, `embedding` E where features are divided by their length, else 0.
+    """
 
     width: int
     hidden: int
@@ -34,6 +37,7 @@ class Sizes:
     area: int
     depth: int
     taps: int
+    embedding: int
     activation: Literal["gelu", "quick_gelu"]
 
 
@@ -98,6 +102,7 @@ def sizes_of(network: Network) -> Sizes:
         area=area,
         depth=len(network.blocks),
         taps=len(network.head),
+        embedding=0 if network.projection is None else len(network.projection),
         activation=network.activation,
     )
 
@@ -140,7 +145,8 @@ def build(sizes: Sizes, take: Callable[[type, tuple[int, ...]], Array]) -> Netwo
         ln_pre=norm(),
         blocks=tuple(block() for _ in range(sizes.depth)),
         ln_post=norm(),
-        head=real(sizes.taps, width),
+        projection=real(sizes.embedding, width) if sizes.embedding else None,
+        head=real(sizes.taps, sizes.embedding or width),
         head_bias=real(1)[0],
     )
 

@@ -171,7 +171,7 @@ class _Numpy:
         return np.array([oracle.logit(self._network, *view) for view in views], np.float32)
 
     def features(self, patches: U8, positions: I32) -> F32:
-        taps, width = self._network.head.shape
+        taps, width = len(self._network.head), len(self._network.class_token)
         out = np.empty((len(patches), taps, 2, width), np.float32)
         for one, *view in zip(out, patches, positions, strict=True):
             one[:] = oracle.features(self._network, *view)

@@ -24,9 +24,6 @@ class IntegerTower:
         stored: how the detector will store its matrices.
         wide: layers whose activations are wide, see `make_network`; none, as the precision narrow.
         threads: 0 takes as many as this process may use.
-
-    Raises:
-        UsageError: the head reads features divided by their length.
     """
 
     def __init__(
@@ -43,12 +40,13 @@ class IntegerTower:
         network = make_network(spec, tower, wide=wide)
         proj = tower["proj"]
         self._proj = proj if isinstance(proj, np.ndarray) else proj.real()
+        self._unit = spec.feature == "unit"
         self._encoder = Encoder(network, threads or available_cores())
 
     def features(self, patches: U8, positions: I32) -> F32:
         """CLIP's embedding of the class token after each of the last blocks, f32 [B, taps · E].
 
-        As `Detector.features` of a plain head gives it. Tokens are the same bits everywhere; their
+        As `Detector.features` gives it. Tokens are the same bits everywhere; their
         product with CLIP's projection is NumPy's.
 
         Args:
@@ -56,4 +54,7 @@ class IntegerTower:
             positions: i32 [B, K], index of each cell in raster order.
         """
         class_tokens = self._encoder.features(patches, positions)[:, :, 0]
-        return np.asarray(class_tokens @ self._proj).reshape(len(patches), -1)
+        embedded = class_tokens @ self._proj
+        if self._unit:
+            embedded = embedded / np.linalg.norm(embedded, axis=-1, keepdims=True)
+        return np.asarray(embedded).reshape(len(patches), -1)

@@ -148,6 +148,7 @@ def _sizes(spec: DetectorSpec) -> Sizes:
         area=spec.patch**2,
         depth=spec.depth,
         taps=spec.taps,
+        embedding=arch.output_dim if spec.feature == "unit" else 0,
         activation=arch.activation,
     )
 

@@ -13,9 +13,12 @@ import pytest
 import safetensors.torch
 import timm.models.vision_transformer
 import torch
+from media import picture
+from PIL import Image
 from reference import FLOAT32
 from torch import nn
 from torch.nn import functional
+from torchvision import transforms
 
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.detector.importing.assemble import Imported, Request, assemble
@@ -27,6 +30,7 @@ from mpft_deploy.evaluate.models import BundleModel
 from mpft_deploy.export.pipeline import Request as Export
 from mpft_deploy.export.pipeline import export
 from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.screen import Screener
 from mpft_deploy.spec import CLIP_MEAN, CLIP_STD, KeepRule, Scaling
 
 WIDTH, LAYERS, HEADS, OUTPUT, PATCH, SIZE = 64, 3, 2, 48, 14, 56
@@ -418,42 +422,63 @@ def test_what_is_no_plain_tower_with_a_linear_head_is_refused(tower: nn.Module, 
         assemble(Request([save(tower)]))
 
 
-@pytest.mark.parametrize(("features", "keep"), [("projected", "all"), ("unit", "textured:9")])
+def own_forward(tower: Any, crops: np.ndarray[Any, np.dtype[np.uint8]], keep: str) -> torch.Tensor:
+    """CLIP's embedding by the source's own layers, which see the kept cells alone."""
+    positions = texture_patchify(crops, PATCH, KeepRule.parse(keep)).positions
+    cells = tower.conv1(normalised(crops)).flatten(2).transpose(1, 2)
+    cells = cells + tower.positional_embedding[1:]
+    cells = torch.stack([one[at] for one, at in zip(cells, positions, strict=True)])
+    first = (tower.class_embedding + tower.positional_embedding[0]).expand(len(cells), 1, -1)
+    x = tower.transformer(tower.ln_pre(torch.cat([first, cells], 1)))
+    return tower.ln_post(x[:, 0]) @ tower.proj
+
+
+@pytest.mark.parametrize(
+    ("features", "keep"), [("projected", "all"), ("projected", "textured:9"), ("unit", "smooth:7")]
+)
 def test_an_import_is_exported(
     features: Any, keep: str, tower: nn.Module, save: Save, tmp_path: Path
 ) -> None:
     weight = random(90, 1, OUTPUT) * (1 if features == "projected" else 9)
-    source = save({**tower.state_dict(), "fc.weight": weight})
+    checkpoint = save({**tower.state_dict(), "fc.weight": weight})
     out = tmp_path / "detector"
     scaling = Scaling(side=64, filter="bilinear")
-    request = Request([source], heads=HEADS, features=features, keep=keep, scaling=scaling)
+    request = Request([checkpoint], heads=HEADS, features=features, keep=keep, scaling=scaling)
     import_detector(request, out)
     folder = read_detector(out)
     assert folder.spec.keep == keep
     assert folder.spec.crop.scaling == scaling
     assert "model.pth" in folder.card
     golden = folder.golden
-    with torch.inference_mode():
-        expected = tower(normalised(golden.crops))
-        if features == "unit":
-            expected = functional.normalize(expected, dim=-1)
-        expected = expected @ weight[0]
-    if keep == "all":
-        np.testing.assert_allclose(golden.logits, expected, atol=1e-4)
+
+    def source(crops: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, Any]:
+        with torch.inference_mode():
+            feature = own_forward(tower, crops, keep)
+            if keep == "all":
+                torch.testing.assert_close(feature, tower(normalised(crops)))
+            if features == "unit":
+                feature = functional.normalize(feature, dim=-1)
+            return (feature @ weight[0]).numpy()
+
+    expected = source(golden.crops)
+    np.testing.assert_allclose(golden.logits, expected, rtol=0, atol=1e-4)
+
+    # A whole picture, as torchvision scales and cuts it.
+    photo = picture(90, 130)
+    scaled = transforms.CenterCrop(SIZE)(transforms.Resize(64)(Image.fromarray(photo)))
+    of_photo = source(np.asarray(scaled)[None])[0]
     export(Export(out, tmp_path / "onnx", *FLOAT32, allow_unproven=True))
     judged = BundleModel(read_bundle(tmp_path / "onnx")).logits(golden.crops)[0]
-    np.testing.assert_allclose(judged, golden.logits, atol=1e-3)
+    np.testing.assert_allclose(judged, expected, rtol=0, atol=1e-4)
+    assert Screener.open(tmp_path / "onnx")(photo).logit == pytest.approx(of_photo, abs=1e-4)
     native = Export(
         out, tmp_path / "native", backend="native", precision="wide", allow_unproven=True
     )
-    if features == "unit":
-        with pytest.raises(UsageError, match="native has no features divided by their length"):
-            export(native)
-        return
     export(native)
     judged = BundleModel(read_bundle(tmp_path / "native")).logits(golden.crops)[0]
     # The weights were rounded to 8 bits: three blocks of random ones are off by a percent.
-    assert np.corrcoef(judged, golden.logits)[0, 1] > 0.99
+    assert np.corrcoef(judged, expected)[0, 1] > 0.99
+    assert Screener.open(tmp_path / "native")(photo).logit == pytest.approx(of_photo, abs=0.3)
 
 
 def test_the_command(

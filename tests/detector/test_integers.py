@@ -8,16 +8,16 @@ import reference
 import safetensors.numpy
 
 from mpft_deploy.detector.integers import IntegerTower
-from mpft_deploy.errors import UsageError
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.kernels.encoder import Encoder, make_network
 from mpft_deploy.spec import KeepRule
 from mpft_deploy.weights import Stored, quantise, stored_weights
 
 
+@pytest.mark.parametrize("feature", ["plain", "unit"])
 @pytest.mark.parametrize("stored", ["int8", "int6", "float32"])
-def test_a_head_on_these_features_gives_the_engine_s_logits(stored: Stored) -> None:
-    spec = reference.tiny_spec(taps=2)
+def test_a_head_on_these_features_gives_the_engine_s_logits(stored: Stored, feature: str) -> None:
+    spec = reference.tiny_spec(taps=2, feature=feature)
     weights = reference.random_weights(spec, seed=5)
     crops = np.random.default_rng(5).integers(0, 256, (6, 32, 32, 3), np.uint8)
     cut = texture_patchify(crops, spec.patch, KeepRule.parse("textured:6"))
@@ -32,9 +32,3 @@ def test_a_head_on_these_features_gives_the_engine_s_logits(stored: Stored) -> N
     expected = Encoder(network, 1).logits(*cut[:2])
     # Float32 in another order; narrow rounding alone is thousands of times more.
     np.testing.assert_allclose(features @ head[0] + network.head_bias, expected, rtol=0, atol=1e-5)
-
-
-def test_features_divided_by_their_length_are_refused() -> None:
-    spec = reference.tiny_spec(feature="unit")
-    with pytest.raises(UsageError, match="divided by their length"):
-        IntegerTower(spec, reference.random_weights(spec), "int8")

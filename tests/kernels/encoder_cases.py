@@ -32,6 +32,7 @@ class Size:
     cells: int = 9
     depth: int = 2
     taps: int = 1
+    embedding: int = 0
 
 
 TOWERS = {
@@ -117,7 +118,8 @@ def random_network(
         ln_pre=Norm(real(width, around=1) * large, real(width)),
         blocks=tuple(block() for _ in range(size.depth)),
         ln_post=norm(),
-        head=real(size.taps, width),
+        projection=real(size.embedding, width) if size.embedding else None,
+        head=real(size.taps, size.embedding or width),
         head_bias=np.float32(rng.normal()),
     )
 
@@ -147,7 +149,7 @@ class Case:
     @functools.cached_property
     def features(self) -> F32:
         pairs = zip(self.patches, self.positions, strict=True)
-        taps, width = self.network.head.shape
+        taps, width = len(self.network.head), len(self.network.class_token)
         return np.reshape(
             [oracle.features(self.network, *view) for view in pairs],
             (len(self.patches), taps, 2, width),
@@ -190,6 +192,7 @@ def suite() -> list[Case]:
                 side=4 + (number + limit) % 3,
                 depth=1 + (number + limit) % 3,
                 taps=1 + (number + limit) % 3 // 2,
+                embedding=(0, 11, 33, 70)[(number // 2 + limit) % 4],
             )
             wide = (("proj",), LAYERS, ())[(number + limit) % 3]
             activation = ("gelu", "quick_gelu")[(number // 2 + limit) % 2]

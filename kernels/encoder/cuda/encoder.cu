@@ -89,7 +89,8 @@ namespace {
 void reserve(mpft_encoder& encoder, std::int64_t batch, std::int64_t count) {
   const Model& model = encoder.model;
   const auto head = static_cast<int>(model.shape.width / model.shape.heads);
-  const std::int64_t tokens = batch * (count + 1), wider = std::max(model.width, model.hidden);
+  const std::int64_t tokens = batch * (count + 1);
+  const std::int64_t wider = std::max({model.width, model.hidden, padded(model.shape.embedding)});
   if (batch < 1 || count < 1 || tokens * std::max(wider, kChannels * model.area) > INT32_MAX ||
       attention_bytes(head, static_cast<int>(count + 1)) > kMostShared) {
     throw Failure{MPFT_ENCODER_TOO_MANY_TOKENS};
@@ -123,7 +124,7 @@ void load_kernels() {
     (check(cudaFuncGetAttributes(&attributes, kernels)), ...);
   };
   load(write_pixels, multiply<kWideTiles, false>, multiply<kNarrowTiles, true>, norm_tokens,
-       quantise_normed, quantise_rows, attend, read_class_tokens);
+       quantise_normed, quantise_rows, attend, read_normed, project_normed, read_features);
 }
 
 bool has_room(const mpft_encoder& encoder, std::int64_t batch, std::int64_t count) {
@@ -151,13 +152,13 @@ int status_of(Function function) {
 
 namespace cuda = mpft::encoder::cuda;
 
-MPFT_EXPORT int mpft_encoder_make(const std::int64_t sizes[7], int quick_gelu,
+MPFT_EXPORT int mpft_encoder_make(const std::int64_t sizes[8], int quick_gelu,
                                   const void* const* arrays, const std::uint64_t* bytes,
                                   std::int32_t count, mpft_encoder** made) {
   namespace en = mpft::encoder;
   return cuda::status_of([&] {
-    const en::Shape shape{sizes[0], sizes[1], sizes[2], sizes[3],
-                          sizes[4], sizes[5], sizes[6], quick_gelu != 0};
+    const en::Shape shape{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4],
+                          sizes[5], sizes[6], sizes[7], quick_gelu != 0};
     std::vector<en::Array> parts;
     for (std::int32_t i = 0; i < count; ++i) {
       parts.push_back({arrays[i], static_cast<std::size_t>(bytes[i])});

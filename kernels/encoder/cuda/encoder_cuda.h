@@ -21,8 +21,8 @@ enum mpft_encoder_status {
 };
 
 // Copy a network to the device, packed as packing.py says. `sizes` are width, hidden, heads, cells,
-// area, depth and taps. Waits until it is there, after which the arrays are not needed.
-int mpft_encoder_make(const int64_t sizes[7], int quick_gelu, const void* const* arrays,
+// area, depth, taps and embedding. Waits until it is there, after which the arrays are not needed.
+int mpft_encoder_make(const int64_t sizes[8], int quick_gelu, const void* const* arrays,
                       const uint64_t* bytes, int32_t count, mpft_encoder** made);
 
 // Memory for views of up to `count` cells, `batch` at once, in the place of what there was; waits.

@@ -72,13 +72,25 @@ class Pass {
       // After the last block nobody reads any token but the class token.
       run_block(model_.blocks[index], index == shape.depth - 1);
       const std::int64_t tap = index - (shape.depth - shape.taps);
-      if (tap < 0) continue;
-      start(read_class_tokens, row_blocks(batch_), 0, x_rows(batch_, tokens_), model_.ln_post,
-            model_.head + tap * model_.width, tap == 0, model_.head_bias, logits);
+      if (tap >= 0) read_class_tokens(tap, logits);
     }
   }
 
  private:
+  void read_class_tokens(std::int64_t tap, float* logits) {
+    const Rows x = x_rows(batch_, tokens_);
+    const auto embedding = static_cast<int>(model_.shape.embedding);
+    if (embedding == 0) {
+      start(read_normed, row_blocks(batch_), 0, x, model_.ln_post,
+            model_.head + tap * model_.width, tap == 0, model_.head_bias, logits);
+      return;
+    }
+    start(project_normed, row_blocks(batch_ * embedding), 0, x, model_.ln_post,
+          model_.projection, model_.width, embedding, room_.hidden);
+    start(read_features, row_blocks(batch_), 0, Rows{room_.hidden, embedding, batch_, embedding},
+          model_.head + tap * padded(embedding), tap == 0, model_.head_bias, logits);
+  }
+
   void embed(const std::uint8_t* patches, const std::int32_t* positions) {
     const int cells = batch_ * (tokens_ - 1), area = static_cast<int>(model_.shape.area);
     const Activations pixels{room_.quads, static_cast<int>(model_.area / kChunk)};

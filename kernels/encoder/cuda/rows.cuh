@@ -136,15 +136,42 @@ __global__ void __launch_bounds__(kThreads, 4)
   for (int i = own_lane(); i < rows.width; i += kLanes) x[own_row() * rows.apart + i] = normed(i);
 }
 
-// Class tokens, after a block: begins with head_bias, or adds to the logits.
-__global__ void __launch_bounds__(kThreads, 4)
-    read_class_tokens(Rows rows, Norm norm, const float* head, bool begin, float head_bias,
-                      float* logits) {
-  const Normed<Plain> read(rows.own(), norm, rows.width);
-  const float sum = tree_sum(rows.width, [&](int i) { return read(i) * head[i]; });
+// The logit of the own row, which begins with head_bias.
+__device__ inline void add_logit(const Rows& rows, float more, bool begin, float head_bias,
+                                 float* logits) {
   const int row = own_row();
   if (row >= rows.count || own_lane() != 0) return;
-  logits[row] = (begin ? head_bias : logits[row]) + sum;
+  logits[row] = (begin ? head_bias : logits[row]) + more;
+}
+
+// Class tokens, after a block.
+__global__ void __launch_bounds__(kThreads, 4)
+    read_normed(Rows rows, Norm norm, const float* head, bool begin, float head_bias,
+                float* logits) {
+  const Normed<Plain> read(rows.own(), norm, rows.width);
+  const float sum = tree_sum(rows.width, [&](int i) { return read(i) * head[i]; });
+  add_logit(rows, sum, begin, head_bias, logits);
+}
+
+// The same to features [rows, embedding], each by a half-warp.
+__global__ void __launch_bounds__(kThreads, 4)
+    project_normed(Rows rows, Norm norm, const float* projection, std::int64_t apart,
+                   int embedding, float* features) {
+  const int item = min(own_row(), rows.count * embedding - 1);
+  const Plain row{rows.first + item / embedding * rows.apart};
+  const Normed<Plain> read(row, norm, rows.width);
+  const float* own = projection + item % embedding * apart;
+  const float sum = tree_sum(rows.width, [&](int i) { return read(i) * own[i]; });
+  if (own_lane() == 0) features[item] = sum;
+}
+
+// Features that are divided by their length.
+__global__ void __launch_bounds__(kThreads, 4)
+    read_features(Rows rows, const float* head, bool begin, float head_bias, float* logits) {
+  const Plain own = rows.own();
+  const float sum = tree_sum(rows.width, [&](int i) { return own(i) * head[i]; });
+  const float length = sqrtf(tree_sum(rows.width, [&](int i) { return own(i) * own(i); }));
+  add_logit(rows, sum / length, begin, head_bias, logits);
 }
 
 }  // namespace mpft::encoder::cuda

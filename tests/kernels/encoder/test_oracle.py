@@ -55,12 +55,16 @@ def logits(network: Network, cut: Patches) -> F32:
     return np.array([oracle.logit(network, *pair) for pair in pairs])
 
 
-@pytest.mark.parametrize("taps", [1, 2])
+@pytest.mark.parametrize(
+    ("taps", "feature"), [(1, "plain"), (2, "plain"), (1, "unit"), (2, "unit")]
+)
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
 @pytest.mark.parametrize("stored", ["int8", "int6"])
-def test_is_close_to_the_float_model(taps: int, activation: str, stored: Stored) -> None:
+def test_is_close_to_the_float_model(
+    taps: int, feature: str, activation: str, stored: Stored
+) -> None:
     architecture = Architecture("tiny", 64, 3, 2, 128, 32, activation)  # type: ignore[arg-type]
-    spec = reference.tiny_spec(taps=taps, architecture=architecture)
+    spec = reference.tiny_spec(taps=taps, feature=feature, architecture=architecture)
     weights = stored_detector(spec, stored, seed=3)
     cut = views(spec, "textured:6", 12)
     expected = reference.logits(spec, real(weights), cut)

@@ -99,6 +99,7 @@ MUTANTS = {
     "pixels not compensated": (BYTES, "encoder.cpp", "kPixelZero", "0"),
     "pairs saturate": ({"avx2"}, "encoder.cpp", "kernel_.bytes_largest", "127"),
     "sums of groups overflow": ({"avx2"}, "encoder.cpp", "most * 128 < 1 << 15", "true"),
+    "divided by another length": (BUILT, "blocks.hpp", "root(square)", "square"),
     "a shorter series": (BUILT, "arithmetic.hpp", "1.0 / 5040", "0.0"),
     "the class token is a cell": (BUILT, "blocks.hpp", "token > 0", "token >= 0"),
     "padding has weight": (BUILT, "blocks.hpp", "scores[i] = 0", "scores[i]"),

@@ -44,6 +44,7 @@ SIZES = st.builds(
     cells=st.integers(1, 40),
     depth=st.integers(1, 3),
     taps=st.just(1),
+    embedding=st.sampled_from([0, 1, 16, 37, 90]),
 )
 
 

@@ -23,11 +23,11 @@ bool read(std::vector<T>& to, std::int64_t count) {
 
 int run(const en::Version& version, bool features) {
   std::vector<std::int64_t> numbers, bytes;
-  while (read(numbers, 12)) {
-    const en::Shape shape{numbers[0], numbers[1], numbers[2], numbers[3],
-                          numbers[4], numbers[5], numbers[6], numbers[7] != 0};
-    const std::int64_t batch = numbers[9], count = numbers[10];
-    std::vector<std::vector<char>> parts(static_cast<std::size_t>(numbers[11]));
+  while (read(numbers, 13)) {
+    const en::Shape shape{numbers[0], numbers[1], numbers[2], numbers[3], numbers[4],
+                          numbers[5], numbers[6], numbers[7], numbers[8] != 0};
+    const std::int64_t batch = numbers[10], count = numbers[11];
+    std::vector<std::vector<char>> parts(static_cast<std::size_t>(numbers[12]));
     std::vector<en::Array> arrays;
     for (std::vector<char>& part : parts) {
       if (!read(bytes, 1) || !read(part, bytes[0])) return 2;
@@ -36,7 +36,7 @@ int run(const en::Version& version, bool features) {
     std::vector<std::uint8_t> patches;
     std::vector<std::int32_t> positions;
     if (!read(patches, batch * count * 3 * shape.area) || !read(positions, batch * count)) return 2;
-    en::Encoder encoder(version, shape, arrays, static_cast<int>(numbers[8]));
+    en::Encoder encoder(version, shape, arrays, static_cast<int>(numbers[9]));
     const std::int64_t each = features ? shape.taps * 2 * shape.width : 1;
     std::vector<float> out(static_cast<std::size_t>(batch * each));
     if (features) {
