@@ -48,7 +48,7 @@ def shipped_bundle(say: Say, precision: str | None = None) -> Bundle:
 
     Raises:
         GateError: it does not compute here what it should.
-        EnvironmentLacksError: the installation has no detector.
+        EnvironmentLacksError: the installation has no detector, or nothing can be written at all.
     """
     detector = shipped_detector()
     made_of = {
@@ -70,7 +70,13 @@ def shipped_bundle(say: Say, precision: str | None = None) -> Bundle:
         return _make(detector, out, precision)
     except (OSError, RuntimeError, EnvironmentLacksError) as error:
         say(f"a bundle of the shipped detector is made, and cannot be kept: {error}")
-    folder = Path(tempfile.mkdtemp(prefix="mpft-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="mpft-"))
+    except OSError:
+        raise EnvironmentLacksError(
+            "there is no place to make a bundle of the shipped detector: let XDG_CACHE_HOME or "
+            "TMPDIR name a folder that can be written, or name a bundle by --bundle"
+        ) from None
     try:
         return _make(detector, folder / NAME, precision)
     finally:

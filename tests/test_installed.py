@@ -1,9 +1,10 @@
-"""A wheel without compiled parts, in an environment of its own: one picture gets its verdict."""
+"""A wheel without compiled parts in its own environment; and the first start in hard places."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -12,6 +13,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from command import MPFT
 from media import encoded, picture
 
 import mpft_deploy
@@ -76,6 +78,41 @@ def test_an_installation_without_a_compiler_screens_a_picture(
     assert where.stdout.startswith(str(bare))
     version = subprocess.run([bare / "bin" / "mpft", "--version"], capture_output=True, text=True)
     assert version.stdout.splitlines()[1] == "built from commit unknown"
+
+
+HARD = """
+mount -o remount,bind,ro /
+for folder in /tmp /var/tmp; do mount -t tmpfs -o $0 none $folder; done
+cd / && exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs "$@"
+"""
+"""No network; / cannot be written, /tmp as $0 says; and no right to do it all the same."""
+
+
+def _may_unshare() -> bool:
+    try:
+        command = ["unshare", "--net", "--mount", "setpriv", "--version"]
+        return not subprocess.run(command, capture_output=True).returncode
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not _may_unshare(), reason="needs util-linux, and the right to mount")
+@pytest.mark.parametrize("temporary", ["rw", "ro"])
+def test_the_first_start_without_network_or_a_place_to_write(temporary: str) -> None:
+    command = ["unshare", "--net", "--mount", "sh", "-ec", HARD, temporary, *MPFT, "screen"]
+    done = subprocess.run(
+        [*command, ROOT / "docs" / "images" / "verdicts.png"],
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" not in done.stderr
+    if temporary == "rw":
+        assert (done.returncode, "and cannot be kept" in done.stderr) == (0, True), done.stderr
+        assert "docs/images/verdicts.png" in done.stdout
+    else:
+        assert done.returncode == 3
+        assert "TMPDIR" in done.stderr
 
 
 def test_the_shipped_bundle_is_made_once(
