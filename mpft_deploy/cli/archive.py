@@ -30,6 +30,7 @@ def run_archive(
     from mpft_deploy.cli.console import progress
     from mpft_deploy.cli.signals import resumable
     from mpft_deploy.cores import available_cores
+    from mpft_deploy.errors import EnvironmentLacksError
     from mpft_deploy.files import display
     from mpft_deploy.images import passed_over
     from mpft_deploy.screen.archive import (
@@ -42,6 +43,12 @@ def run_archive(
     )
     from mpft_deploy.screen.screener import with_threshold
 
+    if not bundle.path.exists():
+        raise EnvironmentLacksError(
+            "the workers of an archive read the bundle from disk, where that of the shipped "
+            "detector could not be kept: let XDG_CACHE_HOME name a folder that can be written, or "
+            "name a bundle by --bundle"
+        )
     bundle.spec.check_views(views or bundle.spec.calibration.views)
     with_threshold(bundle.spec.calibration, threshold)
     how = How(str(bundle.path.absolute()), views, threshold)

@@ -264,13 +264,24 @@ def judge(screener: Screener, name: bytes) -> dict[str, Any]:
 
 
 def parts(names: Sequence[bytes], done: npt.NDArray[np.uint64]) -> list[list[bytes]]:
-    """What has no row yet, each name once, in parts."""
+    """What has no row yet, each name once, in parts.
+
+    A part of which nothing is done is the same one in every run over the same names: a worker that
+    outlived its run by a moment writes what the next run replaces, and no second row.
+    """
     import numpy as np
 
     each = list(dict.fromkeys(names))
     missing = ~np.isin(digest(shown(one).encode() for one in each), done)
-    left = [name for name, wanted in zip(each, missing.tolist(), strict=True) if wanted]
-    return [left[start : start + PART] for start in range(0, len(left), PART)]
+    whole: list[list[bytes]] = []
+    rest: list[bytes] = []
+    for start in range(0, len(each), PART):
+        part, wanted = each[start : start + PART], missing[start : start + PART]
+        if wanted.all():
+            whole.append(part)
+        else:
+            rest += [name for name, one in zip(part, wanted.tolist(), strict=True) if one]
+    return whole + [rest[start : start + PART] for start in range(0, len(rest), PART)]
 
 
 def judge_archive(
