@@ -107,7 +107,7 @@ def workplace_of(folder: Path, name: str) -> Path:
 def write_synced(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Write a file that is not there yet, and flush it to disk; `mode` as for `write_atomic`."""
     # Its mode from the start: no moment in which others may read a private key.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
@@ -116,7 +116,9 @@ def write_synced(path: Path, data: bytes, mode: int = 0o666) -> None:
 
 def sync_folder(path: Path) -> None:
     """Flush a folder's list of names to disk, where the file system can."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if not hasattr(os, "O_DIRECTORY"):  # Windows, which opens no folder
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class Place:
             if not exists and not self.kind.folder:
                 _link(new, self.path)
             elif not exists or not self.kind.folder:
-                new.rename(self.path)
+                new.replace(self.path)
             elif not _exchange(new, self.path):
                 self._swap(new)
         except OSError as error:
@@ -171,10 +172,7 @@ def reserve(
                 _held.reset(token)
         finally:
             _clear(workplace)
-            (workplace / LOCK).unlink(missing_ok=True)
-            os.close(lock)
-            with contextlib.suppress(OSError):
-                workplace.rmdir()
+            _unlock(workplace, lock)
     finally:
         for one in missing:  # those that stayed empty
             with contextlib.suppress(OSError):
@@ -209,8 +207,7 @@ def _place(target: Path, kind: Kind, replace: bool) -> contextlib.AbstractContex
 
 def _require_room(folder: Path, target: Path, room: int) -> None:
     """An EnvironmentLacksError where a file system has less than `room` bytes left."""
-    system = os.statvfs(folder)
-    free = system.f_bavail * system.f_frsize
+    free = shutil.disk_usage(folder).free
     if room > free:
         raise EnvironmentLacksError(
             f"the disk is full: {display(target)} takes {room / 1e6:.1f} MB or more, and "
@@ -235,7 +232,7 @@ def _lock(workplace: Path, target: Path) -> int:
                 "another user's"
             )
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
             lock = os.open(workplace / LOCK, flags, 0o600)
         except FileNotFoundError:  # the run that had it ended just now
             continue
@@ -265,6 +262,17 @@ def _try_lock(descriptor: int) -> None:
         pass  # a system or file system without locks
 
 
+def _unlock(workplace: Path, lock: int) -> None:
+    """Remove a workplace, its lock before another can take that."""
+    if os.name == "nt":  # what is open cannot be removed there, and nothing is locked
+        os.close(lock)
+    (workplace / LOCK).unlink(missing_ok=True)
+    if os.name != "nt":
+        os.close(lock)
+    with contextlib.suppress(OSError):
+        workplace.rmdir()
+
+
 def _recover(workplace: Path, path: Path) -> None:
     """Put right what a run that was killed left in its workplace."""
     if os.path.lexists(workplace / OLD) and not os.path.lexists(path):
@@ -283,7 +291,8 @@ def _sync(folder: Path) -> None:
     """Flush all files and folders under `folder` to disk."""
     for path, _, files in os.walk(folder):
         for name in files:
-            descriptor = os.open(Path(path, name), os.O_RDONLY | os.O_CLOEXEC)
+            access = os.O_RDWR if os.name == "nt" else os.O_RDONLY  # that may flush there
+            descriptor = os.open(Path(path, name), access)
             try:
                 os.fsync(descriptor)
             finally:
@@ -311,6 +320,8 @@ def _exchange(one: Path, other: Path) -> bool:
     Raises:
         OSError: it can, and did not.
     """
+    if sys.platform != "linux":
+        return False
     import ctypes
 
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)

@@ -191,7 +191,7 @@ class _Folder:
     """A folder, as a descriptor has it; mapped: files that are not read but mapped into memory."""
 
     path: Path
-    descriptor: int
+    descriptor: int | None
     kind: str
     mapped: Collection[str] = ()
 
@@ -203,7 +203,7 @@ class _Folder:
         return display(self.path / name)
 
     def names(self) -> Collection[str]:
-        names = os.listdir(self.descriptor)  # noqa: PTH208, not of a path
+        names = os.listdir(self.path if self.descriptor is None else self.descriptor)  # noqa: PTH208
         return {name for name in names if not is_system_name(name)}
 
     def read(self, name: str, limit: int) -> bytes | memoryview:
@@ -222,11 +222,11 @@ def read_regular(path: Path, limit: int, folder: int | None = None, *, cut: bool
         return file.read(min(size + 1, limit)) or b""  # None: nothing to be had now
 
 
-def _map_regular(path: Path, limit: int, folder: int) -> memoryview:
+def _map_regular(path: Path, limit: int, folder: int | None) -> memoryview:
     """As `read_regular`, mapped into memory."""
     with _open_regular(path, limit, folder) as file:
         size = os.fstat(file.fileno()).st_size
-        mapped = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ) if size else b""
+        mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
         return memoryview(mapped)
 
 
@@ -249,7 +249,8 @@ def _open_regular(
     try:
         # Asked before it is opened too: to open a device can do something, or wait for ever.
         _require_regular(os.stat(name, dir_fd=folder), where)
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        # Windows has no files that would wait, or become a terminal.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
         with os.fdopen(os.open(name, flags, dir_fd=folder), "rb") as file:
             status = os.fstat(file.fileno())
             _require_regular(status, where)
@@ -271,10 +272,17 @@ def _require_regular(status: os.stat_result, where: str) -> None:
 
 
 @contextlib.contextmanager
-def open_folder(folder: Path, kind: str) -> Iterator[int]:
-    """Descriptor of a folder: what is read through it is of one folder, even if it is replaced."""
+def open_folder(folder: Path, kind: str) -> Iterator[int | None]:
+    """Descriptor of a folder: what is read through it is of one folder, even if it is replaced.
+
+    None on a system without such (Windows), where names are looked up at its path.
+    """
+    descriptor = None
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if os.open in os.supports_dir_fd:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        else:
+            os.listdir(folder)  # noqa: PTH208, for its errors
     except PermissionError as error:
         raise InputError(f"{display(folder)} cannot be read: {error.strerror}") from None
     except OSError:
@@ -287,7 +295,8 @@ def open_folder(folder: Path, kind: str) -> Iterator[int]:
     try:
         yield descriptor
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _manifest(holder: Holder, version: int) -> tuple[dict[str, Any], bytes]:

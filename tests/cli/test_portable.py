@@ -18,8 +18,10 @@ for name in ("fcntl", "resource", "termios", "pwd", "grp"):
     sys.modules[name] = None
 for name in ("SIGHUP", "SIGKILL", "SIGUSR1", "SIGPIPE", "SIGCHLD"):
     delattr(signal, name)
-for name in ("sched_getaffinity", "getuid", "geteuid", "sysconf", "fork", "getloadavg", "pread"):
+for name in ("sched_getaffinity", "getuid", "geteuid", "sysconf", "fork", "getloadavg", "pread",
+             "O_CLOEXEC", "O_DIRECTORY", "O_NOCTTY", "O_NOFOLLOW", "O_NONBLOCK"):
     delattr(os, name)
+os.supports_dir_fd.clear()
 import select
 del select.poll
 """
