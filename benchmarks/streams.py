@@ -1,6 +1,6 @@
 """Streams: how many sources a machine keeps up with, how old frames are at verdict, at what cost.
 
-    python benchmarks/streams.py BUNDLE [--json OUT] [--seconds 60] [--only NAME]
+    python benchmarks/streams.py BUNDLE [--json OUT] [--seconds 60] [--only NAME] [--readers auto]
 
 Each scenario runs in a process of its own, beside a process that plays the cameras
 (benchmarks/rtsp_load.py), and then again as the plain loop that a user would write: OpenCV's
@@ -10,8 +10,9 @@ when the server sent a frame to when its verdict was there. The loop needs openc
 
 from __future__ import annotations
 
+import functools
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import numpy as np
@@ -30,13 +31,13 @@ from turns import measured, provenance
 
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.engine import load_engine
-from mpft_deploy.profile.system import resident_mb
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.memory import give_frames_back
+from mpft_deploy.screen.streams.pictures import Kept
 from mpft_deploy.screen.streams.records import Event, FrameEvent
-from mpft_deploy.screen.streams.settings import ScreenSettings
+from mpft_deploy.screen.streams.settings import Readers, ScreenSettings
 from mpft_deploy.screen.streams.watch import TICK, Watch
 from mpft_deploy.statistics import summary
 from mpft_deploy.views import views
@@ -71,22 +72,25 @@ SCENARIOS = {
 
 
 class Meter:
-    """CPU and memory of this process from now on."""
+    """CPU and memory of this process and those it started, without the cameras', from now on."""
 
-    def __init__(self) -> None:
+    def __init__(self, cameras: int) -> None:
+        self._cameras = cameras
         self._began, self._cpu = time.monotonic(), self._used()
 
-    @staticmethod
-    def _used() -> float:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        return usage.ru_utime + usage.ru_stime
+    def _family(self) -> list[int]:
+        return [pid for pid in _family(os.getpid()) if pid != self._cameras]
 
-    def read(self) -> dict[str, float | None]:
-        """Cores used on average, and MB resident."""
-        seconds = time.monotonic() - self._began
+    def _used(self) -> float:
+        return sum(map(_cpu, self._family()))
+
+    def read(self) -> dict[str, float]:
+        """Cores used on average; MB, of what processes share a part each, and how many they are."""
+        seconds, family = time.monotonic() - self._began, self._family()
         return {
             "cores": (self._used() - self._cpu) / seconds,
-            "resident_mb": resident_mb(field="VmRSS"),
+            "resident_mb": sum(map(_proportional_mb, family)),
+            "processes": len(family),
         }
 
 
@@ -112,8 +116,8 @@ class Ages:
         channel = self.watch.scheduler.channels[index]
         self.times[event.source].append(now)
         self.reported.append(event.age_ms / 1e3)
-        if channel.shown is not None:
-            number = rtsp_load.read_number(channel.shown[1].views[0])
+        if isinstance(channel.shown, Kept):
+            number = rtsp_load.read_number(channel.shown.parts[0].views[0])
             offset = self._offsets[index % len(self._offsets)]
             self.ages.append(now - rtsp_load.sent_at(number, self._start, offset, FRAMES, now))
 
@@ -122,7 +126,14 @@ class Ages:
 
 
 def run_watch(
-    scenario: Scenario, screener: Screener, port: int, start: float, offsets: list[int], secs: float
+    scenario: Scenario,
+    screener: Screener,
+    port: int,
+    start: float,
+    offsets: list[int],
+    secs: float,
+    cameras: int,
+    settings: ScreenSettings,
 ) -> dict[str, Any]:
     """mpft-deploy's own streams."""
     sources = [
@@ -135,12 +146,13 @@ def run_watch(
         for index in range(scenario.sources)
     ]
     sink = Ages(start, offsets)
-    with Watch(screener, Config(sources=named(sources, "benchmark")), sink, keep=True) as watch:
+    config = Config(sources=named(sources, "benchmark"), screen=settings)
+    with Watch(screener, config, sink, keep=True) as watch:
         sink.watch = watch
         _tick(watch, lambda: all(s.state == "live" for s in watch.statuses()), 60)
         _tick(watch, lambda: False, 3)
         before = watch.statuses()
-        meter, sink.recording = Meter(), True
+        meter, sink.recording = Meter(cameras), True
         _tick(watch, lambda: False, secs)
         sink.recording, used = False, meter.read()
         after = watch.statuses()
@@ -157,7 +169,13 @@ def run_watch(
 
 
 def run_loop(
-    scenario: Scenario, screener: Screener, port: int, start: float, offsets: list[int], secs: float
+    scenario: Scenario,
+    screener: Screener,
+    port: int,
+    start: float,
+    offsets: list[int],
+    secs: float,
+    cameras: int,
 ) -> dict[str, Any]:
     """The plain loop: read a frame of each camera in turn, judge one of so many."""
     import cv2
@@ -170,7 +188,7 @@ def run_loop(
     ages: list[float] = []
     times: dict[str, list[float]] = defaultdict(list)
     loops, last = [0] * len(captures), [-1] * len(captures)
-    meter, end, count = Meter(), time.monotonic() + secs, 0
+    meter, end, count = Meter(cameras), time.monotonic() + secs, 0
     opened = time.monotonic()
     while time.monotonic() < end:
         for index, capture in enumerate(captures):
@@ -227,7 +245,9 @@ def _dropped(statuses: list[Any]) -> dict[str, int]:
     return dict(total)
 
 
-def run_one(bundle: Path, name: str, how: str, seconds: float, clip: Path) -> dict[str, Any]:
+def run_one(
+    bundle: Path, name: str, how: str, seconds: float, clip: Path, readers: Readers
+) -> dict[str, Any]:
     """One scenario, one way, in this process."""
     scenario = SCENARIOS[name]
     phases = min(scenario.sources, 16)
@@ -235,16 +255,32 @@ def run_one(bundle: Path, name: str, how: str, seconds: float, clip: Path) -> di
     run, batch, threads = run_loop, 1, 0
     if how == "mpft":  # as `mpft screen` does
         give_frames_back()
-        settings = ScreenSettings()
+        settings = ScreenSettings(readers=readers)
         batch, threads = settings.batch_of(read.info), settings.engine_threads
-        run = run_watch
+        run = functools.partial(run_watch, settings=settings)
     engine = load_engine(read, threads=threads, spin=how != "mpft")
     screener = Screener(read, engine, batch=batch)
     with rtsp_load.running(clip, phases) as (port, start, process):
         before, began = _cpu(process.pid), time.monotonic()
-        result = run(scenario, screener, port, start, rtsp_load.offsets(FRAMES, phases), seconds)
+        offsets = rtsp_load.offsets(FRAMES, phases)
+        result = run(scenario, screener, port, start, offsets, seconds, process.pid)
         result["cameras_cores"] = (_cpu(process.pid) - before) / (time.monotonic() - began)
     return result
+
+
+def _family(pid: int) -> list[int]:
+    """A process, and all that it and they started."""
+    found = [pid]
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in path.read_text().split():
+            found += _family(int(child))
+    return found
+
+
+def _proportional_mb(pid: int) -> float:
+    """Memory of a process; of what it shares with others its part (PSS)."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
 
 
 def _cpu(pid: int) -> float:
@@ -260,7 +296,8 @@ def _show(name: str, how: str, r: dict[str, Any]) -> None:
         f"  worst source {r['verdicts_per_second_of_worst_source']:6.2f}/s"
         f"  longest gap {r['longest_gap_s']:6.2f} s"
         f"  age p50 {age['p50']:6.3f} p99 {age['p99']:6.3f} s"
-        f"  {r['cores']:.2f} cores {r['resident_mb']:.0f} MB (cameras {r['cameras_cores']:.2f})",
+        f"  {r['cores']:.2f} cores {r['resident_mb']:.0f} MB in {r['processes']} processes"
+        f" (cameras {r['cameras_cores']:.2f})",
         flush=True,
     )
 
@@ -269,19 +306,21 @@ def _show(name: str, how: str, r: dict[str, Any]) -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--seconds", default=60.0, show_default=True, help="Of each measurement.")
 @click.option("--only", type=click.Choice(list(SCENARIOS)), help="This scenario alone.")
+@click.option("--readers", type=click.Choice(get_args(Readers)), default="auto", show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result here.")
 @click.option("--child", nargs=3, hidden=True, help="Scenario, way and clip to run here.")
 def main(
     bundle: Path,
     seconds: float,
     only: str | None,
+    readers: Readers,
     json_path: Path | None,
     child: tuple[str, str, str] | None,
 ) -> None:
     """Measure streams with BUNDLE."""
     if child:
         name, how, clip = child
-        print(json.dumps(run_one(bundle, name, how, seconds, Path(clip))), flush=True)
+        print(json.dumps(run_one(bundle, name, how, seconds, Path(clip), readers)), flush=True)
         return
     results = []
     with tempfile.TemporaryDirectory() as folder:
@@ -293,6 +332,7 @@ def main(
                 rtsp_load.make_clip(clip, scenario.width, scenario.height, frames=FRAMES)
             for how in ("mpft", "plain loop"):
                 command = [sys.executable, __file__, str(bundle), "--seconds", str(seconds)]
+                command += ["--readers", readers]
                 done = subprocess.run(
                     [*command, "--child", name, how, str(clip)], stdout=subprocess.PIPE, check=True
                 )
@@ -305,6 +345,7 @@ def main(
             **provenance(),
             **measured(bundle),
             "seconds": seconds,
+            "readers": readers,
             "results": results,
         }
         write_record(json_path, payload)

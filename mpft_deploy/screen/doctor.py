@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -95,6 +96,7 @@ def _video() -> Iterator[Check]:
     else:
         yield Check(name="video", result="ok", text=text)
     yield _gstreamer()
+    yield _readers()
     devices = sorted(str(path) for path in Path("/dev").glob("video*"))
     text = ", ".join(devices) or "no /dev/video* here; in a container, pass them with --device"
     yield Check(name="cameras", result="ok" if devices else "note", text=text)
@@ -112,6 +114,22 @@ def _gstreamer() -> Check:
     else:
         text = f"{program}; addresses with a password need more: {NO_BINDINGS}"
     return Check(name="GStreamer", result="note", text=text)
+
+
+def _readers() -> Check:
+    """What holds the processes that read streams, beside a limit of their memory."""
+    if sys.platform != "linux":
+        text = "threads; processes of their own need Linux"
+        return Check(name="readers", result="note", text=text)
+    from mpft_deploy.screen.streams.sandbox import landlock_version
+
+    version = landlock_version()
+    if version < 1:
+        text = (
+            "processes without Landlock, which keeps them from files: it is in Linux from 5.13 on"
+        )
+        return Check(name="readers", result="note", text=text)
+    return Check(name="readers", result="ok", text=f"processes, confined by Landlock {version}")
 
 
 def _gpu() -> Check:

@@ -341,7 +341,7 @@ class Manager:
         if not self._trying.acquire(blocking=False):
             raise UsageError(f"{AT_ONCE} sources are being tried already: wait a few seconds")
         try:
-            return look(settings)
+            return look(settings, self._watch.processes)
         finally:
             self._trying.release()
 

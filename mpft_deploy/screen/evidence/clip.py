@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpft_deploy.files import TEMPORARY
-from mpft_deploy.screen.evidence.ring import Coded, Coding, Ring
+from mpft_deploy.screen.evidence.ring import Coded, Coding, Recorder
 
 if TYPE_CHECKING:
     import av
@@ -29,7 +29,7 @@ class Tap:
         stream: the track that is read.
     """
 
-    def __init__(self, stream: av.VideoStream, ring: Ring) -> None:
+    def __init__(self, stream: av.VideoStream, ring: Recorder) -> None:
         self._stream, self._ring = stream, ring
         self._coding: Coding | None = None
 
@@ -47,7 +47,7 @@ class Tap:
                     sample=_sample(self._stream, data),
                 )
             except Exception as error:  # FFmpeg's muxers may refuse whatever a stream is
-                self._ring.trouble = f"its coding cannot be kept: {error}"
+                self._ring.fail(f"its coding cannot be kept: {error}")
         if self._coding is not None:
             picture = Coded(data, packet.pts, packet.dts, bool(packet.is_keyframe), received)
             self._ring.add(self._coding, picture)

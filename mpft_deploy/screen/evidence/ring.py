@@ -1,6 +1,6 @@
 """The last seconds of a source: coded, as they came, and what was judged of them.
 
-All of it is plain data, so that the ring of a reader in another process can be asked by messages.
+All of it is plain data: what a reader in another process gets comes here by messages.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from mpft_deploy.prepared import Prepared
 from mpft_deploy.screen.streams.baseline import Baseline
@@ -59,6 +59,18 @@ class Group:
         return self.pictures[0].received
 
 
+class Recorder(Protocol):
+    """What a reader gives coded pictures to; see `Ring`."""
+
+    trouble: str
+
+    def add(self, coding: Coding, picture: Coded) -> None:
+        """The next picture."""
+
+    def fail(self, why: str) -> None:
+        """Nothing can be kept."""
+
+
 class Ring:
     """What a source sent in the last seconds, in groups that begin with a keyframe; any thread.
 
@@ -95,6 +107,10 @@ class Ring:
                 self._drop()
             if not self._groups:
                 self._open = None
+
+    def fail(self, why: str) -> None:
+        """Nothing can be kept."""
+        self.trouble = why
 
     def cut(self, begin: float, end: float) -> tuple[Coding, list[Coded]] | None:
         """The pictures of a span, by the monotonic clock, from the keyframe before; in order.

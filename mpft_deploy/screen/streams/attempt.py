@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mpft_deploy.errors import InputError
 from mpft_deploy.screen.streams.clock import Clock
@@ -13,11 +14,15 @@ from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.settings import SourceSettings
 
 if TYPE_CHECKING:
-    from mpft_deploy.screen.evidence.ring import Ring
+    from mpft_deploy.screen.evidence.ring import Recorder, Ring
     from mpft_deploy.screen.streams.source import Source
 
 GRACE = 10.0
 """Seconds beyond its own time limit after which a call into a library is taken to hang."""
+
+
+Cause = Literal["behind", "damaged", "no keyframe", "overload", "rate"]
+"""Why a reader drops a frame."""
 
 
 class SourceLostError(InputError):
@@ -53,26 +58,25 @@ class Coded:
     attempt: Attempt
 
 
-class Attempt:
+class Attempt(ABC):
     """One connection, as its reader sees it: where it tells what comes, and whether to go on.
 
     Readers call `within` before whatever may block, `packet` for every frame that comes in, and
     then exactly one of `offer`, `hold` and `drop` for it.
 
     Attributes:
-        retry_at: when the next attempt is made, by the monotonic clock, once this one has failed.
+        began, heard, seen: when it was begun, and when data and pictures came last, by the
+            monotonic clock.
+        deadline: until when its reader must be heard of, or it hangs.
     """
 
-    def __init__(self, source: Source, clock: Clock) -> None:
-        self._source, self._clock = source, clock
+    def __init__(self, settings: SourceSettings, clock: Clock) -> None:
+        self.settings, self._clock = settings, clock
         self.began = self.heard = self.seen = clock.monotonic()
-        self.deadline = self.began + source.settings.connect + GRACE
-        self.cancelled = threading.Event()
+        self.deadline = self.began + settings.connect + GRACE
+        self.cancelled, self.cut = threading.Event(), threading.Event()
         self.pictures = 0
         self.opened = False
-        self.cut = threading.Event()
-        self._open_frames = 0
-        self.retry_at: float | None = None
 
     @property
     def stopping(self) -> bool:
@@ -80,33 +84,28 @@ class Attempt:
         return self.cancelled.is_set()
 
     @property
-    def name(self) -> str:
-        """The source's."""
-        return self._source.name
-
-    @property
-    def ring(self) -> Ring | None:
-        """What keeps coded pictures, where evidence is wanted."""
-        return self._source.ring
-
-    @property
     def now(self) -> float:
         """By the monotonic clock."""
         return self._clock.monotonic()
 
     @property
-    def occupied(self) -> bool:
-        """Whether the frame that was offered last still waits."""
-        return self._source.waiting() is not None
+    @abstractmethod
+    def ring(self) -> Recorder | None:
+        """What keeps coded pictures, where evidence is wanted."""
 
     @property
+    @abstractmethod
+    def occupied(self) -> bool:
+        """Whether the frame that was offered last still waits."""
+
+    @property
+    @abstractmethod
     def turns(self) -> int:
         """How many of the source's frames were taken to be judged, since its start."""
-        return self._source.turns
 
     def within(self, seconds: float) -> None:
         """What comes next may take that long."""
-        self.deadline = self._clock.monotonic() + seconds + GRACE
+        self.deadline = self.now + seconds + GRACE
 
     def wait(self, seconds: float) -> bool:
         """Sleep, unless stopped; whether to go on."""
@@ -115,7 +114,7 @@ class Attempt:
 
     def describe(self, codec: str, note: str = "") -> None:
         """What was opened; note: what an operator should know of it, empty mostly."""
-        self._source.codec, self._source.note, self.opened = codec, note, True
+        self.opened = True
 
     def packet(self) -> float:
         """A frame came in, still coded; the monotonic time.
@@ -123,42 +122,92 @@ class Attempt:
         Raises:
             SourceLostError: data comes, but no picture of it for too long; or `reconnect`.
         """
-        now = self.heard = self._clock.monotonic()
-        settings = self._source.settings
-        self.deadline = now + settings.timeout + GRACE
-        self._open_frames += 1
-        self._source.tally.receive(now)
-        if self.cut.is_set():
-            raise SourceLostError("it was to be connected anew")
-        if now - self.seen > settings.picture_timeout:
-            raise SourceLostError(f"no picture in {settings.picture_timeout:g} s of data")
-        return now
+        self.heard = self.now
+        self.within(self.settings.timeout)
+        return self.heard
 
     def offer(self, shot: Shot, received: float) -> None:
         """A picture; it replaces one that nobody took yet."""
         self.see()
-        self._open_frames -= 1
         self.pictures += 1
-        age = self.seen - received
-        self._source.put(Captured(shot, received, self._clock.time() - age), self)
 
+    @abstractmethod
     def hold(self, decode: Decode, received: float) -> None:
         """A frame that stands alone; it is decoded only if its turn comes.
 
         The first picture of a connection is to be offered instead: it shows that there is one.
         """
-        self._open_frames -= 1
-        age = self._clock.monotonic() - received
-        self._source.hold(Coded(decode, received, self._clock.time() - age, self))
 
     def see(self) -> None:
         """There was a picture, or would have been if there had been time for it."""
-        self.seen = self._clock.monotonic()
+        self.seen = self.now
 
-    def drop(self, cause: str, count: int = 1, *, picture: bool = False) -> None:
+    def drop(self, cause: Cause, count: int = 1, *, picture: bool = False) -> None:
         """Frames that will not be judged; picture: whether they could have been."""
         if picture:
             self.see()
+
+
+class SourceAttempt(Attempt):
+    """The attempt of a source, which counts what it is told and takes the frames.
+
+    Attributes:
+        retry_at: when the next attempt is made, by the monotonic clock, once this one has failed.
+    """
+
+    def __init__(self, source: Source, clock: Clock) -> None:
+        super().__init__(source.settings, clock)
+        self._source = source
+        self._open_frames = 0
+        self.retry_at: float | None = None
+
+    @property
+    def ring(self) -> Ring | None:
+        """See `Attempt`."""
+        return self._source.ring
+
+    @property
+    def occupied(self) -> bool:
+        """See `Attempt`."""
+        return self._source.waiting() is not None
+
+    @property
+    def turns(self) -> int:
+        """See `Attempt`."""
+        return self._source.turns
+
+    def describe(self, codec: str, note: str = "") -> None:
+        """See `Attempt`."""
+        super().describe(codec, note)
+        self._source.codec, self._source.note = codec, note
+
+    def packet(self) -> float:
+        """See `Attempt`."""
+        now = super().packet()
+        self._open_frames += 1
+        self._source.tally.receive(now)
+        if self.cut.is_set():
+            raise SourceLostError("it was to be connected anew")
+        if now - self.seen > self.settings.picture_timeout:
+            raise SourceLostError(f"no picture in {self.settings.picture_timeout:g} s of data")
+        return now
+
+    def offer(self, shot: Shot, received: float) -> None:
+        """See `Attempt`."""
+        super().offer(shot, received)
+        self._open_frames -= 1
+        age = self.seen - received
+        self._source.put(Captured(shot, received, self._clock.time() - age), self)
+
+    def hold(self, decode: Decode, received: float) -> None:
+        """See `Attempt`."""
+        self._open_frames -= 1
+        age = self.now - received
+        self._source.hold(Coded(decode, received, self._clock.time() - age, self))
+
+    def drop(self, cause: Cause, count: int = 1, *, picture: bool = False) -> None:
+        """See `Attempt`."""
+        super().drop(cause, count, picture=picture)
         self._open_frames -= count
         self._source.tally.drop(cause, count)
 

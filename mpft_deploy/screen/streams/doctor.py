@@ -11,6 +11,7 @@ from mpft_deploy.screen.streams.clock import SystemClock
 from mpft_deploy.screen.streams.config import short_name
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.processes import ReaderProcesses
 from mpft_deploy.screen.streams.readers import find_reader
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.source import Source
@@ -42,17 +43,19 @@ class Found(msgspec.Struct, frozen=True):
     after: float
 
 
-def look(settings: SourceSettings) -> Found:
+def look(settings: SourceSettings, processes: ReaderProcesses | None = None) -> Found:
     """Connect to a source and describe it; free of secrets.
+
+    Args:
+        processes: see `find_reader`.
 
     Raises:
         SourceLostError: no picture came; says why.
     """
     clock = SystemClock()
     emitter = Emitter(None, clock)
-    source = Source(
-        settings, find_reader(settings.target), emitter, clock, lambda: None, lambda: None
-    )
+    read = find_reader(settings.target, processes)
+    source = Source(settings, read, emitter, clock, lambda: None, lambda: None)
     began = clock.monotonic()
     source.start()
     try:

@@ -27,7 +27,7 @@ from mpft_deploy.prepared import Prepared
 from mpft_deploy.screen.evidence.ring import Looks
 from mpft_deploy.screen.screener import Screener
 from mpft_deploy.screen.streams.areas import WHOLE, Areas, stream_name
-from mpft_deploy.screen.streams.attempt import Captured
+from mpft_deploy.screen.streams.attempt import Captured, SourceLostError
 from mpft_deploy.screen.streams.baseline import Baseline
 from mpft_deploy.screen.streams.channel import Channel, Stream
 from mpft_deploy.screen.streams.clock import Clock
@@ -333,6 +333,9 @@ class Scheduler:
         started = time.perf_counter()
         try:
             parts = self._look(channel, frame, now)
+        except SourceLostError:
+            source.tally.drop("disconnected")  # with the process that has the frame
+            return None
         except Exception:
             # Whatever a library makes of one source's frame, the others must be judged.
             source.tally.drop("damaged")

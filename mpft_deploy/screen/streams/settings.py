@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0)]
+Readers = Literal["auto", "processes", "threads"]
 Duration = Annotated[str, msgspec.Meta(pattern=r"^[1-9]\d{0,5}[smhd]$")]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -162,6 +163,8 @@ class ScreenSettings(Record, frozen=True):
         threads: CPU threads of the engine; 0 takes all cores. They sleep while they wait.
         wait: seconds that a frame may wait for others to fill a batch.
         max_age: seconds; an older frame is dropped, never judged.
+        readers: what FFmpeg reads sources in: a process for each connection, or threads of this
+            process; "auto" takes processes from two network sources on, where there is Linux.
     """
 
     bundle: str = ""
@@ -171,6 +174,7 @@ class ScreenSettings(Record, frozen=True):
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     wait: Share = 0.0
     max_age: Seconds = 2.0
+    readers: Readers = "auto"
 
     def batch_of(self, info: BundleInfo) -> int:
         """Views to judge at once, at most."""

@@ -17,7 +17,7 @@ import numpy as np
 from mpft_deploy.errors import MpftError
 from mpft_deploy.screen.evidence.ring import Ring
 from mpft_deploy.screen.streams.address import redact_text
-from mpft_deploy.screen.streams.attempt import Attempt, Captured, Coded, Reader
+from mpft_deploy.screen.streams.attempt import Captured, Coded, Reader, SourceAttempt
 from mpft_deploy.screen.streams.backoff import Backoff, answers
 from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.emitter import Emitter
@@ -82,7 +82,7 @@ class Source:
         self._coded: Coded | None = None
         self._decoding: Coded | None = None
         self._pending: Captured | None = None
-        self._attempt: Attempt | None = None
+        self._attempt: SourceAttempt | None = None
         self._thread: Task | None = None
         self._revive_at: float | None = None
         self._abandoned: list[threading.Thread] = []
@@ -114,7 +114,7 @@ class Source:
 
     def start(self) -> None:
         """Begin to read, in a thread of its own."""
-        attempt = self._attempt = Attempt(self, self._clock)
+        attempt = self._attempt = SourceAttempt(self, self._clock)
         self._thread = Task(self.name, lambda: self._run(attempt))
         self._thread.start()
 
@@ -169,7 +169,7 @@ class Source:
         self.tally.drop("stopped", sum(f is not None for f in (self._coded, self._pending)))
         self._coded = self._pending = None
 
-    def put(self, frame: Captured, attempt: Attempt) -> None:
+    def put(self, frame: Captured, attempt: SourceAttempt) -> None:
         """Take a frame from the reader of `attempt`."""
         with self._lock:
             if attempt is not self._attempt or attempt.stopping:
@@ -309,7 +309,7 @@ class Source:
             self._revive_at = None
             self.start()
 
-    def _run(self, attempt: Attempt) -> None:
+    def _run(self, attempt: SourceAttempt) -> None:
         while True:
             reason = ""
             try:
@@ -334,11 +334,11 @@ class Source:
             with self._lock:
                 if self._attempt is not attempt:
                     return
-                attempt = self._attempt = Attempt(self, self._clock)
+                attempt = self._attempt = SourceAttempt(self, self._clock)
                 if self._stopped.is_set():
                     return
 
-    def _pause(self, attempt: Attempt, reason: str) -> bool:
+    def _pause(self, attempt: SourceAttempt, reason: str) -> bool:
         """Wait before the next attempt; whether to go on.
 
         A server that does not even answer is asked every PROBE seconds, and the attempt is made as

@@ -17,6 +17,7 @@ from mpft_deploy.screen.streams.clock import Clock, SystemClock
 from mpft_deploy.screen.streams.config import Config
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.load import Load
+from mpft_deploy.screen.streams.processes import open_processes
 from mpft_deploy.screen.streams.readers import find_reader
 from mpft_deploy.screen.streams.records import (
     Picture,
@@ -83,6 +84,8 @@ class Watch:
         )
         self._load = Load()
         self._started = False
+        self.processes = open_processes(config.screen.readers)
+        """Where sources are read apart from this process; None where none may be."""
         self._set_sources(config.sources)
 
     def __enter__(self) -> Watch:
@@ -181,6 +184,8 @@ class Watch:
         clean = self.scheduler.stop(timeout / 3)
         for source in sources:
             clean = source.join(end - timeout / 3 - time.monotonic()) and clean
+        if self.processes is not None:
+            self.processes.close()
         self._emitter.close(max(0.1, end - time.monotonic()))
         return clean
 
@@ -250,9 +255,13 @@ class Watch:
 
     def _set_sources(self, sources: Sequence[SourceSettings]) -> None:
         known = {_bare(channel.source.settings): channel for channel in self.scheduler.channels}
-        self.scheduler.set_channels([known.get(_bare(s)) or self._channel(s) for s in sources])
+        several = sum(settings.target.network for settings in sources) > 1
+        apart = several or self._config.screen.readers == "processes"
+        self.scheduler.set_channels(
+            [known.get(_bare(s)) or self._channel(s, apart=apart) for s in sources]
+        )
 
-    def _channel(self, settings: SourceSettings) -> Channel:
+    def _channel(self, settings: SourceSettings, *, apart: bool) -> Channel:
         wanted, ring, kept = self._config.tell.evidence, None, None
         if wanted is not None:
             seconds = wanted.before + wanted.after + SLACK
@@ -260,7 +269,7 @@ class Watch:
         scheduler = self.scheduler
         source = Source(
             settings,
-            find_reader(settings.target),
+            find_reader(settings.target, self.processes if apart else None),
             self._emitter,
             self._clock,
             scheduler.wake,

@@ -1,0 +1,304 @@
+"""Readers in processes of their own: what a stranger sends can end one of them, and nothing else.
+
+    Source ── its thread ── ReaderProcesses.read ══ sockets ══ reader_child: FFmpeg
+
+The thread passes on what the process tells; of pixels those are fetched that are needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from collections import deque
+
+import msgspec
+import numpy as np
+
+from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.files import printable
+from mpft_deploy.images import U8
+from mpft_deploy.screen.evidence.ring import Coding
+from mpft_deploy.screen.streams import wire
+from mpft_deploy.screen.streams.attempt import Attempt, Cause, SourceLostError
+from mpft_deploy.screen.streams.open_av import check_size, why_no_hardware
+from mpft_deploy.screen.streams.pixels import Cutter, Shot
+from mpft_deploy.screen.streams.reader_child import WIRES, Order
+from mpft_deploy.screen.streams.settings import Readers, SourceSettings
+from mpft_deploy.screen.streams.wire import Wire
+from mpft_deploy.views import Window
+
+START = 30.0
+"""Seconds that a process may take to begin or to end; most of it is for loading libraries."""
+
+PATIENCE = 5.0
+"""Seconds within which a reader answers, or it hangs."""
+
+SLICE = 0.25
+"""Seconds between two looks at whether to stop."""
+
+LARGEST = 2**26
+"""Bytes of a message; a coded picture is the largest."""
+
+COMMAND = (
+    "import sys; sys.path[:] = sys.argv[1:-1]; "
+    "from mpft_deploy.screen.streams.reader_child import main; main()"
+)
+"""Not by multiprocessing, which would run the program's own main module again."""
+
+PASSED = ("CUDA_", "LANG", "LC_", "LD_", "LIBVA_", "NVIDIA_", "PATH", "SSL_", "TZ", "XDG_")
+"""How variables of the environment begin that readers get: among the others are passwords."""
+
+
+def open_processes(readers: Readers) -> ReaderProcesses | None:
+    """What is needed for readers in processes; None where they may be threads alone.
+
+    Raises:
+        EnvironmentLacksError: processes are wanted, and this is not Linux.
+    """
+    linux = sys.platform == "linux"
+    if readers == "processes" and not linux:
+        raise EnvironmentLacksError('readers = "processes" needs Linux: write "threads"')
+    return ReaderProcesses() if linux and readers != "threads" else None
+
+
+class ReaderProcesses:
+    """Reads sources in processes of their own; from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._server: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+
+    def read(self, settings: SourceSettings, attempt: Attempt) -> None:
+        """Read a source with FFmpeg; see `read_av.read`."""
+        if settings.hwaccel and why_no_hardware(settings.hwaccel):  # said once, by this process
+            settings = msgspec.structs.replace(settings, hwaccel="")
+        child, reader = self._fork()
+        why: str | None = None
+        try:
+            why = reader.follow(settings, attempt)
+        except (EOFError, OSError):
+            pass
+        finally:
+            if not attempt.stopping:
+                reader.fetch()
+            status = self._request(child)
+            reader.close()
+        if why is None:
+            why = f"the process that reads it {_ended(status)}"
+        if why:
+            raise SourceLostError(printable(why))
+
+    def close(self) -> None:
+        """End them all."""
+        with self._lock:
+            self._stop()
+
+    def _fork(self) -> tuple[int, _Reader]:
+        """A new process: its number and its other end."""
+        ours, theirs = zip(*(socket.socketpair() for _ in range(WIRES)), strict=True)
+        reader = _Reader(*map(Wire, ours))
+        try:
+            # Another one, should the server have been killed.
+            descriptors = [one.fileno() for one in theirs]
+            child = self._request(0, *descriptors) or self._request(0, *descriptors)
+        finally:
+            for one in theirs:
+                one.close()
+        if not child:
+            reader.close()
+            raise SourceLostError("no process can be started to read it")
+        return child, reader
+
+    def _request(self, child: int, *descriptors: int) -> int:
+        """See `reader_child.main`; 0 if there is no answer."""
+        with self._lock:
+            try:
+                if self._control is None:
+                    self._start()
+                assert self._control is not None
+                socket.send_fds(self._control, [child.to_bytes(4, "big")], descriptors)
+                if answer := self._control.recv(4):
+                    return int.from_bytes(answer, "big")
+            except OSError:
+                pass
+            self._stop()
+            return 0
+
+    def _start(self) -> None:
+        self._control, theirs = socket.socketpair()
+        self._control.settimeout(START)
+        with theirs:
+            number = theirs.fileno()
+            self._server = subprocess.Popen(
+                [sys.executable, "-I", "-c", COMMAND, *sys.path, str(number)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[number],
+                env={
+                    "OPENBLAS_NUM_THREADS": "1",  # a process that forks must have one thread
+                    **{name: os.environ[name] for name in os.environ if name.startswith(PASSED)},
+                },
+            )
+
+    def _stop(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
+            self._server = None
+
+
+def _ended(status: int) -> str:
+    """How, by a status of waitpid(2)."""
+    code = os.waitstatus_to_exitcode(status)
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+
+class _Reader:
+    """The other end of a process that reads a source."""
+
+    def __init__(self, events: Wire, cuts: Wire, decodes: Wire) -> None:
+        self._events, self._cuts, self._decodes = events, cuts, decodes
+        self._locks = {cuts: threading.Lock(), decodes: threading.Lock()}
+        self._decoded = wire.decoder(wire.Picture | Cause)
+        self._lost = False
+        self._shots = weakref.WeakSet[_RemoteShot]()
+        self.unused: deque[int] = deque()
+        """Pictures that nobody holds any more."""
+
+    def follow(self, settings: SourceSettings, attempt: Attempt) -> str:
+        """Pass on what it tells, until it ends; why it did, empty for no fault.
+
+        Raises:
+            EOFError, OSError: the process has ended, or hangs.
+            SourceLostError: as `Attempt.packet`.
+        """
+        self._events.send(wire.encode(Order(settings, attempt.ring is not None)))
+        decode, coding = wire.decoder(wire.Event).decode, None
+        while not attempt.stopping:
+            attempt.within(SLICE + PATIENCE)
+            came = self._events.ready(SLICE)
+            if self.unused or not came:
+                # Where it is silent, this shows that it does not hang.
+                numbers = [self.unused.popleft() for _ in range(len(self.unused))]
+                try:
+                    self._ask(self._cuts, wire.Free(numbers), 0)
+                except SourceLostError:
+                    if not self._events.ready(0):  # else it has said why, or its end is there
+                        raise
+            if not came:
+                continue
+            event = decode(self._events.receive(LARGEST))
+            if isinstance(event, wire.Ended):
+                return event.why
+            coding = self._pass_on(event, settings, attempt, coding)
+        return ""
+
+    def _pass_on(
+        self,
+        event: wire.Event,
+        settings: SourceSettings,
+        attempt: Attempt,
+        coding: Coding | None,
+    ) -> Coding | None:
+        """Do for the source what its reader would have done; how it is coded now."""
+        if isinstance(event, wire.Received):
+            attempt.packet()
+        elif isinstance(event, wire.Picture):
+            attempt.offer(self._shot(event, settings), min(event.received, attempt.now))
+        elif isinstance(event, wire.Held):
+            decode = functools.partial(self._decode, event.number, settings)
+            attempt.hold(decode, min(event.received, attempt.now))
+        elif isinstance(event, wire.Dropped):
+            attempt.drop(event.cause, event.count, picture=event.picture)
+        elif isinstance(event, wire.Opened):
+            attempt.describe(printable(event.codec), printable(event.note))
+        elif isinstance(event, wire.Asked):
+            self._events.send(wire.encode(wire.Turns(attempt.turns, attempt.occupied)))
+        elif attempt.ring is not None:
+            if isinstance(event, wire.Unrecorded):
+                attempt.ring.fail(printable(event.why))
+            elif isinstance(event, wire.Recorded) and (coding := event.coding or coding):
+                attempt.ring.add(coding, event.picture)
+        return coding
+
+    def pixels(self, number: int, window: Window | None, height: int, width: int) -> U8:
+        """Of a picture, u8 [height, width, 3]; a SourceLostError if they cannot be had."""
+        size = 3 * height * width
+        data = self._ask(self._cuts, wire.Cut(number, window), size)
+        if len(data) != size:
+            raise SourceLostError("the process that reads it could not convert a picture")
+        return np.frombuffer(data, np.uint8).reshape(height, width, 3)
+
+    def fetch(self) -> None:
+        """Have the pictures that somebody holds, before the process ends that has them."""
+        with contextlib.suppress(SourceLostError):
+            for shot in list(self._shots):
+                shot.whole()
+
+    def close(self) -> None:
+        """End what still waits for it, and its sockets with it."""
+        for one in (self._events, *self._locks):
+            one.shut()
+        self._events.close()
+        for one, lock in self._locks.items():
+            with lock:
+                one.close()
+
+    def _decode(self, number: int, settings: SourceSettings) -> Shot | str:
+        data = self._ask(self._decodes, wire.Decode(number), wire.LONGEST_TEXT)
+        result = self._decoded.decode(data)
+        if isinstance(result, wire.Picture):
+            return self._shot(result, settings)
+        return str(result)
+
+    def _shot(self, picture: wire.Picture, settings: SourceSettings) -> _RemoteShot:
+        check_size(picture.width, picture.height, settings)
+        shot = _RemoteShot(self, picture)
+        self._shots.add(shot)
+        return shot
+
+    def _ask(self, asked: Wire, request: wire.Request, most: int) -> bytearray:
+        with self._locks[asked]:
+            if not self._lost:
+                try:
+                    asked.send(wire.encode(request))
+                    return asked.receive(most, PATIENCE)
+                except (EOFError, OSError):
+                    self._lost = True  # what it answers later would be taken for another's
+        raise SourceLostError("the process that reads it does not answer")
+
+
+class _RemoteShot:
+    """A picture that lies in the process that decoded it; see `Shot`."""
+
+    def __init__(self, reader: _Reader, picture: wire.Picture) -> None:
+        self._reader, self._number = reader, picture.number
+        self.height, self.width = picture.height, picture.width
+        self._whole: U8 | None = None
+
+    def __del__(self) -> None:
+        self._reader.unused.append(self._number)
+
+    def cut(self, window: Window, cutter: Cutter) -> U8:
+        """See `Shot`."""
+        if self._whole is not None:
+            row, column, height, width = window
+            return self._whole[row : row + height, column : column + width]
+        return self._reader.pixels(self._number, window, window.height, window.width)
+
+    def whole(self) -> U8:
+        """See `Shot`."""
+        if self._whole is None:
+            self._whole = self._reader.pixels(self._number, None, self.height, self.width)
+        return self._whole

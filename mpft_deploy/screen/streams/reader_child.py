@@ -1,0 +1,241 @@
+"""What runs in the processes that read sources; `processes` has their other ends.
+
+A server process loads the libraries once, and forks a child for each connection: that takes
+milliseconds, and a child has little memory of its own. Of these a child alone meets what a stranger
+sends. It decodes, keeps pictures until they are not needed any more, and gives out the pixels that
+it is asked for. It ends with the process that screens, by the end of its sockets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from itertools import count
+from typing import NoReturn
+
+import msgspec
+import numpy as np
+
+from mpft_deploy.errors import MpftError
+from mpft_deploy.screen.evidence.ring import Coded, Coding
+from mpft_deploy.screen.streams import read_av, wire
+from mpft_deploy.screen.streams.attempt import Attempt, Cause, Decode
+from mpft_deploy.screen.streams.clock import SystemClock
+from mpft_deploy.screen.streams.memory import give_frames_back
+from mpft_deploy.screen.streams.pixels import Cutter, Shot
+from mpft_deploy.screen.streams.sandbox import confine
+from mpft_deploy.screen.streams.settings import SourceSettings
+from mpft_deploy.screen.streams.wire import Wire
+from mpft_deploy.views import Window
+
+WIRES = 3
+"""Sockets of a child: for what it tells, for pixels, and for decoding, which may take long."""
+
+HELD = 8
+"""Frames that wait to be decoded; the screener wants none but the newest, or the one before it."""
+
+LOOK = 1.0
+"""Seconds between two looks at whether the reader hangs."""
+
+LARGEST = 2**20
+"""Bytes of what a child is asked or told."""
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What a child reads; record: whether coded pictures are wanted."""
+
+    settings: SourceSettings
+    record: bool
+
+
+def main() -> None:
+    """Serve whoever has the other end of the socket with the number in the last argument.
+
+    A request is four bytes. 0, with sockets, asks for a child that reads what the first one says;
+    the answer is its process number. A process number has that child ended; the answer is the
+    status that it ended with, as of waitpid(2).
+    """
+    # Ctrl-C and a service manager's signals go to all processes; the one that screens ends these.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    give_frames_back()
+    import av  # noqa: F401  what takes long is loaded once
+
+    gc.freeze()  # else the first collection of a child would copy all of it
+    control = socket.socket(fileno=int(sys.argv[-1]))
+    while True:
+        request, descriptors, _, _ = socket.recv_fds(control, 4, WIRES)
+        if not request:
+            return
+        child = int.from_bytes(request, "big")
+        if child:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            answer = os.waitpid(child, 0)[1]
+        else:
+            answer = os.fork()
+            if not answer:
+                control.close()
+                _read(*(Wire(socket.socket(fileno=one)) for one in descriptors))
+            for one in descriptors:
+                os.close(one)
+        control.sendall(answer.to_bytes(4, "big"))
+
+
+def _read(events: Wire, cuts: Wire, decodes: Wire) -> NoReturn:
+    """Read a source; then the process ends."""
+    try:
+        order = msgspec.msgpack.decode(events.receive(LARGEST), type=Order)
+        confine(order.settings)
+        attempt = _Attempt(order, events)
+        for one in (cuts, decodes):
+            threading.Thread(target=attempt.serve, args=(one,), daemon=True).start()
+        try:
+            read_av.read(order.settings, attempt)
+            why = ""
+        except MpftError as error:
+            why = str(error)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+        attempt.end(why)
+        signal.pause()  # until its pictures are fetched that are still wanted
+    finally:
+        os._exit(0)
+
+
+class _Recorder:
+    """Sends what a ring is to keep."""
+
+    def __init__(self, tell: Callable[[wire.Event], None]) -> None:
+        self._tell, self.trouble = tell, ""
+        self._coding: Coding | None = None
+
+    def add(self, coding: Coding, picture: Coded) -> None:
+        """See `Ring`."""
+        self._tell(wire.Recorded(None if coding is self._coding else coding, picture))
+        self._coding = coding
+
+    def fail(self, why: str) -> None:
+        """See `Ring`."""
+        self.trouble = why
+        self._tell(wire.Unrecorded(why[: wire.LONGEST_TEXT]))
+
+
+class _Attempt(Attempt):
+    """The attempt of a reader whose source is in another process."""
+
+    def __init__(self, order: Order, events: Wire) -> None:
+        super().__init__(order.settings, SystemClock())
+        self._events, self._telling = events, threading.Lock()
+        self._turns = wire.decoder(wire.Turns)
+        self._requests = wire.decoder(wire.Request)
+        self._recorder = _Recorder(self._tell) if order.record else None
+        self._numbers = count()
+        self._held: OrderedDict[int, Decode] = OrderedDict()
+        self._shots: dict[int, Shot] = {}
+
+    @property
+    def ring(self) -> _Recorder | None:
+        """See `Attempt`."""
+        return self._recorder
+
+    @property
+    def occupied(self) -> bool:
+        """See `Attempt`."""
+        return self._ask().occupied
+
+    @property
+    def turns(self) -> int:
+        """See `Attempt`."""
+        return self._ask().turns
+
+    def describe(self, codec: str, note: str = "") -> None:
+        """See `Attempt`."""
+        super().describe(codec, note)
+        self._tell(wire.Opened(codec, note[: wire.LONGEST_TEXT]))
+
+    def packet(self) -> float:
+        """See `Attempt`; whether there is a picture of it is looked at by the other process."""
+        self._tell(wire.Received())
+        return super().packet()
+
+    def offer(self, shot: Shot, received: float) -> None:
+        """See `Attempt`."""
+        super().offer(shot, received)
+        self._tell(self._keep(shot, received))
+
+    def hold(self, decode: Decode, received: float) -> None:
+        """See `Attempt`."""
+        number = next(self._numbers)
+        self._held[number] = decode
+        if len(self._held) > HELD:
+            self._held.popitem(last=False)
+        self._tell(wire.Held(number, received))
+
+    def drop(self, cause: Cause, count: int = 1, *, picture: bool = False) -> None:
+        """See `Attempt`."""
+        super().drop(cause, count, picture=picture)
+        if count > 0 or picture:
+            self._tell(wire.Dropped(cause, count, picture))
+
+    def end(self, why: str) -> None:
+        """Tell that nothing more comes."""
+        self._tell(wire.Ended(why[: wire.LONGEST_TEXT]))
+
+    def serve(self, asked: Wire) -> NoReturn:
+        """Answer requests, in a thread of its own, until the other end goes or the reader hangs."""
+        cutter = Cutter()
+        try:
+            while True:
+                if asked.ready(LOOK):
+                    request = self._requests.decode(asked.receive(LARGEST))
+                    asked.send(self._answer(request, cutter))
+                elif self.now > self.deadline:
+                    self.end("the connection hangs; it was given up")
+                    break
+        except (EOFError, OSError):
+            pass
+        finally:
+            os._exit(0)
+
+    def _answer(self, request: wire.Request, cutter: Cutter) -> bytes | memoryview:
+        if isinstance(request, wire.Decode):
+            decode = self._held.pop(request.number, None)
+            try:
+                shot = "overload" if decode is None else decode()
+            except Exception:
+                shot = "damaged"
+            return wire.encode(shot if isinstance(shot, str) else self._keep(shot, 0.0))
+        if isinstance(request, wire.Free):
+            for number in request.numbers:
+                self._shots.pop(number, None)
+            return b""
+        try:
+            shot = self._shots[request.number]
+            window = request.window
+            pixels = shot.whole() if window is None else shot.cut(Window(*window), cutter)
+            return np.ascontiguousarray(pixels).data.cast("B")
+        except Exception:
+            return b""
+
+    def _keep(self, shot: Shot, received: float) -> wire.Picture:
+        number = next(self._numbers)
+        self._shots[number] = shot
+        return wire.Picture(number, shot.height, shot.width, received)
+
+    def _tell(self, event: wire.Event) -> None:
+        with self._telling:
+            self._events.send(wire.encode(event))
+
+    def _ask(self) -> wire.Turns:
+        with self._telling:
+            self._events.send(wire.encode(wire.Asked()))
+            answer: wire.Turns = self._turns.decode(self._events.receive(LARGEST))
+            return answer

@@ -1,0 +1,312 @@
+"""Sources that are read in processes of their own: the same pictures, and no other harm."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from media import write_video
+from telling import eventually
+
+from mpft_deploy.images import U8
+from mpft_deploy.screen import Screener
+from mpft_deploy.screen.evidence.ring import Ring
+from mpft_deploy.screen.streams import processes, read_av, wire
+from mpft_deploy.screen.streams.attempt import Attempt, Cause, Decode, SourceLostError
+from mpft_deploy.screen.streams.clock import SystemClock
+from mpft_deploy.screen.streams.config import Config, named
+from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.pixels import Cutter, Shot
+from mpft_deploy.screen.streams.processes import ReaderProcesses
+from mpft_deploy.screen.streams.records import SourceEvent
+from mpft_deploy.screen.streams.sandbox import landlock_version
+from mpft_deploy.screen.streams.settings import ScreenSettings, SourceSettings
+from mpft_deploy.screen.streams.watch import Watch
+from mpft_deploy.views import Window
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone")
+
+WINDOW = Window(3, 5, 24, 40)
+
+LATE = 30.0
+"""Seconds: late on any machine, however busy; docs/streams.md has what was measured."""
+
+
+def pid(reading: ReaderProcesses) -> int:
+    """Of the process that forks the others."""
+    assert reading._server is not None
+    return reading._server.pid
+
+
+def children(reading: ReaderProcesses) -> list[int]:
+    """Processes that read, in the order in which they began."""
+    server = pid(reading)
+    return [int(one) for one in Path(f"/proc/{server}/task/{server}/children").read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def reading() -> Iterator[ReaderProcesses]:
+    found = ReaderProcesses()
+    yield found
+    found.close()
+
+
+class Seen(Attempt):
+    """Takes every picture of a source, whole and cut, at once."""
+
+    occupied, turns = False, 0
+
+    def __init__(self, settings: SourceSettings) -> None:
+        super().__init__(settings, SystemClock())
+        self.pixels: list[tuple[U8, U8]] = []
+        self.kept, self.codec, self.packets, self.dropped = Ring(60, 2**24), "", 0, 0
+        self._cutter = Cutter()
+
+    @property
+    def ring(self) -> Ring:
+        return self.kept
+
+    def describe(self, codec: str, note: str = "") -> None:
+        super().describe(codec, note)
+        self.codec = codec
+
+    def packet(self) -> float:
+        self.packets += 1
+        return super().packet()
+
+    def offer(self, shot: Shot, received: float) -> None:
+        super().offer(shot, received)
+        assert self.began <= received <= self.now
+        self.pixels.append((shot.whole(), shot.cut(WINDOW, self._cutter)))
+
+    def hold(self, decode: Decode, received: float) -> None:
+        shot = decode()
+        assert not isinstance(shot, str)
+        self.offer(shot, received)
+
+    def drop(self, cause: Cause, count: int = 1, *, picture: bool = False) -> None:
+        super().drop(cause, count, picture=picture)
+        self.dropped += count
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mjpeg"])
+def test_a_process_gives_what_a_thread_gives(
+    reading: ReaderProcesses, tmp_path: Path, codec: str
+) -> None:
+    """Frames of MJPEG stand alone, and are decoded when somebody asks for them."""
+    path = write_video(tmp_path / "a.mkv", seconds=1, rate=12, codec=codec)
+    settings = source_settings(str(path))
+    here, there = Seen(settings), Seen(settings)
+    read_av.read(settings, here)
+    reading.read(settings, there)
+    assert len(here.pixels) == 12
+    assert (here.codec, here.packets, here.dropped) == (there.codec, there.packets, there.dropped)
+    for one, other in zip(here.pixels, there.pixels, strict=True):
+        assert all(map(np.array_equal, one, other))
+    kept = [attempt.kept.cut(0, time.monotonic()) for attempt in (here, there)]
+    assert kept[0]
+    assert kept[1]
+    assert kept[0][0] == kept[1][0]
+    data = [[(one.data, one.pts, one.dts, one.key) for one in pictures] for _, pictures in kept]
+    assert data[0] == data[1]
+    eventually(lambda: not children(reading))
+
+
+def test_why_a_source_cannot_be_read_comes_through(
+    reading: ReaderProcesses, tmp_path: Path
+) -> None:
+    (tmp_path / "odd.mp4").write_bytes(b"no video" * 100)
+    for name, why in (("odd.mp4", "Invalid data"), ("none.mp4", "none.mp4: no such file")):
+        settings = source_settings(str(tmp_path / name))
+        with pytest.raises(SourceLostError, match=f"(?i){why}"):
+            reading.read(settings, Seen(settings))
+
+
+def test_a_killed_process_costs_its_source_a_moment(
+    clip: Any, rtsp: Any, watching: Any, faults: Any
+) -> None:
+    server = rtsp(a=str(clip()), b=str(clip()))
+    running = watching(server.url("a"), server.url("b"))
+    names = [status.source for status in running.watch.statuses()]
+    for name in names:
+        running.frame(name)
+    before = len(running.events)
+    os.kill(children(running.watch.processes)[0], signal.SIGSEGV)
+    event = running.state("down", after=before)
+    killed = time.monotonic()
+    assert event.reason == "the process that reads it was ended by SIGSEGV"
+    other = next(name for name in names if name != event.source)
+    running.frame(event.source)
+    seconds = time.monotonic() - killed
+    faults["decoder crashed (SIGSEGV to its process)"] = {"recovered_s": seconds}
+    assert seconds < LATE
+    running.frame(other)
+    told = [event for event in running.events[before:] if isinstance(event, SourceEvent)]
+    assert "down" not in [event.state for event in told if event.source == other]
+    server_of_both = pid(running.watch.processes)
+    assert running.stop()
+    assert not Path(f"/proc/{server_of_both}").exists()
+
+
+def test_a_process_that_hangs_is_ended(
+    rtsp: Any, watching: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "PATIENCE", 0.5)
+    server = rtsp()
+    config = Config(
+        sources=named([source_settings(server.url("cam"), gate=0.0)], "test"),
+        screen=ScreenSettings(readers="processes"),
+    )
+    running = watching(config=config)
+    running.frame()
+    [reader] = children(running.watch.processes)
+    os.kill(reader, signal.SIGSTOP)
+    assert "does not answer" in running.state("down").reason
+    running.frame()
+    assert not Path(f"/proc/{reader}").exists()
+
+
+def test_without_the_server_those_that_read_go_on(reading: ReaderProcesses, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", seconds=1, rate=12, codec="libx264")
+    settings = source_settings(str(path))
+    first, second = Seen(settings), Seen(settings)
+    thread = threading.Thread(target=reading.read, args=(settings, first))
+    thread.start()
+    eventually(lambda: first.pixels)
+    os.kill(pid(reading), signal.SIGKILL)
+    reading.read(settings, second)
+    thread.join(LATE)
+    assert len(first.pixels) == len(second.pixels) == 12
+
+
+@pytest.mark.parametrize(
+    ("readers", "addresses", "apart"),
+    [
+        ("auto", ("rtsp://a/1",), 0),
+        ("auto", ("rtsp://a/1", "clip.mp4"), 0),
+        ("auto", ("rtsp://a/1", "http://b/2", "clip.mp4", "pipe:"), 3),
+        ("processes", ("rtsp://a/1",), 1),
+        ("threads", ("rtsp://a/1", "rtsp://a/2"), 0),
+    ],
+)
+def test_which_sources_have_a_process(
+    screener: Screener, readers: Any, addresses: tuple[str, ...], apart: int
+) -> None:
+    sources = named([source_settings(one, size="8x8") for one in addresses], "test")
+    watch = Watch(screener, Config(sources=sources, screen=ScreenSettings(readers=readers)))
+    reads = [channel.source._read for channel in watch.scheduler.channels]
+    assert (
+        sum(isinstance(getattr(read, "__self__", None), ReaderProcesses) for read in reads) == apart
+    )
+
+
+CONFINED = """
+import contextlib, os, socket, subprocess, sys
+from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.sandbox import confine
+
+parent, clip, other, port, closed = os.getppid(), *sys.argv[1:]
+confine(source_settings(clip))
+refused = {
+    "read": lambda: open(other),
+    "list": lambda: os.listdir("/etc"),
+    "write": lambda: open(clip, "r+"),
+    "make": lambda: open(clip + ".new", "w"),
+    "run": lambda: subprocess.run(["/bin/true"]),
+    "memory": lambda: bytearray(4 * 2**30),
+    "connect": lambda: socket.create_connection(("127.0.0.1", int(port))),
+    "signal": lambda: os.kill(parent, 0),
+}
+for name, attempt in refused.items():
+    try:
+        attempt()
+    except (PermissionError, MemoryError):
+        print(name)
+open(clip).close()
+socket.getaddrinfo("localhost", 80)
+"""
+
+
+def test_what_a_process_may_still_do(tmp_path: Path) -> None:
+    clip, other = tmp_path / "clip.mp4", tmp_path / "cameras.toml"
+    clip.touch()
+    other.touch()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        command = [sys.executable, "-c", CONFINED, str(clip), str(other), port, ""]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    refused = set(done.stdout.split())
+    assert "memory" in refused
+    version = landlock_version()
+    if version < 1:
+        pytest.skip("this kernel has no Landlock")
+    wanted = {"read", "list", "write", "make", "run"}
+    wanted |= ({"connect"} if version >= 4 else set()) | ({"signal"} if version >= 6 else set())
+    assert wanted <= refused
+
+
+def test_what_passes_comes_out_as_it_went_in() -> None:
+    events: list[wire.Event] = [
+        wire.Opened("h264", ""),
+        wire.Received(),
+        wire.Picture(3, 480, 640, 1.5),
+        wire.Dropped("no keyframe", 1, False),
+        wire.Ended("why"),
+    ]
+    decode = wire.decoder(wire.Event).decode
+    assert [decode(wire.encode(event)) for event in events] == events
+
+
+@given(st.binary(max_size=60))
+def test_nothing_but_messages_is_taken(data: bytes) -> None:
+    with contextlib.suppress(msgspec.DecodeError, ZeroDivisionError):
+        assert isinstance(wire.decoder(wire.Event).decode(data), wire.Event)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        wire.Picture(0, 10**6, 1, 0.0),
+        wire.Picture(0, 1, 1, float("nan")),
+        wire.Picture(-1, 1, 1, 0.0),
+        wire.Dropped("invented", 1, False),  # type: ignore[arg-type]
+        wire.Ended("x" * 1000),
+    ],
+)
+def test_no_event_is_believed(event: wire.Event) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        wire.decoder(wire.Event).decode(wire.encode(event))
+
+
+@pytest.mark.parametrize(
+    ("sent", "error"),
+    [
+        (b"\0\0\1\0", "a message of 256 bytes"),
+        (b"\0\0\0\5abc", "^$"),  # and no more: it would hold up whoever waits
+        (b"", "^$"),
+    ],
+)
+def test_a_wire_waits_for_no_sender(sent: bytes, error: str) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(sent)
+        with pytest.raises(OSError, match=error):
+            wire.Wire(ours).receive(100, 0.05)
+        theirs.close()
+        with pytest.raises((EOFError, OSError)):
+            wire.Wire(ours).receive(100)
