@@ -37,7 +37,7 @@ from mpft_deploy.views import Window
 START = 30.0
 """Seconds that a process may take to begin or to end; most of it is for loading libraries."""
 
-PATIENCE = 5.0
+PATIENCE = 3.0
 """Seconds within which a reader answers, or it hangs."""
 
 SLICE = 0.25
@@ -80,10 +80,10 @@ class ReaderProcesses:
         """Read a source with FFmpeg; see `read_av.read`."""
         if settings.hwaccel and why_no_hardware(settings.hwaccel):  # said once, by this process
             settings = msgspec.structs.replace(settings, hwaccel="")
-        child, reader = self._fork()
-        why: str | None = None
+        child, wires = self._fork()
+        reader, why = _Reader(attempt, *wires), None
         try:
-            why = reader.follow(settings, attempt)
+            why = reader.follow(settings)
         except (EOFError, OSError):
             pass
         finally:
@@ -101,27 +101,25 @@ class ReaderProcesses:
         with self._lock:
             self._stop()
 
-    def _fork(self) -> tuple[int, _Reader]:
-        """A new process: its number and its other end."""
+    def _fork(self) -> tuple[int, list[Wire]]:
+        """A new process: its number, and what leads to it."""
         ours, theirs = zip(*(socket.socketpair() for _ in range(WIRES)), strict=True)
-        reader = _Reader(*map(Wire, ours))
-        try:
-            # Another one, should the server have been killed.
-            descriptors = [one.fileno() for one in theirs]
-            child = self._request(0, *descriptors) or self._request(0, *descriptors)
-        finally:
-            for one in theirs:
-                one.close()
+        descriptors = [one.fileno() for one in theirs]
+        # Another time, should the server have been killed.
+        child = self._request(0, *descriptors) or self._request(0, *descriptors)
+        for one in theirs if child else (*ours, *theirs):
+            one.close()
         if not child:
-            reader.close()
             raise SourceLostError("no process can be started to read it")
-        return child, reader
+        return child, [Wire(one) for one in ours]
 
     def _request(self, child: int, *descriptors: int) -> int:
         """See `reader_child.main`; 0 if there is no answer."""
         with self._lock:
             try:
                 if self._control is None:
+                    if child:
+                        return 0  # its server is gone, and it goes with its sockets
                     self._start()
                 assert self._control is not None
                 socket.send_fds(self._control, [child.to_bytes(4, "big")], descriptors)
@@ -167,24 +165,26 @@ def _ended(status: int) -> str:
 class _Reader:
     """The other end of a process that reads a source."""
 
-    def __init__(self, events: Wire, cuts: Wire, decodes: Wire) -> None:
+    def __init__(self, attempt: Attempt, events: Wire, cuts: Wire, decodes: Wire) -> None:
+        self._attempt = attempt
         self._events, self._cuts, self._decodes = events, cuts, decodes
         self._locks = {cuts: threading.Lock(), decodes: threading.Lock()}
         self._decoded = wire.decoder(wire.Picture | Cause)
         self._lost = False
-        self._shots = weakref.WeakSet[_RemoteShot]()
+        self._coding: Coding | None = None
+        self._shots = weakref.WeakValueDictionary[int, RemoteShot]()
         self.unused: deque[int] = deque()
         """Pictures that nobody holds any more."""
 
-    def follow(self, settings: SourceSettings, attempt: Attempt) -> str:
+    def follow(self, settings: SourceSettings) -> str:
         """Pass on what it tells, until it ends; why it did, empty for no fault.
 
         Raises:
             EOFError, OSError: the process has ended, or hangs.
             SourceLostError: as `Attempt.packet`.
         """
+        attempt, decode = self._attempt, wire.decoder(wire.Event).decode
         self._events.send(wire.encode(Order(settings, attempt.ring is not None)))
-        decode, coding = wire.decoder(wire.Event).decode, None
         while not attempt.stopping:
             attempt.within(SLICE + PATIENCE)
             came = self._events.ready(SLICE)
@@ -201,23 +201,18 @@ class _Reader:
             event = decode(self._events.receive(LARGEST))
             if isinstance(event, wire.Ended):
                 return event.why
-            coding = self._pass_on(event, settings, attempt, coding)
+            self._pass_on(event)
         return ""
 
-    def _pass_on(
-        self,
-        event: wire.Event,
-        settings: SourceSettings,
-        attempt: Attempt,
-        coding: Coding | None,
-    ) -> Coding | None:
-        """Do for the source what its reader would have done; how it is coded now."""
+    def _pass_on(self, event: wire.Event) -> None:
+        """Do for the source what its reader would have done."""
+        attempt = self._attempt
         if isinstance(event, wire.Received):
             attempt.packet()
         elif isinstance(event, wire.Picture):
-            attempt.offer(self._shot(event, settings), min(event.received, attempt.now))
+            attempt.offer(self._shot(event), min(event.received, attempt.now))
         elif isinstance(event, wire.Held):
-            decode = functools.partial(self._decode, event.number, settings)
+            decode = functools.partial(self._decode, event.number)
             attempt.hold(decode, min(event.received, attempt.now))
         elif isinstance(event, wire.Dropped):
             attempt.drop(event.cause, event.count, picture=event.picture)
@@ -228,9 +223,10 @@ class _Reader:
         elif attempt.ring is not None:
             if isinstance(event, wire.Unrecorded):
                 attempt.ring.fail(printable(event.why))
-            elif isinstance(event, wire.Recorded) and (coding := event.coding or coding):
-                attempt.ring.add(coding, event.picture)
-        return coding
+            elif isinstance(event, wire.Recorded):
+                self._coding = event.coding or self._coding
+                if self._coding is not None:
+                    attempt.ring.add(self._coding, event.picture)
 
     def pixels(self, number: int, window: Window | None, height: int, width: int) -> U8:
         """Of a picture, u8 [height, width, 3]; a SourceLostError if they cannot be had."""
@@ -243,8 +239,9 @@ class _Reader:
     def fetch(self) -> None:
         """Have the pictures that somebody holds, before the process ends that has them."""
         with contextlib.suppress(SourceLostError):
-            for shot in list(self._shots):
-                shot.whole()
+            for found in self._shots.valuerefs():
+                if (shot := found()) is not None:
+                    shot.whole()
 
     def close(self) -> None:
         """End what still waits for it, and its sockets with it."""
@@ -255,17 +252,14 @@ class _Reader:
             with lock:
                 one.close()
 
-    def _decode(self, number: int, settings: SourceSettings) -> Shot | str:
+    def _decode(self, number: int) -> Shot | str:
         data = self._ask(self._decodes, wire.Decode(number), wire.LONGEST_TEXT)
         result = self._decoded.decode(data)
-        if isinstance(result, wire.Picture):
-            return self._shot(result, settings)
-        return str(result)
+        return self._shot(result) if isinstance(result, wire.Picture) else str(result)
 
-    def _shot(self, picture: wire.Picture, settings: SourceSettings) -> _RemoteShot:
-        check_size(picture.width, picture.height, settings)
-        shot = _RemoteShot(self, picture)
-        self._shots.add(shot)
+    def _shot(self, picture: wire.Picture) -> RemoteShot:
+        check_size(picture.width, picture.height, self._attempt.settings)
+        shot = self._shots[picture.number] = RemoteShot(self, picture)
         return shot
 
     def _ask(self, asked: Wire, request: wire.Request, most: int) -> bytearray:
@@ -279,7 +273,7 @@ class _Reader:
         raise SourceLostError("the process that reads it does not answer")
 
 
-class _RemoteShot:
+class RemoteShot:
     """A picture that lies in the process that decoded it; see `Shot`."""
 
     def __init__(self, reader: _Reader, picture: wire.Picture) -> None:

@@ -8,7 +8,6 @@ it is asked for. It ends with the process that screens, by the end of its socket
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import signal
@@ -60,7 +59,7 @@ def main() -> None:
 
     A request is four bytes. 0, with sockets, asks for a child that reads what the first one says;
     the answer is its process number. A process number has that child ended; the answer is the
-    status that it ended with, as of waitpid(2).
+    status that it ended with, as of waitpid(2), or 0 if it is none of these children.
     """
     # Ctrl-C and a service manager's signals go to all processes; the one that screens ends these.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -69,21 +68,22 @@ def main() -> None:
     import av  # noqa: F401  what takes long is loaded once
 
     gc.freeze()  # else the first collection of a child would copy all of it
-    control = socket.socket(fileno=int(sys.argv[-1]))
+    control, children = socket.socket(fileno=int(sys.argv[-1])), set[int]()
     while True:
         request, descriptors, _, _ = socket.recv_fds(control, 4, WIRES)
         if not request:
             return
-        child = int.from_bytes(request, "big")
-        if child:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+        child, answer = int.from_bytes(request, "big"), 0
+        if child in children:
+            children.remove(child)
+            os.kill(child, signal.SIGKILL)  # one that has ended waits for waitpid
             answer = os.waitpid(child, 0)[1]
-        else:
+        elif descriptors:
             answer = os.fork()
             if not answer:
                 control.close()
                 _read(*(Wire(socket.socket(fileno=one)) for one in descriptors))
+            children.add(answer)
             for one in descriptors:
                 os.close(one)
         control.sendall(answer.to_bytes(4, "big"))

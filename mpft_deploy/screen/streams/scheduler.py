@@ -13,12 +13,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
@@ -41,23 +37,18 @@ from mpft_deploy.screen.streams.pixels import Cutter, Shot
 from mpft_deploy.screen.streams.records import Picture
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings
 from mpft_deploy.screen.streams.source import Source
-from mpft_deploy.screen.streams.task import HUNG, Task
+from mpft_deploy.screen.streams.task import HUNG, Inbox, Task
 from mpft_deploy.screen.streams.verdicts import Verdicts
 from mpft_deploy.screen.tell.metrics import Metrics
 from mpft_deploy.spec import StreamVerdict
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 IDLE = 0.2
 """Seconds that the thread sleeps at most: how soon it notices that it should stop."""
 
 _NOTHING = np.zeros(0, np.int32)
 """Scores of what is not judged."""
-
-PATIENCE = 5.0
-"""Seconds that whoever asks for a picture waits for the thread to make it."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +91,6 @@ class Scheduler:
         self._baselines = baselines or {}
         self._clock, self._keep = clock, keep or bool(evidence)
         self._verdicts = Verdicts(emitter, evidence)
-        self._asked: deque[Callable[[], None]] = deque()
         self._metrics = metrics or Metrics()
         self._cutter = Cutter()
         self._channels: tuple[Channel, ...] = ()
@@ -114,6 +104,7 @@ class Scheduler:
         self.idle = True
         """Whether no frame is between its source and its event."""
         self._task = Task("engine", self._run)
+        self._inbox = Inbox(self._task, self._wake)
 
     @property
     def channels(self) -> tuple[Channel, ...]:
@@ -165,7 +156,7 @@ class Scheduler:
             self._verdicts.restart(channel, gone - {""})
             self._set_areas(channel, areas)
 
-        self._ask(change)
+        self._inbox.ask(change)
 
     def set_channels(self, channels: Sequence[Channel]) -> None:
         """The sources to serve from now on."""
@@ -186,7 +177,7 @@ class Scheduler:
                 for stream in channel.streams:
                     stream.decision = self._new_decision(channel, stream.region)
 
-        self._ask(decide)
+        self._inbox.ask(decide)
 
     def remove(self, channels: Sequence[Channel]) -> None:
         """Tell that sources are gone, which `set_channels` left out; they tell nothing later."""
@@ -195,7 +186,7 @@ class Scheduler:
             for channel in channels:
                 self._verdicts.restart(channel, {one.region for one in channel.streams} | {""})
 
-        self._ask(tell)
+        self._inbox.ask(tell)
 
     def start(self) -> None:
         """Begin to judge."""
@@ -221,38 +212,9 @@ class Scheduler:
         if not isinstance(shown, Kept):
             return shown
         try:
-            return self._ask(lambda: self._verdicts.show(channel))
+            return self._inbox.ask(lambda: self._verdicts.show(channel))
         except TimeoutError:
             return None
-
-    def _ask(self, work: Callable[[], T]) -> T:
-        """Have the engine's thread do something between two batches.
-
-        Raises:
-            TimeoutError: it did not come to it in PATIENCE seconds.
-        """
-        if self._task.ident is None:
-            return work()  # it has not begun
-        future = Future[T]()
-
-        def answer() -> None:
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(work())
-                except Exception as error:
-                    future.set_exception(error)
-
-        self._asked.append(answer)
-        self._wake.set()
-        try:
-            return future.result(PATIENCE)
-        except FutureTimeout:
-            future.cancel()
-            raise TimeoutError from None
-
-    def _answer(self) -> None:
-        while self._asked:
-            self._asked.popleft()()
 
     def _set_areas(self, channel: Channel, areas: Areas) -> None:
         channel.areas, channel.sides = areas, None
@@ -269,7 +231,7 @@ class Scheduler:
     def _run(self) -> None:
         while not self._stop.is_set():
             self.turned = self._clock.monotonic()
-            self._answer()
+            self._inbox.answer()
             self.idle = False
             found = self._round()
             self.idle = True
@@ -278,7 +240,7 @@ class Scheduler:
             if not found:
                 self._wake.wait(IDLE)
                 self._wake.clear()
-        self._answer()
+        self._inbox.answer()
 
     def _round(self) -> bool:
         """Judge one batch; whether there was a frame at all."""

@@ -19,9 +19,9 @@ from test_live import check_accounts
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.engine import load_engine
 from mpft_deploy.screen import Screener
-from mpft_deploy.screen.streams import decoders, read_av
+from mpft_deploy.screen.streams import decoders, processes, read_av
 from mpft_deploy.screen.streams.attempt import Attempt
-from mpft_deploy.screen.streams.pixels import DecodedShot, RgbShot
+from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import FrameEvent
 from mpft_deploy.screen.streams.settings import SourceSettings
@@ -47,15 +47,20 @@ def screener(bundle: Path, engine: SlowEngine) -> Screener:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Grows by one for every picture that comes out of a decoder."""
+    """Grows by one for every picture that comes out of a decoder, here or in another process."""
     times: list[float] = []
 
-    class Counted(DecodedShot):
-        def __init__(self, frame: Any) -> None:
-            times.append(time.monotonic())
-            super().__init__(frame)
+    def count(where: Any, kind: str) -> None:
+        make = getattr(where, kind)
 
-    monkeypatch.setattr(read_av, "DecodedShot", Counted)
+        def counted(*arguments: Any) -> Any:
+            times.append(time.monotonic())
+            return make(*arguments)
+
+        monkeypatch.setattr(where, kind, counted)
+
+    count(read_av, "DecodedShot")
+    count(processes, "RemoteShot")
     return times
 
 

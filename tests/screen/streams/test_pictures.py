@@ -193,7 +193,7 @@ def test_the_picture_of_a_verdict_is_the_frame_that_decided(
     with watch:
         for _ in range(3):
             eventually(lambda: all(c.lead.probability is not None for c in scheduler.channels))
-            scheduler._ask(lambda: [_turn(c, scheduler) for c in scheduler.channels])
+            scheduler._inbox.ask(lambda: [_turn(c, scheduler) for c in scheduler.channels])
         eventually(lambda: len(told.pictures) == 9)
     assert {thread for _, thread in cameras.converted} == {"mpft-engine"}
     for (source, picture), (name, when) in zip(told.pictures, judged.values(), strict=True):
@@ -261,7 +261,7 @@ def test_the_cells_lie_in_the_window_that_was_judged(cameras: Cameras, screener:
 def test_a_picture_that_does_not_come_is_no_hanging_visitor(
     cameras: Cameras, screener: Screener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mpft_deploy.screen.streams.scheduler.PATIENCE", 0.2)
+    monkeypatch.setattr("mpft_deploy.screen.streams.task.PATIENCE", 0.2)
     free = threading.Event()
     with watch_cameras(screener, keep=True) as watch:
         eventually(lambda: all(s.screened for s in watch.statuses()))
@@ -278,7 +278,7 @@ def test_a_picture_that_does_not_come_is_no_hanging_visitor(
 
 def _quietly(scheduler: Any, work: Callable[[], Any]) -> None:
     with contextlib.suppress(TimeoutError):
-        scheduler._ask(work)
+        scheduler._inbox.ask(work)
 
 
 def test_a_crowd_before_the_page(rtsp: Any, run: Any, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def decide(running: Any, name: str) -> None:
         channel.lead.decision.verdict = "generated"
         channel.lead.decision.add = lambda *arguments, **options: []
 
-    scheduler._ask(replace)
+    scheduler._inbox.ask(replace)
 
 
 def told(running: Any, name: str) -> list[Any]:
