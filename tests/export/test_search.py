@@ -22,6 +22,7 @@ from mpft_deploy.cli.main import run
 from mpft_deploy.cli.verify import command as verify
 from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.engine.budget import Budget
+from mpft_deploy.engine.ort import PRECISIONS
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError
 from mpft_deploy.export import search as module
 from mpft_deploy.export.candidates import LatencyLimit, Sensitivity
@@ -98,7 +99,7 @@ def test_winner_keeps_its_budget_and_is_the_fastest_that_does(request_):
         assert (one.why_lost is None) == (one is outcome.winner)
         if one.certificate is not None and one.certificate.answer == "kept":
             assert one is outcome.winner
-    assert {one.request.precision for one in outcome.candidates} == {"fp32", "int8", "int8-static"}
+    assert {one.request.precision for one in outcome.candidates} == set(PRECISIONS)
 
 
 def test_images_that_judge_are_others_than_those_that_chose(request_):
@@ -216,7 +217,7 @@ def test_interrupted_search_goes_on(request_, builds, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             search(request_)
     assert not request_.out.exists()
-    assert len(builds) == 3
+    assert len(builds) == len(PRECISIONS)
     said = []
     search(request_, say=said.append)
     assert not any("turn 1" in step for step in said)
@@ -235,7 +236,7 @@ def test_other_images_are_proven_anew(request_, pictures, builds):
 def test_latency_limit_that_none_meets(request_):
     with pytest.raises(GateError, match=r"latency p90 is .* allowed 0\.0001 ms") as error:
         search(request_, limit=LatencyLimit("p90", 0.0001))
-    for precision in ("fp32", "int8", "int8-static"):
+    for precision in PRECISIONS:
         assert f"onnxruntime {precision} " in str(error.value)
     assert not request_.out.exists()
     assert (notes_of(request_.out) / "search.svg").exists()
