@@ -29,7 +29,7 @@ from mpft_deploy.screen.streams.clock import Clock, SystemClock
 from mpft_deploy.screen.streams.records import Event, StreamEvent
 from mpft_deploy.screen.tell.kept import Kept
 from mpft_deploy.screen.tell.limits import Evidence
-from mpft_deploy.screen.tell.stats import SinkStats, Worker
+from mpft_deploy.screen.tell.stats import Worker
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.signing import load_signer
 from mpft_deploy.spec import StreamVerdict
@@ -55,7 +55,7 @@ class _Job:
     moment: float
 
 
-class EvidenceSink:
+class EvidenceSink(Worker[_Job]):
     """Makes packages in a thread of its own, some seconds after what they are for.
 
     Args:
@@ -63,8 +63,6 @@ class EvidenceSink:
             name.
         engine: what judges; without baselines.
     """
-
-    name = "evidence"
 
     def __init__(
         self,
@@ -80,13 +78,8 @@ class EvidenceSink:
         self.after = config.after
         self.kept = Kept("evidence", ".zip", config, store)
         self._lock, self._asked = threading.Lock(), dict[str, tuple[str, float]]()
-        self._closing = threading.Event()
-        self._worker: Worker[_Job] = Worker(self.name, self._make, CAPACITY, idle=self.kept.prune)
-
-    @property
-    def failure(self) -> BaseException | None:
-        """See `Supervised`."""
-        return self._worker.failure
+        self._hurry = threading.Event()
+        super().__init__("evidence", self._make, CAPACITY, idle=self.kept.prune)
 
     def attach(self, event: Event) -> Event:
         """Plan the package of a stream's verdict; the event with its file's name."""
@@ -97,7 +90,7 @@ class EvidenceSink:
         # An event is told at once, so its moment is now, less what the date says it waited.
         waited = max(0.0, self._clock.time() - event.time)
         moment = self._clock.monotonic() - min(waited, self._config.before)
-        self._worker.put(_Job(name, event.source, event.verdict, named, "", moment))
+        self.put(_Job(name, event.source, event.verdict, named, "", moment))
         return named
 
     def ask(self, source: str, verdict: StreamVerdict, by: str) -> str:
@@ -116,7 +109,7 @@ class EvidenceSink:
                 date = self._clock.time()
                 name = self.kept.name(date, verdict, source, f"asked-{int(1000 * date):x}")
                 self._asked[source] = name, now
-                self._worker.put(_Job(name, source, verdict, None, by, now))
+                self.put(_Job(name, source, verdict, None, by, now))
             return name
 
     def send(self, event: Event) -> None:
@@ -125,16 +118,17 @@ class EvidenceSink:
 
     def close(self, timeout: float) -> None:
         """Make what is planned, of what there is until now."""
-        self._closing.set()
-        self._worker.close(timeout)
+        self._hurry.set()
+        super().close(timeout)
 
-    def stats(self) -> SinkStats:
-        """Counts of packages, and the bytes of those kept."""
-        return self._worker.stats(self.kept.size())
+    @property
+    def disk_bytes(self) -> int:
+        """Of the packages kept."""
+        return self.kept.size()
 
     def _make(self, job: _Job) -> None:
         begin, end = job.moment - self._config.before, job.moment + self._config.after
-        self._closing.wait(max(0.0, end - self._clock.monotonic()))
+        self._hurry.wait(max(0.0, end - self._clock.monotonic()))
         try:
             recording = self._record(job.source, begin, end)
         except KeyError:

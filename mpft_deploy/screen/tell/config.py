@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -362,11 +362,6 @@ def _explain(message: str) -> str:
     place = path.removeprefix("`key` in ").strip("`").removeprefix("$").removeprefix(".")
     table, _, key = place.partition(".")
     if unknown := re.search(r"unknown field `(.*)`", text):
-        if table == "webhook" and unknown[1] in ("spool", "spool_bytes"):
-            return (
-                f"[webhook] {unknown[1]}: events wait in the store now; remove this key, and say "
-                "where that is and how large in [store] path and max_bytes"
-            )
         if not table:
             return f"[{printable(unknown[1])}]: unknown table; known are {', '.join(TABLES)}"
         known = ", ".join(_KINDS[table].__struct_fields__)
@@ -378,14 +373,6 @@ def _explain(message: str) -> str:
 
 
 _KINDS: dict[str, type[Table]] = {
-    "store": Storage,
-    "webhook": Webhook,
-    "mqtt": Mqtt,
-    "notify": Notify,
-    "snapshots": Snapshots,
-    "evidence": Evidence,
-    "jsonl": Jsonl,
-    "http": Http,
-    "live": Live,
-    "health": Health,
+    name: next(one for one in (*get_args(kind), kind) if one is not type(None))
+    for name, kind in get_type_hints(TellConfig).items()
 }

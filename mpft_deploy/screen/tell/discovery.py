@@ -36,67 +36,47 @@ def device(prefix: str, source: str, *, region: bool, pictures: bool) -> dict[st
     bridge = {"topic": f"{prefix}/availability"}
     live = {"availability": [bridge, {"topic": f"{base}/availability"}], "availability_mode": "all"}
     always = {"availability": [bridge]}
+    aside = {**always, "entity_category": "diagnostic"}
     verdicts, states = get_args(StreamVerdict), get_args(State)
+    # "None" is how Home Assistant writes unknown.
+    found = "{{{{ {1} if value_json.{0} is defined else 'None' }}}}".format
     parts: dict[str, dict[str, Any]] = {
         "generated": {
-            **live,
-            "platform": "binary_sensor",
-            "name": "Generated",
-            "device_class": "problem",
-            # "None" is how Home Assistant writes unknown.
+            **_entity("binary_sensor", "Generated", live, "problem"),
             "value_template": "{{ {'generated': 'ON', 'no sign': 'OFF'}"
             ".get(value_json.verdict, 'None') }}",
         },
         "verdict": {
-            **live,
-            "platform": "sensor",
-            "name": "Verdict",
-            "device_class": "enum",
+            **_entity("sensor", "Verdict", live, "enum"),
             "options": verdicts,
             "value_template": "{{ value_json.verdict }}",
         },
         "probability": {
-            **live,
-            "platform": "sensor",
-            "name": "Probability of generated",
+            **_entity("sensor", "Probability of generated", live),
             "unit_of_measurement": "%",
             "state_class": "measurement",
-            "value_template": "{{ (100 * value_json.probability) | round(1) "
-            "if value_json.probability is defined else 'None' }}",
+            "value_template": found("probability", "(100 * value_json.probability) | round(1)"),
         },
         "frame_age": {
-            **always,
-            "platform": "sensor",
-            "name": "Frame age at verdict",
-            "entity_category": "diagnostic",
-            "device_class": "duration",
+            **_entity("sensor", "Frame age at verdict", aside, "duration"),
             "unit_of_measurement": "ms",
-            "value_template": "{{ value_json.frame_age_ms "
-            "if value_json.frame_age_ms is defined else 'None' }}",
+            "value_template": found("frame_age_ms", "value_json.frame_age_ms"),
         },
         "state": {
-            **always,
-            "platform": "sensor",
-            "name": "Connection",
-            "entity_category": "diagnostic",
-            "device_class": "enum",
+            **_entity("sensor", "Connection", aside, "enum"),
             "options": states,
             "value_template": "{{ value_json.state | default('connecting') }}",
         },
     }
     if pictures:
         parts["picture"] = {
-            **always,
-            "platform": "image",
-            "name": "Frame that decided",
+            **_entity("image", "Frame that decided", always),
             "content_type": "image/jpeg",
             "image_topic": f"{base}/picture",
         }
     if not region:
         parts["event"] = {
-            **always,
-            "platform": "event",
-            "name": "Change",
+            **_entity("event", "Change", always),
             "event_types": [*verdicts, *states, "removed"],
             "state_topic": f"{base}/event",
             "value_template": "{{ dict(value_json, event_type=value_json.verdict "
@@ -116,3 +96,10 @@ def device(prefix: str, source: str, *, region: bool, pictures: bool) -> dict[st
             f"{name}_{key}": {**part, "unique_id": f"{name}_{key}"} for key, part in parts.items()
         },
     }
+
+
+def _entity(
+    platform: str, name: str, while_there: dict[str, Any], device_class: str = ""
+) -> dict[str, Any]:
+    kind = {"device_class": device_class} if device_class else {}
+    return {**while_there, **kind, "platform": platform, "name": name}

@@ -48,12 +48,6 @@ class Sinks:
         """One more; not while events are sent."""
         self._sinks.append(sink)
 
-    def __len__(self) -> int:
-        return len(list(self))
-
-    def __contains__(self, sink: object) -> bool:
-        return sink in list(self)
-
     def __iter__(self) -> Iterator[Sink]:
         for files in (self.snapshots, self.evidence):
             if files is not None:

@@ -15,19 +15,18 @@ from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.files import display
 from mpft_deploy.screen.streams.records import Event
 from mpft_deploy.screen.tell.config import Jsonl
-from mpft_deploy.screen.tell.stats import SinkStats, Worker, kind
+from mpft_deploy.screen.tell.stats import Worker, kind
 
 CAPACITY = 10_000
 """Events that wait for a slow disk, or for a reader of standard output that stopped reading."""
 
 
-class JsonLines:
+class JsonLines(Worker[bytes]):
     """Writes each event as one line of JSON, whole; the schema is `docs/events.schema.json`.
 
     A file that was moved or removed meanwhile, as by logrotate, is made anew for the next line.
 
     Attributes:
-        reader_left: whether standard output leads nowhere any more, as with `| head`.
         lost: why a line was not written to standard output, where its reader is there.
 
     Raises:
@@ -35,11 +34,8 @@ class JsonLines:
         EnvironmentLacksError: it cannot be written.
     """
 
-    name = "jsonl"
-
     def __init__(self, config: Jsonl) -> None:
         self._config = config
-        self.reader_left = False
         self.lost: OSError | None = None
         self._path = None if config.path == "-" else Path(config.path)
         self._torn = False
@@ -63,26 +59,23 @@ class JsonLines:
                 raise EnvironmentLacksError(
                     f"[jsonl] path: {display(self._path)} cannot be written: {error.strerror}"
                 ) from None
-        self._worker: Worker[bytes] = Worker(self.name, self._write, CAPACITY)
-
-    @property
-    def failure(self) -> BaseException | None:
-        """See `Supervised`."""
-        return self._worker.failure
+        super().__init__("jsonl", self._write, CAPACITY)
 
     def send(self, event: Event) -> None:
         """Queue an event."""
         if kind(event) in self._config.events:
-            self._worker.put(msgspec.json.encode(event) + b"\n")
+            self.put(msgspec.json.encode(event) + b"\n")
 
     def close(self, timeout: float) -> None:
         """Write what is queued."""
-        if self._worker.close(timeout):  # a thread that is stuck in a write keeps its file
+        super().close(timeout)
+        if self.ended:  # a thread that is stuck in a write keeps its file
             os.close(self._file)
 
-    def stats(self) -> SinkStats:
-        """Counts of lines."""
-        return self._worker.stats(0 if self._path is None else self._size)
+    @property
+    def disk_bytes(self) -> int:
+        """Of the file."""
+        return 0 if self._path is None else self._size
 
     def _open(self, path: Path) -> int:
         """The file, locked: two processes would cut off each other's lines on a full disk."""
@@ -118,11 +111,9 @@ class JsonLines:
             try:
                 while line:
                     line = line[os.write(self._file, line) :]
-            except BrokenPipeError:
-                self.reader_left = True
-                raise
             except OSError as error:
-                self.lost = error
+                if not isinstance(error, BrokenPipeError):
+                    self.lost = error
                 raise
             return
         self._reopen(self._path)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import platform
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 from mpft_deploy import __version__
@@ -55,37 +55,18 @@ class PrometheusMetrics(Metrics):
 
         self.registry = CollectorRegistry()
         self._counted: dict[str, set[tuple[Counter, str]]] = {}  # what there is of each source
-        self._stage = Histogram(
-            "mpft_stage_seconds",
-            "Time that a stage of the pipeline took.",
-            ["stage"],
-            buckets=STAGE_SECONDS,
-            registry=self.registry,
-        )
-        self._batch = Histogram(
-            "mpft_batch_frames",
-            "Frames that the engine judged at once.",
-            buckets=BATCHES,
-            registry=self.registry,
-        )
-        self._age = Histogram(
-            "mpft_frame_age_at_verdict_seconds",
-            "From a frame's reception to its verdict.",
-            buckets=AGE_SECONDS,
-            registry=self.registry,
-        )
-        self._verdicts = Counter(
-            "mpft_verdicts",
-            "Verdicts of single frames.",
-            ["source", "verdict"],
-            registry=self.registry,
-        )
-        self._changes = Counter(
-            "mpft_stream_verdicts",
-            "Times that a stream's verdict became this.",
-            ["source", "verdict"],
-            registry=self.registry,
-        )
+        histogram = functools.partial(Histogram, registry=self.registry)
+        counter = functools.partial(Counter, registry=self.registry)
+        said = ["source", "verdict"]
+        text = "Time that a stage of the pipeline took."
+        self._stage = histogram("mpft_stage_seconds", text, ["stage"], buckets=STAGE_SECONDS)
+        text = "Frames that the engine judged at once."
+        self._batch = histogram("mpft_batch_frames", text, buckets=BATCHES)
+        text = "From a frame's reception to its verdict."
+        self._age = histogram("mpft_frame_age_at_verdict_seconds", text, buckets=AGE_SECONDS)
+        self._verdicts = counter("mpft_verdicts", "Verdicts of single frames.", said)
+        text = "Times that a stream's verdict became this."
+        self._changes = counter("mpft_stream_verdicts", text, said)
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         self._stage.labels(stage).observe(seconds)
@@ -107,7 +88,7 @@ class PrometheusMetrics(Metrics):
         counter.labels(event.stream, event.verdict).inc()
         self._counted.setdefault(event.stream, set()).add((counter, event.verdict))
 
-    def watch(self, monitor: Monitor, sinks: Collection[Sink], engine: Mapping[str, str]) -> None:
+    def watch(self, monitor: Monitor, sinks: Iterable[Sink], engine: Mapping[str, str]) -> None:
         """Show these as well, from now on."""
         self.registry.register(_Collector(monitor, sinks, engine))
 
@@ -121,9 +102,7 @@ class PrometheusMetrics(Metrics):
 class _Collector:
     """Reads monitor and sinks when it is asked."""
 
-    def __init__(
-        self, monitor: Monitor, sinks: Collection[Sink], engine: Mapping[str, str]
-    ) -> None:
+    def __init__(self, monitor: Monitor, sinks: Iterable[Sink], engine: Mapping[str, str]) -> None:
         self._monitor, self._sinks = monitor, sinks
         self._engine = {"version": __version__, "python": platform.python_version(), **engine}
 

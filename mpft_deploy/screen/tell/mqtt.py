@@ -41,14 +41,8 @@ PICTURE_SECONDS = 5.0
 QUEUE_FULL = 15
 """paho's MQTT_ERR_QUEUE_SIZE."""
 
-AGAIN = 10.0
-"""Seconds between two introductions to a Home Assistant that says it starts, at least."""
-
 SWEEP = 10.0
 """Seconds after connecting in which the broker tells what it retained."""
-
-BIRTH = "status"
-"""Under the discovery prefix, where Home Assistant says "online" when it starts."""
 
 
 class _State(msgspec.Struct):
@@ -84,8 +78,6 @@ class MqttSink:
         self._folder = folder
         self._pictures: dict[str, tuple[Path, float]] = {}  # to be told of, and until when
         self._trouble, self._closing = Trouble(logger), False
-        self._asked = False
-        self._introduced = float("-inf")  # to one that said it started
         self._swept = float("inf")
         self._states: dict[str, dict[str, Any]] = {}
         self._told: dict[str, float] = {}
@@ -148,7 +140,8 @@ class MqttSink:
             # What an earlier connection left unacknowledged is repeated first.
             self._wait_for_acknowledgements(time.monotonic() + PATIENCE)
             self._publish(self._bridge, "online", retain=True)
-            self._introduce_all()
+            for source in self._states:  # it may have forgotten all
+                self._introduce(source)
         elif isinstance(event, str):
             if event not in self._states and event not in self._sources():
                 name = printable(event)
@@ -203,9 +196,6 @@ class MqttSink:
     def _look(self) -> None:
         """Do what is due by now."""
         now = time.monotonic()
-        if self._asked and now - self._introduced >= AGAIN:
-            self._introduced = now
-            self._introduce_all()
         for source, (path, end) in list(self._pictures.items()):
             if self._client.is_connected() and (path.exists() or now > end):
                 del self._pictures[source]
@@ -215,12 +205,6 @@ class MqttSink:
         if now > self._swept:
             self._swept = float("inf")
             self._client.unsubscribe(self._topic("+", "state"))
-
-    def _introduce_all(self) -> None:
-        """Tell a broker or a Home Assistant without memory of every source."""
-        self._asked = False
-        for source in self._states:
-            self._introduce(source)
 
     def _take_back(self, source: str) -> None:
         """Have the broker and Home Assistant forget a source: retained messages without content."""
@@ -274,35 +258,32 @@ class MqttSink:
         self, client: paho.Client, data: Any, flags: Any, reason: Any, properties: Any
     ) -> None:
         if reason.is_failure:
-            self._failures += 1
-            self._trouble.begin(f"mqtt {self._config.host}: refused the connection: {reason}")
+            self._fail(f"refused the connection: {reason}")
             return
         logger.info("mqtt %s: connected", self._config.host)
         self._trouble.end(f"mqtt {self._config.host}: works again")
         client.subscribe(self._topic("+", "state"), qos=1)
         self._swept = time.monotonic() + SWEEP
-        if self._config.discovery_prefix:
-            client.subscribe(f"{self._config.discovery_prefix}/{BIRTH}", qos=1)
         self._worker.put(None)
 
     def _failed_to_connect(self, client: paho.Client, data: Any) -> None:
-        self._failures += 1
-        self._trouble.begin(f"mqtt {self._config.host}: cannot be reached; tried again")
+        self._fail("cannot be reached; tried again")
 
     def _disconnected(
         self, client: paho.Client, data: Any, flags: Any, reason: Any, properties: Any
     ) -> None:
         if reason.is_failure:
-            self._failures += 1
-            self._trouble.begin(f"mqtt {self._config.host}: the connection broke: {reason}")
+            self._fail(f"the connection broke: {reason}")
+
+    def _fail(self, why: str) -> None:
+        self._failures += 1
+        self._trouble.begin(f"mqtt {self._config.host}: {why}")
 
     def _heard(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
         if message.retain:
             source = _source_of(message.payload)
             if source is not None and message.topic == self._topic(slug(source), "state"):
                 self._worker.put(source)
-        elif message.payload == b"online" and message.topic.endswith(f"/{BIRTH}"):
-            self._asked = True  # however often that is said
 
     def _published(
         self, client: paho.Client, data: Any, mid: int, reason: Any, properties: Any

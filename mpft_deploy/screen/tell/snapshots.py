@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mpft_deploy.screen.streams.records import Event, Picture, StreamEvent
 from mpft_deploy.screen.tell.kept import Kept
 from mpft_deploy.screen.tell.limits import Snapshots
-from mpft_deploy.screen.tell.stats import SinkStats, Worker
+from mpft_deploy.screen.tell.stats import Worker
 from mpft_deploy.screen.tell.store import Store
 
 CAPACITY = 16
@@ -21,14 +21,12 @@ CAPACITY = 16
 QUALITY = 90
 
 
-class SnapshotSink:
+class SnapshotSink(Worker[tuple[StreamEvent, Picture]]):
     """Writes pictures from a thread of its own.
 
     Args:
         evidence: the picture of a stream's verdict; None where there is none.
     """
-
-    name = "snapshots"
 
     def __init__(
         self,
@@ -38,14 +36,7 @@ class SnapshotSink:
     ) -> None:
         self._when, self._evidence = config.when, evidence
         self.kept = Kept("snapshots", ".jpg", config, store)
-        self._worker: Worker[tuple[StreamEvent, Picture]] = Worker(
-            self.name, self._write, CAPACITY, idle=self.kept.prune
-        )
-
-    @property
-    def failure(self) -> BaseException | None:
-        """See `Supervised`."""
-        return self._worker.failure
+        super().__init__("snapshots", self._write, CAPACITY, idle=self.kept.prune)
 
     def attach(self, event: Event) -> Event:
         """Queue the picture of a stream's verdict; the event with its file's name.
@@ -59,20 +50,17 @@ class SnapshotSink:
             return event
         name = self.kept.name(event.time, event.verdict, event.stream, event.id)
         named = msgspec.structs.replace(event, snapshot=name)
-        self._worker.put((named, picture))
+        self.put((named, picture))
         return named
 
     def send(self, event: Event) -> None:
         """Queue the picture of a stream's verdict."""
         self.attach(event)
 
-    def close(self, timeout: float) -> None:
-        """Write what is queued."""
-        self._worker.close(timeout)
-
-    def stats(self) -> SinkStats:
-        """Counts of files, and the bytes of those kept."""
-        return self._worker.stats(self.kept.size())
+    @property
+    def disk_bytes(self) -> int:
+        """Of the files kept."""
+        return self.kept.size()
 
     def _write(self, item: tuple[StreamEvent, Picture]) -> None:
         event, picture = item

@@ -82,6 +82,8 @@ class Trouble:
 class Worker(Generic[Item]):
     """A thread that handles items in order, from a queue that drops its oldest when it is full.
 
+    Most sinks are one.
+
     Args:
         handle: called for each item. An OSError is counted as a failure and costs that item;
             anything else does too and is logged with its traceback.
@@ -98,7 +100,7 @@ class Worker(Generic[Item]):
         idle: Callable[[], None] | None = None,
         period: float = 3600.0,
     ) -> None:
-        self._name, self._handle, self._capacity = name, handle, capacity
+        self.name, self._handle, self._capacity = name, handle, capacity
         self._idle, self._period = idle, period if idle is not None else None
         self._items: deque[Item] = deque()
         self._changed = threading.Condition()
@@ -109,7 +111,7 @@ class Worker(Generic[Item]):
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended its thread."""
+        """See `Supervised`."""
         return self._task.failure
 
     def put(self, item: Item) -> None:
@@ -124,8 +126,13 @@ class Worker(Generic[Item]):
             self._items.append(item)
             self._changed.notify()
 
-    def close(self, timeout: float) -> bool:
-        """Handle what is queued, for at most `timeout` seconds; whether the thread has ended."""
+    @property
+    def ended(self) -> bool:
+        """Whether its thread is gone."""
+        return not self._task.is_alive()
+
+    def close(self, timeout: float) -> None:
+        """Handle what is queued, for at most `timeout` seconds."""
         deadline = time.monotonic() + timeout
         with self._changed:
             self._closing = True
@@ -134,9 +141,13 @@ class Worker(Generic[Item]):
         with self._changed:
             self._left += len(self._items)
             self._items.clear()
-        return not self._task.is_alive()
 
-    def stats(self, disk_bytes: int = 0) -> SinkStats:
+    @property
+    def disk_bytes(self) -> int:
+        """Of what it keeps in files."""
+        return 0
+
+    def stats(self) -> SinkStats:
         """Counts of items."""
         with self._changed:
             causes = {"queue": self._overflowed, "error": self._failures, "closed": self._left}
@@ -145,7 +156,7 @@ class Worker(Generic[Item]):
                 failures=self._failures,
                 dropped={cause: count for cause, count in causes.items() if count},
                 waiting=len(self._items),
-                disk_bytes=disk_bytes,
+                disk_bytes=self.disk_bytes,
             )
 
     def _run(self) -> None:
@@ -169,16 +180,16 @@ class Worker(Generic[Item]):
             if self._idle is not None:
                 self._idle()
         except Exception:
-            logger.exception("%s: upkeep failed", self._name)
+            logger.exception("%s: upkeep failed", self.name)
 
     def _failed(self, item: Item) -> bool:
         try:
             self._handle(item)
         except OSError as error:
-            self._trouble.begin(f"{self._name}: {error.strerror}; what it costs is counted")
+            self._trouble.begin(f"{self.name}: {error.strerror}; what it costs is counted")
             return True
         except Exception:
-            logger.exception("%s: an event was lost", self._name)
+            logger.exception("%s: an event was lost", self.name)
             return True
-        self._trouble.end(f"{self._name}: works again")
+        self._trouble.end(f"{self.name}: works again")
         return False

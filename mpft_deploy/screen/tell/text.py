@@ -10,27 +10,16 @@ from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, S
 from mpft_deploy.screen.tell.stats import Worker
 
 
-class TextSink:
+class TextSink(Worker[str]):
     """Changes of verdicts and states, a line each, on standard output."""
 
-    name = "text"
-
     def __init__(self) -> None:
-        self._worker: Worker[str] = Worker(self.name, self._print, 1000)
-
-    @property
-    def failure(self) -> BaseException | None:
-        """See `Supervised`."""
-        return self._worker.failure
+        super().__init__("text", self._print, 1000)
 
     def send(self, event: Event) -> None:
         """Queue a line."""
         if not isinstance(event, FrameEvent):
-            self._worker.put(line(event))
-
-    def close(self, timeout: float) -> None:
-        """Print what is queued."""
-        self._worker.close(timeout)
+            self.put(line(event))
 
     def _print(self, text: str) -> None:
         sys.stdout.write(text + "\n")

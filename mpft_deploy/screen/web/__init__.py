@@ -53,9 +53,7 @@ def serve(
     require("dashboard", "[http]", *NEEDS)
     from mpft_deploy.screen.web.server import Dashboard
 
-    return Dashboard(
-        monitor, http, sinks, metrics=metrics, engine=engine, manager=manager, live=live
-    )
+    return Dashboard(monitor, http, sinks, metrics, engine or {}, manager, live)
 
 
 def serve_health(monitor: Monitor, health: Health) -> Server:

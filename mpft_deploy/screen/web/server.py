@@ -99,11 +99,10 @@ class Dashboard(Server):
         monitor: Monitor,
         http: Http,
         sinks: Sinks,
-        *,
-        metrics: Metrics | None = None,
-        engine: Mapping[str, str] | None = None,
-        manager: Manager | None = None,
-        live: Live | None = None,
+        metrics: Metrics | None,
+        engine: Mapping[str, str],
+        manager: Manager | None,
+        live: Live | None,
     ) -> None:
         groups = dict if manager is None else manager.groups
         self.board = Board(monitor, live, groups, evidence=sinks.evidence is not None)
@@ -117,7 +116,7 @@ class Dashboard(Server):
         app = dashboard(apis, access, audit, self.metrics, monitor)
         policy = POLICY if live is None else f"{POLICY}; frame-src {live.origin}"
         super().__init__("http", app, http.bind(), http.clients, policy)
-        self.metrics.watch(monitor, sinks, engine or {})
+        self.metrics.watch(monitor, sinks, engine)
         sinks.append(self)
 
     def send(self, event: Event) -> None:

@@ -144,7 +144,7 @@ def test_a_dead_sink_fails_livez_and_ends_the_run(
         monkeypatch.setattr(Worker, "_rest", kill)
         for sink in one.sinks:
             if sink.name == table:
-                sink._worker.put(None)
+                sink.put(None)
     eventually(lambda: one.livez() == 503)
     assert isinstance(one.watch.failure, Killed)
     assert one.watch.finished

@@ -49,7 +49,6 @@ def test_every_table_reads_its_keys() -> None:
         ({"webhook": {"url": "http://a..b/x"}}, "[webhook] url:"),
         ({"webhook": {"url": "http://.example/x"}}, "[webhook] url:"),
         ({"webhook": {"url": "http://two words/x"}}, "[webhook] url:"),
-        ({"webhook": {"url": "http://x", "spool": "y"}}, "[webhook] spool: events wait in the sto"),
         ({"store": {"max_bytes": 1}}, "[store] max_bytes:"),
         ({"store": {"max_age_days": 0}}, "[store] max_age_days:"),
         ({"store": {"days": {"source": -1}}}, "[store] days:"),

@@ -150,7 +150,7 @@ for number in range(int(sys.argv[1])):
     sink.send(stream_event(number))
 print(time.monotonic() - began < 20, file=sys.stderr)
 if len(sys.argv) > 2:
-    while not sink.reader_left:
+    while not sink.stats().failures:
         time.sleep(0.01)
     print("left", file=sys.stderr)
 sink.close(0.5)

@@ -165,18 +165,6 @@ def test_events_wait_for_a_broker_that_comes_late(tmp_path: Path) -> None:
     broker.down()
 
 
-def test_home_assistant_starts_and_asks_again(broker: Broker) -> None:
-    listener, sink = Subscriber(broker.port), open_sink(broker)
-    sink.send(source_event(1))
-    topic = "homeassistant/device/mpft_gate/config"
-    eventually(lambda: topic in listener.latest)
-    before = sum(name == topic for name, _ in listener.messages)
-    listener.client.publish("homeassistant/status", "online", qos=1)
-    eventually(lambda: sum(name == topic for name, _ in listener.messages) > before)
-    sink.close(1)
-    listener.close()
-
-
 def retained(broker: Broker) -> dict[str, str]:
     """What a newcomer is told."""
     listener = Subscriber(broker.port)
@@ -227,26 +215,6 @@ def test_what_an_earlier_run_left_is_taken_back(broker: Broker) -> None:
     assert before.keys() - left.keys() == gone
     sink.close(2)
     neighbour.close(2)
-
-
-def test_a_home_assistant_that_starts_all_the_time_is_introduced_now_and_then(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mpft_deploy.screen.tell.mqtt.AGAIN", 2.0)
-    listener, sink = Subscriber(broker.port), open_sink(broker)
-    sink.send(source_event(1))
-    topic = "homeassistant/device/mpft_gate/config"
-    eventually(lambda: topic in listener.latest)
-    listener.messages.clear()
-    for number in range(300):
-        listener.client.publish("homeassistant/status", "online", qos=1)
-        sink.send(source_event(number, state="down" if number % 2 else "live"))
-    ids = [f"s{number:06d}" for number in range(300)]
-    eventually(lambda: listener.ids("mpft/gate/event") == ids)
-    eventually(lambda: any(name == topic for name, _ in listener.messages))
-    assert sum(name == topic for name, _ in listener.messages) <= 5
-    sink.close(1)
-    listener.close()
 
 
 def test_a_broker_with_passwords(tmp_path: Path) -> None:
