@@ -10,15 +10,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from mpft_deploy.errors import MpftError, UsageError
-from mpft_deploy.screen.streams.address import PORTS, parse, redact
+from mpft_deploy.screen.added import Table, read_added
+from mpft_deploy.screen.streams.address import redact
 from mpft_deploy.screen.streams.areas import Areas, Box
 from mpft_deploy.screen.streams.baseline import Baseline
-from mpft_deploy.screen.streams.config import Config, named, read_source
+from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.doctor import Found, look
 from mpft_deploy.screen.streams.hours import within
 from mpft_deploy.screen.streams.settings import SourceSettings
@@ -28,10 +29,6 @@ from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.screen.web.operations import MissingError, Note, User, operation
 
 logger = logging.getLogger(__name__)
-
-LONGEST_NAME = 100
-
-LONGEST_ADDRESS = 2000
 
 AT_ONCE = 2
 """Sources that are tried at a time."""
@@ -44,13 +41,6 @@ SHOWN = ("decode", "hours", "group")
 
 
 Origin = Literal["file", "store", "both"]
-
-_, _COMPONENTS = msgspec.json.schema_components([SourceSettings])
-
-Table: TypeAlias = Annotated[
-    dict[str, Any], msgspec.Meta(extra_json_schema=_COMPONENTS["SourceSettings"])
-]
-"""A [[source]] of cameras.toml."""
 
 
 class Minutes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -139,31 +129,25 @@ class Manager:
         """Which sources are of the file, which were added, and which are paused."""
         with self._lock:
             kept, paused = self._store.settings("source"), self._store.settings("paused")
-            filed = {one.name: one.target.shown for one in self._file.sources}
-            added = {
-                name: redact(str(msgspec.json.decode(value).get("address")))
-                for name, value in kept.items()
-                if name not in filed
-            }
-            said = {s.name: {key: getattr(s, key) for key in SHOWN} for s in self._file.sources}
-            said |= {name: msgspec.json.decode(kept[name]) for name in added}
+            filed = {one.name: one for one in self._file.sources}
+            tables = {name: msgspec.json.decode(table) for name, table in kept.items()}
             listed = []
-            for name, address in {**filed, **added}.items():
-                streams = self._boxes.get(name, {})
-                taught = [self._baselines[one].time for one in streams if one in self._baselines]
-                origin: Origin = "store" if name in added else "both" if name in kept else "file"
+            for name in dict.fromkeys([*filed, *tables]):
+                one, streams = filed.get(name), self._boxes.get(name, {})
+                said = tables[name] if one is None else msgspec.structs.asdict(one)
+                taught = [self._baselines[name].time for name in streams if name in self._baselines]
                 listed.append(
                     Managed(
                         source=name,
-                        address=address,
-                        origin=origin,
+                        address=one.target.shown if one else redact(str(said.get("address"))),
+                        origin="store" if one is None else "both" if name in kept else "file",
                         paused=name in paused,
                         problem=self._problems.get(name, ""),
                         taught=min(taught) if taught and len(taught) == len(streams) else None,
                         kept=max((len(self.teacher.history(one)) for one in streams), default=0),
                         lesson=self.teacher.lesson(name),
                         fixed=name in self._fixed,
-                        **{key: said[name][key] for key in SHOWN if key in said[name]},
+                        **{key: said[key] for key in SHOWN if key in said},
                     )
                 )
             return listed
@@ -360,27 +344,8 @@ class Manager:
         raise MissingError("there is no such source")
 
     def _checked(self, table: Mapping[str, Any]) -> SourceSettings:
-        """Settings of a source that somebody elsewhere names.
-
-        Nothing of the environment is put in, no program is run, and no file or device is read,
-        unless [http] allows its kind.
-        """
-        http, address = self._file.tell.http, table.get("address")
-        allowed = (*PORTS, *(http.local_sources if http is not None else ()))
-        if isinstance(address, str) and (scheme := parse(address).scheme) not in allowed:
-            raise UsageError(
-                f"source: address: {scheme}: may stand in the configuration file alone; here are "
-                + ", ".join(allowed)
-            )
-        settings = read_source({**self._file.defaults, **table}, "source")
+        settings = read_added(table, self._file)
         self._secrets.update(settings.target.secrets)
-        name = settings.name
-        if not name.strip() or name != name.strip() or not name.isprintable():
-            raise UsageError("source: name: give it one of printable characters")
-        if name in (".", "..") or len(name) > LONGEST_NAME:
-            raise UsageError(f"source: name: choose another, of {LONGEST_NAME} characters at most")
-        if len(settings.address) > LONGEST_ADDRESS:
-            raise UsageError(f"source: address: {LONGEST_ADDRESS} characters are the most")
         return settings
 
     def _apply(self) -> None:

@@ -26,6 +26,9 @@ IDLE = 10.0
 
 MAX_ANSWER = 8 * 1024**2
 
+REFUSED = {401: "that it does not know the token", 404: "that it has no such source"}
+"""What answers mean."""
+
 
 class _Overview(msgspec.Struct):
     """What is read of a node's own."""
@@ -102,7 +105,7 @@ class Nodes:
         async def read() -> bytes:
             async with self._client.stream("GET", url, params=query, headers=headers) as reply:
                 if reply.status_code != 200:
-                    raise _RefusedError(reply.status_code)
+                    raise ValueError(REFUSED.get(reply.status_code, f"{reply.status_code}"))
                 body = b""
                 async for part in reply.aiter_bytes():
                     body += part
@@ -116,16 +119,8 @@ class Nodes:
         """In words that repeat nothing of what was sent."""
         if isinstance(error, asyncio.TimeoutError):
             return "no reply in time"
-        if isinstance(error, _RefusedError):
-            return {401: "it does not know the token", 403: "it refuses the token"}.get(
-                error.status, f"it answered {error.status}"
-            )
+        if isinstance(error, ValueError):
+            return f"it answered {error}"
         if isinstance(error, self._failures):
             return reason_of(error)
         return "its answer is of another version"
-
-
-class _RefusedError(Exception):
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
