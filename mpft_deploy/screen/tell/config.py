@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args, get_type_hints
+from typing import Annotated, Literal, get_args, get_type_hints
 from urllib.parse import quote, urlsplit
 
 import msgspec
+from msgspec import Meta
 
 from mpft_deploy.errors import UsageError
 from mpft_deploy.files import printable
@@ -17,7 +18,9 @@ from mpft_deploy.screen.streams.hours import are_hours
 from mpft_deploy.screen.tell.limits import Evidence, Snapshots, Storage
 from mpft_deploy.screen.tell.table import (
     MIN_TOKEN,
+    Clients,
     Table,
+    Text,
     check,
     check_one_secret,
     check_token,
@@ -32,6 +35,8 @@ from mpft_deploy.screen.tell.table import (
 from mpft_deploy.spec import Record, StreamVerdict
 
 EventName = Literal["frame", "stream", "source"]
+EventNames = Annotated[tuple[EventName, ...], Meta(min_length=1)]
+Worth = StreamVerdict | Literal["down", "live"]
 Role = Literal["viewer", "reviewer", "admin"]
 
 
@@ -49,15 +54,13 @@ class Webhook(Table, frozen=True):
     url: str
     secret: str = ""
     secret_file: str = ""
-    events: tuple[EventName, ...] = ("stream", "source")
-    timeout: float = 10.0
+    events: EventNames = ("stream", "source")
+    timeout: Annotated[float, Meta(gt=0, le=300)] = 10.0
 
     def __post_init__(self) -> None:
         wanted = "write http:// or https:// and a host"
         check("webhook", "url", is_web_address(self.url), wanted)
         check_one_secret("webhook", "secret", self.secret, self.secret_file)
-        check("webhook", "events", bool(self.events), "name at least one of frame, stream, source")
-        check("webhook", "timeout", 0 < self.timeout <= 300, "must be above 0 and at most 300")
 
     def signing_keys(self) -> list[bytes]:
         """The signing keys, none for unsigned. An InputError if their file cannot be read."""
@@ -78,25 +81,23 @@ class Mqtt(Table, frozen=True):
     """
 
     host: str
-    port: int = 0
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
     user: str = ""
     password_file: str = ""
     prefix: str = "mpft"
     discovery_prefix: str = "homeassistant"
     tls: bool = False
     ca_file: str = ""
-    interval: float = 10.0
+    interval: Annotated[float, Meta(ge=0, le=3600)] = 10.0
 
     def __post_init__(self) -> None:
         check("mqtt", "host", names_host(self.host), "name a host")
-        check("mqtt", "port", 0 <= self.port <= 65535, "must be 1 to 65535")
         check("mqtt", "user", bool(self.user) or not self.password_file, "is missing")
         for key, topic in (("prefix", self.prefix), ("discovery_prefix", self.discovery_prefix)):
             empty = topic == "" and key == "discovery_prefix"
             good = empty or re.fullmatch(r"[^+#\0/$][^+#\0]*(?<!/)", topic) is not None
             check("mqtt", key, good, "write a topic without wildcards, such as mpft or home/mpft")
         check("mqtt", "ca_file", self.tls or not self.ca_file, "needs tls = true")
-        check("mqtt", "interval", 0 <= self.interval <= 3600, "must be 0 to 3600 seconds")
 
     def password(self) -> str:
         """What `password_file` holds, or ""."""
@@ -117,17 +118,14 @@ class Notify(Table, frozen=True):
 
     urls: tuple[str, ...] = ()
     urls_file: str = ""
-    when: tuple[StreamVerdict | Literal["down", "live"], ...] = ("generated",)
-    interval: float = 300.0
-    per_hour: int = 20
+    when: Annotated[tuple[Worth, ...], Meta(min_length=1)] = ("generated",)
+    interval: Annotated[float, Meta(ge=0, le=86400)] = 300.0
+    per_hour: Annotated[int, Meta(ge=1, le=1000)] = 20
     quiet: str = ""
     picture: bool = True
 
     def __post_init__(self) -> None:
         check("notify", "urls", bool(self.urls) != bool(self.urls_file), "give urls or urls_file")
-        check("notify", "when", bool(self.when), "name at least one verdict")
-        check("notify", "interval", 0 <= self.interval <= 86400, "must be 0 to 86400 seconds")
-        check("notify", "per_hour", 1 <= self.per_hour <= 1000, "must be 1 to 1000")
         good = not self.quiet or are_hours(self.quiet)
         check("notify", "quiet", good, 'write from when to when, for example "22:00-07:00"')
 
@@ -144,16 +142,10 @@ class Jsonl(Table, frozen=True):
         max_bytes, keep: a larger file becomes PATH.1, and so on up to PATH.keep.
     """
 
-    path: str = "-"
-    events: tuple[EventName, ...] = ("frame", "stream", "source")
-    max_bytes: int = 64 * 1024 * 1024
-    keep: int = 3
-
-    def __post_init__(self) -> None:
-        check("jsonl", "path", bool(self.path), "name a file, or - for standard output")
-        check("jsonl", "events", bool(self.events), "name at least one of frame, stream, source")
-        check("jsonl", "max_bytes", self.max_bytes >= 4096, "must be 4096 or more")
-        check("jsonl", "keep", 0 <= self.keep <= 1000, "must be 0 to 1000")
+    path: Text = "-"
+    events: EventNames = ("frame", "stream", "source")
+    max_bytes: Annotated[int, Meta(ge=4096)] = 64 * 1024 * 1024
+    keep: Annotated[int, Meta(ge=0, le=1000)] = 3
 
 
 class User(Table, frozen=True):
@@ -221,7 +213,7 @@ class Http(Table, frozen=True):
     token_file: str = ""
     users: tuple[User, ...] = ()
     hosts: tuple[str, ...] = ()
-    clients: int = 64
+    clients: Clients = 64
     local_sources: tuple[Literal["file", "v4l2", "csi", "gst"], ...] = ()
     trusted_proxy: str = ""
     user_header: str = ""
@@ -245,7 +237,6 @@ class Http(Table, frozen=True):
             )
         names = {node.name for node in self.nodes}
         check("http.nodes", "name", len(names) == len(self.nodes), "give each its own")
-        check("http", "clients", 2 <= self.clients <= 1000, "must be 2 to 1000")
 
     def bind(self) -> tuple[str, int]:
         """Host and port; a UsageError unless it is HOST:PORT."""
@@ -307,11 +298,10 @@ class Health(Table, frozen=True):
     """
 
     address: str = "127.0.0.1:8089"
-    clients: int = 64
+    clients: Clients = 64
 
     def __post_init__(self) -> None:
         self.bind()
-        check("health", "clients", 2 <= self.clients <= 1000, "must be 2 to 1000")
 
     def bind(self) -> tuple[str, int]:
         """Host and port; a UsageError unless it is HOST:PORT."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
-from mpft_deploy.screen.tell.table import Table, check
+from mpft_deploy.screen.tell.table import Bytes, Days, Table, Text
 from mpft_deploy.spec import StreamVerdict
 
 EventClass = Literal["no sign", "generated", "unsure", "source"]
 """Of what is kept: changes to a stream's verdict, and of a source's state."""
+
+Span = Annotated[float, Meta(ge=0, le=300)]
 
 
 class Limits(Table, frozen=True, kw_only=True):
@@ -22,15 +25,9 @@ class Limits(Table, frozen=True, kw_only=True):
         days: the same for single classes.
     """
 
-    max_bytes: int
-    max_age_days: float
-    days: dict[EventClass, float] = msgspec.field(default_factory=dict)
-
-    def check(self, table: str) -> None:
-        """A UsageError for a limit that nothing can be kept within."""
-        check(table, "max_bytes", self.max_bytes >= 1024**2, "must be 1048576 or more")
-        check(table, "max_age_days", self.max_age_days > 0, "must be above 0")
-        check(table, "days", all(d > 0 for d in self.days.values()), "must be above 0")
+    max_bytes: Bytes
+    max_age_days: Days
+    days: dict[EventClass, Days] = msgspec.field(default_factory=dict)
 
 
 class KeptLimits(Limits, frozen=True, kw_only=True):
@@ -41,14 +38,8 @@ class KeptLimits(Limits, frozen=True, kw_only=True):
         when: stream verdicts of which one is kept.
     """
 
-    folder: str
-    when: tuple[StreamVerdict, ...] = ("generated",)
-
-    def check(self, table: str) -> None:
-        """A UsageError for what no file can be kept within."""
-        check(table, "folder", bool(self.folder), "name a folder")
-        super().check(table)
-        check(table, "when", bool(self.when), "name at least one verdict")
+    folder: Text
+    when: Annotated[tuple[StreamVerdict, ...], Meta(min_length=1)] = ("generated",)
 
 
 class Storage(Limits, frozen=True, kw_only=True):
@@ -59,21 +50,15 @@ class Storage(Limits, frozen=True, kw_only=True):
     """
 
     path: str = ""
-    max_bytes: int = 256 * 1024**2
-    max_age_days: float = 90.0
-
-    def __post_init__(self) -> None:
-        self.check("store")
+    max_bytes: Bytes = 256 * 1024**2
+    max_age_days: Days = 90.0
 
 
 class Snapshots(KeptLimits, frozen=True, kw_only=True):
     """`[snapshots]`: JPEG files of the frames that decided."""
 
-    max_bytes: int = 1024**3
-    max_age_days: float = 30.0
-
-    def __post_init__(self) -> None:
-        self.check("snapshots")
+    max_bytes: Bytes = 1024**3
+    max_age_days: Days = 30.0
 
 
 class Evidence(KeptLimits, frozen=True, kw_only=True):
@@ -86,15 +71,9 @@ class Evidence(KeptLimits, frozen=True, kw_only=True):
         key_file: a private key that packages are signed with (extra `sign`); "" for none.
     """
 
-    before: float = 10.0
-    after: float = 5.0
-    memory: int = 32 * 1024**2
-    max_bytes: int = 4 * 1024**3
-    max_age_days: float = 90.0
+    before: Span = 10.0
+    after: Span = 5.0
+    memory: Bytes = 32 * 1024**2
+    max_bytes: Bytes = 4 * 1024**3
+    max_age_days: Days = 90.0
     key_file: str = ""
-
-    def __post_init__(self) -> None:
-        self.check("evidence")
-        for key in ("before", "after"):
-            check("evidence", key, 0 <= getattr(self, key) <= 300, "must be 0 to 300 seconds")
-        check("evidence", "memory", self.memory >= 1024**2, "must be 1048576 or more")

@@ -5,11 +5,19 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
+
+from msgspec import Meta
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import display
 from mpft_deploy.spec import Record
+
+Text = Annotated[str, Meta(min_length=1)]
+Days = Annotated[float, Meta(gt=0)]
+Bytes = Annotated[int, Meta(ge=1024**2)]
+Clients = Annotated[int, Meta(ge=2, le=1000)]
 
 MIN_TOKEN = 16
 """Characters that a dashboard token has at least."""

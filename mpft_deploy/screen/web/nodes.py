@@ -26,15 +26,16 @@ IDLE = 10.0
 
 MAX_ANSWER = 8 * 1024**2
 
-REFUSED = {401: "that it does not know the token", 404: "that it has no such source"}
-"""What answers mean."""
-
 
 class _Overview(msgspec.Struct):
     """What is read of a node's own."""
 
     alive: bool
     sources: list[SourceNow]
+
+
+class _NodeError(Exception):
+    """What is wrong with an answer, in words."""
 
 
 class Nodes:
@@ -105,12 +106,14 @@ class Nodes:
         async def read() -> bytes:
             async with self._client.stream("GET", url, params=query, headers=headers) as reply:
                 if reply.status_code != 200:
-                    raise ValueError(REFUSED.get(reply.status_code, f"{reply.status_code}"))
+                    refused = reply.status_code == 401
+                    why = f"it answered {reply.status_code}"
+                    raise _NodeError("it does not know the token" if refused else why)
                 body = b""
                 async for part in reply.aiter_bytes():
                     body += part
                     if len(body) > MAX_ANSWER:
-                        raise ValueError("more than is read")
+                        raise _NodeError("it answers more than is read")
                 return body
 
         return await asyncio.wait_for(read(), PATIENCE)
@@ -119,8 +122,8 @@ class Nodes:
         """In words that repeat nothing of what was sent."""
         if isinstance(error, asyncio.TimeoutError):
             return "no reply in time"
-        if isinstance(error, ValueError):
-            return f"it answered {error}"
+        if isinstance(error, _NodeError):
+            return str(error)
         if isinstance(error, self._failures):
             return reason_of(error)
         return "its answer is of another version"

@@ -51,7 +51,7 @@ def test_every_table_reads_its_keys() -> None:
         ({"webhook": {"url": "http://two words/x"}}, "[webhook] url:"),
         ({"store": {"max_bytes": 1}}, "[store] max_bytes:"),
         ({"store": {"max_age_days": 0}}, "[store] max_age_days:"),
-        ({"store": {"days": {"source": -1}}}, "[store] days:"),
+        ({"store": {"days": {"source": -1}}}, "[store] days[...]: expected"),
         ({"store": {"days": {"real": 3}}}, "[store] days"),
         ({"webhook": {"url": "http://x", "timeout": 0}}, "[webhook] timeout:"),
         ({"mqtt": {"host": ""}}, "[mqtt] host:"),

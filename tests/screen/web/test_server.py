@@ -791,6 +791,7 @@ def test_other_nodes_are_shown(monitor: DemoMonitor, browser: Browser) -> None:
     nodes = (
         Node(name="yard", url=there.url, token=user.token),
         Node(name="locked", url=there.url, token="wrong-" + TOKEN),
+        Node(name="other", url=there.url + "x", token=user.token),
         Node(name="nowhere", url=f"http://127.0.0.1:{free_port()}"),
     )
     here = serve(monitor, Http(address="127.0.0.1:0", nodes=nodes), Sinks())
@@ -800,7 +801,8 @@ def test_other_nodes_are_shown(monitor: DemoMonitor, browser: Browser) -> None:
 
     eventually(lambda: told()["yard"]["sources"] and told()["nowhere"]["problem"])
     assert [one["source"] for one in told()["yard"]["sources"]] == list(yard.sources)
-    eventually(lambda: told()["locked"]["problem"] == "it answered that it does not know the token")
+    eventually(lambda: told()["locked"]["problem"] == "it does not know the token")
+    assert told()["other"]["problem"] == "it answered 404"
     assert told()["nowhere"]["problem"] == "Connection refused"
     assert ask(here, "/sources?own=true")["nodes"] == []  # nodes that show each other do no more
     name = list(yard.sources)[1]
@@ -821,7 +823,7 @@ def test_other_nodes_are_shown(monitor: DemoMonitor, browser: Browser) -> None:
     assert not browser.ask("document.querySelector('#detail').open")
     assert browser.ask("document.querySelector('#filters [name=source]').length") == count - 1
     notice = "document.querySelector('#notice').textContent"
-    browser.wait_for(f"{notice}.includes('locked: it answered that it does not know the token.')")
+    browser.wait_for(f"{notice}.includes('locked: it does not know the token.')")
     there.sinks.close(1)
     browser.wait_for(f"{notice}.includes('yard: ')")
     browser.wait_for("document.querySelectorAll('.tile.broken').length === 2")
