@@ -6,7 +6,7 @@ SHIPPED := models/mpft-vit-b16
 NATIVE := CMakeLists.txt $(shell find kernels -regex '.*\.\(cpp\|hpp\|cu\|cuh\|h\)' -o -name CMakeLists.txt)
 
 .PHONY: help demo test format lint types unit sanitize fuzz bench bench-first-verdict bench-page soak \
-	streams faults gpu-suite train-shipped train-demo-decoder site clean
+	streams faults gpu-suite gpu-kit train-shipped train-demo-decoder site clean
 
 help:
 	@echo "make demo    real photographs beside generated ones, judged by the shipped detector; no torch"
@@ -18,7 +18,8 @@ help:
 	@echo "make streams    many cameras: verdicts, ages, CPU and memory, beside the plain loop"
 	@echo "make faults     faults of cameras, receivers and disks: recovery times, into docs/streams.md"
 	@echo "make soak       8 cameras for MINUTES=60: slopes of memory, threads and descriptors"
-	@echo "make gpu-suite  the GPU kernels on a GPU: the same bits, then speed"
+	@echo "make gpu-suite  the way of a frame on a GPU: the same bits, then speed; DRY=1 on a simulated one"
+	@echo "make gpu-kit    the packages that make gpu-suite wants, to bring where no package index is"
 	@echo "make site       one site of all pages, into build/site; warnings are errors"
 	@echo "make train-shipped   train the detector in models/ anew, from \$$MPFT_SHARED or ../shared"
 	@echo "make train-demo-decoder   train what makes the demo's generated pictures; on Debian"
@@ -106,8 +107,13 @@ site: .venv-test/installed
 build/bundle/bundle.json: .venv-test/installed $(SHIPPED)/detector.json
 	.venv-test/bin/mpft-export $(SHIPPED) build/bundle --overwrite
 
-gpu-suite: .venv-test/installed
-	.venv-test/bin/python benchmarks/gpu_suite.py
+# Needs no environment: with a GPU, nvcc and a Python that has PyTorch it runs as it lies here.
+gpu-suite:
+	$(PYTHON) benchmarks/gpu_suite.py $(if $(DRY),--dry-run)
+
+gpu-kit:
+	$(PYTHON) -m pip install --quiet --upgrade --no-compile --target build/gpu-kit \
+		'msgspec>=0.18,<0.23' pillow safetensors
 
 # Half an hour on two cores with AMX. The threshold is that of two false alarms in a hundred, on "val".
 SHARED := $(or $(MPFT_SHARED),../shared)

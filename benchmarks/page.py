@@ -26,6 +26,8 @@ all. Milliseconds are medians with 95 % intervals by block bootstrap. Losses are
 results are of the shipped detector, whatever its calibration; what is missing was not measured yet.
 """
 
+NO_GPU = "\n## GPUs: not measured\n\n`make gpu-suite` on a machine with one fills this in.\n"
+
 EMPTY = "\nNo results are committed yet: run `make bench` on a quiet machine.\n"
 
 Json = Mapping[str, Any]
@@ -74,7 +76,18 @@ def pages(results: Path) -> dict[str, str]:
         for name, failure in record["failures"].items():
             parts.append(f"\n**{name} was not measured**: {failure}.\n")
     files["benchmarks.md"] = "".join(parts) + ("" if len(parts) > 1 else EMPTY)
+    files["benchmarks.md"] += "".join(map(_gpu, gpus(results))) or NO_GPU
     return files
+
+
+def gpus(results: Path) -> list[Json]:
+    """The last whole result of each GPU; those of a simulated one count for nothing."""
+    found: dict[str, Json] = {}
+    for path in sorted(results.glob("gpu-*.json"), key=lambda path: path.stem[-10:]):
+        record = json.loads(path.read_bytes())
+        if record.get("version") == 2 and not record["dry"]:
+            found[record["gpu"]["gpu"]] = {**record, "file": path.name}
+    return list(found.values())
 
 
 def draw_page(results: Path = RESULTS, docs: Path = DOCS) -> None:
@@ -193,6 +206,75 @@ def _encoder(section: Json, picture: str) -> str:
         "above.\n\n"
         f"![Milliseconds, one thing at a time]({picture})\n"
         + table(["", "p50 ms", "faster than the row above", "than the first"], falls)
+    )
+
+
+def _gpu(record: Json) -> str:
+    """All sections of a GPU's result; what was not measured says so."""
+    sections, gpu = record["sections"], record["gpu"]
+    text = (
+        f"\n## {gpu['gpu']}\n\n{record['date']}, commit `{record['commit']}`, SM "
+        f"{gpu['compute-capability']}, driver {gpu.get('nvidia-driver', gpu['cuda-driver'])}. "
+        f"[{record['file']}](../benchmarks/results/{record['file']})\n"
+    )
+    different = sections["equality"]["different"]
+    text += f"\nIn every bit as on processors: {'**no**' if different else 'yes'}.\n"
+    text += _targets({"gpu": {"targets": record["targets"]}})
+    if rows := sections.get("latency"):
+        text += "\n### From frame or view to verdict or logit\n" + table(
+            ["", "precision", "batch", "p50 ms", "p90 ms"],
+            [[one["what"], one["precision"], str(one["batch"]), *_ms(one["ms"])] for one in rows],
+        )
+    if found := sections.get("throughput"):
+        rows = [
+            [
+                f"views on the {where}",
+                f"{found[where]['views_per_second']:,}",
+                _cell(found[where]["watts"]),
+                _cell(found[where]["joules_per_view"]),
+            ]
+            for where in ("host", "device")
+        ]
+        text += f"\n### {found['batch']} at once\n"
+        text += table(["", "views a second", "watts", "joules a view"], rows)
+    if rows := sections.get("stages"):
+        text += "\n### Parts of a batch, µs\n" + _stages(rows)
+    if rows := sections.get("peers"):
+        text += "\n### PyTorch, host view to logit\n" + _rivals(rows)
+    for name, title in (("tensorrt", "TensorRT"), ("sanitizers", "compute-sanitizer")):
+        found = sections.get(
+            name, {"not_measured": record["failures"].get(name, "it was left out")}
+        )
+        if "not_measured" in found:
+            text += f"\n{title}: not measured: {found['not_measured']}.\n"
+        elif name == "tensorrt":
+            rows = [[str(one["batch"]), *_ms(one["ms"])] for one in found["rows"]]
+            text += "\n### TensorRT, float16, host view to logit\n"
+            text += table(["batch", "p50 ms", "p90 ms"], rows)
+        else:
+            clean = all(report == "clean" for report in found.values())
+            text += f"\ncompute-sanitizer: {'clean' if clean else '**not clean**'}.\n"
+    return text
+
+
+def _ms(figures: Json) -> list[str]:
+    p90 = figures.get("p90")  # which takes some samples
+    return [_interval(figures["p50"]), f"{p90['value']:.2f}" if p90 else "–"]
+
+
+def _stages(rows: Sequence[Json]) -> str:
+    return table(list(rows[0]), [[f"{value:g}" for value in row.values()] for row in rows])
+
+
+def _rivals(rows: Sequence[Json]) -> str:
+    return table(
+        ["", "batch", "p50 ms", "p90 ms", "views a second"],
+        [
+            [row["what"], str(row["batch"]), *_ms(row["ms"]), f"{row['views_per_second']:,}"]
+            if "ms" in row
+            else [row["what"], str(row["batch"]), "not measured", "", ""]
+            for row in rows
+        ],
     )
 
 

@@ -98,12 +98,17 @@ class Builder(Protocol):
         ...
 
     def build(
-        self, model: bytes, plan: Plan, options: BuildOptions, say: Callable[[str], None]
+        self,
+        take_model: Callable[[], bytes],
+        plan: Plan,
+        options: BuildOptions,
+        say: Callable[[str], None],
     ) -> tuple[str, bytes]:
         """The engine's file name and bytes.
 
         Args:
-            model: the graph, which carries the precision; of the backend native the integers.
+            take_model: gives the graph, which carries the precision, or of the backend native the
+                integers; once, so that nobody else holds it while an engine is built.
             plan: what `plan` made of the options.
             say: told of progress.
         """
@@ -134,10 +139,14 @@ class FileBuilder:
         return Plan((), {"engine": self.what})
 
     def build(
-        self, model: bytes, plan: Plan, options: BuildOptions, say: Callable[[str], None]
+        self,
+        take_model: Callable[[], bytes],
+        plan: Plan,
+        options: BuildOptions,
+        say: Callable[[str], None],
     ) -> tuple[str, bytes]:
         """See `Builder`."""
-        return self.file, model
+        return self.file, take_model()
 
 
 GRAPH = ("engine.onnx", "the ONNX graph, for any batch")

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     import onnx
 
 LATENCY_SAMPLES, LATENCY_SECONDS = 100, 2.0
-NATIVE = "native"
+NATIVE, STANDALONE = "native", "onnxruntime"
 NARROWEST = "narrowest"
 """In place of a precision of the backend native: the narrowest that is known to keep the budget."""
 
@@ -122,7 +122,7 @@ class Made:
     """An engine in memory, not proven.
 
     spec: the one it is run by.
-    graph: what it runs; None for the backend native, which runs none.
+    graph: what it runs, of the backend that standalone graphs are checked by; else None.
     mixes_views: whether a view's logit depends on the views that are judged with it.
     golden: crops with the logits that it should give, by `golden_of`.
     engine: None for one that cannot run here, and `not_run` says why.
@@ -201,9 +201,11 @@ def make(request: Request, materials: Materials, say: Say = silent) -> Made:
     golden, golden_of = materials.golden_at(request.keep)
     materials.read_images()
     say("writing the encoder")
-    graph, mixes_views, model = _write_model(request, materials, spec, precision)
+    graph, mixes_views, *model = _write_model(request, materials, spec, precision)
+    if request.backend != STANDALONE:  # memory that a builder on a small device wants
+        graph = None
     say("building the engine")
-    file, engine_bytes = builder.build(model, plan, request.options, say)
+    file, engine_bytes = builder.build(model.pop, plan, request.options, say)
     quantised = recipe_of(request.precision).quantised
     return Made(
         detector=materials.detector,

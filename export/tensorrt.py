@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -23,12 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from mpft_deploy.engine import cuda
 from mpft_deploy.engine import tensorrt as engine
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.export.builders import BuildOptions, Plan
+from mpft_deploy.export.tensorrt_worker import CACHE
 from mpft_deploy.files import display, explain_unwritable
-from mpft_deploy.outputs import reserve, write_output
-from mpft_deploy.standing import Kind
+from mpft_deploy.outputs import reserve
 
 QUIET_SECONDS = 2.0
 """A build that is over by then says nothing; a longer one tells its progress as often."""
@@ -51,10 +53,6 @@ RTX_REFUSES = {
     "9.0": "it does not know Hopper: export on the device with --backend tensorrt",
     "11.0": "it does not know Jetson Thor: export on the device with --backend tensorrt",
 }
-
-
-CACHE = Kind("a timing cache", lambda path: (), folder=False)
-"""Any file that is there: it is read as one first, which another's does not survive."""
 
 KILLED = 9
 """The signal that Linux ends a process with when memory runs out."""
@@ -86,7 +84,11 @@ class TensorRTBuilder:
         return Plan(targets, rows)
 
     def build(
-        self, model: bytes, plan: Plan, options: BuildOptions, say: Callable[[str], None]
+        self,
+        take_model: Callable[[], bytes],
+        plan: Plan,
+        options: BuildOptions,
+        say: Callable[[str], None],
     ) -> tuple[str, bytes]:
         """See `Builder`.
 
@@ -95,8 +97,10 @@ class TensorRTBuilder:
             EnvironmentLacksError: memory or disk ran out while building.
         """
         cache = options.timing_cache
-        held = reserve(cache, CACHE, replace=True) if cache else contextlib.nullcontext()
-        with held, tempfile.TemporaryDirectory(prefix="mpft-") as name:
+        if cache is not None:
+            with reserve(cache, CACHE, replace=True):
+                pass  # it can be written
+        with tempfile.TemporaryDirectory(prefix="mpft-", dir=_on_disk()) as name:
             folder = Path(name)
             request = {
                 "package": self.runtime.package,
@@ -107,16 +111,12 @@ class TensorRTBuilder:
                 "sm": [one.replace(".", "") for one in plan.compute_capability]
                 if self.runtime.ahead
                 else [],
-                "timing_cache": cache is not None,
+                "timing_cache": str(cache.absolute()) if cache else None,
             }
             with explain_unwritable(folder):
-                (folder / "model.onnx").write_bytes(model)
+                (folder / "model.onnx").write_bytes(take_model())
                 (folder / "request.json").write_text(json.dumps(request))
-                if cache is not None and cache.exists():
-                    (folder / "timing.cache").write_bytes(cache.read_bytes())
             self._run(folder, say)
-            if cache is not None and (folder / "timing.cache").exists():
-                write_output(cache, (folder / "timing.cache").read_bytes(), CACHE)
             return "engine.plan", (folder / "engine.plan").read_bytes()
 
     def _targets(self, precision: str, options: BuildOptions) -> tuple[str, ...]:
@@ -142,7 +142,7 @@ class TensorRTBuilder:
                     f"{self.runtime.title} builds on the device that will run it: {reason}"
                 )
             options.refuse(self.backend, "sm")
-            targets = (engine.device_capability(),)
+            targets = (cuda.facts().capability,)
             if options.hardware_compatible and targets[0] in engine.JETSONS:
                 raise UsageError(
                     f"--hardware-compatible is not for a Jetson (SM {targets[0]}): leave it out"
@@ -165,6 +165,8 @@ class TensorRTBuilder:
             report = self._follow(process.stdout, say)
             code = process.wait()
         if report.get("done"):
+            if fault := report.get("timings"):
+                say(f"the timing cache was not written: {fault}")
             return
         title = self.runtime.title
         last = log.read_text(errors="replace").strip().splitlines()[-5:]
@@ -207,6 +209,12 @@ class TensorRTBuilder:
                 told = now
                 doing = f": {message['doing']}" if "doing" in message else ""
                 say(f"{self.runtime.title} has been building for {now - begin:.0f} s{doing}")
+
+
+def _on_disk() -> str | None:
+    """A folder for a model of hundreds of MB: not in memory, as /tmp may be, unless told so."""
+    disk = Path("/var/tmp")
+    return None if "TMPDIR" in os.environ or not os.access(disk, os.W_OK) else str(disk)
 
 
 @contextlib.contextmanager

@@ -1,24 +1,35 @@
 """The process that parses and builds for `mpft_deploy.export.tensorrt`, which starts it.
 
-Given a folder with `model.onnx`, `request.json` and perhaps `timing.cache`, it writes
-`engine.plan` and the cache, and tells on standard output, a JSON object a line: `doing` while it
+Given a folder with `model.onnx` and `request.json`, it writes `engine.plan` and adds to the timing
+cache that is named there, and tells on standard output, a JSON object a line: `doing` while it
 works, and at last `done`, or `failed` with reasons and the step.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mpft_deploy.engine.tensorrt import make_logger
+from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.outputs import reserve
+from mpft_deploy.standing import Kind
 
 Tell = Callable[..., None]
 SHOWN_ERRORS = 3
+
+CACHE = Kind("a timing cache", lambda path: (), folder=False)
+"""Any file that is there: it is read as one first, which another's does not survive."""
+
+TRIES = 50
+"""Times, a fifth of a second apart, that a cache which another build is writing is asked for."""
 
 
 def main() -> None:
@@ -32,15 +43,11 @@ def main() -> None:
 
     folder = Path(sys.argv[1])
     request = json.loads((folder / "request.json").read_text())
-    reasons, step = build(folder, request, tell)
-    if reasons is None:
-        tell(done=True)
-    else:
-        tell(failed=reasons, step=step)
+    tell(**build(folder, request, tell))
 
 
-def build(folder: Path, request: dict[str, Any], tell: Tell) -> tuple[list[str] | None, str]:
-    """Parse and build; why it failed, or None, and the step it was at."""
+def build(folder: Path, request: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    """Parse and build; the last message."""
     trt = importlib.import_module(request["package"])
     errors: list[str] = []
     logger = make_logger(trt, errors.append)
@@ -49,8 +56,8 @@ def build(folder: Path, request: dict[str, Any], tell: Tell) -> tuple[list[str] 
     network = builder.create_network(typed)
     parser = trt.OnnxParser(network, logger)
     tell(doing="parsing the graph")
-    if not parser.parse((folder / "model.onnx").read_bytes()):
-        return _parse_errors(parser) or errors, "parse"
+    if not parser.parse_from_file(str(folder / "model.onnx")):
+        return {"failed": _parse_errors(parser) or errors, "step": "parse"}
     config = builder.create_builder_config()
     # TF32 keeps 10 bits of a float32's fraction: fp32 would not be what it says.
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -71,20 +78,47 @@ def build(folder: Path, request: dict[str, Any], tell: Tell) -> tuple[list[str] 
         rest = tuple(tensor.shape)[1:]
         profile.set_shape(tensor.name, *((batch, *rest) for batch in request["batch"]))
     config.add_optimization_profile(profile)
-    cache_file = folder / "timing.cache"
-    if request["timing_cache"]:
-        known = cache_file.read_bytes() if cache_file.exists() else b""
-        if not config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False):
+    timings = Path(request["timing_cache"]) if request["timing_cache"] else None
+    if timings is not None:
+        known = config.create_timing_cache(_read(timings))
+        if not config.set_timing_cache(known, ignore_mismatch=False):
             # Of another device or version: one is begun anew.
             config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        return errors or ["it does not say why"], "build"
+        return {"failed": errors or ["it does not say why"], "step": "build"}
     (folder / "engine.plan").write_bytes(plan)
-    cache = config.get_timing_cache() if request["timing_cache"] else None
-    if cache is not None:  # a plan is worth more than its timings
-        cache_file.write_bytes(cache.serialize())
-    return None, "build"
+    # A plan is worth more than its timings: what fails from here on is only told.
+    return {"done": True, "timings": timings and save_timings(config, timings)}
+
+
+def save_timings(config: Any, path: Path) -> str | None:
+    """Add what was timed to the cache, as others have it by now; why it cannot be, or None."""
+    cache = config.get_timing_cache()
+    if cache is None:
+        return "TensorRT gives none"
+    for tried in range(TRIES):
+        time.sleep(0.2 if tried else 0)
+        with contextlib.suppress(UsageError):
+            return _add_timings(config, cache, path)
+    return "another build has been writing it all the time"
+
+
+def _add_timings(config: Any, cache: Any, path: Path) -> str | None:
+    """As `save_timings`; a UsageError where another run holds the place."""
+    if not path.parent.is_dir():
+        return "its folder is gone"
+    try:
+        with reserve(path, CACHE, replace=True) as place:
+            cache.combine(config.create_timing_cache(_read(path)), ignore_mismatch=False)
+            place.write(bytes(cache.serialize()))
+    except EnvironmentLacksError as error:
+        return str(error)
+    return None
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
 
 
 def make_monitor(trt: Any, tell: Tell) -> Any:

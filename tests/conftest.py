@@ -9,15 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import reference
 from hypothesis import settings
 
 from mpft_deploy.cli.main import cli, run
-from mpft_deploy.detector_folder import Golden, write_detector
 from mpft_deploy.export.pipeline import Request, export
-from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.spec import DetectorSpec
 
 # Timing is asserted in benchmarks alone: a busy machine must not fail a property.
@@ -65,17 +62,7 @@ def browser() -> Iterator[object]:
 def make_detector() -> Callable[..., DetectorSpec]:
     """Write a tiny random detector, golden logits by the independent reference."""
 
-    def make(path: Path, seed: int = 0, **changes: object) -> DetectorSpec:
-        spec = reference.tiny_spec(**changes)
-        weights = reference.random_weights(spec, seed)
-        size = spec.crop.size
-        crops = np.random.default_rng(seed).integers(0, 256, (12, size, size, 3), np.uint8)
-        cut = texture_patchify(crops, spec.patch, spec.keep_rule, spec.keep_seed)
-        golden = Golden(crops, reference.logits(spec, weights, cut))
-        write_detector(path, spec, weights, golden, "# tiny\n", replace=True)
-        return spec
-
-    return make
+    return reference.write_tiny
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from mpft_deploy.detector_folder import Golden, write_detector
+from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.kernels.texture_patchify.oracle import Patches
 from mpft_deploy.spec import Architecture, Calibration, Crop, DetectorSpec, HeldOut
 from mpft_deploy.weights import F32, detector_shapes
@@ -53,6 +56,19 @@ def random_weights(spec: DetectorSpec, seed: int = 0) -> dict[str, F32]:
             value += float(name.endswith("weight"))
         weights[name] = value.astype(np.float32)
     return weights
+
+
+def write_tiny(path: Path, seed: int = 0, **changes: object) -> DetectorSpec:
+    """Write a tiny random detector, its golden logits by `logits`; `changes` are of `tiny_spec`."""
+    spec = tiny_spec(**changes)
+    weights = random_weights(spec, seed)
+    size = spec.crop.size
+    crops = np.random.default_rng(seed).integers(0, 256, (12, size, size, 3), np.uint8)
+    cut = texture_patchify(crops, spec.patch, spec.keep_rule, spec.keep_seed)
+    write_detector(
+        path, spec, weights, Golden(crops, logits(spec, weights, cut)), "# tiny\n", replace=True
+    )
+    return spec
 
 
 def logits(spec: DetectorSpec, weights: Mapping[str, F32], cut: Patches) -> F32:

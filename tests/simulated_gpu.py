@@ -11,6 +11,7 @@ import ctypes
 import enum
 import functools
 import importlib.machinery
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -19,11 +20,29 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from mpft_deploy.kernels import cuda as library
+from mpft_deploy.kernels.encoder import VERSIONS, Encoder
+from mpft_deploy.kernels.encoder.packing import Packed, Sizes, packed_shapes
 from mpft_deploy.kernels.texture_patchify import oracle
 from mpft_deploy.kernels.texture_patchify.cuda import KEEP_CODES
 from mpft_deploy.spec import KeepRule
 
 Work = Callable[[], None]
+
+
+def install(monkeypatch, package="cuda-python", capability=(8, 7), **plans):
+    """A simulated device with TensorRT and our kernels, by one of the two packages.
+
+    plans: of `TensorRT`.
+    """
+    cuda = Cuda(capability)
+    cuda.python = package == "cuda-python"
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda if cuda.python else None)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", PyCuda(cuda))
+    monkeypatch.setitem(sys.modules, "tensorrt", TensorRT(cuda, **plans))
+    cuda.kernels = Kernels(cuda)
+    monkeypatch.setattr(library, "load_library", lambda: cuda.kernels)
+    return cuda
 
 
 class Error(enum.IntEnum):
@@ -357,22 +376,32 @@ class _Owner:
 
 
 class Kernels:
-    """Stands for the library of our CUDA kernels."""
+    """Stands for the library of our CUDA kernels.
+
+    called: names of its functions, in order; failing: the number of a call, from 1, that fails.
+    """
 
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
-        self.launched: list[str] = []
+        self.called: list[str] = []
         self.failing = 0
+        self.encoders: dict[int, Encoder] = {}
+        self._room: dict[int, tuple[int, int]] = {}
 
-    def mpft_cuda_probe(self):
+    def mpft_message(self, status):
+        return {11: b"no room"}.get(status, b"unspecified launch failure")
+
+    def mpft_probe(self, capability):
+        major, minor = self._cuda.capability
+        capability._obj.value = 10 * major + minor
         return 0
 
-    def mpft_texture_patchify_message(self, status):
-        return b"unspecified launch failure"
+    def _fails(self, name):
+        self.called.append(name)
+        return len(self.called) == self.failing
 
     def _launch(self, name, stream, work):
-        self.launched.append(name)
-        if len(self.launched) == self.failing:
+        if self._fails(name):
             return 1719
         self._cuda.streams[stream].add(work)
         return 0
@@ -386,25 +415,91 @@ class Kernels:
             shape = (a.batch, a.size, a.size, 3)
             strides = (a.batch_stride, a.row_pitch, 3, 1)
             size = (a.batch - 1) * a.batch_stride + a.size * a.row_pitch
-            assert self._cuda._within(a.frames, size, host=False)
             frames = np.lib.stride_tricks.as_strided(
-                _at(a.frames, (size,), np.uint8), shape, strides
+                self._array(a.frames, (size,), np.uint8), shape, strides
             )
             found = oracle.texture_patchify(frames, a.patch, keep, a.seed)
             for address, array in zip((a.patches, a.positions, a.scores), found, strict=True):
-                assert self._cuda._within(address, array.nbytes, host=False)
-                _at(address, array.shape, array.dtype)[...] = array
+                self._array(address, array.shape, array.dtype)[...] = array
 
         return self._launch("texture_patchify", stream, work)
 
     def mpft_means_launch(self, views, batch, size, side, means, stream):
         def work() -> None:
-            assert self._cuda._within(means.value, 3 * batch * side**2, host=False)
-            cut = _at(views.value, (batch, size, size, 3), np.uint8)[:, : 4 * side, : 4 * side]
+            cut = self._array(views, (batch, size, size, 3), np.uint8)[:, : 4 * side, : 4 * side]
             squares = cut.reshape(batch, side, 4, side, 4, 3).sum((2, 4), dtype=np.uint16)
-            _at(means.value, (batch, side, side, 3), np.uint8)[...] = (squares + 8) // 16
+            self._array(means, (batch, side, side, 3), np.uint8)[...] = (squares + 8) // 16
 
-        return self._launch("means", stream.value, work)
+        return self._launch("means", stream, work)
+
+    def mpft_encoder_make(self, sizes, quick_gelu, arrays, sizes_bytes, count, made):
+        if self._fails("encoder make"):
+            return 1719
+        its = Sizes(*sizes, "quick_gelu" if quick_gelu else "gelu")
+        parts = {
+            str(number): np.copy(_at(arrays[number], shape, dtype))
+            for number, (dtype, shape) in enumerate(packed_shapes(its))
+        }
+        version = next(one for one in VERSIONS if one.device == "cpu" and not one.why_not())
+        made._obj.value = len(self.called)
+        self.encoders[made._obj.value] = Encoder(Packed(its, parts), 1, version.name)
+        return 0
+
+    def mpft_encoder_reserve(self, encoder, batch, count):
+        self._room[encoder] = (0, 0)
+        if self._fails("encoder reserve"):
+            return 1719
+        self._room[encoder] = batch, count
+        return 0
+
+    def mpft_encoder_launch(self, encoder, patches, positions, batch, count, logits, stream):
+        most = self._room[encoder]
+        if batch > most[0] or count > most[1]:
+            return 11
+
+        def work() -> None:
+            its = self.encoders[encoder]
+            found = its.logits(
+                self._array(patches, (batch, count, its._patch_bytes), np.uint8),
+                self._array(positions, (batch, count), np.int32),
+            )
+            self._array(logits, (batch,), np.float32)[...] = found
+
+        return self._launch("encoder", stream, work)
+
+    def mpft_encoder_free(self, encoder):
+        del self.encoders[encoder]
+
+    def _array(self, address, shape, dtype):
+        """An array of the device's, which has to be there."""
+        array = _at(address, shape, dtype)
+        assert self._cuda._within(address, array.nbytes, host=False)
+        return array
+
+
+class HostKernels:
+    """Our own library, compiled for the host; what it launches on a stream waits there."""
+
+    def __init__(self, cuda: Cuda, built: ctypes.CDLL) -> None:
+        self._cuda, self._built = cuda, built
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._built, name)
+        if not name.endswith("_launch"):
+            return function
+
+        def launch(*arguments: Any) -> int:
+            *rest, stream = arguments
+            if not isinstance(rest[0], int):  # a structure of the caller's, which may go
+                rest = [ctypes.byref(type(rest[0]._obj).from_buffer_copy(rest[0]._obj))]
+
+            def work() -> None:
+                assert function(*rest, None) == 0
+
+            self._cuda.streams[stream].add(work)
+            return 0
+
+        return launch
 
 
 class DeviceArray:

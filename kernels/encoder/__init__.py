@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from mpft_deploy.kernels.encoder.network import Network, make_network
-from mpft_deploy.kernels.encoder.registry import VERSIONS, Encoder, Version, statuses
+from mpft_deploy.kernels.encoder.registry import VERSIONS, Encoder, Version, choose, statuses
 
-__all__ = ["VERSIONS", "Encoder", "Network", "Version", "make_network", "statuses"]
+__all__ = ["VERSIONS", "Encoder", "Network", "Version", "choose", "make_network", "statuses"]

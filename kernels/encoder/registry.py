@@ -1,7 +1,7 @@
 """Every version of the encoder, whether it runs here, and the choice among them.
 
 `MPFT_KERNEL` forces a version by name and fails loudly; without it the first in the list that runs
-here is taken. All give the same bits.
+here is taken: a GPU's, then the processor's. All give the same bits.
 """
 
 from __future__ import annotations
@@ -49,18 +49,19 @@ class Version:
     Attributes:
         name: what `MPFT_KERNEL` calls it.
         why_not: the reason that it does not run here, or None.
-        make: makes a packed network ready, for a number of threads.
-        device: what computes; arrays are in host memory whichever it is.
+        make: makes a packed network ready, for a number of threads; None for arrays on a device,
+            where `cuda.CudaEncoder` is.
+        device: where its arrays are.
     """
 
     name: str
     why_not: Callable[[], str | None]
-    make: Callable[[Packed, int], Ready]
+    make: Callable[[Packed, int], Ready] | None
     device: Device = "cpu"
 
 
 class Encoder:
-    """A network made ready for the fastest version that runs here.
+    """A network made ready for the fastest version of the processor.
 
     Args:
         network: see `make_network`; a packed one is read where it lies.
@@ -69,7 +70,7 @@ class Encoder:
         version: one of `VERSIONS` by name, in the place of the choice.
 
     Raises:
-        UsageError: no such version, or threads below 1.
+        UsageError: no such version, one of a device, or threads below 1.
         EnvironmentLacksError: `MPFT_KERNEL` or `version` names one that does not run here.
     """
 
@@ -78,7 +79,12 @@ class Encoder:
     ) -> None:
         if threads < 1:
             raise UsageError(f"threads must be 1 or more, got {threads}")
-        chosen = choose(version)
+        chosen = choose(version, "cpu")
+        if chosen.make is None:
+            raise UsageError(
+                f"version {chosen.name} of the encoder takes arrays of a device: engines of the "
+                "backend native have it (mpft_deploy.engine)"
+            )
         packed = pack(network) if isinstance(network, Network) else network
         self.version = chosen.name
         self._cells, self._patch_bytes = packed.sizes.cells, 3 * packed.sizes.area
@@ -102,7 +108,7 @@ class Encoder:
 
         Of each block that is read, the class token and the mean of the cells' tokens, after the
         last norm. The network's own head plays no part: a head that is fitted on these loses
-        nothing to integers. Arguments and errors as of `logits`; a UsageError by `cuda`.
+        nothing to integers. Arguments and errors as of `logits`.
         """
         return self._ready.features(*self._checked(patches, positions))
 
@@ -126,12 +132,14 @@ class Encoder:
         return np.ascontiguousarray(patches), np.ascontiguousarray(positions)
 
 
-def choose(name: str | None = None) -> Version:
-    """The version called `name` or what `MPFT_KERNEL` says, else the first that runs here."""
+def choose(name: str | None = None, device: Device | None = None) -> Version:
+    """The version called `name` or what `MPFT_KERNEL` says, else the first that runs here, of any
+    device or of that one."""
     source = f"version {name}" if name else f"{VARIABLE}={os.environ.get(VARIABLE)}"
     name = name or os.environ.get(VARIABLE)
     if not name:
-        chosen = next(version for version in VERSIONS if version.why_not() is None)
+        taken = (one for one in VERSIONS if device in (None, one.device))
+        chosen = next(one for one in taken if one.why_not() is None)
         if chosen.name == "numpy":
             say_so()
         return chosen
@@ -178,10 +186,6 @@ class _Numpy:
         return out
 
 
-def _make_cuda(packed: Packed, threads: int) -> Ready:
-    return cuda.CudaEncoder(packed)
-
-
 def _native_version(name: str) -> Version:
     def why_not() -> str | None:
         return HOW if _encoder is None else _encoder.why_not(name)
@@ -189,14 +193,14 @@ def _native_version(name: str) -> Version:
     return Version(name, why_not, functools.partial(_Native, name))
 
 
-# The fastest first; what follows NumPy is taken by name alone. A new version is one line here.
+# The fastest first. A new version is one line here.
 VERSIONS = (
+    Version("cuda", cuda.why_not, None, "cuda"),
     _native_version("avx512"),
     _native_version("avx2"),
     _native_version("neon"),
     _native_version("scalar"),
     Version("numpy", lambda: None, _Numpy),
-    Version("cuda", cuda.why_not, _make_cuda, "cuda"),
 )
 
 

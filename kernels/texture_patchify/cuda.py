@@ -1,19 +1,17 @@
 """texture_patchify on a CUDA device, from Python: arrays of any library in, nothing copied.
 
 Takes anything with `__cuda_array_interface__` or DLPack: torch and JAX tensors, CuPy and PyCUDA
-arrays. The library behind it (`cuda/`) is built when nvcc is there; see README.md.
+arrays. The code is in `cuda/`; see README.md.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import importlib
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.errors import UsageError
+from mpft_deploy.kernels import cuda
 from mpft_deploy.kernels.texture_patchify.oracle import (
     MAX_PATCH,
     MIN_PATCH,
@@ -22,10 +20,8 @@ from mpft_deploy.kernels.texture_patchify.oracle import (
 )
 from mpft_deploy.spec import KeepRule
 
-LIBRARY = "libmpft_cuda.so"
 KEEP_CODES = {"smooth": 0, "textured": 1, "random": 2, "all": 3}
 
-_CUDA_ERROR = 1000  # MPFT_CUDA_ERROR: statuses from here on are CUDA's
 _CUDA_DEVICES = (2, 13)  # DLPack: kDLCUDA, kDLCUDAManaged
 _DLPACK_KINDS = {0: "i", 1: "u", 2: "f"}
 
@@ -56,21 +52,6 @@ class DeviceArray(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     strides: tuple[int, ...]
-
-
-def why_not() -> str | None:
-    """Why the CUDA kernels cannot run here, and what to do about it; None if they can."""
-    try:
-        library = load_library()
-    except EnvironmentLacksError as error:
-        return str(error)
-    status = library.mpft_cuda_probe()
-    if status == 0:
-        return None
-    return (
-        f"CUDA does not work here: {_message(library, status)}. Install the NVIDIA driver, and "
-        "check with nvidia-smi that it sees a device."
-    )
 
 
 def run(images: Any, patch: int, keep: KeepRule, seed: int, out: Patches | None) -> Patches:
@@ -133,17 +114,16 @@ def launch(
         keep=keep,
         seed=seed,
     )
-    library = load_library()
     for name in ("frames", "patches", "positions", "scores"):
-        _check_device(library, name, getattr(arguments, name))
+        _check_device(name, getattr(arguments, name))
     launch_arguments(arguments, stream)
 
 
 def launch_arguments(arguments: Arguments, stream: int) -> None:
     """Enqueue a call that is prepared already; errors and the rest as in `launch`."""
-    library = load_library()
+    library = cuda.load_library()
     status = library.mpft_texture_patchify_launch(ctypes.byref(arguments), stream)
-    _check("texture_patchify", library, status)
+    cuda.check("texture_patchify", library, status)
 
 
 def launch_means(views: int, batch: int, size: int, side: int, means: int, stream: int) -> None:
@@ -154,11 +134,9 @@ def launch_means(views: int, batch: int, size: int, side: int, means: int, strea
         side: how many means along each side, from the top left.
         means: address of u8 [batch, side, side, 3], written.
     """
-    library = load_library()
-    status = library.mpft_means_launch(
-        ctypes.c_void_p(views), batch, size, side, ctypes.c_void_p(means), ctypes.c_void_p(stream)
-    )
-    _check("the means of pixels", library, status)
+    library = cuda.load_library()
+    status = library.mpft_means_launch(views, batch, size, side, means, stream)
+    cuda.check("the means of pixels", library, status)
 
 
 def prepare(
@@ -341,53 +319,15 @@ def check_output(name: str, array: DeviceArray, dtype: str, shape: tuple[int, ..
         )
 
 
-def _check_device(library: ctypes.CDLL, name: str, pointer: int | None) -> None:
+def _check_device(name: str, pointer: int | None) -> None:
     if not pointer:  # an empty batch
         return
-    owner, current = ctypes.c_int(), ctypes.c_int()
-    status = library.mpft_cuda_device_of(pointer, ctypes.byref(owner), ctypes.byref(current))
-    if status:
-        raise EnvironmentLacksError(f"texture_patchify on CUDA: {_message(library, status)}")
+    library, owner, current = cuda.load_library(), ctypes.c_int(), ctypes.c_int()
+    status = library.mpft_device_of(pointer, ctypes.byref(owner), ctypes.byref(current))
+    cuda.check("texture_patchify", library, status)
     if owner.value != current.value:
         where = "in host memory" if owner.value < 0 else f"on CUDA device {owner.value}"
         raise UsageError(
             f"{name} lies {where} and the current device is {current.value}; make the device of "
             "the arrays current first (for torch: with torch.cuda.device(frames.device))"
         )
-
-
-def _check(what: str, library: ctypes.CDLL, status: int) -> None:
-    if status:
-        kind = UsageError if status < _CUDA_ERROR else EnvironmentLacksError
-        raise kind(f"{what} on CUDA: {_message(library, status)}")
-
-
-def _message(library: ctypes.CDLL, status: int) -> str:
-    text: bytes = library.mpft_texture_patchify_message(status)
-    return text.decode()
-
-
-@functools.cache
-def load_library() -> ctypes.CDLL:
-    """The shared library beside this package's modules; an EnvironmentLacksError without it."""
-    # An editable install keeps compiled files apart from sources; the package's path has both.
-    for folder in importlib.import_module(__name__.rpartition(".")[0]).__path__:
-        path = Path(folder) / LIBRARY
-        if path.exists():
-            library = ctypes.CDLL(str(path))
-            library.mpft_texture_patchify_launch.argtypes = (
-                ctypes.POINTER(Arguments),
-                ctypes.c_void_p,
-            )
-            library.mpft_texture_patchify_message.restype = ctypes.c_char_p
-            library.mpft_cuda_device_of.argtypes = (
-                ctypes.c_void_p,
-                ctypes.POINTER(ctypes.c_int),
-                ctypes.POINTER(ctypes.c_int),
-            )
-            return library
-    raise EnvironmentLacksError(
-        "the CUDA kernels are not built: install mpft-deploy from source on a machine with nvcc, "
-        "and without its GPU (such as for an image) by "
-        "pip install . --config-settings=cmake.define.MPFT_CUDA=ON"
-    )

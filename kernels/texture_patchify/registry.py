@@ -1,7 +1,7 @@
 """Every version of texture_patchify, whether it runs here, and the choice among them.
 
-`MPFT_KERNEL` forces a version by name and fails loudly; without it the first in the list that runs
-here is taken. Both are settled once, at the first use.
+`MPFT_KERNEL` forces a version by name, for images where that takes them, and fails loudly; else the
+first in the list that runs here is taken. Both are settled once, at the first use.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.kernels import cuda as library
 from mpft_deploy.kernels.slow import HOW, say_so
 from mpft_deploy.kernels.texture_patchify import cuda, oracle
 from mpft_deploy.kernels.texture_patchify.interop import Device, as_numpy, in_rows, outputs
@@ -99,7 +100,7 @@ IMPLEMENTATIONS = (
     _native_version("neon"),
     _native_version("scalar"),
     Implementation("numpy", "cpu", lambda: None, _run_numpy),
-    Implementation("cuda", "cuda", cuda.why_not, cuda.run),
+    Implementation("cuda", "cuda", library.why_not, cuda.run),
 )
 
 
@@ -112,8 +113,8 @@ def chosen(device: Device) -> Implementation:
         EnvironmentLacksError: what it names, or every version for `device`, does not run here.
     """
     forced = os.environ.get(VARIABLE, "")
-    if forced:
-        return find(forced)
+    if forced and (found := find(forced)).device == device:
+        return found
     for implementation in IMPLEMENTATIONS:
         if implementation.device == device and implementation.why_not() is None:
             if implementation.name == "numpy":

@@ -10,18 +10,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import importlib
+import re
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from mpft_deploy import jetson
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.extras import how_to_install
+from mpft_deploy.kernels.cuda import find_package
 
 Bytes = npt.NDArray[np.uint8]
 Pinned = npt.NDArray[Any]
@@ -111,8 +114,6 @@ def call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
 
 class CudaPython:
     """`Device` by cuda-python; `spin` as of `mpft_deploy.engine.Backend.load`."""
-
-    MODULE = "cuda.bindings.runtime"
 
     def __init__(self, cuda: Any, *, spin: bool) -> None:
         self._cuda = cuda
@@ -213,8 +214,6 @@ class CudaPython:
 class PyCuda:
     """`Device` by PyCUDA, in the device's primary context, which TensorRT and others use too."""
 
-    MODULE = "pycuda.driver"
-
     def __init__(self, cuda: Any, *, spin: bool) -> None:
         self._cuda = cuda
         with _explained(cuda):
@@ -309,16 +308,29 @@ def facts() -> Facts:
     return kind.facts(cuda)
 
 
+KERNEL_MODULE = Path("/proc/driver/nvidia/version")
+
+
+def versions() -> dict[str, str]:
+    """What engines on the device run on: the newest CUDA that the driver knows, such as `13.0`, its
+    own version if told, and the GPU, since one capability is sold as many chips; and on a Jetson
+    its module and release. An EnvironmentLacksError where none can be used."""
+    found = facts()
+    versions = {"cuda-driver": found.cuda}
+    with contextlib.suppress(OSError):
+        if told := re.search(r"(?<=\s)\d+\.\d+(?:\.\d+)?(?=\s)", KERNEL_MODULE.read_text()):
+            versions["nvidia-driver"] = told[0]
+    return {
+        **versions,
+        "compute-capability": found.capability,
+        "gpu": found.name,
+        **jetson.versions(),
+    }
+
+
 def _package() -> tuple[type[CudaPython] | type[PyCuda], ModuleType]:
-    for kind in (CudaPython, PyCuda):
-        with contextlib.suppress(ImportError):
-            return kind, importlib.import_module(kind.MODULE)
-    raise EnvironmentLacksError(
-        f"the package cuda-python is not installed; {how_to_install('cuda')}. That is the one for "
-        "CUDA 12, which JetPack 6 has (12.6) and every later driver runs; beside TensorRT 11, of "
-        "CUDA 13, cuda-python 13 serves too. PyCUDA, built against the CUDA that is here, stands "
-        "in for it"
-    )
+    package = find_package()
+    return (CudaPython if hasattr(package, "cudaGetDevice") else PyCuda), package
 
 
 def _facts(capability: Any, name: str, cuda: int) -> Facts:

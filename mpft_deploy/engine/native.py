@@ -1,14 +1,15 @@
 """The project's own backend: the network as integers, the same logits on every processor.
 
 An engine is a network's arrays as they are read, in safetensors, so that one that is mapped into
-memory is ready: see `mpft_deploy.kernels.encoder.packing`.
+memory is ready: see `mpft_deploy.kernels.encoder.packing`. What computes it is the version of the
+encoder that is chosen (`mpft kernels`): a GPU's where there is one, else the processor's.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import msgspec
@@ -17,8 +18,10 @@ import numpy.typing as npt
 
 from mpft_deploy.bundle import Precision
 from mpft_deploy.cores import available_cores
+from mpft_deploy.engine import cuda, on_device
 from mpft_deploy.errors import InputError
-from mpft_deploy.kernels.encoder import Encoder
+from mpft_deploy.kernels.encoder import Encoder, choose
+from mpft_deploy.kernels.encoder.cuda import CudaEncoder
 from mpft_deploy.kernels.encoder.network import Network, make_network
 from mpft_deploy.kernels.encoder.packing import Packed, Sizes, pack, packed_shapes, unpack
 from mpft_deploy.spec import DetectorSpec, Record, convert_record
@@ -59,8 +62,9 @@ def why_not_precision(precision: Precision) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Of the definition, on which alone logits depend."""
-    return {"network": DEFINITION}
+    """Of the definition, on which alone logits depend; and of a GPU, if that computes: it shows
+    once that it gives the same."""
+    return {"network": DEFINITION, **(cuda.versions() if _on_device() else {})}
 
 
 def write_engine(
@@ -85,17 +89,28 @@ def write_engine(
     return b"".join([len(text).to_bytes(8, "little"), text, *map(bytes, packed.arrays.values())])
 
 
-def load(engine: bytes | memoryview, *, threads: int, spin: bool = True) -> NativeEngine:
-    """Read an engine where it lies; `threads` 0 takes as many as this process may use.
+def load(
+    engine: bytes | memoryview, *, threads: int, spin: bool = True
+) -> NativeEngine | NativeDeviceEngine:
+    """Read an engine where it lies, or copy it to the GPU; `threads` 0 takes as many as this
+    process may use.
 
     Raises:
         InputError: it is none, or of another definition.
+        EnvironmentLacksError: the version that `MPFT_KERNEL` names does not run here, or the GPU
+            has too little memory.
     """
-    packed = read_packed(engine)
+    spec, packed = _read(engine)
     try:
+        if _on_device():
+            return NativeDeviceEngine(packed, spec.tokens, spin=spin)
         return NativeEngine(packed, threads or available_cores())
     except ValueError as error:
         raise InputError(f"{WHERE} is damaged: {error}") from None
+
+
+def _on_device() -> bool:
+    return choose().device == "cuda"
 
 
 def read_network(engine: bytes | memoryview) -> Network:
@@ -105,6 +120,10 @@ def read_network(engine: bytes | memoryview) -> Network:
 
 def read_packed(engine: bytes | memoryview) -> Packed:
     """The arrays of an engine, where they lie; errors as of `load`."""
+    return _read(engine)[1]
+
+
+def _read(engine: bytes | memoryview) -> tuple[DetectorSpec, Packed]:
     length = int.from_bytes(engine[:8], "little")
     begin = 8 + length
     try:
@@ -135,7 +154,7 @@ def read_packed(engine: bytes | memoryview) -> Packed:
         position += size
     if not len(arrays) == len(due) == len(table) or begin % ALIGNMENT:
         raise InputError(f"{WHERE} does not hold the arrays of {header.spec.architecture.name}")
-    return Packed(sizes, arrays)
+    return header.spec, Packed(sizes, arrays)
 
 
 def _sizes(spec: DetectorSpec) -> Sizes:
@@ -153,13 +172,15 @@ def _sizes(spec: DetectorSpec) -> Sizes:
     )
 
 
-def _is_least(name: str) -> bool:
-    """Whether an array is `Linear.least`, which alone makes a layer narrow."""
-    return name.endswith(".least")
+def _wide(packed: Packed) -> Packed:
+    """With all activations wide; shares the weights. `Linear.least` alone makes a layer narrow."""
+    least = (name for name in packed.arrays if name.endswith(".least"))
+    zero = {name: np.zeros_like(packed.arrays[name]) for name in least}
+    return Packed(packed.sizes, {**packed.arrays, **zero})
 
 
 class NativeEngine:
-    """A loaded engine; see `mpft_deploy.engine.Engine`."""
+    """A loaded engine on the processor; see `mpft_deploy.engine.Engine`."""
 
     def __init__(self, packed: Packed, threads: int) -> None:
         self._packed, self._threads = packed, threads
@@ -168,12 +189,43 @@ class NativeEngine:
     @cached_property
     def wide(self) -> NativeEngine:
         """The same network with all activations wide; shares the weights."""
-        zero = {k: np.zeros_like(v) for k, v in self._packed.arrays.items() if _is_least(k)}
-        arrays = {**self._packed.arrays, **zero}
-        return NativeEngine(Packed(self._packed.sizes, arrays), self._threads)
+        return NativeEngine(_wide(self._packed), self._threads)
 
     def run(
         self, patches: npt.NDArray[np.uint8], positions: npt.NDArray[np.int32]
     ) -> npt.NDArray[np.float32]:
         """patches u8 [B, K, 3·p·p] and positions i32 [B, K] → logits f32 [B]."""
         return self._encoder.logits(patches, positions)
+
+
+class NativeDeviceEngine(on_device.ViewEngine):
+    """A loaded engine on a GPU."""
+
+    def __init__(self, packed: Packed, tokens: int, *, spin: bool) -> None:
+        super().__init__(partial(OnDevice, packed, tokens), spin=spin)
+        self._again = partial(NativeDeviceEngine, _wide(packed), tokens, spin=spin)
+
+    @cached_property
+    def wide(self) -> NativeDeviceEngine:
+        """The same network with all activations wide, in memory of its own."""
+        return self._again()
+
+
+class OnDevice:
+    """An engine's network on a GPU; see `mpft_deploy.engine.on_device.Network`."""
+
+    smallest, largest, captured = 1, 64, True
+
+    def __init__(self, packed: Packed, tokens: int) -> None:
+        self.cells = (tokens, 3 * packed.sizes.area)
+        self._encoder = CudaEncoder(packed)
+
+    def place(self, addresses: on_device.Addresses, most: int) -> None:
+        """See `Network`."""
+        self._addresses = addresses
+        self._encoder.reserve(most, self.cells[0])
+
+    def enqueue(self, batch: int, stream: int) -> None:
+        """See `Network`."""
+        patches, positions, logits = (self._addresses[name] for name in on_device.TYPES)
+        self._encoder.launch(patches, positions, logits, batch, self.cells[0], stream)

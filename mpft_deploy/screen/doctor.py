@@ -43,6 +43,7 @@ def examine(bundle: Path | None = None, address: str | None = None) -> Iterator[
     yield from _engines()
     yield from _video()
     yield _gpu()
+    yield from _jetson()
     yield from _optional()
     yield _disk()
     if bundle is not None:
@@ -133,12 +134,20 @@ def _readers() -> Check:
 
 
 def _gpu() -> Check:
-    from mpft_deploy.engine.tensorrt import device_capability
+    from mpft_deploy.engine import cuda
 
     try:
-        return Check(name="GPU", result="ok", text=f"NVIDIA, SM {device_capability()}")
+        found = cuda.facts()
+        return Check(name="GPU", result="ok", text=f"{found.name}, SM {found.capability}")
     except EnvironmentLacksError as error:
         return Check(name="GPU", result="note", text=str(error))
+
+
+def _jetson() -> Iterator[Check]:
+    from mpft_deploy import jetson
+
+    for found in jetson.examine():
+        yield Check(name=found.name, result="ok" if found.fine else "note", text=found.text)
 
 
 def _optional() -> Iterator[Check]:

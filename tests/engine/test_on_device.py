@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import sys
 import threading
 
 import msgspec
@@ -13,11 +12,22 @@ import pytest
 import simulated_gpu
 
 from mpft_deploy.bundle import read_bundle
-from mpft_deploy.engine import DeviceView, SeesViews, logits_of, ort
+from mpft_deploy.engine import (
+    DeviceView,
+    SeesViews,
+    find_backend,
+    load_engine,
+    logits_of,
+    native,
+    ort,
+    wide_of,
+)
+from mpft_deploy.engine.selftest import explain_device
 from mpft_deploy.engine.tensorrt import TENSORRT
-from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
+from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, UsageError
+from mpft_deploy.export.pipeline import Request, export
 from mpft_deploy.fitness import FLAT, coarse_scores
-from mpft_deploy.kernels.texture_patchify import cuda as kernels
+from mpft_deploy.kernels import cuda as kernels
 from mpft_deploy.kernels.texture_patchify import oracle
 from mpft_deploy.screen import Screener
 
@@ -27,49 +37,58 @@ RNG = np.random.default_rng(5)
 @pytest.fixture(params=["cuda-python", "PyCUDA"])
 def device(request, monkeypatch):
     """A simulated device with TensorRT, our kernels, and one of the two packages."""
-    cuda = simulated_gpu.Cuda()
-    python = request.param == "cuda-python"
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda if python else None)
-    monkeypatch.setitem(sys.modules, "pycuda.driver", simulated_gpu.PyCuda(cuda))
-    monkeypatch.setitem(sys.modules, "tensorrt", simulated_gpu.TensorRT(cuda, (1, 1, 8)))
-    cuda.kernels = simulated_gpu.Kernels(cuda)
-    monkeypatch.setattr(kernels, "load_library", lambda: cuda.kernels)
-    cuda.python = python
-    return cuda
+    return simulated_gpu.install(monkeypatch, request.param, profile=(1, 1, 8))
 
 
-@pytest.fixture(scope="module")
-def made(bundle):
-    """A bundle of ONNX Runtime, whose engine is a plan to the simulation, bounded in texture."""
+@pytest.fixture(scope="module", params=["tensorrt", "native"])
+def made(request, bundle, detector, tmp_path_factory):
+    """A bundle bounded in texture, of either network that runs on a device; a plan of TensorRT is
+    an ONNX file to the simulation."""
+    if request.param == "native":
+        bundle = tmp_path_factory.mktemp("native") / "bundle"
+        export(Request(detector, bundle, backend="native", precision="narrow"))
     read = read_bundle(bundle)
     crop = msgspec.structs.replace(read.spec.crop, least_texture=300, least_side=16)
     spec = msgspec.structs.replace(read.spec, crop=crop)
-    object.__setattr__(read, "info", msgspec.structs.replace(read.info, spec=spec))
+    info = msgspec.structs.replace(read.info, spec=spec, backend=request.param)
+    object.__setattr__(read, "info", info)
     return read
 
 
-def screener(made, views="centre", batch=8):
-    engine = TENSORRT.load(made.engine, threads=0)
+def load(made, **options):
+    engine = find_backend(made.info.backend).load(made.engine, threads=0, **options)
     assert isinstance(engine, SeesViews)
-    return Screener(made, engine, views=views, batch=batch)
+    return engine
 
 
-def frames(count, height=50, width=70):
-    return [RNG.integers(0, 256, (height, width, 3), np.uint8) for _ in range(count)]
+def screener(made, views="centre", batch=8):
+    return Screener(made, load(made), views=views, batch=batch)
+
+
+def host_engine(made):
+    if made.info.backend == "native":
+        return native.NativeEngine(native.read_packed(made.engine), 1)
+    return ort.load(made.engine, threads=1)
 
 
 def on_host(made, views="centre"):
-    return Screener(made, ort.load(made.engine, threads=1), views=views, batch=8)
+    return Screener(made, host_engine(made), views=views, batch=8)
 
 
-def same(judged, expected):
+def same(judged, expected, made):
+    """Verdicts, and logits; of the backend native in every bit."""
     for one, other in zip(judged, expected, strict=True):
-        assert one.logit == pytest.approx(other.logit, abs=1e-5)
+        exact = made.info.backend == "native"
+        assert one.logit == (other.logit if exact else pytest.approx(other.logit, abs=1e-5))
         assert (one.views, one.looked_at, one.reason) == (
             other.views,
             other.looked_at,
             other.reason,
         )
+
+
+def frames(count, height=50, width=70):
+    return [RNG.integers(0, 256, (height, width, 3), np.uint8) for _ in range(count)]
 
 
 @pytest.mark.parametrize("views", ["centre", "five"])
@@ -81,7 +100,7 @@ def test_of_a_frame_on_the_host_the_logit_alone_comes_back(device, made, views):
         shots = frames(number)
         expected = on_host(made, views).batch(shots)
         device.copies.clear()
-        same(judge.batch(shots), expected)
+        same(judge.batch(shots), expected, made)
         total = count * number
         assert sorted(device.copies) == sorted(
             [("in", 3 * size * size)] * total
@@ -98,7 +117,7 @@ def test_pixels_on_the_device_stay_there(device, made, pad):
         shots = frames(number)
         there = [simulated_gpu.DeviceArray(device, shot, pad) for shot in shots]
         device.copies.clear()
-        same(judge.batch(there), on_host(made, "five").batch(shots))
+        same(judge.batch(there), on_host(made, "five").batch(shots), made)
         kinds = {kind for kind, _ in device.copies}
         assert kinds == {"on", "out"}
         back = sum(size for kind, size in device.copies if kind == "out")
@@ -109,7 +128,7 @@ def test_frames_of_both_kinds_share_a_batch(device, made):
     judge, shots = screener(made), frames(3)
     there = simulated_gpu.DeviceArray(device, shots[1])
     for _ in range(3):
-        same(judge.batch([shots[0], there, shots[2]]), on_host(made).batch(shots))
+        same(judge.batch([shots[0], there, shots[2]]), on_host(made).batch(shots), made)
 
 
 def test_a_flat_frame_on_the_device_gets_no_verdict(device, made):
@@ -126,7 +145,7 @@ def test_what_writes_a_frame_is_waited_for(device, made):
     device.streams[int(stream)] = stream
     there = simulated_gpu.DeviceArray(device, np.zeros_like(shot), stream=int(stream))
     stream.add(lambda: there.rows.__setitem__(..., shot.reshape(len(shot), -1)))
-    same([screener(made)(there)], [on_host(made)(shot)])
+    same([screener(made)(there)], [on_host(made)(shot)], made)
 
 
 def test_an_engine_stays_on_its_device(device, made):
@@ -149,7 +168,7 @@ def test_an_engine_stays_on_its_device(device, made):
 
 @pytest.mark.parametrize(("spin", "flags"), [(True, 2), (False, 3)])
 def test_a_thread_that_waits_sleeps_if_it_is_told_to(device, made, spin, flags):
-    engine = TENSORRT.load(made.engine, threads=0, spin=spin)
+    engine = load(made, spin=spin)
     assert {event.flags for event in device.events.values()} == {flags}
     assert engine is not None
 
@@ -172,39 +191,45 @@ def test_every_call_may_fail(device, made):
             judge = screener(made)
         for _ in range(3 if judge else 0):
             with failure(failed):
-                same([judge(there)], [expected])
+                same([judge(there)], [expected], made)
         device.failing = 0
         assert failed or number > loading  # what only a graph needed is done without
         if judge:
-            same([judge(there), judge(there)], [expected] * 2)
+            same([judge(there), judge(there)], [expected] * 2, made)
     judge = None
     gc.collect()
     assert device.blocks.keys() == {there.address}
     assert not {**dict.fromkeys(device.graphs), **device.events}
     assert list(device.streams) == [0]
+    assert not device.kernels.encoders
 
 
 @contextlib.contextmanager
-def failure(failed):
+def failure(failed, words="cudaErrorLaunchFailure"):
     """Takes the error of a call that fails."""
     try:
         yield
     except EnvironmentLacksError as error:
         failed.append(str(error))
-        assert "cudaErrorLaunchFailure" in failed[0]
+        assert words in failed[0]
 
 
 def test_every_kernel_may_fail(device, made):
     there = simulated_gpu.DeviceArray(device, frames(1)[0])
     expected = screener(made)(there)
-    for number in range(1, 4):
-        judge = screener(made)
-        device.kernels.launched.clear()
+    calls = len(device.kernels.called)
+    assert calls == (6 if made.info.backend == "native" else 3)
+    for number in range(1, calls + 1):
+        judge, found = None, []
+        device.kernels.called.clear()
         device.kernels.failing = number
-        with pytest.raises(EnvironmentLacksError, match="unspecified launch failure"):
+        with failure(found, "unspecified launch failure"):
+            judge = screener(made)
             judge(there)
+        assert found
         device.kernels.failing = 0
-        same([judge(there)], [expected])
+        judge = judge or screener(made)
+        same([judge(there)], [expected], made)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +257,8 @@ def test_engines_of_the_host_say_where_such_frames_go(device, made):
 
 def test_without_our_kernels_cells_are_packed_on_the_host(device, made, monkeypatch, caplog):
     monkeypatch.setattr(kernels, "why_not", lambda: "they are not built")
+    if made.info.backend == "native":
+        pytest.skip("it is one of them, so that the processor takes its place")
     engine = TENSORRT.load(made.engine, threads=0)
     assert not isinstance(engine, SeesViews)
     assert "cells are packed on the host: they are not built" in caplog.text
@@ -243,7 +270,7 @@ def test_without_our_kernels_cells_are_packed_on_the_host(device, made, monkeypa
 
 
 def test_views_that_do_not_fit(device, made):
-    engine = TENSORRT.load(made.engine, threads=0)
+    engine = load(made)
     with pytest.raises(InputError, match="takes views of uint8"):
         engine.run_views(made.spec, [np.zeros((31, 32, 3), np.uint8)])
     other = msgspec.structs.replace(made.spec, keep="textured:5")
@@ -253,9 +280,65 @@ def test_views_that_do_not_fit(device, made):
 
 def test_the_simulated_kernels_are_the_oracle(device, made):
     """What the tests above rest on: scores that came back are those of the host."""
-    engine = TENSORRT.load(made.engine, threads=0)
+    engine = load(made)
     views = np.stack([shot[:32, :32] for shot in frames(2)])
     there = [simulated_gpu.DeviceArray(device, view) for view in views]
     seen = engine.run_views(made.spec, [DeviceView(one.address, one.pitch) for one in there])
     assert np.array_equal(seen.coarse, coarse_scores(views))
     assert np.array_equal(seen.scores, oracle.texture_scores(views, made.spec.patch))
+
+
+def only_native(made):
+    if made.info.backend != "native":
+        pytest.skip("of the backend native")
+
+
+def test_batches_grow_and_both_networks_of_a_bundle_run_there(device, made):
+    """More views than there was memory for at first: more is taken, graphs begin anew."""
+    only_native(made)
+    engine, views = load(made), [shot[:32, :32] for shot in frames(70)]
+    expected = native.NativeEngine(native.read_packed(made.engine), 1)
+    for count in (1, 1, 1, 9, 70, 3, 3, 3):
+        cut = np.stack(views[:count])
+        for one, other in ((engine, expected), (wide_of(engine), wide_of(expected))):
+            due = logits_of(other, made.spec, cut)
+            assert logits_of(one, made.spec, cut).tobytes() == due.tobytes()
+    assert not np.array_equal(logits_of(engine, made.spec, cut), due), "narrow is not wide"
+
+
+def test_a_gpu_shows_once_that_it_gives_the_same_bits(device, made, monkeypatch, tmp_path):
+    only_native(made)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert "this device is" in explain_device(made)
+    assert isinstance(load_engine(made), SeesViews)
+    ran = len(device.kernels.called)
+    load_engine(made)
+    assert len(device.kernels.called) - ran == 2, "made and reserved for, but not run again"
+    real = device.kernels.mpft_encoder_make
+
+    def mutant(*arguments):
+        status = real(*arguments)
+        made_now = device.kernels.encoders[arguments[-1]._obj.value]
+        run = made_now.logits
+        made_now.logits = lambda *inputs: np.nextafter(run(*inputs), np.float32(np.inf))
+        return status
+
+    device.kernels.mpft_encoder_make = mutant
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "anew"))
+    with pytest.raises(GateError, match="in every bit"):
+        load_engine(made)
+
+
+def test_a_person_chooses_by_one_variable(device, made, monkeypatch):
+    only_native(made)
+    assert isinstance(load(made), SeesViews)
+    for name, found in (("numpy", False), ("cuda", True)):
+        monkeypatch.setenv("MPFT_KERNEL", name)
+        engine = native.load(made.engine, threads=1)
+        assert isinstance(engine, SeesViews) == found
+        assert ("gpu" in native.versions()) == found
+    monkeypatch.setattr(kernels, "why_not", lambda oldest=0: "they are not built")
+    with pytest.raises(EnvironmentLacksError, match="MPFT_KERNEL=cuda does not run here: they are"):
+        native.load(made.engine, threads=1)
+    monkeypatch.delenv("MPFT_KERNEL")
+    assert not isinstance(native.load(made.engine, threads=1), SeesViews)

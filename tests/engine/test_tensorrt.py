@@ -22,34 +22,26 @@ from PIL import Image
 from mpft_deploy.bundle import read_bundle, write_bundle
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.detector_folder import Golden
-from mpft_deploy.engine import find_backend, get_backend, load_engine, ort, tensorrt
+from mpft_deploy.engine import cuda as device_cuda
+from mpft_deploy.engine import find_backend, get_backend, load_engine, on_device, ort, tensorrt
 from mpft_deploy.engine.certificate import not_run
 from mpft_deploy.engine.selftest import explain_device
-from mpft_deploy.engine.tensorrt import RTX, TENSORRT, as_numbers, covers, device_capability
+from mpft_deploy.engine.tensorrt import RTX, TENSORRT, as_numbers, covers
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, UsageError
 from mpft_deploy.export.builders import BuildOptions, get_builder
 from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.pipeline import Request, export
 from mpft_deploy.extras import how_to_install
 from mpft_deploy.kernels import texture_patchify
-from mpft_deploy.kernels.texture_patchify import cuda as kernels
 from mpft_deploy.signing import generate_keys, load_signer
 
 
 @pytest.fixture
 def device(monkeypatch):
     """Put a simulated device and TensorRT in place; call it to choose the profile."""
-    monkeypatch.setattr(kernels, "load_library", kernels.load_library)  # put back at the end
 
     def install(package="cuda-python", **choices):
-        cuda = simulated_gpu.Cuda(choices.pop("capability", (8, 7)))
-        python = package == "cuda-python"
-        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda if python else None)
-        monkeypatch.setitem(sys.modules, "pycuda.driver", simulated_gpu.PyCuda(cuda))
-        monkeypatch.setitem(sys.modules, "tensorrt", simulated_gpu.TensorRT(cuda, **choices))
-        cuda.kernels = simulated_gpu.Kernels(cuda)
-        monkeypatch.setattr(kernels, "load_library", lambda: cuda.kernels)
-        return cuda
+        return simulated_gpu.install(monkeypatch, package, **choices)
 
     return install
 
@@ -98,6 +90,7 @@ def test_batches_that_change_keep_their_graphs(device, network):
     plan, cut, expected = network
     cuda = device(profile=(1, 1, 16))
     engine = TENSORRT.load(plan, threads=0)
+    engine.run(cut.patches, cut.positions)  # there is room for all from here on
     sizes = (1, 3, 2)
     for turn in range(5):
         for size in sizes:
@@ -107,7 +100,7 @@ def test_batches_that_change_keep_their_graphs(device, network):
         assert cuda.launched == len(sizes) * max(0, turn - 1)
     for size in (*range(4, 11), *range(4, 11)):
         engine.run(cut.patches[:size], cut.positions[:size])
-    assert len(cuda.graphs) == tensorrt.KEPT
+    assert len(cuda.graphs) == on_device.KEPT
 
 
 def test_results_are_not_overwritten_by_the_next_run(device, network):
@@ -233,7 +226,8 @@ def test_another_gpu_of_the_same_capability_is_another_device(device, unproven_b
     device()
     assert run(cli, "mpft", ["verify", str(path)]) == 0
     assert explain_device(read_bundle(path)) is None
-    monkeypatch.setattr(tensorrt, "gpu_name", lambda: "Orin Nano")
+    found = device_cuda.facts()
+    monkeypatch.setattr(device_cuda, "facts", lambda: found._replace(name="Orin Nano"))
     certified, here = explain_device(read_bundle(path)).split("; this device is ")
     assert "gpu Orin" in certified
     assert "gpu Orin Nano" in here
@@ -243,10 +237,10 @@ def test_the_drivers_own_version_is_part_of_the_device(device, tmp_path, monkeyp
     device()
     text = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 2023"
     (tmp_path / "version").write_text(text)
-    monkeypatch.setattr(tensorrt, "KERNEL_MODULE", tmp_path / "version")
-    assert tensorrt.driver_versions() == {"cuda-driver": "12.6", "nvidia-driver": "535.104.05"}
-    monkeypatch.setattr(tensorrt, "KERNEL_MODULE", tmp_path / "absent")
-    assert tensorrt.driver_versions() == {"cuda-driver": "12.6"}
+    monkeypatch.setattr(device_cuda, "KERNEL_MODULE", tmp_path / "version")
+    assert device_cuda.versions()["nvidia-driver"] == "535.104.05"
+    monkeypatch.setattr(device_cuda, "KERNEL_MODULE", tmp_path / "absent")
+    assert "nvidia-driver" not in device_cuda.versions()
 
 
 def test_proof_that_fails_is_written_too(device, unproven_bundle, capfd):
@@ -351,7 +345,7 @@ def test_no_driver_is_said_and_plans_are_not_touched():
     pytest.importorskip("cuda.bindings.runtime")
     pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
     with contextlib.suppress(EnvironmentLacksError):
-        pytest.skip(f"this machine has a CUDA device of SM {device_capability()}")
+        pytest.skip(f"this machine has a CUDA device of SM {device_cuda.facts().capability}")
     assert "nvidia" in RTX.why_not().lower()
     with pytest.raises(EnvironmentLacksError, match="TensorRT for RTX cannot be used here"):
         RTX.load(b"a plan", threads=0)
@@ -392,7 +386,7 @@ def test_on_a_real_device(detector, tmp_path, backend, precision):
     """Build, run, prove and repeat on the device of this machine."""
     if reason := find_backend(backend).why_not():
         pytest.skip(reason)
-    sm = (device_capability(),) if backend == "tensorrt-rtx" else ()
+    sm = (device_cuda.facts().capability,) if backend == "tensorrt-rtx" else ()
     try:
         get_builder(backend).plan(precision, BuildOptions(sm=sm))
     except UsageError as error:

@@ -13,7 +13,7 @@ from mpft_deploy.bundle import read_bundle
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.cores import available_cores
 from mpft_deploy.detector_folder import read_detector
-from mpft_deploy.engine import ort, tensorrt
+from mpft_deploy.engine import cuda, ort
 from mpft_deploy.engine.reference import activation_maxima
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.export.graph import build_graph, serialise
@@ -63,7 +63,7 @@ mean, as far as wide logits are from float32; narrow ones are 0.1 from it."""
 def test_plan_for_two_gpus_is_refused_without_one(tmp_path, capfd):
     pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
     try:
-        tensorrt.device_capability()
+        cuda.facts()
     except EnvironmentLacksError:
         pass
     else:

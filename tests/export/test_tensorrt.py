@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import reference
 
 from mpft_deploy.bundle import read_bundle
-from mpft_deploy.engine import load_engine
+from mpft_deploy.engine import cuda, load_engine
 from mpft_deploy.engine import tensorrt as engine
 from mpft_deploy.engine.reference import activation_maxima
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
@@ -40,7 +41,7 @@ def rtx():
 def no_device():
     """Skips where a device is, since then an engine runs instead of being left unproven."""
     try:
-        engine.device_capability()
+        cuda.facts()
     except EnvironmentLacksError:
         return
     pytest.skip("this machine has a CUDA device")
@@ -57,7 +58,7 @@ def graph(precision, **changes):
 
 def build(precision, model=None, options=ADA, say=lambda text: None):
     plan = RTX.plan(precision, options)
-    return RTX.build(graph(precision) if model is None else model, plan, options, say)
+    return RTX.build(lambda: graph(precision) if model is None else model, plan, options, say)
 
 
 @pytest.mark.parametrize("precision", engine.RTX.PRECISIONS)
@@ -175,7 +176,7 @@ def stand_in(tmp_path, monkeypatch, source):
 def run_stand_in(builder, say=lambda text: None):
     options = BuildOptions()
     plan = tensorrt.Plan(("8.7",), {})
-    return builder.build(graph("fp32"), plan, options, say)
+    return builder.build(lambda: graph("fp32"), plan, options, say)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +260,7 @@ def test_timing_cache_is_read_and_written(rtx, tmp_path, monkeypatch):
     options = BuildOptions(timing_cache=tmp_path / "kernels.cache")
     plan = tensorrt.Plan(("8.7",), {})
     for _ in range(2):
-        builder.build(graph("fp16"), plan, options, lambda text: None)
+        builder.build(lambda: graph("fp16"), plan, options, lambda text: None)
         assert options.timing_cache.stat().st_size > 0
 
 
@@ -291,9 +292,76 @@ def test_a_plan_is_kept_whatever_becomes_of_its_timings(rtx, tmp_path, monkeypat
     builder = stand_in(tmp_path, monkeypatch, WITHOUT_CACHE)
     options = BuildOptions(timing_cache=tmp_path / "kernels.cache")
     plan = tensorrt.Plan(("8.7",), {})
-    _, made = builder.build(graph("fp16"), plan, options, lambda text: None)
+    said = []
+    _, made = builder.build(lambda: graph("fp16"), plan, options, said.append)
     assert len(made) > 100_000
     assert not options.timing_cache.exists()
+    assert "the timing cache was not written: TensorRT gives none" in said
+
+
+COMBINED = """
+import os, pathlib
+from tensorrt_rtx import *
+import tensorrt_rtx
+
+class Cache:
+    def __init__(self, data):
+        self.entries = set(data.split())
+    def combine(self, other, ignore_mismatch):
+        self.entries |= other.entries
+        return True
+    def serialize(self):
+        return b" ".join(sorted(self.entries))
+
+class Config:
+    def __init__(self, real):
+        object.__setattr__(self, "real", real)
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+    def __setattr__(self, name, value):
+        setattr(self.real, name, value)
+    def create_timing_cache(self, data):
+        return Cache(data)
+    def set_timing_cache(self, cache, ignore_mismatch):
+        object.__setattr__(self, "cache", cache)
+        return True
+    def get_timing_cache(self):
+        return self.cache
+
+class Builder(tensorrt_rtx.Builder):
+    def create_builder_config(self):
+        return Config(super().create_builder_config())
+    def build_serialized_network(self, network, config):
+        config.cache.entries.add(b"ours")
+        pathlib.Path(os.environ["TIMINGS"]).write_bytes(b"earlier theirs")  # a build that ended now
+        return super().build_serialized_network(network, config.real)
+"""
+
+
+def test_builds_side_by_side_add_to_one_timing_cache(rtx, tmp_path, monkeypatch):
+    builder = stand_in(tmp_path, monkeypatch, COMBINED)
+    cache = tmp_path / "kernels.cache"
+    cache.write_bytes(b"earlier")
+    monkeypatch.setenv("TIMINGS", str(cache))
+    options, plan = BuildOptions(timing_cache=cache), tensorrt.Plan(("8.7",), {})
+    builder.build(lambda: graph("fp32"), plan, options, lambda text: None)
+    assert cache.read_bytes() == b"earlier ours theirs"
+
+
+def test_a_plan_is_kept_where_its_timings_find_no_place(rtx, tmp_path, monkeypatch):
+    builder = stand_in(tmp_path, monkeypatch, COMBINED)
+    cache = tmp_path / "timings" / "kernels.cache"
+    cache.parent.mkdir()
+    monkeypatch.setenv("TIMINGS", os.devnull)
+    plan, said = tensorrt.Plan(("8.7",), {}), []
+
+    def model():
+        cache.parent.rmdir()
+        return graph("fp32")
+
+    _, made = builder.build(model, plan, BuildOptions(timing_cache=cache), said.append)
+    assert len(made) > 100_000
+    assert any("the timing cache was not written: " in text for text in said)
 
 
 def test_full_tensorrt_builds_only_where_it_runs(no_device):
@@ -304,14 +372,14 @@ def test_full_tensorrt_builds_only_where_it_runs(no_device):
 def test_full_tensorrt_builds_for_this_device(monkeypatch):
     monkeypatch.setattr(engine.TensorRT, "why_not", lambda self: None)
     monkeypatch.setattr(engine.TensorRT, "version", lambda self: "10.3.0")
-    monkeypatch.setattr(engine, "device_capability", lambda: "8.7")
+    monkeypatch.setattr(cuda, "facts", lambda: cuda.Facts("8.7", "Orin", "12.6"))
     assert TENSORRT.plan("bf16", BuildOptions()).compute_capability == ("8.7",)
     anywhere = BuildOptions(hardware_compatible=True)
     with pytest.raises(UsageError, match="not for a Jetson"):
         TENSORRT.plan("bf16", anywhere)
-    monkeypatch.setattr(engine, "device_capability", lambda: "8.6")
+    monkeypatch.setattr(cuda, "facts", lambda: cuda.Facts("8.6", "A10", "13.0"))
     assert TENSORRT.plan("bf16", anywhere).compute_capability == ("8.0+",)
-    monkeypatch.setattr(engine, "device_capability", lambda: "8.7")
+    monkeypatch.setattr(cuda, "facts", lambda: cuda.Facts("8.7", "Orin", "12.6"))
     with pytest.raises(UsageError, match=r"fp8 needs SM 8\.9 or later, and SM 8\.7 is older"):
         TENSORRT.plan("fp8", BuildOptions())
     with pytest.raises(UsageError, match="--sm does not go with backend tensorrt"):
@@ -359,7 +427,7 @@ def test_exported_here_unproven_and_refused_here(rtx, no_device, mpft, detector,
 
 def test_engine_of_another_device_explains_itself(monkeypatch):
     monkeypatch.setattr(engine.TensorRT, "why_no_package", lambda self: None)
-    monkeypatch.setattr(engine, "device_capability", lambda: "8.6")
+    monkeypatch.setattr(cuda, "facts", lambda: cuda.Facts("8.6", "A10", "13.0"))
     reason = engine.RTX.why_not(("8.9", "12.0"))
     assert "built for SM 8.9, 12.0 and this device is SM 8.6" in reason
     assert "--sm 86" in reason

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from cuda_calls import Library
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -33,8 +35,8 @@ def gpu_resources() -> Callable[..., list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="session")
-def host(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The CUDA device code, compiled for the host."""
-    from cuda_calls import build_host_library
+def host(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """The CUDA code of texture_patchify, compiled for the host."""
+    from cuda_calls import TEXTURE, Library
 
-    return build_host_library(tmp_path_factory.mktemp("cuda_on_host"))
+    return Library.build(tmp_path_factory.mktemp("cuda_on_host"), TEXTURE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -15,36 +16,71 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mpft_deploy.kernels import cuda as cuda_library
 from mpft_deploy.kernels.texture_patchify import cuda, oracle
 from mpft_deploy.kernels.texture_patchify.oracle import Patches
 from mpft_deploy.spec import KeepRule
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "kernels" / "texture_patchify"
+TEXTURE, ENCODER = "texture_patchify/cuda/launch.cu", "encoder/cuda/encoder.cu"
 GUARD = 64  # bytes before and after each output that must stay as they were
 FILL = 0xCD
 
-Library = ctypes.CDLL
 
+class Simulated(ctypes.Structure):
+    """Of cuda_on_host/cuda_runtime.h, field by field."""
 
-def build_host_library(folder: Path, kernels: Path = KERNELS) -> Library:
-    """The device code of `kernels`, compiled for the host with the simulator of the tests."""
-    compiler = shutil.which("c++") or shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no C++ compiler on PATH")
-    library = folder / "host.so"
-    command = [compiler, "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror"]
-    command += ["-Wno-unknown-pragmas", "-fPIC", "-shared", f"-I{kernels / 'cuda'}"]
-    source = ROOT / "tests" / "kernels" / "cuda_on_host.cpp"
-    subprocess.run([*command, "-o", str(library), str(source)], check=True)
-    loaded = ctypes.CDLL(str(library))
-    loaded.run_on_host.argtypes = (
-        ctypes.POINTER(cuda.Arguments),
-        ctypes.c_int,
-        ctypes.c_bool,
+    _fields_ = (
+        ("multiprocessors", ctypes.c_int),
+        ("descending", ctypes.c_bool),
+        ("until_failure", ctypes.c_int),
+        ("launches", ctypes.c_int),
+        ("others", ctypes.c_int),
+        ("blocks", ctypes.c_int),
+        ("faulty", ctypes.c_bool),
+        ("mutant", ctypes.c_int),
     )
-    loaded.message.restype = ctypes.c_char_p
-    return loaded
+
+
+class Library(ctypes.CDLL):
+    """Our CUDA library, compiled for the host, and the device that it believes to run on."""
+
+    state: Any
+
+    @classmethod
+    def build(cls, folder: Path, *sources: str, kernels: Path = ROOT / "kernels") -> Library:
+        """Compile sources of `kernels` with the simulator of the tests."""
+        compiler = shutil.which("c++") or shutil.which("g++")
+        if compiler is None:
+            pytest.skip("no C++ compiler on PATH")
+        command = [compiler, "-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra"]
+        command += ["-Werror", "-Wno-unknown-pragmas", "-fPIC", "-shared", "-x", "c++"]
+        command += [f"-I{ROOT / 'tests' / 'kernels' / 'cuda_on_host'}"]
+        command += ["-o", str(folder / "host.so"), *(str(kernels / source) for source in sources)]
+        subprocess.run(command, check=True)
+        library = cls(str(folder / "host.so"))
+        cuda_library.declare(library)
+        library.mpft_simulated.restype = ctypes.POINTER(Simulated)
+        library.state = library.mpft_simulated().contents
+        return library
+
+
+def copy_kernels(folder: Path, *, fast_paths: bool = True) -> Path:
+    """A copy of the CUDA sources, to be changed: their folder.
+
+    fast_paths: those of usual cells; without them all compiles in seconds.
+    """
+    kernels = folder / "kernels"
+    for source in [*(ROOT / "kernels").rglob("*.*")]:
+        if source.suffix in (".h", ".hpp", ".cu", ".cuh"):
+            copy = kernels / source.relative_to(ROOT / "kernels")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+    if not fast_paths:
+        dispatch = kernels / "texture_patchify" / "cuda" / "dispatch.cuh"
+        dispatch.write_text(re.sub(r"    case 1[46]: .*\n", "", dispatch.read_text()))
+    return kernels
 
 
 @dataclass
@@ -118,8 +154,11 @@ def place(
 def run_host(
     library: Library, call: Call, *, multiprocessors: int = 4, descending: bool = False
 ) -> int:
-    status: int = library.run_on_host(ctypes.byref(call.arguments), multiprocessors, descending)
-    return status
+    """The status of a call, or -1 where a kernel is at fault."""
+    state = library.state
+    state.multiprocessors, state.descending, state.faulty = multiprocessors, descending, False
+    status: int = library.mpft_texture_patchify_launch(ctypes.byref(call.arguments), None)
+    return -1 if state.faulty else status
 
 
 def succeeds_in_child(action: Callable[[], bool]) -> bool:

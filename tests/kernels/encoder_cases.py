@@ -8,6 +8,7 @@ import struct
 from dataclasses import dataclass, replace
 
 import numpy as np
+from hypothesis import strategies as st
 
 from mpft_deploy.kernels.encoder import oracle
 from mpft_deploy.kernels.encoder.network import Block, Linear, Network, Norm, limits
@@ -178,6 +179,33 @@ def make_case(network: Network, views: tuple[U8, I32], threads: int) -> Case:
     expected = np.array([oracle.logit(network, *view) for view in zip(*views, strict=True)])
     assert np.isfinite(expected).all(), "the case proves nothing"
     return Case(network, *views, threads, expected.astype(np.float32))
+
+
+@st.composite
+def any_case(draw: st.DrawFn) -> Case:
+    """Networks of all sizes and kinds, and views of them."""
+    depth = draw(st.integers(1, 3))
+    size = Size(
+        heads=draw(st.integers(1, 4)),
+        head_size=draw(st.integers(1, 20)),
+        hidden=draw(st.integers(1, 140)),
+        side=draw(st.integers(1, 7)),
+        cells=draw(st.integers(1, 40)),
+        depth=depth,
+        taps=depth if draw(st.booleans()) else 1,
+        embedding=draw(st.sampled_from([0, 1, 16, 37, 90])),
+    )
+    seed = draw(st.integers(0, 2**32))
+    network = random_network(
+        seed,
+        size,
+        draw(st.sampled_from(KINDS)),
+        draw(st.sampled_from([1, 31, 32, 33, 127])),
+        tuple(draw(st.sets(st.sampled_from(LAYERS)))),
+        draw(st.sampled_from(["gelu", "quick_gelu"])),
+    )
+    views = random_views(seed, size, draw(st.integers(0, 3)), draw(st.integers(1, 40)))
+    return make_case(network, views, draw(st.integers(1, 5)))
 
 
 def suite() -> list[Case]:

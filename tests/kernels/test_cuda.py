@@ -5,18 +5,16 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
-import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from cuda_calls import (
-    KERNELS,
+    TEXTURE,
     Call,
     Library,
-    build_host_library,
+    copy_kernels,
     equals_oracle,
     pictures,
     place,
@@ -135,8 +133,8 @@ def test_means_are_those_that_fitness_takes(host: Library, batch: int, size: int
     """Scored in cells of 4 × 4 they are `coarse_scores`."""
     views, side = pictures(batch, size, "noise", 8), size // 16 * 4
     means = np.full((batch, side, side, 3), 7, np.uint8)
-    addresses = (ctypes.c_void_p(array.ctypes.data) for array in (views, means))
-    assert host.means_on_host(next(addresses), batch, size, side, next(addresses)) == 0
+    addresses = (array.ctypes.data for array in (views, means))
+    assert host.mpft_means_launch(next(addresses), batch, size, side, next(addresses), None) == 0
     scores = oracle.texture_scores(means, 4)
     assert np.array_equal(scores, coarse_scores(views))
 
@@ -186,16 +184,12 @@ MUTATIONS = {
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_the_comparison_finds_a_fault(name: str, tmp_path: Path) -> None:
     file, old, new = MUTATIONS[name]
-    copy = tmp_path / "texture_patchify"
-    shutil.copytree(KERNELS / "cuda", copy / "cuda")
-    shutil.copy(KERNELS / "rule.hpp", copy)
-    text = (copy / file).read_text()
+    kernels = copy_kernels(tmp_path, fast_paths=False)  # which cells of 4 pixels have not
+    path = kernels / "texture_patchify" / file
+    text = path.read_text()
     assert old in text
-    (copy / file).write_text(text.replace(old, new))
-    # Cells of 4 pixels have no fast path; without those that others have it compiles in seconds.
-    dispatch = copy / "cuda" / "dispatch.cuh"
-    dispatch.write_text(re.sub(r"    case 1[46]: .*\n", "", dispatch.read_text()))
-    library = build_host_library(tmp_path, copy)
+    path.write_text(text.replace(old, new))
+    library = Library.build(tmp_path, TEXTURE, kernels=kernels)
     keep_rules = [KeepRule.parse(rule) for rule in ("smooth:9", "random:40")]
 
     def all_equal() -> bool:

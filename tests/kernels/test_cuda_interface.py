@@ -7,16 +7,16 @@ import importlib
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cuda_calls import FILL, KERNELS, ROOT, Call, Library, pictures, run_host, where
+from cuda_calls import FILL, KERNELS, Call, Library, pictures, run_host, where
 
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.kernels import cuda as cuda_library
 from mpft_deploy.kernels.texture_patchify import cuda, oracle, texture_patchify
 from mpft_deploy.kernels.texture_patchify.oracle import Patches
 from mpft_deploy.spec import KeepRule
@@ -55,7 +55,7 @@ def test_bad_arguments_have_a_status_with_a_message(
     call = Call.make(pictures(1, 32, "noise", 0), 4, KeepRule("smooth", 5))
     change(call.arguments)
     assert run_host(host, call) == status
-    assert words in host.message(status).decode()
+    assert words in host.mpft_message(status).decode()
     assert (call.buffers[0] == FILL).all()
 
 
@@ -63,7 +63,7 @@ def test_misaligned_outputs_have_a_status(host: Library) -> None:
     call = Call.make(pictures(1, 32, "noise", 0), 4, KeepRule("smooth", 5))
     call.arguments.scores += 2
     assert run_host(host, call) == 8
-    assert "aligned" in host.message(8).decode()
+    assert "aligned" in host.mpft_message(8).decode()
 
 
 def test_an_empty_batch_does_nothing(host: Library) -> None:
@@ -166,12 +166,13 @@ def test_only_other_layouts_are_copied(frames: np.ndarray[Any, Any], copied: boo
 
 
 def test_a_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "LIBRARY", "libnot_built.so")
-    cuda.load_library.cache_clear()
+    monkeypatch.setattr(cuda_library, "LIBRARY", "libnot_built.so")
+    cuda_library.load_library.cache_clear()
     try:
-        assert "install mpft-deploy from source on a machine with nvcc" in (cuda.why_not() or "")
+        reason = cuda_library.why_not() or ""
+        assert "install mpft-deploy from source on a machine with nvcc" in reason
     finally:
-        cuda.load_library.cache_clear()
+        cuda_library.load_library.cache_clear()
 
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
@@ -196,17 +197,17 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ctypes.
     """Compiled here, as installations have it where a GPU is, but without the encoder."""
     source = Path(cuda.__file__).parent / "cuda" / "launch.cu"
     command = ["nvcc", "-std=c++17", "-arch=sm_80", "-shared", "-Xcompiler", "-fPIC", str(source)]
-    subprocess.run([*command, "-o", str(tmp_path / cuda.LIBRARY)], check=True)
-    package = importlib.import_module(cuda.__name__.rpartition(".")[0])
-    monkeypatch.setattr(package, "__path__", [str(tmp_path)])
-    cuda.load_library.cache_clear()
-    yield cuda.load_library()
-    cuda.load_library.cache_clear()
+    subprocess.run([*command, "-o", str(tmp_path / cuda_library.LIBRARY)], check=True)
+    package = importlib.import_module(cuda_library.__name__.rpartition(".")[0])
+    monkeypatch.setattr(package, "__path__", [str(tmp_path), *package.__path__])
+    cuda_library.load_library.cache_clear()
+    yield cuda_library.load_library()
+    cuda_library.load_library.cache_clear()
 
 
 @needs_nvcc
 def test_the_library_loads_without_a_driver_and_says_so(library: ctypes.CDLL) -> None:
-    reason = cuda.why_not()
+    reason = cuda_library.why_not()
     if reason is None:
         pytest.skip("there is a CUDA device here")
     assert "Install the NVIDIA driver" in reason
@@ -221,19 +222,10 @@ def test_the_library_loads_without_a_driver_and_says_so(library: ctypes.CDLL) ->
         cuda.run(frames, 16, KeepRule("all"), 0, out)
 
 
-def test_the_gpu_suite_without_a_gpu_says_so() -> None:
-    if cuda.why_not() is None:
-        pytest.skip("there is a CUDA device here")
-    command = [sys.executable, str(ROOT / "benchmarks" / "gpu_suite.py")]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode == 3
-    assert run.stderr == f"gpu-suite: {cuda.why_not()}\n"
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("rule", ["smooth:63", "textured:95", "random:20", "all"])
 def test_on_a_device_equals_the_oracle(rule: str) -> None:
-    if reason := cuda.why_not():
+    if reason := cuda_library.why_not():
         pytest.skip(reason)
     torch = pytest.importorskip("torch")
     keep = KeepRule.parse(rule)

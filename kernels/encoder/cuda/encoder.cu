@@ -11,8 +11,6 @@
 #include "encoder_cuda.h"
 #include "pass.cuh"
 
-#define MPFT_EXPORT extern "C" __attribute__((visibility("default")))
-
 namespace mpft::encoder::cuda {
 namespace {
 
@@ -59,8 +57,8 @@ class Uploading {
                      cudaMemcpyHostToDevice));
     if constexpr (std::is_same_v<T, std::int8_t>) {
       const std::int64_t chunks = count / (kLanes * kChunk);
-      launch(nullptr, arrange_weights, divide_up(chunks, kWarps), 0,
-             reinterpret_cast<std::uint32_t*>(to), chunks);
+      check(launch(nullptr, arrange_weights, divide_up(chunks, kWarps), kThreads, 0,
+                   reinterpret_cast<std::uint32_t*>(to), chunks));
     }
     return to;
   }
@@ -93,7 +91,7 @@ void reserve(mpft_encoder& encoder, std::int64_t batch, std::int64_t count) {
   const std::int64_t wider = std::max({model.width, model.hidden, padded(model.shape.embedding)});
   if (batch < 1 || count < 1 || tokens * std::max(wider, kChannels * model.area) > INT32_MAX ||
       attention_bytes(head, static_cast<int>(count + 1)) > kMostShared) {
-    throw Failure{MPFT_ENCODER_TOO_MANY_TOKENS};
+    throw Failure{MPFT_TOO_MANY_TOKENS};
   }
   encoder.room = {};
   encoder.memory.clear();
@@ -109,9 +107,6 @@ void reserve(mpft_encoder& encoder, std::int64_t batch, std::int64_t count) {
   const auto chunks = [](std::int64_t inputs) { return static_cast<int>(inputs / kChunk); };
   room.quads = memory.zeros<Quad>(std::max(quads(tokens, chunks(wider)),
                                            kChannels * quads(batch * count, chunks(model.area))));
-  room.patches = memory.zeros<std::uint8_t>(batch * count * kChannels * model.shape.area);
-  room.positions = memory.zeros<std::int32_t>(batch * count);
-  room.logits = memory.zeros<float>(batch);
   room.batch = batch;
   room.count = count;
   encoder.room = room;
@@ -127,23 +122,19 @@ void load_kernels() {
        quantise_normed, quantise_rows, attend, read_normed, project_normed, read_features);
 }
 
-bool has_room(const mpft_encoder& encoder, std::int64_t batch, std::int64_t count) {
-  return batch <= encoder.room.batch && count <= encoder.room.count;
-}
-
 // A call of the C interface: errors to statuses. None is left behind for others to find.
 template <class Function>
 int status_of(Function function) {
   try {
     function();
-    return MPFT_ENCODER_OK;
+    return MPFT_OK;
   } catch (const Failure& failure) {
     cudaGetLastError();
     return failure.status;
   } catch (const std::invalid_argument&) {
-    return MPFT_ENCODER_BAD_ARRAYS;
+    return MPFT_BAD_ARRAYS;
   } catch (const std::bad_alloc&) {
-    return MPFT_ENCODER_NO_MEMORY;
+    return MPFT_NO_MEMORY;
   }
 }
 
@@ -190,8 +181,8 @@ MPFT_EXPORT int mpft_encoder_launch(const mpft_encoder* encoder, const std::uint
                                     std::int64_t count, float* logits, void* stream) {
   return cuda::status_of([&] {
     if (batch == 0) return;
-    if (batch < 0 || count < 1 || !cuda::has_room(*encoder, batch, count)) {
-      throw cuda::Failure{MPFT_ENCODER_NO_ROOM};
+    if (batch < 0 || count < 1 || batch > encoder->room.batch || count > encoder->room.count) {
+      throw cuda::Failure{MPFT_NO_ROOM};
     }
     cuda::Pass(encoder->model, encoder->room, encoder->multiprocessors,
                static_cast<cudaStream_t>(stream), batch, count)
@@ -199,39 +190,4 @@ MPFT_EXPORT int mpft_encoder_launch(const mpft_encoder* encoder, const std::uint
   });
 }
 
-MPFT_EXPORT int mpft_encoder_run(mpft_encoder* encoder, const std::uint8_t* patches,
-                                 const std::int32_t* positions, std::int64_t batch,
-                                 std::int64_t count, float* logits) {
-  if (!cuda::has_room(*encoder, batch, count)) {
-    const cuda::Room& room = encoder->room;
-    const int status = mpft_encoder_reserve(encoder, std::max(batch, room.batch),
-                                            std::max(count, room.count));
-    if (status != MPFT_ENCODER_OK) return status;
-  }
-  const cuda::Room& room = encoder->room;
-  const std::int64_t cells = batch * count, bytes = cells * 3 * encoder->model.shape.area;
-  return cuda::status_of([&] {
-    cuda::check(cudaMemcpy(room.patches, patches, bytes, cudaMemcpyHostToDevice));
-    cuda::check(cudaMemcpy(room.positions, positions, cells * 4, cudaMemcpyHostToDevice));
-    const int status = mpft_encoder_launch(encoder, room.patches, room.positions, batch, count,
-                                           room.logits, nullptr);
-    if (status != MPFT_ENCODER_OK) throw cuda::Failure{status};
-    cuda::check(cudaMemcpy(logits, room.logits, batch * 4, cudaMemcpyDeviceToHost));
-  });
-}
-
 MPFT_EXPORT void mpft_encoder_free(mpft_encoder* encoder) { delete encoder; }
-
-MPFT_EXPORT const char* mpft_encoder_message(int status) {
-  switch (status) {
-    case MPFT_ENCODER_OK: return "no error";
-    case MPFT_ENCODER_BAD_ARRAYS: return "the network's arrays do not fit its shape";
-    case MPFT_ENCODER_NO_ROOM:
-      return "more views or cells than there is room for; reserve for the largest first";
-    case MPFT_ENCODER_TOO_MANY_TOKENS:
-      return "too many tokens: a view's cells and a head's components must be fewer than 1,500 "
-             "together, and a batch's activations fewer than 2^31; split the batch";
-    case MPFT_ENCODER_NO_MEMORY: return "no host memory is left";
-    default: return cudaGetErrorString(static_cast<cudaError_t>(status - MPFT_ENCODER_CUDA_ERROR));
-  }
-}

@@ -2,7 +2,7 @@
 #ifndef MPFT_ENCODER_CUDA_H
 #define MPFT_ENCODER_CUDA_H
 
-#include <stdint.h>
+#include "../../mpft_cuda.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -10,15 +10,6 @@ extern "C" {
 
 // A network on the device that was current when it was made, which must be current in every call.
 typedef struct mpft_encoder mpft_encoder;
-
-enum mpft_encoder_status {
-  MPFT_ENCODER_OK = 0,
-  MPFT_ENCODER_BAD_ARRAYS = 1,
-  MPFT_ENCODER_NO_ROOM = 2,
-  MPFT_ENCODER_TOO_MANY_TOKENS = 3,
-  MPFT_ENCODER_NO_MEMORY = 4,
-  MPFT_ENCODER_CUDA_ERROR = 1000  // this plus a cudaError_t
-};
 
 // Copy a network to the device, packed as packing.py says. `sizes` are width, hidden, heads, cells,
 // area, depth, taps and embedding. Waits until it is there, after which the arrays are not needed.
@@ -36,14 +27,7 @@ int mpft_encoder_launch(const mpft_encoder* encoder, const uint8_t* patches,
                         const int32_t* positions, int64_t batch, int64_t count, float* logits,
                         void* stream);
 
-// The same of arrays in host memory; reserves what it needs, and waits.
-int mpft_encoder_run(mpft_encoder* encoder, const uint8_t* patches, const int32_t* positions,
-                     int64_t batch, int64_t count, float* logits);
-
 void mpft_encoder_free(mpft_encoder* encoder);
-
-// What a status means: one line of English, never null, never freed.
-const char* mpft_encoder_message(int status);
 
 #ifdef __cplusplus
 }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "../../shared_memory.cuh"
 #include "../arithmetic.hpp"
 
 namespace mpft::encoder::cuda {
@@ -53,16 +54,6 @@ struct Activations {
   Quad* quads;
   int chunks;
 };
-
-// The dynamic shared memory of a block. On a host (tests) it comes from the block's simulator.
-__device__ inline unsigned char* shared_memory() {
-#ifdef MPFT_CUDA_ON_HOST
-  return cuda_on_host::shared_memory();
-#else
-  extern __shared__ __align__(16) unsigned char bytes[];
-  return bytes;
-#endif
-}
 
 // Over a half-warp: the upper half of the lanes is added to the lower, until one is left.
 __device__ inline float sum_lanes(float x) {

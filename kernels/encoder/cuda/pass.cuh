@@ -1,10 +1,9 @@
 // The forward pass: the order of the kernels on a stream.
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include <initializer_list>
 
+#include "../../launch.cuh"
 #include "attention.cuh"
 #include "encoder_cuda.h"
 #include "multiply.cuh"
@@ -17,7 +16,7 @@ struct Failure {
 };
 
 inline void check(cudaError_t error) {
-  if (error != cudaSuccess) throw Failure{MPFT_ENCODER_CUDA_ERROR + static_cast<int>(error)};
+  if (error != cudaSuccess) throw Failure{MPFT_CUDA_ERROR + static_cast<int>(error)};
 }
 
 inline std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -25,18 +24,6 @@ inline std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 
 // Of activations of so many tokens, which come by whole tiles of the widest product.
 inline std::int64_t quads(std::int64_t tokens, int chunks) {
   return divide_up(tokens, kTile * kWideTiles) * kWideTiles * kWarp * chunks;
-}
-
-
-template <class... Parameters, class... Arguments>
-void launch(cudaStream_t stream, void (*kernel)(Parameters...), std::int64_t blocks,
-            std::size_t shared_bytes, Arguments... arguments) {
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
 }
 
 // What a pass writes to, for as many views and cells as were asked for.
@@ -47,10 +34,6 @@ struct Room {
   std::int64_t key_row;
   float* scales;  // [tokens]
   Quad* quads;
-  // Of arrays in host memory:
-  std::uint8_t* patches;
-  std::int32_t* positions;
-  float* logits;
 };
 
 // The launches of one call.
@@ -205,7 +188,7 @@ class Pass {
   template <class Kernel, class... Arguments>
   void start(Kernel kernel, std::int64_t blocks, std::size_t shared_bytes,
              const Arguments&... arguments) {
-    launch(stream_, kernel, blocks, shared_bytes, arguments...);
+    check(launch(stream_, kernel, blocks, kThreads, shared_bytes, arguments...));
   }
 
   const Model& model_;

@@ -6,19 +6,10 @@
 // Patch and Count are template arguments where a call's p and K have a fast path, else 0.
 #pragma once
 
+#include "../../shared_memory.cuh"
 #include "plan.hpp"
 
 namespace mpft::texture::cuda {
-
-// The dynamic shared memory of a block. On a host (tests) it comes from the block's simulator.
-__device__ inline unsigned char* shared_memory() {
-#ifdef MPFT_CUDA_ON_HOST
-  return cuda_on_host::shared_memory();
-#else
-  extern __shared__ __align__(16) unsigned char bytes[];
-  return bytes;
-#endif
-}
 
 // Four bytes of a row of a cell, and the four bytes one pixel to their right; 0 beyond the cell.
 struct Columns {

@@ -136,24 +136,4 @@ inline int make_plan(const mpft_texture_patchify_args& args, int multiprocessors
   return blocks > INT32_MAX ? MPFT_TOO_LARGE : MPFT_OK;
 }
 
-inline const char* message(int status) {
-  switch (status) {
-    case MPFT_OK: return "no error";
-    case MPFT_NULL_POINTER: return "a pointer is null; pass device memory for every array";
-    case MPFT_BAD_BATCH: return "batch is negative";
-    case MPFT_BAD_PATCH: return "patch must be 4 to 64 pixels";
-    case MPFT_BAD_SIZE: return "size must be a positive multiple of patch";
-    case MPFT_BAD_COUNT:
-      return "count must be 1 to the number of cells, and all of them for the rule 'all'";
-    case MPFT_BAD_KEEP: return "keep must be 0 (smooth), 1 (textured), 2 (random) or 3 (all)";
-    case MPFT_BAD_PITCH:
-      return "row_pitch must be at least 3 * size bytes and batch_stride at least size rows";
-    case MPFT_BAD_ALIGNMENT: return "outputs must be aligned to the size of their elements";
-    case MPFT_TOO_LARGE:
-      return "too many cells: at most 65536 a frame, and fewer than 2^31 blocks a call; split the "
-             "batch or use larger cells";
-    default: return "unknown status";
-  }
-}
-
 }  // namespace mpft::texture::cuda

@@ -2,7 +2,7 @@
 #ifndef MPFT_TEXTURE_PATCHIFY_H
 #define MPFT_TEXTURE_PATCHIFY_H
 
-#include <stdint.h>
+#include "../../mpft_cuda.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -27,20 +27,6 @@ typedef struct mpft_texture_patchify_args {
 // Largest number of cells of a frame, such as (1024 / 4)^2.
 enum { MPFT_MAX_CELLS = 65536 };
 
-enum mpft_status {
-  MPFT_OK = 0,
-  MPFT_NULL_POINTER = 1,
-  MPFT_BAD_BATCH = 2,
-  MPFT_BAD_PATCH = 3,
-  MPFT_BAD_SIZE = 4,
-  MPFT_BAD_COUNT = 5,
-  MPFT_BAD_KEEP = 6,
-  MPFT_BAD_PITCH = 7,
-  MPFT_BAD_ALIGNMENT = 8,
-  MPFT_TOO_LARGE = 9,
-  MPFT_CUDA_ERROR = 1000  // this plus a cudaError_t
-};
-
 // Enqueue the work on `stream` (a cudaStream_t; null is the default stream) and return.
 // Allocates nothing and waits for nothing, so it can be captured in a CUDA graph.
 // Returns an mpft_status, or MPFT_CUDA_ERROR plus the cudaError_t of the launch.
@@ -50,15 +36,6 @@ int mpft_texture_patchify_launch(const mpft_texture_patchify_args* args, void* s
 // top left, `side` of them along each side, to means u8 [batch, side, side, 3]; both contiguous.
 int mpft_means_launch(const uint8_t* views, int32_t batch, int32_t size, int32_t side,
                       uint8_t* means, void* stream);
-
-// What a status means and what to do about it: one line of English, never null, never freed.
-const char* mpft_texture_patchify_message(int status);
-
-// MPFT_OK if the driver works and there is a device; the status says which of the two fails.
-int mpft_cuda_probe(void);
-
-// The device that a pointer belongs to and the current one. `owner` is -1 for host memory.
-int mpft_cuda_device_of(const void* pointer, int* owner, int* current);
 
 #ifdef __cplusplus
 }

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import simulated_gpu
+from cuda_calls import ENCODER, ROOT, TEXTURE, Library, copy_kernels
 from encoder_cases import (
-    KINDS,
-    LAYERS,
     Case,
     Size,
+    any_case,
     make_case,
     random_network,
     random_views,
@@ -29,15 +27,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpft_deploy.detector_folder import read_detector
+from mpft_deploy.engine import DeviceView, SeesViews, logits_of, native
+from mpft_deploy.engine.native import NativeEngine, write_engine
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.export.recipes import precision_of
+from mpft_deploy.fitness import coarse_scores
+from mpft_deploy.kernels import cuda as library
 from mpft_deploy.kernels.encoder import Encoder, cuda
 from mpft_deploy.kernels.encoder.packing import pack
+from mpft_deploy.kernels.texture_patchify.oracle import texture_scores
 
-sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
-
-from gpu_encoder import differences
-
-KERNEL = Path(__file__).parents[3] / "kernels" / "encoder"
+KERNEL = ROOT / "kernels" / "encoder"
 MANY, FEW = 1000, 1  # multiprocessors, by which the two tiles of the products are chosen
 
 # name: an expression or a statement of a .cuh file, what stands there instead.
@@ -73,28 +73,11 @@ MUTANTS = {
 }
 
 
-class Simulated(ctypes.Structure):
-    """Of cuda_on_host/cuda_runtime.h, field by field."""
-
-    _fields_ = (
-        ("multiprocessors", ctypes.c_int),
-        ("descending", ctypes.c_bool),
-        ("until_failure", ctypes.c_int),
-        ("launches", ctypes.c_int),
-        ("others", ctypes.c_int),
-        ("blocks", ctypes.c_int),
-        ("faulty", ctypes.c_bool),
-        ("mutant", ctypes.c_int),
-    )
-
-
 class Device:
-    """The encoder's library on the host, and the device that it believes to run on."""
+    """The library on the host, and the device that it believes to run on."""
 
-    def __init__(self, path: Path) -> None:
-        self.library = cuda.bind(ctypes.CDLL(str(path)))
-        self.library.mpft_simulated.restype = ctypes.POINTER(Simulated)
-        self.state: Any = self.library.mpft_simulated().contents
+    def __init__(self, library: Library) -> None:
+        self.library, self.state = library, library.state
 
     def encoder(self, case: Case, multiprocessors: int = FEW) -> cuda.CudaEncoder:
         self.state.multiprocessors = multiprocessors
@@ -103,30 +86,25 @@ class Device:
     def passes(self, case: Case, multiprocessors: int, *, descending: bool = False) -> bool:
         """Whether it computes what is due."""
         self.state.descending = descending
-        found = self.encoder(case, multiprocessors).logits(case.patches, case.positions)
-        return same_bits(found, case.expected) and not self.state.faulty
+        encoder = self.encoder(case, multiprocessors)
+        encoder.reserve(max(1, len(case.patches)), case.positions.shape[1])
+        return self.gives(encoder, case)
 
-
-class OnDevice:
-    """An array in host memory that says it is on a device."""
-
-    def __init__(self, array: np.ndarray[Any, Any]) -> None:
-        self.__cuda_array_interface__ = dict(array.__array_interface__, version=3)
+    def gives(self, encoder: cuda.CudaEncoder, case: Case) -> bool:
+        """Whether a launch gives what is due; host memory stands for the device's."""
+        logits = np.full(len(case.patches), np.nan, np.float32)
+        addresses = (one.ctypes.data for one in (case.patches, case.positions, logits))
+        encoder.launch(*addresses, *case.positions.shape)
+        return same_bits(logits, case.expected) and not self.state.faulty
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Device:
     """With all mutants in it, of which Simulated.mutant says by number which is alive."""
-    compiler = shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler on PATH")
     folder = tmp_path_factory.mktemp("encoder_on_host")
-    for source in [*KERNEL.glob("*.hpp"), *KERNEL.glob("cuda/*.*")]:
-        copy = folder / source.relative_to(KERNEL)
-        copy.parent.mkdir(exist_ok=True)
-        shutil.copyfile(source, copy)
+    kernels = copy_kernels(folder, fast_paths=False)
     for number, (old, new) in enumerate(MUTANTS.values(), 1):
-        (path,) = [one for one in folder.glob("cuda/*.cuh") if old in one.read_text()]
+        (path,) = [one for one in kernels.glob("encoder/cuda/*.cuh") if old in one.read_text()]
         text, alive = path.read_text(), f"simulated.mutant == {number}"
         assert text.count(old) == 1, f"{old} is not alone in {path.name}"
         if old.endswith(";"):
@@ -134,12 +112,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Device:
         else:
             instead = f"({alive} ? ({new}) : ({old}))"
         path.write_text(text.replace(old, instead))
-    header = Path(__file__).with_name("cuda_on_host")
-    command = [compiler, "-x", "c++", "-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared"]
-    command += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", f"-I{header}"]
-    command += ["-o", str(folder / "host.so"), str(folder / "cuda" / "encoder.cu")]
-    subprocess.run(command, check=True)
-    return Device(folder / "host.so")
+    return Device(Library.build(folder, TEXTURE, ENCODER, kernels=kernels))
 
 
 @pytest.fixture
@@ -160,47 +133,10 @@ def test_suite_passes(device: Device, cases: list[Case]) -> None:
 
 
 @settings(max_examples=20)
-@given(
-    seed=st.integers(0, 2**32),
-    size=st.builds(
-        Size,
-        heads=st.integers(1, 4),
-        head_size=st.integers(1, 20),
-        hidden=st.integers(1, 140),
-        side=st.integers(1, 7),
-        cells=st.integers(1, 40),
-        depth=st.integers(1, 2),
-        taps=st.just(1),
-        embedding=st.sampled_from([0, 1, 37, 90]),
-    ),
-    kind=st.sampled_from(KINDS),
-    limit=st.sampled_from([1, 31, 127]),
-    wide=st.sets(st.sampled_from(LAYERS)),
-    activation=st.sampled_from(["gelu", "quick_gelu"]),
-    batch=st.integers(0, 3),
-    count=st.integers(1, 40),
-    every_tap=st.booleans(),
-    multiprocessors=st.sampled_from([FEW, 5, MANY]),
-    descending=st.booleans(),
-)
+@given(any_case(), st.sampled_from([FEW, 5, MANY]), st.booleans())
 def test_equals_the_oracle(
-    built: Device,
-    seed: int,
-    size: Size,
-    kind: str,
-    limit: int,
-    wide: set[str],
-    activation: str,
-    batch: int,
-    count: int,
-    every_tap: bool,
-    multiprocessors: int,
-    descending: bool,
+    built: Device, case: Case, multiprocessors: int, descending: bool
 ) -> None:
-    if every_tap:
-        size = replace(size, taps=size.depth)
-    network = random_network(seed, size, kind, limit, tuple(wide), activation)
-    case = make_case(network, random_views(seed, size, batch, count), 1)
     assert built.passes(case, multiprocessors, descending=descending)
 
 
@@ -219,34 +155,14 @@ def test_a_launch_allocates_nothing_and_waits_for_nothing(device: Device) -> Non
     # What a larger view leaves behind in memory changes no smaller one.
     for batch, count in ((2, 7), (1, 40), (2, 1), (2, 18)):
         case = make_case(network, random_views(count, size, batch, count), 1)
-        logits = np.full(batch, np.nan, np.float32)
         before, launched = device.state.others, device.state.launches
-        encoder.launch(OnDevice(case.patches), OnDevice(case.positions), OnDevice(logits))
-        assert same_bits(logits, case.expected)
+        assert device.gives(encoder, case)
         assert device.state.others == before
         assert device.state.launches == launched + 5 + 9 * 3 + 2
-    with pytest.raises(UsageError, match="reserve for the largest first"):
-        encoder.launch(
-            OnDevice(np.zeros((3, 1, 48), np.uint8)),
-            OnDevice(np.zeros((3, 1), np.int32)),
-            OnDevice(np.zeros(3, np.float32)),
-        )
-    with pytest.raises(UsageError, match=r"patches must be contiguous u1 \[2, 5, 48\], got u1"):
-        encoder.launch(
-            OnDevice(np.zeros((2, 5, 47), np.uint8)),
-            OnDevice(np.zeros((2, 5), np.int32)),
-            OnDevice(np.zeros(2, np.float32)),
-        )
-
-
-def test_large_batches_of_host_memory_are_split(
-    device: Device, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cuda, "BATCH", 2)
-    size = Size()
-    network = random_network(9, size)
-    case = make_case(network, random_views(9, size, 5, 6), 1)
-    assert device.passes(case, FEW)
+    for batch, count in ((3, 1), (1, 41)):
+        case = make_case(network, random_views(1, size, batch, count), 1)
+        with pytest.raises(UsageError, match="reserve for the largest first"):
+            device.gives(encoder, case)
 
 
 def test_every_failure_of_a_call_is_told_and_frees_what_was_taken(device: Device) -> None:
@@ -321,12 +237,30 @@ def test_compiled_code_keeps_to_the_definition_and_to_its_registers(tmp_path: Pa
     assert set(re.findall(r"(\d+) bytes spill", done.stderr)) == {"0"}
 
 
-def test_the_gpu_suite_finds_a_difference(device: Device, detector: Path) -> None:
-    """A dry run: what it compares on a GPU, on the host."""
+@pytest.mark.parametrize("precision", ["narrow", "twice"])
+def test_a_frame_is_judged_on_the_device_as_on_the_processor(
+    device: Device, detector: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """The whole way, with our own code for the device, in every bit; and a mutant is found."""
+    gpu = simulated_gpu.install(monkeypatch)
+    gpu.kernels = simulated_gpu.HostKernels(gpu, device.library)
+    monkeypatch.setattr(library, "load_library", lambda: gpu.kernels)
+    device.state.multiprocessors = MANY
     folder = read_detector(detector)
-    assert differences(folder, 2, device.library) == []
+    data = write_engine(folder.spec, folder.stored, precision_of(precision))
+    engine, expected = native.load(data, threads=1), NativeEngine(native.read_packed(data), 1)
+    assert isinstance(engine, SeesViews)
+    if precision == "twice":
+        engine, expected = engine.wide, expected.wide
+    views = folder.golden.crops[:3]
+    due = logits_of(expected, folder.spec, views)
+    for _ in range(3):  # queued, captured, replayed
+        assert same_bits(logits_of(engine, folder.spec, views), due)
+    there = [simulated_gpu.DeviceArray(gpu, view, pad=5) for view in views]
+    seen = engine.run_views(folder.spec, [DeviceView(one.address, one.pitch) for one in there])
+    assert same_bits(seen.logits, due)
+    assert np.array_equal(seen.scores, texture_scores(views, folder.spec.patch))
+    assert np.array_equal(seen.coarse, coarse_scores(views))
+    assert not device.state.faulty
     device.state.mutant = 1 + list(MUTANTS).index("scales multiplied first")
-    found = differences(folder, 2, device.library)
-    assert found
-    line = r"encoder (wide|mixed|narrow): [12] of 2 (together|alone), by up to \S+"
-    assert all(re.fullmatch(line, one) for one in found)
+    assert not same_bits(logits_of(engine, folder.spec, views), due)

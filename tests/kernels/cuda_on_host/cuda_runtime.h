@@ -1,14 +1,23 @@
-// Stands for CUDA's header of this name: a device on the host, as far as the encoder uses one.
+// Stands for CUDA's header of this name: a device on the host, as far as our kernels use one.
 //
 // Work is done when it is enqueued. Memory begins as noise and ends where no memory is, so that
 // what is read or written past it shows; tests set what fails, and read what was called.
 #pragma once
 
-#include "../../cuda_on_host.hpp"
+#include "block.hpp"
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrComputeCapabilityMinor
+};
+enum cudaMemoryType { cudaMemoryTypeDevice, cudaMemoryTypeManaged };
+struct cudaPointerAttributes {
+  cudaMemoryType type;
+  int device;
+};
 using cudaStream_t = void*;
 
 struct dim3 {
@@ -137,8 +146,12 @@ inline cudaError_t cudaGetDevice(int* device) {
   return cuda_on_host::called(simulated.others);
 }
 
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = simulated.multiprocessors;
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
+  *value = which == cudaDevAttrMultiProcessorCount ? simulated.multiprocessors : 8;
+  return cuda_on_host::called(simulated.others);
+}
+
+inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes*, const void*) {
   return cuda_on_host::called(simulated.others);
 }
 
