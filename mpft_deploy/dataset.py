@@ -8,16 +8,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from mpft_deploy.cores import available_cores
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import display
 from mpft_deploy.images import decode_image, find_images
 from mpft_deploy.layouts import CLASS_FOLDERS, SPLIT_FOLDERS, listing, read_folder
-from mpft_deploy.packed import parquet_files, read_rows, state
+from mpft_deploy.packed import packed_files, read_rows, state
 
 LABELS = {**CLASS_FOLDERS, "false": 0, "true": 1}
 """In a manifest or a column, in lower case → 0 real, 1 generated."""
@@ -53,12 +55,12 @@ def find_samples(
 ) -> list[Sample]:
     """Labelled images of folders, CSV manifests and Parquet files, in a fixed order.
 
-    Folders are read by `layouts.read_folder`, those with Parquet files and such files by
-    `packed.read_rows`. A manifest has the columns path and label, and may
-    have split, set, generator, licence and source (or repo); paths are relative to it.
+    Folders are read by `layouts.read_folder`; files that hold many images, and folders of such, by
+    `packed.read_rows`. A manifest has the columns path and label, and may have split, set,
+    generator, licence and source (or repo); paths are relative to it.
 
     Args:
-        sources: folders, `.csv` or `.parquet` files.
+        sources: folders, or files that end in `.csv`, `.parquet` or `.tar`.
         split: leave out images that are stated to be of another split.
         plain_is_real: a folder without any class folder holds real images.
 
@@ -70,8 +72,8 @@ def find_samples(
     for source in sources:
         if source.suffix.lower() == ".csv":
             samples = _read_manifest(source)
-        elif shards := parquet_files(source):
-            samples = _read_parquet(source, shards)
+        elif files := _packed(source):
+            samples = _read_packed(source, files)
         else:
             samples = [
                 Sample(
@@ -116,7 +118,6 @@ def drop_unreadable(
     report: Callable[[str], None],
     *,
     share: float = BAD_SHARE,
-    workers: int = 2,
 ) -> list[Sample]:
     """Decode every image once; leave out those that cannot be, each named through `report`.
 
@@ -133,17 +134,22 @@ def drop_unreadable(
         except InputError as error:
             return str(error)
 
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         outcomes = list(pool.map(decoded, samples))
     bad = [text for text in outcomes if isinstance(text, str)]
-    if len(bad) > share * len(samples):
-        raise InputError(
-            f"{len(bad)} of {len(samples)} images cannot be read, more than {share:.0%}; "
-            f"the first: {bad[0]}"
-        )
+    require_few(bad, len(samples), share)
     for text in bad:
         report(f"left out: {text}")
     return [one for one in outcomes if isinstance(one, Sample)]
+
+
+def require_few(bad: Sequence[str], count: int, share: float = BAD_SHARE) -> None:
+    """An InputError if more than a `share` of some images cannot be read, for the reasons given."""
+    if len(bad) > share * count:
+        raise InputError(
+            f"{len(bad)} of {count} images cannot be read, more than {share:.0%}; the first: "
+            f"{bad[0]}"
+        )
 
 
 def pixel_digest(frame: npt.NDArray[np.uint8]) -> str:
@@ -180,17 +186,19 @@ def drop_shared(
     report: Callable[[str], None],
     *,
     share: float = BAD_SHARE,
+    by: Callable[[Sample], object] = attrgetter("pixels"),
 ) -> list[Sample]:
-    """The training images whose pixels are not in the validation data too; tells of the others.
+    """The training images that are not in the validation data too; tells of the others.
 
     Args:
-        train, val: as `drop_unreadable` gives them.
+        by: what is the same of the same images: their pixels, which `drop_unreadable` gives, or
+            their paths.
 
     Raises:
-        UsageError: more than `share` of the validation images are copies of training images.
+        UsageError: more than `share` of the validation images are training images too.
     """
-    held_out, learnt = ({sample.pixels for sample in samples} for samples in (val, train))
-    bad = [sample for sample in val if sample.pixels in learnt]
+    held_out, learnt = ({by(sample) for sample in samples} for samples in (val, train))
+    bad = [sample for sample in val if by(sample) in learnt]
     if bad:
         told = (
             f"{len(bad)} of {len(val)} validation images are in both the training and the "
@@ -199,7 +207,7 @@ def drop_shared(
         if len(bad) > share * len(val):
             raise UsageError(f"{told}; name other images to validate on with --val")
         report(f"left out of training: {told}")
-    return [sample for sample in train if sample.pixels not in held_out]
+    return [sample for sample in train if by(sample) not in held_out]
 
 
 def _some(samples: Sequence[Sample]) -> str:
@@ -219,17 +227,28 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     return digest.hexdigest()
 
 
-def _read_parquet(source: Path, shards: Sequence[Path]) -> list[Sample]:
-    """The rows of Parquet files; a set is the first folder below the source, or the source."""
-    if source.is_dir() and (image := next(find_images(source), None)) is not None:
+def _packed(source: Path) -> list[Path]:
+    """The files of many images that a source is or holds; none of a folder of image files.
+
+    Beside those, archives are what the images were unpacked from, and others an error.
+    """
+    files = packed_files(source)
+    if not files or not source.is_dir() or (image := next(find_images(source), None)) is None:
+        return files
+    if files := [file for file in files if file.suffix.lower() != ".tar"]:
         raise InputError(
-            f"{display(source)} holds Parquet files, such as {display(shards[0])}, and image "
+            f"{display(source)} holds files of many images, such as {display(files[0])}, and image "
             f"files, such as {display(image)}: name the folder of either"
         )
+    return []
+
+
+def _read_packed(source: Path, files: Sequence[Path]) -> list[Sample]:
+    """The rows of such files; a set is the first folder below the source, or the source."""
     root = source if source.is_dir() else source.parent
     out: list[Sample] = []
     unknown: Counter[str] = Counter()
-    for shard in shards:
+    for shard in files:
         above = [name for name in shard.relative_to(root).parts[:-1] if name.lower() != "data"]
         splits = [SPLIT_FOLDERS[name.lower()] for name in above if name.lower() in SPLIT_FOLDERS]
         named = next((name for name in above if name.lower() not in SPLIT_FOLDERS), "")
@@ -258,7 +277,7 @@ def _read_parquet(source: Path, shards: Sequence[Path]) -> list[Sample]:
             "or real, 1 or fake"
         )
     if not out:
-        raise InputError(f"{display(source)} holds no rows in {len(shards)} Parquet files")
+        raise InputError(f"{display(source)} holds no images in {len(files)} files")
     return out
 
 

@@ -21,8 +21,8 @@ from mpft_deploy import png, tiff
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import absolute, display, printable
 from mpft_deploy.orientation import orientation
-from mpft_deploy.packed import SUFFIX, is_packed, read_bytes
-from mpft_deploy.views import view_corners, view_side, views
+from mpft_deploy.packed import is_packed, packed_files, read_bytes
+from mpft_deploy.views import Window, view_corners, view_side, views
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -70,7 +70,7 @@ class Picture(NamedTuple):
 
     pixels: u8 [H, W, 3] RGB.
     note: what a reader of the verdict should know about the file; mostly empty.
-    whole: height and width of the image, where `pixels` are only its centre window.
+    whole: height and width of the image, where `pixels` are only a window of it.
     """
 
     pixels: U8
@@ -101,7 +101,13 @@ def decode_image(path: Path) -> U8:
     return read_picture(path).pixels
 
 
-def read_picture(path: Path, *, centre: int | None = None, data: bytes | None = None) -> Picture:
+def read_picture(
+    path: Path,
+    *,
+    centre: int | None = None,
+    window: Callable[[int, int], Window] | None = None,
+    data: bytes | None = None,
+) -> Picture:
     """Decode an image file to RGB.
 
     The rotation that EXIF or XMP states is applied; grey and palette images become RGB; an alpha
@@ -112,6 +118,7 @@ def read_picture(path: Path, *, centre: int | None = None, data: bytes | None = 
     Args:
         centre: side of the centre view, where nothing else is needed: of a JPEG, little more is
             then decoded, to the same bytes. Other images still come whole.
+        window: the same for another window than that, by the picture's height and width.
         data: the file's bytes, where they were read already.
 
     Raises:
@@ -121,6 +128,8 @@ def read_picture(path: Path, *, centre: int | None = None, data: bytes | None = 
     from PIL import Image, UnidentifiedImageError
 
     name = display(path)
+    if centre is not None:
+        window = functools.partial(_centre_window, centre)
     try:
         if data is not None or is_packed(path):
             opening: BinaryIO = io.BytesIO(read_bytes(path) if data is None else data)
@@ -132,7 +141,7 @@ def read_picture(path: Path, *, centre: int | None = None, data: bytes | None = 
             warnings.simplefilter("ignore")
             opened = _open(file, name)
             check_pixels(*opened.image.size, name)
-            return _read_jpeg(opened, file, centre, name) or _read_whole(opened, name)
+            return _read_jpeg(opened, file, window, name) or _read_whole(opened, name)
     except InputError:
         raise
     except Image.DecompressionBombError:
@@ -270,8 +279,17 @@ def _open_tiff(data: bytes, name: str) -> _Opened:
     )
 
 
-def _read_jpeg(opened: _Opened, file: BinaryIO, centre: int | None, name: str) -> Picture | None:
-    """A JPEG, or its centre window alone; None where Pillow must decode it, or where it is none."""
+def _centre_window(size: int, height: int, width: int) -> Window:
+    """The window of the centre view of that size."""
+    side = view_side(height, width, size)
+    [(top, left)] = view_corners(height, width, side)
+    return Window(top, left, side, side)
+
+
+def _read_jpeg(
+    opened: _Opened, file: BinaryIO, window: Callable[[int, int], Window] | None, name: str
+) -> Picture | None:
+    """A JPEG, or a window of it alone; None where Pillow must decode it, or where it is none."""
     image = opened.image
     if image.format not in ("JPEG", "MPO"):
         return None
@@ -282,12 +300,10 @@ def _read_jpeg(opened: _Opened, file: BinaryIO, centre: int | None, name: str) -
     file.seek(getattr(image, "offset", 0))  # of several pictures, where this one is
     data = file.read()
     width, height = image.size
-    if centre is None or opened.orientation != 1:
+    if window is None or opened.orientation != 1:
         pixels = decode_window(data, 0, 0, height, width)
     else:
-        side = view_side(height, width, centre)
-        [(top, left)] = view_corners(height, width, side)
-        pixels = decode_window(data, top, left, side, side)
+        pixels = decode_window(data, *window(height, width))
     if pixels is None:
         if is_damaged(data):
             raise InputError(
@@ -411,10 +427,10 @@ def others_in(folders: Iterable[Path]) -> str:
     """What is said of the files in some folders that are no images; "" if there are none."""
     others: Counter[str] = Counter()
     for folder in folders:
-        if folder.is_dir():
-            for _ in find_images(folder, others):
-                pass
-    del others[SUFFIX]  # which are read, or an error, where images are labelled
+        there: Counter[str] = Counter()
+        images = sum(1 for _ in find_images(folder, there)) if folder.is_dir() else 0
+        if images or not packed_files(folder):  # which are read, with what lies beside them
+            others += there
     return passed_over(others) if others else ""
 
 

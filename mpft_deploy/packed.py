@@ -1,8 +1,10 @@
-"""Images in Parquet files, as Hugging Face's data sets and Community Forensics keep them.
+"""Images in larger files: Parquet, what Hugging Face's `save_to_disk` writes, WebDataset's shards.
 
 A row is named as if its file were a folder: `data/train-00000-of-00003.parquet/17` is the
-eighteenth. Images are read group by group of rows, as the file has them, so a run in the order of
-rows reads each once and holds two groups.
+eighteenth. Of Parquet, images are read group by group of rows, as the file has them, so a run in
+the order of rows reads each once and holds two groups. A folder that was saved to disk goes by its
+`state.json`, and is mapped into memory. What lies in a shard is named by the byte that it begins
+at, see `mpft_deploy.shards`.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mpft_deploy import shards
 from mpft_deploy.errors import InputError
 from mpft_deploy.extras import require
 from mpft_deploy.files import display
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIX = ".parquet"
+SAVED = "state.json"
+"""Of a folder that was saved to disk: what says which files hold it."""
 
 IMAGES = ("image", "image_data", "img", "jpg", "png", "webp", "picture")
 LABELS = ("label", "labels", "class", "is_fake", "target")
@@ -34,7 +39,7 @@ SPLITS = ("split",)
 MASKS = ("mask",)
 """Names of columns, the first that is there counts."""
 
-SHARD = re.compile(r"([A-Za-z]+)-\d+(?:-of-\d+)?(?:-[0-9a-f]+)?\.parquet")
+SHARD = re.compile(r"([A-Za-z]+)-\d+(?:-of-\d+)?(?:-[0-9a-f]+)?\.(?:parquet|tar)")
 """How a split's files are called."""
 
 WITH_MASKS = {0: "real", 1: "full_synthetic", 2: "tampered"}
@@ -56,28 +61,38 @@ class Row(NamedTuple):
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a path names a row of a Parquet file."""
-    return path.parent.suffix.lower() == SUFFIX and path.name.isdecimal()
+    """Whether a path names a row of a file that holds many."""
+    return path.name.isdecimal() and _kind(path.parent) != ""
 
 
-def parquet_files(source: Path) -> list[Path]:
-    """The Parquet files that a path is, or that lie under a folder, in the order of their names."""
+def packed_files(source: Path) -> list[Path]:
+    """The files of many rows that a path is, or that lie under a folder, in the order of names."""
     if source.is_file():
-        return [source] if source.suffix.lower() == SUFFIX else []
-    found = (path for path in source.rglob("*") if path.suffix.lower() == SUFFIX)
+        return [source] if _kind(source) else []
     return sorted(
         path
-        for path in found
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(source).parts)
+        for path in source.rglob("*")
+        if _kind(path)
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(source).parts)
+        and (path.name != SAVED or path.with_name("dataset_info.json").exists())
     )
 
 
+def _kind(path: Path) -> str:
+    """The name or suffix that a file of many rows is known by, "" if it is none."""
+    known = path.name if path.name == SAVED else path.suffix.lower()
+    return known if known in (SAVED, SUFFIX, shards.SUFFIX) else ""
+
+
 def read_rows(path: Path) -> list[Row]:
-    """What the rows of a Parquet file of labelled images say, without their images.
+    """What the rows of a file of labelled images say, without their images.
 
     Raises:
         InputError: it is damaged, or has no column of images or of labels; says what it has.
     """
+    if _kind(path) == shards.SUFFIX:
+        return _members(path)
     file = _open(path)
     import pyarrow as pa
 
@@ -106,15 +121,43 @@ def read_rows(path: Path) -> list[Row]:
         for key, name in wanted.items()
     }
     columns["label"] = _labels(table[label].to_pylist(), file.schema_arrow, label)
-    stated = SHARD.fullmatch(path.name)
+    stated = file.split if isinstance(file, _Saved) else _split_of(path)
     if wanted["split"] is None and stated:
-        columns["split"] = [stated[1]] * table.num_rows
+        columns["split"] = [stated] * table.num_rows
     return [
         Row(path / str(row), *values)
         for row, values in enumerate(
             zip(*(columns[key] for key in ("label", "generator", "origin", "split")), strict=True)
         )
     ]
+
+
+def _members(path: Path) -> list[Row]:
+    """The rows of a WebDataset's shard."""
+    rows = []
+    for member in shards.read_members(path):
+        named = {
+            key: _first(names, list(member.fields))
+            for key, names in (
+                ("label", LABELS), ("generator", GENERATORS), ("origin", ORIGINS), ("split", SPLITS)
+            )
+        }  # fmt: skip
+        told = {key: "" if name is None else member.fields[name] for key, name in named.items()}
+        if not told["label"]:
+            stated = ", ".join(member.fields) or "nothing"
+            raise InputError(
+                f"{display(path / str(member.offset))}: no label, only {stated}; expected 0 or 1 "
+                f"in a cls beside the image, or a json with one of {', '.join(LABELS)}"
+            )
+        row = Row(path / str(member.offset), **told)
+        rows.append(row._replace(split=row.split or _split_of(path)))
+    return rows
+
+
+def _split_of(path: Path) -> str:
+    """The split that a file's name states, "" if it states none."""
+    stated = SHARD.fullmatch(path.name)
+    return stated[1] if stated else ""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -124,8 +167,11 @@ def read_bytes(path: Path) -> bytes:
             return path.read_bytes()
         except OSError as error:
             raise InputError(f"{display(path)}: {error.strerror}") from None
-    status = _status(path.parent)
-    data = _shard(path.parent, *status).image(int(path.name))
+    status, row = _status(path.parent), int(path.name)
+    if _kind(path.parent) == shards.SUFFIX:
+        data = shards.read_member(path.parent, row)
+    else:
+        data = _shard(path.parent, *status).image(row)
     if data is None:
         raise InputError(f"{display(path)}: no image in this row")
     return data
@@ -145,15 +191,16 @@ def _status(path: Path) -> list[int]:
 
 
 def _open(path: Path) -> Any:
-    """A pyarrow.parquet.ParquetFile."""
-    require("eval", "data in Parquet files", "pyarrow")
+    """A pyarrow.parquet.ParquetFile, or a _Saved."""
+    require("eval", "data in Parquet or Arrow files", "pyarrow")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{display(path)} is no Parquet file, or damaged: {error}") from None
+        return _Saved(path) if path.name == SAVED else pq.ParquetFile(path)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        what = "no folder that was saved to disk" if path.name == SAVED else "no Parquet file"
+        raise InputError(f"{display(path)} is {what}, or damaged: {error}") from None
 
 
 def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
@@ -222,12 +269,41 @@ class _Shard:
                 table = self._file.read_row_group(group, columns=[self._column])
                 self._kept[group] = table[self._column]
             begin = self._ends[group - 1] if group else 0
-            value = self._kept[group][row - begin].as_py()
-        data = value.get("bytes") if isinstance(value, dict) else value
-        return data if isinstance(data, bytes) else None
+            return _data(self._kept[group][row - begin].as_py())
+
+
+class _Saved:
+    """A folder as Hugging Face's `save_to_disk` writes it; any thread may ask."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+
+        state = json.loads(path.read_bytes())
+        files = [path.parent / Path(one["filename"]).name for one in state["_data_files"]]
+        self._table = pa.concat_tables(
+            pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files
+        )
+        self.schema_arrow = self._table.schema
+        self.split = str(state.get("_split") or "")
+
+    def read(self, columns: list[str]) -> pa.Table:
+        """Some columns."""
+        return self._table.select(columns)
+
+    def image(self, row: int) -> bytes | None:
+        """As `_Shard.image`."""
+        if row >= self._table.num_rows:
+            return None
+        return _data(self._table[_image_column(self.schema_arrow, "")][row].as_py())
+
+
+def _data(value: Any) -> bytes | None:
+    """The bytes of an image's file in what a column holds."""
+    data = value.get("bytes") if isinstance(value, dict) else value
+    return data if isinstance(data, bytes) else None
 
 
 @functools.lru_cache(KEPT_FILES)
-def _shard(path: Path, size: int, changed: int) -> _Shard:
+def _shard(path: Path, size: int, changed: int) -> _Shard | _Saved:
     """The file as it was at that size and time."""
-    return _Shard(path)
+    return _open(path) if path.name == SAVED else _Shard(path)
