@@ -51,13 +51,28 @@ def setting(
 @setting("--depth", "Use the first D blocks. Default: two thirds.", click.IntRange(1))
 @setting("--taps", "Read the class token after each of the last T of them.", click.IntRange(1))
 @setting("--epochs", "Passes over the images; 0 leaves the backbone frozen.", click.IntRange(0))
-@setting("--batch", None, click.IntRange(2))
+@setting("--batch", "Images a step, of all processes together.", click.IntRange(2))
+@click.option(
+    "--micro-batch",
+    type=click.IntRange(1),
+    help="Images that a process runs at a time, for less memory.  [default: its share of a step]",
+)
 @setting("--backbone-lr", None, Number(0))
 @setting("--head-lr", None, Number(0, min_open=True))
 @setting(
     "--layer-decay",
     "Factor of the backbone's rate from each block to the one before it.",
     Number(0, 1, min_open=True),
+)
+@setting(
+    "--lora",
+    "Fine-tune updates of this rank in place of the backbone's matrices.  0: all of it.",
+    click.IntRange(0),
+)
+@setting(
+    "--ema",
+    "Keep a moving average of the weights, this share of itself at each step.  0: none.",
+    Number(0, 1, max_open=True),
 )
 @setting(
     "--augment",
@@ -113,6 +128,7 @@ def command(
     stored: Any,
     golden: Any,
     device: str,
+    micro_batch: int | None,
     resume: bool,
     overwrite: bool,
     as_json: bool,
@@ -127,16 +143,19 @@ def command(
     what is not understood is an error. Images that both classes have, or training and validation,
     as the same file or a copy, are left out.
     Checkpoint, log and curves stay in OUT.run; an interrupted run goes on with --resume.
+
+    On several GPUs or machines: torchrun --nproc-per-node 8 --no-python mpft train ….
     """
     from mpft_deploy.detector import require_train_extra
 
     require_train_extra()
     import msgspec
 
+    from mpft_deploy.detector.processes import is_first
     from mpft_deploy.detector.settings import TrainSettings
     from mpft_deploy.detector.train import train
 
-    with _progress() as reporter:
+    with _progress() if is_first() else _Silent() as reporter:
         trained = train(
             data,
             val or (() if settings["folds"] else data),
@@ -148,7 +167,10 @@ def command(
             stored=stored,
             golden=golden,
             device=device,
+            micro_batch=micro_batch,
         )
+    if not is_first():
+        return
     validation = trained.validation
     if as_json:
         result = {
@@ -168,6 +190,19 @@ def command(
 
 def _progress() -> _Bar | _Lines:
     return _Bar() if is_terminal(sys.stderr) else _Lines()
+
+
+class _Silent:
+    """Of the processes of a run, all but one say nothing."""
+
+    def __enter__(self) -> _Silent:
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def line(self, text: str) -> None: ...
+
+    def step(self, done: int, total: int, text: str) -> None: ...
 
 
 class _Lines:

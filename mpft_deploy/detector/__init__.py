@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from mpft_deploy.extras import require
 
-NEEDS = ("torch", "torchvision", "open_clip", "sklearn", "matplotlib", "pyarrow")
+NEEDS = ("torch", "torchvision", "open_clip", "timm", "sklearn", "tensorboardX", "pyarrow")
 
 
 def require_train_extra() -> None:

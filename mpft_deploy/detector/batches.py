@@ -6,12 +6,12 @@ it would have had, however many threads load them.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import islice
+from itertools import count, cycle, islice
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -19,14 +19,16 @@ import numpy.typing as npt
 import torch
 
 from mpft_deploy.ahead import ahead
-from mpft_deploy.dataset import Sample
+from mpft_deploy.dataset import Sample, require_few
 from mpft_deploy.detector.backbone import Geometry
 from mpft_deploy.detector.evaluate import BATCH
 from mpft_deploy.detector.model import encode
+from mpft_deploy.detector.processes import threads
+from mpft_deploy.errors import InputError
 from mpft_deploy.evaluate.protocols import Interpolation, blur, filmed, resave, resize
-from mpft_deploy.images import decode_image
+from mpft_deploy.images import read_picture
 from mpft_deploy.spec import KeepRule, parse_mixture
-from mpft_deploy.views import bring_up, view_side
+from mpft_deploy.views import Window, bring_up, view_side
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -40,6 +42,9 @@ RESIZED, BLURRED, FILMED, WEBP = 0.6, 0.1, 0.125, 0.25
 SCALES = (0.7, 1.4)
 INTERPOLATIONS = get_args(Interpolation)
 SAMPLINGS = ("4:2:0", "4:4:4")
+
+AROUND = 2
+"""Side of what is decoded of an image, in sides of a view: enough to be shrunk and then cut."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +65,30 @@ class Masking:
         rules = parse_mixture(text, geometry.cells)
         return cls(rules, zero_fill, geometry.patch, geometry.size)
 
-    def encode(self, crops: U8, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views u8 [B, S, S, 3] → patches u8 [B, K, 3·p·p] and positions i32 [B, K]."""
-        turns = np.arange(len(crops)) // 2 % len(self.rules)
+    def encode(self, crops: U8, seed: int, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views u8 [B, S, S, 3] → patches u8 [B, K, 3·p·p] and positions i32 [B, K].
+
+        Args:
+            seed: of a random rule.
+            first: place of the first view in its batch.
+        """
         parts = [
-            encode(crops[turns == turn], self.patch, rule, seed=seed, zero_fill=self.zero_fill)
-            for turn, rule in enumerate(self.rules)
+            encode(crop[None], self.patch, rule, seed=seed, zero_fill=self.zero_fill)
+            for crop, rule in zip(crops, islice(cycle(self._turns()), first, None), strict=False)
         ]
-        back = torch.from_numpy(np.argsort(np.argsort(turns, kind="stable"), kind="stable"))
-        patches, positions = (torch.cat([part[which] for part in parts]) for which in (0, 1))
-        return patches[back], positions[back]
+        patches, positions = zip(*parts, strict=True)
+        return torch.cat(patches), torch.cat(positions)
+
+    def _turns(self) -> list[KeepRule]:
+        return [rule for rule in self.rules for _ in (0, 1)]
 
 
 @dataclass(frozen=True)
 class Batch:
     """What a step learns from.
 
-    patches u8 [B, K, 3·p·p], positions i32 [B, K], labels f32 [B] (1 generated).
+    patches u8 [n, K, 3·p·p], positions i32 [n, K], of this process's share of the batch.
+    labels f32 [B], of all of it (1 generated).
     """
 
     patches: torch.Tensor
@@ -98,14 +110,19 @@ class BalancedOrder:
 
     def indices(self, step: int) -> I64:
         """i64 [batch]: indices of the samples of a step."""
-        places = np.arange(step * self.batch, (step + 1) * self.batch)
-        return np.array([self._at(int(place)) for place in places], np.int64)
+        places = range(step * self.batch, (step + 1) * self.batch)
+        return np.array([next(self.candidates(place)) for place in places], np.int64)
 
-    def _at(self, place: int) -> int:
-        label, turn = place % 2, place // 2
+    def candidates(self, place: int) -> Iterator[int]:
+        """The sample of a place, counted from the first step's first, then those that come later.
+
+        Any of them takes its place where it cannot be read.
+        """
+        label, first = place % 2, place // 2
         members = self._members[label]
-        order = self._order(label, turn // len(members))
-        return int(members[order[turn % len(members)]])
+        for turn in count(first):
+            round_, at = divmod(turn, len(members))
+            yield int(members[self._order(label, round_)[at]])
 
     def _permutation(self, label: int, round_: int) -> I64:
         return np.random.default_rng((self.seed, label, round_)).permutation(
@@ -147,27 +164,53 @@ def disturb(frame: U8, rng: np.random.Generator, share: float, least: int = 1) -
     return resave(frame, kind, int(rng.integers(50, 97)), sampling)
 
 
+def read_around(path: Path, size: int, rng: np.random.Generator) -> U8:
+    """A window u8 [H, W, 3] at a random place of an image, large enough for views of `size`.
+
+    Each view of it is as likely as any other, but for those at the edges, which are likelier. Of a
+    JPEG, little more than the window is decoded.
+    """
+    drawn = rng.random(2)
+
+    def window(height: int, width: int) -> Window:
+        sides = [min(side, AROUND * size) for side in (height, width)]
+        corner = [
+            int(np.clip(np.floor(share * (whole + side - 2 * size + 1)) - side + size, 0, last))
+            for share, whole, side, last in zip(
+                drawn, (height, width), sides, (height - sides[0], width - sides[1]), strict=True
+            )
+        ]
+        return Window(corner[0], corner[1], sides[0], sides[1])
+
+    picture = read_picture(path, window=window)
+    if picture.whole is not None:
+        return picture.pixels
+    row, column, height, width = window(*picture.pixels.shape[:2])
+    return picture.pixels[row : row + height, column : column + width]
+
+
 def disturbed_crops(
-    samples: Sequence[Sample], size: int, seed: int, look: int, first: int = 0
+    samples: Sequence[Sample], size: int, seed: int, look: int, places: Sequence[int] | None = None
 ) -> Iterator[U8]:
     """A random view u8 [n, size, size, 3] of each image as it may arrive, BATCH at a time.
 
     Each `look` gives other views. The next BATCH is made while the consumer works.
 
     Args:
-        first: sample to begin with, a multiple of BATCH.
+        places: of the samples, those whose views are asked for; None for all.
     """
     make = partial(_disturbed, samples, size, (seed, 4, look))
-    with ThreadPoolExecutor(2) as pool:
-        made = ahead(make, range(first, len(samples)), pool, depth=BATCH)
+    wanted = range(len(samples)) if places is None else places
+    with ThreadPoolExecutor(threads()) as pool:
+        made = ahead(make, wanted, pool, depth=BATCH)
         while part := list(islice(made, BATCH)):
             yield np.stack(part)
 
 
 def _disturbed(samples: Sequence[Sample], size: int, seed: tuple[int, ...], place: int) -> U8:
     rng = np.random.default_rng((*seed, place))
-    frame = disturb(decode_image(samples[place].path), rng, 1.0, size)
-    return random_crop(frame, size, rng)
+    frame = read_around(samples[place].path, size, np.random.default_rng((*seed, place, 1)))
+    return random_crop(disturb(frame, rng, 1.0, size), size, rng)
 
 
 def training_batches(
@@ -179,38 +222,56 @@ def training_batches(
     first: int,
     stop: int,
     augment: float = 0.0,
-    workers: int = 2,
+    share: range | None = None,
+    workers: int | None = None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> Generator[Batch, None, None]:
     """The batches of the steps `first` to `stop` − 1, prepared ahead in threads.
 
-    `augment` is the share of images that are disturbed, see `disturb`.
+    An image that cannot be read is told and another of its class takes its place.
+
+    Args:
+        augment: share of images that are disturbed, see `disturb`.
+        share: places of each batch that are made; None for all.
+        workers: threads; None for as many as there are cores for them.
+        report: told of images that cannot be read.
 
     Raises:
-        InputError: an image can no longer be read.
+        InputError: more than a hundredth of the images cannot be read.
     """
     order = BalancedOrder([sample.label for sample in samples], batch, seed)
+    own = range(batch) if share is None else share
+    bad: dict[int, str] = {}
 
-    def prepare(step: int) -> Batch:
-        crops = np.empty((batch, masking.size, masking.size, 3), np.uint8)
-        chosen = [samples[index] for index in order.indices(step)]
-        for place, sample in enumerate(chosen):
+    def load(item: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        step, place = item
+        for index in order.candidates(step * batch + place):
+            if index in bad:
+                continue
+            try:
+                frame = read_around(
+                    samples[index].path,
+                    masking.size,
+                    np.random.default_rng((seed, 2, step, place, 1)),
+                )
+            except InputError as error:
+                bad[index] = str(error)
+                report(f"left out: {error}")
+                require_few(list(bad.values()), len(samples))
+                continue
             rng = np.random.default_rng((seed, 2, step, place))
-            frame = disturb(decode_image(sample.path), rng, augment, masking.size)
-            crops[place] = random_crop(frame, masking.size, rng)
-        # A random rule draws anew at every step.
-        patches, positions = masking.encode(crops, seed * 2**32 + step)
-        labels = torch.tensor([float(sample.label) for sample in chosen])
-        return Batch(patches, positions, labels)
+            crop = random_crop(disturb(frame, rng, augment, masking.size), masking.size, rng)
+            # A random rule draws anew at every step.
+            return masking.encode(crop[None], seed * 2**32 + step, place)
+        raise AssertionError  # the candidates do not end
 
-    steps = iter(range(first, stop))
-    waiting: deque[Future[Batch]] = deque()
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(workers or threads())
     try:
-        for step in steps:
-            waiting.append(pool.submit(prepare, step))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        items = ((step, place) for step in range(first, stop) for place in own)
+        loaded = ahead(load, items, pool, depth=AHEAD * len(own))
+        for step in range(first, stop):
+            patches, positions = zip(*islice(loaded, len(own)), strict=True)
+            labels = torch.tensor([float(samples[at].label) for at in order.indices(step)])
+            yield Batch(torch.cat(patches), torch.cat(positions), labels)
     finally:
         pool.shutdown(cancel_futures=True)

@@ -14,6 +14,7 @@ import torch
 from mpft_deploy.ahead import ahead
 from mpft_deploy.dataset import Sample, pixel_digest
 from mpft_deploy.detector.model import Detector, choose_device, encode
+from mpft_deploy.detector.processes import ALONE, Processes, threads
 from mpft_deploy.detector_folder import DetectorFolder
 from mpft_deploy.evaluate.scores import mean_over_views
 from mpft_deploy.files import display
@@ -55,7 +56,7 @@ def batches_of(load: Callable[[Sample], T], samples: Sequence[Sample]) -> Iterat
 
     The next BATCH is loaded while the consumer works.
     """
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(threads()) as pool:
         loaded = ahead(load, samples, pool, depth=BATCH)
         while part := list(islice(loaded, BATCH)):
             yield part
@@ -75,8 +76,9 @@ def image_logits(
     zero_fill: Sequence[bool] = (),
     bf16: bool = False,
     after_batch: Callable[[], None] = lambda: None,
+    processes: Processes = ALONE,
 ) -> list[F32]:
-    """Logits of the images' centres under each of the rules.
+    """Logits of the images' centres under each of the rules, from some processes to all of them.
 
     Args:
         model: is put in evaluation mode.
@@ -89,12 +91,18 @@ def image_logits(
     """
     model.eval()
     fills = zero_fill or [False] * len(rules)
-    parts: list[list[F32]] = [[] for _ in rules]
-    for crops in centre_crops(samples, model.tower.size):
-        for part, rule, fill in zip(parts, rules, fills, strict=True):
-            part.append(crop_logits(model, crops, rule, seed=seed, zero_fill=fill, bf16=bf16))
+    made = (
+        [
+            crop_logits(model, crops, rule, seed=seed, zero_fill=fill, bf16=bf16)
+            for rule, fill in zip(rules, fills, strict=True)
+        ]
+        for crops in centre_crops(processes.own(samples, BATCH), model.tower.size)
+    )
+    parts = []
+    for part in processes.in_turns(made, -(-len(samples) // BATCH)):
+        parts.append(part)
         after_batch()
-    return [np.concatenate(part) for part in parts]
+    return [np.concatenate(of_rule) for of_rule in zip(*parts, strict=True)]
 
 
 def judged_logits(

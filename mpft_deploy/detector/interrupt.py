@@ -14,13 +14,13 @@ class StopRequestedError(Exception):
 
 
 @contextlib.contextmanager
-def stop_signals() -> Generator[Callable[[], None], None, None]:
-    """Turn SIGINT and SIGTERM into a StopRequestedError at the next call of what is yielded.
+def stop_signals() -> Generator[Callable[[], bool], None, None]:
+    """Yields what tells whether SIGINT or SIGTERM came, neither of which stops anything itself.
 
     A second signal acts at once, as it would without this.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: None  # only the main thread may handle signals
+        yield lambda: False  # only the main thread may handle signals
         return
     requested = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -29,14 +29,10 @@ def stop_signals() -> Generator[Callable[[], None], None, None]:
         requested.set()
         signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
 
-    def check() -> None:
-        if requested.is_set():
-            raise StopRequestedError
-
     for number in before:
         signal.signal(number, request)
     try:
-        yield check
+        yield requested.is_set
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)

@@ -11,10 +11,11 @@ from typing import Protocol
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import torch
+from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.backbone import Backbone
@@ -22,26 +23,20 @@ from mpft_deploy.detector.batches import Batch, Masking, training_batches
 from mpft_deploy.detector.evaluate import image_logits
 from mpft_deploy.detector.features import look_features
 from mpft_deploy.detector.folds import fit_on_looks
+from mpft_deploy.detector.lora import adapt, merged
 from mpft_deploy.detector.model import Detector
-from mpft_deploy.detector.probe import INVERSE_PENALTY, at_most, fit_head
+from mpft_deploy.detector.optimiser import Tower, optimise, schedule
+from mpft_deploy.detector.probe import INVERSE_PENALTY, Probe, fit_head
+from mpft_deploy.detector.processes import ALONE, Processes
 from mpft_deploy.detector.run_folder import CHECKPOINT, EpochReport, Progress, RunFolder, Tensors
-from mpft_deploy.detector.settings import TrainSettings
 from mpft_deploy.errors import GateError, InputError
 from mpft_deploy.evaluate.scores import score
 from mpft_deploy.files import display
 from mpft_deploy.spec import KeepRule
 from mpft_deploy.weights import F32, Stored
 
-WEIGHT_DECAY = 0.01
-BETAS = (0.9, 0.98)
-"""Of AdamW, as CLIP's transformers were trained (arXiv 2103.00020)."""
 CLIP_NORM = 1.0
-WARM_UP = 0.3
-"""Share of the steps in which the learning rate rises."""
 CHECKPOINT_SECONDS = 600.0
-
-LAST = ("ln_post", "proj")
-"""Weights of the tower that come after its blocks."""
 
 START_INVERSE_PENALTY = 1e-3
 """Of the probe that fine-tuning starts from. A probe of 0.1 is so sure of itself that what it gets
@@ -63,10 +58,11 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True)
 class Images:
-    """What is learnt from, and what is validated on."""
+    """What is learnt from, what is validated on, and those of the first that teach the head."""
 
     train: list[Sample]
     val: list[Sample]
+    head: list[Sample]
 
 
 @dataclass(frozen=True)
@@ -83,18 +79,13 @@ class Finished:
     features: F32 | None
 
 
-def one_cycle(done: float) -> float:
-    """Factor of the learning rate when a share `done` of the steps is over.
-
-    Rises by a half cosine from 1/25 to 1, then falls to almost 0 (Smith and Topin 1708.07120).
-    """
-    if done < WARM_UP:
-        return 0.04 + 0.96 * (1 - math.cos(math.pi * done / WARM_UP)) / 2
-    return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
-
-
 class Loop:
-    """The steps and epochs of a run, with all that changes from one to the next."""
+    """The steps and epochs of a run, with all that changes from one to the next.
+
+    A step's batch is shared out among the processes, and each takes its share in parts. The head,
+    with the normalisation before it, sees the features of the whole batch on every process, so that
+    neither how many processes there are nor how large the parts are changes what is learnt.
+    """
 
     def __init__(
         self,
@@ -103,18 +94,34 @@ class Loop:
         run: RunFolder,
         progress: Progress,
         reporter: Reporter,
+        *,
+        processes: Processes = ALONE,
+        micro_batch: int | None = None,
     ) -> None:
+        """Args: micro_batch, images that a process runs at a time; None for its whole share."""
         self.model, self.images, self.run_folder = model, images, run
-        self.progress, self.reporter = progress, reporter
+        self.progress, self.reporter, self.processes = progress, reporter, processes
         self.settings = settings = progress.settings
         self.epoch_steps = math.ceil(len(images.train) / settings.batch)
         self.total = settings.epochs * self.epoch_steps
-        self.optimiser = _optimiser(model, settings)
         self.device = next(model.parameters()).device
         self.bf16 = settings.precision == "bf16"
         self.masking = Masking.parse(
             settings.train_keep, model.tower, zero_fill=settings.fill == "zero"
         )
+        self.share = processes.share(settings.batch)
+        largest = -(-settings.batch // processes.count)
+        self.micro_batch = micro_batch or largest
+        self.in_parts = self.micro_batch < largest  # on all processes, if on any
+        if settings.lora:
+            torch.manual_seed(settings.seed)
+            adapt(model.visual, settings.lora)
+        tower = Tower(model)
+        self.optimiser = optimise(tower, model.head, settings)
+        self.schedule = schedule(self.optimiser, self.total)
+        self.average = ModelEmaV3(model.visual, settings.ema) if settings.ema else None
+        several = processes.count > 1 and self.total
+        self.tower: nn.Module = DistributedDataParallel(tower) if several else tower
         self._saved_at = time.monotonic()
 
     def run(self, check: Callable[[], None]) -> None:
@@ -128,6 +135,8 @@ class Loop:
                 first=self.progress.step,
                 stop=(epoch + 1) * self.epoch_steps,
                 augment=self.settings.augment,
+                share=self.share,
+                report=self.reporter.line,
             )
             with contextlib.closing(batches):
                 for batch in batches:
@@ -143,6 +152,7 @@ class Loop:
         if not self.total:
             return  # the head is fitted at the end
         self.reporter.line("fitting the head on the frozen backbone")
+        self._align()
         self._fit_head(self.model, self.masking, START_INVERSE_PENALTY)
 
     def _fit_head(
@@ -154,12 +164,13 @@ class Loop:
     ) -> None:
         fit_head(
             model,
-            self.images.train,
+            self.images.head,
             masking,
             seed=self.settings.seed,
             bf16=self.bf16,
             inverse_penalty=inverse_penalty,
             after_batch=check,
+            processes=self.processes,
         )
 
     def finished(
@@ -177,18 +188,20 @@ class Loop:
         """
         settings = self.settings
         model = Detector(self.model.tower, self.model.depth, taps=settings.taps).to(self.device)
-        model.visual.load_state_dict(self.model.visual.state_dict())
-        if backbone is not None and settings.blend < 1 and settings.epochs:
+        learnt = self.average.module if self.average else self.model.visual
+        model.visual.load_state_dict(merged(learnt))
+        if settings.blend < 1 and settings.epochs:
             share = settings.blend
             self.reporter.line(f"blending: {share:g} fine-tuned, {1 - share:g} frozen backbone")
-            with torch.no_grad():
+            if backbone is not None:  # of the first process, which the others then follow
                 for name, weight in model.visual.named_parameters():
-                    weight.lerp_(backbone.weights[name].to(weight), 1 - share)
+                    weight.data.lerp_(backbone.weights[name].to(weight), 1 - share)
         model.round_tower(stored)
+        self.processes.align(model.visual.state_dict().values())
         rule = KeepRule.parse(settings.keep)
         self.reporter.line(f"fitting the head for {rule}, blocks read: {settings.taps}")
         masking = Masking((rule,), False, self.masking.patch, self.masking.size)
-        samples = at_most(self.images.train, settings.seed)
+        samples = self.images.head
         if not settings.augment:
             self._fit_head(model, masking, check=check)
             return Finished(model, samples, None)
@@ -197,78 +210,129 @@ class Loop:
             self.reporter.step(done, total, "views")
             check()
 
-        kept = self.run_folder.features(stored)
         features = look_features(
-            model, samples, masking, kept, seed=settings.seed, bf16=self.bf16, step=step
+            model,
+            samples,
+            masking,
+            self.run_folder.features(stored),
+            seed=settings.seed,
+            bf16=self.bf16,
+            step=step,
+            processes=self.processes,
         )
-        fit_on_looks(features, samples).put_into(model)
+
+        def fit() -> Probe:
+            return fit_on_looks(features, samples)
+
+        self.processes.from_first(fit).put_into(model)
         return Finished(model, samples, features)
 
     def save(self) -> None:
         """Write the checkpoint."""
-        tensors: dict[str, npt.NDArray[np.generic]] = {}
-        for name, value in self.model.state_dict().items():
-            tensors[f"model/{name}"] = value.cpu().numpy()
-        for name, parameter in self.model.named_parameters():
-            for moment in MOMENTS if parameter in self.optimiser.state else ():
-                value = self.optimiser.state[parameter][moment]
-                tensors[f"{moment}/{name}"] = value.cpu().numpy()
-        self.run_folder.save(self.progress, tensors)
+        if self.processes.first:
+            tensors = {name: value.cpu().numpy() for name, value in self._state().items()}
+            self.run_folder.save(self.progress, tensors)
         self._saved_at = time.monotonic()
 
     def restore(self, tensors: Tensors) -> None:
-        """Take model and optimiser from a checkpoint."""
-        try:
-            self.model.load_state_dict(
-                {
-                    name: torch.from_numpy(tensors[f"model/{name}"])
-                    for name in self.model.state_dict()
-                }
-            )
-            learnt = dict(self.model.named_parameters()) if self.progress.step else {}
-            for name, parameter in learnt.items():
-                self.optimiser.state[parameter] = {
-                    "step": torch.tensor(float(self.progress.step), device=self.device),
-                    **{
-                        moment: torch.from_numpy(tensors[f"{moment}/{name}"]).to(self.device)
-                        for moment in MOMENTS
-                    },
-                }
-        except KeyError as error:
-            path = display(self.run_folder.path / CHECKPOINT)
-            raise InputError(f"{path} lacks {error}; begin anew with --overwrite") from None
+        """Take all that changes from a checkpoint; on other processes than the first, from that."""
+        for parameter in self._learnt().values() if self.progress.step else ():
+            self.optimiser.state[parameter] = {
+                "step": torch.tensor(float(self.progress.step), device=self.device),
+                **{moment: torch.zeros_like(parameter) for moment in MOMENTS},
+            }
+
+        def take() -> None:
+            try:
+                for name, value in self._state().items():
+                    value.copy_(torch.from_numpy(tensors[name]))
+            except (KeyError, RuntimeError) as error:
+                path = display(self.run_folder.path / CHECKPOINT)
+                raise InputError(f"{path} lacks {error}; begin anew with --overwrite") from None
+
+        self.processes.from_first(take)
+        self._align()
+
+    def _learnt(self) -> dict[str, nn.Parameter]:
+        return {name: one for name, one in self.model.named_parameters() if one.requires_grad}
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        """All that a checkpoint holds, by name, to be read or set in place."""
+        state = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        for name, parameter in self._learnt().items():
+            for moment in MOMENTS if parameter in self.optimiser.state else ():
+                state[f"{moment}/{name}"] = self.optimiser.state[parameter][moment]
+        if self.average:
+            state |= {f"ema/{k}": value for k, value in self.average.module.state_dict().items()}
+        return state
+
+    def _align(self) -> None:
+        """Give all processes what the first one has."""
+        self.processes.align(self._state().values())
 
     def _step(self, batch: Batch) -> None:
         began, step = time.monotonic(), self.progress.step
         # Seeded by step, dropout is the same after a resume.
         torch.manual_seed(self.settings.seed * 2**31 + step)
-        factor = one_cycle(step / self.total)
-        for group in self.optimiser.param_groups:
-            group["lr"] = group["highest_lr"] * factor
+        self.schedule.step_update(step + 1)
         self.model.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            feature = self.model.features(
-                batch.patches.to(self.device), batch.positions.to(self.device)
+        parts = [
+            (patches.to(self.device), positions.to(self.device))
+            for patches, positions in zip(
+                torch.split(batch.patches, self.micro_batch),
+                torch.split(batch.positions, self.micro_batch),
+                strict=True,
             )
-        labels = batch.labels.to(self.device)
-        loss = functional.binary_cross_entropy_with_logits(self.model.judge(feature), labels)
+        ]
+        # Of parts no graph is kept: their features are made again for the way back.
+        with torch.set_grad_enabled(not self.in_parts):
+            made = [self._features(*part) for part in parts]
+        features = torch.zeros(len(batch.labels), made[0].shape[1], device=self.device)
+        own = slice(self.share.start, self.share.stop)
+        features[own] = torch.cat(made).detach()
+        self.processes.sum(features).requires_grad_()
+        loss = functional.binary_cross_entropy_with_logits(
+            self.model.judge(features), batch.labels.to(self.device)
+        )
         loss.backward()  # type: ignore[no-untyped-call]
         value = float(loss.detach())
         if not math.isfinite(value):
             raise GateError(
                 f"the loss is {value} at step {step + 1}: lower --backbone-lr or --head-lr"
             )
+        assert features.grad is not None
+        # The gradients of processes are averaged, and this loss is a mean over all of them already.
+        gradients = torch.split(features.grad[own] * self.processes.count, self.micro_batch)
+        for at, (part, gradient) in enumerate(zip(parts, gradients, strict=True)):
+            with self._unsynchronised(at + 1 < len(parts)):
+                feature = self._features(*part) if self.in_parts else made[0]
+                feature.backward(gradient)  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
         self.optimiser.step()
         self.optimiser.zero_grad()
+        if self.average:
+            self.average.update(self.model.visual)
         seconds = time.monotonic() - began
         self.progress = msgspec.structs.replace(
             self.progress, step=step + 1, seconds=self.progress.seconds + seconds
         )
-        self.run_folder.log(
-            "step", step=step + 1, loss=value, factor=round(factor, 6), seconds=round(seconds, 3)
-        )
+        if self.processes.first:
+            rate = self.optimiser.param_groups[-1]["lr"]
+            self.run_folder.log(
+                "step", step=step + 1, loss=value, head_lr=rate, seconds=round(seconds, 3)
+            )
         self.reporter.step(step + 1, self.total, f"loss {value:.3f}")
+
+    def _features(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            feature: torch.Tensor = self.tower(patches, positions)
+        return feature
+
+    def _unsynchronised(self, wanted: bool) -> contextlib.AbstractContextManager[None]:
+        """Whether gradients are kept until those of a later part go to the other processes."""
+        if wanted and isinstance(self.tower, DistributedDataParallel):
+            return self.tower.no_sync()
+        return contextlib.nullcontext()
 
     def _end_epoch(self, epoch: int, check: Callable[[], None]) -> None:
         """Validate, log, draw and report."""
@@ -281,7 +345,10 @@ class Loop:
             zero_fill=[False, self.masking.zero_fill, False],
             bf16=self.bf16,
             after_batch=check,
+            processes=self.processes,
         )
+        if not self.processes.first:
+            return
         labels = [sample.label for sample in self.images.val]
         at_inference, at_training, at_all = (score(labels, values) for values in logits)
         losses = [
@@ -309,7 +376,6 @@ class Loop:
             train_rule_auc=report.train_rule_auc,
             all_cells_auc=report.all_cells_auc,
         )
-        self.run_folder.draw()
         self.reporter.line(
             f"epoch {report.epoch} of {settings.epochs}: loss {report.loss:.3f}; validation AUC "
             f"{at_inference.auc:.4f} and balanced accuracy {at_inference.balanced_accuracy:.3f} "
@@ -317,28 +383,3 @@ class Loop:
             f"{report.all_cells_auc:.4f} with all cells (the model in training: before blending, "
             "and with the head that it trains)"
         )
-
-
-def _optimiser(model: Detector, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW with separate rates for backbone and head; vectors (norms, biases) do not decay.
-
-    From the last block to the first the backbone's rate shrinks by `layer_decay` each (as for
-    ELECTRA, arXiv 2003.10555): early blocks see what all images share.
-    """
-    blocks = list(model.visual.transformer.resblocks)
-    known = {id(p) for block in blocks for p in block.parameters()}
-    last = [p for name, p in model.visual.named_parameters() if name.startswith(LAST)]
-    first = [p for p in model.visual.parameters() if id(p) not in known.union(map(id, last))]
-    layers = [first, *(list(block.parameters()) for block in blocks), last]
-    rates = [settings.backbone_lr * settings.layer_decay**age for age in range(len(layers))]
-    groups = []
-    for parameters, rate in (
-        *zip(reversed(layers), rates, strict=True),
-        (list(model.head.parameters()), settings.head_lr),
-    ):
-        for decays in (True, False):
-            chosen = [p for p in parameters if (p.ndim >= 2) == decays]
-            decay = WEIGHT_DECAY if decays else 0.0
-            if chosen:
-                groups.append({"params": chosen, "highest_lr": rate, "weight_decay": decay})
-    return torch.optim.AdamW(groups, betas=BETAS, fused=True)

@@ -93,11 +93,15 @@ class Detector(nn.Module):
     ) -> Detector:
         """A detector with a backbone's first `depth` blocks and a head of zeros."""
         detector = cls(backbone.geometry, depth, taps=taps, dropout=dropout)
-        kept = {name: backbone.weights[name] for name in shapes(backbone.geometry, depth)}
-        detector.visual.load_state_dict(kept)
-        nn.init.zeros_(detector.head.weight)
-        nn.init.zeros_(detector.head.bias)
+        detector.take_backbone(backbone)
         return detector
+
+    def take_backbone(self, backbone: Backbone) -> None:
+        """Take a backbone's first blocks, and a head of zeros."""
+        kept = {name: backbone.weights[name] for name in shapes(backbone.geometry, self.depth)}
+        self.visual.load_state_dict(kept)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
 
     @classmethod
     def from_spec(cls, spec: DetectorSpec, weights: Mapping[str, F32], where: str) -> Detector:

@@ -16,9 +16,10 @@ from sklearn.linear_model import LogisticRegression
 from mpft_deploy.dataset import Sample, fingerprint, require_both_classes
 from mpft_deploy.detector.backbone import Backbone
 from mpft_deploy.detector.batches import Masking
-from mpft_deploy.detector.evaluate import centre_crops, crop_logits
+from mpft_deploy.detector.evaluate import BATCH, centre_crops, crop_logits
 from mpft_deploy.detector.features import features_of
 from mpft_deploy.detector.model import NORM_EPS, Detector, choose_device
+from mpft_deploy.detector.processes import ALONE, Processes
 from mpft_deploy.errors import UsageError
 from mpft_deploy.images import U8
 from mpft_deploy.spec import Crop, DetectorSpec, KeepRule
@@ -97,6 +98,7 @@ def fit_head(
     bf16: bool,
     inverse_penalty: float = INVERSE_PENALTY,
     after_batch: Callable[[], None] = lambda: None,
+    processes: Processes = ALONE,
 ) -> None:
     """Set a model's head and the statistics before it from the centres of training images.
 
@@ -109,16 +111,21 @@ def fit_head(
         bf16: compute in bfloat16 where autocast does.
         inverse_penalty: as `Probe.fit` takes it.
         after_batch: called after each batch; may raise.
+        processes: among which the batches are shared out; the first fits the head, for all.
     """
     chosen = at_most(samples, seed)
     parts = []
-    crops = centre_crops(chosen, masking.size)
-    for features in features_of(model, crops, masking, seed=seed, bf16=bf16):
+    crops = centre_crops(processes.own(chosen, BATCH), masking.size)
+    made = features_of(model, crops, masking, seed=seed, bf16=bf16)
+    for features in processes.in_turns(made, -(-len(chosen) // BATCH)):
         parts.append(features)
         after_batch()
     labels = [sample.label for sample in chosen]
-    fitted = Probe.fit(np.concatenate(parts), labels, sample_weights(chosen), inverse_penalty)
-    fitted.put_into(model)
+
+    def fit() -> Probe:
+        return Probe.fit(np.concatenate(parts), labels, sample_weights(chosen), inverse_penalty)
+
+    processes.from_first(fit).put_into(model)
 
 
 def at_most(samples: Sequence[Sample], seed: int) -> list[Sample]:

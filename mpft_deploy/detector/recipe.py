@@ -22,6 +22,8 @@ class Recipe:
     backbone_lr = 2e-5
     head_lr = 1e-3
     layer_decay = 0.8
+    lora = 0
+    ema = 0.0
     augment = 0.5
     dropout = 0.1
     blend = 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
+from mpft_deploy.detector.curves import FILES, Curves
 from mpft_deploy.detector.settings import TrainSettings
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.evaluate.scores import Score
@@ -22,14 +22,14 @@ from mpft_deploy.spec import Record, convert_record
 from mpft_deploy.standing import marked_folder
 from mpft_deploy.weights import Stored
 
-CHECKPOINT, LOG, CURVE = "checkpoint.safetensors", "log.jsonl", "curve.png"
+CHECKPOINT, LOG, CURVES = "checkpoint.safetensors", "log.jsonl", "tensorboard"
 FOLDS = "folds.parquet"
 FEATURES = {stored: f"features.{stored}.raw" for stored in get_args(Stored)}
-NAMES = (CURVE, FOLDS, *FEATURES.values(), LOG, CHECKPOINT)
+NAMES = (FOLDS, *FEATURES.values(), LOG, CHECKPOINT)
 OUTPUT = marked_folder(
     "a training run",
     {CHECKPOINT: b'{"__metadata__":{"progress":', LOG: b'{"event":'},
-    NAMES,
+    (*NAMES, CURVES),
 )
 
 Tensors = Mapping[str, npt.NDArray[np.generic]]
@@ -68,6 +68,7 @@ class RunFolder:
         whole = out.absolute()  # "." has no name of its own
         self.path = whole.with_name(whole.name + ".run")
         self.events: list[dict[str, Any]] = []
+        self._curves: Curves | None = None
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """A UsageError unless a run may begin here, or go on; changes nothing."""
@@ -86,6 +87,20 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             for name in NAMES:  # it is a run to the last
                 (self.path / name).unlink(missing_ok=True)
+            for events in (self.path / CURVES).glob(FILES):
+                events.unlink()
+
+    def draw(self, progress: Progress) -> None:
+        """From here on, draw what is logged."""
+        with explain_unwritable(self.path / CURVES):
+            settings = msgspec.to_builtins(progress.settings)
+            self._curves = Curves(self.path / CURVES, settings, progress.step)
+
+    def close(self) -> None:
+        """Nothing more is drawn."""
+        if self._curves is not None:
+            with explain_unwritable(self.path / CURVES):
+                self._curves.close()
 
     def features(self, stored: Stored) -> Path:
         """Where the features of weights that are rounded so are kept."""
@@ -117,46 +132,20 @@ class RunFolder:
         return progress, tensors
 
     def log(self, event: str, **fields: Any) -> None:
-        """Append a line to the log."""
+        """Append a line to the log, and its numbers to the curves."""
         entry = {"event": event, **fields}
         self.events.append(entry)
         with explain_unwritable(self.path / LOG), (self.path / LOG).open("a") as file:
             file.write(json.dumps(entry) + "\n")
-
-    def draw(self) -> None:
-        """Draw the curves of loss and validation AUC, both of the model in training.
-
-        What is published differs from it: blended with the backbone, and with a head fitted anew.
-        """
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        loss_axis = figure.add_subplot()
-        steps = [event for event in self.events if event["event"] == "step"]
-        loss_axis.plot(
-            [event["step"] for event in steps],
-            [event["loss"] for event in steps],
-            color="0.6",
-            linewidth=0.8,
-            label="training loss",
-        )
-        loss_axis.set_xlabel("step")
-        loss_axis.set_ylabel("training loss")
-        loss_axis.set_ylim(bottom=0)
-        auc_axis = loss_axis.twinx()
-        epochs = [event for event in self.events if event["event"] == "epoch"]
-        for name, label in (
-            ("auc", "inference rule"),
-            ("train_rule_auc", "training rule"),
-            ("all_cells_auc", "all cells"),
-        ):
-            points = [event["step"] for event in epochs], [event[name] for event in epochs]
-            auc_axis.plot(*points, marker="o", label=f"AUC, {label}")
-        auc_axis.set_ylabel("validation AUC, before blending and the last head")
-        figure.legend(loc="outside upper center", ncols=4, fontsize="small")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, dpi=120)
-        write_atomic(self.path / CURVE, buffer.getvalue())
+        if self._curves is None:
+            return
+        numbers = {
+            f"{event}/{name}": value
+            for name, value in fields.items()
+            if name not in ("step", "epoch") and value is not None
+        }
+        with explain_unwritable(self.path / CURVES):
+            self._curves.add(fields["step"], numbers)
 
     def _restore_log(self, progress: Progress) -> None:
         """Drop the events after the checkpoint: they will come again."""

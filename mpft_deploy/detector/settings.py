@@ -27,10 +27,14 @@ class TrainSettings(Record, frozen=True):
         keep: cells kept at inference; validation and calibration go by it.
         depth: how many of the backbone's blocks are used; None for two thirds of them.
         taps: after how many of these, the last ones, the class token is read at inference.
-        epochs, batch: passes over the training images, images a step. Without any, the backbone
-            stays as it is and the head alone is fitted.
-        backbone_lr, head_lr: highest learning rates of the one-cycle schedule.
+        epochs, batch: passes over the training images; images a step, of all processes together.
+            Without any, the backbone stays as it is and the head alone is fitted.
+        backbone_lr, head_lr: highest learning rates of the schedule.
         layer_decay: factor of the backbone's rate from a block to the one before it.
+        lora: rank of the updates of its matrices that are learnt in place of the backbone; 0: all
+            of it is.
+        ema: share of itself that a moving average of the weights keeps at each step; that is what
+            is blended and kept. 0: the last weights are.
         augment: share of training images that are resized, blurred or re-saved.
         dropout: share of the normalised feature that is zeroed before the head while training.
         blend: share of the fine-tuned weights in those that are kept; the rest are the backbone's,
@@ -57,6 +61,8 @@ class TrainSettings(Record, frozen=True):
     backbone_lr: float = Recipe.backbone_lr
     head_lr: float = Recipe.head_lr
     layer_decay: float = Recipe.layer_decay
+    lora: int = Recipe.lora
+    ema: float = Recipe.ema
     augment: float = Recipe.augment
     dropout: float = Recipe.dropout
     blend: float = Recipe.blend
@@ -72,6 +78,8 @@ class TrainSettings(Record, frozen=True):
             ("backbone_lr", self.backbone_lr >= 0, "0 or more"),
             ("head_lr", self.head_lr > 0, "above 0"),
             ("layer_decay", 0 < self.layer_decay <= 1, "above 0, to 1"),
+            ("lora", self.lora >= 0, "0 or more"),
+            ("ema", 0 <= self.ema < 1, "from 0 to below 1"),
             ("augment", 0 <= self.augment <= 1, "from 0 to 1"),
             ("dropout", 0 <= self.dropout < 1, "from 0 to below 1"),
             ("blend", 0 <= self.blend <= 1, "from 0 to 1"),

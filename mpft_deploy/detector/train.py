@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -19,13 +21,22 @@ from mpft_deploy.dataset import (
     fingerprint,
     require_both_classes,
 )
-from mpft_deploy.detector.backbone import geometry, load_backbone
+from mpft_deploy.detector.backbone import Backbone, geometry, load_backbone
 from mpft_deploy.detector.folds import require_families
 from mpft_deploy.detector.interrupt import StopRequestedError, stop_signals
 from mpft_deploy.detector.loop import Images, Loop, Reporter
-from mpft_deploy.detector.model import Detector, choose_device, has_bf16
+from mpft_deploy.detector.model import Detector, has_bf16
+from mpft_deploy.detector.probe import MOST, at_most
+from mpft_deploy.detector.processes import Processes
 from mpft_deploy.detector.publish import publish
-from mpft_deploy.detector.run_folder import FOLDS, OUTPUT, EpochReport, Progress, RunFolder
+from mpft_deploy.detector.run_folder import (
+    FOLDS,
+    OUTPUT,
+    EpochReport,
+    Progress,
+    RunFolder,
+    Tensors,
+)
 from mpft_deploy.detector.settings import GoldenSource, TrainSettings
 from mpft_deploy.errors import MpftError, UsageError
 from mpft_deploy.evaluate.scores import Score
@@ -71,10 +82,12 @@ def train(
     stored: Stored = "float32",
     golden: GoldenSource = "validation",
     device: str = "auto",
+    micro_batch: int | None = None,
 ) -> Trained:
     """Teach a backbone's head, or fine-tune all of it, on labelled images; write a detector folder.
 
-    The run's checkpoint, log and curves stay in `OUT.run`.
+    The run's checkpoint, log and curves stay in `OUT.run`. Of several processes that `torchrun`
+    started all are called alike; the first reads the data and the backbone, tells and writes.
 
     Args:
         data: folders or manifests to learn from, see `find_samples`; split `train` where stated.
@@ -87,6 +100,8 @@ def train(
             back.
         golden: where the golden crops come from.
         device: `auto`, or a torch device such as `cpu` or `cuda`.
+        micro_batch: images that a process runs at a time; None for its share of a batch. Like the
+            number of processes it changes nothing but time and memory.
 
     Raises:
         UsageError: settings that do not fit, or differ from those of the run that is resumed.
@@ -97,47 +112,78 @@ def train(
     if settings.folds and val:
         raise UsageError("folds validate by the images of DATA: pass no --val, or no --folds")
     run = RunFolder(out)
-    source = settings.backbone.partition("@")[2]
-    inputs = (*data, *val, *([Path(source)] if source else ()))
-    with (
-        reserve(out, detector_folder.OUTPUT, replace=overwrite, inputs=inputs),
-        reserve(run.path, OUTPUT, inputs=inputs),
-    ):
-        # All that can be wrong comes before the images are decoded, which may take hours.
+    tensors: Tensors = {}
+    backbone: Backbone | None = None
+    with Processes.join(device) as processes, ExitStack() as held:
+
+        def begin() -> tuple[Images, Progress]:
+            nonlocal tensors, backbone
+            if settings.batch < processes.count:
+                raise UsageError(
+                    f"a batch of {settings.batch} has no image for each of {processes.count} "
+                    "processes: pass a larger --batch, or start fewer"
+                )
+            source = settings.backbone.partition("@")[2]
+            inputs = (*data, *val, *([Path(source)] if source else ()))
+            held.enter_context(
+                reserve(out, detector_folder.OUTPUT, replace=overwrite, inputs=inputs)
+            )
+            held.enter_context(reserve(run.path, OUTPUT, inputs=inputs))
+            # All that can be wrong comes before images are decoded.
+            settings.blocks(geometry(settings.backbone.partition("@")[0]))
+            run.check(resume=resume, overwrite=overwrite)
+            found = _find_images(data, val, settings, reporter)
+            progress = None
+            if resume:
+                progress, tensors = run.load()
+            chosen = _with_precision(settings, progress, processes.device, reporter)
+            if progress is not None:
+                _require_same(progress.settings.differences(chosen))
+            if chosen.needs_backbone(resume):
+                backbone = load_backbone(chosen.backbone)
+            images = _check_images(found, chosen, reporter)
+            hashes = {"train": fingerprint(images.train), "val": fingerprint(images.val)}
+            if progress is not None:
+                _require_same(_other_images(progress, hashes))
+            else:
+                progress = Progress(settings=chosen, data=hashes)
+                run.start()
+            run.draw(progress)
+            held.callback(run.close)
+            return images, progress
+
+        images, progress = processes.from_first(begin)
+        settings = progress.settings
         tower = geometry(settings.backbone.partition("@")[0])
-        depth = settings.blocks(tower)
-        target = choose_device(device)
-        run.check(resume=resume, overwrite=overwrite)
-        found = _find_images(data, val, settings, reporter)
-        progress, tensors = run.load() if resume else (None, None)
-        settings = _with_precision(settings, progress, target, reporter)
-        if progress is not None:
-            _require_same(progress.settings.differences(settings))
-        backbone = load_backbone(settings.backbone) if settings.needs_backbone(resume) else None
-        images = _load_images(found, settings, reporter)
-        hashes = {"train": fingerprint(images.train), "val": fingerprint(images.val)}
-        if progress is not None:
-            _require_same(_other_images(progress, hashes))
-            model = Detector(tower, depth, dropout=settings.dropout)
-        else:
-            assert backbone is not None
-            model = Detector.from_backbone(backbone, depth, dropout=settings.dropout)
-            progress = Progress(settings=settings, data=hashes)
-            run.start()
-        loop = Loop(model.to(target), images, run, progress, reporter)
-        if tensors is not None:
+        model = Detector(tower, settings.blocks(tower), dropout=settings.dropout)
+        if backbone is not None and not resume:
+            model.take_backbone(backbone)
+        loop = Loop(
+            model.to(processes.device), images, run, progress, reporter,
+            processes=processes, micro_batch=micro_batch,
+        )  # fmt: skip
+        if resume:
             loop.restore(tensors)
             reporter.line(f"resumed at step {progress.step} of {loop.total}")
         else:
             loop.start()
         loop.save()  # shows at once whether the folder can be written and has room
-        with stop_signals() as check:
+        with stop_signals() as requested:
+
+            def check(together: bool = True) -> None:
+                """Stop, where all processes are, or only this one is."""
+                if processes.any(requested()) if together else requested():
+                    raise StopRequestedError
+
             try:
                 loop.run(check)
-                spec, validation = publish(
-                    loop.finished(backbone, stored, check), out, settings, images.train, images.val,
-                    folds=run.path / FOLDS, stored=stored, golden=golden, overwrite=overwrite,
-                    epochs=loop.progress.epochs, check=check,
+                finished = loop.finished(backbone, stored, check)
+                spec, validation = processes.from_first(
+                    lambda: publish(
+                        finished, out, settings, images.train, images.val,
+                        folds=run.path / FOLDS, stored=stored, golden=golden, overwrite=overwrite,
+                        epochs=loop.progress.epochs, check=lambda: check(together=False),
+                    )
                 )  # fmt: skip
             except StopRequestedError:
                 loop.save()
@@ -154,11 +200,13 @@ def _find_images(
 ) -> Images:
     """All images by what their folders and manifests say, none of them opened."""
     if settings.folds:
-        images = Images(find_samples(data), [])
+        images = Images(find_samples(data), [], [])
         require_families(images.train, settings.folds, settings.seed)
     else:
-        images = Images(find_samples(data, "train"), find_samples(val, "val"))
-        require_both_classes(images.val, VALIDATION)
+        train, held_out = find_samples(data, "train"), find_samples(val, "val")
+        train = drop_shared(train, held_out, reporter.line, by=attrgetter("path"))
+        images = Images(train, held_out, [])
+        require_both_classes(held_out, VALIDATION)
     require_both_classes(images.train, TRAINING)
     if others := others_in(dict.fromkeys([*data, *val])):
         reporter.line(others)
@@ -168,22 +216,32 @@ def _find_images(
     return images
 
 
-def _load_images(found: Images, settings: TrainSettings, reporter: Reporter) -> Images:
-    """Decode all images once: those that can be used, none of them twice over."""
-    count = len(found.train) + len(found.val)
-    reporter.line(f"decoding {count} images once, to find bad ones and copies")
-    train, val = (
+def _check_images(found: Images, settings: TrainSettings, reporter: Reporter) -> Images:
+    """Decode some images: bad ones and copies are left out, and the others are what is asked.
+
+    Those are what teaches the head, and what is validated on: at most MOST of each, so that nothing
+    waits for a pass over the data. What fine-tuning alone reads is found out when it is read.
+    """
+    train, val = (at_most(samples, settings.seed) for samples in (found.train, found.val))
+    reporter.line(f"decoding {len(train) + len(val)} images, to find bad ones and copies")
+    head, kept = (
         drop_contradicting(drop_unreadable(samples, reporter.line), reporter.line)
-        for samples in (found.train, found.val)
+        for samples in (train, val)
     )
-    train = drop_shared(train, val, reporter.line)
-    require_both_classes(train, TRAINING)
+    head = drop_shared(head, kept, reporter.line)
+    require_both_classes(head, TRAINING)
+    left_out = {sample.path for sample in train} - {sample.path for sample in head}
+    images = Images([one for one in found.train if one.path not in left_out], kept, head)
+    told = f"{len(images.train)} images to learn from"
+    if len(found.train) > MOST:
+        told += f", the head from {len(head)} of them"
     if settings.folds:
-        reporter.line(f"{len(train)} images to learn from, in {settings.folds} folds")
-        return Images(train, val)
-    require_both_classes(val, VALIDATION)
-    reporter.line(f"{len(train)} images to learn from, {len(val)} to validate on")
-    return Images(train, val)
+        reporter.line(f"{told}, in {settings.folds} folds")
+        return images
+    require_both_classes(kept, VALIDATION)
+    drawn = f" of {len(found.val)}" if len(found.val) > MOST else ""
+    reporter.line(f"{told}, {len(kept)}{drawn} to validate on")
+    return images
 
 
 def _with_precision(

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from mpft_deploy.dataset import find_samples
+from mpft_deploy.dataset import Sample, find_samples
 from mpft_deploy.detector.batches import (
     BalancedOrder,
+    Batch,
     Masking,
     disturbed_crops,
     random_crop,
+    read_around,
     training_batches,
 )
 from mpft_deploy.detector.evaluate import BATCH, centre_crops
+from mpft_deploy.errors import InputError
 from mpft_deploy.spec import parse_mixture
 
 
@@ -91,3 +98,64 @@ def test_random_crop_is_a_part_of_the_image_flipped_half_of_the_time() -> None:
     assert 70 < plain < 130
     assert len({crop.tobytes() for crop in crops}) > 50
     assert random_crop(frame, 32, rng).shape == (32, 32, 3)
+
+
+def test_a_window_is_a_part_of_its_image_and_any_view_may_be_in_it(tmp_path: Path) -> None:
+    rows, columns = np.mgrid[:90, :70].astype(np.uint8)
+    frame = np.stack([rows, columns, rows // 2], -1)
+    Image.fromarray(frame).save(tmp_path / "a.png")
+    Image.fromarray(frame).save(tmp_path / "a.jpg", quality=100, subsampling=0)
+    rng, size = np.random.default_rng(0), 16
+    corners = set()
+    for _ in range(300):
+        part = read_around(tmp_path / "a.png", size, rng)
+        top, left = (int(value) for value in part[0, 0, :2])
+        np.testing.assert_array_equal(part, frame[top : top + 32, left : left + 32])
+        corners.add((top, left))
+    tops, lefts = ({corner[axis] for corner in corners} for axis in (0, 1))
+    assert (min(tops), max(tops), min(lefts), max(lefts)) == (0, 58, 0, 38)
+    # Of a JPEG the same window, whether it is decoded alone or with all the rest.
+    for seed in range(5):
+        jpeg = read_around(tmp_path / "a.jpg", size, np.random.default_rng(seed)).astype(int)
+        plain = read_around(tmp_path / "a.png", size, np.random.default_rng(seed))
+        assert np.abs(jpeg - plain).max() <= 4
+    assert read_around(tmp_path / "a.png", 64, rng).shape == (90, 70, 3)
+
+
+def test_another_image_takes_the_place_of_one_that_cannot_be_read(
+    world: Path, tmp_path: Path
+) -> None:
+    samples = find_samples([world / "train"])
+    broken = dataclasses.replace(samples[0], path=tmp_path / "gone.png")
+    masking = Masking(parse_mixture("all", 16), False, 16, 64)
+
+    def batches(of: list[Sample], told: list[str]) -> list[Batch]:
+        return list(
+            training_batches(
+                of, masking, batch=4, seed=5, first=0, stop=30, report=told.append, workers=1
+            )
+        )
+
+    many, told = [broken, *samples[1:]] + samples * 4, []
+    found = batches(many, told)
+    assert told == [f"left out: {tmp_path}/gone.png: no such file"]
+    assert all(batch.labels.tolist() == [0.0, 1.0, 0.0, 1.0] for batch in found)
+    with pytest.raises(InputError, match="1 of 24 images cannot be read, more than 1%"):
+        batches([broken, *samples[1:]], [])
+
+
+def test_a_share_of_a_batch_is_that_part_of_it(world: Path) -> None:
+    samples = find_samples([world / "train"])
+    masking = Masking(parse_mixture("smooth:6+random:6", 16), False, 16, 64)
+
+    def made(share: range | None) -> Batch:
+        [batch] = training_batches(
+            samples, masking, batch=7, seed=5, first=2, stop=3, augment=0.5, share=share
+        )
+        return batch
+
+    whole, parts = made(None), [made(range(0, 3)), made(range(3, 7))]
+    for name in ("patches", "positions"):
+        joined = torch.cat([getattr(part, name) for part in parts])
+        torch.testing.assert_close(joined, getattr(whole, name))
+    assert all(part.labels.tolist() == whole.labels.tolist() for part in parts)
