@@ -286,10 +286,14 @@ def _attention(
 ) -> str:
     """Multi-head self-attention; with `class_only`, for the query of the class token alone."""
     width, heads = spec.architecture.width, spec.architecture.heads
-    factors = np.ones(3 * width, np.float32)  # the root of a head's size, on queries alone
+    factors = np.ones(3 * width)  # the root of a head's size, on queries alone
     factors[:width] = (width // heads) ** -0.5
-    weight, bias = matrix("attn.in_proj_weight"), own["attn.in_proj_bias"] * factors
-    weight = weight.times(factors) if isinstance(weight, Integers) else weight * factors[:, None]
+    weight = matrix("attn.in_proj_weight")
+    if isinstance(weight, Integers):
+        weight = weight.times(factors)
+    else:
+        weight = (weight * factors[:, None]).astype(np.float32)
+    bias = (own["attn.in_proj_bias"] * factors).astype(np.float32)
     if class_only:
         first = builder.node("Gather", f"{name}.class_token", x, "first", axis=1)
         query = builder.linear(f"{name}.q", first, weight[:width], bias[:width])

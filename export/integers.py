@@ -40,9 +40,9 @@ class Integers:
         """Some of the rows."""
         return replace(self, integers=self.integers[rows], scale=self.scale[rows])
 
-    def times(self, factors: F32) -> Integers:
-        """Each row times a factor, f32 [O]."""
-        return replace(self, scale=(self.scale * factors.astype(np.float64)).astype(np.float32))
+    def times(self, factors: npt.NDArray[np.float64]) -> Integers:
+        """Each row times a factor, f64 [O]."""
+        return replace(self, scale=(self.scale * factors).astype(np.float32))
 
 
 def integers_of(stored: Mapping[str, Rows | F32]) -> tuple[dict[str, F32], dict[str, Integers]]:

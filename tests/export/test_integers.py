@@ -9,7 +9,7 @@ import reference
 import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from mpft_deploy.engine.ort import load, make_session
@@ -85,7 +85,7 @@ def test_a_layer_has_the_bits_of_the_definition(
 def test_logits_are_those_of_the_backend_native_but_for_float_operations(
     stored: Stored, activation: str
 ) -> None:
-    architecture = Architecture("t", 64, 3, 4, 96, 32, activation)  # type: ignore[arg-type]
+    architecture = Architecture("t", 48, 3, 4, 96, 32, activation)  # type: ignore[arg-type]
     spec = reference.tiny_spec(architecture=architecture, depth=3, taps=2)
     data = safetensors.numpy.save(quantise(reference.random_weights(spec, 3), stored))
     weights = stored_weights(data, spec, "weights")
@@ -102,7 +102,13 @@ def test_logits_are_those_of_the_backend_native_but_for_float_operations(
 
     crops = np.random.default_rng(2).integers(0, 256, (16, 32, 32, 3), np.uint8)
     cut = texture_patchify(crops, spec.patch, spec.keep_rule)
-    expected = Encoder(make_network(spec, weights, wide=WIDE), 1).logits(cut.patches, cut.positions)
+    network = make_network(spec, weights, wide=WIDE)
+    block, constants = network.blocks[0], {one.name: one for one in model.graph.initializer}
+    np.testing.assert_array_equal(
+        numpy_helper.to_array(constants["block0.attention.qkv.weight.scale"]),
+        np.concatenate([block.query.scale, block.key.scale, block.value.scale]),
+    )
+    expected = Encoder(network, 1).logits(cut.patches, cut.positions)
     found = load(serialise(model), threads=1).run(cut.patches, cut.positions)
     assert np.ptp(expected) > 0.1
     assert np.abs(found - expected).max() < NEARLY
