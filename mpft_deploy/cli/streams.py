@@ -301,7 +301,10 @@ def _warn_undecidable(config: Config, calibration: Calibration) -> None:
         if tests is not None:
             reach, bound = tests[0].reach(held.separation / 2), tests[0].bound
             if reach < bound:
-                untaught += [name for name in source.streams if name not in config.baselines]
+                taught = {(name, one.box) for name, one in config.baselines.items()}
+                untaught += [
+                    name for name, box in source.boxes.items() if (name, box) not in taught
+                ]
     if untaught:
         logger.warning(
             "%s: was not taught, and this detector is off by so much from camera to camera that "

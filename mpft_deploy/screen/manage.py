@@ -6,6 +6,7 @@ a source alike, the file's settings count, and the log and the page say so.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -115,8 +116,14 @@ class Manager:
     def tick(self) -> None:
         """Pause and resume what has hours; to be called every second or so."""
         with self._lock:
-            if self._resting() != self._rested:
+            resting = self._resting()
+            if resting == self._rested:
+                return
+            try:
                 self._apply()
+            except MpftError as error:
+                self._rested = resting  # the next time that it changes
+                logger.error("sources with hours go on as they are: %s", error)
 
     def reload(self, config: Config) -> None:
         """Take another configuration of the file."""
@@ -135,7 +142,7 @@ class Manager:
             for name in dict.fromkeys([*filed, *tables]):
                 one, streams = filed.get(name), self._boxes.get(name, {})
                 said = tables[name] if one is None else msgspec.structs.asdict(one)
-                taught = [self._baselines[name].time for name in streams if name in self._baselines]
+                taught = [self._baselines[s].time for s in streams if s in self._baselines]
                 listed.append(
                     Managed(
                         source=name,
@@ -144,7 +151,7 @@ class Manager:
                         paused=name in paused,
                         problem=self._problems.get(name, ""),
                         taught=min(taught) if taught and len(taught) == len(streams) else None,
-                        kept=max((len(self.teacher.history(one)) for one in streams), default=0),
+                        kept=max((len(self.teacher.history(s)) for s in streams), default=0),
                         lesson=self.teacher.lesson(name),
                         fixed=name in self._fixed,
                         **{key: said[key] for key in SHOWN if key in said},
@@ -368,7 +375,11 @@ class Manager:
         paused = dict.fromkeys(self._rested, RESTS)
         for name, by in self._store.settings("paused").items():
             paused[name] = msgspec.json.decode(by)
-        self._boxes = {one.name: one.boxes for one in self._sources}
+        before, self._boxes = self._boxes, {one.name: one.boxes for one in self._sources}
+        for name in self._boxes.keys() & before.keys():
+            if self._boxes[name] != before[name]:
+                with contextlib.suppress(KeyError):
+                    self.teacher.discard(name)  # it would mix what two places show
         boxes = {name: box for own in self._boxes.values() for name, box in own.items()}
         self._baselines = self.teacher.baselines(self._file.baselines, boxes)
         self._watch.reload(

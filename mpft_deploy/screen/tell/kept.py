@@ -15,6 +15,7 @@ from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.files import PICTURES, display, write_atomic
 from mpft_deploy.screen.tell.discovery import slug
 from mpft_deploy.screen.tell.limits import KeptLimits
+from mpft_deploy.screen.tell.retention import OF_KIND
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.spec import StreamVerdict
 
@@ -67,7 +68,8 @@ class Kept:
         """Keep a file, and delete what is too old or too much. An OSError if that fails."""
         try:
             write_atomic(self.folder / name, data, mode=PICTURES)
-            self._store.keep_file(name, verdict, len(data))
+            row = (name, self._store.now(), verdict, len(data))
+            self._store.rows("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", *row)
             self.prune()
         except EnvironmentLacksError as error:
             raise OSError(errno.EIO, str(error)) from None
@@ -90,7 +92,12 @@ class Kept:
 
     def unnamed(self) -> list[KeptFile]:
         """Files that no event names, newest first."""
-        return [KeptFile(*row) for row in self._store.unnamed_files(self._suffix)]
+        named = "SELECT {0} FROM events WHERE {0} NOTNULL".format
+        sql = (
+            f"SELECT name, at, verdict, bytes FROM files {OF_KIND} AND name NOT IN "
+            f"({named('snapshot')} UNION {named('package')}) ORDER BY at DESC, rowid DESC"
+        )
+        return [KeptFile(*row) for row in self._store.rows(sql, self._suffix)]
 
     def size(self) -> int:
         """Bytes of all."""

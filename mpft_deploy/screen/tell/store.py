@@ -309,12 +309,6 @@ class Store:
         """Take back all that was set of a source; an EnvironmentLacksError if it cannot be."""
         self.rows("DELETE FROM settings WHERE source = ?", source)
 
-    def keep_file(self, name: str, verdict: StreamVerdict, size: int) -> None:
-        """Note a file of a verdict, which was written."""
-        with self._lock, self._explained():
-            row = (name, self._retention.now(), verdict, size)
-            self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", row)
-
     def adopt_files(
         self, suffix: str, found: Sequence[tuple[str, StreamVerdict, int, float]]
     ) -> None:
@@ -339,15 +333,6 @@ class Store:
         """A file was deleted; its event names it no more."""
         with self._lock, self._explained(), transaction(self._db):
             self._forget(name)
-
-    def unnamed_files(self, suffix: str) -> list[tuple[str, float, StreamVerdict, int]]:
-        """Name, date, verdict and bytes of files of a kind that no event names, newest first."""
-        named = "SELECT {0} FROM events WHERE {0} NOTNULL".format
-        sql = (
-            f"SELECT name, at, verdict, bytes FROM files {OF_KIND} AND name NOT IN "
-            f"({named('snapshot')} UNION {named('package')}) ORDER BY at DESC, rowid DESC"
-        )
-        return self.rows(sql, suffix)
 
     def files_bytes(self, suffix: str) -> int:
         """Of all files of a kind."""

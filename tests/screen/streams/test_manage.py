@@ -527,7 +527,9 @@ def test_what_a_region_was_taught_holds_where_it_was(service: Callable[..., Serv
         one.teacher.send(frame_event(second, "hall", captured=float(second), region="top"))
     assert one.ask("POST", "/sources/hall/lesson/accept")[1]["taught"]
     assert taught().box == (0, 0, 1, 0.5)
-    assert draw(0, 0.5, 1, 0.5)["taught"] is None
+    assert one.ask("POST", "/sources/hall/lesson", {})[1]["lesson"]
+    moved = draw(0, 0.5, 1, 0.5)
+    assert (moved["taught"], moved["lesson"]) == (None, None)
     assert taught() is None
     one.close()
     two = one = service()  # neither after a restart, nor by what the file says of that place

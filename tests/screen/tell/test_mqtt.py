@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from broker import PASSWORD, Broker, Subscriber, require_broker
+from jinja2 import Environment
 from telling import Network, eventually, frame_event, source_event, stream_event
 
 from mpft_deploy.screen.tell.config import Mqtt
@@ -71,6 +72,22 @@ def test_states_events_and_discovery(broker: Broker) -> None:
     # Without snapshots there is no picture to come.
     assert {part["platform"] for part in parts.values()} == {"binary_sensor", "sensor", "event"}
     assert parts["event"]["state_topic"] == "mpft/gate/event"
+    # As Home Assistant, whose templates are Jinja's, reads what was told.
+    jinja = Environment()
+    jinja.filters["to_json"] = json.dumps
+    events = [json.loads(text) for topic, text in listener.messages if topic == "mpft/gate/event"]
+    template = jinja.from_string(parts["event"]["value_template"])
+    read = [json.loads(template.render(value_json=event)) for event in events]
+    assert [one["event_type"] for one in read] == ["live", "generated"]
+    assert read[1]["evidence"] == 4.7
+    assert {one["event_type"] for one in read} <= set(parts["event"]["event_types"])
+    for key, wanted in {
+        "generated": "ON", "verdict": "generated", "probability": "12.5", "frame_age": "200.0",
+        "state": "live",
+    }.items():  # fmt: skip
+        template = jinja.from_string(parts[key]["value_template"])
+        assert template.render(value_json=state) == wanted
+        assert template.render(value_json={"verdict": "unsure"}) in ("None", "unsure", "connecting")
     eventually(lambda: sink.stats().waiting == 0)
     sink.close(2)
     eventually(lambda: listener.latest["mpft/availability"] == "offline")
