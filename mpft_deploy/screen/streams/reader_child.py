@@ -8,6 +8,7 @@ it is asked for. It ends with the process that screens, by the end of its socket
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -91,7 +92,7 @@ def main() -> None:
 
 def _read(events: Wire, cuts: Wire, decodes: Wire) -> NoReturn:
     """Read a source; then the process ends."""
-    try:
+    with contextlib.suppress(EOFError, OSError):  # the other end is gone
         order = msgspec.msgpack.decode(events.receive(LARGEST), type=Order)
         confine(order.settings)
         attempt = _Attempt(order, events)
@@ -102,12 +103,13 @@ def _read(events: Wire, cuts: Wire, decodes: Wire) -> NoReturn:
             why = ""
         except MpftError as error:
             why = str(error)
+        except MemoryError:
+            why = "it takes more memory than a reader may have"
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
         attempt.end(why)
         signal.pause()  # until its pictures are fetched that are still wanted
-    finally:
-        os._exit(0)
+    os._exit(0)
 
 
 class _Recorder:

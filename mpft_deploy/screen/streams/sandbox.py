@@ -62,7 +62,9 @@ def confine(settings: SourceSettings) -> None:
         return
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limit = used + BASE + OF_PIXEL * settings.max_pixels
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    given = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if given == resource.RLIM_INFINITY or given > limit:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     target = settings.target
     readable = [*SYSTEM, sys.prefix, sys.base_prefix, *sys.path]
     _landlock([*readable, target.rest] if target.scheme == "file" else readable, target.port)
