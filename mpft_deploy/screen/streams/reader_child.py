@@ -237,7 +237,6 @@ class _Attempt(Attempt):
             self._events.send(wire.encode(event))
 
     def _ask(self) -> wire.Turns:
-        with self._telling:
-            self._events.send(wire.encode(wire.Asked()))
-            answer: wire.Turns = self._turns.decode(self._events.receive(LARGEST))
-            return answer
+        self._tell(wire.Asked())
+        answer: wire.Turns = self._turns.decode(self._events.receive(LARGEST))
+        return answer

@@ -145,14 +145,16 @@ def test_a_killed_process_costs_its_source_a_moment(
     for name in names:
         running.frame(name)
     before = len(running.events)
+    killed = time.monotonic()
     os.kill(children(running.watch.processes)[0], signal.SIGSEGV)
     event = running.state("down", after=before)
-    killed = time.monotonic()
+    noticed = time.monotonic() - killed
     assert event.reason == "the process that reads it was ended by SIGSEGV"
     other = next(name for name in names if name != event.source)
     running.frame(event.source)
     seconds = time.monotonic() - killed
-    faults["decoder crashed (SIGSEGV to its process)"] = {"recovered_s": seconds}
+    crash = {"noticed_s": noticed, "recovered_s": seconds}
+    faults["decoder crashed (SIGSEGV to its process)"] = crash
     assert seconds < LATE
     running.frame(other)
     told = [event for event in running.events[before:] if isinstance(event, SourceEvent)]
