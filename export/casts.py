@@ -1,4 +1,4 @@
-"""Run matmuls in float16 or bfloat16 by casts around them; everything between stays float32.
+"""Run nodes in float16 or bfloat16 by casts around them; everything between stays float32.
 
 What only moves data between two such matmuls (splitting heads, merging them) moves the small type.
 """
@@ -22,18 +22,25 @@ TYPES = {
 MOVES = ("Gather", "Reshape", "Split", "Transpose")
 """Operators that copy their first input's values, of whatever type."""
 
+FLOATS = {
+    **dict.fromkeys(MOVES, (0,)),
+    "QuantizeLinear": (0, 1),
+    "DequantizeLinear": (1,),
+}
+"""Which inputs are numbers of an operator's own type, where not all are."""
 
-def cast_matmuls(
+
+def cast_nodes(
     nodes: Sequence[onnx.NodeProto],
     constants: dict[str, onnx.TensorProto],
     names: Collection[str],
     kind: int,
 ) -> list[onnx.NodeProto]:
-    """The nodes with the MatMuls called `names` in type `kind`, and casts where types meet.
+    """The nodes called `names` in type `kind`, and casts where types meet.
 
     Args:
         nodes: sorted topologically; not changed.
-        constants: weights of those matmuls are stored in `kind` under their old name.
+        constants: those that such nodes read are stored in `kind` under their old name.
         kind: TensorProto.FLOAT16 or BFLOAT16.
 
     Raises:
@@ -61,9 +68,9 @@ def cast_matmuls(
 
     for node in nodes:
         wanted = node.name in small
-        floats = len(node.input) if node.op_type not in MOVES else 1
+        floats = FLOATS.get(node.op_type, range(len(node.input)))
         inputs = [
-            converted(name, wanted) if index < floats else name
+            converted(name, wanted) if index in floats else name
             for index, name in enumerate(node.input)
         ]
         copy = onnx.NodeProto()

@@ -35,7 +35,7 @@ def complete(bundle: Bundle, *, sign: Path | None = None, threads: int = 0) -> B
         )
     with reserve(bundle.path, OUTPUT, replace=True):
         signer = load_signer(sign) if sign else None
-        backend = get_backend(info.backend, info.compute_capability)
+        backend = get_backend(info.backend, info)
         engine = backend.load(bundle.engine, threads=threads)
         certificate = certify(spec, *recheck(engine, bundle))
         crops = bundle.golden.crops

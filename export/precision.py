@@ -10,11 +10,12 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from mpft_deploy.errors import UsageError
-from mpft_deploy.export.casts import cast_matmuls
+from mpft_deploy.export.casts import cast_nodes
 from mpft_deploy.export.quantise import Rewritten, dynamic_int8, static_fp8, static_int8
 from mpft_deploy.export.recipes import RECIPES, Recipe
 
@@ -29,6 +30,9 @@ QUANTISE: dict[tuple[str, str], Callable[..., Rewritten]] = {
     ("float8", "static"): static_fp8,
 }
 """Weights and activations of a precision → what rewrites one linear layer."""
+
+SCALED = ("QuantizeLinear", "DequantizeLinear")
+"""Operators that a scale gives its type."""
 
 ALWAYS_FLOAT = ("patch_embedding.matmul", "proj.matmul", "head.matmul")
 """Kept in float32: the first matmul works on raw bytes, where a weight's rounding error is
@@ -64,6 +68,7 @@ def apply_precision(
         return model
     if recipe.static and ranges is None:
         raise UsageError(f"precision {precision} needs the ranges of activations")
+    rest = ONNX_TYPES[recipe.precision.rest]
     kept = _kept(model, recipe, float_layers)
     nodes = list(model.graph.node)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -71,15 +76,15 @@ def apply_precision(
     if recipe.quantised:
         chosen = {f"{layer}.matmul" for layer in quantisable_layers(model)} - kept
         nodes = _quantise(nodes, constants, chosen, recipe, ranges or {})
-        done = chosen
-    rest = ONNX_TYPES[recipe.precision.rest]
+        done = set() if rest == TensorProto.FLOAT16 else chosen
     if rest != TensorProto.FLOAT:
-        others = {
-            node.name
-            for node in nodes
-            if node.op_type == "MatMul" and node.name not in done | {*ALWAYS_FLOAT}
-        }
-        nodes = cast_matmuls(nodes, constants, others, rest)
+        # In float16 quantised layers give float16 too: what follows an int8 product moves half of
+        # the bytes, and TensorRT for RTX multiplies integers for attention's inputs as well, where
+        # from float32 scales it makes floats of the weights each time (tests/export/test_plans.py).
+        small = {"MatMul", *(SCALED if rest == TensorProto.FLOAT16 else ())}
+        left = done | {*ALWAYS_FLOAT}
+        names = {node.name for node in nodes if node.op_type in small and node.name not in left}
+        nodes = cast_nodes(nodes, constants, names, rest)
     graph = helper.make_graph(
         nodes,
         model.graph.name,
@@ -189,7 +194,8 @@ def _quantise(
             continue
         weight = numpy_helper.to_array(constants.pop(node.input[1]))
         largest = [ranges[node.name.removesuffix(".matmul")]] if recipe.static else []
-        new_nodes, new_constants = rewrite(node, weight, *largest)
+        kind = [np.float16] if recipe.static and recipe.precision.rest == "float16" else []
+        new_nodes, new_constants = rewrite(node, weight, *largest, *kind)
         out += new_nodes
         constants |= {tensor.name: tensor for tensor in new_constants}
     return out

@@ -60,32 +60,34 @@ def dynamic_int8(node: onnx.NodeProto, weight: F32) -> Rewritten:
     ]
 
 
-def static_int8(node: onnx.NodeProto, weight: F32, largest: float) -> Rewritten:
+def static_int8(
+    node: onnx.NodeProto, weight: F32, largest: float, kind: npt.DTypeLike = np.float32
+) -> Rewritten:
     """As quantise and dequantise before the MatMul, int8 and symmetric on both sides.
 
     Args:
         largest: magnitude of the layer's input that becomes 127; larger ones are clipped.
+        kind: the type that scales will be stored in, whose numbers they are already.
     """
-    scale = _scales(weight, LARGEST_INT8)
-    quantised = np.rint(weight / scale).astype(np.int8)
-    return _quantise_dequantise(node, quantised, scale, largest / LARGEST_INT8, TensorProto.INT8)
+    scale, step = _scales(weight, LARGEST_INT8, kind), _step(largest / LARGEST_INT8, kind)
+    quantised = np.rint(weight / scale).clip(-LARGEST_INT8, LARGEST_INT8).astype(np.int8)
+    return _quantise_dequantise(node, quantised, scale, step, TensorProto.INT8)
 
 
-def static_fp8(node: onnx.NodeProto, weight: F32, largest: float) -> Rewritten:
+def static_fp8(
+    node: onnx.NodeProto, weight: F32, largest: float, kind: npt.DTypeLike = np.float32
+) -> Rewritten:
     """As `static_int8`, in E4M3 (4 bits of exponent, 3 of fraction, no infinity)."""
-    scale = _scales(weight, LARGEST_FP8)
-    quantised = (weight / scale).astype(ml_dtypes.float8_e4m3fn)
-    return _quantise_dequantise(
-        node, quantised, scale, largest / LARGEST_FP8, TensorProto.FLOAT8E4M3FN
-    )
+    scale, step = _scales(weight, LARGEST_FP8, kind), _step(largest / LARGEST_FP8, kind)
+    clipped = (weight / scale).clip(-LARGEST_FP8, LARGEST_FP8)
+    quantised = clipped.astype(ml_dtypes.float8_e4m3fn)
+    return _quantise_dequantise(node, quantised, scale, step, TensorProto.FLOAT8E4M3FN)
 
 
 def _quantise_dequantise(
-    node: onnx.NodeProto, weight: npt.NDArray[np.generic], scale: F32, x_scale: float, kind: int
+    node: onnx.NodeProto, weight: npt.NDArray[np.generic], scale: F32, step: np.float32, kind: int
 ) -> Rewritten:
     name = node.name
-    # A layer that only ever saw zeros has no range; any scale represents them.
-    step = np.float32(x_scale if x_scale > 0 else 1)
     x, zero = [f"{name}.x.scale", f"{name}.x.zero"], f"{name}.weight.zero"
     return [
         helper.make_node(
@@ -111,8 +113,17 @@ def _quantise_dequantise(
     ]
 
 
-def _scales(weight: F32, largest: float) -> F32:
-    """Scale of each column, f32 [O], so that its largest magnitude becomes `largest`."""
-    scale: F32 = np.abs(weight).max(0) / np.float32(largest)
+def _scales(weight: F32, largest: float, kind: npt.DTypeLike = np.float32) -> F32:
+    """Scale of each column, f32 [O], so that its largest magnitude becomes `largest`, as far as
+    numbers of `kind` allow."""
+    scale: F32 = (np.abs(weight).max(0) / np.float32(largest)).astype(kind).astype(np.float32)
     scale[scale == 0] = 1
     return scale
+
+
+def _step(scale: float, kind: npt.DTypeLike) -> np.float32:
+    """The scale of activations as a number of `kind`."""
+    rounded = float(np.asarray(scale, kind))
+    # A layer that only ever saw zeros has no range; any scale represents them.
+    step: np.float32 = np.float32(rounded if rounded > 0 else 1)
+    return step

@@ -52,7 +52,6 @@ RECIPES = _by_name(
     Recipe(f"int8 {BY_RANGES}", INT8),
     Recipe(f"int8 {BY_RANGES}, other matmuls in float16", replace(INT8, rest="float16")),
     Recipe(f"int8 {BY_RANGES}, other matmuls in bfloat16", replace(INT8, rest="bfloat16")),
-    Recipe(f"E4M3 {BY_RANGES}", FP8),
     Recipe(f"E4M3 {BY_RANGES}, other matmuls in float16", replace(FP8, rest="float16")),
 )
 """Of graphs."""

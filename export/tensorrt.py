@@ -41,7 +41,7 @@ START = (
 )
 """Starts the worker; what lies where the command is given is not taken for a package."""
 
-OLDEST = {"bf16": "8.0", "fp8": "8.9", "fp8+fp16": "8.9"}
+OLDEST = {"bf16": "8.0", "fp8+fp16": "8.9"}
 """First compute capability with matmuls of a precision."""
 
 RTX_TARGETS = ("8.0", "8.6", "8.9", "12.0", "12.1")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = [
     "auto", "fp32", "fp16", "bf16", "int8", "int8-static", "int8-static+fp16", "int8-static+bf16",
-    "fp8", "fp8+fp16", "narrow", "twice", "wide",
+    "fp8+fp16", "narrow", "twice", "wide",
 ]  # fmt: skip
 AUTO = "auto"
 
@@ -43,7 +43,7 @@ AUTO = "auto"
     help="Of matmuls. wide, twice, narrow: of the backend native, activations of 16 bits, which "
     "change next to nothing; narrow, and wide once more where the verdict could hang on it; of 8 "
     "bits, and 16 where they are outliers, the fastest. int8: activations scaled as the engine "
-    "runs; int8-static, fp8: by "
+    "runs; int8-static, fp8+fp16: by "
     "ranges seen in calibration; +fp16, +bf16: the other matmuls; wide goes with onnxruntime too, "
     "which has the logits of native but for float rounding; auto tries all.  [default: of "
     "native the narrowest that keeps the budget by the detector's own certificate, wide without "

@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from mpft_deploy.bundle import Bundle, Precision
+from mpft_deploy import jetson
+from mpft_deploy.bundle import Bundle, BundleInfo, Device, Precision
 from mpft_deploy.cores import check_threads
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.files import display
@@ -157,12 +158,35 @@ def find_backend(name: str) -> Backend:
     return backend
 
 
-def get_backend(name: str, built_for: Sequence[str] = ()) -> Backend:
-    """The backend of that name; fails loudly when it is unknown or cannot be used here."""
+def get_backend(name: str, info: BundleInfo | None = None) -> Backend:
+    """The backend of that name; fails loudly when it is unknown, or cannot be used here at all or
+    for the engine of a bundle."""
     backend = find_backend(name)
-    if reason := backend.why_not(built_for):
+    reason = backend.why_not(info.compute_capability if info else ())
+    if reason is None and info is not None:
+        reason = _of_another_system(info)
+    if reason:
         raise EnvironmentLacksError(f"backend {name} cannot be used here: {reason}")
     return backend
+
+
+def _of_another_system(info: BundleInfo) -> str | None:
+    """Why a plan of TensorRT is not for this system, or None.
+
+    One is of an operating system, an architecture and, on a Jetson, a JetPack (NVIDIA's support
+    matrix). Those of TensorRT for RTX are made ahead, for every system.
+    """
+    if info.backend != "tensorrt":
+        return None
+    built, here = info.device, Device.here()
+    was, now = jetson.jetpack(info.versions), jetson.jetpack(jetson.versions())
+    if (built.system, built.machine) != (here.system, here.machine):
+        what = f"{built.system} on {built.machine}, and this is {here.system} on {here.machine}"
+    elif was and was != now:
+        what = f"JetPack {was}, and this is JetPack {now or 'of no version that is told'}"
+    else:
+        return None
+    return f"the engine was built for {what}: export it again on this device"
 
 
 def load_engine(
@@ -187,7 +211,7 @@ def load_engine(
         where = display(bundle.path)
         logger.warning("%s was written although: %s", where, "; ".join(reasons))
     info = bundle.info
-    backend = get_backend(info.backend, info.compute_capability)
+    backend = get_backend(info.backend, info)
     if reason := backend.why_not_precision(info.precision):
         raise EnvironmentLacksError(
             f"{display(bundle.path)} is in {info.precision}, and {reason}. Export the detector "

@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mpft_deploy.bundle import read_bundle, write_bundle
+from mpft_deploy import jetson
+from mpft_deploy.bundle import Device, read_bundle, write_bundle
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.detector_folder import Golden
 from mpft_deploy.engine import cuda as device_cuda
@@ -219,6 +220,36 @@ def test_an_unproven_bundle_is_proven_on_its_device(device, unproven_bundle, cap
     result = json.loads(text)
     assert not result["run_now"]
     assert result["device_difference"] is None
+
+
+@pytest.mark.parametrize(
+    ("built", "versions", "words"),
+    [
+        ({"machine": "aarch64"}, {}, "built for Linux on aarch64, and this is Linux on"),
+        ({"system": "Windows"}, {}, "built for Windows on"),
+        ({}, {"jetson-linux": "36.4.3"}, "built for JetPack 6, and this is JetPack 7"),
+        ({}, {"jetson-linux": "38.4.0"}, None),
+        ({}, {}, None),
+    ],
+)
+def test_a_plan_is_of_a_system_and_a_jetpack(
+    device, unproven_bundle, monkeypatch, built, versions, words
+):
+    device()
+    monkeypatch.setattr(jetson, "versions", lambda: {"jetson-linux": "38.2.1"})
+    made = read_bundle(unproven_bundle())
+    info = msgspec.structs.replace(
+        made.info,
+        device=msgspec.structs.replace(Device.here(), **built),
+        versions={**made.info.versions, **versions},
+    )
+    object.__setattr__(made, "info", info)
+    if words is None:
+        load_engine(made)
+        return
+    with pytest.raises(EnvironmentLacksError, match=words) as caught:
+        load_engine(made)
+    assert "export it again on this device" in str(caught.value)
 
 
 def test_another_gpu_of_the_same_capability_is_another_device(device, unproven_bundle, monkeypatch):

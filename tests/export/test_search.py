@@ -278,7 +278,7 @@ def test_json(request_, pictures, capsys):
         (["--backend", "auto", "--precision", "int8", "--latency", "p90<20"], "p90<=20ms"),
         (["--latency", "p90<=20ms"], "--target auto"),
         (["--explain"], "--target auto"),
-        (["--target", "cpu", "--precision", "fp8"], "none of the backends native, onnxruntime"),
+        (["--target", "cpu", "--precision", "fp16"], "none of the backends native, onnxruntime"),
     ],
 )
 def test_wrong_use(request_, capsys, arguments, message):
