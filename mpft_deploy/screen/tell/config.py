@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -350,19 +350,28 @@ def _explain(message: str) -> str:
     """msgspec's message, with the path put in the words of the file."""
     text, _, path = message.partition(" - at ")
     place = path.removeprefix("`key` in ").strip("`").removeprefix("$").removeprefix(".")
-    table, _, key = place.partition(".")
-    if unknown := re.search(r"unknown field `(.*)`", text):
+    if found := re.search(r"(unknown|missing required) field `(.*)`", text):
+        table, key = re.sub(r"\[.*?\]", "", place), printable(found[2])
+        if found[1] != "unknown":
+            return f"[{table}] {key}: is missing"
         if not table:
-            return f"[{printable(unknown[1])}]: unknown table; known are {', '.join(TABLES)}"
-        known = ", ".join(_KINDS[table].__struct_fields__)
-        return f"[{table}] {printable(unknown[1])}: unknown key; known are {known}"
-    if missing := re.search(r"missing required field `(.*)`", text):
-        return f"[{table}] {missing[1]}: is missing"
+            return f"[{key}]: unknown table; known are {', '.join(TABLES)}"
+        kind: Any = TellConfig
+        for part in table.split("."):
+            kind = _table_in(get_type_hints(kind)[part])
+        return f"[{table}] {key}: unknown key; known are {', '.join(kind.__struct_fields__)}"
+    table, _, key = place.partition(".")
     where = f"[{table}] {key}".strip() if table else "the configuration"
     return f"{where}: {printable(text[:1].lower() + text[1:])}"
 
 
-_KINDS: dict[str, type[Table]] = {
-    name: next(one for one in (*get_args(kind), kind) if one is not type(None))
-    for name, kind in get_type_hints(TellConfig).items()
+def _table_in(kind: Any) -> type[Table] | None:
+    """The table in a type such as `Http | None` or `tuple[User, ...]`."""
+    if parts := get_args(kind):
+        return next(filter(None, map(_table_in, parts)), None)
+    return kind if isinstance(kind, type) and issubclass(kind, Table) else None
+
+
+_KINDS: dict[str, Any] = {
+    name: _table_in(kind) for name, kind in get_type_hints(TellConfig).items()
 }

@@ -71,6 +71,17 @@ def test_every_table_reads_its_keys() -> None:
         ({"http": {"address": "example.org:8088"}}, "[http] address:"),
         ({"http": {"token": "short"}}, "[http] token:"),
         ({"http": 3}, "[http]: expected"),
+        ({"http": {"nodes": [{"name": "a"}]}}, "[http.nodes] url: is missing"),
+        ({"http": {"nodes": [{"name": "a", "url": "http://u:p@x"}]}}, "[http.nodes] url:"),
+        (
+            {"http": {"nodes": [{"name": "a", "url": "http://x", "tokn": "y"}]}},
+            "[http.nodes] tokn: unknown key; known are name, url, token, token_file",
+        ),
+        (
+            {"http": {"nodes": [{"name": "a", "url": "http://x"}] * 2}},
+            "[http.nodes] name: give each its own",
+        ),
+        ({"http": {"users": [{"nam": "Ann"}]}}, "[http.users] nam: unknown key; known are name"),
         ({"live": {}}, "[live] url: is missing"),
         ({"live": {"url": "ftp://nvr/x"}}, "[live] url:"),
         ({"live": {"url": "http:///x"}}, "[live] url:"),
