@@ -37,6 +37,7 @@ import click
 import msgspec
 import numpy as np
 import rtsp_load
+from family import family, memory_mb
 from records import write_record
 from turns import measured, provenance
 
@@ -90,7 +91,7 @@ class Screen:
             text=True,
         )
         self._proc = Path("/proc") / str(self._process.pid)
-        self.verdicts, self.oldest, self.reconnects = 0, 0.0, 0
+        self.verdicts, self.oldest, self.reconnects, self.peak = 0, 0.0, 0, 0.0
         self.delivered: dict[str, int] = {}
         self._page, self.url = page, ""
         self._memory: list[tuple[float, ...]] = []
@@ -138,12 +139,17 @@ class Screen:
             return bytes(answer.read())
 
     def glance(self) -> None:
-        """Look at memory and threads, for the next sample."""
+        """Look at memory, of those that read for it too, and its threads, for the next sample."""
         status = dict(
             line.split(":", 1) for line in (self._proc / "status").read_text().splitlines()
         )
-        memory = (int(status[key].split()[0]) * 1024 / 1e6 for key in ("RssAnon", "VmRSS", "VmHWM"))
-        self._memory.append((*memory, float(status["Threads"])))
+        processes = family(self._process.pid)
+        anonymous, resident = (
+            sum(memory_mb(pid, field) for pid in processes) for field in ("Pss_Anon", "Pss")
+        )
+        highest = int(status["VmHWM"].split()[0]) * 1024 / 1e6
+        self.peak = max(self.peak, resident, highest)
+        self._memory.append((anonymous, resident, float(status["Threads"])))
 
     def sample(self) -> dict[str, float]:
         """What the process held since the last one, in MB where it is memory; reads its metrics."""
@@ -155,13 +161,13 @@ class Screen:
             sources = json.loads(self.get("/api/v1/sources"))["sources"]
             self.reconnects = sum(source["reconnects"] for source in sources)
         self.glance()
-        anonymous, resident, peak, threads = np.mean(self._memory, axis=0).tolist()
+        anonymous, resident, threads = np.mean(self._memory, axis=0).tolist()
         self._memory.clear()
         return {
             "time": time.monotonic(),
             "anonymous_mb": anonymous,
             "resident_mb": resident,
-            "peak_mb": peak,
+            "peak_mb": self.peak,
             "threads": threads,
             "descriptors": float(len(os.listdir(self._proc / "fd"))),  # noqa: PTH208, names alone
         }

@@ -26,6 +26,7 @@ from typing import Any, get_args
 import click
 import numpy as np
 import rtsp_load
+from family import cpu_seconds, family, memory_mb
 from records import write_record
 from turns import measured, provenance
 
@@ -79,18 +80,18 @@ class Meter:
         self._began, self._cpu = time.monotonic(), self._used()
 
     def _family(self) -> list[int]:
-        return [pid for pid in _family(os.getpid()) if pid != self._cameras]
+        return [pid for pid in family(os.getpid()) if pid != self._cameras]
 
     def _used(self) -> float:
-        return sum(map(_cpu, self._family()))
+        return sum(map(cpu_seconds, self._family()))
 
     def read(self) -> dict[str, float]:
         """Cores used on average; MB, of what processes share a part each, and how many they are."""
-        seconds, family = time.monotonic() - self._began, self._family()
+        seconds, processes = time.monotonic() - self._began, self._family()
         return {
             "cores": (self._used() - self._cpu) / seconds,
-            "resident_mb": sum(map(_proportional_mb, family)),
-            "processes": len(family),
+            "resident_mb": sum(map(memory_mb, processes)),
+            "processes": len(processes),
         }
 
 
@@ -261,32 +262,11 @@ def run_one(
     engine = load_engine(read, threads=threads, spin=how != "mpft")
     screener = Screener(read, engine, batch=batch)
     with rtsp_load.running(clip, phases) as (port, start, process):
-        before, began = _cpu(process.pid), time.monotonic()
+        before, began = cpu_seconds(process.pid), time.monotonic()
         offsets = rtsp_load.offsets(FRAMES, phases)
         result = run(scenario, screener, port, start, offsets, seconds, process.pid)
-        result["cameras_cores"] = (_cpu(process.pid) - before) / (time.monotonic() - began)
+        result["cameras_cores"] = (cpu_seconds(process.pid) - before) / (time.monotonic() - began)
     return result
-
-
-def _family(pid: int) -> list[int]:
-    """A process, and all that it and they started."""
-    found = [pid]
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in path.read_text().split():
-            found += _family(int(child))
-    return found
-
-
-def _proportional_mb(pid: int) -> float:
-    """Memory of a process; of what it shares with others its part (PSS)."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
-
-
-def _cpu(pid: int) -> float:
-    """Seconds of CPU that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def _show(name: str, how: str, r: dict[str, Any]) -> None:
