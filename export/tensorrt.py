@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -147,14 +147,7 @@ class TensorRTBuilder:
                 raise UsageError(
                     f"--hardware-compatible is not for a Jetson (SM {targets[0]}): leave it out"
                 )
-        needed = OLDEST.get(precision)
-        for target in targets:
-            if needed and engine.as_numbers(target) < engine.as_numbers(needed):
-                choice = "name newer ones with --sm or " if self.runtime.ahead else ""
-                raise UsageError(
-                    f"{precision} needs SM {needed} or later, and SM {target} is older: "
-                    f"{choice}use --precision fp16 or int8-static+fp16"
-                )
+        refuse_older(precision, targets, "name newer ones with --sm or " * self.runtime.ahead)
         return ("8.0+",) if options.hardware_compatible else targets
 
     def _run(self, folder: Path, say: Callable[[str], None]) -> None:
@@ -215,6 +208,17 @@ def _on_disk() -> str | None:
     """A folder for a model of hundreds of MB: not in memory, as /tmp may be, unless told so."""
     disk = Path("/var/tmp")
     return None if "TMPDIR" in os.environ or not os.access(disk, os.W_OK) else str(disk)
+
+
+def refuse_older(precision: str, targets: Sequence[str], choice: str) -> None:
+    """A UsageError if a capability is too old for a precision; `choice` is one more way out."""
+    needed = OLDEST.get(precision)
+    for target in targets:
+        if needed and engine.as_numbers(target) < engine.as_numbers(needed):
+            raise UsageError(
+                f"{precision} needs SM {needed} or later, and SM {target} is older: "
+                f"{choice}use --precision fp16 or int8-static+fp16"
+            )
 
 
 @contextlib.contextmanager

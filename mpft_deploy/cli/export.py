@@ -19,6 +19,8 @@ PRECISIONS = [
     "fp8+fp16", "narrow", "twice", "wide",
 ]  # fmt: skip
 AUTO = "auto"
+ELSEWHERE = ["jetson-orin", "jetson-thor"]
+"""Devices that engines are told of without one."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,9 +28,10 @@ AUTO = "auto"
 @click.argument("out", type=PATH)
 @click.option(
     "--target",
-    type=click.Choice(["auto", "cpu"]),
+    type=click.Choice(["auto", "cpu", *ELSEWHERE]),
     help="Find the fastest engine for this device, or for its processor, that keeps the budget; "
-    "--backend and --precision, if given, narrow it.",
+    "--backend and --precision, if given, narrow it. For a Jetson, with --dry-run: what would be "
+    "built there.",
 )
 @click.option(
     "--backend",
@@ -222,6 +225,8 @@ def command(
         allow_unproven=allow_unproven,
         sign=sign,
     )
+    if target in ELSEWHERE:
+        return _print_elsewhere(request, str(target), dry_run=dry_run, as_json=as_json)
     if searches:
         if standalone or layout == "triton" or dry_run:
             raise UsageError("--standalone, --layout and --dry-run take one engine, not auto")
@@ -340,6 +345,25 @@ def _print_plan(request: Request, *, as_json: bool) -> None:
         return
     title = f"{display(request.out)}: {request.backend}, not built"
     table(title, ["", ""], [[*row] for row in rows.items()])
+
+
+def _print_elsewhere(request: Request, target: str, *, dry_run: bool, as_json: bool) -> int:
+    from mpft_deploy.cli.console import emit_json, table
+    from mpft_deploy.errors import UsageError
+    from mpft_deploy.export.elsewhere import describe_elsewhere
+
+    if not dry_run:
+        raise UsageError(
+            f"an engine for {target} is built on it: bring the detector there and export it "
+            "without --target, or add --dry-run to be told what that makes"
+        )
+    found = describe_elsewhere(request, target)
+    if as_json:
+        emit_json(found)
+        return 0
+    for title, rows in found.items():
+        table(f"{title}, not built", ["", ""], [[*row] for row in rows.items()])
+    return 0
 
 
 def _export_standalone(request: Request, *, triton: bool, as_json: bool) -> int:

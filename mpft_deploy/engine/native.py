@@ -139,7 +139,7 @@ def _read(engine: bytes | memoryview) -> tuple[DetectorSpec, Packed]:
             "install the mpft-deploy that it was made with."
         )
     header: Header = convert_record(payload, Header, WHERE)
-    sizes = _sizes(header.spec)
+    sizes = sizes_of(header.spec)
     arrays: dict[str, npt.NDArray[Any]] = {}
     due, position = packed_shapes(sizes), 0
     for (dtype, shape), (name, entry) in zip(due, table.items(), strict=False):
@@ -157,7 +157,8 @@ def _read(engine: bytes | memoryview) -> tuple[DetectorSpec, Packed]:
     return header.spec, Packed(sizes, arrays)
 
 
-def _sizes(spec: DetectorSpec) -> Sizes:
+def sizes_of(spec: DetectorSpec) -> Sizes:
+    """What the shapes of an engine's arrays follow from."""
     arch = spec.architecture
     return Sizes(
         width=arch.width,

@@ -364,3 +364,41 @@ def test_help_is_quick():
 def test_paths_of_this_machine_stay_out_of_bundles(bundle):
     text = b"".join(Path(bundle, name).read_bytes() for name in ("bundle.json", "certificate.json"))
     assert str(Path(bundle).parent).encode() not in text
+
+
+@pytest.mark.parametrize("target", ["jetson-orin", "jetson-thor"])
+def test_what_a_jetson_would_get_is_told_without_one(mpft, detector, tmp_path, target):
+    out = tmp_path / "out"
+    code, text, _ = mpft("export", detector, out, "--target", target, "--dry-run", "--json")
+    assert code == 0
+    native, plan = json.loads(text).values()
+    written = mpft("export", detector, tmp_path / "real", "--precision", "narrow")[0]
+    assert written == 0
+    size = (tmp_path / "real" / "engine.safetensors").stat().st_size
+    assert float(native["engine"].split()[0]) == pytest.approx(size / 1e6, abs=0.06)
+    capability, jetpack = {"jetson-orin": ("8.7", "6"), "jetson-thor": ("11.0", "7")}[target]
+    assert f"SM {capability} under JetPack {jetpack}" in plan["runs on"]
+    assert "not measured" in plan["how long"]
+    assert "--backend tensorrt --precision fp16" in plan["export"]
+    code, text, _ = mpft(
+        *("export", detector, out, "--target", target, "--dry-run", "--backend", "tensorrt"),
+        *("--precision", "int8-static+fp16", "--batch", "1:2:4", "--workspace", "64"),
+    )
+    assert code == 0
+    assert "batch of 1 to 4" in text
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "is built on it"),
+        (["--dry-run", "--backend", "openvino"], "runs native and tensorrt"),
+        (["--dry-run", "--backend", "tensorrt", "--precision", "fp8+fp16"], "needs SM 8.9"),
+        (["--dry-run", "--backend", "tensorrt", "--precision", "wide"], "choose fp32, fp16"),
+    ],
+)
+def test_what_a_jetson_cannot_get(mpft, detector, tmp_path, options, words):
+    code, _, errors = mpft("export", detector, tmp_path, "--target", "jetson-orin", *options)
+    assert code == 2
+    assert words in errors

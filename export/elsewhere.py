@@ -1,0 +1,114 @@
+"""What would be built for a device that is not here: engines, sizes, and what it needs for them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpft_deploy.detector_folder import read_detector
+from mpft_deploy.engine import native, tensorrt
+from mpft_deploy.errors import UsageError
+from mpft_deploy.export.materials import with_keep
+from mpft_deploy.export.pipeline import NARROWEST, NATIVE, Request
+from mpft_deploy.export.recipes import RECIPES, recipe_of
+from mpft_deploy.export.tensorrt import refuse_older
+from mpft_deploy.files import display
+from mpft_deploy.kernels.encoder.packing import packed_shapes
+from mpft_deploy.spec import DetectorSpec
+from mpft_deploy.weights import detector_shapes
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "float8": 1}
+"""Of a weight."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A kind of device; versions are those that its JetPack brings."""
+
+    title: str
+    capability: str
+    jetpack: str
+    cuda: str
+    tensorrt: str
+
+
+DEVICES = {
+    "jetson-orin": Elsewhere("NVIDIA Jetson Orin", "8.7", "6", "12.6", "10.3"),
+    "jetson-thor": Elsewhere("NVIDIA Jetson Thor", "11.0", "7", "13.0", "10.13"),
+}
+"""By the names that --target knows them by."""
+
+UNTOLD = ("auto", NARROWEST)
+
+
+def describe_elsewhere(request: Request, name: str) -> dict[str, dict[str, str]]:
+    """What engines an export on such a device would make, by title: rows by name, for people.
+
+    Args:
+        request: whose backend and precision, if they are not left open, are the only ones.
+
+    Raises:
+        UsageError: the device has no such engine.
+    """
+    device = DEVICES[name]
+    spec = with_keep(read_detector(request.detector).spec, request.keep)
+    backends = (NATIVE, "tensorrt") if request.backend == "auto" else (request.backend,)
+    found = {}
+    for backend in backends:
+        if backend not in (NATIVE, "tensorrt"):
+            raise UsageError(f"{device.title} runs native and tensorrt, and not backend {backend}")
+        one = _native if backend == NATIVE else _plan
+        title, rows = one(request, spec, device)
+        found[f"{device.title}, {title}"] = rows
+    return found
+
+
+def _native(request: Request, spec: DetectorSpec, device: Elsewhere) -> tuple[str, dict[str, str]]:
+    shapes = packed_shapes(native.sizes_of(spec))
+    size = sum(math.prod(shape) * np.dtype(kind).itemsize for kind, shape in shapes)
+    precision = "" if request.precision in UNTOLD else f" {request.precision}"
+    return f"native{precision}", {
+        "engine": f"{size / 1e6:.1f} MB, the same file as for any other device",
+        "how long": "nothing is built: the stored integers are written in the order of reading",
+        "runs on": f"the GPU (SM {device.capability}) where the CUDA kernels are built, else the "
+        "processor, with the same logits in every bit",
+        "needs there": f"JetPack {device.jetpack} with nvcc (CUDA {device.cuda}), and "
+        "`pip install '.[cuda]'` in a checkout",
+        "export": f"here or there: mpft-export {display(request.detector)} {display(request.out)}",
+    }
+
+
+def _plan(request: Request, spec: DetectorSpec, device: Elsewhere) -> tuple[str, dict[str, str]]:
+    name = "fp16" if request.precision in UNTOLD else request.precision
+    taken = tensorrt.TENSORRT.PRECISIONS
+    if name not in taken:
+        raise UsageError(
+            f"backend tensorrt does not take precision {name}: choose {', '.join(taken)}"
+        )
+    refuse_older(name, (device.capability,), "")
+    precision = RECIPES[name].precision
+    # Of blocks, the matrices are of the precision; all else is float32.
+    shapes = detector_shapes(spec).items()
+    size = sum(
+        math.prod(shape)
+        * (BYTES[precision.weights] if len(shape) == 2 and "resblocks" in weight else 4)
+        for weight, shape in shapes
+    )
+    low, usual, high = request.options.batch
+    most = request.options.workspace
+    scratch = f", {most} MiB of scratch at most" if most else ""
+    return f"tensorrt {name}", {
+        "precision": f"{precision}: {recipe_of(name).help}",
+        "engine": f"{size / 1e6:.0f} MB of weights, and TensorRT's kernels",
+        "how long": "not measured: TensorRT times its kernels there. The export tells how far it "
+        "is, and --timing-cache makes the next one quick",
+        "memory while building": f"{2 * size / 1e6:.0f} MB and what TensorRT takes{scratch}",
+        "profile": f"batch of {low} to {high}, fastest at {usual}",
+        "runs on": f"SM {device.capability} under JetPack {device.jetpack}, and nowhere else",
+        "needs there": f"JetPack {device.jetpack} (TensorRT {device.tensorrt}, CUDA {device.cuda}) "
+        "and `pip install '.[cuda,export]'` in a checkout",
+        "export": f"there: mpft-export {display(request.detector)} {display(request.out)} "
+        f"--backend tensorrt --precision {name} --timing-cache kernels.cache",
+    }
