@@ -27,7 +27,7 @@ html_title = project
 html_copy_source = html_show_sourcelink = html_show_sphinx = html_show_copyright = False
 
 READERS = {
-    "Deploy": ("docs/deploy", "docs/recompute"),
+    "Deploy": ("docs/deploy", "docs/jetson", "docs/recompute"),
     "Operate": ("docs/operate", "docs/streams", "docs/telling"),
     "Performance": (
         *("docs/performance", "docs/benchmarks", "kernels/texture_patchify/README"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -55,12 +56,17 @@ def test_its_command_is_one_of_ours() -> None:
     assert path.endswith("cameras.toml")
 
 
-def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
+@pytest.mark.parametrize("drop_in", [None, "jetson.conf"])
+def test_systemd_finds_nothing_wrong(tmp_path: Path, drop_in: str | None) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed: apt-get install systemd")
     # Its program is not installed here.
     text = UNIT.read_text(encoding="utf-8").replace("/opt/mpft/bin/mpft", sys.executable)
     (tmp_path / UNIT.name).write_text(text, encoding="utf-8")
+    if drop_in:
+        folder = tmp_path / f"{UNIT.name}.d"
+        folder.mkdir()
+        shutil.copy(UNIT.with_name(folder.name) / drop_in, folder)
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / UNIT.name)],
         capture_output=True,
@@ -68,8 +74,34 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
         timeout=60,
         env={**os.environ, "SYSTEMD_LOG_LEVEL": "warning"},
     )
-    complaints = [line for line in done.stderr.splitlines() if UNIT.name in line]
-    assert not complaints
+    named = (UNIT.name, drop_in or UNIT.name)
+    assert not [line for line in done.stderr.splitlines() if any(one in line for one in named)]
+
+
+def test_container_recipes_use_what_they_declare() -> None:
+    """As far as no image is pulled: known instructions, arguments and stages, and valid shell."""
+    text = (ROOT / "deploy" / "container" / "Dockerfile").read_text(encoding="utf-8")
+    lines = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)).splitlines()
+    stages: set[str] = set()
+    known: set[str] = set()
+    first: set[str] = set()
+    for instruction, _, rest in (line.partition(" ") for line in lines if line):
+        used = set(re.findall(r"\$\{?(\w+)", rest)) - {"PATH"}
+        if instruction == "FROM":
+            assert used <= (first := first or known)
+            known = set()
+            stages |= set(re.findall(r" AS (\w+)", rest))
+        elif instruction == "ARG":
+            known.add(rest.partition("=")[0])
+        elif instruction == "COPY":
+            assert set(re.findall(r"--from=(\w+)", rest)) <= stages
+        elif instruction == "RUN":
+            assert used <= known, rest
+            subprocess.run(["sh", "-n", "-c", rest], check=True)
+        else:
+            assert instruction in {
+                *("ENV", "USER", "WORKDIR", "VOLUME", "STOPSIGNAL", "ENTRYPOINT", "CMD")
+            }
 
 
 def run_under_unit(state: Path, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
