@@ -72,7 +72,7 @@ class ReaderProcesses:
     """Reads sources in processes of their own; from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), False
         self._server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
@@ -97,7 +97,10 @@ class ReaderProcesses:
             raise SourceLostError(printable(why))
 
     def close(self) -> None:
-        """End them all."""
+        """End them all, and start no more."""
+        self._closed = True
+        if (server := self._server) is not None:
+            server.kill()  # whoever waits for its answer has the lock
         with self._lock:
             self._stop()
 
@@ -118,8 +121,8 @@ class ReaderProcesses:
         with self._lock:
             try:
                 if self._control is None:
-                    if child:
-                        return 0  # its server is gone, and it goes with its sockets
+                    if child or self._closed:  # one whose server is gone ends with its sockets
+                        return 0
                     self._start()
                 assert self._control is not None
                 socket.send_fds(self._control, [child.to_bytes(4, "big")], descriptors)

@@ -108,7 +108,7 @@ def test_a_process_gives_what_a_thread_gives(
     reading: ReaderProcesses, tmp_path: Path, codec: str
 ) -> None:
     """Frames of MJPEG stand alone, and are decoded when somebody asks for them."""
-    path = write_video(tmp_path / "a.mkv", seconds=1, rate=12, codec=codec)
+    path = write_video(tmp_path / "a.mkv", seconds=0.5, rate=24, codec=codec)
     settings = source_settings(str(path))
     here, there = Seen(settings), Seen(settings)
     read_av.read(settings, here)
@@ -312,3 +312,23 @@ def test_a_wire_waits_for_no_sender(sent: bytes, error: str) -> None:
         theirs.close()
         with pytest.raises((EOFError, OSError)):
             wire.Wire(ours).receive(100)
+
+
+def test_an_end_does_not_wait_for_a_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "COMMAND", "import time; time.sleep(60)")
+    reading, settings = ReaderProcesses(), source_settings("rtsp://127.0.0.1:9/none")
+    failed: list[Exception] = []
+
+    def read() -> None:
+        try:
+            reading.read(settings, Seen(settings))
+        except SourceLostError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    eventually(lambda: reading._server)
+    reading.close()
+    thread.join(LATE)
+    assert str(failed[0]) == "no process can be started to read it"
+    assert reading._server is None
