@@ -1,4 +1,4 @@
-"""Servers that tests stream from, and a proxy between them and the reader that makes trouble."""
+"""Servers that tests stream from, a proxy that makes trouble, and the processes that read."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+
+from mpft_deploy.screen.streams.processes import ReaderProcesses
 
 PYTHON = "/usr/bin/python3"
 SERVER = Path(__file__).with_name("rtsp_server.py")
@@ -200,3 +202,15 @@ def never_answer(connection: socket.socket) -> None:
     """Take a connection and say nothing, ever."""
     while connection.recv(65536):
         pass
+
+
+def pid(reading: ReaderProcesses) -> int:
+    """Of the process that forks the others."""
+    assert reading._server is not None
+    return reading._server.pid
+
+
+def children(reading: ReaderProcesses) -> list[int]:
+    """Processes that read, in the order in which they began."""
+    server = pid(reading)
+    return [int(one) for one in Path(f"/proc/{server}/task/{server}/children").read_text().split()]

@@ -5,11 +5,15 @@ Each test writes what it measured to build/faults.json; docs/streams.md shows it
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import servers
 from engines import OLDEST_MS
 from telling import eventually
@@ -299,3 +303,32 @@ def test_time_stamps_that_loop(tmp_path: Path, watching: Any, faults: Faults) ->
         faults["time stamps that loop every second"] = {"recovered_s": longest}
     finally:
         listener.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads elsewhere")
+def test_a_killed_process_costs_its_source_a_moment(
+    clip: Any, rtsp: Any, watching: Any, faults: Any
+) -> None:
+    server = rtsp(a=str(clip()), b=str(clip()))
+    running = watching(server.url("a"), server.url("b"))
+    names = [status.source for status in running.watch.statuses()]
+    for name in names:
+        running.frame(name)
+    before = len(running.events)
+    killed = time.monotonic()
+    os.kill(servers.children(running.watch.processes)[0], signal.SIGSEGV)
+    event = running.state("down", after=before)
+    noticed = time.monotonic() - killed
+    assert event.reason == "the process that reads it was ended by SIGSEGV"
+    other = next(name for name in names if name != event.source)
+    running.frame(event.source)
+    seconds = time.monotonic() - killed
+    crash = {"noticed_s": noticed, "recovered_s": seconds}
+    faults["decoder crashed (SIGSEGV to its process)"] = crash
+    assert seconds < LATE
+    running.frame(other)
+    told = [event for event in running.events[before:] if isinstance(event, SourceEvent)]
+    assert "down" not in [event.state for event in told if event.source == other]
+    server_of_both = servers.pid(running.watch.processes)
+    assert running.stop()
+    assert not Path(f"/proc/{server_of_both}").exists()

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import servers
 from hypothesis import given
 from hypothesis import strategies as st
 from media import write_video
@@ -32,7 +33,6 @@ from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.pixels import Cutter, Shot
 from mpft_deploy.screen.streams.processes import ReaderProcesses
-from mpft_deploy.screen.streams.records import SourceEvent
 from mpft_deploy.screen.streams.sandbox import landlock_version
 from mpft_deploy.screen.streams.settings import ScreenSettings, SourceSettings
 from mpft_deploy.screen.streams.watch import Watch
@@ -44,18 +44,6 @@ WINDOW = Window(3, 5, 24, 40)
 
 LATE = 30.0
 """Seconds: late on any machine, however busy; docs/streams.md has what was measured."""
-
-
-def pid(reading: ReaderProcesses) -> int:
-    """Of the process that forks the others."""
-    assert reading._server is not None
-    return reading._server.pid
-
-
-def children(reading: ReaderProcesses) -> list[int]:
-    """Processes that read, in the order in which they began."""
-    server = pid(reading)
-    return [int(one) for one in Path(f"/proc/{server}/task/{server}/children").read_text().split()]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +111,7 @@ def test_a_process_gives_what_a_thread_gives(
     assert kept[0][0] == kept[1][0]
     data = [[(one.data, one.pts, one.dts, one.key) for one in pictures] for _, pictures in kept]
     assert data[0] == data[1]
-    eventually(lambda: not children(reading))
+    eventually(lambda: not servers.children(reading))
 
 
 def test_why_a_source_cannot_be_read_comes_through(
@@ -134,34 +122,6 @@ def test_why_a_source_cannot_be_read_comes_through(
         settings = source_settings(str(tmp_path / name))
         with pytest.raises(SourceLostError, match=f"(?i){why}"):
             reading.read(settings, Seen(settings))
-
-
-def test_a_killed_process_costs_its_source_a_moment(
-    clip: Any, rtsp: Any, watching: Any, faults: Any
-) -> None:
-    server = rtsp(a=str(clip()), b=str(clip()))
-    running = watching(server.url("a"), server.url("b"))
-    names = [status.source for status in running.watch.statuses()]
-    for name in names:
-        running.frame(name)
-    before = len(running.events)
-    killed = time.monotonic()
-    os.kill(children(running.watch.processes)[0], signal.SIGSEGV)
-    event = running.state("down", after=before)
-    noticed = time.monotonic() - killed
-    assert event.reason == "the process that reads it was ended by SIGSEGV"
-    other = next(name for name in names if name != event.source)
-    running.frame(event.source)
-    seconds = time.monotonic() - killed
-    crash = {"noticed_s": noticed, "recovered_s": seconds}
-    faults["decoder crashed (SIGSEGV to its process)"] = crash
-    assert seconds < LATE
-    running.frame(other)
-    told = [event for event in running.events[before:] if isinstance(event, SourceEvent)]
-    assert "down" not in [event.state for event in told if event.source == other]
-    server_of_both = pid(running.watch.processes)
-    assert running.stop()
-    assert not Path(f"/proc/{server_of_both}").exists()
 
 
 def test_a_process_that_hangs_is_ended(
@@ -175,7 +135,7 @@ def test_a_process_that_hangs_is_ended(
     )
     running = watching(config=config)
     running.frame()
-    [reader] = children(running.watch.processes)
+    [reader] = servers.children(running.watch.processes)
     os.kill(reader, signal.SIGSTOP)
     assert "does not answer" in running.state("down").reason
     running.frame()
@@ -189,7 +149,7 @@ def test_without_the_server_those_that_read_go_on(reading: ReaderProcesses, tmp_
     thread = threading.Thread(target=reading.read, args=(settings, first))
     thread.start()
     eventually(lambda: first.pixels)
-    os.kill(pid(reading), signal.SIGKILL)
+    os.kill(servers.pid(reading), signal.SIGKILL)
     reading.read(settings, second)
     thread.join(LATE)
     assert len(first.pixels) == len(second.pixels) == 12
