@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpft_deploy.errors import InputError, MpftError, UsageError
+from mpft_deploy.errors import EnvironmentLacksError, InputError, MpftError, UsageError
 from mpft_deploy.extras import require
-from mpft_deploy.files import display, sha256, write_atomic
+from mpft_deploy.files import display, printable, sha256, write_atomic
 from mpft_deploy.images import IMAGE_SUFFIXES, check_readable, find_files, read_picture
 
 if TYPE_CHECKING:
@@ -302,7 +302,8 @@ def judge_archive(
         progress: told how many files are done and how many of them have an error.
 
     Raises:
-        EnvironmentLacksError: the extra `ray` is not installed.
+        EnvironmentLacksError: the extra `ray` is not installed, or Ray does not start or ends.
+        MpftError: a worker's.
     """
     require("ray", "an archive", "ray", "pyarrow")
     import logging
@@ -312,10 +313,21 @@ def judge_archive(
     import ray.data
 
     out.mkdir(parents=True, exist_ok=True)
-    logging.getLogger("ray").setLevel(logging.WARNING)
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    here: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
-    ray.init(address=address or "local", log_to_driver=False, **({} if address else here))
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    here: dict[str, Any] = {
+        "num_cpus": workers,
+        "include_dashboard": False,
+        "_node_ip_address": "127.0.0.1",  # nobody else is to reach it
+    }
+    try:
+        ray.init(address=address or "local", log_to_driver=False, **({} if address else here))
+    except Exception as error:  # Ray has no kind of its own for this
+        raise EnvironmentLacksError(
+            f"Ray does not {'answer at ' + address if address else 'start'}: "
+            f"{printable(str(error))}. On a busy machine, try again later or set "
+            "RAY_raylet_start_wait_time_s=120."
+        ) from None
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
@@ -333,5 +345,13 @@ def judge_archive(
             done += sum(batch["done"].to_pylist())
             errors += sum(batch["errors"].to_pylist())
             progress(done, errors)
+    except ray.exceptions.RayError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, MpftError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise cause or EnvironmentLacksError(
+            f"a worker of Ray cannot go on: {printable(str(error).strip().splitlines()[-1])}. The "
+            "same command goes on from what is written."
+        ) from None
     finally:
         ray.shutdown()
