@@ -19,6 +19,7 @@ from mpft_deploy.spec import DetectorSpec
 
 # Timing is asserted in benchmarks alone: a busy machine must not fail a property.
 settings.register_profile("mpft", deadline=None)
+settings.register_profile("few", deadline=None, max_examples=5)  # by --hypothesis-profile
 settings.load_profile("mpft")
 
 # A shell's background jobs ignore Ctrl-C, those of nohup the end of a terminal, and so would every

@@ -1,10 +1,11 @@
-"""A wheel without compiled parts in its own environment; and the first start in hard places."""
+"""A wheel without compiled parts in its own environments; and the first start in hard places."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -39,20 +40,25 @@ def pip(*arguments: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the wheel, and the packages of this one."""
-    folder = tmp_path_factory.mktemp("bare")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
     here = ["--no-build-isolation"] if importlib.util.find_spec("scikit_build_core") else []
     options = [part for one in WITHOUT_COMPILER for part in ("-C", one)]
     pip("wheel", "-q", ROOT, "--no-deps", *here, *options, "-w", folder)
     [wheel] = folder.glob("*-py3-none-any.whl")
-    venv.create(folder / "venv")
-    python = folder / "venv" / "bin" / "python"
-    pip("--python", python, "install", "-q", "--no-deps", wheel)
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel, and the packages of this one."""
+    folder = tmp_path_factory.mktemp("bare")
+    venv.create(folder)
+    pip("--python", folder / "bin" / "python", "install", "-q", "--no-deps", wheel)
     shared = [path for path in sys.path if path.endswith("site-packages")]
-    place = sysconfig.get_path("purelib", vars={"base": str(folder / "venv")})
+    place = sysconfig.get_path("purelib", vars={"base": str(folder)})
     Path(place, "shared.pth").write_text("\n".join(shared))
-    return folder / "venv"
+    return folder
 
 
 @pytest.mark.slow
@@ -78,6 +84,55 @@ def test_an_installation_without_a_compiler_screens_a_picture(
     assert where.stdout.startswith(str(bare))
     version = subprocess.run([bare / "bin" / "mpft", "--version"], capture_output=True, text=True)
     assert version.stdout.splitlines()[1] == "built from commit unknown"
+
+
+BASE_TESTS = (
+    "test_spec.py",
+    "test_files.py",
+    "test_weights.py",
+    "kernels/test_texture_patchify.py",
+    "cli/test_base_install.py::test_a_bundle_from_start_to_end",
+)
+"""Contracts, kernels and command line, as far as the base installation goes."""
+
+
+def interpreter(version: str) -> str:
+    """A Python of that version, on PATH or pyenv's; skips where there is none."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    found = [shutil.which(f"python{version}"), *pyenv.glob(f"{version}.*/bin/python")]
+    for one in filter(None, found):
+        if not subprocess.run([one, "-c", "import ensurepip"], capture_output=True).returncode:
+            return str(one)
+    pytest.skip(f"there is no Python {version} here")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["3.10", "3.13"])  # the oldest and the newest
+def test_other_pythons(version: str, wheel: Path, tmp_path: Path) -> None:
+    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+        pytest.skip("all other tests run in it")
+    subprocess.run([interpreter(version), "-m", "venv", "--without-pip", tmp_path], check=True)
+    python = tmp_path / "bin" / "python"
+    pip(
+        "--python",
+        python,
+        "install",
+        "-q",
+        "--no-compile",
+        wheel,
+        "hypothesis",
+        "pytest",
+        "pytest-timeout",
+    )
+    tests = [ROOT / "tests" / name for name in BASE_TESTS]
+    options = ["-p", "no:cacheprovider", "--hypothesis-profile", "few", "-k", "not bomb"]
+    done = subprocess.run(
+        [python, "-m", "pytest", *options, *tests],
+        cwd=tmp_path,  # whose packages are found, and not the checkout's
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 HARD = """
