@@ -139,7 +139,8 @@ def eager(detector: DetectorFolder, depth: int) -> Run:
 
 def time_reading(packed: Packed) -> float:
     """Milliseconds to read all weights from memory, which is what each view does."""
-    weights = [one.view(np.uint64) for one in packed.arrays.values() if one.dtype == np.int8]
+    matrices = (one for one in packed.arrays.values() if one.dtype == np.int8)
+    weights = [one.reshape(-1).view(np.uint64) for one in matrices]
     taken = []
     for _ in range(LOADS):
         start = time.perf_counter()
