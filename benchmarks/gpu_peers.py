@@ -83,6 +83,15 @@ def make_network(
 
 def measure(bench: Bench) -> list[dict[str, Any]]:
     """Milliseconds and views a second of each, at each batch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if bench.dry else before)
+    try:
+        return _measure(bench)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measure(bench: Bench) -> list[dict[str, Any]]:
     device, dtype = ("cpu", torch.float32) if bench.dry else ("cuda", torch.float16)
     spec = bench.detector.spec
     network = make_network(spec, bench.detector.weights, device, dtype)

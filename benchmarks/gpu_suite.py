@@ -35,7 +35,8 @@ SECONDS = 570
 def find_packages() -> str | None:
     """Make the package and what it needs importable; what is missing, or None."""
     sys.path.append(str(KIT))
-    if importlib.util.find_spec("mpft_deploy") is None:
+    found = importlib.util.find_spec("mpft_deploy")
+    if found is None or found.origin is None:  # or a folder of that name, which is none
         package = WORK / "python" / "mpft_deploy"
         package.mkdir(parents=True, exist_ok=True)
         for part in (*(ROOT / "mpft_deploy").iterdir(), ROOT / "export", ROOT / "kernels"):

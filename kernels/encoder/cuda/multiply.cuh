@@ -17,6 +17,8 @@ __device__ inline void multiply_add(std::int32_t (&sums)[4], const Quad& weights
                                     std::uint32_t first, std::uint32_t second) {
 #ifdef MPFT_CUDA_ON_HOST
   cuda_on_host::multiply_add(sums, weights.words, first, second);
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  __trap();  // it has no such instruction; nobody asks it (cuda.py), but the library is built
 #else
   asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
