@@ -47,7 +47,9 @@ WITH_MASKS = {0: "real", 1: "full_synthetic", 2: "tampered"}
 So-Fake, arXiv 2412.04292 and 2505.18660)."""
 
 KEPT_GROUPS = 2
-KEPT_FILES = 4
+KEPT_FILES = 16
+BLOCK = 64
+"""Rows of a Parquet file that are best asked for together, since none is read without others."""
 
 
 class Row(NamedTuple):
@@ -63,6 +65,13 @@ class Row(NamedTuple):
 def is_packed(path: Path) -> bool:
     """Whether a path names a row of a file that holds many."""
     return path.name.isdecimal() and _kind(path.parent) != ""
+
+
+def block_of(path: Path) -> tuple[Path, int] | None:
+    """What an image is best read together with; None where it is read alone."""
+    if not (is_packed(path) and _kind(path.parent) == SUFFIX):
+        return None
+    return path.parent, int(path.name) // BLOCK
 
 
 def packed_files(source: Path) -> list[Path]:

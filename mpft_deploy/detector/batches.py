@@ -6,7 +6,7 @@ it would have had, however many threads load them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -27,6 +27,7 @@ from mpft_deploy.detector.processes import threads
 from mpft_deploy.errors import InputError
 from mpft_deploy.evaluate.protocols import Interpolation, blur, filmed, resave, resize
 from mpft_deploy.images import read_picture
+from mpft_deploy.packed import block_of
 from mpft_deploy.spec import KeepRule, parse_mixture
 from mpft_deploy.views import Window, bring_up, view_side
 
@@ -42,6 +43,9 @@ RESIZED, BLURRED, FILMED, WEBP = 0.6, 0.1, 0.125, 0.25
 SCALES = (0.7, 1.4)
 INTERPOLATIONS = get_args(Interpolation)
 SAMPLINGS = ("4:2:0", "4:4:4")
+
+NEAR = 8
+"""Blocks of a class whose samples are drawn together, so that few are in memory at a time."""
 
 AROUND = 2
 """Side of what is decoded of an image, in sides of a view: enough to be shrunk and then cut."""
@@ -102,9 +106,25 @@ class BalancedOrder:
     Each class is gone through in a new random order again and again, so the smaller one repeats.
     """
 
-    def __init__(self, labels: Sequence[int], batch: int, seed: int) -> None:
-        """Args: labels 0 or 1, both present; images a batch; seed of the order."""
+    def __init__(
+        self,
+        labels: Sequence[int],
+        batch: int,
+        seed: int,
+        blocks: Sequence[Hashable],
+    ) -> None:
+        """An order of samples.
+
+        Args:
+            labels: 0 or 1, both present.
+            batch: images a batch.
+            seed: of the order.
+            blocks: what is best read together, of each sample, or what is its own; NEAR of them are
+                drawn at a time, and then their samples.
+        """
         self.batch, self.seed = batch, seed
+        numbers: dict[Hashable, int] = {}
+        self._blocks = np.array([numbers.setdefault(one, len(numbers)) for one in blocks], np.int64)
         self._members = [np.flatnonzero(np.asarray(labels) == label) for label in (0, 1)]
         self._order = lru_cache(maxsize=4)(self._permutation)
 
@@ -125,9 +145,10 @@ class BalancedOrder:
             yield int(members[self._order(label, round_)[at]])
 
     def _permutation(self, label: int, round_: int) -> I64:
-        return np.random.default_rng((self.seed, label, round_)).permutation(
-            len(self._members[label])
-        )
+        rng = np.random.default_rng((self.seed, label, round_))
+        of = self._blocks[self._members[label]]
+        turns = rng.permutation(of.max() + 1)[of] // NEAR
+        return np.lexsort((rng.random(len(of)), turns))
 
 
 def random_crop(frame: U8, size: int, rng: np.random.Generator) -> U8:
@@ -239,7 +260,9 @@ def training_batches(
     Raises:
         InputError: more than a hundredth of the images cannot be read.
     """
-    order = BalancedOrder([sample.label for sample in samples], batch, seed)
+    blocks: list[Hashable] = [block_of(one.path) or at for at, one in enumerate(samples)]
+    labels = [sample.label for sample in samples]
+    order = BalancedOrder(labels, batch, seed, blocks)
     own = range(batch) if share is None else share
     bad: dict[int, str] = {}
 
@@ -271,7 +294,7 @@ def training_batches(
         loaded = ahead(load, items, pool, depth=AHEAD * len(own))
         for step in range(first, stop):
             patches, positions = zip(*islice(loaded, len(own)), strict=True)
-            labels = torch.tensor([float(samples[at].label) for at in order.indices(step)])
-            yield Batch(torch.cat(patches), torch.cat(positions), labels)
+            chosen = torch.tensor([float(labels[at]) for at in order.indices(step)])
+            yield Batch(torch.cat(patches), torch.cat(positions), chosen)
     finally:
         pool.shutdown(cancel_futures=True)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mpft_deploy.dataset import Sample, find_samples
 from mpft_deploy.detector.batches import (
+    NEAR,
     BalancedOrder,
     Batch,
     Masking,
@@ -25,6 +26,7 @@ from mpft_deploy.detector.batches import (
 )
 from mpft_deploy.detector.evaluate import BATCH, centre_crops
 from mpft_deploy.errors import InputError
+from mpft_deploy.packed import block_of
 from mpft_deploy.spec import parse_mixture
 
 
@@ -37,7 +39,7 @@ def test_classes_balance_and_every_image_has_its_turn(
     real: int, generated: int, batch: int, seed: int
 ) -> None:
     labels = [0] * real + [1] * generated
-    order = BalancedOrder(labels, batch, seed)
+    order = BalancedOrder(labels, batch, seed, range(len(labels)))
     steps = -(-2 * 2 * max(real, generated) // batch)
     places = np.concatenate([order.indices(step) for step in range(steps)])
     counts = Counter(labels[index] for index in places)
@@ -46,6 +48,22 @@ def test_classes_balance_and_every_image_has_its_turn(
         turns = [index for index in places if labels[index] == label]
         for start in range(0, len(turns) - size + 1, size):
             assert len(set(turns[start : start + size])) == size
+
+
+def test_what_is_read_together_is_drawn_together(tmp_path: Path) -> None:
+    """Rows of Parquet, none of which is read without its group."""
+    paths = [tmp_path / f"{shard}.parquet" / str(row) for shard in range(10) for row in range(640)]
+    blocks = [block_of(path) for path in paths]
+    assert len(set(blocks)) == 100
+    assert block_of(tmp_path / "0.tar" / "512") is block_of(tmp_path / "a.png") is None
+    labels = [at % 2 for at in range(len(paths))]
+    order = BalancedOrder(labels, 64, 5, blocks)
+    drawn = np.concatenate([order.indices(step) for step in range(100)])
+    assert sorted(drawn) == list(range(6400))
+    near = [len({blocks[at] for at in part}) for part in drawn.reshape(100, 64)]
+    assert max(near) <= 4 * NEAR  # of both classes, where one lot ends and the next begins
+    again = BalancedOrder(labels, 64, 6, blocks).indices(0)
+    assert set(again) != set(drawn[:64])
 
 
 def test_batches_follow_from_the_seed_alone(world: Path) -> None:
