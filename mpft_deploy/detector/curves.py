@@ -13,6 +13,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from mpft_deploy.errors import EnvironmentLacksError
+
 FILES = "events.out.tfevents.*"
 
 
@@ -22,7 +24,7 @@ class Curves:
     def __init__(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
         """Begin to write into a folder, or go on after `step`: what came later is drawn no more."""
         folder.mkdir(exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"))
+        self._writer = EventsWriter(str(folder / "events"), f".{step}")
         began = SessionLog(status=SessionLog.START)
         self._write(Event(step=step + 1, session_log=began))
         self._wandb = _weights_and_biases(folder.parent, settings)
@@ -52,10 +54,16 @@ def _weights_and_biases(run: Path, settings: Mapping[str, Any]) -> Any:
     import wandb
 
     known = "WANDB_MODE" in os.environ or wandb.api.api_key is not None
-    return wandb.init(
-        project=os.environ.get("WANDB_PROJECT", "mpft"),
-        name=run.stem,
-        dir=run,
-        config=dict(settings),
-        mode=None if known else "offline",
-    )
+    try:
+        return wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "mpft"),
+            name=run.stem,
+            dir=run,
+            config=dict(settings),
+            mode=None if known else "offline",
+        )
+    except wandb.Error as error:
+        raise EnvironmentLacksError(
+            f"Weights & Biases did not begin a run ({error}): set WANDB_MODE to offline, or to "
+            "disabled"
+        ) from None

@@ -11,9 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from torch.nn import functional
 
 from mpft_deploy.dataset import find_samples
 from mpft_deploy.detector.backbone import load_backbone
+from mpft_deploy.detector.batches import training_batches
 from mpft_deploy.detector.evaluate import image_logits
 from mpft_deploy.detector.loop import Images, Loop
 from mpft_deploy.detector.lora import MATRICES, merged
@@ -64,6 +66,14 @@ def loop(world: Path, tiny_backbone: str, tmp_path: Path) -> Loop:
     return made
 
 
+def copy_of(loop: Loop, **options: object) -> Loop:
+    """Another loop from where one stands."""
+    model = Detector.from_backbone(load_backbone(loop.settings.backbone), DEPTH)
+    made = Loop(model, loop.images, loop.run_folder, loop.progress, Listener(), **options)  # type: ignore[arg-type]
+    made.restore({name: value.numpy().copy() for name, value in loop._state().items()})
+    return made
+
+
 def auc(loop: Loop) -> float:
     [logits] = image_logits(loop.model, loop.images.val, [KeepRule("all")])
     return score([sample.label for sample in loop.images.val], logits).auc or 0.0
@@ -107,6 +117,30 @@ def test_every_block_moves_at_its_own_rate(loop: Loop) -> None:
         assert moved == pytest.approx(rate / warm_up, rel=0.05), name
 
 
+@pytest.mark.parametrize("micro_batch", [None, 1])
+def test_every_weight_goes_down_the_gradient_of_the_loss(
+    loop: Loop, micro_batch: int | None
+) -> None:
+    settings = msgspec.structs.replace(loop.settings, batch=8)
+    loop.progress = msgspec.structs.replace(loop.progress, settings=settings)
+    stepped = copy_of(loop, micro_batch=micro_batch)
+    model = Detector.from_backbone(load_backbone(settings.backbone), DEPTH)
+    model.load_state_dict(stepped.model.state_dict())
+    batch = next(
+        training_batches(stepped.images.train, stepped.masking, batch=8, seed=3, first=0, stop=1)
+    )
+    logits = model.train()(batch.patches, batch.positions)
+    functional.binary_cross_entropy_with_logits(logits, batch.labels).backward()
+    one_step(stepped)
+    after = dict(stepped.model.named_parameters())
+    for name, before in model.named_parameters():
+        assert before.grad is not None
+        moved, clear = after[name] - before, before.grad.abs() > 1e-5
+        if after[name].requires_grad:
+            assert clear.any(), name
+            assert (moved * before.grad)[clear].max() < 0, name
+
+
 @pytest.mark.parametrize(("precision", "kind"), [("bf16", torch.bfloat16), ("f32", torch.float32)])
 def test_the_precision_is_that_of_the_matmuls(
     loop: Loop, precision: str, kind: torch.dtype
@@ -120,14 +154,6 @@ def test_the_precision_is_that_of_the_matmuls(
     )
     one_step(Loop(loop.model, loop.images, loop.run_folder, progress, Listener()))
     assert kinds == {kind}
-
-
-def copy_of(loop: Loop, **options: object) -> Loop:
-    """Another loop from where one stands."""
-    model = Detector.from_backbone(load_backbone(loop.settings.backbone), DEPTH)
-    made = Loop(model, loop.images, loop.run_folder, loop.progress, Listener(), **options)  # type: ignore[arg-type]
-    made.restore({name: value.numpy().copy() for name, value in loop._state().items()})
-    return made
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3])
