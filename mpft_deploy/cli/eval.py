@@ -89,7 +89,7 @@ def command(
 ) -> None:
     """Measure how well a detector or a bundle tells the images of DATA apart.
 
-    DATA is laid out as for mpft train: folders or CSV manifests. Every image is judged as it is
+    DATA is laid out as for mpft train: folders, manifests, shards. Every image is judged as it is
     and with both classes re-saved alike. OUT receives predictions.parquet, from which all else can
     be drawn again, tables.md, metrics.csv, metrics.json and report.html. A run that was
     interrupted goes on when it is called again.

@@ -134,14 +134,15 @@ def command(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Train a detector on DATA: folders or CSV manifests of real and generated images.
+    """Train a detector on DATA: real and generated images.
 
     The backbone stays frozen and its head is taught, unless --epochs fine-tunes it. With --folds
     images of all splits are learnt from.
 
-    Folders may be laid out as 0_real and 1_fake, real and fake, or nature and ai, at any depth;
-    what is not understood is an error. Images that both classes have, or training and validation,
-    as the same file or a copy, are left out.
+    DATA are folders, CSV manifests, Parquet files, WebDataset's shards, or folders that Hugging
+    Face's save_to_disk wrote. Folders may be laid out as 0_real and 1_fake, real and fake, or
+    nature and ai, at any depth; what is not understood is an error. Images that both classes have,
+    or training and validation, as the same file or a copy, are left out.
     Checkpoint, log and curves stay in OUT.run; an interrupted run goes on with --resume.
 
     On several GPUs or machines: torchrun --nproc-per-node 8 --no-python mpft train ….
