@@ -107,9 +107,10 @@ site: .venv-test/installed
 build/bundle/bundle.json: .venv-test/installed $(SHIPPED)/detector.json
 	.venv-test/bin/mpft-export $(SHIPPED) build/bundle --overwrite
 
-# Needs no environment: with a GPU, nvcc and a Python that has PyTorch it runs as it lies here.
-gpu-suite:
-	$(PYTHON) benchmarks/gpu_suite.py $(if $(DRY),--dry-run)
+# Needs no environment: with a GPU, nvcc and a Python that has PyTorch it runs as it lies here. The
+# simulated device is of the tests.
+gpu-suite: $(if $(DRY),.venv-test/installed)
+	$(if $(DRY),.venv-test/bin/python,$(PYTHON)) benchmarks/gpu_suite.py $(if $(DRY),--dry-run)
 
 gpu-kit:
 	$(PYTHON) -m pip install --quiet --upgrade --no-compile --target build/gpu-kit \

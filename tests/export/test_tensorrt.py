@@ -22,6 +22,7 @@ from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.export import tensorrt
 from mpft_deploy.export.builders import BuildOptions
 from mpft_deploy.export.graph import build_graph, serialise
+from mpft_deploy.export.pipeline import Request, gather, make
 from mpft_deploy.export.precision import apply_precision
 from mpft_deploy.export.smoothing import ranges_of
 from mpft_deploy.export.tensorrt import RTX, RTX_TARGETS, TENSORRT
@@ -361,6 +362,26 @@ def test_a_plan_is_kept_where_its_timings_find_no_place(rtx, tmp_path, monkeypat
     _, made = builder.build(model, plan, BuildOptions(timing_cache=cache), said.append)
     assert len(made) > 100_000
     assert any("the timing cache was not written: " in text for text in said)
+
+
+def test_a_model_is_in_memory_once_while_a_plan_is_built(
+    rtx, no_device, detector, tmp_path, monkeypatch
+):
+    held = []
+
+    def build(self, take_model, plan, options, say):
+        model = take_model()
+        held.append(sys.getrefcount(model))
+        with pytest.raises(IndexError):
+            take_model()
+        return "engine.plan", model
+
+    monkeypatch.setattr(tensorrt.TensorRTBuilder, "build", build)
+    request = Request(
+        detector, tmp_path / "out", backend="tensorrt-rtx", precision="fp16", options=ADA
+    )
+    assert make(request, gather(request)).graph is None
+    assert held[0] <= 2, "by the builder, and by the question itself"
 
 
 def test_full_tensorrt_builds_only_where_it_runs(no_device):
