@@ -349,9 +349,10 @@ def judge_archive(
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, MpftError):
             cause = getattr(cause, "cause", None) or cause.__cause__
+        said = str(error).strip().rpartition("Error: ")[2].partition("\n")[0]
         raise cause or EnvironmentLacksError(
-            f"a worker of Ray cannot go on: {printable(str(error).strip().splitlines()[-1])}. The "
-            "same command goes on from what is written."
+            f"a worker of Ray cannot go on: {printable(said)}. The same command goes on from what "
+            "is written."
         ) from None
     finally:
         ray.shutdown()
