@@ -85,7 +85,7 @@ def test_two_processes_learn_what_one_learns_and_one_goes_on_where_the_other_is_
 ) -> None:  # fmt: skip
     tuned = TrainSettings(
         backbone=tiny_backbone, train_keep="smooth:6+random:6", keep="textured:7", depth=2, taps=1,
-        epochs=4, batch=7, backbone_lr=1e-3, head_lr=1e-2, seed=3, augment=0.3, precision="f32",
+        epochs=2, batch=7, backbone_lr=1e-3, head_lr=1e-2, seed=3, augment=0.3, precision="f32",
         ema=0.5,
     )  # fmt: skip
     frozen = msgspec.structs.replace(tuned, epochs=0, taps=2)
