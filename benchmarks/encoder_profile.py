@@ -3,9 +3,8 @@
     python benchmarks/encoder_profile.py DETECTOR [--json OUT]
 
 Instructions are counted by valgrind, one thread and one view, so they are the same on a busy
-machine; `all tokens` has the last block compute what a logit does not need. Shares of the time are
-perf's. Both run a driver that is built here, of each version that this processor has; valgrind
-knows no AVX-512.
+machine. Shares of the time are perf's. Both run a driver that is built here, of each version that
+this processor has; valgrind knows no AVX-512.
 """
 
 from __future__ import annotations
@@ -56,8 +55,7 @@ def profile(packed: Mapping[str, Packed], cut: Patches, work: Path) -> dict[str,
             if shutil.which("perf") and version.name != "scalar":
                 row["shares"] = shares(driver, version.name, cases[8], work)
             if shutil.which("valgrind") and version.name != "avx512":
-                for what, told in (("logits", "instructions"), ("features", "all tokens")):
-                    row[told] = instructions(driver, version.name, cases[1], what)
+                row["instructions"] = instructions(driver, version.name, cases[1])
             found[f"{name}, {version.name}"] = row
             print(f"profile of {name}, {version.name}: {row}", flush=True)
     return found
@@ -66,7 +64,7 @@ def profile(packed: Mapping[str, Packed], cut: Patches, work: Path) -> dict[str,
 def shares(driver: Path, version: str, case: bytes, work: Path) -> dict[str, float]:
     """Of the time of a forward pass: matmuls, attention, and all else."""
     data = work / "perf.data"
-    record = ["perf", "record", "-q", "-e", "cpu-clock", "-o", data, driver, version, "logits"]
+    record = ["perf", "record", "-q", "-e", "cpu-clock", "-o", data, driver, version]
     subprocess.run(record, input=case, capture_output=True, check=True)
     report = ["perf", "report", "-i", data, "--stdio", "-q", "--no-children", "-F", "overhead,sym"]
     listing = subprocess.run(report, capture_output=True, text=True, check=True).stdout
@@ -80,11 +78,10 @@ def shares(driver: Path, version: str, case: bytes, work: Path) -> dict[str, flo
     return {part: value / total for part, value in sums.items()}
 
 
-def instructions(driver: Path, version: str, case: bytes, what: str) -> int:
+def instructions(driver: Path, version: str, case: bytes) -> int:
     command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
     toggle = "--toggle-collect=mpft::encoder::Pool::run(*"
-    program = [driver, version, what]
-    done = subprocess.run([*command, toggle, *program], input=case, capture_output=True)
+    done = subprocess.run([*command, toggle, driver, version], input=case, capture_output=True)
     collected = re.search(rb"Collected : (\d+)", done.stderr)
     if done.returncode != 0 or collected is None:
         sys.exit(f"FAILED: callgrind on {version}:\n{done.stderr.decode()}")

@@ -18,8 +18,8 @@ class Member {
     const std::int64_t all_tokens = work.count + 1;
     row_ = padded(all_tokens);
     const bool has_tokens = member < work.members;
-    first_ = has_tokens ? first_of(member) : 0;
-    tokens_ = has_tokens ? first_of(member + 1) - first_ : 0;
+    first_ = has_tokens ? all_tokens * member / work.members : 0;
+    tokens_ = has_tokens ? all_tokens * (member + 1) / work.members - first_ : 0;
   }
 
   void run() {
@@ -29,25 +29,15 @@ class Member {
       float total = model_.head_bias;
       for (std::int64_t index = 0; index < shape.depth; ++index) {
         const bool last = index == shape.depth - 1;
-        run_block(model_.blocks[index], last && work_.features == nullptr);
+        run_block(model_.blocks[index], last);
         const std::int64_t tap = index - (shape.depth - shape.taps);
-        if (tap < 0) continue;
-        if (work_.features != nullptr) {
-          read_tokens(work_.features + (view * shape.taps + tap) * 2 * shape.width);
-        } else if (member_ == 0) {
-          total = total + read_class_token(tap);
-        }
+        if (member_ == 0 && tap >= 0) total = total + read_class_token(tap);
       }
-      if (member_ == 0 && work_.logits != nullptr) work_.logits[view] = total;
+      if (member_ == 0) work_.out[view] = total;
     }
   }
 
  private:
-  // Of those of a view, the first token of a member that has any.
-  std::int64_t first_of(std::int64_t member) const {
-    return (work_.count + 1) * member / work_.members;
-  }
-
   void embed(std::int64_t view) {
     if (tokens_ == 0) return;
     const std::int64_t area = model_.shape.area, width = model_.width;
@@ -109,11 +99,12 @@ class Member {
     return rows;
   }
 
-  void run_block(const Block& block, bool class_only) {
+  void run_block(const Block& block, bool last) {
     const std::int64_t width = model_.width, hidden = model_.hidden;
     float* const keys = work_.keys[turn_] + first_;
     float* const values = work_.values[turn_] + first_ * values_row();
-    const std::int64_t going_on = !class_only ? tokens_ : member_ == 0 ? 1 : 0;
+    // After the last block nobody reads any token but the class token.
+    const std::int64_t going_on = !last ? tokens_ : member_ == 0 ? 1 : 0;
 
     quantise_normed(tokens_, block.ln_1, block.query);
     linear(block.query, going_on, [&](auto token, auto column, const Lanes<V>& value) {
@@ -240,33 +231,6 @@ class Member {
     const Lanes<V> sum = all<V>(sum_of_products<V>(feature, head, padded_embedding));
     const Lanes<V> square = all<V>(sum_of_products<V>(feature, feature, padded_embedding));
     return largest(sum / root(square));  // of lanes that are the same
-  }
-
-  // After one of the last blocks, the class token and the mean of the others: [2, width].
-  void read_tokens(float* to) {
-    const std::int64_t padded_width = model_.width, width = model_.shape.width;
-    for (std::int64_t token = 0; token < tokens_; ++token) {
-      const std::int64_t row = token * padded_width;
-      layer_norm<V>(room_.x + row, model_.ln_post, width, room_.hidden + row);
-    }
-    work_.pool->wait();
-    if (member_ == 0) {
-      float* const mean = to + width;
-      for (std::int64_t i = 0; i < width; ++i) {
-        to[i] = room_.hidden[i];
-        mean[i] = 0;
-      }
-      for (std::int64_t member = 0; member < work_.members; ++member) {
-        const float* row = work_.rooms[member].hidden;
-        for (std::int64_t token = first_of(member); token < first_of(member + 1); ++token) {
-          for (std::int64_t i = 0; token > 0 && i < width; ++i) mean[i] = mean[i] + row[i];
-          row += padded_width;
-        }
-      }
-      const float cells = static_cast<float>(work_.count);
-      for (std::int64_t i = 0; i < width; ++i) mean[i] = mean[i] / cells;
-    }
-    work_.pool->wait();  // until then nobody overwrites what was read
   }
 
   void quantise_normed(std::int64_t tokens, const Norm& norm, const Layer& layer) {

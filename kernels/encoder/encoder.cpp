@@ -238,16 +238,6 @@ const Shape& Encoder::shape() const { return state_->model.shape; }
 
 void Encoder::logits(const std::uint8_t* patches, const std::int32_t* positions,
                      std::int64_t batch, std::int64_t count, float* out) {
-  run(patches, positions, batch, count, out, nullptr);
-}
-
-void Encoder::features(const std::uint8_t* patches, const std::int32_t* positions,
-                       std::int64_t batch, std::int64_t count, float* out) {
-  run(patches, positions, batch, count, nullptr, out);
-}
-
-void Encoder::run(const std::uint8_t* patches, const std::int32_t* positions, std::int64_t batch,
-                  std::int64_t count, float* logits, float* features) {
   if (batch == 0) return;
   State& state = *state_;
   const std::lock_guard<std::mutex> lock(state.turn);
@@ -263,8 +253,7 @@ void Encoder::run(const std::uint8_t* patches, const std::int32_t* positions, st
             positions,
             batch,
             count,
-            logits,
-            features};
+            out};
   struct Call {
     const Kernel& kernel;
     const Work& work;

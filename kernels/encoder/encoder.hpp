@@ -59,14 +59,7 @@ class Encoder {
   void logits(const std::uint8_t* patches, const std::int32_t* positions, std::int64_t batch,
               std::int64_t count, float* out);
 
-  // What a head may read [batch, taps, 2, width]; see oracle.py. Else as logits.
-  void features(const std::uint8_t* patches, const std::int32_t* positions, std::int64_t batch,
-                std::int64_t count, float* out);
-
  private:
-  void run(const std::uint8_t* patches, const std::int32_t* positions, std::int64_t batch,
-           std::int64_t count, float* logits, float* features);
-
   struct State;
   std::unique_ptr<State> state_;
 };

@@ -96,7 +96,7 @@ struct Room {
   std::int32_t* highs;  // [tokens], how many there are
 };
 
-// One call of Encoder::logits or Encoder::features. Tokens of a view are dealt out to members, at least one to each that
+// One call of Encoder::logits. Tokens of a view are dealt out to members, at least one to each that
 // takes part; everything but attention is done for each token alone.
 struct Work {
   const Model* model;
@@ -109,8 +109,7 @@ struct Work {
   const std::uint8_t* patches;    // [batch, count, area, kChannels], not padded
   const std::int32_t* positions;  // [batch, count]
   std::int64_t batch, count;
-  float* logits;    // [batch]; null where features are asked for
-  float* features;  // [batch, taps, 2, width], not padded; null where logits are asked for
+  float* out;
 };
 
 // A version.

@@ -21,7 +21,6 @@ using Part = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 using Patches = nb::ndarray<const std::uint8_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Positions = nb::ndarray<const std::int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Logits = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Features = nb::ndarray<float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 
 const en::Version& find_version(const char* name) {
   for (const en::Version& version : en::versions()) {
@@ -43,40 +42,21 @@ void make(en::Encoder* self, const char* name, const std::vector<std::int64_t>& 
 }
 
 // registry.py explains to people what is wrong; this only keeps memory safe.
-void check(const en::Encoder& self, const Patches& patches, const Positions& positions,
-           bool out_fits) {
+void logits(en::Encoder& self, const Patches& patches, const Positions& positions,
+            const Logits& out) {
   const std::int64_t batch = static_cast<std::int64_t>(patches.shape(0));
   const std::int64_t count = static_cast<std::int64_t>(patches.shape(1));
   const std::int32_t* first = positions.data();
   const std::int64_t cells = self.shape().cells;
   const bool fit =
-      out_fits && count >= 1 && static_cast<std::int64_t>(patches.shape(2)) == 3 * self.shape().area &&
+      count >= 1 && static_cast<std::int64_t>(patches.shape(2)) == 3 * self.shape().area &&
       positions.shape(0) == patches.shape(0) && positions.shape(1) == patches.shape(1) &&
+      out.shape(0) == patches.shape(0) &&
       std::all_of(first, first + batch * count,
                   [cells](std::int32_t cell) { return cell >= 0 && cell < cells; });
   if (!fit) throw nb::value_error("arrays do not fit together");
-}
-
-void logits(en::Encoder& self, const Patches& patches, const Positions& positions,
-            const Logits& out) {
-  check(self, patches, positions, out.shape(0) == patches.shape(0));
-  const auto batch = static_cast<std::int64_t>(patches.shape(0));
-  const auto count = static_cast<std::int64_t>(patches.shape(1));
   nb::gil_scoped_release release;
-  self.logits(patches.data(), positions.data(), batch, count, out.data());
-}
-
-void features(en::Encoder& self, const Patches& patches, const Positions& positions,
-              const Features& out) {
-  const en::Shape& shape = self.shape();
-  check(self, patches, positions,
-        out.shape(0) == patches.shape(0) &&
-            static_cast<std::int64_t>(out.shape(1)) == shape.taps && out.shape(2) == 2 &&
-            static_cast<std::int64_t>(out.shape(3)) == shape.width);
-  const auto batch = static_cast<std::int64_t>(patches.shape(0));
-  const auto count = static_cast<std::int64_t>(patches.shape(1));
-  nb::gil_scoped_release release;
-  self.features(patches.data(), positions.data(), batch, count, out.data());
+  self.logits(patches.data(), first, batch, count, out.data());
 }
 
 }  // namespace
@@ -90,8 +70,5 @@ NB_MODULE(_encoder, module) {
       .def("__init__", &make, nb::arg("name"), nb::arg("sizes"), nb::arg("quick_gelu"),
            nb::arg("arrays"), nb::arg("threads"), nb::keep_alive<1, 5>())
       .def("logits", &logits, nb::arg("patches").noconvert(), nb::arg("positions").noconvert(),
-           nb::arg("out").noconvert(), "Write the logit of each view, without holding the GIL.")
-      .def("features", &features, nb::arg("patches").noconvert(),
-           nb::arg("positions").noconvert(), nb::arg("out").noconvert(),
-           "Write what a head may read of each view, without holding the GIL.");
+           nb::arg("out").noconvert(), "Write the logit of each view, without holding the GIL.");
 }

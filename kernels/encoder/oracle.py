@@ -19,8 +19,6 @@ before the layers, as CLIP has it (Radford et al., arXiv 2103.00020). The number
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 
@@ -48,43 +46,15 @@ def logit(network: Network, patches: U8, positions: I32) -> np.float32:
         patches: u8 [K, 3·p·p], the pixels of the kept cells in the order row, column, channel.
         positions: i32 [K], index of each cell in raster order.
     """
-    total: np.float32 = network.head_bias
-    read = read_blocks(network, patches, positions, class_only=True)
-    for tokens, weight in zip(read, network.head, strict=True):
-        total = total + read_class_token(network, tokens[:1], weight)
-    return total
-
-
-def features(network: Network, patches: U8, positions: I32) -> F32:
-    """What a head may read of one view, f32 [taps, 2, W], for heads to be fitted on.
-
-    After each of the blocks that are read, and the last norm: the class token, which `logit`
-    multiplies, and the mean of the cells' tokens, summed from the first cell to the last. Arguments
-    as for `logit`.
-    """
-    found = []
-    for tokens in read_blocks(network, patches, positions, class_only=False):
-        class_token, *cells = layer_norm(tokens, network.ln_post)
-        total = np.zeros_like(class_token)
-        for cell in cells:
-            total = total + cell
-        found.append([class_token, total / np.float32(len(cells))])
-    return np.array(found, np.float32)
-
-
-def read_blocks(
-    network: Network, patches: U8, positions: I32, *, class_only: bool
-) -> Iterator[F32]:
-    """Tokens f32 [T, W] after each of the last blocks, those that the head reads.
-
-    After the very last one, with `class_only`, the class token alone, f32 [1, W].
-    """
     x = embed(network, patches, positions)
-    last = len(network.blocks) - 1
+    x = embed(network, patches, positions)
+    total: np.float32 = network.head_bias
     for index, block in enumerate(network.blocks):
-        x = run_block(network, block, x, class_only=class_only and index == last)
-        if index > last - len(network.head):
-            yield x
+        x = run_block(network, block, x, last=index == len(network.blocks) - 1)
+        tap = index - (len(network.blocks) - len(network.head))
+        if tap >= 0:
+            total = total + read_class_token(network, x[:1], network.head[tap])
+    return total
 
 
 def embed(network: Network, patches: U8, positions: I32) -> F32:
@@ -107,11 +77,11 @@ def embed(network: Network, patches: U8, positions: I32) -> F32:
     return layer_norm(np.concatenate([first[None], cells]), network.ln_pre)
 
 
-def run_block(network: Network, block: Block, x: F32, *, class_only: bool) -> F32:
-    """Tokens f32 [T, W] after a block; with `class_only` the class token alone, f32 [1, W]."""
+def run_block(network: Network, block: Block, x: F32, *, last: bool) -> F32:
+    """Tokens f32 [T, W] after a block; after the last one the class token alone, f32 [1, W]."""
     read = layer_norm(x, block.ln_1)
     key, value = linear(read, block.key), linear(read, block.value)
-    if class_only:
+    if last:
         read, x = read[:1], x[:1]
     query = linear(read, block.query)
     x = x + linear(attention(query, key, value, network.heads), block.out)

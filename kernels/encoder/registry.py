@@ -11,7 +11,6 @@ import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -29,17 +28,8 @@ try:
 except ImportError:
     _encoder = None  # type: ignore[assignment]
 
-
-class Ready(Protocol):
-    """A network, ready to run; patches u8 [B, K, 3·p·p], positions i32 [B, K], contiguous."""
-
-    def logits(self, patches: U8, positions: I32) -> F32:
-        """f32 [B]."""
-        ...
-
-    def features(self, patches: U8, positions: I32) -> F32:
-        """f32 [B, taps, 2, W]."""
-        ...
+Run = Callable[[U8, I32], F32]
+"""Patches u8 [B, K, 3·p·p] and positions i32 [B, K], both contiguous, to logits f32 [B]."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +39,14 @@ class Version:
     Attributes:
         name: what `MPFT_KERNEL` calls it.
         why_not: the reason that it does not run here, or None.
-        make: makes a packed network ready, for a number of threads; None for arrays on a device,
-            where `cuda.CudaEncoder` is.
+        make: a packed network and a number of threads to a function that runs it; None for arrays
+            on a device, where `cuda.CudaEncoder` is.
         device: where its arrays are.
     """
 
     name: str
     why_not: Callable[[], str | None]
-    make: Callable[[Packed, int], Ready] | None
+    make: Callable[[Packed, int], Run] | None
     device: Device = "cpu"
 
 
@@ -65,8 +55,8 @@ class Encoder:
 
     Args:
         network: see `make_network`; a packed one is read where it lies.
-        threads: how many compute, the caller's among them; changes no bit. Calls from several
-            threads take turns.
+        threads: how many compute, the caller's among them; changes no bit. Calls of `logits` from
+            several threads take turns.
         version: one of `VERSIONS` by name, in the place of the choice.
 
     Raises:
@@ -88,7 +78,7 @@ class Encoder:
         packed = pack(network) if isinstance(network, Network) else network
         self.version = chosen.name
         self._cells, self._patch_bytes = packed.sizes.cells, 3 * packed.sizes.area
-        self._ready = chosen.make(packed, threads)
+        self._run = chosen.make(packed, threads)
 
     def logits(self, patches: U8, positions: I32) -> F32:
         """The logit of each view, f32 [B]: those of `oracle.logit`, to the last bit.
@@ -101,18 +91,6 @@ class Encoder:
         Raises:
             UsageError: a wrong dtype, shape or position; says what was expected and what came.
         """
-        return self._ready.logits(*self._checked(patches, positions))
-
-    def features(self, patches: U8, positions: I32) -> F32:
-        """What a head may read of a view, f32 [B, taps, 2, W]: `oracle.features`, to the last bit.
-
-        Of each block that is read, the class token and the mean of the cells' tokens, after the
-        last norm. The network's own head plays no part: a head that is fitted on these loses
-        nothing to integers. Arguments and errors as of `logits`.
-        """
-        return self._ready.features(*self._checked(patches, positions))
-
-    def _checked(self, patches: U8, positions: I32) -> tuple[U8, I32]:
         batch, count = positions.shape if positions.ndim == 2 else (-1, -1)
         if patches.dtype != np.uint8 or patches.shape != (batch, count, self._patch_bytes):
             raise UsageError(
@@ -129,7 +107,7 @@ class Encoder:
                 f"positions must be at least 0 and below {self._cells}, got "
                 f"{positions.min()} to {positions.max()}"
             )
-        return np.ascontiguousarray(patches), np.ascontiguousarray(positions)
+        return self._run(np.ascontiguousarray(patches), np.ascontiguousarray(positions))
 
 
 def choose(name: str | None = None, device: Device | None = None) -> Version:
@@ -152,45 +130,34 @@ def choose(name: str | None = None, device: Device | None = None) -> Version:
     return found
 
 
-class _Native:
-    def __init__(self, name: str, packed: Packed, threads: int) -> None:
-        *sizes, activation = dataclasses.astuple(packed.sizes)
-        arrays = list(packed.arrays.values())
-        self._features = (packed.sizes.taps, 2, packed.sizes.width)
-        self._encoder = _encoder.Encoder(name, sizes, activation == "quick_gelu", arrays, threads)
+def _make_native(name: str, packed: Packed, threads: int) -> Run:
+    *sizes, activation = dataclasses.astuple(packed.sizes)
+    arrays = list(packed.arrays.values())
+    encoder = _encoder.Encoder(name, sizes, activation == "quick_gelu", arrays, threads)
 
-    def logits(self, patches: U8, positions: I32) -> F32:
+    def run(patches: U8, positions: I32) -> F32:
         out = np.empty(len(patches), np.float32)
-        self._encoder.logits(patches, positions, out)
+        encoder.logits(patches, positions, out)
         return out
 
-    def features(self, patches: U8, positions: I32) -> F32:
-        out = np.empty((len(patches), *self._features), np.float32)
-        self._encoder.features(patches, positions, out)
-        return out
+    return run
 
 
-class _Numpy:
-    def __init__(self, packed: Packed, threads: int) -> None:
-        self._network = unpack(packed)
+def _make_numpy(packed: Packed, threads: int) -> Run:
+    network = unpack(packed)
 
-    def logits(self, patches: U8, positions: I32) -> F32:
+    def run(patches: U8, positions: I32) -> F32:
         views = zip(patches, positions, strict=True)
-        return np.array([oracle.logit(self._network, *view) for view in views], np.float32)
+        return np.array([oracle.logit(network, *view) for view in views], np.float32)
 
-    def features(self, patches: U8, positions: I32) -> F32:
-        taps, width = len(self._network.head), len(self._network.class_token)
-        out = np.empty((len(patches), taps, 2, width), np.float32)
-        for one, *view in zip(out, patches, positions, strict=True):
-            one[:] = oracle.features(self._network, *view)
-        return out
+    return run
 
 
 def _native_version(name: str) -> Version:
     def why_not() -> str | None:
         return HOW if _encoder is None else _encoder.why_not(name)
 
-    return Version(name, why_not, functools.partial(_Native, name))
+    return Version(name, why_not, functools.partial(_make_native, name))
 
 
 # The fastest first. A new version is one line here.
@@ -200,7 +167,7 @@ VERSIONS = (
     _native_version("avx2"),
     _native_version("neon"),
     _native_version("scalar"),
-    Version("numpy", lambda: None, _Numpy),
+    Version("numpy", lambda: None, _make_numpy),
 )
 
 

@@ -136,25 +136,13 @@ def random_views(seed: int, size: Size, batch: int, count: int) -> tuple[U8, I32
 
 @dataclass(frozen=True)
 class Case:
-    """A network, views, a number of threads, and the logits f32 [B] that are due.
-
-    features: f32 [B, taps, 2, W], that are due too.
-    """
+    """A network, views, a number of threads, and the logits f32 [B] that are due."""
 
     network: Network
     patches: U8
     positions: I32
     threads: int
     expected: F32
-
-    @functools.cached_property
-    def features(self) -> F32:
-        pairs = zip(self.patches, self.positions, strict=True)
-        taps, width = len(self.network.head), len(self.network.class_token)
-        return np.reshape(
-            [oracle.features(self.network, *view) for view in pairs],
-            (len(self.patches), taps, 2, width),
-        ).astype(np.float32)
 
     def packed(self) -> bytes:
         """As native/driver.cpp reads it."""

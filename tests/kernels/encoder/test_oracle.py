@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import reference
 import safetensors.numpy
-from encoder_cases import Size, random_network, random_views
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -106,21 +105,6 @@ def test_the_shipped_detector_gives_its_golden_logits() -> None:
     )
     # Of all 32, the error is 0.0009 on average, 0.0028 at most.
     np.testing.assert_allclose(found, golden.logits[:4], rtol=0, atol=0.006)
-
-
-def test_features_are_what_the_head_reads() -> None:
-    """And the mean of the cells' tokens, of which a last block shows more than the class token."""
-    size = Size(cells=12, depth=3, taps=2)
-    network = random_network(1, size)
-    patches, positions = random_views(1, size, 1, 12)
-    features = oracle.features(network, patches[0], positions[0])
-    total = network.head_bias
-    for class_token, weight in zip(features[:, 0], network.head, strict=True):
-        total = total + oracle.tree_sum(class_token * weight)
-    assert total == oracle.logit(network, patches[0], positions[0])
-    read = oracle.read_blocks(network, patches[0], positions[0], class_only=False)
-    means = [oracle.layer_norm(x, network.ln_post)[1:].astype(np.float64).mean(0) for x in read]
-    np.testing.assert_allclose(features[:, 1], means, rtol=0, atol=1e-6)
 
 
 def test_sums_of_heavy_rows_fit_into_32_bits() -> None:

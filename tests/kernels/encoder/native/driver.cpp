@@ -1,10 +1,9 @@
 // Runs a version of the encoder without Python.
 //
-//   driver VERSION logits|features    cases from stdin (Case.packed of encoder_cases.py), what is
-//                                     asked for to stdout; exits with 1 where the version does not
-//                                     run, 2 where a case does not fit
+//   driver VERSION    cases from stdin (Case.packed of encoder_cases.py), their logits to stdout;
+//                     exits with 1 where the version does not run, 2 where a case does not fit
 //
-// Views and results lie at the ends of their memory, so that a sanitizer sees what goes past them.
+// Views and logits lie at the ends of their memory, so that a sanitizer sees what goes past them.
 #include <cstdio>
 #include <exception>
 #include <string_view>
@@ -21,7 +20,7 @@ bool read(std::vector<T>& to, std::int64_t count) {
   return std::fread(to.data(), sizeof(T), to.size(), stdin) == to.size();
 }
 
-int run(const en::Version& version, bool features) {
+int run(const en::Version& version) {
   std::vector<std::int64_t> numbers, bytes;
   while (read(numbers, 13)) {
     const en::Shape shape{numbers[0], numbers[1], numbers[2], numbers[3], numbers[4],
@@ -37,14 +36,9 @@ int run(const en::Version& version, bool features) {
     std::vector<std::int32_t> positions;
     if (!read(patches, batch * count * 3 * shape.area) || !read(positions, batch * count)) return 2;
     en::Encoder encoder(version, shape, arrays, static_cast<int>(numbers[9]));
-    const std::int64_t each = features ? shape.taps * 2 * shape.width : 1;
-    std::vector<float> out(static_cast<std::size_t>(batch * each));
-    if (features) {
-      encoder.features(patches.data(), positions.data(), batch, count, out.data());
-    } else {
-      encoder.logits(patches.data(), positions.data(), batch, count, out.data());
-    }
-    std::fwrite(out.data(), sizeof(float), out.size(), stdout);
+    std::vector<float> logits(static_cast<std::size_t>(batch));
+    encoder.logits(patches.data(), positions.data(), batch, count, logits.data());
+    std::fwrite(logits.data(), sizeof(float), logits.size(), stdout);
   }
   return 0;
 }
@@ -52,11 +46,11 @@ int run(const en::Version& version, bool features) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count != 3) return 2;
+  if (count != 2) return 2;
   for (const en::Version& version : en::versions()) {
     if (version.name != std::string_view(arguments[1]) || version.why_not != nullptr) continue;
     try {
-      return run(version, arguments[2] == std::string_view("features"));
+      return run(version);
     } catch (const std::exception& error) {
       std::fprintf(stderr, "driver: %s\n", error.what());
       return 2;
