@@ -5,6 +5,10 @@ PYTHON ?= python3
 SHIPPED := models/mpft-vit-b16
 NATIVE := CMakeLists.txt $(shell find kernels -regex '.*\.\(cpp\|hpp\|cu\|cuh\|h\)' -o -name CMakeLists.txt)
 
+# pip compiles nothing of what it installs, for most is never imported; Python compiles what is, once.
+# Where the environment forbids that, as in containers, each process of the tests compiled it anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help demo test format lint types unit sanitize fuzz bench bench-first-verdict bench-page soak \
 	streams faults gpu-suite gpu-kit train-shipped train-demo-decoder site clean
 
