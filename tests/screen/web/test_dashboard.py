@@ -12,13 +12,13 @@ import pytest
 from dashboard_demo import DemoMonitor, DemoSource, demo_sources
 from dashboard_screenshots import DESKTOP, PHONE, Browser, lived
 from telling import eventually, source_event, stream_event
+from visits import TOKEN
 
 from mpft_deploy.screen.tell.config import Http, Live, User
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.web import serve
 from mpft_deploy.screen.web.server import Dashboard
 
-TOKEN = "a-token-of-more-than-16"
 LIVE = "document.querySelector('#link')?.textContent === 'live'"
 
 
