@@ -14,10 +14,10 @@ from mpft_deploy.files import display
 APPLICATION = 0x6D706674
 """Tells our files from others': SQLite's `application_id`."""
 
-VERSION = 1
+VERSION = 2
 
 _SCHEMA = f"""
--- `at` is since when a row is kept, by a clock that was put right; retention goes by it.
+-- `at` is since when a row is kept, by the clock that retention goes by.
 CREATE TABLE events (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     at REAL NOT NULL,
@@ -26,6 +26,7 @@ CREATE TABLE events (
     verdict TEXT,
     body BLOB NOT NULL,
     snapshot TEXT,
+    package TEXT,
     state TEXT,
     note TEXT NOT NULL DEFAULT '',
     reviewer TEXT NOT NULL DEFAULT '',
@@ -37,6 +38,7 @@ CREATE INDEX events_by_state ON events (state, id);
 CREATE INDEX events_by_time ON events (time);
 CREATE INDEX events_by_age ON events (verdict, at);
 CREATE INDEX events_by_snapshot ON events (snapshot) WHERE snapshot IS NOT NULL;
+CREATE INDEX events_by_package ON events (package) WHERE package IS NOT NULL;
 -- What waits, and with an error what a receiver refused. What was delivered is deleted.
 CREATE TABLE deliveries (
     receiver TEXT NOT NULL,
@@ -52,39 +54,37 @@ CREATE TABLE files (
     verdict TEXT NOT NULL,
     bytes INTEGER NOT NULL
 );
-CREATE INDEX files_by_age ON files (verdict, at);
-PRAGMA application_id = {APPLICATION};
-PRAGMA user_version = {VERSION};
-"""
-
-_ADDED = """
+CREATE TRIGGER forgotten AFTER DELETE ON files BEGIN
+    UPDATE events SET snapshot = NULL WHERE snapshot = OLD.name;
+    UPDATE events SET package = NULL WHERE package = OLD.name;
+END;
 -- Of a source, what did not come from the configuration: set by the page and the API.
-CREATE TABLE IF NOT EXISTS settings (
+CREATE TABLE settings (
     source TEXT NOT NULL,
     key TEXT NOT NULL,
     value BLOB NOT NULL,
     PRIMARY KEY (source, key)
 ) WITHOUT ROWID;
--- Who changed what, by page and API; `at` as that of events.
-CREATE TABLE IF NOT EXISTS audit (
+-- Who changed what, by page and API.
+CREATE TABLE audit (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    at REAL NOT NULL,
+    time REAL NOT NULL,
     user TEXT NOT NULL,
     role TEXT NOT NULL,
     action TEXT NOT NULL,
     object TEXT NOT NULL
 );
 -- Browsers that are logged in; `id` is a hash of the cookie, `token` of the user's token.
-CREATE TABLE IF NOT EXISTS sessions (
+CREATE TABLE sessions (
     id TEXT PRIMARY KEY,
     user TEXT NOT NULL,
     token TEXT NOT NULL,
     began REAL NOT NULL,
     agent TEXT NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS events_by_package ON events (package) WHERE package IS NOT NULL;
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {VERSION};
 """
-"""Of files of this version that are older; who does not know these tables can do without."""
 
 
 def open_database(path: Path | None) -> sqlite3.Connection:
@@ -95,7 +95,7 @@ def open_database(path: Path | None) -> sqlite3.Connection:
 
     Raises:
         UsageError: another process has it.
-        InputError: it is another program's, damaged, or of a later version.
+        InputError: it is another program's, damaged, or of another version.
         EnvironmentLacksError: it cannot be written.
     """
     where = "memory" if path is None else display(path)
@@ -118,16 +118,16 @@ def open_database(path: Path | None) -> sqlite3.Connection:
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables and application != APPLICATION:
             raise InputError(f"{where} is another program's database; name another in [store] path")
-        if version > VERSION:
-            raise InputError(f"{where} is of version {version}, from a newer mpft-deploy: use that")
+        if tables and version != VERSION:
+            raise InputError(
+                f"{where} is of version {version}, and this mpft-deploy reads {VERSION}: use the "
+                "one that made it, or move it away, and a new one is made"
+            )
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")  # no waiting for the disk, but at checkpoints
         db.execute("PRAGMA journal_size_limit = 4194304")
         if not tables:
             db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-        if all(row[1] != "package" for row in db.execute("PRAGMA table_info(events)")):
-            db.execute("ALTER TABLE events ADD COLUMN package TEXT")
-        db.executescript(_ADDED)
         db.execute("BEGIN EXCLUSIVE")  # or another process could have it until we first write
         db.execute("COMMIT")
     except InputError:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import stat
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 
-from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.files import display
 from mpft_deploy.screen.streams.records import Event
 from mpft_deploy.screen.tell.config import Jsonl
@@ -24,42 +24,30 @@ CAPACITY = 10_000
 class JsonLines(Worker[bytes]):
     """Writes each event as one line of JSON, whole; the schema is `docs/events.schema.json`.
 
-    A file that was moved or removed meanwhile, as by logrotate, is made anew for the next line.
-
     Attributes:
         lost: why a line was not written to standard output, where its reader is there.
 
     Raises:
-        UsageError: another process writes this file.
         EnvironmentLacksError: it cannot be written.
     """
 
     def __init__(self, config: Jsonl) -> None:
-        self._config = config
+        self._config, self._path = config, Path(config.path)
         self.lost: OSError | None = None
-        self._path = None if config.path == "-" else Path(config.path)
-        self._torn = False
-        if self._path is None:
-            sys.stdout.flush()  # what was printed before stays before
-            self._file = os.dup(sys.stdout.fileno())
-            self._size = 0
-            try:
-                os.write(self._file, b"")
-            except OSError:
-                raise EnvironmentLacksError("[jsonl] path -: standard output is closed") from None
-        else:
-            try:
-                self._file = self._open(self._path)
-            except BlockingIOError:
-                raise UsageError(
-                    f"[jsonl] path: {display(self._path)} is written by another process; "
-                    "name a file for each"
-                ) from None
-            except OSError as error:
-                raise EnvironmentLacksError(
-                    f"[jsonl] path: {display(self._path)} cannot be written: {error.strerror}"
-                ) from None
-        super().__init__("jsonl", self._write, CAPACITY)
+        self._size, self._out = 0, -1
+        try:
+            if config.path == "-":
+                sys.stdout.flush()  # what was printed before stays before
+                self._out = os.dup(sys.stdout.fileno())
+                os.write(self._out, b"")
+            else:
+                self._append(b"")
+        except OSError as error:
+            where = "standard output" if config.path == "-" else display(self._path)
+            raise EnvironmentLacksError(
+                f"[jsonl] path: {where} cannot be written: {error.strerror}"
+            ) from None
+        super().__init__("jsonl", self._append if self._out < 0 else self._print, CAPACITY)
 
     def send(self, event: Event) -> None:
         """Queue an event."""
@@ -69,78 +57,55 @@ class JsonLines(Worker[bytes]):
     def close(self, timeout: float) -> None:
         """Write what is queued."""
         super().close(timeout)
-        if self.ended:  # a thread that is stuck in a write keeps its file
-            os.close(self._file)
+        if self.ended and self._out >= 0:  # a thread that is stuck in a write keeps its file
+            os.close(self._out)
 
     @property
     def disk_bytes(self) -> int:
         """Of the file."""
-        return 0 if self._path is None else self._size
+        return self._size
 
-    def _open(self, path: Path) -> int:
-        """The file, locked: two processes would cut off each other's lines on a full disk."""
-        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    def _print(self, line: bytes) -> None:
         try:
-            status = os.fstat(file)
-            if stat.S_ISREG(status.st_mode):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._size = status.st_size
+            while line:
+                line = line[os.write(self._out, line) :]
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                self.lost = error
+            raise
+
+    def _append(self, line: bytes) -> None:
+        """Write a line to the file, opened anew: whoever rotates logs may have moved it.
+
+        It is locked meanwhile, since two processes would cut off each other's lines on a full disk.
+        """
+        file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self._size = os.fstat(file).st_size
+            if line and self._size and self._size + len(line) > self._config.max_bytes:
+                self._rotate()
+                self._append(line)
+                return
             # A process that was killed may have left half a line.
-            self._torn = self._size > 0 and os.pread(file, 1, self._size - 1) != b"\n"
-        except OSError:
-            os.close(file)
-            raise
-        self._identity = (status.st_dev, status.st_ino)
-        return file
-
-    def _reopen(self, path: Path) -> None:
-        """Go on with another file if this one no longer has its name."""
-        try:
-            status = path.stat()
-            moved = (status.st_dev, status.st_ino) != self._identity
-        except FileNotFoundError:
-            moved = True
-        if moved:
-            old, self._file = self._file, self._open(path)
-            os.close(old)
-        else:
-            self._size = status.st_size  # someone may have emptied it
-
-    def _write(self, line: bytes) -> None:
-        if self._path is None:
-            try:
-                while line:
-                    line = line[os.write(self._file, line) :]
-            except OSError as error:
-                if not isinstance(error, BrokenPipeError):
-                    self.lost = error
-                raise
-            return
-        self._reopen(self._path)
-        if self._size and self._size + len(line) > self._config.max_bytes:
-            self._rotate(self._path)
-        text = b"\n" + line if self._torn else line
-        try:
-            written = os.write(self._file, text)
-        except OSError:
+            if line and self._size and os.pread(file, 1, self._size - 1) != b"\n":
+                line = b"\n" + line
             written = 0
-            raise
+            try:
+                written = os.write(file, line)
+                if written < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._size += written
+            finally:
+                if written < len(line):  # half a line would spoil the next one
+                    os.ftruncate(file, self._size)
         finally:
-            if written < len(text):  # the disk is full: half a line would spoil the next one
-                os.ftruncate(self._file, self._size)
-        if written < len(text):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._size += written
-        self._torn = False
+            os.close(file)
 
-    def _rotate(self, path: Path) -> None:
+    def _rotate(self) -> None:
         """PATH becomes PATH.1, that PATH.2, and so on; the last is gone."""
-        for number in range(self._config.keep - 1, 0, -1):
-            older = Path(f"{path}.{number}")
-            if older.exists():
-                older.replace(f"{path}.{number + 1}")
-        if self._config.keep:
-            path.replace(f"{path}.1")
-        else:
-            path.unlink()
-        self._reopen(path)
+        files = [self._path, *(Path(f"{self._path}.{n + 1}") for n in range(self._config.keep))]
+        for newer, older in reversed(list(pairwise(files))):
+            if newer.exists():
+                newer.replace(older)
+        self._path.unlink(missing_ok=True)  # where none is kept

@@ -15,7 +15,7 @@ from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.files import PICTURES, display, write_atomic
 from mpft_deploy.screen.tell.discovery import slug
 from mpft_deploy.screen.tell.limits import KeptLimits
-from mpft_deploy.screen.tell.retention import OF_KIND
+from mpft_deploy.screen.tell.retention import DAY
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.spec import StreamVerdict
 
@@ -23,12 +23,13 @@ _VERDICTS: dict[str, StreamVerdict] = {
     verdict.replace(" ", "-"): verdict for verdict in get_args(StreamVerdict)
 }
 
+_OF_KIND = "WHERE substr(name, -length(?1)) = ?1"
+
 
 class KeptFile(msgspec.Struct, frozen=True):
-    """A file; time: since when it is kept, in seconds since the Unix epoch."""
+    """A file; its name begins with its date."""
 
     name: str
-    time: float
     verdict: StreamVerdict
     bytes: int
 
@@ -51,7 +52,7 @@ class Kept:
         self._name = re.compile(rf"\d{{8}}T\d{{6}}Z-({verdicts})-[A-Za-z0-9_-]+{re.escape(suffix)}")
         try:
             self.folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-            store.adopt_files(suffix, self._find())
+            self._adopt()
             self.prune()
         except OSError as error:
             raise EnvironmentLacksError(
@@ -68,8 +69,7 @@ class Kept:
         """Keep a file, and delete what is too old or too much. An OSError if that fails."""
         try:
             write_atomic(self.folder / name, data, mode=PICTURES)
-            row = (name, self._store.now(), verdict, len(data))
-            self._store.rows("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", *row)
+            self._note(name, verdict, len(data))
             self.prune()
         except EnvironmentLacksError as error:
             raise OSError(errno.EIO, str(error)) from None
@@ -81,33 +81,52 @@ class Kept:
         return path if known else None
 
     def prune(self) -> None:
-        """Delete what is too old or too much."""
-        for name in self._store.excess_files(self._suffix, self._limits):
-            self.delete(name)
+        """Delete what is too old or too much, but neither the newest nor what was confirmed."""
+        now, size = self._store.now(), 0
+        confirmed = "SELECT 1 FROM events WHERE state = 'confirmed' AND {} = name".format
+        rows = self._store.rows(
+            f"SELECT name, at, verdict, bytes, EXISTS ({confirmed('snapshot')}) OR "
+            f"EXISTS ({confirmed('package')}) AS stays, rowid = max(rowid) OVER () "
+            f"FROM files {_OF_KIND} ORDER BY stays DESC, rowid DESC",
+            self._suffix,
+        )
+        for name, at, verdict, length, stays, newest in rows:
+            size += length
+            old = now - at > DAY * self._limits.days_of(verdict)
+            if (old or size > self._limits.max_bytes) and not (stays or newest):
+                self.delete(name)
 
     def delete(self, name: str) -> None:
-        """Delete a file that is kept."""
+        """Delete a file that is kept; its event names it no more."""
         (self.folder / name).unlink(missing_ok=True)
-        self._store.forget_file(name)
+        self._store.rows("DELETE FROM files WHERE name = ?", name)
 
     def unnamed(self) -> list[KeptFile]:
         """Files that no event names, newest first."""
         named = "SELECT {0} FROM events WHERE {0} NOTNULL".format
         sql = (
-            f"SELECT name, at, verdict, bytes FROM files {OF_KIND} AND name NOT IN "
-            f"({named('snapshot')} UNION {named('package')}) ORDER BY at DESC, rowid DESC"
+            f"SELECT name, verdict, bytes FROM files {_OF_KIND} AND name NOT IN "
+            f"({named('snapshot')} UNION {named('package')}) ORDER BY rowid DESC"
         )
         return [KeptFile(*row) for row in self._store.rows(sql, self._suffix)]
 
     def size(self) -> int:
         """Bytes of all."""
-        return self._store.files_bytes(self._suffix)
+        return self._store.number(f"SELECT sum(bytes) FROM files {_OF_KIND}", self._suffix)
 
-    def _find(self) -> list[tuple[str, StreamVerdict, int, float]]:
-        """Files that are there, oldest first: name, verdict, bytes and date."""
-        found = []
-        for entry in os.scandir(self.folder):
-            if (name := self._name.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False):
-                status = entry.stat()
-                found.append((entry.name, _VERDICTS[name[1]], status.st_size, status.st_mtime))
-        return sorted(found, key=lambda file: (file[3], file[0]))
+    def _adopt(self) -> None:
+        """Take the folder as it is: what is new there begins to age now."""
+        rows = self._store.rows(f"SELECT name FROM files {_OF_KIND}", self._suffix)
+        known = {row[0] for row in rows}
+        files = [one for one in os.scandir(self.folder) if one.is_file(follow_symlinks=False)]
+        there = {one.name: one.stat() for one in files if self._name.fullmatch(one.name)}
+        for name in known - there.keys():
+            self.delete(name)
+        for name in sorted(there.keys() - known, key=lambda name: there[name].st_mtime):
+            found = self._name.fullmatch(name)
+            assert found is not None
+            self._note(name, _VERDICTS[found[1]], there[name].st_size)
+
+    def _note(self, name: str, verdict: StreamVerdict, size: int) -> None:
+        row = (name, self._store.now(), verdict, size)
+        self._store.rows("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", *row)

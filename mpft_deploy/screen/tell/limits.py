@@ -29,6 +29,10 @@ class Limits(Table, frozen=True, kw_only=True):
     max_age_days: Days
     days: dict[EventClass, Days] = msgspec.field(default_factory=dict)
 
+    def days_of(self, kind: EventClass) -> float:
+        """For how long what is of a class is kept."""
+        return self.days.get(kind, self.max_age_days)
+
 
 class KeptLimits(Limits, frozen=True, kw_only=True):
     """Of files that are kept of verdicts.

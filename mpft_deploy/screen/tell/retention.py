@@ -1,9 +1,8 @@
-"""What the store deletes: by age, size and class, safe from clocks that are set.
+"""What the store deletes: by age, size and class.
 
-Nobody may lose evidence because somebody set a clock, or a board without a battery woke up in 1970.
-So the date is believed once it has gone steadily for a day, and until then nothing is too old. When
-it is set, what was kept since the start keeps its age, and what is older gets the younger of the
-two that it can have; dates that cannot be are taken for today.
+Ages are told by a clock of the store's own, which counts while it is open. Nobody may lose evidence
+because somebody set a clock, or a board without a battery woke up in 1970: so the date is asked for
+nothing but how long the store was closed, and believed for a day of that at most.
 
 What a reviewer confirmed is never deleted.
 """
@@ -13,37 +12,25 @@ from __future__ import annotations
 import sqlite3
 from typing import get_args
 
+import msgspec
+
 from mpft_deploy.screen.streams.clock import Clock
-from mpft_deploy.screen.tell.database import transaction
 from mpft_deploy.screen.tell.limits import EventClass, Limits
 
 DAY = 86400.0
 
-STEP = 60.0
-"""Seconds by which the date may drift from the monotonic clock before somebody set it."""
-
-FIRST_DATE = 1.6e9
-"""Seconds since the Unix epoch, in 2020: nothing is older than this program."""
-
 AT_ONCE = 500
 """Rows of a class that are deleted in one go, at most."""
-
-FILES_AT_ONCE = 16
-"""Files that are deleted for their age in one go, at most."""
 
 AUDITED = 100_000
 """Rows of who did what, at most."""
 
-_KEYS = {"events": "id", "deliveries": "event", "files": "rowid", "audit": "id"}
-"""What counts up in each table."""
 
-OF_KIND = "WHERE substr(name, -length(?1)) = ?1"
-"""Of files: those with a suffix."""
+class _Kept(msgspec.Struct):
+    """The store's clock when it was looked at last, and the date of then."""
 
-_UNCONFIRMED_FILES = " AND ".join(
-    f"name NOT IN (SELECT {column} FROM events WHERE state = 'confirmed' AND {column} NOTNULL)"
-    for column in ("snapshot", "package")
-)
+    now: float
+    date: float
 
 
 class Retention:
@@ -51,35 +38,35 @@ class Retention:
 
     def __init__(self, db: sqlite3.Connection, clock: Clock) -> None:
         self._db, self._clock = db, clock
-        self._steady = clock.monotonic()
-        self._offset = self._least = clock.time() - self._steady
-        self._mended = False  # whether dates that cannot be were looked for
-        self._before = {table: self._last(table) for table in _KEYS}
+        date = clock.time()
+        found = db.execute("SELECT value FROM settings WHERE source = '' AND key = 'clock'")
+        rows = [msgspec.json.decode(value, type=_Kept) for (value,) in found]
+        kept = rows[0] if rows else _Kept(0.0, date)
+        self._ahead = kept.now + min(max(0.0, date - kept.date), DAY) - clock.monotonic()
 
     def now(self) -> float:
-        """What a row is dated that is added now; if the date was set, it is mended later."""
-        return self._clock.monotonic() + self._offset
+        """Seconds by the store's clock."""
+        return self._clock.monotonic() + self._ahead
 
-    def adopted(self) -> None:
-        """The files that are there by now were dated by someone else's clock."""
-        self._before["files"] = self._last("files")
+    def keep_clock(self) -> None:
+        """Go on from here after a restart."""
+        value = msgspec.json.encode(_Kept(self.now(), self._clock.time()))
+        self._db.execute("INSERT OR REPLACE INTO settings VALUES ('', 'clock', ?)", (value,))
 
     def events(self, limits: Limits) -> int:
         """Delete events, with deliveries that nobody took; how many of these were lost.
 
-        Who did what is kept as long as the events that are kept for longest.
-
         If the file is too large, frame verdicts that wait for a receiver go before all else: they
         are many, and say little.
         """
-        lost = 0
-        if self._believed():
-            for kind, bound in self._bounds(limits).items():
-                old = f"verdict IS ? AND at < ? AND state IS NOT 'confirmed' LIMIT {AT_ONCE}"
-                self._delete("events", "id", old, kind, bound)
-            bound = min(self._bounds(limits).values())
-            lost += self._delete("deliveries", "event", "at < ?", bound)
-            self._delete("audit", "id", "at < ?", bound)
+        bounds = {
+            None if kind == "source" else kind: self.now() - DAY * limits.days_of(kind)
+            for kind in get_args(EventClass)
+        }
+        for verdict, bound in bounds.items():
+            old = f"verdict IS ? AND at < ? AND state IS NOT 'confirmed' LIMIT {AT_ONCE}"
+            self._delete("events", "id", old, verdict, bound)
+        lost = self._delete("deliveries", "event", "at < ?", min(bounds.values()))
         self._delete("audit", "id", f"id <= (SELECT max(id) FROM audit) - {AUDITED}")
         while self.size() > limits.max_bytes:
             orphans = f"event NOT IN (SELECT id FROM events) ORDER BY event LIMIT {AT_ONCE}"
@@ -90,58 +77,6 @@ class Retention:
                 break  # what is left is confirmed
         return lost
 
-    def files(self, suffix: str, limits: Limits) -> list[str]:
-        """Names of files of a kind to delete; never the newest."""
-        names = []
-        (newest, surplus) = self._db.execute(
-            f"SELECT max(rowid), coalesce(sum(bytes), 0) FROM files {OF_KIND}", (suffix,)
-        ).fetchone()
-        surplus -= limits.max_bytes
-        oldest = f"SELECT name, bytes FROM files {OF_KIND} AND {_UNCONFIRMED_FILES} AND rowid < ?2"
-        for name, size in self._db.execute(f"{oldest} ORDER BY at, rowid", (suffix, newest)):
-            if surplus <= 0:
-                break
-            names.append(name)
-            surplus -= size
-        if self._believed():
-            old = f"{oldest} AND verdict = ?3 AND at < ?4 ORDER BY at LIMIT {FILES_AT_ONCE}"
-            for kind, bound in self._bounds(limits).items():
-                values = (suffix, newest, kind, bound)
-                names += [row[0] for row in self._db.execute(old, values)]
-        return list(dict.fromkeys(names))
-
-    def _believed(self) -> bool:
-        """Whether the date can be believed; mends those of rows if it was set or not believed."""
-        monotonic, date = self._clock.monotonic(), self._clock.time()
-        offset = date - monotonic
-        step = offset - self._offset
-        if abs(step) > STEP:
-            least = min(self._least, offset)
-            with transaction(self._db):
-                for table, key in _KEYS.items():
-                    sql = f"UPDATE {table} SET at = at + CASE WHEN {key} > ? THEN ? ELSE ? END"
-                    older = step - least + self._least
-                    self._db.execute(sql, (self._before[table], step, older))
-            self._steady, self._offset, self._mended = monotonic, offset, False
-            self._least = least
-        if monotonic - self._steady < DAY or date < FIRST_DATE:
-            return False
-        if not self._mended:
-            with transaction(self._db):
-                for table in _KEYS:
-                    sql = f"UPDATE {table} SET at = ?1 WHERE at > ?1 OR at < ?2"
-                    self._db.execute(sql, (date, FIRST_DATE))
-            self._mended, self._least = True, self._offset
-        return True
-
-    def _delete(self, table: str, key: str, rows: str, *values: object) -> int:
-        sql = f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {rows})"
-        return self._db.execute(sql, values).rowcount
-
-    def _last(self, table: str) -> int:
-        (last,) = self._db.execute(f"SELECT max({_KEYS[table]}) FROM {table}").fetchone()
-        return last or 0
-
     def size(self) -> int:
         """Bytes of the file that hold something."""
         pages, free, size = (
@@ -150,10 +85,6 @@ class Retention:
         )
         return int((pages - free) * size)
 
-    def _bounds(self, limits: Limits) -> dict[EventClass | None, float]:
-        """The oldest date that each class may have; None stands for events of sources."""
-        return {
-            None if kind == "source" else kind: self._clock.time()
-            - DAY * limits.days.get(kind, limits.max_age_days)
-            for kind in get_args(EventClass)
-        }
+    def _delete(self, table: str, key: str, rows: str, *values: object) -> int:
+        sql = f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {rows})"
+        return self._db.execute(sql, values).rowcount

@@ -27,7 +27,7 @@ from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.database import open_database, transaction
 from mpft_deploy.screen.tell.limits import Limits, Storage
 from mpft_deploy.screen.tell.pending import Added, Delivery, Pending
-from mpft_deploy.screen.tell.retention import OF_KIND, Retention
+from mpft_deploy.screen.tell.retention import Retention
 from mpft_deploy.screen.tell.stats import SinkStats, Trouble
 from mpft_deploy.spec import StreamVerdict
 
@@ -103,7 +103,7 @@ class Store:
 
     Raises:
         UsageError: another process has it.
-        InputError: it is not such a file, or of a later version.
+        InputError: it is not such a file, or of another version.
         EnvironmentLacksError: it cannot be written.
     """
 
@@ -129,8 +129,8 @@ class Store:
         self._db = open_database(path)
         self._retention = Retention(self._db, clock or SystemClock())
         self._last = max(
-            self._number("SELECT max(seq) FROM sqlite_sequence"),
-            self._number("SELECT max(event) FROM deliveries"),
+            self.number("SELECT max(seq) FROM sqlite_sequence"),
+            self.number("SELECT max(event) FROM deliveries"),
         )
         self._task = Task("store", self._look_after)
         self._task.start()
@@ -202,7 +202,7 @@ class Store:
         """How many events wait for a receiver."""
         sql = "SELECT count(*) FROM deliveries WHERE receiver = ? AND error IS NULL"
         with self._lock:
-            count = self._number(sql, receiver) - len(self._pending.settled(receiver))
+            count = self.number(sql, receiver) - len(self._pending.settled(receiver))
             return count + sum(1 for _ in self._pending.waiting(receiver))
 
     @property
@@ -216,8 +216,12 @@ class Store:
         with self._lock, self._explained():
             return self._db.execute(sql, values).fetchall()
 
+    def number(self, sql: str, *values: object) -> int:
+        """One number that a statement gives; 0 for none, and after the end."""
+        return 0 if self._closed.is_set() else self.rows(sql, *values)[0][0] or 0
+
     def now(self) -> float:
-        """What is dated now, seconds since the Unix epoch; see `Retention`."""
+        """Seconds by the clock that ages are told by; see `Retention`."""
         with self._lock:
             return self._retention.now()
 
@@ -309,35 +313,6 @@ class Store:
         """Take back all that was set of a source; an EnvironmentLacksError if it cannot be."""
         self.rows("DELETE FROM settings WHERE source = ?", source)
 
-    def adopt_files(
-        self, suffix: str, found: Sequence[tuple[str, StreamVerdict, int, float]]
-    ) -> None:
-        """Take a folder as it is: name, verdict, bytes and date of each file, oldest first."""
-        with self._lock, self._explained(), transaction(self._db):
-            known = {
-                row[0] for row in self._db.execute(f"SELECT name FROM files {OF_KIND}", (suffix,))
-            }
-            there = {row[0] for row in found}
-            for name in known - there:
-                self._forget(name)
-            sql = "INSERT INTO files (name, verdict, bytes, at) VALUES (?, ?, ?, ?)"
-            self._db.executemany(sql, [row for row in found if row[0] not in known])
-            self._retention.adopted()
-
-    def excess_files(self, suffix: str, limits: Limits) -> list[str]:
-        """Names of files of a kind that are too old or too much, oldest first."""
-        with self._lock, self._explained():
-            return self._retention.files(suffix, limits)
-
-    def forget_file(self, name: str) -> None:
-        """A file was deleted; its event names it no more."""
-        with self._lock, self._explained(), transaction(self._db):
-            self._forget(name)
-
-    def files_bytes(self, suffix: str) -> int:
-        """Of all files of a kind."""
-        return self._number(f"SELECT sum(bytes) FROM files {OF_KIND}", suffix)
-
     def stats(self) -> SinkStats:
         """Counts of events."""
         with self._lock:
@@ -355,6 +330,8 @@ class Store:
             if self._closed.is_set():
                 return
             self._write_out(last=True)
+            with contextlib.suppress(sqlite3.Error):  # it is a minute behind then
+                self._retention.keep_clock()
             self._closed.set()
             if self._pending:
                 logger.error("store %s: %d events are lost", self._where, len(self._pending))
@@ -375,6 +352,7 @@ class Store:
         """Delete what is too old or too much; done every minute anyway."""
         with self._lock:
             try:
+                self._retention.keep_clock()
                 if lost := self._retention.events(self._limits):
                     logger.warning("store %s: %d deliveries were dropped", self._where, lost)
                     self.dropped["limit"] += lost
@@ -397,16 +375,6 @@ class Store:
             self._delivered += len(self._pending)
             self._pending.clear()
             self._trouble.end(f"store {self._where}: can be written again")
-
-    def _forget(self, name: str) -> None:
-        self._db.execute("DELETE FROM files WHERE name = ?", (name,))
-        for column in ("snapshot", "package"):
-            sql = f"UPDATE events SET {column} = NULL WHERE {column} = ?"
-            self._db.execute(sql, (name,))
-
-    def _number(self, sql: str, *values: object) -> int:
-        """One number; 0 for none, and after the end."""
-        return 0 if self._closed.is_set() else self.rows(sql, *values)[0][0] or 0
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -37,7 +38,7 @@ class Entries(msgspec.Struct, frozen=True):
 
 
 class Audit:
-    """Keeps it in a store, as long as that keeps events."""
+    """Keeps it in a store, the last hundred thousand."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -46,8 +47,8 @@ class Audit:
         """Somebody did something; that it cannot be kept is told in the log."""
         who = user.name or "somebody"
         logger.info("%s %s %s", printable(who), action, printable(thing))
-        row = (self._store.now(), who, user.role, action, thing)
-        sql = "INSERT INTO audit (at, user, role, action, object) VALUES (?, ?, ?, ?, ?)"
+        row = (time.time(), who, user.role, action, thing)
+        sql = "INSERT INTO audit (time, user, role, action, object) VALUES (?, ?, ?, ?, ?)"
         try:
             self._store.rows(sql, *row)
         except EnvironmentLacksError as error:
@@ -60,7 +61,7 @@ class Audit:
         `before` is the number of an entry: only what came before it.
         """
         rows = self._store.rows(
-            "SELECT id, at, user, role, action, object FROM audit WHERE ?1 IS NULL OR id < ?1 "
+            "SELECT id, time, user, role, action, object FROM audit WHERE ?1 IS NULL OR id < ?1 "
             "ORDER BY id DESC LIMIT ?2",
             before,
             limit,

@@ -223,7 +223,7 @@ def test_a_service_whose_part_failed_ends_with_1(rtsp: Any, run: Any, tmp_path: 
     (site / "sitecustomize.py").write_text(
         "import mpft_deploy.screen.tell.jsonl as jsonl\n"
         "def fail(self, line):\n    raise SystemExit(0)\n"
-        "jsonl.JsonLines._write = fail\n"
+        "jsonl.JsonLines._print = fail\n"
     )
     path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
     one = run(rtsp().url("cam"), "--json", "--decode", "5", PYTHONPATH=path)

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from telling import eventually, frame_event, source_event, stream_event
 
-from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen.streams.records import Event
 from mpft_deploy.screen.tell.config import Jsonl
 from mpft_deploy.screen.tell.jsonl import JsonLines
@@ -79,15 +79,24 @@ def test_keeping_nothing_old(tmp_path: Path) -> None:
     assert lines(path)[-1]["id"] == "e000099"
 
 
-def test_a_file_has_one_writer(tmp_path: Path) -> None:
+def test_two_writers_cut_off_no_line(tmp_path: Path) -> None:
     config = Jsonl(path=str(tmp_path / "events.jsonl"))
-    first = JsonLines(config)
-    with pytest.raises(UsageError, match="written by another process"):
-        JsonLines(config)
-    first.close(5)
-    JsonLines(config).close(5)
-    for _ in range(2):  # what is no file needs no lock
-        JsonLines(Jsonl(path="/dev/null")).close(5)
+    sinks = [JsonLines(config), JsonLines(config)]
+    for number in range(200):
+        for sink, source in zip(sinks, ("gate", "yard"), strict=True):
+            sink.send(stream_event(number, source))
+    for sink in sinks:
+        sink.close(5)
+    for source in ("gate", "yard"):
+        found = [line["id"] for line in lines(Path(config.path)) if line["source"] == source]
+        assert found == [f"e{number:06d}" for number in range(200)]
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    sink = JsonLines(Jsonl(path="/dev/null"))
+    sink.send(stream_event(1))
+    sink.close(5)
+    assert sink.stats().delivered == 1
 
 
 def test_a_file_that_is_moved_away_is_made_anew(tmp_path: Path) -> None:

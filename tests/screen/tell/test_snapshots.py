@@ -94,10 +94,11 @@ def shot(folder: Path, number: int, date: float) -> Path:
 class Pruned:
     """A sink of a folder, with a clock that the test moves."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **limits: object) -> None:
         self.clock = HandClock()
         self.store = Store(None, clock=self.clock)
-        self.sink = SnapshotSink(Snapshots(folder=str(folder)), noise, self.store)
+        config = Snapshots(folder=str(folder), **limits)  # type: ignore[arg-type]
+        self.sink = SnapshotSink(config, lambda event: noise(event, 40), self.store)
         self._count = 1000
 
     def __enter__(self) -> Pruned:
@@ -117,50 +118,44 @@ class Pruned:
 
 
 def test_the_age_is_bounded(tmp_path: Path) -> None:
-    clock = HandClock()
     other = tmp_path / "holiday.jpg"
     other.write_bytes(b"x")
     os.utime(other, (0, 0))
-    for number in range(20):
-        shot(tmp_path, number, clock.date - 40 * DAY)
-    for number in range(20, 25):
-        shot(tmp_path, number, clock.date - 10 * DAY)
+    for number in range(5):
+        shot(tmp_path, number, 1.7e9 - number * DAY)
     with Pruned(tmp_path) as pruned:
-        assert pruned.after(60) == 27  # the clock is not known yet
-        assert pruned.after(DAY) == 28 - 16  # never many at once
-        assert pruned.after(60) == 29 - 20
-        assert pruned.after(20 * DAY) == 30 - 25
-        assert pruned.after(29 * DAY) == 3  # but for two of its own, and what is not ours
+        assert pruned.after(29 * DAY) == 7  # what was found begins to age when it is
+        assert pruned.after(2 * DAY) == 8 - 5
+        assert pruned.after(29 * DAY) == 4 - 1
         assert pruned.after(100 * DAY) == 2  # the newest, whatever its age
         assert other.exists()
 
 
 @pytest.mark.parametrize("step", [40 * DAY, -40 * DAY, 500 * DAY, -1.7e9])
 def test_a_clock_that_is_set_costs_no_snapshot(tmp_path: Path, step: float) -> None:
-    clock = HandClock()
     for number in range(5):
-        shot(tmp_path, number, clock.date - number * DAY)
+        shot(tmp_path, number, 1.7e9 - number * DAY)
     with Pruned(tmp_path) as pruned:
         assert pruned.after(2 * DAY) == 6
         assert pruned.after(60, step) == 7
-        assert pruned.after(2 * DAY) == 8
-        assert pruned.after(60, -step) == 9
-        assert pruned.after(1.5 * DAY) == 10  # the date is believed again
-        assert pruned.after(31 * DAY) == 10 + 1 - 10  # now they are old
+        assert pruned.after(27 * DAY, -step) == 8
+        assert pruned.after(2 * DAY) == 9 - 5  # now they are old
 
 
-def test_a_clock_that_was_wrong_at_the_start_costs_no_snapshot(tmp_path: Path) -> None:
-    clock = HandClock()
-    for number in range(5):
-        shot(tmp_path, number, clock.date - 45 * DAY)  # of yesterday, with a clock far ahead
-    for number in range(5, 10):
-        shot(tmp_path, number, 3600.0)  # of a board without a battery: 1970
-    with Pruned(tmp_path) as pruned:
-        assert pruned.after(3600) == 11
-        assert pruned.after(60, -44 * DAY) == 12  # it is put right
-        assert pruned.after(1.5 * DAY) == 13
-        assert pruned.after(29 * DAY) == 14 - 7  # those of the old clock may be of that day
-        assert pruned.after(2 * DAY) == 15 - 13
+def test_confirmed_ones_stay_and_count(tmp_path: Path) -> None:
+    """By age and by size, though they are the oldest; what is gone is named by no event."""
+    with Pruned(tmp_path, max_bytes=1024**2) as pruned:
+        for number in range(4):
+            event = pruned.sink.attach(stream_event(number))
+            pruned.store.add(event)
+        pruned.store.review(2, "confirmed", "", "ada", 1.8e9)
+        eventually(lambda: pruned.sink.stats().delivered == 4)
+        pruned._count += 4
+        assert pruned.after(31 * DAY) == 2
+        named = [stored.snapshot is not None for stored in pruned.store.events()]
+        assert named == [False, False, True, False]
+        pruned.store.rows("UPDATE files SET bytes = 1048576 WHERE name LIKE '%e000001%'")
+        assert pruned.after(0) == 2  # the newest and what was confirmed, though that is all
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o027, 0o640), (0o022, 0o640)])

@@ -156,8 +156,8 @@ async function drawSessions() {
 
 // Evidence that no event names
 
-function keptRow({ name, time, verdict, bytes }) {
-  const { row, buttons, output } = listRow(name, `${moment(time)} · ${verdict} · ${(bytes / 1e6).toFixed(1)} MB`);
+function keptRow({ name, verdict, bytes }) {
+  const { row, buttons, output } = listRow(name, `${verdict} · ${(bytes / 1e6).toFixed(1)} MB`);
   const link = element("a", "", "Download");
   Object.assign(link, { href: packageAt(name), download: name });
   buttons.append(link);
