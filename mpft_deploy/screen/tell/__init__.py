@@ -44,7 +44,8 @@ def open_sinks(
     from mpft_deploy.screen.tell.fanout import Sinks
     from mpft_deploy.screen.tell.store import Store
 
-    asked = any((config.webhook, config.notify, config.snapshots, config.evidence, config.http))
+    told = (config.webhook, config.notify, config.mqtt, config.http)
+    asked = any((*told, config.snapshots, config.evidence))
     path = Path(config.store.path) if config.store.path and asked else None
     opened = Sinks(store=Store(path, config.store))
     try:
@@ -69,7 +70,7 @@ def open_sinks(
         if config.mqtt is not None:
             from mpft_deploy.screen.tell.mqtt import MqttSink
 
-            opened.append(MqttSink(config.mqtt, sources, folder))
+            opened.append(MqttSink(config.mqtt, opened.store, sources, folder))
     except BaseException:
         opened.close(0.5)
         raise

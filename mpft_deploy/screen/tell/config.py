@@ -35,7 +35,6 @@ from mpft_deploy.screen.tell.table import (
 from mpft_deploy.spec import Record, StreamVerdict
 
 EventName = Literal["frame", "stream", "source"]
-EventNames = Annotated[tuple[EventName, ...], Meta(min_length=1)]
 Worth = StreamVerdict | Literal["down", "live"]
 Role = Literal["viewer", "reviewer", "admin"]
 
@@ -47,14 +46,12 @@ class Webhook(Table, frozen=True):
         url: http or https.
         secret, secret_file: the signing key itself, or a file that holds it, or several while
             one is changed; neither for none.
-        events: kinds that are sent.
         timeout: seconds that one delivery may take.
     """
 
     url: str
     secret: str = ""
     secret_file: str = ""
-    events: EventNames = ("stream", "source")
     timeout: Annotated[float, Meta(gt=0, le=300)] = 10.0
 
     def __post_init__(self) -> None:
@@ -143,7 +140,7 @@ class Jsonl(Table, frozen=True):
     """
 
     path: Text = "-"
-    events: EventNames = ("frame", "stream", "source")
+    events: Annotated[tuple[EventName, ...], Meta(min_length=1)] = ("frame", "stream", "source")
     max_bytes: Annotated[int, Meta(ge=4096)] = 64 * 1024 * 1024
     keep: Annotated[int, Meta(ge=0, le=1000)] = 3
 
@@ -370,8 +367,3 @@ def _table_in(kind: Any) -> type[Table] | None:
     if parts := get_args(kind):
         return next(filter(None, map(_table_in, parts)), None)
     return kind if isinstance(kind, type) and issubclass(kind, Table) else None
-
-
-_KINDS: dict[str, Any] = {
-    name: _table_in(kind) for name, kind in get_type_hints(TellConfig).items()
-}

@@ -43,8 +43,6 @@ CREATE INDEX events_by_package ON events (package) WHERE package IS NOT NULL;
 CREATE TABLE deliveries (
     receiver TEXT NOT NULL,
     event INTEGER NOT NULL,
-    at REAL NOT NULL,
-    body BLOB NOT NULL,
     error TEXT,
     PRIMARY KEY (receiver, event)
 ) WITHOUT ROWID;

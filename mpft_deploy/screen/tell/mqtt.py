@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mpft_deploy.errors import InputError
+from mpft_deploy.errors import EnvironmentLacksError, InputError
 from mpft_deploy.extras import require
 from mpft_deploy.files import display, printable
 from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
@@ -20,6 +20,7 @@ from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.config import Mqtt
 from mpft_deploy.screen.tell.discovery import device, identity, slug
 from mpft_deploy.screen.tell.stats import SinkStats, Trouble, Worker
+from mpft_deploy.screen.tell.store import Store
 
 if TYPE_CHECKING:
     import paho.mqtt.client as paho
@@ -41,23 +42,15 @@ PICTURE_SECONDS = 5.0
 QUEUE_FULL = 15
 """paho's MQTT_ERR_QUEUE_SIZE."""
 
-SWEEP = 10.0
-"""Seconds after connecting in which the broker tells what it retained."""
-
-
-class _State(msgspec.Struct):
-    """What is read of a state that a broker retained."""
-
-    source: str
-
 
 class MqttSink:
     """Publishes with QoS 1; paho's own thread connects, reconnects and repeats.
 
     States are published while the broker is there, all of them when it comes back; events wait.
-    What the broker retained of sources that are no more is taken back.
+    What the broker retains of sources that are no more is taken back.
 
     Args:
+        store: remembers what a broker was told of.
         sources: names of those that are screened now.
         folder: where snapshots are; None where there are none.
         longest_wait: seconds between attempts to connect, at most; the first is 1.
@@ -68,6 +61,7 @@ class MqttSink:
     def __init__(
         self,
         config: Mqtt,
+        store: Store,
         sources: Callable[[], Collection[str]] = tuple,
         folder: Path | None = None,
         *,
@@ -75,10 +69,9 @@ class MqttSink:
     ) -> None:
         client = _client(config)
         self._config, self._client, self._sources = config, client, sources
-        self._folder = folder
+        self._store, self._folder = store, folder
         self._pictures: dict[str, tuple[Path, float]] = {}  # to be told of, and until when
         self._trouble, self._closing = Trouble(logger), False
-        self._swept = float("inf")
         self._states: dict[str, dict[str, Any]] = {}
         self._told: dict[str, float] = {}
         self._queued = self._acknowledged = self._failures = self._refused = 0
@@ -89,10 +82,9 @@ class MqttSink:
         client.on_connect = self._connected
         client.on_connect_fail = self._failed_to_connect
         client.on_disconnect = self._disconnected
-        client.on_message = self._heard
         client.on_publish = self._published
-        # None stands for a broker that is there again, a text for a source that it retained.
-        self._worker: Worker[Event | str | None] = Worker(
+        # None stands for a broker that is there again.
+        self._worker: Worker[Event | None] = Worker(
             self.name, self._handle, CAPACITY, idle=self._look, period=1.0
         )
         client.connect_async(config.host, config.port or (8883 if config.tls else 1883))
@@ -135,18 +127,16 @@ class MqttSink:
     # Called by the worker: every message comes from one thread, so a newer state never loses
     # against an older one.
 
-    def _handle(self, event: Event | str | None) -> None:
+    def _handle(self, event: Event | None) -> None:
         if event is None:
             # What an earlier connection left unacknowledged is repeated first.
             self._wait_for_acknowledgements(time.monotonic() + PATIENCE)
             self._publish(self._bridge, "online", retain=True)
+            for source in self._store.settings("mqtt").keys() - {*self._states, *self._sources()}:
+                logger.info("mqtt: %s is no more, and is taken back", printable(source))
+                self._take_back(source)
             for source in self._states:  # it may have forgotten all
                 self._introduce(source)
-        elif isinstance(event, str):
-            if event not in self._states and event not in self._sources():
-                name = printable(event)
-                logger.info("mqtt: %s is no more; what the broker kept of it is taken back", name)
-                self._take_back(event)
         else:
             if isinstance(event, SourceEvent) and event.state == "removed":
                 self._take_back(event.stream)
@@ -202,9 +192,6 @@ class MqttSink:
                 with contextlib.suppress(OSError):  # the disk was full, or it grew too old
                     picture = path.read_bytes()
                     self._publish(self._topic(slug(source), "picture"), picture, retain=True)
-        if now > self._swept:
-            self._swept = float("inf")
-            self._client.unsubscribe(self._topic("+", "state"))
 
     def _take_back(self, source: str) -> None:
         """Have the broker and Home Assistant forget a source: retained messages without content."""
@@ -212,11 +199,16 @@ class MqttSink:
         self._told.pop(source, None)
         self._pictures.pop(source, None)
         self._publish_device(source, b"")
-        # The state goes last: by it a source is known that was not taken back whole.
         for leaf in ("picture", "availability", "state"):
             self._publish(self._topic(slug(source), leaf), b"", retain=True)
+        self._remember(source, None)
+
+    def _remember(self, source: str, told: bytes | None) -> None:
+        with contextlib.suppress(EnvironmentLacksError):  # the disk is full: of this run it knows
+            self._store.set_setting(source, "mqtt", told)
 
     def _introduce(self, source: str) -> None:
+        self._remember(source, b"")
         region, pictures = "part_of" in self._states[source], self._folder is not None
         message = device(self._config.prefix, source, region=region, pictures=pictures)
         self._publish_device(source, msgspec.json.encode(message))
@@ -262,8 +254,6 @@ class MqttSink:
             return
         logger.info("mqtt %s: connected", self._config.host)
         self._trouble.end(f"mqtt {self._config.host}: works again")
-        client.subscribe(self._topic("+", "state"), qos=1)
-        self._swept = time.monotonic() + SWEEP
         self._worker.put(None)
 
     def _failed_to_connect(self, client: paho.Client, data: Any) -> None:
@@ -278,12 +268,6 @@ class MqttSink:
     def _fail(self, why: str) -> None:
         self._failures += 1
         self._trouble.begin(f"mqtt {self._config.host}: {why}")
-
-    def _heard(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
-        if message.retain:
-            source = _source_of(message.payload)
-            if source is not None and message.topic == self._topic(slug(source), "state"):
-                self._worker.put(source)
 
     def _published(
         self, client: paho.Client, data: Any, mid: int, reason: Any, properties: Any
@@ -308,14 +292,6 @@ def _client(config: Mqtt) -> paho.Client:
                 f"[mqtt] ca_file: {display(config.ca_file)} is no readable PEM certificate"
             ) from None
     return client
-
-
-def _source_of(payload: bytes | bytearray) -> str | None:
-    """The source whose state a message is; None if it is not ours."""
-    try:
-        return msgspec.json.decode(payload, type=_State).source
-    except msgspec.DecodeError:
-        return None
 
 
 def _changes(event: Event, name: str) -> dict[str, Any]:

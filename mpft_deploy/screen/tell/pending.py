@@ -24,14 +24,13 @@ class Added:
 
     Attributes:
         at: since when it is kept.
-        row: time, source, verdict, snapshot, package and state; None for a frame's verdict, which
-            is delivered but not kept.
+        row: time, source, verdict, snapshot, package and state.
         receivers: who waits for it (None), or refused it, and why.
     """
 
     body: bytes
     at: float
-    row: tuple[object, ...] | None
+    row: tuple[object, ...]
     receivers: dict[str, str | None]
 
 
@@ -77,15 +76,14 @@ class Pending:
     def write(self, db: sqlite3.Connection) -> None:
         """Write all; within a transaction."""
         for number, added in self._added.items():
-            if added.row is not None:
-                db.execute(
-                    "INSERT INTO events (id, at, body, time, source, verdict, snapshot, package, "
-                    "state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (number, added.at, added.body, *added.row),
-                )
+            db.execute(
+                "INSERT INTO events (id, at, body, time, source, verdict, snapshot, package, "
+                "state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (number, added.at, added.body, *added.row),
+            )
             db.executemany(
-                "INSERT INTO deliveries (receiver, event, at, body, error) VALUES (?, ?, ?, ?, ?)",
-                [(who, number, added.at, added.body, why) for who, why in added.receivers.items()],
+                "INSERT INTO deliveries (receiver, event, error) VALUES (?, ?, ?)",
+                [(who, number, why) for who, why in added.receivers.items()],
             )
         for (receiver, event), error in self._settled.items():
             if error is None:

@@ -54,27 +54,18 @@ class Retention:
         self._db.execute("INSERT OR REPLACE INTO settings VALUES ('', 'clock', ?)", (value,))
 
     def events(self, limits: Limits) -> int:
-        """Delete events, with deliveries that nobody took; how many of these were lost.
-
-        If the file is too large, frame verdicts that wait for a receiver go before all else: they
-        are many, and say little.
-        """
-        bounds = {
-            None if kind == "source" else kind: self.now() - DAY * limits.days_of(kind)
-            for kind in get_args(EventClass)
-        }
-        for verdict, bound in bounds.items():
-            old = f"verdict IS ? AND at < ? AND state IS NOT 'confirmed' LIMIT {AT_ONCE}"
-            self._delete("events", "id", old, verdict, bound)
-        lost = self._delete("deliveries", "event", "at < ?", min(bounds.values()))
-        self._delete("audit", "id", f"id <= (SELECT max(id) FROM audit) - {AUDITED}")
-        while self.size() > limits.max_bytes:
-            orphans = f"event NOT IN (SELECT id FROM events) ORDER BY event LIMIT {AT_ONCE}"
-            found = self._delete("deliveries", "event", orphans)
-            lost += found
-            oldest = f"state IS NOT 'confirmed' ORDER BY id LIMIT {AT_ONCE}"
-            if not (found or self._delete("events", "id", oldest)):
-                break  # what is left is confirmed
+        """Delete events, with deliveries of them that nobody took yet; how many these were."""
+        for kind in get_args(EventClass):
+            verdict = None if kind == "source" else kind
+            self._delete(
+                "verdict IS ? AND at < ?", verdict, self.now() - DAY * limits.days_of(kind)
+            )
+        while self.size() > limits.max_bytes and self._delete("true ORDER BY id"):
+            pass  # until what is left is confirmed
+        self._db.execute(f"DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - {AUDITED}")
+        orphans = "DELETE FROM deliveries WHERE event NOT IN (SELECT id FROM events)"
+        lost = self._db.execute(f"{orphans} AND error IS NULL").rowcount
+        self._db.execute(orphans)
         return lost
 
     def size(self) -> int:
@@ -85,6 +76,6 @@ class Retention:
         )
         return int((pages - free) * size)
 
-    def _delete(self, table: str, key: str, rows: str, *values: object) -> int:
-        sql = f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {rows})"
-        return self._db.execute(sql, values).rowcount
+    def _delete(self, wanted: str, *values: object) -> int:
+        rows = f"SELECT id FROM events WHERE state IS NOT 'confirmed' AND {wanted} LIMIT {AT_ONCE}"
+        return self._db.execute(f"DELETE FROM events WHERE id IN ({rows})", values).rowcount

@@ -87,7 +87,6 @@ class Receiver(Protocol):
 
 
 _body = msgspec.json.Decoder(StreamEvent | SourceEvent)
-_any_body = msgspec.json.Decoder(Event)
 
 
 class Store:
@@ -147,16 +146,18 @@ class Store:
     def add(self, event: Event, receivers: Sequence[str] = ()) -> int:
         """Keep an event, and deliver it to some receivers; never raises for a disk.
 
-        Once this returns, it survives the process, unless the disk is full. A frame's verdict is
-        kept until it is delivered, all others until they are old.
+        Once this returns, it survives the process, unless the disk is full. Verdicts of frames are
+        not kept.
 
         Returns:
             The number by which `event` and `events` know it.
         """
-        row: tuple[object, ...] | None = None
+        if isinstance(event, FrameEvent):
+            return self.last
+        row: tuple[object, ...] = (event.time, event.source, None, None, None, None)
         try:
             body = msgspec.json.encode(event)
-            _any_body.decode(body)
+            _body.decode(body)
         except (UnicodeEncodeError, msgspec.ValidationError) as error:
             self._unfit.begin(f"store: an event cannot be written as JSON, and is lost: {error}")
             self.dropped["damaged"] += 1
@@ -165,8 +166,6 @@ class Store:
             files = (event.snapshot or None, event.package or None)
             state = None if event.verdict == "unsure" else "open"
             row = (event.time, event.source, event.verdict, *files, state)
-        elif not isinstance(event, FrameEvent):
-            row = (event.time, event.source, None, None, None, None)
         with self._lock:
             if self._closed.is_set():
                 self.dropped["closed"] += 1
@@ -181,8 +180,8 @@ class Store:
     def waiting(self, receiver: str, limit: int) -> list[Delivery]:
         """The oldest events that a receiver did neither take nor refuse, in their order."""
         sql = (
-            "SELECT event, body FROM deliveries WHERE receiver = ? AND error IS NULL "
-            "ORDER BY event LIMIT ?"
+            "SELECT event, body FROM deliveries JOIN events ON id = event "
+            "WHERE receiver = ? AND error IS NULL ORDER BY event LIMIT ?"
         )
         with self._lock:
             rows: list[Any] = []

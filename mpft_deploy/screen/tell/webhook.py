@@ -16,12 +16,11 @@ import msgspec
 
 from mpft_deploy import __version__
 from mpft_deploy.errors import UsageError
-from mpft_deploy.screen.streams.records import Event
+from mpft_deploy.screen.streams.records import Event, FrameEvent
 from mpft_deploy.screen.tell.config import Webhook
 from mpft_deploy.screen.tell.deliver import FIRST_WAIT, Answer, Deliverer
 from mpft_deploy.screen.tell.pending import Delivery
 from mpft_deploy.screen.tell.post import Poster
-from mpft_deploy.screen.tell.stats import kind
 from mpft_deploy.screen.tell.store import Store
 
 MIN_KEY = 16
@@ -61,13 +60,12 @@ class WebhookSink(Deliverer):
 
     def __init__(self, config: Webhook, store: Store, *, first_wait: float = FIRST_WAIT) -> None:
         self._keys = [signing_key(text) for text in config.signing_keys()]
-        self._events = config.events
         self._poster = Poster(config.url, config.timeout)
         super().__init__("webhook", f"webhook {self._poster.where}", store, first_wait)
 
     def wants(self, event: Event) -> bool:
         """See `Receiver`."""
-        return kind(event) in self._events
+        return not isinstance(event, FrameEvent)
 
     def attempt(self, delivery: Delivery) -> Answer:
         """Post an event."""

@@ -89,7 +89,7 @@ def test_the_broker_restarts(tmp_path: Path, faults: Faults) -> None:
     broker = Broker(tmp_path)
     # Through a way that is cut meanwhile, so that a subscriber is there before the sink is.
     network = Network(broker.port)
-    sink = MqttSink(Mqtt(host="127.0.0.1", port=network.port, interval=0.0))
+    sink = MqttSink(Mqtt(host="127.0.0.1", port=network.port, interval=0.0), Store(None))
     sink.send(source_event(1))
     sink.send(frame_event(1))
     eventually(lambda: sink.stats().delivered >= 4 and sink.stats().waiting == 0)

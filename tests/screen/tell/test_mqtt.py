@@ -16,6 +16,7 @@ from telling import Network, eventually, frame_event, source_event, stream_event
 from mpft_deploy.screen.tell.config import Mqtt
 from mpft_deploy.screen.tell.discovery import device, slug
 from mpft_deploy.screen.tell.mqtt import MqttSink
+from mpft_deploy.screen.tell.store import Store
 
 MAIN = slug("Main street")
 
@@ -36,10 +37,12 @@ def open_sink(
     broker: Broker,
     sources: Any = lambda: ["gate"],
     folder: Path | None = None,
+    store: Store | None = None,
     **changes: Any,
 ) -> MqttSink:
     fields = {"host": "127.0.0.1", "port": broker.port, "interval": 0.0}
-    return MqttSink(Mqtt(**{**fields, **changes}), sources, folder, longest_wait=1)
+    config = Mqtt(**{**fields, **changes})
+    return MqttSink(config, store or Store(None), sources, folder, longest_wait=1)
 
 
 def test_states_events_and_discovery(broker: Broker) -> None:
@@ -213,8 +216,9 @@ def test_a_source_that_is_removed_is_forgotten(broker: Broker) -> None:
     listener.close()
 
 
-def test_what_an_earlier_run_left_is_taken_back(broker: Broker) -> None:
-    sink = open_sink(broker, lambda: ["gate", "yard", "old"])
+def test_what_an_earlier_run_left_is_taken_back(broker: Broker, tmp_path: Path) -> None:
+    store = Store(tmp_path / "screen.db")
+    sink = open_sink(broker, lambda: ["gate", "yard", "old"], store=store)
     neighbour = open_sink(broker, lambda: ["old"], prefix="mpft/attic")
     for name in ("gate", "yard", "old"):
         sink.send(source_event(1, name))
@@ -223,14 +227,18 @@ def test_what_an_earlier_run_left_is_taken_back(broker: Broker) -> None:
     eventually(lambda: len([t for t in retained(broker) if t.endswith("/config")]) == 4)
     sink.close(2)
     before = retained(broker)
-    sink = open_sink(broker, lambda: ["gate", "yard"])
+    store.close()
+    store = Store(tmp_path / "screen.db")
+    sink = open_sink(broker, lambda: ["gate", "yard"], store=store)
     eventually(lambda: "mpft/old/state" not in retained(broker))
     eventually(lambda: sink.stats().waiting == 0)
     left = retained(broker)
     gone = {"mpft/old/state", "mpft/old/availability", "homeassistant/device/mpft_old/config"}
     # Neither a source that has not told anything yet, nor what others told, is touched.
     assert before.keys() - left.keys() == gone
+    assert store.settings("mqtt").keys() == {"gate", "yard"}
     sink.close(2)
+    store.close()
     neighbour.close(2)
 
 

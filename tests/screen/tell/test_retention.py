@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from telling import HandClock, frame_event, source_event, stream_event
+from telling import HandClock, source_event, stream_event
 
 from mpft_deploy.screen.tell.limits import Storage
 from mpft_deploy.screen.tell.retention import AT_ONCE, DAY
@@ -77,17 +77,16 @@ def test_a_store_of_confirmed_events_alone_ends_in_peace() -> None:
     assert len(aging.after(500)) == 799
 
 
-def test_frame_verdicts_go_first_then_the_oldest() -> None:
+def test_deliveries_go_with_the_oldest_events() -> None:
     aging = Aging(max_bytes=1024**2)
-    for number in range(1, 3000):
-        aging.store.add(stream_event(number), ["hook"])
-        aging.store.add(frame_event(number, source="x" * 200), ["hook"])
-    added = aging.store.count_waiting("hook")
+    for number in range(1, 4000):
+        aging.store.add(stream_event(number, source="x" * 200), ["hook"])
+    aging.store.settle("hook", 2, "refused")
     left = aging.after(0)
-    waiting = [json.loads(d.body)["event"] for d in aging.store.waiting("hook", 10**6)]
-    assert aging.store.dropped["limit"] == added - len(waiting) > 0
-    assert "frame" not in waiting
-    assert waiting.count("stream") >= len(left) - AT_ONCE
+    waiting = [json.loads(one.body)["id"] for one in aging.store.waiting("hook", 10**6)]
+    assert waiting == [f"e{number:06d}" for number in left]
+    assert aging.store.dropped == {"limit": 3998 - len(left)}  # what was refused was not waiting
+    assert aging.store.rows("SELECT count(*) FROM deliveries") == [(len(left),)]
     assert aging.store.stats().disk_bytes <= 1024**2
 
 
@@ -95,11 +94,14 @@ def test_deliveries_that_nobody_took_are_counted() -> None:
     aging = Aging(max_age_days=10, days={"source": 2})
     for number in range(1, 4):
         aging.store.add(stream_event(number), ["hook"])
-    aging.after(9)
+    aging.store.add(source_event(4), ["hook"])
+    aging.after(1)
+    assert aging.store.count_waiting("hook") == 4
+    aging.after(8)
     assert aging.store.count_waiting("hook") == 3
     aging.after(2)
     assert aging.store.count_waiting("hook") == 0
-    assert aging.store.dropped == {"limit": 3}
+    assert aging.store.dropped == {"limit": 4}
 
 
 @settings(max_examples=50, deadline=None)
