@@ -41,9 +41,6 @@ SHOWN = ("decode", "hours", "group")
 """Settings that the page shows."""
 
 
-Origin = Literal["file", "store", "both"]
-
-
 class Minutes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a camera is taught; an hour is good, ten minutes are the least."""
 
@@ -58,7 +55,6 @@ class Managed(msgspec.Struct, frozen=True):
         origin: who names it; "both": the file's settings count, and the store's wait.
         paused: whether it is, and not only for the moment.
         taught: when what counts of all its streams was learnt, seconds since the Unix epoch.
-        kept: how often it was taught here, of what is kept; the last can be taken back.
         lesson: that is under way, or waits to be accepted.
         fixed: whether its settings name regions or masks: those count, and none can be drawn.
         problem: why the store's settings are not used; else empty.
@@ -67,11 +63,10 @@ class Managed(msgspec.Struct, frozen=True):
 
     source: str
     address: str
-    origin: Origin
+    origin: Literal["file", "store", "both"]
     paused: bool
     problem: str = ""
     taught: float | None = None
-    kept: int = 0
     lesson: Lesson | None = None
     fixed: bool = False
     decode: str | float = ""
@@ -151,7 +146,6 @@ class Manager:
                         paused=name in paused,
                         problem=self._problems.get(name, ""),
                         taught=min(taught) if taught and len(taught) == len(streams) else None,
-                        kept=max((len(self.teacher.history(s)) for s in streams), default=0),
                         lesson=self.teacher.lesson(name),
                         fixed=name in self._fixed,
                         **{key: said[key] for key in SHOWN if key in said},
@@ -233,19 +227,14 @@ class Manager:
         Raises:
             InputError: there is nothing to accept yet.
         """
-        return self._learn(source, lambda: self.teacher.accept(source))
+        return self._change(source, lambda: self.teacher.accept(source))
 
     @operation(
         "DELETE", "/sources/{source}/lesson", role="admin", told="discarded what was taught of"
     )
     def discard(self, source: str) -> Managed:
         """End a lesson, and forget what it taught."""
-        return self._learn(source, lambda: self.teacher.discard(source))
-
-    @operation("GET", "/sources/{source}/baselines", role="admin")
-    def baselines(self, source: str) -> list[Baseline]:
-        """What was accepted of a source or of SOURCE/REGION, newest first."""
-        return self.teacher.history(source)
+        return self._change(source, lambda: self.teacher.discard(source))
 
     @operation(
         "DELETE", "/sources/{source}/baseline", role="admin", told="took back what was taught of"
@@ -256,7 +245,7 @@ class Manager:
         Raises:
             UsageError: nothing was accepted.
         """
-        return self._learn(source, lambda: self.teacher.go_back(self._boxes[source]))
+        return self._change(source, lambda: self.teacher.go_back(self._boxes[source]))
 
     @operation("PUT", "/sources/{source}/regions", role="admin", told="drew regions and masks of")
     def look_at(self, source: str, body: Areas) -> Managed:
@@ -318,7 +307,7 @@ class Manager:
                 self._store.forget_settings(source)
             self._apply()
 
-    def _learn(self, name: str, change: Callable[[], None]) -> Managed:
+    def _change(self, name: str, change: Callable[[], None]) -> Managed:
         with self._lock:
             self._managed(name)
             try:
@@ -338,11 +327,7 @@ class Manager:
 
     def _set(self, name: str, key: str, value: bytes | None) -> Managed:
         """Set something of a source, which counts at once."""
-        with self._lock:
-            self._managed(name)
-            self._store.set_setting(name, key, value)
-            self._apply()
-            return self._managed(name)
+        return self._change(name, lambda: self._store.set_setting(name, key, value))
 
     def _managed(self, name: str) -> Managed:
         for one in self.sources():

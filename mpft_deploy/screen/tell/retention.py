@@ -56,10 +56,8 @@ class Retention:
     def events(self, limits: Limits) -> int:
         """Delete events, with deliveries of them that nobody took yet; how many these were."""
         for kind in get_args(EventClass):
-            verdict = None if kind == "source" else kind
-            self._delete(
-                "verdict IS ? AND at < ?", verdict, self.now() - DAY * limits.days_of(kind)
-            )
+            oldest = self.now() - DAY * limits.days_of(kind)
+            self._delete("verdict IS ? AND at < ?", None if kind == "source" else kind, oldest)
         while self.size() > limits.max_bytes and self._delete("true ORDER BY id"):
             pass  # until what is left is confirmed
         self._db.execute(f"DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - {AUDITED}")

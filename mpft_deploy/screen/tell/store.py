@@ -99,6 +99,7 @@ class Store:
     Attributes:
         receivers: of what is sent here.
         dropped: events that are lost, by cause.
+        changes: how many events and reviews there were since the start.
 
     Raises:
         UsageError: another process has it.
@@ -125,6 +126,7 @@ class Store:
         self._next_try = float("-inf")
         self.receivers: list[Receiver] = []
         self.dropped: Counter[str] = Counter()
+        self.changes = 0
         self._db = open_database(path)
         self._retention = Retention(self._db, clock or SystemClock())
         self._last = max(
@@ -171,6 +173,7 @@ class Store:
                 self.dropped["closed"] += 1
                 return self._last
             self._last += 1
+            self.changes += 1
             added = Added(body, self._retention.now(), row, dict.fromkeys(receivers))
             if self._pending.add(self._last, added):
                 self.dropped["disk full"] += 1
@@ -279,6 +282,7 @@ class Store:
         with self._lock, self._explained():
             if self._db.execute(sql, (state, note, by, now, number)).rowcount == 0:
                 raise KeyError(number)
+            self.changes += 1
             stored = self.event(number)
         assert stored is not None
         return stored

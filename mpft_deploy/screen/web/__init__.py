@@ -34,18 +34,7 @@ def serve(
     manager: Manager | None = None,
     live: Live | None = None,
 ) -> Dashboard:
-    """Start the dashboard, its API and the metrics in a thread of their own.
-
-    Args:
-        sinks: whose store and snapshots are shown, and whose queues and failures the metrics show.
-            The server becomes one of them: it shows and counts the events that they are sent.
-        metrics: from `open_metrics`.
-        engine: what the metrics tell of the engine: backend, precision, device.
-        manager: through which admins add, pause and remove sources; None for nobody.
-        live: where streams are shown as they are.
-
-    Returns:
-        A server; `url` is where it listens.
+    """Start a `Dashboard`.
 
     Raises:
         EnvironmentLacksError: the address is taken, or the extra `dashboard` is missing.

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import re
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import structs
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
@@ -33,9 +31,6 @@ PREFIX = "/api/v1"
 
 TICK = 1.0
 """Seconds between two overviews of a live connection."""
-
-LOOKS = 5
-"""How often within that time it is looked for new events."""
 
 PAGE = 50
 
@@ -120,17 +115,9 @@ class Api:
         """
         return self._board.picture(source, near=near)
 
-    @operation("GET", "/picture.jpg", "image/jpeg")
-    def picture_file(self, source: str) -> Response:
-        """The frame of a source that was judged last."""
-        shown = self._board.picture(source, near=False)
-        if shown is None:
-            raise MissingError("there is no picture of this source yet")
-        return Response(base64.b64decode(shown.jpeg), media_type="image/jpeg")
-
     @operation("GET", "/stream", "text/event-stream")
     async def stream(self, still: Callable[[], bool]) -> Response:
-        """Server-sent events: `overview`, as of /sources, each second; `told`, each new event."""
+        """Server-sent events: `overview`, as of /sources, each second."""
         if self._streams == 0:
             raise HTTPException(503, "too many pages are open")
         return StreamingResponse(self._follow(still), media_type="text/event-stream")
@@ -178,7 +165,6 @@ class Api:
             found = self._store.review(number, body.state, body.note, by, time.time())
         except KeyError:
             raise MissingError("there is no such verdict to review") from None
-        self._board.reviews += 1
         what = f"event {number} of {found.event.source} as {body.state}"
         self._audit.note(User(by, user.role), "reviewed", what)
         return found
@@ -283,19 +269,9 @@ class Api:
     async def _follow(self, still: Callable[[], bool]) -> AsyncIterator[bytes]:
         self._streams -= 1
         try:
-            last = self._store.last
             while not self._board.closed and still():  # he may be logged out meanwhile
-                yield _sent("overview", await self.sources())
-                for _ in range(LOOKS):
-                    await asyncio.sleep(TICK / LOOKS)
-                    if self._store.last > last:
-                        new = await run_in_threadpool(self._store.events, limit=PAGE)
-                        for stored in reversed([one for one in new if one.id > last]):
-                            yield _sent("told", stored)
-                        last = max(last, new[0].id) if new else last
+                body = msgspec.json.encode(await self.sources())
+                yield b"event: overview\ndata: %b\n\n" % body
+                await asyncio.sleep(TICK)
         finally:
             self._streams += 1
-
-
-def _sent(kind: str, content: Any) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (kind.encode(), msgspec.json.encode(content))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from importlib import resources
 from urllib.parse import parse_qs
 
@@ -14,7 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from mpft_deploy.errors import EnvironmentLacksError, MpftError
 from mpft_deploy.screen.streams.records import Monitor
@@ -35,27 +35,11 @@ POLICY = (
 
 HTML = "text/html; charset=utf-8"
 
-SCRIPT = "text/javascript; charset=utf-8"
-
-SCRIPTS = tuple(
-    f"{name}.js"
-    for name in ("format", "scene", "areas", "evidence", "live", "review", "manage", "dashboard")
-)
-
-ASSETS = {
-    **dict.fromkeys(("dashboard.css", "manage.css", "areas.css"), "text/css; charset=utf-8"),
-    "icon.svg": "image/svg+xml",
-    **dict.fromkeys(SCRIPTS, SCRIPT),
-}
+ASSETS = resources.files("mpft_deploy.screen.web") / "assets"
+"""The page, and all that it loads."""
 
 REFUSED = 0.5
 """Seconds that a wrong token waits for its answer."""
-
-
-@lru_cache
-def asset(name: str) -> bytes:
-    """A file of the package's `assets`."""
-    return (resources.files("mpft_deploy.screen.web") / "assets" / name).read_bytes()
 
 
 def dashboard(
@@ -67,8 +51,7 @@ def dashboard(
 ) -> Starlette:
     """The page, its API, the metrics and health."""
 
-    async def page(request: Request) -> Response:
-        return Response(asset("index.html"), media_type=HTML)
+    form_page = (ASSETS / "login.html").read_bytes()
 
     async def log_in(request: Request) -> Response:
         form = parse_qs((await read_body(request)).decode("utf-8", "replace"))
@@ -77,7 +60,7 @@ def dashboard(
         known = await run_in_threadpool(access.log_in, token, agent)
         if known is None:
             await asyncio.sleep(REFUSED)
-            text = asset("login.html").replace(b"<html ", b'<html data-refused="" ', 1)
+            text = form_page.replace(b"<html ", b'<html data-refused="" ', 1)
             return Response(text, 401, media_type=HTML)
         user, cookie = known
         await run_in_threadpool(audit.note, user, "logged in")
@@ -113,11 +96,9 @@ def dashboard(
     async def description(request: Request) -> Response:
         return as_json(described)
 
-    stranger = Response(asset("login.html"), media_type=HTML)
+    stranger = Response(form_page, media_type=HTML)
     return Starlette(
         routes=[
-            Route("/", page),
-            *(Route(f"/{name}", _file(name)) for name in ASSETS),
             Route("/login", to_page),
             Route("/login", log_in, methods=["POST"]),
             Route("/logout", log_out, methods=["POST"]),
@@ -125,6 +106,7 @@ def dashboard(
             Route(f"{PREFIX}/openapi.json", description),
             *routes(apis, PREFIX, audit),
             *_health(monitor),
+            Mount("/", StaticFiles(packages=[("mpft_deploy.screen.web", "assets")], html=True)),
         ],
         middleware=[Middleware(Gate, access=access, stranger=stranger)],
         exception_handlers={HTTPException: _refused, MpftError: _failed},
@@ -149,13 +131,6 @@ def _health(monitor: Monitor) -> list[BaseRoute]:
 def _state(good: bool) -> Response:
     text, status = ("ok\n", 200) if good else ("not ok\n", 503)
     return Response(text, status, {"Cache-Control": "no-store"}, "text/plain; charset=utf-8")
-
-
-def _file(name: str) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
-        return Response(asset(name), media_type=ASSETS[name])
-
-    return answer
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -6,6 +6,7 @@ import base64
 import io
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -105,7 +106,7 @@ class Overview(msgspec.Struct, frozen=True):
 
     Attributes:
         time: seconds since the Unix epoch.
-        reviews: how many were made since the start, by anybody.
+        changes: counts up with each event and review.
         evidence: whether it can be kept.
         nodes: others whose sources are shown here, too.
     """
@@ -114,42 +115,10 @@ class Overview(msgspec.Struct, frozen=True):
     alive: bool
     ready: bool
     lost_events: int
-    reviews: int
+    changes: int
     evidence: bool
     sources: list[SourceNow]
     nodes: list[NodeNow] = []
-
-
-class _History:
-    """Evidence of the last minutes, a point a second at most; as large at the start as ever."""
-
-    def __init__(self) -> None:
-        self._points = np.zeros((HISTORY, 3))  # time, evidence, probability
-        self._count = 0
-
-    def add(self, at: float, evidence: float, probability: float | None) -> None:
-        """The newest point, in place of one of the same second; without a probability, its last."""
-        time, _, before = self._points[(self._count - 1) % HISTORY] if self._count else (at, 0, 0.5)
-        probability = before if probability is None else probability
-        if self._count and abs(at - time) < 1.0:
-            self._count, at = self._count - 1, time
-        self._points[self._count % HISTORY] = at, round(evidence, 3), round(probability, 4)
-        self._count += 1
-
-    def points(self) -> list[list[float]]:
-        """Oldest first."""
-        first = max(0, self._count - HISTORY)
-        order = np.arange(first, self._count) % HISTORY
-        points: list[list[float]] = self._points[order].tolist()
-        return points
-
-
-class _Slot:
-    """A source's encoded pictures."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.encoded: dict[bool, _Encoded] = {}
 
 
 class _Encoded(NamedTuple):
@@ -164,11 +133,11 @@ class Board:
     """State of the page. `note` is called by the pipeline; all else by visitors.
 
     Args:
+        changes: counts up with each event and review.
         live: where streams are shown as they are.
         groups: of sources that are in one.
 
     Attributes:
-        reviews: how many were made since the start.
         evidence: whether it can be kept.
         closed: whether live connections are to end.
     """
@@ -176,21 +145,20 @@ class Board:
     def __init__(
         self,
         monitor: Monitor,
+        changes: Callable[[], int],
         live: Live | None = None,
         groups: Callable[[], Mapping[str, str]] = dict,
         *,
         evidence: bool = False,
     ) -> None:
-        self._monitor, self._live, self._groups = monitor, live, groups
-        self.evidence = evidence
-        self._lock = threading.Lock()
-        self.reviews, self.closed = 0, False
-        self._history: dict[str, _History] = {}
+        self._monitor, self._changes, self._live, self._groups = monitor, changes, live, groups
+        self.evidence, self.closed = evidence, False
+        self._lock, self._encoding = threading.Lock(), threading.Lock()
+        self._history: dict[str, deque[list[float]]] = {}
         self._judged: dict[str, float] = {}  # time of each source's newest verdict
         self._turned: dict[str, float] = {}  # time of each stream's newest verdict
         self._overview: tuple[float, Overview] | None = None
-        self._slots: dict[str, _Slot] = {}
-        self._encoding = threading.Lock()
+        self._pictures: dict[str, dict[bool, _Encoded]] = {}
 
     def note(self, event: Event) -> None:
         """Keep what an event tells of its source; a moment's work."""
@@ -199,14 +167,17 @@ class Board:
                 if event.state == "removed":
                     self._forget(lambda name: name == event.stream)
                 return
-            probability = None
+            points = self._history.setdefault(event.stream, deque(maxlen=HISTORY))
+            probability = points[-1][2] if points else 0.5
             if isinstance(event, FrameEvent):
                 self._judged[event.source] = event.time
                 probability = event.probability
             else:
                 self._turned[event.stream] = event.time
-            points = self._history.setdefault(event.stream, _History())
-            points.add(event.time, event.evidence, probability)
+            at = event.time
+            if points and abs(at - points[-1][0]) < 1.0:  # in place of one of the same second
+                at = points.pop()[0]
+            points.append([at, round(event.evidence, 3), round(probability, 4)])
 
     def overview(self) -> Overview:
         """Sources as they are now."""
@@ -237,7 +208,7 @@ class Board:
             alive=self._monitor.alive(),
             ready=self._monitor.ready(),
             lost_events=self._monitor.lost_events,
-            reviews=self.reviews,
+            changes=self._changes(),
             evidence=self.evidence,
             sources=sources,
         )
@@ -245,7 +216,7 @@ class Board:
     def history(self) -> dict[str, list[list[float]]]:
         """Time, evidence and probability of the last minutes, by source."""
         with self._lock:
-            return {name: points.points() for name, points in self._history.items()}
+            return {name: list(points) for name, points in self._history.items()}
 
     def picture(self, source: str, *, near: bool) -> Shown | None:
         """The last judged frame of a source; a MissingError for an unknown name.
@@ -253,37 +224,28 @@ class Board:
         Args:
             near: only what surrounds the cells that the detector saw, pixel for pixel if it fits.
         """
-        with self._lock:
-            slot, judged = self._slots.get(source), self._judged.get(source)
-        if slot is None:
-            self._picture(source)
-            with self._lock:
-                slot = self._slots.setdefault(source, _Slot())
-        with slot.lock:
-            kept = slot.encoded.get(near)
+        with self._encoding:  # one at a time: visitors get one core at the most
+            judged, kept = self._judged.get(source), self._pictures.get(source, {}).get(near)
             if kept is not None and (
                 (judged is not None and judged == kept.judged)
                 or time.monotonic() - kept.made < PICTURE_SECONDS
             ):
                 return kept.shown
-            picture = self._picture(source)
+            try:
+                picture = self._monitor.picture(source)
+            except KeyError:
+                raise MissingError("there is no such source") from None
             if picture is None:
                 return None
-            with self._encoding:  # one at a time: visitors get one core at the most
-                shown = _encode(picture, near=near)
-            slot.encoded[near] = _Encoded(time.monotonic(), judged, shown)
+            shown = _encode(picture, near=near)
+            encoded = _Encoded(time.monotonic(), judged, shown)
+            self._pictures.setdefault(source, {})[near] = encoded
             return shown
-
-    def _picture(self, source: str) -> Picture | None:
-        try:
-            return self._monitor.picture(source)
-        except KeyError:
-            raise MissingError("there is no such source") from None
 
     def _forget(self, gone: Callable[[str], bool]) -> None:
         """Keep nothing of sources that are gone; under the lock."""
-        for kept in (self._history, self._judged, self._turned, self._slots):
-            for source in [source for source in kept if gone(source)]:
+        for kept in (self._history, self._judged, self._turned, self._pictures):
+            for source in filter(gone, list(kept)):
                 del kept[source]
 
 

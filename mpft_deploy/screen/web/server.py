@@ -92,7 +92,16 @@ class Server:
 
 
 class Dashboard(Server):
-    """The page, its API and the metrics: a sink that shows and counts what it is sent."""
+    """The page, its API and the metrics: a sink that shows and counts what it is sent.
+
+    Args:
+        sinks: whose store and files are shown, and whose queues and failures the metrics show. This
+            becomes one of them.
+        metrics: from `open_metrics`.
+        engine: what the metrics tell of the engine: backend, precision, device.
+        manager: through which admins add, pause and remove sources; None for nobody.
+        live: where streams are shown as they are.
+    """
 
     def __init__(
         self,
@@ -105,7 +114,8 @@ class Dashboard(Server):
         live: Live | None,
     ) -> None:
         groups = dict if manager is None else manager.groups
-        self.board = Board(monitor, live, groups, evidence=sinks.evidence is not None)
+        evidence = sinks.evidence is not None
+        self.board = Board(monitor, lambda: sinks.store.changes, live, groups, evidence=evidence)
         self.sinks = sinks
         self.metrics = metrics if isinstance(metrics, PrometheusMetrics) else PrometheusMetrics()
         # Half of the connections stay free for short requests.

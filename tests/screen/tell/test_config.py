@@ -22,15 +22,15 @@ def test_nothing_is_told_by_default() -> None:
 def test_every_table_reads_its_keys() -> None:
     config = parse_tables(
         {
-            "webhook": {"url": "https://example.org/hook", "events": ["stream"], "timeout": 3},
+            "webhook": {"url": "https://example.org/hook", "timeout": 3},
             "mqtt": {"host": "broker", "tls": True},
             "snapshots": {"folder": "shots", "when": ["generated", "unsure"]},
-            "jsonl": {"path": "events.jsonl"},
+            "jsonl": {"path": "events.jsonl", "events": ["stream"]},
             "http": {"address": "[::1]:0"},
         }
     )
     assert config.webhook is not None
-    assert config.webhook.events == ("stream",)
+    assert config.jsonl.events == ("stream",)
     assert config.http is not None
     assert config.http.bind() == ("::1", 0)
 
@@ -43,8 +43,8 @@ def test_every_table_reads_its_keys() -> None:
         ({"webhook": {"url": "ftp://x"}}, "[webhook] url:"),
         ({"webhook": {"url": "http://x:port/"}}, "[webhook] url:"),
         ({"webhook": {"url": "http://x", "secert": "y"}}, "[webhook] secert: unknown key"),
-        ({"webhook": {"url": "http://x", "events": ["frames"]}}, "[webhook] events"),
-        ({"webhook": {"url": "http://x", "events": []}}, "[webhook] events:"),
+        ({"jsonl": {"events": ["frames"]}}, "[jsonl] events"),
+        ({"jsonl": {"events": []}}, "[jsonl] events:"),
         ({"webhook": {"url": "http://x", "secret": "a", "secret_file": "b"}}, "[webhook] secret:"),
         ({"webhook": {"url": "http://a..b/x"}}, "[webhook] url:"),
         ({"webhook": {"url": "http://.example/x"}}, "[webhook] url:"),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from dashboard_demo import DemoMonitor, demo_sources
 from PIL import Image
 from telling import Hook, eventually, receiving, stream_event
 
-from mpft_deploy.screen.tell.config import _KINDS, parse_tables
+from mpft_deploy.screen.tell.config import TABLES, TellConfig, _table_in, parse_tables
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 TEXT = (DOCS / "telling.md").read_text()
@@ -46,11 +46,13 @@ def test_the_configuration_at_the_top_is_read() -> None:
     assert None not in (config.webhook, config.mqtt, config.snapshots, config.jsonl, config.http)
 
 
-@pytest.mark.parametrize("table", list(_KINDS))
+@pytest.mark.parametrize("table", TABLES)
 def test_every_key_is_described(table: str) -> None:
     sections = re.split(r"^##+ ", TEXT, flags=re.MULTILINE)
     section = next(one for one in sections if f"`[{table}]`" in one.partition("\n")[0])
-    for key in _KINDS[table].__struct_fields__:
+    kind = _table_in(get_type_hints(TellConfig)[table])
+    assert kind is not None
+    for key in kind.__struct_fields__:
         assert f"`{key}`" in section
 
 

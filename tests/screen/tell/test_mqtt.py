@@ -116,7 +116,8 @@ def test_a_region_is_a_device_beside_its_source(broker: Broker) -> None:
     sink.send(stream_event(3, region="left screen", source_verdict="generated"))
     sink.send(stream_event(4, region="right", verdict="unsure", source_verdict="generated"))
     sink.send(source_event(5, state="down", previous="live"))
-    eventually(lambda: listener.latest.get(f"{topic}/availability") == "offline")
+    eventually(lambda: '"down"' in listener.latest.get(f"{topic}/state", ""))
+    assert listener.latest[f"{topic}/availability"] == "offline"
     state = json.loads(listener.latest[f"{topic}/state"])
     assert state["source"] == region
     assert (state["verdict"], state["probability"], state["state"]) == ("generated", 0.125, "down")

@@ -14,7 +14,7 @@ import pytest
 from dashboard_demo import DemoMonitor, demo_sources
 from hypothesis import given
 from hypothesis import strategies as st
-from telling import source_event, stream_event
+from telling import eventually, frame_event, stream_event
 from visits import API, STREAM, get, knock, port_of, rest
 
 from mpft_deploy.screen.tell.config import Health, Http
@@ -24,17 +24,18 @@ from mpft_deploy.screen.web.server import Dashboard
 
 
 def test_the_live_connection(server: Dashboard) -> None:
-    server.sinks.send(stream_event(1))
     guest = knock(server, STREAM).makefile("rb")
-    while not guest.readline().startswith(b"event: overview"):
-        pass
-    server.sinks.send(source_event(2))
-    server.sinks.send(source_event(3))
-    found = []
-    while len(found) < 2:
-        if guest.readline() == b"event: told\n":
-            found.append(json.loads(guest.readline().removeprefix(b"data: "))["event"]["id"])
-    assert found == ["s000002", "s000003"]
+
+    def changes() -> int:
+        while not guest.readline().startswith(b"event: overview"):
+            pass
+        return int(json.loads(guest.readline().removeprefix(b"data: "))["changes"])
+
+    assert changes() == 0
+    server.sinks.send(stream_event(1))
+    server.sinks.send(frame_event(2))  # shows in the sources
+    server.sinks.store.review(1, "confirmed", "", "ada", 1.8e9)
+    eventually(lambda: changes() == 2)
     guest.close()
 
 

@@ -1,10 +1,9 @@
 "use strict";
 
-// Regions and masks on pictures; admins draw them in a source's close view, with mouse, touch, keys
-// or numbers. Places are [left, top, width, height] in fractions of the picture.
+// Regions and masks on pictures; admins draw them in a source's close view, with mouse or touch, or
+// by numbers. Places are [left, top, width, height] in fractions of the picture.
 
 const LEAST = 0.01;
-const STEP = 0.01;
 const thousandth = (value) => Math.round(1000 * value) / 1000;
 const within = (value, low, high) => Math.min(Math.max(value, low), high);
 
@@ -55,35 +54,25 @@ function drawOverlay() {
   overlay.classList.toggle("drawing", draft !== null);
   const unit = unitOf(overlay, width);
   const parts = areaShapes(draft ?? areasOf(detailed.status), width, height, unit);
-  if (draft) {
-    const held = overlay.contains(document.activeElement);
-    const rects = parts.filter((part) => part.tagName === "rect");
-    rects.forEach((rect, index) => {
-      const { kind, name } = draft[index];
-      rect.dataset.index = index;
-      rect.setAttribute("tabindex", "0");
-      rect.setAttribute("role", "button");
-      rect.setAttribute("aria-label", `${kind} ${name}: arrow keys move it, with Shift they resize it, Delete removes it`);
-      rect.classList.toggle("chosen", index === chosen);
-    });
-    if (draft[chosen]) {
-      const [left, top, wide, tall] = draft[chosen].box;
-      const corner = { cx: (left + wide) * width, cy: (top + tall) * height, r: 9 * unit };
-      parts.push(shape("circle", { class: "corner", ...corner }));
-    }
-    overlay.replaceChildren(...parts);
-    if (held) rects[chosen]?.focus();
-  } else {
-    overlay.replaceChildren(...parts);
-  }
+  overlay.replaceChildren(...parts);
+  if (!draft?.length) return;
+  parts.filter((part) => part.tagName === "rect").forEach((rect, index) => {
+    rect.dataset.index = index;
+    rect.classList.toggle("chosen", index === chosen);
+  });
+  const [left, top, wide, tall] = draft[chosen].box;
+  overlay.append(shape("circle", { class: "corner", cx: (left + wide) * width, cy: (top + tall) * height, r: 9 * unit }));
 }
 
 function regionRow(region) {
-  const row = element("li", `region ${verdictTone(region.verdict)}`);
-  row.append(element("b", "", region.region), element("span", `chip ${verdictTone(region.verdict)}`, verdictWord(region)), element("div", "meter"));
+  const tone = verdictTone(region.verdict);
+  const row = element("li", `region ${tone}`,
+    element("b", "", region.region),
+    element("span", `chip ${tone}`, verdictWord(region)),
+    element("div", "meter"),
+    element("span", "quiet", region.undecided || looks(region.independent)));
   putMeter(row);
   drawMeter($(".meter", row), region);
-  row.append(element("span", "quiet", region.undecided || looks(region.independent)));
   return row;
 }
 
@@ -102,41 +91,28 @@ function drawAreasOfDetail() {
 
 // Drawing
 
+function choose(index) {
+  chosen = index;
+  $$(".draft", areasSection).forEach((row, number) => row.classList.toggle("chosen", number === index));
+  drawOverlay();
+}
+
 function numberField(item, place, word) {
-  const label = element("label", "", word);
-  const field = element("input");
-  Object.assign(field, { type: "number", min: 0, max: 100, step: 0.1, value: thousandth(100 * item.box[place]) });
-  field.addEventListener("change", () => {
-    const box = [...item.box];
-    box[place] = Number(field.value) / 100;
-    put(item, box);
-  });
-  label.append(field);
-  return label;
+  const change = (event) => put(item, item.box.with(place, Number(event.target.value) / 100));
+  const value = thousandth(100 * item.box[place]);
+  return element("label", "", word, element("input", { type: "number", min: 0, max: 100, step: 0.1, value, onchange: change }));
 }
 
 function draftRow(item, index) {
-  const row = element("li", index === chosen ? "draft chosen" : "draft");
-  row.addEventListener("focusin", () => {
-    if (chosen === index) return;
-    chosen = index;
-    for (const one of $$(".draft", areasSection)) one.classList.toggle("chosen", one === row);
-    drawOverlay();
-  });
-  if (item.kind === "region") {
-    const label = element("label", "long", "Name");
-    const field = element("input");
-    Object.assign(field, { value: item.name, maxLength: 60, required: true });
-    field.addEventListener("input", () => { item.name = field.value; drawOverlay(); });
-    label.append(field);
-    row.append(label);
-  } else {
-    row.append(element("b", "long", "Mask"));
-  }
-  row.append(
+  const rename = (event) => { item.name = event.target.value; drawOverlay(); };
+  const name = item.kind === "region"
+    ? element("label", "long", "Name", element("input", { value: item.name, maxLength: 60, required: true, oninput: rename }))
+    : element("b", "long", "Mask");
+  const row = element("li", index === chosen ? "draft chosen" : "draft",
+    name,
     ...["Left %", "Top %", "Width %", "Height %"].map((word, place) => numberField(item, place, word)),
-    button("Remove", `Remove ${item.name || "the mask"}`, () => remove(index)),
-  );
+    button("Remove", `Remove ${item.name || "the mask"}`, () => remove(index)));
+  row.addEventListener("focusin", () => choose(index));
   return row;
 }
 
@@ -227,10 +203,8 @@ overlay.addEventListener("pointerdown", (event) => {
   const index = event.target.dataset.index;
   let corner = event.target.classList.contains("corner");
   const made = index === undefined && !corner;
-  if (index !== undefined) {
-    chosen = Number(index);
-    drawDraft();
-  } else if (made) {
+  if (index !== undefined) choose(Number(index));
+  else if (made) {
     add("region", [within(x, 0, 1 - LEAST), within(y, 0, 1 - LEAST), LEAST, LEAST]);
     corner = true;
   }
@@ -253,26 +227,6 @@ overlay.addEventListener("pointerdown", (event) => {
   };
 });
 
-const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-
-overlay.addEventListener("focusin", (event) => {
-  if (!draft || event.target.dataset.index === undefined || Number(event.target.dataset.index) === chosen) return;
-  chosen = Number(event.target.dataset.index);
-  drawDraft();
-});
-overlay.addEventListener("keydown", (event) => {
-  const index = event.target.dataset.index;
-  if (!draft || index === undefined) return;
-  const item = draft[Number(index)];
-  const [left, top, wide, tall] = item.box;
-  if (event.key === "Delete") remove(Number(index));
-  else if (event.key in ARROWS) {
-    const [across, down] = ARROWS[event.key].map((way) => way * STEP);
-    put(item, event.shiftKey ? [left, top, wide + across, tall + down] : [left + across, top + down, wide, tall]);
-  } else return;
-  event.preventDefault();
-  event.stopPropagation(); // arrows go from source to source elsewhere
-});
 $("#detail").addEventListener("cancel", (event) => {
   if (!draft) return;
   event.preventDefault();
@@ -288,11 +242,8 @@ function setWatching(on) {
   figure.hidden = !on;
   $("iframe", figure)?.remove();
   if (!on) return;
-  const frame = element("iframe");
-  frame.title = "The stream as it is";
+  const frame = element("iframe", { title: "The stream as it is", referrerPolicy: "no-referrer", allow: "autoplay; fullscreen" });
   frame.sandbox = "allow-scripts allow-same-origin"; // of its own server
-  frame.referrerPolicy = "no-referrer";
-  frame.allow = "autoplay; fullscreen";
   frame.src = $(".elsewhere", figure).href = detailed.status.live;
   figure.prepend(frame);
 }

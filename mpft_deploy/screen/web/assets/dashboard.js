@@ -1,12 +1,12 @@
 "use strict";
 
-// The page as a whole: one live connection brings states and says when there are new events; two
-// views; keys.
+// The page as a whole: one live connection brings states and says when there are new events and
+// reviews; views; keys.
 
 const SILENCE = 5000; // ms after which the connection counts as lost
 
 let heard = 0;
-let reviews = 0;
+let changes = 0;
 
 // That nobody answers is said by the live connection.
 window.addEventListener("unhandledrejection", (event) => {
@@ -18,17 +18,11 @@ window.addEventListener("unhandledrejection", (event) => {
 function chooseView() {
   const hash = new URLSearchParams(location.hash.slice(1));
   const view = ["events", "manage"].find((name) => hash.has(name)) ?? "";
-  const reviewing = view === "events";
-  $("#live").hidden = view !== "";
-  $("#review").hidden = !reviewing;
+  $("#live").hidden = $("#choices").hidden = view !== "";
+  $("#review").hidden = view !== "events";
   $("#manage").hidden = view !== "manage";
-  for (const link of $$("nav a")) {
-    const here = link.hash.slice(1) === view;
-    if (here) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
-  }
-  $("#choices").hidden = view !== "";
-  if (reviewing) refreshEvents();
+  for (const link of $$("nav a")) link.ariaCurrent = link.hash.slice(1) === view ? "page" : null;
+  if (view === "events") refreshEvents();
   if (view === "manage") drawManage();
 }
 
@@ -41,17 +35,14 @@ function refreshEvents() {
 
 // Controls
 
-function toggle(button, on) {
-  button.setAttribute("aria-pressed", String(on));
-}
 function setCells(on) {
   showCells = on;
-  toggle($("#cells"), on);
+  $("#cells").ariaPressed = on;
   for (const source of sources.values()) drawTilePicture(source);
 }
 function setUrgent(on) {
   urgentFirst = on;
-  toggle($("#urgent"), on);
+  $("#urgent").ariaPressed = on;
   arrange();
 }
 $("#cells").addEventListener("click", () => setCells(!showCells));
@@ -77,8 +68,9 @@ document.addEventListener("keydown", (event) => {
     if (event.key === "Enter") event.target.blur();
     return;
   }
-  if (detailed && event.key === "ArrowLeft") step(-1);
-  else if (detailed && event.key === "ArrowRight") step(1);
+  const looking = detailed && !draft; // a drawing would be lost
+  if (looking && event.key === "ArrowLeft") step(-1);
+  else if (looking && event.key === "ArrowRight") step(1);
   else if ($("#event").open || !$("#review").hidden) reviewKey(event);
   else if (event.key === "c") setCells(!showCells);
   else if (event.key === "u") setUrgent(!urgentFirst);
@@ -111,10 +103,9 @@ function connect() {
     setLink(true);
     const overview = JSON.parse(message.data);
     update(overview);
-    if (overview.reviews !== reviews) soon();
-    reviews = overview.reviews;
+    if (overview.changes !== changes) soon();
+    changes = overview.changes;
   });
-  stream.addEventListener("told", soon);
   stream.addEventListener("open", soon); // on what it missed
   stream.addEventListener("error", async () => {
     if (stream.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
@@ -135,7 +126,7 @@ async function start() {
     const [overview, history, me] = await Promise.all(["/sources", "/history", "/me"].map((path) => call(path)));
     user = me;
     $("nav [href='#manage']").hidden = !me.name && me.role !== "admin";
-    reviews = overview.reviews;
+    changes = overview.changes;
     update(overview);
     for (const [name, points] of Object.entries(history)) {
       if (sources.has(name)) sources.get(name).history = points;

@@ -8,11 +8,15 @@ const SVG = "http://www.w3.org/2000/svg";
 const $ = (selector, root = document) => root.querySelector(selector);
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 
-function element(tag, className, text) {
+// given: a class, or properties.
+function element(tag, given = "", ...children) {
   const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
+  Object.assign(made, typeof given === "string" ? { className: given } : given);
+  made.append(...children.filter((child) => child !== null));
   return made;
+}
+function button(word, label, onclick) {
+  return element("button", { type: "button", ariaLabel: label, onclick }, word);
 }
 function shape(tag, attributes) {
   const made = document.createElementNS(SVG, tag);
@@ -68,10 +72,8 @@ function moment(seconds) {
   return `${date.toLocaleDateString("en-GB", { day: "numeric", month: "short" })}, ${clock(seconds).slice(0, 5)}`;
 }
 function timeElement(seconds) {
-  const made = element("time", "", moment(seconds));
-  made.dateTime = new Date(seconds * 1000).toISOString();
-  made.title = new Date(seconds * 1000).toLocaleString("en-GB");
-  return made;
+  const date = new Date(seconds * 1000);
+  return element("time", { dateTime: date.toISOString(), title: date.toLocaleString("en-GB") }, moment(seconds));
 }
 const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(1);
 const rate = (value) => (value >= 9.95 ? value.toFixed(0) : value.toFixed(1)) + "/s";

@@ -171,23 +171,16 @@ function warn(text) { // with the next overview
 }
 
 function drawSummary(overview, statuses) {
-  const live = statuses.filter((one) => one.state === "live").length;
+  const of = (state) => statuses.filter((one) => one.state === state);
   const broken = statuses.filter(isBroken).length;
-  const connecting = statuses.filter((one) => one.state === "connecting").length;
-  const paused = statuses.filter((one) => one.state === "paused").length;
   const generated = statuses.filter((one) => urgency(one) === 0).length;
-  const oldest = Math.max(-1, ...statuses.filter((s) => s.state === "live").map((s) => s.frame_age_ms ?? -1));
+  const oldest = Math.max(-1, ...of("live").map((one) => one.frame_age_ms ?? -1));
   const parts = [];
-  const add = (value, words, className) => {
-    const part = element("span", className);
-    part.append(element("b", "", String(value)), ` ${words}`);
-    parts.push(part);
-  };
-  add(live, `of ${statuses.length} live`);
+  const add = (value, words, className) => parts.push(element("span", className, element("b", "", value), ` ${words}`));
+  add(of("live").length, `of ${statuses.length} live`);
   if (generated) add(generated, "generated", "alarm");
   if (broken) add(broken, broken === 1 ? "fault" : "faults", "alarm");
-  if (connecting) add(connecting, "connecting");
-  if (paused) add(paused, "paused");
+  for (const state of ["connecting", "paused"]) if (of(state).length) add(of(state).length, state);
   if (oldest >= 0) add(span(oldest), "oldest frame at verdict");
   $("#summary").replaceChildren(...parts);
   const dead = !overview.alive;
@@ -219,32 +212,25 @@ function update(overview) {
   $("#keep").hidden = !overview.evidence || !mayReview();
   const own = overview.sources.map((status) => status.source);
   const all = [...overview.sources, ...overview.nodes.flatMap(theirs)];
-  const names = new Set(all.map((status) => status.source));
-  for (const [name, source] of sources) {
-    if (!names.has(name)) {
-      seen.unobserve(source.tile);
-      sources.delete(name);
-      if (source === detailed) $("#detail").close();
-    }
-  }
-  const ordered = [];
+  const before = new Map(sources);
+  sources.clear(); // in the order of the configuration, which may have been re-read
   for (const status of all) {
-    let source = sources.get(status.source);
-    if (!source) {
-      source = { history: [], picture: null, near: null, shown: null, fetched: -Infinity, visible: false };
-      source.tile = makeTile(status.source);
-    }
+    const source = before.get(status.source) ??
+      { history: [], picture: null, near: null, shown: null, fetched: -Infinity, visible: false, tile: makeTile(status.source) };
+    before.delete(status.source);
+    sources.set(status.source, source);
     source.status = status;
-    ordered.push([status.source, source]);
     remember(source, overview.time);
     drawTile(source, overview.time);
+  }
+  for (const gone of before.values()) {
+    seen.unobserve(gone.tile);
+    if (gone === detailed) $("#detail").close();
   }
   const groups = new Set(all.map((status) => status.group).filter(Boolean));
   offer($("#group"), [...groups].sort());
   $("#group").hidden = !groups.size;
   offer($("#filters [name=source]"), own);
-  sources.clear(); // in the order of the configuration, which may have been re-read
-  for (const [name, source] of ordered) sources.set(name, source);
   arrange();
   drawSummary(overview, all);
   if (detailed) drawDetail();

@@ -12,14 +12,6 @@ const ENOUGH = 600; // seconds with frames that a camera can be taught by
 
 const JSON_BODY = (body) => ({ method: "POST", body: JSON.stringify(body) });
 
-function button(word, label, act) {
-  const made = element("button", "", word);
-  made.type = "button";
-  made.setAttribute("aria-label", label);
-  made.addEventListener("click", act);
-  return made;
-}
-
 // What came of something, in words; without a screener only that it does not answer.
 async function saying(output, work) {
   output.className = "said";
@@ -48,26 +40,22 @@ function describeLesson({ minutes, left, seconds, learnt, problem }) {
 
 // A row of a list: what it is, what came of what was done, and buttons for that.
 function listRow(name, ...lines) {
-  const row = element("li", "managed");
-  const what = element("div", "what");
-  what.append(element("b", "", name), ...lines.map((line) => element("span", "quiet", line)));
-  const output = element("p", "said");
-  output.setAttribute("role", "status");
+  const what = element("div", "what", element("b", "", name), ...lines.map((line) => element("span", "quiet", line)));
+  const output = element("p", { className: "said", role: "status" });
   const buttons = element("div", "buttons");
-  row.append(what, buttons, output);
-  return { row, what, buttons, output };
+  return { row: element("li", "managed", what, buttons, output), what, buttons, output };
 }
 
 function managedRow(managed) {
-  const { source } = managed;
+  const { source, lesson } = managed;
   const path = `/sources/${encodeURIComponent(source)}`;
   const state = managed.paused ? "paused" : sources.get(source)?.status.state ?? "not screened";
   const { row, what, buttons, output } = listRow(source, managed.address,
     [managed.group, state, ...managed.hours, ORIGINS[managed.origin]].filter(Boolean).join(" · "));
   row.dataset.source = source;
-  const { lesson } = managed;
   if (managed.taught) what.append(element("span", "quiet", `taught ${moment(managed.taught)}`));
   if (managed.problem) what.append(element("span", "problem", managed.problem));
+  const add = (word, label, act) => buttons.append(button(word, label, act));
   const send = (method, more, body) => saying(output, async () => {
     await call(path + more, {}, body ? JSON_BODY(body) : { method });
     await drawManaged();
@@ -83,41 +71,32 @@ function managedRow(managed) {
     button("Remove it", `Remove ${source} for good`, () => send("DELETE", "")),
   );
   const teach = () => {
-    const minutes = element("input");
-    Object.assign(minutes, { type: "number", min: 10, max: 240, value: 60 });
-    const label = element("label", "minutes", "Minutes ");
-    label.append(minutes);
+    const minutes = element("input", { type: "number", min: 10, max: 240, value: 60 });
     ask(
       "It learns what this camera's real frames look like: teach it what it will show, while it shows nothing generated. An hour is good.",
-      label,
+      ...(managed.taught ? [button("Take the last back", `Take back what ${source} was taught last`, () => send("DELETE", "/baseline"))] : []),
+      element("label", "minutes", "Minutes ", minutes),
       button("Begin", `Begin to teach ${source}`, () => send("POST", "/lesson", { minutes: Number(minutes.value) })),
     );
-    if (managed.kept) {
-      buttons.prepend(button("Take the last back", `Take back what ${source} was taught last`, () => send("DELETE", "/baseline")));
-    }
   };
   if (lesson) {
-    const progress = element("progress");
-    Object.assign(progress, { max: 60 * lesson.minutes, value: 60 * lesson.minutes - lesson.left });
-    progress.setAttribute("aria-label", `Teaching ${source}`);
-    what.append(progress, element("span", lesson.problem ? "problem" : "quiet", describeLesson(lesson)));
-    if (lesson.seconds >= ENOUGH) {
-      buttons.append(button("Accept", `Accept what ${source} was taught`, () => send("POST", "/lesson/accept")));
-    }
-    buttons.append(button("Discard", `Discard what ${source} was taught`, () => send("DELETE", "/lesson")));
+    const max = 60 * lesson.minutes;
+    what.append(
+      element("progress", { max, value: max - lesson.left, ariaLabel: `Teaching ${source}` }),
+      element("span", lesson.problem ? "problem" : "quiet", describeLesson(lesson)),
+    );
+    if (lesson.seconds >= ENOUGH) add("Accept", `Accept what ${source} was taught`, () => send("POST", "/lesson/accept"));
+    add("Discard", `Discard what ${source} was taught`, () => send("DELETE", "/lesson"));
   }
   if (!managed.problem) {
-    const act = managed.paused ? "resume" : "pause";
     const word = managed.paused ? "Resume" : "Pause";
-    buttons.append(
-      button(word, `${word} ${source}`, () => send("POST", `/${act}`)),
-      button("Test", `Test ${source}`, () => saying(output, async () =>
-        describeFound(await call(`${path}/test`, {}, { method: "POST" })))),
-    );
-    if (!lesson) buttons.append(button("Teach", `Teach ${source}`, teach));
+    add(word, `${word} ${source}`, () => send("POST", `/${word.toLowerCase()}`));
+    add("Test", `Test ${source}`, () => saying(output, async () => describeFound(await call(`${path}/test`, {}, { method: "POST" }))));
+    if (!lesson) add("Teach", `Teach ${source}`, teach);
   }
   if (managed.origin !== "file") {
-    buttons.append(button("Change", `Change ${source}`, () => edit(managed)), button("Remove", `Remove ${source}`, remove));
+    add("Change", `Change ${source}`, () => edit(managed));
+    add("Remove", `Remove ${source}`, remove);
   }
   return row;
 }
@@ -139,12 +118,23 @@ setInterval(() => {
   if (waits && !$("#manage").hidden) drawManaged().catch(() => {});
 }, 3000);
 
-// Who is logged in
+// What can be ended or deleted with one button: who is logged in, and evidence that no event names
 
 function sessionRow({ id, user: name, began, agent }) {
-  const { row, buttons, output } = listRow(name, agent || "unknown browser", `since ${moment(began)}`);
-  buttons.append(button("Log out", `Log out ${name}, ${agent}`, () => saying(output, async () => {
-    await call(`/sessions/${id}`, {}, { method: "DELETE" });
+  return endedRow("Log out", `/sessions/${id}`, name, agent || "unknown browser", `since ${moment(began)}`);
+}
+
+function keptRow({ name, verdict, bytes }) {
+  const row = endedRow("Delete", `/evidence/${encodeURIComponent(name)}`, name, `${verdict} · ${(bytes / 1e6).toFixed(1)} MB`);
+  if (user.role !== "admin") $("button", row).remove();
+  $(".buttons", row).prepend(element("a", { href: packageAt(name), download: name }, "Download"));
+  return row;
+}
+
+function endedRow(word, path, name, ...lines) {
+  const { row, buttons, output } = listRow(name, ...lines);
+  buttons.append(button(word, `${word} ${name}, ${lines[0]}`, () => saying(output, async () => {
+    await call(path, {}, { method: "DELETE" });
     row.remove();
   })));
   return row;
@@ -152,22 +142,6 @@ function sessionRow({ id, user: name, began, agent }) {
 
 async function drawSessions() {
   $("#sessions").replaceChildren(...(await call("/sessions")).map(sessionRow));
-}
-
-// Evidence that no event names
-
-function keptRow({ name, verdict, bytes }) {
-  const { row, buttons, output } = listRow(name, `${verdict} · ${(bytes / 1e6).toFixed(1)} MB`);
-  const link = element("a", "", "Download");
-  Object.assign(link, { href: packageAt(name), download: name });
-  buttons.append(link);
-  if (user.role === "admin") {
-    buttons.append(button("Delete", `Delete ${name}`, () => saying(output, async () => {
-      await call(`/evidence/${encodeURIComponent(name)}`, {}, { method: "DELETE" });
-      row.remove();
-    })));
-  }
-  return row;
 }
 
 async function drawKept() {
@@ -182,12 +156,8 @@ let earlier = null; // `before` of the next page
 
 async function drawAudit(more = false) {
   const page = await call("/audit", { before: more ? earlier : null });
-  const rows = page.entries.map(({ time, user: name, role, action, object }) => {
-    const row = element("li", "audited");
-    row.append(timeElement(time), element("b", "", name), element("span", "", `${action} ${object}`));
-    row.title = role;
-    return row;
-  });
+  const rows = page.entries.map(({ time, user: name, role, action, object }) =>
+    element("li", { className: "audited", title: role }, timeElement(time), element("b", "", name), element("span", "", `${action} ${object}`)));
   if (!more) $("#audit").replaceChildren();
   $("#audit").append(...rows);
   earlier = page.next;

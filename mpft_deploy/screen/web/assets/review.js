@@ -17,19 +17,13 @@ const mayReview = () => user.role !== "viewer";
 // Rows
 
 function describe(event) {
-  const why = element("div", "why");
   if (event.event === "stream") {
     const reason = event.reason === "evidence" ? `evidence ${signed(event.evidence)}` : REASONS[event.reason];
-    why.append(
-      element("b", "", event.verdict),
-      ` was ${event.previous} · ${reason} · ${looks(event.independent ?? 0)} in ${span(event.seconds * 1000)}`,
-    );
-  } else {
-    why.append(element("b", "", event.state), ` was ${event.previous}`);
-    if (event.reason) why.append(` · ${event.reason}`);
-    if (event.retry_in) why.append(` · next try in ${span(event.retry_in * 1000)}`);
+    return element("div", "why", element("b", "", event.verdict),
+      ` was ${event.previous} · ${reason} · ${looks(event.independent ?? 0)} in ${span(event.seconds * 1000)}`);
   }
-  return why;
+  const more = [event.reason, event.retry_in && `next try in ${span(event.retry_in * 1000)}`].filter(Boolean);
+  return element("div", "why", element("b", "", event.state), [` was ${event.previous}`, ...more].join(" · "));
 }
 
 function toneOf(event) {
@@ -38,30 +32,24 @@ function toneOf(event) {
 }
 
 function makeRow(stored) {
-  const { event } = stored;
-  const row = element("li", `event ${toneOf(event)}`);
+  const { event, state } = stored;
+  const what = element("div", "what", element("span", "", streamName(event)));
+  const text = element("div", "text", what, describe(event));
+  const row = element("li", `event ${toneOf(event)}`, element("i", "mark"), text);
   row.dataset.number = stored.id;
-  const what = element("div", "what");
-  what.append(element("span", "", streamName(event)));
-  const text = element("div", "text");
-  text.append(what, describe(event));
   const picture = snapshotOf(event, true);
   if (picture) {
     const thumb = shape("svg", { class: "scene thumb", "aria-hidden": "true" });
     drawScene(thumb, picture, false);
     $("image", thumb).addEventListener("error", () => thumb.remove()); // it grew too old
-    row.append(thumb);
+    row.prepend(thumb);
   }
-  row.append(element("i", "mark"), text);
-  if (stored.state) {
-    const said = element("span", `state ${stored.state}`, stored.state);
-    if (stored.by) said.title = `by ${stored.by}, ${moment(stored.reviewed_at)}`;
-    what.append(said);
+  if (state) {
+    const title = stored.by ? `by ${stored.by}, ${moment(stored.reviewed_at)}` : "";
+    what.append(element("span", { className: `state ${state}`, title }, state));
     if (stored.note) text.append(element("div", "note", stored.note));
-    const look = element("button", "look");
-    look.setAttribute("aria-label", `${streamName(event)}: ${event.verdict}, ${moment(event.time)}, ${stored.state}; review`);
-    look.addEventListener("click", () => openEvent(stored));
-    row.append(look);
+    const ariaLabel = `${streamName(event)}: ${event.verdict}, ${moment(event.time)}, ${state}; review`;
+    row.append(element("button", { className: "look", ariaLabel, onclick: () => openEvent(stored) }));
   }
   what.append(timeElement(event.time));
   return row;
@@ -115,14 +103,10 @@ async function load(more) {
 async function drawPrecision() {
   const { confirmed, dismissed, unclear, open } = await call("/precision", { source: filters().source });
   const decided = confirmed + dismissed;
-  const parts = [];
-  if (decided) {
-    const share = element("b", "", percent(confirmed / decided));
-    parts.push(share, ` of ${several(decided, "reviewed verdict", "reviewed verdicts")} “generated” confirmed`);
-  } else parts.push("No verdict “generated” was confirmed or dismissed yet");
-  if (unclear) parts.push(` · ${unclear} unclear`);
-  parts.push(` · ${open} open`);
-  $("#precision").replaceChildren(...parts);
+  const share = decided
+    ? [element("b", "", percent(confirmed / decided)), ` of ${several(decided, "reviewed verdict", "reviewed verdicts")} “generated” confirmed`]
+    : ["No verdict “generated” was confirmed or dismissed yet"];
+  $("#precision").replaceChildren(...share, unclear ? ` · ${unclear} unclear` : "", ` · ${open} open`);
 }
 
 // Shows the current row, to screen readers too, unless the focus is wanted elsewhere.
@@ -198,11 +182,7 @@ function review(number, state, note) { // one after the other, or an earlier wor
 
 async function send(number, state, note) {
   const by = localStorage.getItem("reviewer") ?? "";
-  const stored = await call(`/events/${number}/review`, {}, {
-    method: "PUT",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ state, note, by }),
-  });
+  const stored = await call(`/events/${number}/review`, {}, { method: "PUT", body: JSON.stringify({ state, note, by }) });
   listed = listed.map((one) => (one.id === number ? stored : one));
   for (const row of $$(`.event[data-number="${number}"]`)) row.replaceWith(makeRow(stored));
   drawPrecision();
