@@ -74,7 +74,6 @@ path = "{out}/events.jsonl"
 [webhook]
 url = "{hook}"
 secret = "{key}"
-events = ["frame", "stream", "source"]
 [store]
 path = "{out}/store/screen.db"
 [mqtt]
@@ -202,7 +201,7 @@ def watch_it(
     shots = path.parent.parent / "out" / "shots"
     one.until(lambda: shots.is_dir() and any(shots.glob("*.jpg")))
     kinds = lambda: {json.loads(body)["event"] for _, body in receiver.received}  # noqa: E731
-    one.until(lambda: kinds() == {"frame", "stream", "source"})
+    one.until(lambda: kinds() == {"stream", "source"})
     one.until(lambda: sum('"down"' in text for _, text in subscriber.messages) >= 4)
     overview = everything(url, "GET", "/api/v1/sources", DASHBOARD).decode()
     said["pages"] = pages(url, re.findall(r'"source":"(.*?)"', overview))
