@@ -20,13 +20,23 @@ from typing import Any
 from mpft_deploy.engine.tensorrt import make_logger
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.outputs import reserve
+from mpft_deploy.sealed import read_regular
 from mpft_deploy.standing import Kind
 
 Tell = Callable[..., None]
 SHOWN_ERRORS = 3
 
-CACHE = Kind("a timing cache", lambda path: (), folder=False)
-"""Any file that is there: it is read as one first, which another's does not survive."""
+ARCHIVE = b"trt"
+"""What TensorRT's own files have behind their first byte."""
+
+
+def _own(path: Path) -> tuple[()] | None:
+    head = read_regular(path, 1 + len(ARCHIVE), cut=True)
+    return () if head[1:] == ARCHIVE or not head else None
+
+
+CACHE = Kind("a timing cache", _own, folder=False)
+"""TensorRT reads any file as one, and what is none as an empty one."""
 
 TRIES = 50
 """Times, a fifth of a second apart, that a cache which another build is writing is asked for."""

@@ -333,7 +333,7 @@ class Builder(tensorrt_rtx.Builder):
         return Config(super().create_builder_config())
     def build_serialized_network(self, network, config):
         config.cache.entries.add(b"ours")
-        pathlib.Path(os.environ["TIMINGS"]).write_bytes(b"earlier theirs")  # a build that ended now
+        pathlib.Path(os.environ["TIMINGS"]).write_bytes(b"ptrt earlier theirs")  # just now
         return super().build_serialized_network(network, config.real)
 """
 
@@ -341,11 +341,21 @@ class Builder(tensorrt_rtx.Builder):
 def test_builds_side_by_side_add_to_one_timing_cache(rtx, tmp_path, monkeypatch):
     builder = stand_in(tmp_path, monkeypatch, COMBINED)
     cache = tmp_path / "kernels.cache"
-    cache.write_bytes(b"earlier")
+    cache.write_bytes(b"ptrt earlier")
     monkeypatch.setenv("TIMINGS", str(cache))
     options, plan = BuildOptions(timing_cache=cache), tensorrt.Plan(("8.7",), {})
     builder.build(lambda: graph("fp32"), plan, options, lambda text: None)
-    assert cache.read_bytes() == b"earlier ours theirs"
+    assert cache.read_bytes() == b"earlier ours ptrt theirs"
+
+
+@pytest.mark.parametrize("mine", [b"\xff\xd8\xff\xe0", b"{}", b"ptr", b"trt-notes\n"])
+def test_what_is_no_timing_cache_is_not_replaced(mine, tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(mine)
+    plan = tensorrt.Plan(("8.7",), {})
+    with pytest.raises(UsageError, match="for it is not a timing cache"):
+        RTX.build(lambda: pytest.fail("begun"), plan, BuildOptions(timing_cache=path), print)
+    assert path.read_bytes() == mine
 
 
 def test_a_plan_is_kept_where_its_timings_find_no_place(rtx, tmp_path, monkeypatch):
