@@ -6,6 +6,8 @@ the future are errors that say what to do, never guesses.
 
 from __future__ import annotations
 
+import inspect
+import json
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -321,6 +323,18 @@ class DetectorSpec(Record, frozen=True):
     def tokens(self) -> int:
         """Cells K that the encoder sees of a view at inference."""
         return self.keep_rule.resolve(self.cells)
+
+
+def record_schema(kind: type[Record] | Any) -> dict[str, Any]:
+    """JSON Schema of a record or of a union of some; descriptions without the indentation of
+    docstrings, which some versions of Python and msgspec leave in."""
+
+    def cleaned(part: dict[str, Any]) -> dict[str, Any]:
+        text = part.get("description")
+        return part | {"description": inspect.cleandoc(text)} if isinstance(text, str) else part
+
+    encoded = msgspec.json.encode(msgspec.json.schema(kind))
+    return json.loads(encoded, object_hook=cleaned)  # type: ignore[no-any-return]
 
 
 def convert_record(payload: object, kind: type[Any], where: str) -> Any:

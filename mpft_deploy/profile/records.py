@@ -10,7 +10,7 @@ import msgspec
 from mpft_deploy.bundle import Device
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import display
-from mpft_deploy.spec import Record, convert_record
+from mpft_deploy.spec import Record, convert_record, record_schema
 
 VERSION: Literal[1] = 1
 
@@ -244,8 +244,7 @@ class Profile(Record, frozen=True):
 
 def json_schema() -> bytes:
     """The published schema, as docs/profile.schema.json holds it."""
-    schema = msgspec.json.schema(Profile)
-    return msgspec.json.format(msgspec.json.encode(schema), indent=2) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(record_schema(Profile)), indent=2) + b"\n"
 
 
 def read_profile(path: Path) -> Profile:

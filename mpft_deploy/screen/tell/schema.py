@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from mpft_deploy.files import write_atomic
 from mpft_deploy.screen.streams.records import Event
+from mpft_deploy.spec import record_schema
 
 
 def events_schema() -> dict[str, Any]:
@@ -21,7 +20,7 @@ def events_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Event of mpft screen",
-        **msgspec.json.schema(Event),
+        **record_schema(Event),
     }
 
 
