@@ -136,7 +136,7 @@ def archive(folder: Path, results: Path, bundle: Path, count: int) -> dict[str, 
     second = Tree(*command, rows=lambda: written(results))
     workers = second.until(2 * count / 5)
     victim = max(
-        (pid for pid, one in workers.items() if one.name.startswith("ray::MapWorker")),
+        (pid for pid, one in workers.items() if one.name.startswith("ray::Judge")),
         key=lambda pid: workers[pid].seconds,
     )
     os.kill(victim, signal.SIGKILL)

@@ -1,19 +1,22 @@
 """An archive: any number of image files to verdicts in Parquet, one row a file, however it ends.
 
-Files are dealt out in parts of PART. A part's rows are written whole under a name that follows from
-its files, so that a part that is judged again replaces itself; a run that was stopped judges what
-has no row yet. Ray (arXiv 1712.05889) deals out the parts, here or on a cluster, holds back what
-would not fit, and starts workers again that were lost.
+Files are dealt out in parts, the next one to whichever worker is free. A part's rows are written
+whole under a name that follows from its files, so that a part that is judged again replaces itself;
+a run that was stopped judges what has no row yet. Ray (arXiv 1712.05889) runs the workers, here or
+on a cluster, and starts again those that were lost.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, unquote, urlsplit
 
 from mpft_deploy.errors import EnvironmentLacksError, InputError, MpftError, UsageError
 from mpft_deploy.extras import require
@@ -24,14 +27,27 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pyarrow as pa
+    from pyarrow.fs import FileSystem
 
     from mpft_deploy.screen.screener import Screener
 
-PART = 256
-"""Files in a part: what the loss of a worker costs."""
+PART, LAST = 256, 8
+"""Files in a part, and in the last ones: what the loss of a worker costs."""
+
+SHARE = 32
+"""A part is at most this share of what is left, so that no worker is long the only one at work."""
+
+LOSSES = 3
+"""How often a worker may be lost over one part before the run ends with that."""
+
+STORE = 100 << 20
+"""Bytes that Ray on this machine shares among processes: names and counts hardly need any."""
 
 MARK = b"mpft.archive"
 """Key of a part's metadata: the seal of the bundle that judged, and how."""
+
+PATIENCE = ("RAY_raylet_start_wait_time_s", "300")
+"""A busy machine takes longer to start Ray than the 30 s that it has by default."""
 
 LISTS = (".txt", ".lst")
 
@@ -73,8 +89,8 @@ def find_sources(sources: Iterable[str], others: Counter[str]) -> Iterator[bytes
     """The files of some folders, lists and addresses, by the bytes of their names.
 
     A folder gives its images by suffix; a `.txt` is a list, one file or address a line; an address
-    such as s3://bucket/folder is a folder of an object storage that pyarrow knows; anything else
-    is a file.
+    such as s3://bucket/folder is a folder or a file of an object storage that pyarrow knows, as a
+    URI: %3F for a ?, which begins the client's options; anything else is a file.
 
     Args:
         others: counts the files of other kinds by suffix.
@@ -104,20 +120,41 @@ def _of_storage(address: str, others: Counter[str]) -> Iterator[bytes]:
     from pyarrow import fs
 
     try:
-        storage, root = fs.FileSystem.from_uri(address)
-        scheme = address.partition("://")[0]
+        storage, root = _storage_of(address)
         if storage.get_file_info(root).type == fs.FileType.File:
             yield address.encode()
             return
+        folder, mark, options = address.partition("?")
         for one in storage.get_file_info(fs.FileSelector(root, recursive=True)):
             if one.type == fs.FileType.File:
                 suffix = Path(one.path).suffix.lower()
                 if suffix in IMAGE_SUFFIXES:
-                    yield f"{scheme}://{one.path}".encode()
+                    below = quote(one.path[len(root) :].lstrip("/"))
+                    yield f"{folder.rstrip('/')}/{below}{mark}{options}".encode()
                 else:
                     others[suffix] += 1
-    except (OSError, UnicodeError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{display(address)} cannot be listed: {error}") from None
+
+
+def _storage_of(address: str) -> tuple[FileSystem, str]:
+    """The storage of an address and the path in it; an InputError for one with a password."""
+    parts = urlsplit(address, allow_fragments=False)
+    if parts.password:
+        raise InputError(
+            f"the address of {parts.hostname} has a password in it, and results name addresses: "
+            "give it in the way of its client, such as AWS_SECRET_ACCESS_KEY in the environment"
+        )
+    storage, root = _client(f"{parts.scheme}://{parts.netloc}/", parts.query)
+    return storage, (root.rstrip("/") + unquote(parts.path)).rstrip("/") or "/"
+
+
+@lru_cache
+def _client(place: str, options: str) -> tuple[FileSystem, str]:
+    """One for all files of a place: each would ask for region and credentials again."""
+    from pyarrow import fs
+
+    return fs.FileSystem.from_uri(f"{place}?{options}" if options else place)  # type: ignore[no-any-return]
 
 
 def _bytes_of(name: bytes) -> bytes:
@@ -130,13 +167,12 @@ def _bytes_of(name: bytes) -> bytes:
         except OSError as error:
             raise InputError(f"{display(text)}: {error.strerror}") from None
     import pyarrow as pa
-    from pyarrow import fs
 
     try:
-        storage, path = fs.FileSystem.from_uri(text)
+        storage, path = _storage_of(text)
         with storage.open_input_stream(path) as stream:
             return bytes(stream.read())
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{display(text)}: {error}") from None
 
 
@@ -202,8 +238,12 @@ class Judge:
         )
         self._out, self._mark = Path(out), mark_of(how)
 
-    def part(self, names: Sequence[bytes]) -> int:
-        """Judge some files and write their rows; how many have an error."""
+    def ready(self) -> tuple[int, int]:
+        """What it has judged when it has started: nothing."""
+        return 0, 0
+
+    def part(self, names: Sequence[bytes]) -> tuple[int, int]:
+        """Judge some files and write their rows; how many they are, and how many with an error."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -213,14 +253,7 @@ class Judge:
         pq.write_table(table, sink, compression="zstd")
         path = self._out / f"part-{sha256(bytes(1).join(names))[:16]}.parquet"
         write_atomic(path, sink.getvalue().to_pybytes())
-        return sum(bool(row["error"]) for row in rows)
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """A block of names to how many are done, for Ray."""
-        import pyarrow as pa
-
-        names = block["name"].to_pylist()
-        return pa.table({"done": [len(names)], "errors": [self.part(names)]})
+        return len(rows), sum(bool(row["error"]) for row in rows)
 
 
 def mark_of(how: How) -> bytes:
@@ -275,13 +308,22 @@ def parts(names: Sequence[bytes], done: npt.NDArray[np.uint64]) -> list[list[byt
     missing = ~np.isin(digest(shown(one).encode() for one in each), done)
     whole: list[list[bytes]] = []
     rest: list[bytes] = []
-    for start in range(0, len(each), PART):
-        part, wanted = each[start : start + PART], missing[start : start + PART]
+    for one in slices(len(each)):
+        part, wanted = each[one], missing[one]
         if wanted.all():
             whole.append(part)
         else:
-            rest += [name for name, one in zip(part, wanted.tolist(), strict=True) if one]
-    return whole + [rest[start : start + PART] for start in range(0, len(rest), PART)]
+            rest += itertools.compress(part, wanted)
+    return whole + [rest[one] for one in slices(len(rest))]
+
+
+def slices(count: int) -> Iterator[slice]:
+    """Parts of so many files: of PART, and of ever fewer towards the end."""
+    start = 0
+    while start < count:
+        size = min(PART, max(LAST, (count - start) // SHARE))
+        yield slice(start, start + size)
+        start += size
 
 
 def judge_archive(
@@ -308,49 +350,49 @@ def judge_archive(
     require("ray", "an archive", "ray", "pyarrow")
     import logging
 
-    import pyarrow as pa
+    os.environ.setdefault(*PATIENCE)
     import ray
-    import ray.data
 
     out.mkdir(parents=True, exist_ok=True)
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     here: dict[str, Any] = {
         "num_cpus": workers,
         "include_dashboard": False,
+        "object_store_memory": STORE,
         "_node_ip_address": "127.0.0.1",  # nobody else is to reach it
     }
     try:
-        ray.init(address=address or "local", log_to_driver=False, **({} if address else here))
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({} if address else here),
+        )
     except Exception as error:  # Ray has no kind of its own for this
         raise EnvironmentLacksError(
             f"Ray does not {'answer at ' + address if address else 'start'}: "
-            f"{printable(str(error))}. On a busy machine, try again later or set "
-            "RAY_raylet_start_wait_time_s=120."
+            f"{printable(str(error))}"
         ) from None
     try:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        blocks = [pa.table({"name": pa.array(part, pa.binary())}) for part in work]
-        judged = ray.data.from_arrow(blocks).map_batches(
-            Judge,
-            fn_constructor_args=(how, str(out.absolute())),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=min(workers, len(work))),
-            num_cpus=1,
-        )
+        worker = ray.remote(Judge).options(num_cpus=1, max_restarts=-1, max_task_retries=LOSSES)
+        judges = [worker.remote(how, str(out.absolute())) for _ in range(min(workers, len(work)))]
+        # A part goes to a worker that has started: a cluster may have room for fewer.
+        running = {one.ready.remote(): one for one in judges}
+        left, total = deque(work), sum(map(len, work))
         done = errors = 0
-        for batch in judged.iter_batches(batch_size=None, batch_format="pyarrow"):
-            done += sum(batch["done"].to_pylist())
-            errors += sum(batch["errors"].to_pylist())
+        while done < total:
+            [ended], _ = ray.wait([*running])
+            free = running.pop(ended)
+            judged, failed = ray.get(ended)
+            done, errors = done + judged, errors + failed
             progress(done, errors)
+            if left:
+                running[free.part.remote(left.popleft())] = free
     except ray.exceptions.RayError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, MpftError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, MpftError):
+            raise cause from None
         said = str(error).strip().rpartition("Error: ")[2].partition("\n")[0]
-        raise cause or EnvironmentLacksError(
+        raise EnvironmentLacksError(
             f"a worker of Ray cannot go on: {printable(said)}. The same command goes on from what "
             "is written."
         ) from None

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from media import encoded, picture
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.images import decode_image
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen import archive as archives
-from mpft_deploy.screen.archive import How, Judge, done_in, find_sources, mark_of, parts, schema
+from mpft_deploy.screen.archive import (
+    LAST,
+    PART,
+    SHARE,
+    How,
+    Judge,
+    done_in,
+    find_sources,
+    mark_of,
+    parts,
+    schema,
+    slices,
+)
 
 GOOD = 7
 
@@ -52,12 +68,6 @@ def test_sources_are_folders_lists_files_and_storages(photos: Path, tmp_path: Pa
     (tmp_path / "list.txt").write_bytes(b"\n".join([*found[:2], b"", b"s3://bucket/key.jpg "]))
     assert names_in(tmp_path / "list.txt")[0] == [*found[:2], b"s3://bucket/key.jpg"]
     assert names_in(photos / "0.png")[0] == [os.fsencode(photos / "0.png")]
-    (tmp_path / "deep" / "folder").mkdir(parents=True)
-    for name in ("a.png", "b.txt"):
-        (tmp_path / "deep" / "folder" / name).write_bytes(b"")
-    stored, others = names_in(f"file://{tmp_path}/deep")
-    assert stored == [b"file://" + os.fsencode(tmp_path / "deep" / "folder" / "a.png")]
-    assert others == {".txt": 1}
     with pytest.raises(InputError, match="cannot be listed"):
         names_in(f"file://{photos}")  # one name there is no UTF-8, which storages must have
     with pytest.raises(InputError, match="cannot be listed"):
@@ -66,16 +76,34 @@ def test_sources_are_folders_lists_files_and_storages(photos: Path, tmp_path: Pa
         names_in(tmp_path / "none.txt")
 
 
+@pytest.mark.parametrize("end", ["", "/"])
+def test_what_a_storage_lists_is_read_by_one_client(end: str, tmp_path: Path) -> None:
+    names = ("a.png", "b c?#.png", "50%.png", "é.jpg")
+    (tmp_path / "de ep" / "folder").mkdir(parents=True)
+    for name in (*names, "b.txt"):
+        (tmp_path / "de ep" / "folder" / name).write_text(name)
+    archives._client.cache_clear()
+    stored, others = names_in(f"file://{tmp_path}/de%20ep{end}")
+    assert others == {".txt": 1}
+    assert f"file://{tmp_path}/de%20ep/folder/b%20c%3F%23.png".encode() in stored
+    assert sorted(archives._bytes_of(one).decode() for one in stored) == sorted(names)
+    assert names_in(os.fsdecode(stored[0]))[0] == stored[:1]
+    assert archives._client.cache_info().misses == 1
+    with pytest.raises(InputError, match="has a password in it") as told:
+        names_in("s3://key:hush@bucket/folder")
+    assert "hush" not in str(told.value)
+
+
 def test_rows_are_the_verdicts_of_screening_and_bad_files_are_rows(
     photos: Path, bundle: Path, tmp_path: Path
 ) -> None:
     how = How(str(bundle))
     names = [*names_in(photos)[0], b"/no/such.png", b"file://" + bytes(photos / "0.png")]
-    errors = Judge(how, str(tmp_path)).part(names)
+    judged = Judge(how, str(tmp_path)).part(names)
     table = read(tmp_path)
     assert table.schema.equals(schema())
     assert len(table) == len(names)
-    assert errors == 3
+    assert judged == (len(names), 3)
     screener = Screener.open(bundle)
     for row in table.to_pylist():
         file = row["path"].removeprefix("file://").replace("\\xe9", "\udce9")
@@ -119,6 +147,30 @@ def test_a_run_goes_on_with_what_has_no_row(
         done_in(out, mark)
     with pytest.raises(UsageError, match="is a file"):
         done_in(out / "holiday.jpg", mark)
+
+
+def test_a_worker_that_outlives_its_run_writes_no_second_row(
+    photos: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "PART", 2)
+    how, names = How(str(bundle)), names_in(photos)[0]
+    judge = Judge(how, str(tmp_path))
+    late = parts(names, np.zeros(0, np.uint64))[1]
+    judge.part(names[:1])
+    for part in parts(names, done_in(tmp_path, mark_of(how))):
+        judge.part(part)
+    judge.part(late)
+    assert len(read(tmp_path)) == len(names)
+
+
+@given(st.integers(0, 3000))
+def test_parts_get_small_towards_the_end(count: int) -> None:
+    found = list(slices(count))
+    assert [index for one in found for index in range(count)[one]] == list(range(count))
+    for one in found:
+        size, left = one.stop - one.start, count - one.start
+        assert size <= max(LAST, left // SHARE)
+    assert len(found) <= count / PART + SHARE * (1 + math.log(PART / LAST)) + SHARE
 
 
 @pytest.mark.slow
