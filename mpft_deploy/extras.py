@@ -9,10 +9,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from mpft_deploy.errors import EnvironmentLacksError
 
@@ -40,6 +38,9 @@ def how_to_install(extra: str) -> str:
 
 def _checkout() -> tuple[Path | None, bool]:
     """The folder that this was installed from, if it is there, and whether it is used in place."""
+    from importlib import metadata
+    from urllib.request import url2pathname
+
     try:
         text = metadata.distribution(NAME).read_text("direct_url.json")
         source = json.loads(text or "{}")
@@ -53,6 +54,8 @@ def _checkout() -> tuple[Path | None, bool]:
 
 def _packages(extra: str) -> list[str]:
     """Requirements of an extra, and of the extras that it names."""
+    from importlib import metadata
+
     found: list[str] = []
     for line in metadata.requires(NAME) or ():
         wanted, _, marker = line.partition(";")

@@ -66,11 +66,21 @@ def enough_texture(crop: Crop, scores: I32, coarse: I32, patch: int) -> npt.NDAr
     """`has_texture` of views by their scores i32 [V, N] and `coarse_scores` i32 [V, M]."""
     if not crop.least_texture:
         return np.ones(len(scores), bool)
-    noise = NOISE * np.quantile(scores, 1 - TEXTURED, axis=1) / _differences(patch)
+    noise = NOISE * _textured(scores) / _differences(patch)
     bounds = np.maximum(crop.least_texture, noise * _differences(CELL))
     textured: npt.NDArray[np.bool_] = coarse >= bounds[:, None]
     enough: npt.NDArray[np.bool_] = textured.sum(axis=1) >= TEXTURED * coarse.shape[1]
     return enough
+
+
+def _textured(scores: I32) -> npt.NDArray[np.float64]:
+    """What a quarter of each view's cells reach: `np.quantile(scores, 1 - TEXTURED, axis=1)`, which
+    would import `numpy.ma`, a tenth of what a process that judges one picture imports."""
+    place = (1 - TEXTURED) * (scores.shape[1] - 1)
+    below = int(place)
+    low, high = np.sort(scores, axis=1)[:, [below, min(below + 1, scores.shape[1] - 1)]].T
+    between: npt.NDArray[np.float64] = high - (high - low) * (1 - (place - below))
+    return between
 
 
 def _differences(side: int) -> int:

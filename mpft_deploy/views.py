@@ -317,7 +317,7 @@ def views(frame: U8, size: int, policy: ViewPolicy = "centre") -> U8:
 def share_in(windows: Sequence[Window], height: int, width: int) -> float:
     """The share, 0 to 1, of a picture's pixels that lie in at least one of some windows."""
     at = np.array([(r, r + h, c, c + w) for r, c, h, w in windows])
-    rows, columns = np.unique(at[:, :2]), np.unique(at[:, 2:])
+    rows, columns = (np.array(sorted({*ends.flat})) for ends in (at[:, :2], at[:, 2:]))
     inside = np.zeros((len(rows) - 1, len(columns) - 1), bool)
     ends = np.column_stack([np.searchsorted(rows, at[:, :2]), np.searchsorted(columns, at[:, 2:])])
     for top, bottom, left, right in ends:

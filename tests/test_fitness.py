@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from mpft_deploy.detector_folder import read_detector
-from mpft_deploy.fitness import coarse_scores, has_texture, too_small
+from mpft_deploy.fitness import I32, TEXTURED, _textured, coarse_scores, has_texture, too_small
 from mpft_deploy.images import decode_image
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.spec import Crop, KeepRule
@@ -55,6 +58,16 @@ def test_noise_is_no_texture(crop: Crop, level: int, deviation: float, grey: boo
 @pytest.mark.parametrize("deviation", [10, 40, 200])
 def test_noise_of_any_strength_is_no_texture(crop: Crop, deviation: float) -> None:
     assert not telling(crop, noisy(128, deviation, grey=False))
+
+
+SCORES = arrays(
+    np.int32, st.tuples(st.just(2), st.integers(1, 300)), elements=st.integers(0, 2**24)
+)
+
+
+@given(scores=SCORES)
+def test_what_a_quarter_of_the_cells_reach_is_their_quantile(scores: I32) -> None:
+    assert np.array_equal(_textured(scores), np.quantile(scores, 1 - TEXTURED, axis=1))
 
 
 def test_a_soft_picture_has_texture(crop: Crop) -> None:

@@ -10,7 +10,6 @@ from typing import NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from mpft_deploy import jetson
 from mpft_deploy.bundle import Bundle, BundleInfo, Device, Precision
 from mpft_deploy.cores import check_threads
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
@@ -178,6 +177,8 @@ def _of_another_system(info: BundleInfo) -> str | None:
     """
     if info.backend != "tensorrt":
         return None
+    from mpft_deploy import jetson
+
     built, here = info.device, Device.here()
     was, now = jetson.jetpack(info.versions), jetson.jetpack(jetson.versions())
     if (built.system, built.machine) != (here.system, here.machine):

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mpft_deploy import jetson
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.extras import how_to_install
 from mpft_deploy.kernels.cuda import find_package
@@ -315,6 +314,8 @@ def versions() -> dict[str, str]:
     """What engines on the device run on: the newest CUDA that the driver knows, such as `13.0`, its
     own version if told, and the GPU, since one capability is sold as many chips; and on a Jetson
     its module and release. An EnvironmentLacksError where none can be used."""
+    from mpft_deploy import jetson
+
     found = facts()
     versions = {"cuda-driver": found.cuda}
     with contextlib.suppress(OSError):

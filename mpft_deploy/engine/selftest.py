@@ -15,7 +15,6 @@ import msgspec
 
 from mpft_deploy.bundle import Bundle, Device
 from mpft_deploy.engine import Engine, get_backend
-from mpft_deploy.engine.certificate import recheck
 from mpft_deploy.errors import EnvironmentLacksError, GateError
 from mpft_deploy.files import cache_folder, canonical_json, display, sha256, write_atomic
 
@@ -49,6 +48,8 @@ def ensure_tested(bundle: Bundle, engine: Engine) -> None:
     difference = explain_device(bundle)
     if difference is None or _is_recorded(bundle):
         return
+    from mpft_deploy.engine.certificate import recheck
+
     logger.warning("%s: %s. Running its golden crops first.", display(bundle.path), difference)
     if reasons := recheck(engine, bundle)[1]:
         raise GateError(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mpft_deploy.bundle import Device, Precision, read_bundle, write_bundle
 from mpft_deploy.cli.main import cli, run
-from mpft_deploy.engine import load_engine, ort, selftest
+from mpft_deploy.engine import certificate, load_engine, ort
 from mpft_deploy.engine.budget import Budget
 from mpft_deploy.engine.selftest import explain_device
 from mpft_deploy.errors import EnvironmentLacksError, GateError
@@ -39,8 +39,8 @@ def elsewhere(monkeypatch):
 def count_runs(monkeypatch):
     """How often the golden crops were compared."""
     runs = []
-    recheck = selftest.recheck
-    monkeypatch.setattr(selftest, "recheck", lambda *args: runs.append(args) or recheck(*args))
+    recheck = certificate.recheck
+    monkeypatch.setattr(certificate, "recheck", lambda *args: runs.append(args) or recheck(*args))
     return runs
 
 
@@ -214,6 +214,7 @@ def test_verify_tells_the_device_and_records_success(
     copy = shutil.copytree(bundle, tmp_path / "copy")
     assert run(cli, "mpft", ["verify", str(copy), "--json"]) == 0
     assert "Abacus 9000" in capsys.readouterr().out
+    count_runs.clear()  # of the command itself
     load_engine(read_bundle(copy))
     assert not count_runs
     altered(bundle, tmp_path / "bad", 0.5)
