@@ -3,11 +3,11 @@
     python benchmarks/encoder.py DETECTOR [--rounds N] [--profile] [--json OUT]
 
 Kept cells of one view to its logit, two threads, batch 1, contestants taking turns; and a batch of
-four views, loading from a warm page cache, and a waterfall from PyTorch's whole backbone. What the
-processor could do at most is measured by a loop over registers in the same run. `--profile` tells
-where the time goes (perf) and counts instructions (valgrind), on a driver that is built here.
+four views, and loading from a warm page cache. What the processor could do at most is measured by a
+loop over registers in the same run. `--profile` tells where the time goes (perf) and counts
+instructions (valgrind), on a driver that is built here.
 
-Peers are those that are installed: onnxruntime, openvino, torch.
+Peers are those that are installed: onnxruntime, openvino.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from typing import Any
 
 import click
 import numpy as np
-import peers
 from encoder_profile import WIDE, profile
 from peers import THREADS
 from records import write_record
@@ -117,26 +116,6 @@ def run_engine(engine: Any, cells: Cells) -> object:
     return engine.run(*cells)
 
 
-def eager(detector: DetectorFolder, depth: int) -> Run:
-    """PyTorch in float32 on the cells that it is given; random weights cost what trained do."""
-    import torch
-
-    from mpft_deploy.detector.backbone import Geometry
-    from mpft_deploy.detector.model import Detector
-
-    spec = detector.spec
-    torch.manual_seed(0)
-    torch.set_num_threads(THREADS)
-    tower = Geometry(spec.architecture, spec.patch, spec.crop.size)
-    model = Detector(tower, depth, taps=spec.taps).eval()
-
-    def run(cells: Cells) -> object:
-        with torch.inference_mode():
-            return float(model(torch.from_numpy(cells[0]), torch.from_numpy(cells[1]))[0])
-
-    return run
-
-
 def time_reading(packed: Packed) -> float:
     """Milliseconds to read all weights from memory, which is what each view does."""
     matrices = (one for one in packed.arrays.values() if one.dtype == np.int8)
@@ -203,8 +182,10 @@ def time_loading(engine: Path) -> list[float]:
     return taken
 
 
-def judge(ms: Mapping[str, float], shared: Mapping[str, float], vnni: bool) -> list[dict[str, Any]]:
-    """Every figure that was promised, beside its target."""
+def judge(
+    ms: Mapping[str, float], shared: Mapping[str, float], vnni: bool, batch: str
+) -> list[dict[str, Any]]:
+    """Every figure that was promised, beside its target; batch: why one of several gains little."""
     targets = []
 
     def faster(name: str, peer_names: tuple[str, ...], limit: float) -> None:
@@ -233,9 +214,14 @@ def judge(ms: Mapping[str, float], shared: Mapping[str, float], vnni: bool) -> l
         "matmuls, share of the peak": (0.8, "", True),
         "everything but matmuls": (0.2, "of the time", False),
     }
+    why = {"batch of four against one view": batch}
+    if not vnni:
+        why["matmuls, share of the peak"] = (
+            "without VNNI the peak is of products in pairs alone, which are added and widened, too"
+        )
     for name, value in shared.items():
         limit, unit, at_least = limits[name]
-        targets.append(target(name, value, limit, unit, at_least=at_least))
+        targets.append(target(name, value, limit, unit, at_least=at_least, why=why.get(name, "")))
     return targets
 
 
@@ -287,7 +273,6 @@ def main(detector: Path, rounds: int, profiled: bool, json_path: Path | None) ->
             "load": float(np.median(loading)),
             "largest error of wide": errors["wide"]["largest"],
         }
-        waterfall = fall(folder, ms, golden.crops[:1], cells[0], rounds)
         profiles = profile(packed, cut, work) if profiled else {}
     count = products(packed["narrow"], cut.positions.shape[1])
     rates: dict[str, Any] = {}
@@ -302,11 +287,14 @@ def main(detector: Path, rounds: int, profiled: bool, json_path: Path | None) ->
         shared["everything but matmuls"] = 1 - divided["matmuls"]
         shared["matmuls, share of the peak"] = least / (ms["narrow"] * divided["matmuls"])
     vnni = "avx512_vnni" in Device.here().instructions
-    targets = judge(ms, shared, vnni)
-    # A view is computed alone: all that a batch could share is reading the weights from memory.
+    # All that a batch could share is reading the weights from memory.
     least_batch = BATCH - (BATCH - 1) * reading / ms["narrow"]
-    print(f"reading all weights from memory takes {reading:.1f} ms: a batch of {BATCH} that did it "
-          f"once could not take less than {least_batch:.2f} views")  # fmt: skip
+    why = (
+        "views are computed one by one, so that none changes another's bits; reading all weights "
+        f"from memory takes {reading:.1f} ms, and a batch of {BATCH} that did it once would still "
+        f"take {least_batch:.2f} views"
+    )
+    targets = judge(ms, shared, vnni, why)
     if json_path is not None:
         record = {
             "benchmark": "encoder",
@@ -323,45 +311,10 @@ def main(detector: Path, rounds: int, profiled: bool, json_path: Path | None) ->
             "peak_gmac_per_second_of_a_core": peak,
             "rates": rates,
             "loading_ms": loading,
-            "waterfall": waterfall,
             "profiles": profiles,
             "targets": targets,
         }
         write_record(json_path, record)
-
-
-def fall(
-    folder: DetectorFolder, ms: Mapping[str, float], crop: np.ndarray, kept: Cells, rounds: int
-) -> list[dict[str, Any]]:
-    """From PyTorch with all tokens and blocks to the integers, one thing at a time."""
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        print("left out: PyTorch is not installed")
-        return []
-    spec = folder.spec
-    every = texture_patchify(crop, spec.patch, type(spec.keep_rule).parse("all"), 0)
-    whole = (every.patches, every.positions)
-    tower = peers.eager(peers.tower(spec.architecture, spec.patch, spec.crop.size))
-    short = eager(folder, spec.depth)
-    steps: dict[str, Callable[[Any], object]] = {
-        "PyTorch fp32, all tokens and blocks": lambda _: tower(crop[0]),
-        "fewer blocks": lambda _: short(whole),
-        "fewer tokens": lambda _: short(kept),
-    }
-    taken = take_turns(steps, [None], rounds=max(2, rounds // 2), turn=3)
-    found = {name: float(np.median(times)) for name, times in taken.items()}
-    for name, contestant in (
-        ("one graph, in ONNX Runtime", "ONNX Runtime fp32"),
-        ("integers, wide", "wide"),
-        ("integers, narrow", "narrow"),
-    ):
-        if contestant in ms:
-            found[name] = ms[contestant]
-    first = next(iter(found.values()))
-    for name, one in found.items():
-        print(f"{name:<40}{one:8.1f} ms{first / one:8.2f} ×")
-    return [{"step": name, "ms": one} for name, one in found.items()]
 
 
 if __name__ == "__main__":

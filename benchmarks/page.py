@@ -36,7 +36,8 @@ Json = Mapping[str, Any]
 def newest(results: Path) -> dict[str, Json]:
     """The last result of each device, by the file's name without its date.
 
-    A run of one benchmark alone is shown as a suite that has no other.
+    A run of the encoder's benchmark alone is shown as a suite that has no other, until there is a
+    suite of its device.
     """
     found: dict[str, Json] = {}
     for path in sorted(results.glob("*.json"), key=lambda path: (path.stem[-10:], path.name)):
@@ -45,7 +46,17 @@ def newest(results: Path) -> dict[str, Json]:
             record |= {"sections": {"encoder": record}, "failures": {}, "disturbed": None}
         if record.get("benchmark") in ("suite", "encoder"):
             found[path.stem[:-11]] = {**record, "file": path.name}
-    return found
+    whole = {_device(one) for one in found.values() if one["benchmark"] == "suite"}
+    return {
+        name: one
+        for name, one in found.items()
+        if one["benchmark"] == "suite" or _device(one) not in whole
+    }
+
+
+def _device(record: Json) -> tuple[object, ...]:
+    device = record["device"]
+    return device["processor"], tuple(device["instructions"]), record["cores"]
 
 
 def pages(results: Path) -> dict[str, str]:
@@ -56,17 +67,13 @@ def pages(results: Path) -> dict[str, str]:
         parts.append(_head(record))
         parts.append(_targets(sections))
         if encoder := sections.get("encoder"):
-            picture = f"images/benchmarks-{device}-encoder.svg"
-            files[picture] = bars(
-                {one["step"]: one["ms"] for one in encoder["waterfall"]}, fall=True
-            )
-            parts.append(_encoder(encoder, picture))
+            parts.append(_encoder(encoder))
         if pipeline := sections.get("pipeline"):
+            parts.append(_pipeline(pipeline))
+        if steps := (pipeline or encoder or {}).get("waterfall"):
             picture = f"images/benchmarks-{device}.svg"
-            files[picture] = bars(
-                {one["name"]: one["ms"]["p50"]["value"] for one in pipeline["ablation"]}
-            )
-            parts.append(_pipeline(pipeline, picture))
+            files[picture] = bars({one["step"]: one["ms"] for one in steps})
+            parts.append(_waterfall(steps, picture))
         if engines := sections.get("engines"):
             parts.append(_engines(engines))
         if keeps := sections.get("keeps"):
@@ -126,6 +133,11 @@ def _head(record: Json) -> str:
 
 
 def _targets(sections: Json) -> str:
+    found = [
+        one
+        for part in sections.values()
+        for one in [*part.get("targets", []), *map(_ratio, part.get("ratios", []))]
+    ]
     rows = [
         [
             one["name"],
@@ -133,10 +145,16 @@ def _targets(sections: Json) -> str:
             f"{'≥' if one['at_least'] else '≤'} {one['limit']:g} {one['unit']}",
             "met" if one["met"] else "**missed**",
         ]
-        for part in sections.values()
-        for one in [*part.get("targets", []), *map(_ratio, part.get("ratios", []))]
+        for one in found
     ]
-    return "\n### Targets\n" + table(["figure", "measured", "target", ""], rows) if rows else ""
+    why = [f"- {one['name']}: {one['why']}.\n" for one in found if one.get("why")]
+    return (
+        "\n### Targets\n"
+        + table(["figure", "measured", "target", ""], rows)
+        + ("\nWhy some are missed:\n\n" + "".join(why) if why else "")
+        if rows
+        else ""
+    )
 
 
 def _ratio(ratio: Json) -> Json:
@@ -152,16 +170,11 @@ def _ratio(ratio: Json) -> Json:
     }
 
 
-def _pipeline(section: Json, picture: str) -> str:
+def _pipeline(section: Json) -> str:
     ours = section["rows"][0]["ms"]["p50"]["value"]
     text = (
         f"\n### From JPEG file to verdict, batch 1, {section['threads']} threads\n\n"
         f"{section['jpeg']}.\n" + _times(section["rows"], ours)
-    )
-    text += (
-        "\n### What each optimisation is worth\n\nOurs with one left out at a time.\n\n"
-        f"![Milliseconds with one optimisation left out at a time]({picture})\n"
-        + _times(section["ablation"], section["ablation"][0]["ms"]["p50"]["value"])
     )
     decode = section["decode"]
     text += "\n### Decoding a crop of a 1080p JPEG\n"
@@ -170,7 +183,7 @@ def _pipeline(section: Json, picture: str) -> str:
     return text + f"\nNot measured: {decode['why_not']}.\n"
 
 
-def _encoder(section: Json, picture: str) -> str:
+def _encoder(section: Json) -> str:
     """The network in integers, beside the same pruned graph in other engines."""
     errors = section["errors"]
     wide = section["ms"]["wide"]["p50"]["value"]
@@ -188,12 +201,6 @@ def _encoder(section: Json, picture: str) -> str:
         "the {images} pictures of the detector's certificate: {ms:.1f} ms in the mean, by "
         "arithmetic.\n"
     ).format(**section["twice"]) if "twice" in section else ""  # fmt: skip
-    steps = section["waterfall"]
-    first, before, falls = steps[0]["ms"], steps[0]["ms"], []
-    for one in steps:
-        change = f"{before / one['ms']:.2f} ×"
-        falls.append([one["step"], f"{one['ms']:.1f}", change, f"{first / one['ms']:.2f} ×"])
-        before = one["ms"]
     return (
         f"\n### From cells to logit, one view of {section['cells']} cells, "
         f"{section['threads']} threads\n\n"
@@ -201,9 +208,19 @@ def _encoder(section: Json, picture: str) -> str:
         "how far logits of the drawn crops are from float32.\n"
         + table(["", "p50 ms", "of wide", "mean error", "largest error"], rows)
         + twice
-        + "\n### The way from PyTorch, one thing at a time\n\n"
-        "What fewer blocks, fewer tokens and integers are worth; each row goes on from the one "
-        "above.\n\n"
+    )
+
+
+def _waterfall(steps: Sequence[Json], picture: str) -> str:
+    """From PyTorch to ours, one thing at a time."""
+    first, before, falls = steps[0]["ms"], steps[0]["ms"], []
+    for one in steps:
+        change = f"{before / one['ms']:.2f} ×"
+        falls.append([one["step"], f"{one['ms']:.1f}", change, f"{first / one['ms']:.2f} ×"])
+        before = one["ms"]
+    return (
+        "\n### The way from PyTorch, one thing at a time\n\n"
+        "What each is worth; each row goes on from the one above.\n\n"
         f"![Milliseconds, one thing at a time]({picture})\n"
         + table(["", "p50 ms", "faster than the row above", "than the first"], falls)
     )
@@ -375,22 +392,18 @@ def _kernel(section: Json) -> str:
 WIDTH, ROW, LEFT, RIGHT = 800, 34, 256, 150
 
 
-def bars(rows: Mapping[str, float], *, fall: bool = False) -> str:
-    """A bar for the first of some milliseconds by name; the others go on from its end, or back.
-
-    In a fall each goes on from the one above it.
-    """
+def bars(rows: Mapping[str, float]) -> str:
+    """A bar for the first of some milliseconds by name; each of the others goes on from the end of
+    the one above it."""
     base, longest = next(iter(rows.values())), max(rows.values())
     scale = (WIDTH - LEFT - RIGHT) / longest
-    end = LEFT + base * scale
     height = ROW * len(rows) + 12
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'font-family="system-ui, sans-serif" font-size="14">',
         "<style>text{fill:#1a1f27}.base{fill:#2b5fc4}.cost{fill:#d9953f}.gain{fill:#14794f}"
-        ".line{stroke:#8a94a3;stroke-dasharray:4 3}@media (prefers-color-scheme:dark){text"
+        "@media (prefers-color-scheme:dark){text"
         "{fill:#e8ebf0}.base{fill:#83aefc}}</style>",
-        "" if fall else f'<path class="line" d="M{end:.1f} 4V{height - 4}"/>',
     ]
     for index, (name, value) in enumerate(rows.items()):
         y = 6 + index * ROW
@@ -398,15 +411,13 @@ def bars(rows: Mapping[str, float], *, fall: bool = False) -> str:
         kind = "base" if index == 0 else "cost" if change >= 0 else "gain"
         x, length = (LEFT, base) if index == 0 else (LEFT + min(base, value) * scale, abs(change))
         label = f"{value:.1f} ms"
-        if index and not fall:
-            label = f"{change:+.1f} ms, {value / base:.2f} ×"
         at = LEFT + max(value, base) * scale + 8
         parts.append(
             f'<text x="{LEFT - 10}" y="{y + 18}" text-anchor="end">{escape(name)}</text>'
             f'<rect class="{kind}" x="{x:.1f}" y="{y}" width="{max(length * scale, 1.5):.1f}" '
             f'height="{ROW - 9}" rx="3"/><text x="{at:.1f}" y="{y + 18}">{escape(label)}</text>'
         )
-        base = value if fall else base
+        base = value
     return "".join([*parts, "</svg>\n"])
 
 

@@ -21,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import click
 import numpy as np
@@ -72,6 +72,30 @@ SCENARIOS = {
 }
 
 
+class Cameras(NamedTuple):
+    """Those that play.
+
+    port, start: as the server says them.
+    offsets: of each phase, in frames; cameras have them in turn.
+    process: that plays them.
+    """
+
+    port: int
+    start: float
+    offsets: list[int]
+    process: int
+
+    def address(self, index: int) -> str:
+        return f"rtsp://127.0.0.1:{self.port}/{index % len(self.offsets)}"
+
+    def offset(self, index: int) -> int:
+        return self.offsets[index % len(self.offsets)]
+
+    def sent_at(self, index: int, number: int, seen: float) -> float:
+        """When a camera sent the frame of that number, which was seen at a time."""
+        return rtsp_load.sent_at(number, self.start, self.offset(index), FRAMES, seen)
+
+
 class Meter:
     """CPU and memory of this process and those it started, without the cameras', from now on."""
 
@@ -100,9 +124,9 @@ class Ages:
 
     name = "benchmark"
 
-    def __init__(self, start: float, offsets: list[int]) -> None:
+    def __init__(self, cameras: Cameras) -> None:
         self.watch: Watch | None = None
-        self._start, self._offsets = start, offsets
+        self._cameras = cameras
         self.recording = False
         self.ages: list[float] = []
         self.reported: list[float] = []
@@ -119,8 +143,7 @@ class Ages:
         self.reported.append(event.age_ms / 1e3)
         if isinstance(channel.shown, Kept):
             number = rtsp_load.read_number(channel.shown.parts[0].views[0])
-            offset = self._offsets[index % len(self._offsets)]
-            self.ages.append(now - rtsp_load.sent_at(number, self._start, offset, FRAMES, now))
+            self.ages.append(now - self._cameras.sent_at(index, number, now))
 
     def close(self, timeout: float) -> None:
         """Nothing to deliver."""
@@ -129,39 +152,31 @@ class Ages:
 def run_watch(
     scenario: Scenario,
     screener: Screener,
-    port: int,
-    start: float,
-    offsets: list[int],
+    cameras: Cameras,
     secs: float,
-    cameras: int,
     settings: ScreenSettings,
 ) -> dict[str, Any]:
     """mpft-deploy's own streams."""
     sources = [
-        source_settings(
-            f"rtsp://127.0.0.1:{port}/{index % len(offsets)}",
-            name=str(index),
-            decode=scenario.decode,
-            gate=0.0,
-        )
+        source_settings(cameras.address(index), name=str(index), decode=scenario.decode, gate=0.0)
         for index in range(scenario.sources)
     ]
-    sink = Ages(start, offsets)
+    sink = Ages(cameras)
     config = Config(sources=named(sources, "benchmark"), screen=settings)
     with Watch(screener, config, sink, keep=True) as watch:
         sink.watch = watch
         _tick(watch, lambda: all(s.state == "live" for s in watch.statuses()), 60)
         _tick(watch, lambda: False, 3)
         before = watch.statuses()
-        meter, sink.recording = Meter(cameras), True
+        meter, sink.recording = Meter(cameras.process), True
         _tick(watch, lambda: False, secs)
         sink.recording, used = False, meter.read()
         after = watch.statuses()
     return {
         **used,
         **_verdicts(sink.times, scenario, secs),
-        "age_s": summary(np.array(sink.ages)),
-        "age_since_receipt_s": summary(np.array(sink.reported)),
+        "age_s": _summary(sink.ages),
+        "age_since_receipt_s": _summary(sink.reported),
         "received_per_second": sum(s.received for s in after) / secs
         - sum(s.received for s in before) / secs,
         "reconnects": sum(s.reconnects for s in after),
@@ -172,24 +187,21 @@ def run_watch(
 def run_loop(
     scenario: Scenario,
     screener: Screener,
-    port: int,
-    start: float,
-    offsets: list[int],
+    cameras: Cameras,
     secs: float,
-    cameras: int,
 ) -> dict[str, Any]:
     """The plain loop: read a frame of each camera in turn, judge one of so many."""
     import cv2
 
     captures = [
-        cv2.VideoCapture(f"rtsp://127.0.0.1:{port}/{index % len(offsets)}", cv2.CAP_FFMPEG)
+        cv2.VideoCapture(cameras.address(index), cv2.CAP_FFMPEG)
         for index in range(scenario.sources)
     ]
     size = screener.spec.crop.size
     ages: list[float] = []
     times: dict[str, list[float]] = defaultdict(list)
     loops, last = [0] * len(captures), [-1] * len(captures)
-    meter, end, count = Meter(cameras), time.monotonic() + secs, 0
+    meter, end, count = Meter(cameras.process), time.monotonic() + secs, 0
     opened = time.monotonic()
     while time.monotonic() < end:
         for index, capture in enumerate(captures):
@@ -201,22 +213,21 @@ def run_loop(
             now = time.monotonic()
             number = rtsp_load.read_number(views(pixels, size)[0])
             # Read in order, so a smaller number is a later round of the clip.
-            offset = offsets[index % len(offsets)]
-            place = (number - offset) % FRAMES
+            place = (number - cameras.offset(index)) % FRAMES
             if last[index] < 0:
-                first = rtsp_load.sent_at(number, start, offset, FRAMES, opened)
-                loops[index] = round((first - start - place / rtsp_load.FPS) / 4)
+                first = cameras.sent_at(index, number, opened) - cameras.start
+                loops[index] = round((first - place / rtsp_load.FPS) * rtsp_load.FPS / FRAMES)
             elif place < last[index]:
                 loops[index] += 1
             last[index] = place
-            sent = start + (loops[index] * FRAMES + place) / rtsp_load.FPS
+            sent = cameras.start + (loops[index] * FRAMES + place) / rtsp_load.FPS
             ages.append(now - sent)
             times[str(index)].append(now)
         count += 1
     used = meter.read()
     for capture in captures:
         capture.release()
-    return {**used, **_verdicts(times, scenario, secs), "age_s": summary(np.array(ages or [0.0]))}
+    return {**used, **_verdicts(times, scenario, secs), "age_s": _summary(ages)}
 
 
 def _tick(watch: Watch, enough: Callable[[], bool], seconds: float) -> None:
@@ -233,9 +244,14 @@ def _verdicts(times: dict[str, list[float]], scenario: Scenario, seconds: float)
     return {
         "verdicts_per_second": float(counts.sum() / seconds),
         "verdicts_per_second_of_worst_source": float(counts.min() / seconds),
-        "longest_gap_s": float(max(gaps, default=seconds)),
-        "gap_s": summary(np.array(gaps or [seconds])),
+        "longest_gap_s": float(max(gaps)) if gaps else None,
+        "gap_s": _summary(gaps),
     }
+
+
+def _summary(values: list[float]) -> dict[str, float] | None:
+    """None of no values: no verdict came in time."""
+    return summary(np.array(values)) if values else None
 
 
 def _dropped(statuses: list[Any]) -> dict[str, int]:
@@ -263,20 +279,20 @@ def run_one(
     screener = Screener(read, engine, batch=batch)
     with rtsp_load.running(clip, phases) as (port, start, process):
         before, began = cpu_seconds(process.pid), time.monotonic()
-        offsets = rtsp_load.offsets(FRAMES, phases)
-        result = run(scenario, screener, port, start, offsets, seconds, process.pid)
+        cameras = Cameras(port, start, rtsp_load.offsets(FRAMES, phases), process.pid)
+        result = run(scenario, screener, cameras, seconds)
         result["cameras_cores"] = (cpu_seconds(process.pid) - before) / (time.monotonic() - began)
     return result
 
 
 def _show(name: str, how: str, r: dict[str, Any]) -> None:
-    age = r["age_s"]
+    age, gap = r["age_s"], r["longest_gap_s"]
     print(
         f"{name:<36} {how:<12} {r['verdicts_per_second']:7.1f} verdicts/s"
         f"  worst source {r['verdicts_per_second_of_worst_source']:6.2f}/s"
-        f"  longest gap {r['longest_gap_s']:6.2f} s"
-        f"  age p50 {age['p50']:6.3f} p99 {age['p99']:6.3f} s"
-        f"  {r['cores']:.2f} cores {r['resident_mb']:.0f} MB in {r['processes']} processes"
+        + (f"  longest gap {gap:6.2f} s" if gap else "  no source had two verdicts")
+        + (f"  age p50 {age['p50']:6.3f} p99 {age['p99']:6.3f} s" if age else "")
+        + f"  {r['cores']:.2f} cores {r['resident_mb']:.0f} MB in {r['processes']} processes"
         f" (cameras {r['cameras_cores']:.2f})",
         flush=True,
     )

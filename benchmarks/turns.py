@@ -101,8 +101,10 @@ def measured(folder: Path) -> dict[str, str]:
     return ours if seal == ours["detector"] else {"detector": seal, "weights": "others"}
 
 
-def target(name: str, value: float, limit: float, unit: str, *, at_least: bool) -> dict[str, Any]:
-    """A figure beside the limit that it should keep."""
+def target(
+    name: str, value: float, limit: float, unit: str, *, at_least: bool, why: str = ""
+) -> dict[str, Any]:
+    """A figure beside the limit that it should keep, and why it does not, where that is known."""
     met = value >= limit if at_least else value <= limit
     sign = "≥" if at_least else "≤"
     print(f"{'met ' if met else 'LOST'}  {name}: {value:.3g} {unit}, {sign} {limit:g} {unit}")
@@ -113,4 +115,5 @@ def target(name: str, value: float, limit: float, unit: str, *, at_least: bool) 
         "unit": unit,
         "at_least": at_least,
         "met": met,
+        "why": "" if met else why,
     }
