@@ -136,7 +136,9 @@ def command(
     the others are still judged; the exit code is then 1.
     """
     from mpft_deploy.screen.streams.address import is_address
+    from mpft_deploy.screen.streams.memory import give_frames_back
 
+    give_frames_back()
     if archive:
         from mpft_deploy.cli.archive import run_archive
 

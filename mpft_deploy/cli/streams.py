@@ -85,7 +85,6 @@ def run_streams(
     from mpft_deploy.screen.screener import Screener
     from mpft_deploy.screen.streams.baseline import require_bundle
     from mpft_deploy.screen.streams.log import set_up_logging
-    from mpft_deploy.screen.streams.memory import give_frames_back
     from mpft_deploy.screen.streams.notify import Notifier
 
     _need_posix()
@@ -97,7 +96,6 @@ def run_streams(
         secrets.update(*(source.target.secrets for source in config.sources))
         return config
 
-    give_frames_back()
     with _signals() as flags:
         config = read()
         screen = config.screen

@@ -15,6 +15,9 @@ from command import MPFT, Screen
 from media import encoded, picture, write_video
 from telling import fill
 
+from mpft_deploy.cli import main
+from mpft_deploy.screen.streams import memory
+
 HOSTILE = [
     "<script>alert(1)</script>.png",
     "new\nline.png",
@@ -337,6 +340,13 @@ def test_help_is_quick_and_imports_no_engine() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_files_are_screened_with_memory_that_stays_flat(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    monkeypatch.setattr(memory, "give_frames_back", lambda: called.append(True))
+    assert main.run(main.cli, "mpft", ["screen"]) == 2
+    assert called == [True]
 
 
 UNUSED = {"av", "jinja2", "rich", "torch", "onnx"}

@@ -3,9 +3,9 @@
 glibc takes large blocks from the system one by one, and returns each when it is freed; but as soon
 as one is freed it counts that size as small, up to 32 MB. Frames then lie between small blocks that
 live long, in an arena for every few threads, and what is freed between those stays resident: with
-16 cameras of 720p 65 MB beside the 62 MB in use, and ever more. With the limit kept at its first
-value that is 4 MB beside 64, and does not grow. Decoders use their frames again and again, so few
-more blocks have to be asked for.
+16 cameras of 720p 65 MB beside the 62 MB in use, and ever more; of one clip of 1080p 42 MB beside
+148. With the limit kept at its first value that is 4 MB beside 64, and does not grow. Decoders use
+their frames again and again, so few more blocks have to be asked for.
 """
 
 from __future__ import annotations
