@@ -118,7 +118,7 @@ gpu-suite: $(if $(DRY),.venv-test/installed)
 
 gpu-kit:
 	$(PYTHON) -m pip install --quiet --upgrade --no-compile --target build/gpu-kit \
-		'msgspec>=0.18,<0.23' pillow safetensors
+		'msgspec>=0.18,<0.23' pillow safetensors 'cuda-bindings>=12.6.1,<13'
 
 # Half an hour on two cores with AMX. The threshold is that of two false alarms in a hundred, on "val".
 SHARED := $(or $(MPFT_SHARED),../shared)

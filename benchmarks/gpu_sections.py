@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import math
+import importlib.util
 import shutil
 import statistics
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,19 +15,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import gpu_peers
 import numpy as np
 import numpy.typing as npt
 from turns import figures, target
 
-from mpft_deploy.detector_folder import DetectorFolder, read_detector
+from mpft_deploy.detector_folder import DetectorFolder
 from mpft_deploy.engine import DeviceView, cuda, native
 from mpft_deploy.engine.on_device import ViewEngine
 from mpft_deploy.engine.published import find_published
 from mpft_deploy.engine.tensorrt import TENSORRT
 from mpft_deploy.export.recipes import precision_of
 from mpft_deploy.kernels.texture_patchify import cuda as kernels
-from mpft_deploy.kernels.texture_patchify import oracle
+from mpft_deploy.kernels.texture_patchify import oracle, texture_patchify
 from mpft_deploy.screen import Screener
 from mpft_deploy.spec import KeepRule
 
@@ -49,29 +47,21 @@ SIZE, MANY = 224, (64, 256, 1024)
 FLUSH = 256 << 20
 """Bytes, more than any cache holds."""
 
-SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
-
 
 @dataclass(eq=False)
 class Bench:
     """What is measured on.
 
-    few: compare less; dry: on a simulated device, as little as shows that it runs.
+    dry: on a simulated device, as little as shows that it runs.
     """
 
     detector: DetectorFolder
-    few: bool
     dry: bool
 
     @property
     def batches(self) -> tuple[int, int, int]:
         """One view, as many as streams have at once, and many."""
         return (1, 2, 3) if self.dry else (1, 8, 64)
-
-    @classmethod
-    def make(cls, detector: Path, *, few: bool = False, dry: bool = False) -> Bench:
-        """Of a detector's folder."""
-        return cls(read_detector(detector), few or dry, dry)
 
     @functools.cache  # noqa: B019, one bench a process
     def engine(self, precision: str) -> ViewEngine:
@@ -117,79 +107,77 @@ class Bench:
 
 
 class Memory:
-    """Arrays on the device, by `__cuda_array_interface__`."""
+    """Arrays on the device."""
 
     def __init__(self) -> None:
         self.device = cuda.open_device()
 
-    def put(self, array: U8, pad: int = 0) -> Any:
-        """A copy of u8 [H, W, 3] there, in rows `pad` bytes apart."""
-        rows = np.zeros((len(array), array.shape[1] * 3 + pad), np.uint8)
-        rows[:, : array.shape[1] * 3] = array.reshape(len(array), -1)
+    def put(self, array: U8) -> int:
+        """The address of a copy there."""
         with self.device.current():
-            pinned, address = self.device.pin(rows.nbytes), self.device.allocate(rows.nbytes)
-            pinned[...] = rows.ravel()
+            pinned, address = self.device.pin(array.nbytes), self.device.allocate(array.nbytes)
+            pinned[...] = array.reshape(-1)
             self.device.upload(address, pinned)
             self.device.wait()
-        interface = {"shape": array.shape, "typestr": "|u1", "data": (address, False)}
-        interface |= {"strides": (rows.shape[1], 3, 1), "version": 3}
-        return SimpleNamespace(__cuda_array_interface__=interface)
+        return address
 
-    def get(self, address: int, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
+    def frame(self, pixels: U8) -> Any:
+        """A copy of u8 [H, W, 3] there, by `__cuda_array_interface__`; the memory is of this."""
+        interface = {"shape": pixels.shape, "typestr": "|u1", "data": (self.put(pixels), False)}
+        return SimpleNamespace(__cuda_array_interface__={**interface, "version": 3})
+
+    def view(self, pixels: U8) -> DeviceView:
+        """The same as a view."""
+        return DeviceView(self.put(pixels), 3 * pixels.shape[1])
+
+    def get(self, address: int, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What lies there."""
-        size = math.prod(shape) * np.dtype(dtype).itemsize
         with self.device.current():
-            pinned = self.device.pin(size)
+            pinned = self.device.pin(like.nbytes)
             self.device.download(pinned, address)
             self.device.wait()
-        return pinned.view(dtype).reshape(shape).copy()
+        return pinned.view(like.dtype).reshape(like.shape).copy()
 
 
-def cases(few: bool) -> Iterator[tuple[U8, int, KeepRule]]:
+def cases(dry: bool) -> Iterator[tuple[U8, int, KeepRule]]:
     """Images, patch and rule: fast paths, other sizes, ties, many cells."""
     random = np.random.default_rng(0)
 
     def noise(batch: int, size: int) -> U8:
         return random.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
 
-    for size, patch in ((45, 5),) if few else ((224, 14), (224, 16), (15, 5), (66, 11), (264, 4)):
+    for size, patch in ((45, 5),) if dry else ((224, 14), (224, 16), (15, 5), (66, 11), (256, 4)):
         cells = (size // patch) ** 2
         images = noise(2, size)
-        for count in sorted({1, 63, 95, 96, 127, 191, cells - 1} & set(range(1, cells + 1))):
+        for count in sorted({1, 95, 127, cells - 1} & set(range(1, cells + 1))):
             for kind in ("smooth", "textured", "random"):
                 # Few levels, so that many scores are equal.
                 yield images // 200 * 200, patch, KeepRule(kind, count)
         yield images, patch, KeepRule("all")
-    if not few:
-        yield noise(1, 1024), 4, KeepRule("textured", 1000)
+    if not dry:
         yield noise(600, SIZE), 14, KeepRule("textured", 95)
 
 
 def patchify_differences(bench: Bench) -> Iterator[str]:
     """One line for every case in which texture_patchify differs from its definition."""
-    for images, patch, keep in cases(bench.few):
-        expected = oracle.texture_patchify(images, patch, keep, 7)
+    for images, patch, keep in cases(bench.dry):
+        expected, memory = oracle.texture_patchify(images, patch, keep, 7), Memory()
         batch, size = images.shape[:2]
-        for pad in (0, 1):  # a byte more a row: every alignment occurs
-            memory, rows = Memory(), images.reshape(batch * size, size, 3)
-            frames = kernels.device_array("frames", memory.put(rows, pad))
-            pitch = frames.strides[0]
-            placed = frames._replace(shape=images.shape, strides=(pitch * size, pitch, 3, 1))
-            with memory.device.current():
-                out = [
-                    kernels.contiguous(memory.device.allocate(one.nbytes), one.shape, kind)
-                    for one, kind in zip(expected, ("u1", "i4", "i4"), strict=True)
-                ]
-                arguments = kernels.prepare(placed, *out, patch=patch, keep=keep, seed=7)
-                kernels.launch_arguments(arguments, memory.device.stream)
-            for name, one, due in zip(oracle.Patches._fields, out, expected, strict=True):
-                if not np.array_equal(memory.get(one.pointer, one.shape, one.dtype), due):
-                    yield f"{name}, {list(images.shape)}, rows {pad} apart, {patch} px, {keep}"
+        rows = np.zeros((batch, size, kernels.pitch_of(size)), np.uint8)
+        rows[:, :, : 3 * size] = images.reshape(batch, size, -1)
+        views = memory.put(rows)
+        with memory.device.current():
+            out = [memory.device.allocate(one.nbytes) for one in expected]
+            where = {"batch": batch, "size": size, "stream": memory.device.stream}
+            kernels.launch(views, *out, patch=patch, keep=keep, seed=7, **where)
+        for name, address, due in zip(expected._fields, out, expected, strict=True):
+            if not np.array_equal(memory.get(address, due), due):
+                yield f"{name}, {list(images.shape)}, {patch} px, {keep}"
 
 
 def logit_differences(bench: Bench) -> Iterator[str]:
     """One line for every precision of which a golden crop's logit differs in a bit."""
-    spec, crops = bench.detector.spec, bench.detector.golden.crops[: 1 if bench.few else None]
+    spec, crops = bench.detector.spec, bench.detector.golden.crops[: 1 if bench.dry else None]
     published, _ = find_published(bench.detector, spec.keep)
     for precision in native.MEASURED:
         engine = bench.engine(precision)
@@ -223,18 +211,15 @@ def verdict_differences(bench: Bench) -> Iterator[str]:
     frames, memory = bench.frames(3 if bench.dry else 8), Memory()
     due = bench.screener("narrow", _on_host(bench, "narrow"), 1).batch(list(frames))
     judge = bench.screener("narrow", bench.engine("narrow"), 8)
-    for where, shots in (("host", list(frames)), ("device", [memory.put(one) for one in frames])):
+    for where, shots in (("host", list(frames)), ("device", [memory.frame(one) for one in frames])):
         for number, (one, other) in enumerate(zip(judge.batch(shots), due, strict=True)):
             if one != other:
                 yield f"verdict of frame {number} on the {where}: {one} and not {other}"
 
 
 def equality(bench: Bench) -> Json:
-    """All that must be the same in every bit; and PyTorch's network must be ours."""
-    checks = (
-        *(patchify_differences, logit_differences, verdict_differences),
-        gpu_peers.differences,
-    )
+    """All that must be the same in every bit."""
+    checks = (patchify_differences, logit_differences, verdict_differences)
     return {"different": [line for check in checks for line in check(bench)]}
 
 
@@ -246,34 +231,37 @@ def latency(bench: Bench) -> list[Json]:
         for batch in bench.batches[:2]:
             judge = bench.screener(precision, engine, batch)
             frames, views = list(bench.frames(batch)), bench.views(batch)
-            there = [memory.put(one) for one in frames]
+            there, views_there = map(memory.frame, frames), list(map(memory.view, views))
             for name, call in {
                 "host frame to verdict": functools.partial(judge.batch, frames),
-                "device frame to verdict": functools.partial(judge.batch, there),
-                "host view to logit": functools.partial(engine.run_views, spec, views),
-                "device view to logit": functools.partial(
-                    engine.run_views, spec, [_view(one) for one in there]
-                ),
+                "device frame to verdict": functools.partial(judge.batch, list(there)),
+                "host view to logit": functools.partial(on_host_first, bench, engine, views),
+                "device view to logit": functools.partial(engine.run_views, spec, views_there),
             }.items():
                 row = {"what": name, "precision": precision, "batch": batch}
                 rows.append({**row, "ms": figures(bench.time(call))})
     return rows
 
 
-def _view(array: Any) -> DeviceView:
-    interface = array.__cuda_array_interface__
-    return DeviceView(interface["data"][0], interface["strides"][0])
+def on_host_first(bench: Bench, engine: ViewEngine, views: list[U8]) -> npt.NDArray[np.float32]:
+    """Logits of views in host memory, whose cells are packed there."""
+    spec = bench.detector.spec
+    cut = texture_patchify(np.stack(views), spec.patch, spec.keep_rule, spec.keep_seed)
+    return engine.run(cut.patches, cut.positions)
 
 
 def throughput(bench: Bench) -> Json:
     """Views a second at 64 at once, and the power that they take."""
     spec, memory, batch = bench.detector.spec, Memory(), bench.batches[-1]
     engine, views = bench.engine("narrow"), bench.views(batch)
-    there = [_view(memory.put(view)) for view in views]
+    there = list(map(memory.view, views))
     found: Json = {"batch": batch}
-    for name, given in (("host", views), ("device", there)):
+    for name, call in {
+        "host": functools.partial(on_host_first, bench, engine, views),
+        "device": functools.partial(engine.run_views, spec, there),
+    }.items():
         with Watts() as watts:
-            ms = figures(bench.time(functools.partial(engine.run_views, spec, given)))
+            ms = figures(bench.time(call))
         rate = batch / ms["p50"]["value"] * 1000
         found[name] = {"ms": ms, "views_per_second": round(rate), **watts.told(rate)}
     return found
@@ -309,29 +297,27 @@ class Watts:
 
 
 def stages(bench: Bench) -> list[Json]:
-    """Microseconds of the parts of a batch, each many times in one graph."""
-    engine, rows = bench.engine("narrow"), []
+    """Microseconds of the parts of a batch, each many times in one graph: what is queued for cells
+    that were packed on the host, and what packs those of views on the device."""
+    engine, rows, spec = bench.engine("narrow"), [], bench.detector.spec
+    device, network, host = engine._device, engine._network, engine._host
     for batch in bench.batches:
-        engine.run_views(bench.detector.spec, bench.views(batch))
-        parts = _parts(engine, batch, 3 * bench.detector.spec.crop.size**2)
-        took = {name: 1000 * _graphed(bench, engine._device, part) for name, part in parts.items()}
+        engine.run_views(spec, bench.views(batch))
+        packer = engine._packer
+        assert packer is not None
+        parts: dict[str, Callable[[], object]] = {
+            "upload": functools.partial(
+                device.upload, engine._address["patches"], host["patches"][:batch]
+            ),
+            "texture_patchify": functools.partial(packer.pack, batch),
+            "network": functools.partial(network.enqueue, batch, device.stream),
+            "download": functools.partial(
+                device.download, host["logit"][:batch], engine._address["logit"]
+            ),
+        }
+        took = {name: 1000 * _graphed(bench, device, part) for name, part in parts.items()}
         rows.append({"batch": batch, **{name: round(one, 3) for name, one in took.items()}})
     return rows
-
-
-def _parts(engine: ViewEngine, batch: int, size: int) -> dict[str, Callable[[], object]]:
-    """What an engine queues for views of so many bytes, part by part."""
-    device, packer, network = engine._device, engine._packer, engine._network
-    assert packer is not None
-    views = packer._pinned.reshape(-1)[: batch * size]
-    return {
-        "upload": functools.partial(device.upload, packer._views, views),
-        "texture_patchify": functools.partial(packer.pack, batch, tells=False),
-        "network": functools.partial(network.enqueue, batch, device.stream),
-        "download": functools.partial(
-            device.download, engine._host["logit"][:batch], engine._address["logit"]
-        ),
-    }
 
 
 def _graphed(bench: Bench, device: cuda.Device, *parts: Callable[[], object]) -> float:
@@ -372,22 +358,17 @@ def _kernel(bench: Bench, patch: int, rule: str, batch: int) -> Json:
     device, keep = cuda.open_device(), KeepRule.parse(rule)
     cells = (SIZE // patch) ** 2
     count, frame_bytes = keep.resolve(cells), batch * SIZE * SIZE * 3
-    shapes = ((batch, count, 3 * patch**2), (batch, count), (batch, cells))
-    sizes = [math.prod(shape) * width for shape, width in zip(shapes, (1, 4, 4), strict=True)]
+    sizes = (batch * count * 3 * patch**2, 4 * batch * count, 4 * batch * cells)
     half = (frame_bytes + sum(sizes)) // 2
     launches, copies = [], []
+    how = {"batch": batch, "size": SIZE, "patch": patch, "keep": keep, "seed": 0}
     with device.current():
         for _ in range(1 if batch == 1 else max(2, -(-FLUSH // frame_bytes))):
-            out = [
-                kernels.contiguous(device.allocate(size), shape, kind)
-                for size, shape, kind in zip(sizes, shapes, ("u1", "i4", "i4"), strict=True)
-            ]
-            shape = (batch, SIZE, SIZE, 3)
-            frames = kernels.contiguous(device.allocate(frame_bytes), shape, "u1")
-            arguments = kernels.prepare(frames, *out, patch=patch, keep=keep)
-            launches.append(functools.partial(kernels.launch_arguments, arguments, device.stream))
+            memory = [device.allocate(size) for size in (frame_bytes, *sizes)]
+            launch = functools.partial(kernels.launch, *memory, stream=device.stream, **how)
+            launches.append(launch)
             source, copied = device.allocate(half), device.allocate(half)
-            copies.append(functools.partial(device.copy_rows, copied, source, half, half, 1))
+            copies.append(functools.partial(device.copy_rows, copied, half, source, half, half, 1))
     ms = _graphed(bench, device, *launches)
     row = {"patch": patch, "keep": rule, "batch": batch, "microseconds": round(1000 * ms, 3)}
     if batch == 1:
@@ -404,36 +385,21 @@ def tensorrt(bench: Bench) -> Json:
 
     request = Request(bench.detector.path, Path("unused"), backend="tensorrt", precision="fp16")
     made = make(request, gather(request))
-    engine, spec, rows = made.engine, bench.detector.spec, []
+    engine, rows = made.engine, []
     assert isinstance(engine, ViewEngine)
     for batch in bench.batches[:2]:
-        call = functools.partial(engine.run_views, spec, bench.views(batch))
+        call = functools.partial(on_host_first, bench, engine, bench.views(batch))
         rows.append({"batch": batch, "ms": figures(bench.time(call))})
     return {"engine_bytes": len(made.engine_bytes), "rows": rows}
 
 
-def sanitizers(bench: Bench) -> Json:
-    """What compute-sanitizer's tools say of a few calls: "clean", or the end of its report."""
-    program = shutil.which("compute-sanitizer")
-    if program is None or bench.dry:
-        return {"not_measured": "compute-sanitizer is not on PATH" if not program else "dry run"}
-    reports = {}
-    script = Path(__file__).with_name("gpu_suite.py")
-    for tool in SANITIZERS:
-        command = [program, f"--tool={tool}", "--error-exitcode=9", sys.executable, str(script)]
-        try:
-            done = subprocess.run(
-                [*command, "--checks-only"], capture_output=True, text=True, timeout=60
-            )
-            reports[tool] = "clean" if done.returncode == 0 else done.stdout[-2000:]
-        except subprocess.TimeoutExpired:
-            reports[tool] = "no time was left"
-    return reports
-
-
-def peers(bench: Bench) -> list[Json]:
+def peers(bench: Bench) -> Json:
     """PyTorch on the same network: see `gpu_peers`."""
-    return gpu_peers.measure(bench)
+    if importlib.util.find_spec("torch") is None:
+        return {"not_measured": "PyTorch is not installed"}
+    import gpu_peers
+
+    return {"different": list(gpu_peers.differences(bench)), "rows": gpu_peers.measure(bench)}
 
 
 SECTIONS: dict[str, Callable[[Bench], Any]] = {
@@ -444,9 +410,8 @@ SECTIONS: dict[str, Callable[[Bench], Any]] = {
     "kernel": kernel,
     "tensorrt": tensorrt,
     "peers": peers,
-    "sanitizers": sanitizers,
 }
-"""In the order in which they run."""
+"""In the order in which they run: the last may take minutes."""
 
 
 def targets(sections: Json) -> list[Json]:
@@ -460,13 +425,13 @@ def targets(sections: Json) -> list[Json]:
         found.append(
             target("host frame to verdict, batch 1, p50", first, 0.6, "ms", at_least=False)
         )
-        for row in sections.get("peers", []):
+        for row in sections.get("peers", {}).get("rows", []):
             limit = {"eager, all tokens": 5.0, "compiled, all tokens": 2.5}.get(row["what"])
             if limit and row["batch"] == 1 and "ms" in row:
                 ratio = row["ms"]["p50"]["value"] / first
                 found.append(target(f"of {row['what']}", ratio, limit, "×", at_least=True))
     rate = sections.get("throughput", {}).get("host", {}).get("views_per_second")
-    many = [row for row in sections.get("peers", []) if "ms" in row]
+    many = [row for row in sections.get("peers", {}).get("rows", []) if "ms" in row]
     rivals = [one["views_per_second"] for one in many if one["batch"] == many[-1]["batch"]]
     if rate and rivals:
         ratio = rate / max(rivals)

@@ -2,16 +2,16 @@
 
     python benchmarks/gpu_suite.py [--output FILE] [--dry-run]
 
-Wants a GPU, nvcc, PyTorch and nothing else to install: the package is run as it lies here, the CUDA
-kernels are built for this GPU, and the few packages that PyTorch does not bring may come along in
-build/gpu-kit (`make gpu-kit`, where there is a package index).
+Wants a GPU, nvcc and nothing else to install: the package is run as it lies here, the CUDA kernels
+are built for this GPU, and the few packages that are not here may come along in build/gpu-kit
+(`make gpu-kit`, where there is a package index). Without PyTorch its network is not measured.
 
 Everything is compared before anything is timed: texture_patchify with its definition, byte for
 byte; the network's logits on the golden crops with those that the detector was published with; and
 verdicts of whole frames with the processor's. Then sections of `gpu_sections` measure, one after
 another; one that fails is told, and the rest go on. `--dry-run` walks all of them on a simulated
-device. Writes JSON, of which benchmarks/page.py draws. Exit code 0: all equal; 1: a difference, or
-a section failed; 3: something is not here.
+device. Writes JSON after each, of which benchmarks/page.py draws. Exit code 0: all equal; 1: a
+difference, or a section failed; 3: something is not here.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 KIT, WORK = ROOT / "build" / "gpu-kit", ROOT / "build" / "gpu-suite"
-NEEDED = ("numpy", "msgspec", "PIL", "safetensors", "torch")
-SECONDS = 570
-"""After which no section begins."""
+NEEDED = ("numpy", "msgspec", "PIL", "safetensors")
+BEGIN, SECONDS = time.perf_counter(), 570
+"""After so many no section begins."""
 
 
 def find_packages() -> str | None:
@@ -53,28 +53,25 @@ def find_packages() -> str | None:
     )
 
 
-def build_library(*options: str) -> dict[str, Any]:
-    """Compile the CUDA kernels for this GPU into WORK."""
+def build_library() -> None:
+    """Compile the CUDA kernels for this GPU into WORK; an EnvironmentLacksError if that fails."""
+    from mpft_deploy.errors import EnvironmentLacksError
     from mpft_deploy.kernels.cuda import LIBRARY
 
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    if nvcc is None:
+        raise EnvironmentLacksError("nvcc is not on PATH: install the CUDA toolkit")
     WORK.mkdir(parents=True, exist_ok=True)
-    sources = [ROOT / "kernels" / "texture_patchify" / "cuda" / "launch.cu"]
-    sources.append(ROOT / "kernels" / "encoder" / "cuda" / "encoder.cu")
-    command = ["nvcc", "-std=c++17", "-O3", "-arch=native", "--threads=2", *options]
-    command += ["--fmad=false", "--shared", "-Xcompiler=-fPIC", "-o", str(WORK / LIBRARY)]
-    begin = time.perf_counter()
-    done = subprocess.run([*command, *map(str, sources)], capture_output=True, text=True)
+    command = [nvcc, "-std=c++17", "-O3", "-arch=native", "--threads=2", "--fmad=false"]
+    command += ["--shared", "-Xcompiler=-fPIC", "-o", str(WORK / LIBRARY)]
+    command += map(str, (ROOT / "kernels").glob("*/cuda/*.cu"))
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"nvcc failed: {done.stderr[-2000:]}")
-    return {"seconds": round(time.perf_counter() - begin, 1), "bytes": _size(WORK / LIBRARY)}
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+        raise EnvironmentLacksError(f"nvcc failed: {done.stderr[-2000:]}")
 
 
 def run(detector: Path, output: Path, *, dry: bool) -> int:
-    """Walk the sections and write what they found; the exit code.
+    """Walk the sections and write what they found, after each; the exit code.
 
     Args:
         detector: a folder.
@@ -84,37 +81,41 @@ def run(detector: Path, output: Path, *, dry: bool) -> int:
     from records import write_record
     from turns import measured, provenance
 
-    bench = gpu_sections.Bench.make(detector, dry=dry)
-    begin = time.perf_counter()
+    from mpft_deploy.detector_folder import read_detector
+
+    bench = gpu_sections.Bench(read_detector(detector), dry)
     sections: dict[str, Any] = {}
     failures: dict[str, str] = {}
-    for name, section in gpu_sections.SECTIONS.items():
-        if time.perf_counter() - begin > SECONDS:
-            failures[name] = "no time was left"
-            continue
-        try:
-            sections[name] = section(bench)
-        except Exception as error:  # the others are worth having
-            failures[name] = f"{type(error).__name__}: {error}"
-        print(f"{name}: {failures.get(name, 'done')}", flush=True)
-    different = sections.get("equality", {"different": ["equality was not shown"]})["different"]
-    for line in different:
-        print(f"DIFFERENT {line}")
-    record = {
+    record: dict[str, Any] = {
         "benchmark": "gpu_suite",
-        "version": 2,
+        "version": 3,
         **provenance(),
         **measured(detector),
         "gpu": gpu_sections.describe_gpu(),
         "dry": dry,
-        "seconds": round(time.perf_counter() - begin, 1),
         "sections": sections,
         "failures": failures,
-        "targets": gpu_sections.targets(sections),
     }
-    write_record(output, record)
-    print(f"written to {output}, after {record['seconds']:.0f} s")
-    return 1 if different or failures else 0
+    for name, section in gpu_sections.SECTIONS.items():
+        seconds = time.perf_counter() - BEGIN
+        try:
+            if seconds > SECONDS:
+                raise TimeoutError("no time was left")
+            sections[name] = section(bench)
+            for line in _different(sections[name]):
+                print(f"DIFFERENT {line}")
+        except Exception as error:  # the others are worth having
+            failures[name] = f"{type(error).__name__}: {error}"
+        print(f"{name}: {failures.get(name, 'done')}, after {seconds:.0f} s", flush=True)
+        write_record(output, {**record, "seconds": round(time.perf_counter() - BEGIN, 1)})
+    record["targets"] = gpu_sections.targets(sections)
+    write_record(output, {**record, "seconds": round(time.perf_counter() - BEGIN, 1)})
+    print(f"written to {output}")
+    return 1 if failures or any(map(_different, sections.values())) else 0
+
+
+def _different(section: Any) -> list[str]:
+    return section.get("different", []) if isinstance(section, dict) else []
 
 
 def main() -> int:
@@ -122,9 +123,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Check and time the GPU path on a GPU.")
     parser.add_argument("--output", type=Path, default=Path("gpu_suite.json"), help="JSON to write")
     parser.add_argument("--dry-run", action="store_true", help="on a simulated device")
-    parser.add_argument(
-        "--checks-only", action="store_true", help="compare a few, with what is built"
-    )
     options = parser.parse_args()
     if reason := find_packages():
         print(f"gpu-suite: {reason}", file=sys.stderr)
@@ -147,16 +145,9 @@ def main() -> int:
     from mpft_deploy.kernels import cuda
 
     kernels.__path__ = [str(WORK), *kernels.__path__]
-    if options.checks_only:
-        import gpu_sections
-
-        bench = gpu_sections.Bench.make(SHIPPED, few=True)
-        return 1 if gpu_sections.equality(bench)["different"] else 0
     try:
         facts()
-        if shutil.which("nvcc") is None:
-            raise EnvironmentLacksError("nvcc is not on PATH: install the CUDA toolkit")
-        print(f"kernels: built in {build_library()['seconds']} s")
+        build_library()
         if reason := cuda.why_not():
             raise EnvironmentLacksError(reason)
     except EnvironmentLacksError as error:

@@ -234,8 +234,8 @@ def _gpu(record: Json) -> str:
         f"{gpu['compute-capability']}, driver {gpu.get('nvidia-driver', gpu['cuda-driver'])}. "
         f"[{record['file']}](../benchmarks/results/{record['file']})\n"
     )
-    different = sections["equality"]["different"]
-    text += f"\nIn every bit as on processors: {'**no**' if different else 'yes'}.\n"
+    equal = "equality" in sections and not sections["equality"]["different"]
+    text += f"\nIn every bit as on processors: {'yes' if equal else '**not shown**'}.\n"
     text += _targets({"gpu": {"targets": record["targets"]}})
     if rows := sections.get("latency"):
         text += "\n### From frame or view to verdict or logit\n" + table(
@@ -256,21 +256,15 @@ def _gpu(record: Json) -> str:
         text += table(["", "views a second", "watts", "joules a view"], rows)
     if rows := sections.get("stages"):
         text += "\n### Parts of a batch, µs\n" + _stages(rows)
-    if rows := sections.get("peers"):
-        text += "\n### PyTorch, host view to logit\n" + _rivals(rows)
-    for name, title in (("tensorrt", "TensorRT"), ("sanitizers", "compute-sanitizer")):
-        found = sections.get(
-            name, {"not_measured": record["failures"].get(name, "it was left out")}
-        )
+    for name, title in (("peers", "PyTorch"), ("tensorrt", "TensorRT, float16")):
+        missing = {"not_measured": record["failures"].get(name, "it was left out")}
+        found = sections.get(name, missing)
         if "not_measured" in found:
             text += f"\n{title}: not measured: {found['not_measured']}.\n"
-        elif name == "tensorrt":
-            rows = [[str(one["batch"]), *_ms(one["ms"])] for one in found["rows"]]
-            text += "\n### TensorRT, float16, host view to logit\n"
-            text += table(["batch", "p50 ms", "p90 ms"], rows)
-        else:
-            clean = all(report == "clean" for report in found.values())
-            text += f"\ncompute-sanitizer: {'clean' if clean else '**not clean**'}.\n"
+            continue
+        rows = [[str(one["batch"]), *_ms(one["ms"])] for one in found["rows"] if "what" not in one]
+        text += f"\n### {title}, host view to logit\n"
+        text += table(["batch", "p50 ms", "p90 ms"], rows) if rows else _rivals(found["rows"])
     return text
 
 

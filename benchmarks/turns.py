@@ -76,7 +76,10 @@ def provenance() -> dict[str, Any]:
     """Device, cores, commit, day and command: what every result carries."""
     here = Path(__file__).resolve().parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:  # of git, as on a machine that was lent for an hour
+        commit = ""
     return {
         "device": msgspec.to_builtins(Device.here()),
         "cores": available_cores(),

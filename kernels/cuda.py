@@ -19,7 +19,7 @@ LIBRARY = "libmpft_cuda.so"
 PACKAGES = ("cuda.bindings.runtime", "pycuda.driver")
 """What engines have memory, streams and graphs by: the first that can be imported."""
 
-_BAD_ARRAYS = 10  # MPFT_BAD_ARRAYS
+_BAD_ARRAYS = 2  # MPFT_BAD_ARRAYS
 _CUDA_ERROR = 1000  # MPFT_CUDA_ERROR: statuses from here on are CUDA's
 
 
@@ -93,12 +93,12 @@ def load_library() -> ctypes.CDLL:
 
 
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    """The library, which knows the arguments of the functions of its headers."""
+    """The library, which knows the arguments of its functions."""
     pointer, long, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+    patchify = (pointer, *[number] * 5, ctypes.c_uint64, *[pointer] * 4)
     for name, arguments in {
         "mpft_probe": (pointer,),
-        "mpft_device_of": (pointer, pointer, pointer),
-        "mpft_texture_patchify_launch": (pointer, pointer),
+        "mpft_texture_patchify_launch": patchify,
         "mpft_means_launch": (pointer, number, number, number, pointer, pointer),
         "mpft_encoder_make": (pointer, number, pointer, pointer, number, pointer),
         "mpft_encoder_reserve": (pointer, long, long),

@@ -8,8 +8,7 @@ from typing import Any, get_args
 from mpft_deploy.engine import DeviceView
 from mpft_deploy.errors import UsageError
 from mpft_deploy.fitness import I32, enough_texture, too_small
-from mpft_deploy.kernels.texture_patchify import cuda
-from mpft_deploy.kernels.texture_patchify.interop import device_of
+from mpft_deploy.kernels.texture_patchify.interop import device_array, device_of, stream_of
 from mpft_deploy.prepared import Told, judgeable, looked_at
 from mpft_deploy.spec import DetectorSpec, ViewPolicy
 from mpft_deploy.views import SizePolicy, Window, view_side, windows_of
@@ -55,7 +54,7 @@ def prepare_on_device(
     Raises:
         UsageError: it is not, or its views are not parts of it as they are.
     """
-    array = cuda.device_array("frame", frame)
+    array = device_array(frame)
     shape, strides = array.shape, array.strides
     if array.dtype != "u1" or len(shape) != 3 or shape[2] != 3 or 0 in shape:
         raise UsageError(f"a frame must be uint8 [H, W, 3], got {array.dtype} {list(shape)}")
@@ -81,7 +80,7 @@ def prepare_on_device(
             "host: copy it there"
         )
     windows = windows_of(height, width, crop.size, policy, turn)
-    stream = cuda.stream_of(frame)
+    stream = stream_of(frame)
     views = [
         DeviceView(array.pointer + row * strides[0] + 3 * column, strides[0], stream)
         for row, column, _, _ in windows

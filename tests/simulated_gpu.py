@@ -24,7 +24,7 @@ from mpft_deploy.kernels import cuda as library
 from mpft_deploy.kernels.encoder import VERSIONS, Encoder
 from mpft_deploy.kernels.encoder.packing import Packed, Sizes, packed_shapes
 from mpft_deploy.kernels.texture_patchify import oracle
-from mpft_deploy.kernels.texture_patchify.cuda import KEEP_CODES
+from mpft_deploy.kernels.texture_patchify.cuda import KEEP_CODES, pitch_of
 from mpft_deploy.spec import KeepRule
 
 Work = Callable[[], None]
@@ -389,7 +389,7 @@ class Kernels:
         self._room: dict[int, tuple[int, int]] = {}
 
     def mpft_message(self, status):
-        return {11: b"no room"}.get(status, b"unspecified launch failure")
+        return {3: b"no room"}.get(status, b"unspecified launch failure")
 
     def mpft_probe(self, capability):
         major, minor = self._cuda.capability
@@ -406,31 +406,34 @@ class Kernels:
         self._cuda.streams[stream].add(work)
         return 0
 
-    def mpft_texture_patchify_launch(self, reference, stream):
-        a = type(reference._obj).from_buffer_copy(reference._obj)
-        rule = {code: kind for kind, code in KEEP_CODES.items()}[a.keep]
-        keep = KeepRule(rule, None if rule == "all" else a.count)
+    def mpft_texture_patchify_launch(
+        self, views, batch, size, patch, keep, count, seed, *outputs_and_stream
+    ):
+        *outputs, stream = outputs_and_stream
+        rule = {code: kind for kind, code in KEEP_CODES.items()}[keep]
 
         def work() -> None:
-            shape = (a.batch, a.size, a.size, 3)
-            strides = (a.batch_stride, a.row_pitch, 3, 1)
-            size = (a.batch - 1) * a.batch_stride + a.size * a.row_pitch
-            frames = np.lib.stride_tricks.as_strided(
-                self._array(a.frames, (size,), np.uint8), shape, strides
-            )
-            found = oracle.texture_patchify(frames, a.patch, keep, a.seed)
-            for address, array in zip((a.patches, a.positions, a.scores), found, strict=True):
+            kept = KeepRule(rule, None if rule == "all" else count)
+            found = oracle.texture_patchify(self._views(views, batch, size), patch, kept, seed)
+            for address, array in zip(outputs, found, strict=True):
                 self._array(address, array.shape, array.dtype)[...] = array
 
         return self._launch("texture_patchify", stream, work)
 
     def mpft_means_launch(self, views, batch, size, side, means, stream):
         def work() -> None:
-            cut = self._array(views, (batch, size, size, 3), np.uint8)[:, : 4 * side, : 4 * side]
+            cut = self._views(views, batch, size)[:, : 4 * side, : 4 * side]
             squares = cut.reshape(batch, side, 4, side, 4, 3).sum((2, 4), dtype=np.uint16)
-            self._array(means, (batch, side, side, 3), np.uint8)[...] = (squares + 8) // 16
+            self._views(means, batch, side)[...] = (squares + 8) // 16
 
         return self._launch("means", stream, work)
+
+    def _views(self, address, batch, size):
+        """Views u8 [batch, size, size, 3] in rows of their pitch."""
+        rows = self._array(address, (batch, size, pitch_of(size)), np.uint8)
+        return np.lib.stride_tricks.as_strided(
+            rows, (batch, size, size, 3), (*rows.strides[:2], 3, 1)
+        )
 
     def mpft_encoder_make(self, sizes, quick_gelu, arrays, sizes_bytes, count, made):
         if self._fails("encoder make"):
@@ -455,7 +458,7 @@ class Kernels:
     def mpft_encoder_launch(self, encoder, patches, positions, batch, count, logits, stream):
         most = self._room[encoder]
         if batch > most[0] or count > most[1]:
-            return 11
+            return 3
 
         def work() -> None:
             its = self.encoders[encoder]
@@ -490,8 +493,6 @@ class HostKernels:
 
         def launch(*arguments: Any) -> int:
             *rest, stream = arguments
-            if not isinstance(rest[0], int):  # a structure of the caller's, which may go
-                rest = [ctypes.byref(type(rest[0]._obj).from_buffer_copy(rest[0]._obj))]
 
             def work() -> None:
                 assert function(*rest, None) == 0

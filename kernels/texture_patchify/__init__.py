@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from mpft_deploy.kernels.texture_patchify.interop import device_of
 from mpft_deploy.kernels.texture_patchify.oracle import Patches
 from mpft_deploy.kernels.texture_patchify.registry import chosen, implementations
 from mpft_deploy.spec import KeepRule
@@ -22,8 +21,8 @@ def texture_patchify(
 
     Args:
         images: u8 [B, S, S, 3], S a multiple of `patch`: a NumPy array or anything with DLPack,
-            `__array_interface__` or the buffer protocol. Any strides; where the pixels of a row
-            are contiguous, nothing is copied.
+            `__array_interface__` or the buffer protocol, in host memory. Any strides; where the
+            pixels of a row are contiguous, nothing is copied.
         patch: side of a cell in pixels, 4 to 64.
         keep: which cells to keep, and how many.
         seed: for `random` rules, 0 to 2⁶⁴ − 1.
@@ -39,4 +38,4 @@ def texture_patchify(
     """
     # Python's integers from here on: NumPy's small ones would overflow in products of `patch`.
     patch, seed = operator.index(patch), operator.index(seed)
-    return chosen(device_of(images)).run(images, patch, keep, seed, out)
+    return chosen()(images, patch, keep, seed, out)

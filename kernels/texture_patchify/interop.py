@@ -1,8 +1,10 @@
-"""Arrays of other libraries as inputs and outputs of texture_patchify, without copies."""
+"""Arrays of other libraries, read where they lie: in host memory, or on a CUDA device."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import ctypes
+import sys
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,8 @@ Device = Literal["cpu", "cuda"]
 
 # Device types of DLPack: where a processor can read, and where a CUDA device must.
 _DLPACK_CPU, _DLPACK_CUDA, _DLPACK_CUDA_HOST, _DLPACK_CUDA_MANAGED = 1, 2, 3, 13
+
+_DLPACK_KINDS = {0: "i", 1: "u", 2: "f"}
 
 _OUT_DTYPES = (np.dtype(np.uint8), np.dtype(np.int32), np.dtype(np.int32))
 
@@ -49,9 +53,8 @@ def as_numpy(images: Any) -> npt.NDArray[Any]:
         return images
     if device_of(images) == "cuda":
         raise UsageError(
-            f"images must be in host memory for a CPU version, got {_described(images)} on a CUDA "
-            "device; copy them with .cpu() or cupy.asnumpy, or choose a CUDA version from "
-            "`mpft kernels`"
+            f"images must be in host memory, got {_described(images)} on a CUDA device; copy them "
+            "with .cpu() or cupy.asnumpy, or give whole frames to a Screener of an engine there"
         )
     try:
         if hasattr(images, "__dlpack__"):
@@ -107,6 +110,84 @@ def outputs(images: U8, patch: int, count: int, out: Patches | None) -> Patches:
         if np.may_share_memory(array, images):
             raise UsageError(f"out.{name} overlaps the images; give it memory of its own")
     return out
+
+
+class DeviceArray(NamedTuple):
+    """Where an array lies. `dtype` is as in NumPy ("u1", "i4"); strides are in bytes."""
+
+    pointer: int
+    shape: tuple[int, ...]
+    dtype: str
+    strides: tuple[int, ...]
+
+
+def device_array(array: Any) -> DeviceArray:
+    """Where an array lies of which `device_of` says "cuda".
+
+    Nothing is waited for: what writes it has to be, see `stream_of`.
+    """
+    interface = getattr(array, "__cuda_array_interface__", None)
+    if interface is None:
+        return _read_dlpack(array.__dlpack__(stream=-1))
+    shape = tuple(interface["shape"])
+    dtype = interface["typestr"].lstrip("<|")
+    strides = interface.get("strides") or _contiguous(shape, int(dtype[1:]))
+    return DeviceArray(interface["data"][0], shape, dtype, tuple(strides))
+
+
+def stream_of(array: Any) -> int:
+    """The stream that an array is written on, as a cudaStream_t, as far as it or its library tells;
+    else the default stream, which waits for those of all that are not told otherwise."""
+    if told := getattr(array, "__cuda_array_interface__", {}).get("stream"):
+        return int(told)
+    library = type(array).__module__.partition(".")[0]
+    if library == "torch":
+        return int(sys.modules["torch"].cuda.current_stream(array.device).cuda_stream)
+    if library == "cupy":
+        return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
+    return 0
+
+
+class _DLTensor(ctypes.Structure):
+    """The head of a DLManagedTensor (dlpack.h, ABI 0.8 and unversioned)."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("dimensions", ctypes.c_int32),
+        ("kind", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+def _read_dlpack(capsule: Any) -> DeviceArray:
+    """Read a "dltensor" capsule without taking it over: the caller's array owns the memory."""
+    read = ctypes.pythonapi.PyCapsule_GetPointer
+    read.restype, read.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    address = read(capsule, b"dltensor")
+    tensor = _DLTensor.from_address(address)
+    itemsize = tensor.bits // 8
+    shape = tuple(tensor.shape[: tensor.dimensions])
+    strides = (
+        tuple(itemsize * stride for stride in tensor.strides[: tensor.dimensions])
+        if tensor.strides
+        else _contiguous(shape, itemsize)
+    )
+    dtype = f"{_DLPACK_KINDS.get(tensor.kind, '?')}{itemsize}"
+    return DeviceArray((tensor.data or 0) + tensor.byte_offset, shape, dtype, strides)
+
+
+def _contiguous(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    strides = []
+    for extent in reversed(shape):
+        strides.append(itemsize)
+        itemsize *= extent
+    return tuple(reversed(strides))
 
 
 def _described(array: Any) -> str:

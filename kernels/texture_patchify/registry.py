@@ -1,22 +1,22 @@
 """Every version of texture_patchify, whether it runs here, and the choice among them.
 
-`MPFT_KERNEL` forces a version by name, for images where that takes them, and fails loudly; else the
-first in the list that runs here is taken. Both are settled once, at the first use.
+`MPFT_KERNEL` forces a version by name, and fails loudly; else the first in the list that runs here
+is taken. Both are settled once, at the first use. The version for a CUDA device is that of engines
+there: images in host memory go to one of the others, whatever is forced.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.kernels import cuda as library
 from mpft_deploy.kernels.slow import HOW, say_so
-from mpft_deploy.kernels.texture_patchify import cuda, oracle
+from mpft_deploy.kernels.texture_patchify import oracle
 from mpft_deploy.kernels.texture_patchify.interop import Device, as_numpy, in_rows, outputs
 from mpft_deploy.kernels.texture_patchify.oracle import Patches
 from mpft_deploy.spec import KeepRule
@@ -28,6 +28,8 @@ except ImportError:
 
 VARIABLE = "MPFT_KERNEL"
 
+Run: TypeAlias = Callable[[Any, int, KeepRule, int, "Patches | None"], Patches]
+
 
 @dataclass(frozen=True)
 class Implementation:
@@ -37,13 +39,14 @@ class Implementation:
         name: what `MPFT_KERNEL` calls it.
         device: where its images are.
         why_not: the reason that it does not run here, or None.
-        run: images, patch, keep, seed and out (or None) to Patches; checks what it is given.
+        run: images, patch, keep, seed and out (or None) to Patches; checks what it is given. None
+            on a device, where `cuda.launch` is.
     """
 
     name: str
     device: Device
     why_not: Callable[[], str | None]
-    run: Callable[[Any, int, KeepRule, int, Patches | None], Patches]
+    run: Run | None
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Status:
     Attributes:
         name, device: of the implementation.
         why_not: the reason that it does not run here; None if it is available.
-        chosen: whether images on its device are given to it.
+        chosen: whether what lies on its device is given to it.
     """
 
     name: str
@@ -100,30 +103,26 @@ IMPLEMENTATIONS = (
     _native_version("neon"),
     _native_version("scalar"),
     Implementation("numpy", "cpu", lambda: None, _run_numpy),
-    Implementation("cuda", "cuda", library.why_not, cuda.run),
+    Implementation("cuda", "cuda", library.why_not, None),
 )
 
 
 @functools.cache
-def chosen(device: Device) -> Implementation:
-    """The implementation for images on `device`: the forced one, else the first that runs here.
+def chosen() -> Run:
+    """What images in host memory are given to: see the top.
 
     Raises:
         UsageError: `MPFT_KERNEL` names no version.
-        EnvironmentLacksError: what it names, or every version for `device`, does not run here.
+        EnvironmentLacksError: what it names does not run here.
     """
     forced = os.environ.get(VARIABLE, "")
-    if forced and (found := find(forced)).device == device:
-        return found
-    for implementation in IMPLEMENTATIONS:
-        if implementation.device == device and implementation.why_not() is None:
-            if implementation.name == "numpy":
-                say_so()
-            return implementation
-    raise EnvironmentLacksError(
-        f"no version of texture_patchify runs here on images on a {device.upper()} device; copy "
-        f"them to host memory. Versions: {_listing()}"
-    )
+    if forced and (run := find(forced).run):
+        return run
+    best = next(one for one in IMPLEMENTATIONS if one.run and one.why_not() is None)
+    if best.name == "numpy":
+        say_so()
+    assert best.run is not None
+    return best.run
 
 
 def find(name: str) -> Implementation:
@@ -141,13 +140,12 @@ def find(name: str) -> Implementation:
 
 def implementations() -> list[Status]:
     """Every version in order of preference; raises as `chosen` does on a bad `MPFT_KERNEL`."""
-    choices = [chosen("cpu")]
-    with contextlib.suppress(EnvironmentLacksError):
-        choices.append(chosen("cuda"))
-    return [
-        Status(one.name, one.device, one.why_not(), chosen=one in choices)
-        for one in IMPLEMENTATIONS
-    ]
+    run, found = chosen(), []
+    for one in IMPLEMENTATIONS:
+        reason = one.why_not()
+        taken = one.run is run if one.run else reason is None
+        found.append(Status(one.name, one.device, reason, taken))
+    return found
 
 
 def _listing() -> str:

@@ -73,30 +73,21 @@ class Seen(NamedTuple):
     """What an engine says of views.
 
     logits: f32 [V].
-    scores: i32 [V, N], of texture_patchify, where a view lies on the device: pixels there are not
-        looked at otherwise. What is said of views on the host means nothing.
-    coarse: i32 [V, M], likewise, as `mpft_deploy.fitness.coarse_scores` gives them.
+    scores: i32 [V, N], of texture_patchify.
+    coarse: i32 [V, M], as `mpft_deploy.fitness.coarse_scores` gives them.
     """
 
     logits: npt.NDArray[np.float32]
     scores: npt.NDArray[np.int32]
     coarse: npt.NDArray[np.int32]
 
-    @classmethod
-    def of_logits(cls, logits: npt.NDArray[np.float32]) -> Seen:
-        """Of views on the host."""
-        nothing = np.zeros((len(logits), 0), np.int32)
-        return cls(logits, nothing, nothing)
-
 
 @runtime_checkable
 class SeesViews(Protocol):
-    """An engine whose inputs live on a device: it takes views, and packs their cells there."""
+    """An engine whose inputs live on a device: it packs the cells of views that lie there, too."""
 
     def run_views(self, spec: DetectorSpec, views: Sequence[View]) -> Seen:
-        """Logits of views, u8 [S, S, 3] each, on the host or on the device.
-
-        Of views on the host their logits come back and nothing else.
+        """What it says of views, u8 [S, S, 3] each, on the host or on the device.
 
         Args:
             spec: the detector's, by whose rule cells are kept.
@@ -107,7 +98,8 @@ class SeesViews(Protocol):
 def logits_of(
     engine: Engine, spec: DetectorSpec, views: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.float32]:
-    """Logits f32 [V] of views u8 [V, S, S, 3] on the host, by whatever the engine takes."""
+    """Logits f32 [V] of views u8 [V, S, S, 3] on the host; cells are packed where the engine can,
+    so that what is proven by them is the whole way there."""
     if isinstance(engine, SeesViews):
         return engine.run_views(spec, list(views)).logits
     cut = texture_patchify(views, spec.patch, spec.keep_rule, spec.keep_seed)

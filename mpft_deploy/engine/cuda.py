@@ -81,8 +81,10 @@ class Device(Protocol):
         """Queue a copy from the device to pinned memory, contiguous."""
         ...
 
-    def copy_rows(self, target: int, source: int, pitch: int, width: int, rows: int) -> None:
-        """Queue a copy on the device, of rows `pitch` bytes apart to rows without gaps."""
+    def copy_rows(
+        self, target: int, target_pitch: int, source: int, pitch: int, width: int, rows: int
+    ) -> None:
+        """Queue a copy on the device of rows of `width` bytes, which begin `pitch` bytes apart."""
         ...
 
     def after(self, stream: int) -> None:
@@ -172,10 +174,12 @@ class CudaPython:
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._queue("cudaMemcpyAsync", target.ctypes.data, source, target.nbytes, kind)
 
-    def copy_rows(self, target: int, source: int, pitch: int, width: int, rows: int) -> None:
+    def copy_rows(
+        self, target: int, target_pitch: int, source: int, pitch: int, width: int, rows: int
+    ) -> None:
         """See `Device`."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-        self._queue("cudaMemcpy2DAsync", target, width, source, pitch, width, rows, kind)
+        self._queue("cudaMemcpy2DAsync", target, target_pitch, source, pitch, width, rows, kind)
 
     def after(self, stream: int) -> None:
         """See `Device`."""
@@ -262,12 +266,14 @@ class PyCuda:
         with _explained(self._cuda):
             self._cuda.memcpy_dtoh_async(target, source, self._stream)
 
-    def copy_rows(self, target: int, source: int, pitch: int, width: int, rows: int) -> None:
+    def copy_rows(
+        self, target: int, target_pitch: int, source: int, pitch: int, width: int, rows: int
+    ) -> None:
         """See `Device`."""
         copy = self._cuda.Memcpy2D()
         copy.set_src_device(source)
         copy.set_dst_device(target)
-        copy.src_pitch, copy.dst_pitch = pitch, width
+        copy.src_pitch, copy.dst_pitch = pitch, target_pitch
         copy.width_in_bytes, copy.height = width, rows
         with _explained(self._cuda):
             copy(self._stream)

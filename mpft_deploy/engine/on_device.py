@@ -1,9 +1,9 @@
 """Engines whose inputs live on a CUDA device: one way there and back, whatever network runs.
 
-A view goes to the device once, from the host by way of pinned memory or from where it lies on the
-device; texture_patchify writes the network's inputs there, the network reads them, and the logit
-comes back. All of it is queued on one stream, and from the third batch of a size on it is one CUDA
-graph.
+Cells are packed where the pixels lie. Those of a frame on the host, which is looked at there, go to
+the device by way of pinned memory; those of a view on the device texture_patchify writes to the
+network's inputs there. The network reads them, and the logit comes back. All of it is queued on one
+stream, and from the third batch of a size on it is one CUDA graph.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mpft_deploy.engine import DeviceView, Seen, View, cuda
+from mpft_deploy.engine import Seen, View, cuda
 from mpft_deploy.engine.packer import Packer
 from mpft_deploy.errors import EnvironmentLacksError, InputError
 from mpft_deploy.spec import DetectorSpec
@@ -182,9 +182,7 @@ class ViewEngine(DeviceEngine):
                 part = views[start : start + self._most]
                 for index, view in enumerate(part):
                     packer.put(index, view)
-                tells = any(isinstance(view, DeviceView) for view in part)
-                pack = functools.partial(packer.pack, tells=tells)
-                logits = self._infer(len(part), "tells" if tells else "views", pack).copy()
+                logits = self._infer(len(part), "views", packer.pack).copy()
                 parts.append(Seen(logits, *packer.told(len(part))))
         return Seen(*map(np.concatenate, zip(*parts, strict=True)))
 

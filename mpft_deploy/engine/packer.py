@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from mpft_deploy.engine import DeviceView, View
@@ -25,82 +27,56 @@ class Packer:
     ) -> None:
         self.spec, self._device = spec, device
         size = spec.crop.size
-        self._shape = (size, size, 3)
-        self._bytes = 3 * size * size
-        self._pinned = device.pin(most * self._bytes).reshape(most, *self._shape)
+        self._pitch = cuda.pitch_of(size)
+        self._pinned = device.pin(most * size * self._pitch).reshape(most, size, self._pitch)
         self._side = size // (MEAN * CELL) * CELL
         cells = (self._side // CELL) ** 2
-        self._host = [
+        self._told = [
             device.pin(4 * most * count).view(np.int32).reshape(most, count)
             for count in (spec.cells, cells)
         ]
-        self._views, self._means, self._unused = (
-            device.allocate(most * count) for count in (self._bytes, *[3 * self._side**2] * 2)
-        )
-        self._scores, self._coarse, self._places = (
-            device.allocate(4 * most * count) for count in (spec.cells, cells, cells)
-        )
+        self._views = device.allocate(self._pinned.nbytes)
+        self._scores = device.allocate(self._told[0].nbytes)
+        # Of the means, whose scores alone are wanted.
+        self._means = device.allocate(most * self._side * cuda.pitch_of(self._side))
+        self._unused = device.allocate(most * 3 * self._side**2)
+        self._places, self._coarse = (device.allocate(self._told[1].nbytes) for _ in range(2))
         self._patches, self._positions = patches, positions
 
     def put(self, index: int, view: View) -> None:
         """Queue a view, u8 [S, S, 3], to be the one of that index."""
-        target = self._views + index * self._bytes
         size = self.spec.crop.size
+        target = self._views + index * size * self._pitch
         if isinstance(view, DeviceView):
             self._device.after(view.stream)
-            self._device.copy_rows(target, view.pointer, view.pitch, 3 * size, size)
+            self._device.copy_rows(target, self._pitch, view.pointer, view.pitch, 3 * size, size)
             return
-        if view.dtype != np.uint8 or view.shape != self._shape:
+        if view.dtype != np.uint8 or view.shape != (size, size, 3):
             raise InputError(
-                f"the engine takes views of uint8 {self._shape}, got {view.dtype} {view.shape}"
+                f"the engine takes views of uint8 {(size, size, 3)}, got {view.dtype} {view.shape}"
             )
-        self._pinned[index] = view
+        self._pinned[index, :, : 3 * size] = view.reshape(size, 3 * size)
         self._device.upload(target, self._pinned[index])
 
-    def pack(self, batch: int, *, tells: bool) -> None:
-        """Queue what packs the first `batch` views; if it `tells`, what `told` gives, too."""
-        spec = self.spec
-        self._patchify(
-            (self._views, spec.crop.size, spec.patch, spec.keep_rule, spec.keep_seed),
-            (self._patches, self._positions, self._scores),
-            batch,
+    def pack(self, batch: int) -> None:
+        """Queue what packs the first `batch` views, and brings back what `told` gives."""
+        device, spec, side = self._device, self.spec, self._side
+        launch = partial(cuda.launch, batch=batch, stream=device.stream)
+        launch(
+            *(self._views, self._patches, self._positions, self._scores),
+            size=spec.crop.size,
+            patch=spec.patch,
+            keep=spec.keep_rule,
+            seed=spec.keep_seed,
         )
-        if not tells:
+        device.download(self._told[0][:batch], self._scores)
+        if not side:
             return
-        self._device.download(self._host[0][:batch], self._scores)
-        if not self._side:
-            return
-        stream = self._device.stream
-        cuda.launch_means(self._views, batch, spec.crop.size, self._side, self._means, stream)
-        self._patchify(
-            (self._means, self._side, CELL, KeepRule("all"), 0),
-            (self._unused, self._places, self._coarse),
-            batch,
-        )
-        self._device.download(self._host[1][:batch], self._coarse)
+        cuda.launch_means(self._views, batch, spec.crop.size, side, self._means, device.stream)
+        means = (self._means, self._unused, self._places, self._coarse)
+        launch(*means, size=side, patch=CELL, keep=KeepRule("all"), seed=0)
+        device.download(self._told[1][:batch], self._coarse)
 
     def told(self, views: int) -> tuple[I32, I32]:
         """Scores i32 [views, N] and coarse scores i32 [views, M] of what was packed last."""
-        return self._host[0][:views].copy(), self._host[1][:views].copy()
-
-    def _patchify(
-        self,
-        inputs: tuple[int, int, int, KeepRule, int],
-        outputs: tuple[int, int, int],
-        batch: int,
-    ) -> None:
-        frames, size, patch, keep, seed = inputs
-        cells = (size // patch) ** 2
-        count = keep.resolve(cells)
-        shapes = ((batch, count, 3 * patch**2), (batch, count), (batch, cells))
-        arguments = cuda.prepare(
-            cuda.contiguous(frames, (batch, size, size, 3), "u1"),
-            *(
-                cuda.contiguous(*one)
-                for one in zip(outputs, shapes, ("u1", "i4", "i4"), strict=True)
-            ),
-            patch=patch,
-            keep=keep,
-            seed=seed,
-        )
-        cuda.launch_arguments(arguments, self._device.stream)
+        return self._told[0][:views].copy(), self._told[1][:views].copy()

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mpft_deploy.bundle import Latency
 from mpft_deploy.cores import available_cores
-from mpft_deploy.engine import Engine, SeesViews
+from mpft_deploy.engine import Engine
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.profile.disturbance import Snapshot, Watch
 from mpft_deploy.profile.timer import no_garbage_collection
@@ -103,9 +103,6 @@ class Stopwatch:
         """Nanoseconds at the beginning, with cells packed and at the end; and the view's logit."""
         view = self._singles[index % len(self._singles)]
         start = time.perf_counter_ns()
-        if isinstance(self._engine, SeesViews):  # which packs where the network is
-            logits = self._engine.run_views(self._spec, list(view)).logits
-            return (start, start, time.perf_counter_ns()), logits
         cut = texture_patchify(view, self._spec.patch, self._spec.keep_rule, self._spec.keep_seed)
         packed = time.perf_counter_ns()
         logits = self._engine.run(cut.patches, cut.positions)

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from mpft_deploy.engine import Engine, SeesViews
+from mpft_deploy.engine import Engine
 from mpft_deploy.images import U8, read_picture
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.profile.timer import Now, now
@@ -115,8 +115,6 @@ def file_workload(
 
 
 def _engine_stages(engine: Engine) -> tuple[str, ...]:
-    if isinstance(engine, SeesViews):  # which packs where the network is
-        return ("engine",)
     marked = isinstance(engine, MarksCopies)
     return ("kernel", "copy in", "engine", "copy out") if marked else ("kernel", "engine")
 
@@ -128,17 +126,9 @@ def _judge(
     keep, calibration = spec.keep_rule, spec.calibration
 
     def judge(cut: U8, marks: list[int]) -> None:
-        if isinstance(engine, SeesViews):
-            logits = [
-                float(logit)
-                for start in range(0, len(cut), batch)
-                for logit in engine.run_views(spec, list(cut[start : start + batch])).logits
-            ]
-            marks.append(clock())
-        else:
-            packed = texture_patchify(cut, spec.patch, keep, spec.keep_seed)
-            marks.append(clock())
-            logits = run(packed.patches, packed.positions, marks)
+        packed = texture_patchify(cut, spec.patch, keep, spec.keep_seed)
+        marks.append(clock())
+        logits = run(packed.patches, packed.positions, marks)
         for logit in logits:
             calibration.verdict(calibration.probability(float(logit)))
         marks.append(clock())

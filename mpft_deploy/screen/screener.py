@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import msgspec
 import numpy as np
 
-from mpft_deploy.engine import Seen, SeesViews, wide_of
+from mpft_deploy.engine import SeesViews, wide_of
 from mpft_deploy.errors import GateError, UsageError
 from mpft_deploy.images import U8
 from mpft_deploy.on_device import OnDevice, lies_on_device, prepare_on_device
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 INPUTS = ("patches", "positions")
-"""Of an engine of the host, by their names in `Patches`."""
+"""Of an engine, by their names in `Patches`."""
 
 Advance: TypeAlias = Callable[[int, int], None]
 """Told how many views are judged, and of how many."""
@@ -241,28 +242,37 @@ class Screener:
         frames: Sequence[Prepared | OnDevice],
         advance: Advance = lambda views, of: None,
     ) -> list[Judged]:
-        views = [view for frame in frames for view in frame.views]
-        inputs = []
-        if not isinstance(engine, SeesViews):
-            cut = [frame.patches for frame in frames if isinstance(frame, Prepared)]
+        of, done = sum(len(frame.views) for frame in frames), 0
+        judged: list[Judged] = []
+        for _, some in itertools.groupby(frames, type):
+            group = list(some)
+            run, parts = self._runner(engine, group), []
+            ends = np.cumsum([len(frame.views) for frame in group])
+            views = int(ends[-1])
+            for start in range(0, views, self.batch_size):
+                part = slice(start, min(start + self.batch_size, views))
+                parts.append(run(part))
+                advance(done + part.stop, of)
+            done += views
+            seen = (np.split(np.concatenate(one), ends[:-1]) for one in zip(*parts, strict=True))
+            for frame, logits, *scores in zip(group, *seen, strict=True):
+                told = frame if isinstance(frame, Prepared) else frame.told(self.spec, *scores)
+                judged.append(self._judged(logits, told))
+        return judged
+
+    def _runner(
+        self, engine: Engine, frames: Sequence[Prepared | OnDevice]
+    ) -> Callable[[slice], tuple[Any, ...]]:
+        """Of frames of one kind: what runs a part of their views, and gives their logits first.
+
+        Cells are packed where the pixels lie, so that no view is scored twice.
+        """
+        cut = [frame.patches for frame in frames if isinstance(frame, Prepared)]
+        if cut:
             inputs = [np.concatenate([getattr(one, name) for one in cut]) for name in INPUTS]
-        parts = []
-        for start in range(0, len(views), self.batch_size):
-            part = slice(start, min(start + self.batch_size, len(views)))
-            if isinstance(engine, SeesViews):
-                parts.append(engine.run_views(self.spec, views[part]))
-            else:
-                parts.append(Seen.of_logits(engine.run(*(one[part] for one in inputs))))
-            advance(part.stop, len(views))
-        ends = np.cumsum([len(frame.views) for frame in frames])[:-1]
-        seen = [np.split(np.concatenate(one), ends) for one in zip(*parts, strict=True)]
-        return [
-            self._judged(
-                logits,
-                frame if isinstance(frame, Prepared) else frame.told(self.spec, scores, coarse),
-            )
-            for frame, logits, scores, coarse in zip(frames, *seen, strict=True)
-        ]
+            return lambda part: (engine.run(*(one[part] for one in inputs)),)
+        views = [view for frame in frames for view in frame.views]
+        return lambda part: cast("SeesViews", engine).run_views(self.spec, views[part])
 
     def _judged(self, logits: F32, frame: Prepared | Told) -> Judged:
         counted = logits[frame.telling]

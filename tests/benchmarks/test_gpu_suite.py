@@ -40,7 +40,7 @@ def test_a_dry_run_walks_every_section_and_is_drawn(
     assert list(record["sections"]) == list(sections.SECTIONS)
     assert record["sections"]["tensorrt"] == {"not_measured": "dry run"}
     assert {row["batch"] for row in record["sections"]["stages"]} == {1, 2, 3}
-    assert {row["batch"] for row in record["sections"]["peers"]} == {1, 2, 3}
+    assert {row["batch"] for row in record["sections"]["peers"]["rows"]} == {1, 2, 3}
     assert record["gpu"]["gpu"] == "Orin"
     names = [one["name"] for one in record["targets"]]
     assert names[0] == "host frame to verdict, batch 1, p50"
@@ -52,7 +52,7 @@ def test_a_dry_run_walks_every_section_and_is_drawn(
     text = page.pages(tmp_path)["benchmarks.md"]
     assert "## Orin" in text
     assert "| device view to logit | wide | 2 |" in text
-    assert "TensorRT: not measured: dry run" in text
+    assert "TensorRT, float16: not measured: dry run" in text
 
 
 def test_a_difference_in_a_bit_is_found(

@@ -92,20 +92,21 @@ def frames(count, height=50, width=70):
 
 
 @pytest.mark.parametrize("views", ["centre", "five"])
-def test_of_a_frame_on_the_host_the_logit_alone_comes_back(device, made, views):
-    """Followed for every batch size, queued and replayed: each view goes there once."""
+def test_cells_of_a_frame_on_the_host_go_there_and_the_logit_comes_back(device, made, views):
+    """Followed for every batch size, queued and replayed. They were scored on the host, once."""
     judge = screener(made, views)
-    count, size = 5 if views == "five" else 1, made.spec.crop.size
+    count, (cells, area) = 5 if views == "five" else 1, (made.spec.tokens, made.spec.patch**2)
     for number in (1, 1, 1, 3, 3, 3, 1):
         shots = frames(number)
         expected = on_host(made, views).batch(shots)
         device.copies.clear()
+        device.kernels.called.clear()
         same(judge.batch(shots), expected, made)
         total = count * number
-        assert sorted(device.copies) == sorted(
-            [("in", 3 * size * size)] * total
-            + [("out", 4 * part) for part in (*[8] * (total // 8), total % 8) if part]
-        )
+        sizes = (("in", 3 * cells * area), ("in", 4 * cells), ("out", 4))
+        parts = [8] * (total // 8) + [total % 8] * (total % 8 > 0)
+        assert device.copies == [(kind, part * size) for part in parts for kind, size in sizes]
+        assert "texture_patchify" not in device.kernels.called
     assert device.launched == 3 if device.python and views == "centre" else True
 
 
@@ -153,7 +154,7 @@ def test_an_engine_stays_on_its_device(device, made):
     if not device.python:
         pytest.skip("PyCUDA has contexts, which the simulation counts")
     device.device = 1
-    judge, shot = screener(made), frames(1)[0]
+    judge, shot = screener(made), simulated_gpu.DeviceArray(device, frames(1)[0])
     device.device, seen = 0, []
     run = device.kernels.mpft_texture_patchify_launch
     device.kernels.mpft_texture_patchify_launch = lambda *arguments: (

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,23 +12,6 @@ if TYPE_CHECKING:
     from cuda_calls import Library
 
 sys.path.insert(0, str(Path(__file__).parent))
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cuda_resources.py"
-
-
-@pytest.fixture(scope="session")
-def gpu_resources() -> Callable[..., list[dict[str, Any]]]:
-    """Compile the CUDA kernels: what cuda_resources.py prints, for these SMs."""
-
-    def measure(*sm: int) -> list[dict[str, Any]]:
-        command = [sys.executable, str(SCRIPT), "--json"]
-        command += [f"--sm={number}" for number in sm]
-        run = subprocess.run(command, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr
-        rows: list[dict[str, Any]] = json.loads(run.stdout)
-        return rows
-
-    return measure
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from mpft_deploy.kernels import cuda as cuda_library
@@ -21,10 +21,12 @@ from mpft_deploy.kernels.texture_patchify import cuda, oracle
 from mpft_deploy.kernels.texture_patchify.oracle import Patches
 from mpft_deploy.spec import KeepRule
 
+Array: TypeAlias = "npt.NDArray[Any]"
+
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "kernels" / "texture_patchify"
 TEXTURE, ENCODER = "texture_patchify/cuda/launch.cu", "encoder/cuda/encoder.cu"
-GUARD = 64  # bytes before and after each output that must stay as they were
+GUARD = 64  # bytes before and after each output that must stay as they were; keeps alignment
 FILL = 0xCD
 
 
@@ -78,87 +80,71 @@ def copy_kernels(folder: Path, *, fast_paths: bool = True) -> Path:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
     if not fast_paths:
-        dispatch = kernels / "texture_patchify" / "cuda" / "dispatch.cuh"
-        dispatch.write_text(re.sub(r"    case 1[46]: .*\n", "", dispatch.read_text()))
+        launch = kernels / TEXTURE
+        launch.write_text(re.sub(r"    case 1[46]: .*\n", "", launch.read_text()))
     return kernels
 
 
-@dataclass
 class Call:
-    """A call on host memory: frames anywhere in a buffer, outputs between guards."""
+    """A call on host memory: views in rows of their pitch, outputs between guards.
 
-    frames: np.ndarray[Any, Any]
-    arguments: cuda.Arguments
-    buffers: tuple[np.ndarray[Any, Any], ...]
-    outputs: Patches
+    arguments: by name, in the order in which the library takes them; a test may change them.
+    """
 
-    @classmethod
-    def make(
-        cls,
-        frames: np.ndarray[Any, Any],
-        patch: int,
-        keep: KeepRule,
-        *,
-        seed: int = 0,
-        patches_offset: int = 0,
-    ) -> Call:
-        batch, size = frames.shape[:2]
-        cells = (size // patch) ** 2
-        count = keep.resolve(cells)
-        shapes = ((batch, count, 3 * patch * patch), (batch, count), (batch, cells))
-        dtypes = (np.dtype(np.uint8), np.dtype(np.int32), np.dtype(np.int32))
-        buffers, outputs = [], []
-        for shape, dtype, offset in zip(shapes, dtypes, (patches_offset, 0, 0), strict=True):
-            size_bytes = int(np.prod(shape)) * dtype.itemsize
-            buffer = np.full(2 * GUARD + offset + size_bytes, FILL, np.uint8)
-            start = GUARD + offset
-            outputs.append(buffer[start : start + size_bytes].view(dtype).reshape(shape))
-            buffers.append(buffer)
-        result = Patches(*outputs)
-        arguments = cuda.prepare(
-            *(where(array) for array in (frames, *result)),
-            patch=patch,
-            keep=keep,
-            seed=seed,
-        )
-        return cls(frames, arguments, tuple(buffers), result)
+    def __init__(self, images: Array, patch: int, keep: KeepRule, seed: int = 0) -> None:
+        self.expected = oracle.texture_patchify(images, patch, keep, seed)
+        batch, size = images.shape[:2]
+        self._buffers = [_aligned(array.nbytes) for array in self.expected]
+        views = place(images)
+        addresses = [buffer.ctypes.data + GUARD for buffer in self._buffers]
+        self.arguments: dict[str, Any] = {
+            "views": views.ctypes.data,
+            "batch": batch,
+            "size": size,
+            "patch": patch,
+            "keep": cuda.KEEP_CODES[keep.kind],
+            "count": self.expected.positions.shape[1],
+            "seed": seed,
+            **dict(zip(Patches._fields, addresses, strict=True)),
+        }
+        self._kept = views
 
-    def guards_hold(self) -> bool:
-        """Whether nothing was written outside the outputs."""
-        return all(
-            (buffer[: array.ctypes.data - buffer.ctypes.data] == FILL).all()
-            and (buffer[array.ctypes.data - buffer.ctypes.data + array.nbytes :] == FILL).all()
-            for buffer, array in zip(self.buffers, self.outputs, strict=True)
-        )
+    def run(self, library: Library, *, multiprocessors: int = 4, descending: bool = False) -> int:
+        """The status, or -1 where a kernel is at fault."""
+        state = library.state
+        state.multiprocessors, state.descending, state.faulty = multiprocessors, descending, False
+        status: int = library.mpft_texture_patchify_launch(*self.arguments.values(), None)
+        return -1 if state.faulty else status
+
+    def wrote_nothing(self) -> bool:
+        return all((buffer == FILL).all() for buffer in self._buffers)
+
+    def equals_oracle(self) -> bool:
+        """Whether all of the outputs is right, and nothing was written around them."""
+        for buffer, array in zip(self._buffers, self.expected, strict=True):
+            before, found, after = np.split(buffer, [GUARD, GUARD + array.nbytes])
+            if (before != FILL).any() or (after != FILL).any():
+                return False
+            if found.tobytes() != array.tobytes():
+                return False
+        return True
 
 
-def where(array: np.ndarray[Any, Any]) -> cuda.DeviceArray:
-    return cuda.DeviceArray(array.ctypes.data, array.shape, array.dtype.str[1:], array.strides)
+def _aligned(size: int) -> Array:
+    """So many bytes between guards, where kernels want them."""
+    raw = np.full(size + 2 * GUARD + cuda.ALIGNMENT, FILL, np.uint8)
+    start = -raw.ctypes.data % cuda.ALIGNMENT
+    return raw[start : start + size + 2 * GUARD]
 
 
-def place(
-    images: np.ndarray[Any, Any], *, offset: int, row_pad: int, frame_pad: int
-) -> np.ndarray[Any, Any]:
-    """A copy of the images with padded rows and frames, `offset` bytes into its buffer."""
+def place(images: Array) -> Array:
+    """A copy of u8 [B, S, S, 3] as views lie: u8 [B, S, pitch], noise in what pads rows."""
     batch, size = images.shape[:2]
-    pitch = 3 * size + row_pad
-    stride = pitch * size + frame_pad
-    # The padding is noise: whoever reads it as pixels gives itself away.
-    raw = np.random.default_rng(1).integers(0, 256, 16 + offset + batch * stride, dtype=np.uint8)
-    start = -raw.ctypes.data % 16 + offset
-    view = np.lib.stride_tricks.as_strided(raw[start:], images.shape, (stride, pitch, 3, 1))
-    view[...] = images
-    return view
-
-
-def run_host(
-    library: Library, call: Call, *, multiprocessors: int = 4, descending: bool = False
-) -> int:
-    """The status of a call, or -1 where a kernel is at fault."""
-    state = library.state
-    state.multiprocessors, state.descending, state.faulty = multiprocessors, descending, False
-    status: int = library.mpft_texture_patchify_launch(ctypes.byref(call.arguments), None)
-    return -1 if state.faulty else status
+    pitch = cuda.pitch_of(size)
+    rows = _aligned(batch * size * pitch)[GUARD:-GUARD].reshape(batch, size, pitch)
+    rows[...] = np.random.default_rng(1).integers(0, 256, rows.shape, np.uint8)
+    rows[:, :, : 3 * size] = images.reshape(batch, size, 3 * size)
+    return rows
 
 
 def succeeds_in_child(action: Callable[[], bool]) -> bool:
@@ -170,14 +156,7 @@ def succeeds_in_child(action: Callable[[], bool]) -> bool:
     return os.waitpid(child, 0)[1] == 0
 
 
-def equals_oracle(call: Call, patch: int, keep: KeepRule, seed: int = 0) -> bool:
-    expected = oracle.texture_patchify(call.frames, patch, keep, seed)
-    return call.guards_hold() and all(
-        np.array_equal(got, want) for got, want in zip(call.outputs, expected, strict=True)
-    )
-
-
-def pictures(batch: int, size: int, kind: str, seed: int) -> np.ndarray[Any, Any]:
+def pictures(batch: int, size: int, kind: str, seed: int) -> Array:
     """u8 [B, S, S, 3]: noise, few levels (many equal scores), one colour, or the two extremes."""
     noise = np.random.default_rng(seed).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     if kind == "few":

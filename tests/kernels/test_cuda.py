@@ -15,128 +15,121 @@ from cuda_calls import (
     Call,
     Library,
     copy_kernels,
-    equals_oracle,
     pictures,
     place,
-    run_host,
     succeeds_in_child,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpft_deploy.fitness import coarse_scores
-from mpft_deploy.kernels.texture_patchify import oracle
+from mpft_deploy.kernels.texture_patchify import cuda, oracle
 from mpft_deploy.spec import KeepRule
 
 
 @st.composite
-def calls(draw: st.DrawFn) -> dict[str, Any]:
+def calls(draw: st.DrawFn) -> Call:
     patch = draw(st.one_of(st.sampled_from([14, 16]), st.integers(4, 64)))
     grid = draw(st.integers(1, max(1, 112 // patch)))
     kind = draw(st.sampled_from(["smooth", "textured", "random", "all"]))
     count = None if kind == "all" else draw(st.integers(1, grid * grid))
-    return {
-        "patch": patch,
-        "keep": KeepRule(kind, count),  # type: ignore[arg-type]
-        "images": pictures(
-            draw(st.integers(1, 3)),
-            patch * grid,
-            draw(st.sampled_from(["noise", "few", "flat", "extreme"])),
-            draw(st.integers(0, 99)),
-        ),
-        "offset": draw(st.sampled_from([0, 0, 1, 2, 4, 8])),
-        "row_pad": draw(st.sampled_from([0, 0, 1, 2, 4, 16])),
-        "frame_pad": draw(st.sampled_from([0, 0, 1, 2, 4, 16])),
-        "patches_offset": draw(st.sampled_from([0, 0, 1, 4])),
-        "seed": draw(st.integers(0, 2**64 - 1)),
-        "multiprocessors": draw(st.sampled_from([1, 8, 132])),
-        "descending": draw(st.booleans()),
-    }
+    levels = draw(st.sampled_from(["noise", "few", "flat", "extreme"]))
+    images = pictures(draw(st.integers(1, 3)), patch * grid, levels, draw(st.integers(0, 99)))
+    seed = draw(st.integers(0, 2**64 - 1))
+    return Call(images, patch, KeepRule(kind, count), seed)  # type: ignore[arg-type]
 
 
 @settings(max_examples=200, deadline=None)
-@given(case=calls())
-def test_device_code_equals_the_oracle(host: Library, case: dict[str, Any]) -> None:
-    frames = place(
-        case["images"],
-        offset=case["offset"],
-        row_pad=case["row_pad"],
-        frame_pad=case["frame_pad"],
-    )
-    call = Call.make(
-        frames,
-        case["patch"],
-        case["keep"],
-        seed=case["seed"],
-        patches_offset=case["patches_offset"],
-    )
-    status = run_host(
-        host, call, multiprocessors=case["multiprocessors"], descending=case["descending"]
-    )
-    assert status == 0
-    assert equals_oracle(call, case["patch"], case["keep"], case["seed"])
+@given(calls(), st.sampled_from([1, 8, 132]), st.booleans())
+def test_device_code_equals_the_oracle(
+    host: Library, call: Call, multiprocessors: int, descending: bool
+) -> None:
+    assert call.run(host, multiprocessors=multiprocessors, descending=descending) == 0
+    assert call.equals_oracle()
 
 
 @pytest.mark.parametrize("patch", [14, 16])
-@pytest.mark.parametrize("count", [63, 95, 96, 127, 191])
-def test_fast_paths_equal_the_oracle(host: Library, patch: int, count: int) -> None:
-    keep = KeepRule("textured", count)
-    call = Call.make(pictures(2, 224, "few", 3), patch, keep)
-    assert run_host(host, call) == 0
-    assert equals_oracle(call, patch, keep)
+def test_usual_views_equal_the_oracle(host: Library, patch: int) -> None:
+    call = Call(pictures(2, 224, "few", 3), patch, KeepRule("textured", 95))
+    assert call.run(host) == 0
+    assert call.equals_oracle()
 
 
-@pytest.mark.parametrize("rule", ["smooth:4000", "random:60", "textured:1", "all"])
-def test_more_cells_than_shared_memory_holds(host: Library, rule: str) -> None:
-    keep = KeepRule.parse(rule)
-    frames = pictures(1, 4 * 66, "few", 5)  # 4,356 cells, above the 4,096 that are cached
-    call = Call.make(frames, 4, keep)
-    assert run_host(host, call, multiprocessors=2) == 0
-    assert equals_oracle(call, 4, keep)
-
-
-def test_the_largest_grid(host: Library) -> None:
-    keep = KeepRule("smooth", 5)
-    call = Call.make(pictures(1, 1024, "few", 6), 4, keep)
-    assert run_host(host, call) == 0
-    assert equals_oracle(call, 4, keep)
+@pytest.mark.parametrize("rule", ["smooth:4000", "random:60", "all"])
+def test_the_largest_grid(host: Library, rule: str) -> None:
+    call = Call(pictures(1, 4 * 64, "few", 5), 4, KeepRule.parse(rule))
+    assert call.run(host, multiprocessors=2) == 0
+    assert call.equals_oracle()
 
 
 @pytest.mark.parametrize(
-    ("size", "patch", "row_pad"), [(32, 16, 0), (28, 14, 0), (15, 5, 0), (21, 7, 1), (24, 6, 2)]
+    "change",
+    [
+        {"views": None},
+        {"batch": -1},
+        {"patch": 3},
+        {"patch": 65},
+        {"size": 31},
+        {"size": 0},
+        {"count": 0},
+        {"count": 65},
+        {"keep": 3},
+        {"keep": 4},
+        {"keep": -1},
+        {"size": 4 * 65},
+        {"batch": 2**31 - 1},
+    ],
 )
-def test_no_byte_outside_the_frames_is_read(
-    host: Library, size: int, patch: int, row_pad: int
-) -> None:
-    """The frames end, and in a second run begin, where memory that cannot be read begins."""
+def test_what_cannot_be_is_refused(host: Library, change: dict[str, Any]) -> None:
+    call = Call(pictures(1, 32, "noise", 0), 4, KeepRule("smooth", 5))
+    call.arguments |= change
+    assert call.run(host) == 1
+    assert "4,096 cells" in host.mpft_message(1).decode()
+    assert call.wrote_nothing()
+
+
+@pytest.mark.parametrize("name", ["views", "patches", "positions", "scores"])
+def test_memory_that_is_not_aligned_is_refused(host: Library, name: str) -> None:
+    call = Call(pictures(1, 32, "noise", 0), 4, KeepRule("smooth", 5))
+    call.arguments[name] += 8
+    assert call.run(host) == 1
+
+
+def test_an_empty_batch_does_nothing(host: Library) -> None:
+    call = Call(np.zeros((0, 32, 32, 3), np.uint8), 16, KeepRule("all"))
+    call.arguments |= {"views": None, "patches": None}
+    assert call.run(host) == 0
+
+
+@pytest.mark.parametrize(("size", "patch"), [(32, 16), (28, 14), (15, 5), (21, 7), (24, 6)])
+def test_no_byte_outside_the_views_is_read(host: Library, size: int, patch: int) -> None:
+    """The views end, and in a second run begin, where memory that cannot be read begins."""
     page = os.sysconf("SC_PAGE_SIZE")
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
     libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    pitch = 3 * size + row_pad
-    used = pitch * (size - 1) + 3 * size
+    used = cuda.pitch_of(size) * size
     pages = -(-used // page)
     base = libc.mmap(None, (pages + 2) * page, 3, 0x22, -1, 0)  # private, anonymous
     assert base not in (None, ctypes.c_void_p(-1).value)
     assert libc.mprotect(base, page, 0) == libc.mprotect(base + (pages + 1) * page, page, 0) == 0
-    keep = KeepRule("textured", 1)
-    reference = Call.make(pictures(1, size, "noise", 1), patch, keep)
+    call = Call(pictures(1, size, "noise", 1), patch, KeepRule("textured", 1))
     for start in (base + page, base + (pages + 1) * page - used):
-        arguments = reference.arguments
-        arguments.frames, arguments.row_pitch, arguments.batch_stride = start, pitch, pitch * size
-        assert succeeds_in_child(lambda: run_host(host, reference) == 0)
+        call.arguments["views"] = start
+        assert succeeds_in_child(lambda: call.run(host) == 0)
 
 
 @pytest.mark.parametrize(("batch", "size"), [(1, 16), (3, 224), (2, 45)])
 def test_means_are_those_that_fitness_takes(host: Library, batch: int, size: int) -> None:
     """Scored in cells of 4 × 4 they are `coarse_scores`."""
-    views, side = pictures(batch, size, "noise", 8), size // 16 * 4
-    means = np.full((batch, side, side, 3), 7, np.uint8)
-    addresses = (array.ctypes.data for array in (views, means))
-    assert host.mpft_means_launch(next(addresses), batch, size, side, next(addresses), None) == 0
-    scores = oracle.texture_scores(means, 4)
-    assert np.array_equal(scores, coarse_scores(views))
+    images, side = pictures(batch, size, "noise", 8), size // 16 * 4
+    views, means = place(images), place(np.full((batch, side, side, 3), 7, np.uint8))
+    addresses = [array.ctypes.data for array in (views, means)]
+    assert host.mpft_means_launch(addresses[0], batch, size, side, addresses[1], None) == 0
+    found = means[:, :, : 3 * side].reshape(batch, side, side, 3)
+    assert np.array_equal(oracle.texture_scores(found, 4), coarse_scores(images))
+    assert host.mpft_means_launch(addresses[0], batch, size, size // 4 + 1, addresses[1], None) == 1
 
 
 MUTATIONS = {
@@ -164,8 +157,8 @@ MUTATIONS = {
     ),
     "the pitch is ignored": (
         "cuda/kernels.cuh",
-        "row_bytes * problem.row_pitch",
-        "row_bytes * (3ull * problem.grid * patch)",
+        "row_bytes * problem.pitch",
+        "row_bytes * (3 * problem.size)",
     ),
     "totals share one buffer": ("cuda/kernels.cuh", "warp_totals[tile % 2]", "warp_totals[0]"),
     "the digest is not cleared": (
@@ -174,9 +167,9 @@ MUTATIONS = {
         "scratch.digest += 0;",
     ),
     "the last band is left out": (
-        "cuda/dispatch.cuh",
-        "plan.batch * problem.grid,",
-        "plan.batch * problem.grid - 1,",
+        "cuda/launch.cu",
+        "problem.batch * problem.grid,",
+        "problem.batch * problem.grid - 1,",
     ),
 }
 
@@ -194,11 +187,9 @@ def test_the_comparison_finds_a_fault(name: str, tmp_path: Path) -> None:
 
     def all_equal() -> bool:
         for keep, descending in itertools.product(keep_rules, (False, True)):
-            frames = place(pictures(2, 28 * 4, "few", 2), offset=0, row_pad=4, frame_pad=0)
-            call = Call.make(frames, 4, keep, seed=1)
-            if run_host(library, call, descending=descending) or not equals_oracle(
-                call, 4, keep, 1
-            ):
+            # Rows of 140 pixels are padded.
+            call = Call(pictures(2, 28 * 5, "few", 2), 5, keep, seed=1)
+            if call.run(library, descending=descending) or not call.equals_oracle():
                 return False
         return True
 

@@ -1,9 +1,9 @@
 // The device code of texture_patchify. The NumPy oracle (../oracle.py) is the contract.
 //
 // Three phases in two launches: score_bands scores cells, a block a row of them; select_and_pack
-// selects the K smallest keys and packs the pixels of the kept cells, some blocks a frame.
+// selects the K smallest keys and packs the pixels of the kept cells, some blocks a view.
 //
-// Patch and Count are template arguments where a call's p and K have a fast path, else 0.
+// Patch is a template argument where a call's p has a fast path, else 0.
 #pragma once
 
 #include "../../shared_memory.cuh"
@@ -17,15 +17,13 @@ struct Columns {
 };
 
 // One thread's column of a cell, four bytes wide and all rows high, read in aligned words that are
-// shifted into place. Rows must lie a multiple of four bytes apart, so that all are shifted alike.
+// shifted into place; rows lie a multiple of four bytes apart, so that all are shifted alike.
 // No branch depends on the row: loads of many rows are under way at once. Only words that hold a
 // byte of the cell are touched.
-class WordReader {
+class ColumnReader {
  public:
-  static constexpr bool kAhead = true;
-
   // `first` points at the column in the first row; `left` bytes of the cell remain from there on.
-  __device__ WordReader(const std::uint8_t* first, std::uint64_t pitch, int left) : pitch_(pitch) {
+  __device__ ColumnReader(const std::uint8_t* first, int pitch, int left) : pitch_(pitch) {
     const int offset = static_cast<int>(reinterpret_cast<std::uintptr_t>(first) % 4);
     first_ = first - offset;
     shift_ = 8 * offset;
@@ -45,36 +43,10 @@ class WordReader {
 
  private:
   const std::uint8_t* first_;
-  std::uint64_t pitch_;
+  int pitch_;
   int shift_;
   bool has_middle_;
   bool has_high_;
-};
-
-// The same in single bytes, for frames and pitches of any alignment.
-class ByteReader {
- public:
-  static constexpr bool kAhead = false;
-
-  __device__ ByteReader(const std::uint8_t* first, std::uint64_t pitch, int left)
-      : first_(first), pitch_(pitch), left_(left) {}
-
-  __device__ Columns read(int row) const {
-    const std::uint8_t* bytes = first_ + row * pitch_;
-    Columns columns{};
-    for (int i = 0; i < 4; ++i) {
-      if (i < left_) columns.words[0] |= static_cast<std::uint32_t>(bytes[i]) << (8 * i);
-      if (i + kChannels < left_) {
-        columns.words[1] |= static_cast<std::uint32_t>(bytes[i + kChannels]) << (8 * i);
-      }
-    }
-    return columns;
-  }
-
- private:
-  const std::uint8_t* first_;
-  std::uint64_t pitch_;
-  int left_;
 };
 
 // Ones in the low `bytes` bytes, for -3 and more.
@@ -98,18 +70,18 @@ __device__ inline std::uint32_t pair_differences(const Columns (&rows)[2], bool 
 }
 
 // The share of a cell's texture that begins in four adjacent bytes of each of its rows.
-template <int Patch, typename Reader>
+template <int Patch>
 __device__ std::int32_t column_texture(const Problem& problem, const std::uint8_t* cell, int word) {
   const int patch = Patch ? Patch : problem.patch;
   const int left = kChannels * patch - 4 * word;
-  const Reader reader(cell + 4 * word, problem.row_pitch, left);
+  const ColumnReader reader(cell + 4 * word, problem.pitch, left);
   // A pair that reaches one pixel to the right exists for all but the last pixel of a row.
   const std::uint32_t masks[2] = {byte_mask(left), byte_mask(left - kChannels)};
   // Half of the rows are read before any is used: the loads, not the sums, take the time.
-  constexpr int ahead = !Reader::kAhead ? 1 : Patch ? (Patch + 1) / 2 : 4;
+  constexpr int ahead = Patch ? (Patch + 1) / 2 : 4;
   std::uint32_t total = 0;
   Columns rows[2] = {reader.read(0), {}};
-#pragma unroll(Reader::kAhead && Patch ? 2 : 1)
+#pragma unroll(Patch ? 2 : 1)
   for (int first = 1; first < patch; first += ahead) {
     Columns next[ahead];
 #pragma unroll
@@ -127,57 +99,40 @@ __device__ std::int32_t column_texture(const Problem& problem, const std::uint8_
   return static_cast<std::int32_t>(total + pair_differences(rows, false, masks));
 }
 
-__device__ inline const std::uint8_t* frame_of(const Problem& problem, int frame) {
-  return problem.frames + static_cast<std::uint64_t>(frame) * problem.batch_stride;
-}
-
-__device__ inline std::int32_t* scores_of(const Problem& problem, int frame) {
-  return problem.scores + static_cast<std::int64_t>(frame) * problem.cells;
+__device__ inline std::int32_t* scores_of(const Problem& problem, int view) {
+  return problem.scores + static_cast<std::int64_t>(view) * problem.cells;
 }
 
 // The first byte of a cell.
 template <int Patch>
-__device__ const std::uint8_t* cell_of(const Problem& problem, const std::uint8_t* frame, int cell) {
+__device__ const std::uint8_t* cell_of(const Problem& problem, int view, int cell) {
   const int patch = Patch ? Patch : problem.patch;
   const int row = cell / problem.grid * patch;
   const int column = cell % problem.grid * patch;
-  return frame + row * problem.row_pitch + kChannels * column;
+  return problem.views + (static_cast<std::int64_t>(view) * problem.size + row) * problem.pitch +
+         kChannels * column;
 }
 
-// Add the texture of cells first … first + cells − 1 of a frame to `sums` (shared).
-template <int Patch, typename Reader>
-__device__ void sum_textures(const Problem& problem, int frame, int first, int cells,
-                             std::int32_t* sums) {
-  const int patch = Patch ? Patch : problem.patch;
-  const int words = (kChannels * patch + 3) / 4;
-  const std::uint8_t* pixels = frame_of(problem, frame);
-  for (int item = threadIdx.x; item < cells * words; item += blockDim.x) {
-    const int cell = item / words;
-    const std::uint8_t* origin = cell_of<Patch>(problem, pixels, first + cell);
-    atomicAdd(&sums[cell], column_texture<Patch, Reader>(problem, origin, item % words));
-  }
-}
-
-// Phase 1: the texture of cells first … first + cells − 1 of a frame, in `sums` (shared), which
-// the block may read afterwards, and in the scores.
+// Phase 1: a block scores one row of cells of one view.
 template <int Patch>
-__device__ void score_cells(const Problem& problem, int frame, int first, int cells,
-                            std::int32_t* sums) {
-  const int thread = threadIdx.x;
-  const int threads = blockDim.x;
-  for (int cell = thread; cell < cells; cell += threads) sums[cell] = 0;
+__global__ void __launch_bounds__(kThreads, 4) score_bands(const Problem problem) {
+  const int view = blockIdx.x / problem.grid;
+  const int first = blockIdx.x % problem.grid * problem.grid;
+  auto* sums = reinterpret_cast<std::int32_t*>(shared_memory());
+  for (int cell = threadIdx.x; cell < problem.grid; cell += blockDim.x) sums[cell] = 0;
   __syncthreads();
-  if (problem.word_loads) {
-    sum_textures<Patch, WordReader>(problem, frame, first, cells, sums);
-  } else {
-    sum_textures<Patch, ByteReader>(problem, frame, first, cells, sums);
+  const int words = (kChannels * (Patch ? Patch : problem.patch) + 3) / 4;
+  for (int item = threadIdx.x; item < problem.grid * words; item += blockDim.x) {
+    const int cell = item / words;
+    const std::uint8_t* origin = cell_of<Patch>(problem, view, first + cell);
+    atomicAdd(&sums[cell], column_texture<Patch>(problem, origin, item % words));
   }
   __syncthreads();
-  std::int32_t* scores = scores_of(problem, frame) + first;
-  for (int cell = thread; cell < cells; cell += threads) scores[cell] = sums[cell];
+  std::int32_t* scores = scores_of(problem, view) + first;
+  for (int cell = threadIdx.x; cell < problem.grid; cell += blockDim.x) scores[cell] = sums[cell];
 }
 
-// The start of a frame's `random` keys: see rule.hpp. Needs a digest of 0; ends with a barrier.
+// The start of a view's `random` keys: see rule.hpp. Needs a digest of 0; ends with a barrier.
 __device__ inline std::uint64_t random_keys_start(const Problem& problem,
                                                   const std::int32_t* scores, Scratch& scratch) {
   std::uint64_t sum = 0;
@@ -194,13 +149,12 @@ __device__ inline std::uint64_t random_keys_start(const Problem& problem,
   return random_start(scratch.digest, problem.seed);
 }
 
-// The K-th smallest key of a frame, by radix selection over hexadecimal digits, highest first.
+// The K-th smallest key of a view, by radix selection over hexadecimal digits, highest first.
 // Each digit has a histogram of its own, so that one barrier a digit is enough.
 template <typename KeyOf>
-__device__ std::uint64_t kth_key(const Problem& problem, int count, KeyOf key_of,
-                                 Scratch& scratch) {
+__device__ std::uint64_t kth_key(const Problem& problem, KeyOf key_of, Scratch& scratch) {
   std::uint64_t prefix = 0;
-  int rank = count;  // among the keys that begin with the prefix, counted from 1
+  int rank = problem.count;  // among the keys that begin with the prefix, counted from 1
   for (int shift = 4 * (kDigits - 1); shift >= 0; shift -= 4) {
     prefix <<= 4;
     if ((problem.key_mask >> shift & 15) == 0) continue;
@@ -217,13 +171,11 @@ __device__ std::uint64_t kth_key(const Problem& problem, int count, KeyOf key_of
   return prefix;
 }
 
-// Phase 2: find the kept cells of a frame and their slots; write those of slots first … last − 1
-// to `kept` (shared) and to the positions. `scores` must be visible to the block, and the block
-// must have at most 32 warps, all full. Ends with a barrier.
-template <int Count>
-__device__ void select_cells(const Problem& problem, int frame, const std::int32_t* scores,
-                             Scratch& scratch, int first, int last, std::int32_t* kept) {
-  const int count = Count ? Count : problem.count;
+// Phase 2: find the kept cells of a view and their slots; write those of slots first … last − 1
+// to `kept` (shared) and to the positions. Makes `scores` (shared) visible to the block, of whole
+// warps, first. Ends with a barrier.
+__device__ inline void select_cells(const Problem& problem, int view, const std::int32_t* scores,
+                                    Scratch& scratch, int first, int last, std::int32_t* kept) {
   const int thread = threadIdx.x;
   const int threads = blockDim.x;
   for (int i = thread; i < kDigits * 16; i += threads) scratch.histogram[i / 16][i % 16] = 0;
@@ -234,9 +186,9 @@ __device__ void select_cells(const Problem& problem, int frame, const std::int32
   const auto key_of = [&](int cell) {
     return key(problem.keep, cell, scores[cell], start) & problem.key_mask;
   };
-  const std::uint64_t threshold = kth_key(problem, count, key_of, scratch);
+  const std::uint64_t threshold = kth_key(problem, key_of, scratch);
 
-  std::int32_t* positions = problem.positions + static_cast<std::int64_t>(frame) * count;
+  std::int32_t* positions = problem.positions + static_cast<std::int64_t>(view) * problem.count;
   int before = 0;  // kept cells in the tiles so far
   for (int base = 0, tile = 0; base < problem.cells; base += threads, ++tile) {
     const int cell = base + thread;
@@ -266,27 +218,24 @@ struct alignas(16) QuadWord {
 
 // A contiguous unit of a patch, gathered from rows of its cell in loads of type Load.
 template <int Patch, typename Store, typename Load>
-__device__ void copy_cells(const Problem& problem, const std::uint8_t* pixels,
-                           const std::int32_t* kept, int slots, std::uint8_t* patches) {
+__device__ void copy_cells(const Problem& problem, int view, const std::int32_t* kept, int slots,
+                           std::uint8_t* patches) {
   const int patch = Patch ? Patch : problem.patch;
   const int row_bytes = kChannels * patch;
   const int patch_bytes = row_bytes * patch;
   const int stores = patch_bytes / static_cast<int>(sizeof(Store));
   constexpr int loads = sizeof(Store) / sizeof(Load);
   for (int item = threadIdx.x; item < slots * stores; item += blockDim.x) {
-    const int slot = item / stores;
-    const std::uint8_t* cell = cell_of<Patch>(problem, pixels, kept[slot]);
+    const std::uint8_t* cell = cell_of<Patch>(problem, view, kept[item / stores]);
     Store unit{};
-    if constexpr (loads == 1) {
-      const int offset = item % stores * static_cast<int>(sizeof(Store));
-      unit = *reinterpret_cast<const Store*>(cell + offset / row_bytes * problem.row_pitch +
-                                             offset % row_bytes);
-    } else {
 #pragma unroll
-      for (int part = 0; part < loads; ++part) {
-        const int offset = (item % stores * loads + part) * static_cast<int>(sizeof(Load));
-        const auto* source = reinterpret_cast<const Load*>(
-            cell + offset / row_bytes * problem.row_pitch + offset % row_bytes);
+    for (int part = 0; part < loads; ++part) {
+      const int offset = (item % stores * loads + part) * static_cast<int>(sizeof(Load));
+      const auto* source = reinterpret_cast<const Load*>(
+          cell + offset / row_bytes * problem.pitch + offset % row_bytes);
+      if constexpr (loads == 1) {
+        unit = *source;
+      } else {
         unit |= static_cast<Store>(*source) << (8 * sizeof(Load) * part);
       }
     }
@@ -294,51 +243,37 @@ __device__ void copy_cells(const Problem& problem, const std::uint8_t* pixels,
   }
 }
 
-// Phase 3: copy the pixels of the kept cells of slots first … last − 1.
-template <int Patch, int Count>
-__device__ void pack_cells(const Problem& problem, int frame, const std::int32_t* kept, int first,
+// Phase 3: copy the pixels of the kept cells of slots first … last − 1, in the widest unit that
+// fits into rows of a cell: rows of a view, and arrays, begin at multiples of 16 bytes.
+template <int Patch>
+__device__ void pack_cells(const Problem& problem, int view, const std::int32_t* kept, int first,
                            int last) {
   const int patch = Patch ? Patch : problem.patch;
-  const int count = Count ? Count : problem.count;
-  const std::uint8_t* pixels = frame_of(problem, frame);
-  const std::int64_t slot = static_cast<std::int64_t>(frame) * count + first;
   const int slots = last - first;
+  const std::int64_t slot = static_cast<std::int64_t>(view) * problem.count + first;
   std::uint8_t* bytes = problem.patches + slot * (kChannels * patch * patch);
-  switch (problem.packing) {
-    case Packing::quad_words:
-      return copy_cells<Patch, QuadWord, QuadWord>(problem, pixels, kept, slots, bytes);
-    case Packing::half_words:
-      return copy_cells<Patch, std::uint32_t, std::uint16_t>(problem, pixels, kept, slots, bytes);
-    default:
-      return copy_cells<Patch, std::uint8_t, std::uint8_t>(problem, pixels, kept, slots, bytes);
+  if (patch % 16 == 0) {
+    copy_cells<Patch, QuadWord, QuadWord>(problem, view, kept, slots, bytes);
+  } else if (patch % 2 == 0) {
+    copy_cells<Patch, std::uint32_t, std::uint16_t>(problem, view, kept, slots, bytes);
+  } else {
+    copy_cells<Patch, std::uint8_t, std::uint8_t>(problem, view, kept, slots, bytes);
   }
 }
 
-// A block scores one row of cells of one frame.
+// A block selects the kept cells of one view and packs its share of them.
 template <int Patch>
-__global__ void __launch_bounds__(kScoreThreads, 4) score_bands(const Problem problem) {
-  const int frame = blockIdx.x / problem.grid;
-  const int band = blockIdx.x % problem.grid;
-  auto* sums = reinterpret_cast<std::int32_t*>(shared_memory());
-  score_cells<Patch>(problem, frame, band * problem.grid, problem.grid, sums);
-}
-
-// A block selects the kept cells of one frame and packs its share of them.
-template <int Patch, int Count>
-__global__ void __launch_bounds__(kSelectThreads, 4) select_and_pack(const Problem problem) {
-  const int count = Count ? Count : problem.count;
-  const int frame = blockIdx.x / problem.blocks_per_frame;
-  const int first = blockIdx.x % problem.blocks_per_frame * problem.slots_per_block;
-  const int last = min(first + problem.slots_per_block, count);
+__global__ void __launch_bounds__(kThreads, 4) select_and_pack(const Problem problem) {
+  const int view = blockIdx.x / problem.blocks_per_view;
+  const int first = blockIdx.x % problem.blocks_per_view * problem.slots_per_block;
+  const int last = min(first + problem.slots_per_block, problem.count);
   auto& scratch = *reinterpret_cast<Scratch*>(shared_memory());
-  auto* cache = reinterpret_cast<std::int32_t*>(&scratch + 1);
-  const int cached = cached_cells(problem.cells);
-  std::int32_t* kept = cache + cached;
-  const std::int32_t* scores = scores_of(problem, frame);
-  // Made visible by the barrier with which the selection begins.
-  for (int cell = threadIdx.x; cell < cached; cell += blockDim.x) cache[cell] = scores[cell];
-  select_cells<Count>(problem, frame, cached ? cache : scores, scratch, first, last, kept);
-  pack_cells<Patch, Count>(problem, frame, kept, first, last);
+  auto* scores = reinterpret_cast<std::int32_t*>(&scratch + 1);
+  std::int32_t* kept = scores + problem.cells;
+  const std::int32_t* source = scores_of(problem, view);
+  for (int cell = threadIdx.x; cell < problem.cells; cell += blockDim.x) scores[cell] = source[cell];
+  select_cells(problem, view, scores, scratch, first, last, kept);
+  pack_cells<Patch>(problem, view, kept, first, last);
 }
 
 // Means of 4 × 4 pixels of views, a channel each: what tells texture from noise. A thread a mean.
@@ -350,20 +285,20 @@ struct Means {
   int total;
 };
 
-__global__ void __launch_bounds__(kScoreThreads, 1) mean_pixels(const Means problem) {
+__global__ void __launch_bounds__(kThreads, 1) mean_pixels(const Means problem) {
   const int item = blockIdx.x * blockDim.x + threadIdx.x;
   if (item >= problem.total) return;
+  const int channel = item % kChannels;
   const int column = item / kChannels % problem.side;
   const int row = item / (kChannels * problem.side) % problem.side;
-  const std::uint64_t frame = item / (kChannels * problem.side * problem.side);
-  const std::uint8_t* first =
-      problem.views + (frame * problem.size * problem.size + 4 * row * problem.size + 4 * column) *
-                          kChannels + item % kChannels;
+  const std::int64_t view = item / (kChannels * problem.side * problem.side);
+  const int pitch = pitch_of(problem.size);
+  const std::uint8_t* first = problem.views + (view * problem.size + 4 * row) * pitch +
+                              4 * column * kChannels + channel;
   int sum = 8;  // rounds to the nearest, halves up
-  for (int pixel = 0; pixel < 16; ++pixel) {
-    sum += first[(pixel / 4 * problem.size + pixel % 4) * kChannels];
-  }
-  problem.means[item] = static_cast<std::uint8_t>(sum / 16);
+  for (int pixel = 0; pixel < 16; ++pixel) sum += first[pixel / 4 * pitch + pixel % 4 * kChannels];
+  problem.means[(view * problem.side + row) * pitch_of(problem.side) + column * kChannels +
+                channel] = static_cast<std::uint8_t>(sum / 16);
 }
 
 }  // namespace mpft::texture::cuda

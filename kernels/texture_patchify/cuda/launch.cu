@@ -1,6 +1,7 @@
-// The C interface over the kernels: plan, launch, and say what went wrong.
+// The C interface over the kernels: check, launch, and say what went wrong.
 #include "../../launch.cuh"
-#include "dispatch.cuh"
+#include "../../mpft_cuda.h"
+#include "kernels.cuh"
 
 namespace {
 
@@ -14,53 +15,86 @@ int attribute(int& value, cudaDeviceAttr which) {
   return status_of(cudaDeviceGetAttribute(&value, which, device));
 }
 
+template <int Patch>
+int run(const mpft::texture::cuda::Problem& problem, cudaStream_t stream) {
+  namespace cuda = mpft::texture::cuda;
+  if (const cudaError_t error =
+          mpft::launch(stream, cuda::score_bands<Patch>, problem.batch * problem.grid,
+                       cuda::kThreads, sizeof(std::int32_t) * problem.grid, problem)) {
+    return status_of(error);
+  }
+  return status_of(mpft::launch(stream, cuda::select_and_pack<Patch>,
+                                problem.batch * problem.blocks_per_view, cuda::kThreads,
+                                cuda::selection_bytes(problem), problem));
+}
+
 }  // namespace
 
-MPFT_EXPORT int mpft_texture_patchify_launch(const mpft_texture_patchify_args* args, void* stream) {
+// Enqueue on `stream` (a cudaStream_t) of the current device: of views u8 [batch, size, size, 3] the
+// patches u8 [batch, count, 3 · patch²], positions i32 [batch, count] and scores i32 [batch, cells].
+// Arrays and rows of views begin at multiples of 16 bytes; views follow each other without a gap.
+// `keep` is a Keep, and `seed` of the rule `random`. Allocates nothing and waits for nothing, so it
+// can be captured in a CUDA graph.
+MPFT_EXPORT int mpft_texture_patchify_launch(const std::uint8_t* views, std::int32_t batch,
+                                             std::int32_t size, std::int32_t patch,
+                                             std::int32_t keep, std::int32_t count,
+                                             std::uint64_t seed, std::uint8_t* patches,
+                                             std::int32_t* positions, std::int32_t* scores,
+                                             void* stream) {
   namespace cuda = mpft::texture::cuda;
-  if (!args) return MPFT_NULL_POINTER;
-  if (const int status = cuda::check(*args)) return status;
+  cuda::Problem problem{};
+  problem.views = views;
+  problem.patches = patches;
+  problem.positions = positions;
+  problem.scores = scores;
+  problem.seed = seed;
+  problem.batch = batch;
+  problem.size = size;
+  problem.patch = patch;
+  problem.count = count;
+  problem.keep = static_cast<mpft::texture::Keep>(keep);
+  if (!cuda::valid(problem)) return MPFT_BAD_ARGUMENTS;
+  if (batch == 0) return MPFT_OK;
   int processors = 0;
   if (const int status = attribute(processors, cudaDevAttrMultiProcessorCount)) return status;
-  cuda::Plan plan;
-  if (const int status = cuda::make_plan(*args, processors, plan)) return status;
-  return cuda::run_plan(
-      plan, [&](void (*kernel)(cuda::Problem), int blocks, int threads, std::uint32_t shared) {
-        return status_of(mpft::launch(static_cast<cudaStream_t>(stream), kernel, blocks, threads,
-                                      shared, plan.problem));
-      });
+  cuda::complete(problem, processors);
+  // Fast paths: what CLIP has.
+  switch (patch) {
+    case 14: return run<14>(problem, static_cast<cudaStream_t>(stream));
+    case 16: return run<16>(problem, static_cast<cudaStream_t>(stream));
+    default: return run<0>(problem, static_cast<cudaStream_t>(stream));
+  }
 }
 
-MPFT_EXPORT int mpft_means_launch(const uint8_t* views, int32_t batch, int32_t size, int32_t side,
-                                  uint8_t* means, void* stream) {
+// Enqueue likewise the means of 4 x 4 pixels, rounded, of such views: from the top left, `side` of
+// them along each side, to means u8 [batch, side, side, 3], which lie as views do.
+MPFT_EXPORT int mpft_means_launch(const std::uint8_t* views, std::int32_t batch, std::int32_t size,
+                                  std::int32_t side, std::uint8_t* means, void* stream) {
   namespace cuda = mpft::texture::cuda;
-  return cuda::run_means(views, batch, size, side, means, [&](cuda::Means problem, int blocks) {
-    return status_of(mpft::launch(static_cast<cudaStream_t>(stream), cuda::mean_pixels, blocks,
-                                  cuda::kScoreThreads, 0, problem));
-  });
+  if (batch < 0 || side < 1 || 4 * std::int64_t{side} > size ||
+      std::int64_t{mpft::texture::kChannels} * side * side * batch > INT32_MAX) {
+    return MPFT_BAD_ARGUMENTS;
+  }
+  const int total = mpft::texture::kChannels * side * side * batch;
+  if (total == 0) return MPFT_OK;
+  if (!cuda::aligned(views, means)) return MPFT_BAD_ARGUMENTS;
+  return status_of(mpft::launch(static_cast<cudaStream_t>(stream), cuda::mean_pixels,
+                                cuda::divide_up(total, cuda::kThreads), cuda::kThreads, 0,
+                                cuda::Means{views, means, size, side, total}));
 }
 
+// What a status means, in a line of English; never null, never freed.
 MPFT_EXPORT const char* mpft_message(int status) {
   if (status < MPFT_CUDA_ERROR) return mpft::text_of(status);
   return cudaGetErrorString(static_cast<cudaError_t>(status - MPFT_CUDA_ERROR));
 }
 
+// Whether the driver works and there is a device; `capability` is then that of the current one, such
+// as 87.
 MPFT_EXPORT int mpft_probe(int* capability) {
   int major = 0, minor = 0;
   if (const int status = attribute(major, cudaDevAttrComputeCapabilityMajor)) return status;
   if (const int status = attribute(minor, cudaDevAttrComputeCapabilityMinor)) return status;
   *capability = 10 * major + minor;
   return MPFT_OK;
-}
-
-MPFT_EXPORT int mpft_device_of(const void* pointer, int* owner, int* current) {
-  if (!owner || !current) return MPFT_NULL_POINTER;
-  cudaPointerAttributes attributes{};
-  if (const cudaError_t error = cudaPointerGetAttributes(&attributes, pointer)) {
-    return status_of(error);
-  }
-  const bool on_device = attributes.type == cudaMemoryTypeDevice ||
-                         attributes.type == cudaMemoryTypeManaged;
-  *owner = on_device ? attributes.device : -1;
-  return status_of(cudaGetDevice(current));
 }

@@ -1,60 +1,50 @@
-// From a call's arguments to what the kernels need: checks, sizes, alignment, schedule. Plain C++17.
+// From a call's arguments to what the kernels need: checks, sizes, schedule. Plain C++17.
 #pragma once
 
+#include <algorithm>
+
 #include "../rule.hpp"
-#include "texture_patchify.h"
 
 namespace mpft::texture::cuda {
 
-inline constexpr int kScoreThreads = 256;
-inline constexpr int kSelectThreads = 256;
-inline constexpr int kDigits = 16;         // hexadecimal digits of a 64-bit key
-inline constexpr int kCachedCells = 4096;  // scores held in shared memory up to here: 16 KB
+inline constexpr int kThreads = 256;      // of a block
+inline constexpr int kDigits = 16;        // hexadecimal digits of a 64-bit key
+inline constexpr int kMaxCells = 4096;    // of a view, whose scores lie in shared memory: 16 KB
 inline constexpr int kMaxBlockSlots = 1024;
 inline constexpr int kMinBlockSlots = 8;
-
-// How the packing phase moves pixels: in loads of 1, 2 or 16 bytes.
-enum class Packing : int { bytes, half_words, quad_words };
+inline constexpr int kAlignment = 16;     // bytes, of every array and of every row of a view
 
 // What the kernels read; passed by value.
 struct Problem {
-  const std::uint8_t* frames;
-  std::uint64_t row_pitch;
-  std::uint64_t batch_stride;
+  const std::uint8_t* views;
   std::uint8_t* patches;
   std::int32_t* positions;
   std::int32_t* scores;
   std::uint64_t seed;
-  std::uint64_t key_mask;  // the digits in which keys of one frame can differ
-  int patch;
-  int grid;   // cells a side
-  int cells;  // grid²
+  int batch;
+  int size;   // side of a view, in pixels
+  int patch;  // side of a cell
   int count;  // K
   Keep keep;
-  bool word_loads;  // every row starts and ends on a multiple of four bytes
-  Packing packing;
-  int blocks_per_frame;  // of the kernel that selects and packs
+  // What follows from these.
+  int pitch;  // bytes from a row of a view to the next
+  int grid;   // cells a side
+  int cells;  // grid²
+  int blocks_per_view;  // of the kernel that selects and packs
   int slots_per_block;
-};
-
-struct Plan {
-  Problem problem;
-  int batch;
+  std::uint64_t key_mask;  // the digits in which keys of one view can differ
 };
 
 // Shared memory of a block that selects: fixed scratch, then scores, then the kept cells.
 struct Scratch {
   std::uint32_t histogram[kDigits][16];
   std::uint64_t digest;
-  std::uint32_t warp_totals[2][32];
+  std::uint32_t warp_totals[2][kThreads / 32];
 };
 
-// Scores held in shared memory; 0 when there are too many, which are then read from device memory.
-MPFT_HD constexpr int cached_cells(int cells) { return cells <= kCachedCells ? cells : 0; }
-
-inline std::uint32_t selection_bytes(int cells, int slots) {
-  return static_cast<std::uint32_t>(sizeof(Scratch) +
-                                    sizeof(std::int32_t) * (cached_cells(cells) + slots));
+inline std::uint32_t selection_bytes(const Problem& problem) {
+  return static_cast<std::uint32_t>(
+      sizeof(Scratch) + sizeof(std::int32_t) * (problem.cells + problem.slots_per_block));
 }
 
 // All ones in the hexadecimal digits that numbers up to `largest` use.
@@ -64,7 +54,7 @@ constexpr std::uint64_t digit_mask(std::uint64_t largest) {
   return mask;
 }
 
-// The digits in which two keys of a frame can differ (see `key` in rule.hpp).
+// The digits in which two keys of a view can differ (see `key` in rule.hpp).
 constexpr std::uint64_t key_mask(Keep keep, int patch, int cells) {
   const std::uint64_t cell = digit_mask(static_cast<std::uint64_t>(cells - 1));
   if (keep == Keep::random) return ~std::uint64_t{0};
@@ -73,67 +63,42 @@ constexpr std::uint64_t key_mask(Keep keep, int patch, int cells) {
   return digit_mask(largest) << 32 | cell;
 }
 
-constexpr int divide_up(int a, int b) { return (a + b - 1) / b; }
+MPFT_HD constexpr int divide_up(int a, int b) { return (a + b - 1) / b; }
 
-inline std::uintptr_t address(const void* pointer) {
-  return reinterpret_cast<std::uintptr_t>(pointer);
+// Bytes from a row of a view, or of its means, to the next.
+MPFT_HD constexpr int pitch_of(int size) {
+  return divide_up(kChannels * size, kAlignment) * kAlignment;
 }
 
-inline int check(const mpft_texture_patchify_args& args) {
-  if (args.batch < 0) return MPFT_BAD_BATCH;
-  if (args.patch < kMinPatch || args.patch > kMaxPatch) return MPFT_BAD_PATCH;
-  if (args.size < args.patch || args.size % args.patch) return MPFT_BAD_SIZE;
-  const std::int64_t grid = args.size / args.patch;
-  if (grid * grid > MPFT_MAX_CELLS || grid * args.batch > INT32_MAX) return MPFT_TOO_LARGE;
-  if (args.keep < static_cast<int>(Keep::smooth) || args.keep > static_cast<int>(Keep::all)) {
-    return MPFT_BAD_KEEP;
-  }
-  if (args.count < 1 || args.count > grid * grid) return MPFT_BAD_COUNT;
-  if (args.keep == static_cast<int>(Keep::all) && args.count != grid * grid) return MPFT_BAD_COUNT;
-  const std::uint64_t row_bytes = std::uint64_t{kChannels} * args.size;
-  if (args.row_pitch < row_bytes) return MPFT_BAD_PITCH;
-  if (args.batch_stride < args.row_pitch * (args.size - 1) + row_bytes) return MPFT_BAD_PITCH;
-  if (args.batch == 0) return MPFT_OK;
-  if (!args.frames || !args.patches || !args.positions || !args.scores) return MPFT_NULL_POINTER;
-  if ((address(args.positions) | address(args.scores)) % 4) return MPFT_BAD_ALIGNMENT;
-  return MPFT_OK;
+template <class... Pointers>
+bool aligned(Pointers... pointers) {
+  return (... && (pointers && reinterpret_cast<std::uintptr_t>(pointers) % kAlignment == 0));
 }
 
-// Bytes are copied in the widest unit that the rows of a cell allow where they lie and where they go.
-inline Packing choose_packing(const mpft_texture_patchify_args& args) {
-  const auto source = address(args.frames) | args.row_pitch | args.batch_stride;
-  const auto target = address(args.patches);
-  const int row_bytes = kChannels * args.patch;
-  if (row_bytes % 16 == 0 && (source | target) % 16 == 0) return Packing::quad_words;
-  if (row_bytes % 2 == 0 && source % 2 == 0 && target % 4 == 0) return Packing::half_words;
-  return Packing::bytes;
+// Whether what a call gives goes together.
+inline bool valid(const Problem& problem) {
+  if (problem.patch < kMinPatch || problem.patch > kMaxPatch) return false;
+  if (problem.size < problem.patch || problem.size % problem.patch) return false;
+  const std::int64_t grid = problem.size / problem.patch, cells = grid * grid;
+  if (cells > kMaxCells || problem.batch < 0 || cells * problem.batch > INT32_MAX) return false;
+  if (problem.keep < Keep::smooth || problem.keep > Keep::all) return false;
+  if (problem.count < 1 || problem.count > cells) return false;
+  if (problem.keep == Keep::all && problem.count != cells) return false;
+  return problem.batch == 0 ||
+         aligned(problem.views, problem.patches, problem.positions, problem.scores);
 }
 
-// Plan a call for a device with that many multiprocessors. Returns an mpft_status.
-inline int make_plan(const mpft_texture_patchify_args& args, int multiprocessors, Plan& plan) {
-  if (const int status = check(args)) return status;
-  plan.batch = args.batch;
-  const int grid = args.size / args.patch;
-  const int cells = grid * grid;
-  const auto keep = static_cast<Keep>(args.keep);
+// Fill in what follows from a valid call, for a device with that many multiprocessors.
+inline void complete(Problem& problem, int multiprocessors) {
+  problem.pitch = pitch_of(problem.size);
+  problem.grid = problem.size / problem.patch;
+  problem.cells = problem.grid * problem.grid;
+  problem.key_mask = key_mask(problem.keep, problem.patch, problem.cells);
   // Enough blocks to fill the device twice; each selects for itself and packs its share of slots.
-  const int wanted = divide_up(2 * multiprocessors, args.batch > 0 ? args.batch : 1);
-  int slots = divide_up(args.count, wanted);
-  slots = slots < kMinBlockSlots ? kMinBlockSlots : slots;
-  slots = slots > kMaxBlockSlots ? kMaxBlockSlots : slots;
-  const auto source = address(args.frames) | args.row_pitch | args.batch_stride;
-  plan.problem = Problem{
-      args.frames,    args.row_pitch,  args.batch_stride,
-      args.patches,   args.positions,  args.scores,
-      args.seed,      key_mask(keep, args.patch, cells),
-      args.patch,     grid,            cells,
-      args.count,     keep,
-      (source | static_cast<std::uintptr_t>(kChannels * args.size)) % 4 == 0,
-      choose_packing(args),
-      divide_up(args.count, slots), slots,
-  };
-  const std::int64_t blocks = std::int64_t{plan.problem.blocks_per_frame} * args.batch;
-  return blocks > INT32_MAX ? MPFT_TOO_LARGE : MPFT_OK;
+  const int wanted = divide_up(2 * multiprocessors, problem.batch > 0 ? problem.batch : 1);
+  const int slots = divide_up(problem.count, wanted);
+  problem.slots_per_block = std::clamp(slots, kMinBlockSlots, kMaxBlockSlots);
+  problem.blocks_per_view = divide_up(problem.count, problem.slots_per_block);
 }
 
 }  // namespace mpft::texture::cuda

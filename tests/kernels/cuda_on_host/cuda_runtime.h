@@ -13,11 +13,6 @@ enum cudaDeviceAttr {
   cudaDevAttrComputeCapabilityMajor,
   cudaDevAttrComputeCapabilityMinor
 };
-enum cudaMemoryType { cudaMemoryTypeDevice, cudaMemoryTypeManaged };
-struct cudaPointerAttributes {
-  cudaMemoryType type;
-  int device;
-};
 using cudaStream_t = void*;
 
 struct dim3 {
@@ -148,10 +143,6 @@ inline cudaError_t cudaGetDevice(int* device) {
 
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
   *value = which == cudaDevAttrMultiProcessorCount ? simulated.multiprocessors : 8;
-  return cuda_on_host::called(simulated.others);
-}
-
-inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes*, const void*) {
   return cuda_on_host::called(simulated.others);
 }
 
