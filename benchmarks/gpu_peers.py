@@ -20,7 +20,7 @@ from mpft_deploy.kernels.texture_patchify import oracle
 from mpft_deploy.spec import DetectorSpec
 
 if TYPE_CHECKING:
-    from gpu_sections import Bench
+    from gpu_bench import Bench
 
 ATTENTIONS = ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION", "MATH")
 COMPILE_SECONDS = 240

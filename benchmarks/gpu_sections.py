@@ -8,219 +8,27 @@ import shutil
 import statistics
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from gpu_bench import U8, Bench, Json, Memory
+from gpu_equality import equality
 from turns import figures, target
 
-from mpft_deploy.detector_folder import DetectorFolder
-from mpft_deploy.engine import DeviceView, cuda, native
+from mpft_deploy.engine import cuda, native
 from mpft_deploy.engine.on_device import ViewEngine
-from mpft_deploy.engine.published import find_published
 from mpft_deploy.engine.tensorrt import TENSORRT
-from mpft_deploy.export.recipes import precision_of
 from mpft_deploy.kernels.texture_patchify import cuda as kernels
-from mpft_deploy.kernels.texture_patchify import oracle, texture_patchify
-from mpft_deploy.screen import Screener
+from mpft_deploy.kernels.texture_patchify import texture_patchify
 from mpft_deploy.spec import KeepRule
-
-Json = dict[str, Any]
-U8 = npt.NDArray[np.uint8]
-
-SECONDS = 2.0
-"""That a figure is taken for."""
-
-FEWEST = 10
-"""Calls, which bound a median."""
-
-WARM_UP = 3
-"""Calls: a graph is captured after the second."""
 
 SETUPS = ((14, "textured:95"), (14, "textured:127"), (16, "textured:95"), (14, "all"))
 SIZE, MANY = 224, (64, 256, 1024)
 FLUSH = 256 << 20
 """Bytes, more than any cache holds."""
-
-
-@dataclass(eq=False)
-class Bench:
-    """What is measured on.
-
-    dry: on a simulated device, as little as shows that it runs.
-    """
-
-    detector: DetectorFolder
-    dry: bool
-
-    @property
-    def batches(self) -> tuple[int, int, int]:
-        """One view, as many as streams have at once, and many."""
-        return (1, 2, 3) if self.dry else (1, 8, 64)
-
-    @functools.cache  # noqa: B019, one bench a process
-    def engine(self, precision: str) -> ViewEngine:
-        """The detector on the GPU."""
-        data = native.write_engine(
-            self.detector.spec, self.detector.stored, precision_of(precision)
-        )
-        engine = native.load(data, threads=0)
-        assert isinstance(engine, ViewEngine)
-        return engine
-
-    def screener(self, precision: str, engine: Any, batch: int) -> Screener:
-        """Verdicts by an engine, of the middle of frames."""
-        info = SimpleNamespace(mixes_views=False, precision=precision_of(precision))
-        bundle: Any = SimpleNamespace(spec=self.detector.spec, info=info)
-        return Screener(bundle, engine, views="centre", batch=batch)
-
-    def frames(self, count: int) -> U8:
-        """Pictures u8 [count, 1080, 1920, 3], or smaller ones, with texture of all strengths."""
-        random = np.random.default_rng(3)
-        height, width = (90, 160) if self.dry else (1080, 1920)
-        coarse = random.integers(0, 256, (count, height // 10, width // 10, 3), np.uint8)
-        noise = random.integers(0, 40, (count, height, width, 3), np.uint8)
-        return coarse.repeat(10, 1).repeat(10, 2) // 2 + noise
-
-    def views(self, count: int) -> list[U8]:
-        """The middle of frames, u8 [S, S, 3]."""
-        size = self.detector.spec.crop.size
-        found = self.frames(min(count, 8))[:, :size, :size]
-        return [np.ascontiguousarray(found[index % len(found)]) for index in range(count)]
-
-    def time(self, call: Callable[[], object]) -> list[float]:
-        """Milliseconds of calls, each to its end, after warming up."""
-        for _ in range(WARM_UP):
-            call()
-        times: list[float] = []
-        end = time.perf_counter() + (0 if self.dry else SECONDS)
-        while len(times) < FEWEST or time.perf_counter() < end:
-            begin = time.perf_counter_ns()
-            call()
-            times.append((time.perf_counter_ns() - begin) / 1e6)
-        return times
-
-
-class Memory:
-    """Arrays on the device."""
-
-    def __init__(self) -> None:
-        self.device = cuda.open_device()
-
-    def put(self, array: U8) -> int:
-        """The address of a copy there."""
-        with self.device.current():
-            pinned, address = self.device.pin(array.nbytes), self.device.allocate(array.nbytes)
-            pinned[...] = array.reshape(-1)
-            self.device.upload(address, pinned)
-            self.device.wait()
-        return address
-
-    def frame(self, pixels: U8) -> Any:
-        """A copy of u8 [H, W, 3] there, by `__cuda_array_interface__`; the memory is of this."""
-        interface = {"shape": pixels.shape, "typestr": "|u1", "data": (self.put(pixels), False)}
-        return SimpleNamespace(__cuda_array_interface__={**interface, "version": 3})
-
-    def view(self, pixels: U8) -> DeviceView:
-        """The same as a view."""
-        return DeviceView(self.put(pixels), 3 * pixels.shape[1])
-
-    def get(self, address: int, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """What lies there."""
-        with self.device.current():
-            pinned = self.device.pin(like.nbytes)
-            self.device.download(pinned, address)
-            self.device.wait()
-        return pinned.view(like.dtype).reshape(like.shape).copy()
-
-
-def cases(dry: bool) -> Iterator[tuple[U8, int, KeepRule]]:
-    """Images, patch and rule: fast paths, other sizes, ties, many cells."""
-    random = np.random.default_rng(0)
-
-    def noise(batch: int, size: int) -> U8:
-        return random.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
-
-    for size, patch in ((45, 5),) if dry else ((224, 14), (224, 16), (15, 5), (66, 11), (256, 4)):
-        cells = (size // patch) ** 2
-        images = noise(2, size)
-        for count in sorted({1, 95, 127, cells - 1} & set(range(1, cells + 1))):
-            for kind in ("smooth", "textured", "random"):
-                # Few levels, so that many scores are equal.
-                yield images // 200 * 200, patch, KeepRule(kind, count)
-        yield images, patch, KeepRule("all")
-    if not dry:
-        yield noise(600, SIZE), 14, KeepRule("textured", 95)
-
-
-def patchify_differences(bench: Bench) -> Iterator[str]:
-    """One line for every case in which texture_patchify differs from its definition."""
-    for images, patch, keep in cases(bench.dry):
-        expected, memory = oracle.texture_patchify(images, patch, keep, 7), Memory()
-        batch, size = images.shape[:2]
-        rows = np.zeros((batch, size, kernels.pitch_of(size)), np.uint8)
-        rows[:, :, : 3 * size] = images.reshape(batch, size, -1)
-        views = memory.put(rows)
-        with memory.device.current():
-            out = [memory.device.allocate(one.nbytes) for one in expected]
-            where = {"batch": batch, "size": size, "stream": memory.device.stream}
-            kernels.launch(views, *out, patch=patch, keep=keep, seed=7, **where)
-        for name, address, due in zip(expected._fields, out, expected, strict=True):
-            if not np.array_equal(memory.get(address, due), due):
-                yield f"{name}, {list(images.shape)}, {patch} px, {keep}"
-
-
-def logit_differences(bench: Bench) -> Iterator[str]:
-    """One line for every precision of which a golden crop's logit differs in a bit."""
-    spec, crops = bench.detector.spec, bench.detector.golden.crops[: 1 if bench.dry else None]
-    published, _ = find_published(bench.detector, spec.keep)
-    for precision in native.MEASURED:
-        engine = bench.engine(precision)
-        if published is not None:
-            due = published.golden_of(precision)
-        else:
-            due = _on_host(bench, precision).run(*oracle_cut(bench, crops))
-        together = engine.run_views(spec, list(crops)).logits
-        alone = np.concatenate([engine.run_views(spec, [crop]).logits for crop in crops])
-        for how, logits in (("together", together), ("alone", alone)):
-            wrong = logits.view(np.uint32) != due[: len(crops)].view(np.uint32)
-            if wrong.any():
-                most = np.abs(logits.astype(np.float64) - due).max()
-                yield f"logits {precision}: {wrong.sum()} of {len(due)} {how}, by up to {most:.3g}"
-
-
-def oracle_cut(bench: Bench, views: U8) -> tuple[U8, npt.NDArray[np.int32]]:
-    """Patches and positions of views."""
-    spec = bench.detector.spec
-    cut = oracle.texture_patchify(views, spec.patch, spec.keep_rule, spec.keep_seed)
-    return cut.patches, cut.positions
-
-
-def _on_host(bench: Bench, precision: str) -> native.NativeEngine:
-    data = native.write_engine(bench.detector.spec, bench.detector.stored, precision_of(precision))
-    return native.NativeEngine(native.read_packed(data), 2)
-
-
-def verdict_differences(bench: Bench) -> Iterator[str]:
-    """One line for every frame whose verdict is another than the processor's."""
-    frames, memory = bench.frames(3 if bench.dry else 8), Memory()
-    due = bench.screener("narrow", _on_host(bench, "narrow"), 1).batch(list(frames))
-    judge = bench.screener("narrow", bench.engine("narrow"), 8)
-    for where, shots in (("host", list(frames)), ("device", [memory.frame(one) for one in frames])):
-        for number, (one, other) in enumerate(zip(judge.batch(shots), due, strict=True)):
-            if one != other:
-                yield f"verdict of frame {number} on the {where}: {one} and not {other}"
-
-
-def equality(bench: Bench) -> Json:
-    """All that must be the same in every bit."""
-    checks = (patchify_differences, logit_differences, verdict_differences)
-    return {"different": [line for check in checks for line in check(bench)]}
 
 
 def latency(bench: Bench) -> list[Json]:
@@ -445,12 +253,3 @@ def targets(sections: Json) -> list[Json]:
         name = f"texture_patchify of a copy, {row['batch']} × {row['patch']} px, {row['keep']}"
         found.append(target(name, row["share_of_copy"], 0.7, "", at_least=True))
     return found
-
-
-def describe_gpu() -> Json:
-    """Name, capability and driver."""
-    facts = cuda.versions()
-    return {
-        name: facts.get(name)
-        for name in ("gpu", "compute-capability", "cuda-driver", "nvidia-driver", "jetson")
-    }

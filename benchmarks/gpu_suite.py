@@ -77,13 +77,15 @@ def run(detector: Path, output: Path, *, dry: bool) -> int:
         detector: a folder.
         dry: on a simulated device, where times mean nothing.
     """
+    import gpu_bench
     import gpu_sections
     from records import write_record
     from turns import measured, provenance
 
     from mpft_deploy.detector_folder import read_detector
+    from mpft_deploy.engine import cuda
 
-    bench = gpu_sections.Bench(read_detector(detector), dry)
+    bench = gpu_bench.Bench(read_detector(detector), dry)
     sections: dict[str, Any] = {}
     failures: dict[str, str] = {}
     record: dict[str, Any] = {
@@ -91,7 +93,7 @@ def run(detector: Path, output: Path, *, dry: bool) -> int:
         "version": 3,
         **provenance(),
         **measured(detector),
-        "gpu": gpu_sections.describe_gpu(),
+        "gpu": cuda.versions(),
         "dry": dry,
         "sections": sections,
         "failures": failures,

@@ -92,7 +92,7 @@ def gpus(results: Path) -> list[Json]:
     found: dict[str, Json] = {}
     for path in sorted(results.glob("gpu-*.json"), key=lambda path: path.stem[-10:]):
         record = json.loads(path.read_bytes())
-        if record.get("version") == 2 and not record["dry"]:
+        if record.get("version") == 3 and not record["dry"]:
             found[record["gpu"]["gpu"]] = {**record, "file": path.name}
     return list(found.values())
 
@@ -236,7 +236,7 @@ def _gpu(record: Json) -> str:
     )
     equal = "equality" in sections and not sections["equality"]["different"]
     text += f"\nIn every bit as on processors: {'yes' if equal else '**not shown**'}.\n"
-    text += _targets({"gpu": {"targets": record["targets"]}})
+    text += _targets({"gpu": {"targets": record.get("targets", [])}})
     if rows := sections.get("latency"):
         text += "\n### From frame or view to verdict or logit\n" + table(
             ["", "precision", "batch", "p50 ms", "p90 ms"],

@@ -13,22 +13,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from mpft_deploy.engine import cuda
 from mpft_deploy.engine import tensorrt as engine
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.export.builders import BuildOptions, Plan
-from mpft_deploy.export.tensorrt_worker import CACHE
+from mpft_deploy.export.tensorrt_worker import CACHE, DOING, REPORT
 from mpft_deploy.files import display, explain_unwritable
 from mpft_deploy.outputs import reserve
 
@@ -152,11 +150,20 @@ class TensorRTBuilder:
 
     def _run(self, folder: Path, say: Callable[[str], None]) -> None:
         """Run the worker in `folder`, tell its progress, and raise what it failed by."""
-        log = folder / "log"
+        log, told = folder / "log", folder / DOING
         with log.open("wb") as messages, _process(folder, messages) as process:
-            assert process.stdout is not None
-            report = self._follow(process.stdout, say)
-            code = process.wait()
+            begin = time.monotonic()
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(QUIET_SECONDS)
+                    break
+                doing = told.read_text() if told.exists() else "starting"
+                say(
+                    f"{self.runtime.title} has been building for {time.monotonic() - begin:.0f} s: "
+                    f"{doing}"
+                )
+        code, ended = process.returncode, folder / REPORT
+        report = json.loads(ended.read_bytes()) if ended.exists() else {}
         if report.get("done"):
             if fault := report.get("timings"):
                 say(f"the timing cache was not written: {fault}")
@@ -178,30 +185,6 @@ class TensorRTBuilder:
         if report.get("failed"):
             raise InputError(f"{title} cannot {report['step']} the graph: {text}")
         raise InputError(f"{title} ended with code {code} on this graph; its last words: {text}")
-
-    def _follow(self, lines: IO[bytes], say: Callable[[str], None]) -> dict[str, Any]:
-        """Read the worker's messages to their end; the last one, which says how it went."""
-        arrived: queue.Queue[bytes | None] = queue.Queue()
-
-        def read() -> None:
-            for line in lines:
-                arrived.put(line)
-            arrived.put(None)
-
-        threading.Thread(target=read, daemon=True).start()
-        begin = told = time.monotonic()
-        message: dict[str, Any] = {}
-        while True:
-            with contextlib.suppress(queue.Empty):
-                line = arrived.get(timeout=QUIET_SECONDS)
-                if line is None:
-                    return message
-                message = json.loads(line)
-            now = time.monotonic()
-            if now - told >= QUIET_SECONDS:
-                told = now
-                doing = f": {message['doing']}" if "doing" in message else ""
-                say(f"{self.runtime.title} has been building for {now - begin:.0f} s{doing}")
 
 
 def _on_disk() -> str | None:
@@ -227,7 +210,7 @@ def _process(folder: Path, messages: IO[bytes]) -> Iterator[subprocess.Popen[byt
     with subprocess.Popen(
         [sys.executable, "-c", START, str(folder)],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=messages,
         stderr=messages,
     ) as process:
         try:

@@ -1,8 +1,8 @@
 """The process that parses and builds for `mpft_deploy.export.tensorrt`, which starts it.
 
 Given a folder with `model.onnx` and `request.json`, it writes `engine.plan` and adds to the timing
-cache that is named there, and tells on standard output, a JSON object a line: `doing` while it
-works, and at last `done`, or `failed` with reasons and the step.
+cache that is named there. DOING holds what it does now, a line; REPORT at last `done`, or `failed`
+with reasons and the step.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +22,8 @@ from mpft_deploy.outputs import reserve
 from mpft_deploy.sealed import read_regular
 from mpft_deploy.standing import Kind
 
-Tell = Callable[..., None]
+Tell = Callable[[str], object]
+DOING, REPORT = "doing", "report.json"
 SHOWN_ERRORS = 3
 
 ARCHIVE = b"trt"
@@ -44,20 +44,14 @@ TRIES = 50
 
 def main() -> None:
     """Build in the folder that is named on the command line."""
-    # Native code prints as it likes; the channel to the parent is ours alone.
-    channel = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-
-    def tell(**message: object) -> None:
-        channel.write(json.dumps(message) + "\n")
-
     folder = Path(sys.argv[1])
     request = json.loads((folder / "request.json").read_text())
-    tell(**build(folder, request, tell))
+    report = build(folder, request, (folder / DOING).write_text)
+    (folder / REPORT).write_text(json.dumps(report))
 
 
 def build(folder: Path, request: dict[str, Any], tell: Tell) -> dict[str, Any]:
-    """Parse and build; the last message."""
+    """Parse and build; the report."""
     trt = importlib.import_module(request["package"])
     errors: list[str] = []
     logger = make_logger(trt, errors.append)
@@ -65,7 +59,7 @@ def build(folder: Path, request: dict[str, Any], tell: Tell) -> dict[str, Any]:
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(typed)
     parser = trt.OnnxParser(network, logger)
-    tell(doing="parsing the graph")
+    tell("parsing the graph")
     if not parser.parse_from_file(str(folder / "model.onnx")):
         return {"failed": _parse_errors(parser) or errors, "step": "parse"}
     config = builder.create_builder_config()
@@ -141,14 +135,14 @@ def make_monitor(trt: Any, tell: Tell) -> Any:
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             self._steps[phase] = steps
-            tell(doing=phase)
+            tell(phase)
 
         def phase_finish(self, phase: str) -> None:
             self._steps.pop(phase, None)
 
         def step_complete(self, phase: str, step: int) -> bool:
             if phase in self._steps:
-                tell(doing=f"{phase}, {step + 1} of {self._steps[phase]}")
+                tell(f"{phase}, {step + 1} of {self._steps[phase]}")
             return True  # go on
 
     return Monitor()

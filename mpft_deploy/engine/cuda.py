@@ -236,7 +236,7 @@ class PyCuda:
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """See `Device`; explains what CUDA says inside the block, too."""
+        """See `Device`; explains what CUDA says inside the block."""
         with _explained(self._cuda):
             self._context.push()
             try:
@@ -246,25 +246,21 @@ class PyCuda:
 
     def allocate(self, size: int) -> int:
         """See `Device`."""
-        with _explained(self._cuda):
-            self._kept.append(self._cuda.mem_alloc(size))
+        self._kept.append(self._cuda.mem_alloc(size))
         return int(self._kept[-1])
 
     def pin(self, size: int) -> Bytes:
         """See `Device`."""
-        with _explained(self._cuda):
-            pinned: Bytes = self._cuda.pagelocked_empty(size, np.uint8)
+        pinned: Bytes = self._cuda.pagelocked_empty(size, np.uint8)
         return pinned
 
     def upload(self, target: int, source: Pinned) -> None:
         """See `Device`."""
-        with _explained(self._cuda):
-            self._cuda.memcpy_htod_async(target, source, self._stream)
+        self._cuda.memcpy_htod_async(target, source, self._stream)
 
     def download(self, target: Pinned, source: int) -> None:
         """See `Device`."""
-        with _explained(self._cuda):
-            self._cuda.memcpy_dtoh_async(target, source, self._stream)
+        self._cuda.memcpy_dtoh_async(target, source, self._stream)
 
     def copy_rows(
         self, target: int, target_pitch: int, source: int, pitch: int, width: int, rows: int
@@ -275,13 +271,11 @@ class PyCuda:
         copy.set_dst_device(target)
         copy.src_pitch, copy.dst_pitch = pitch, target_pitch
         copy.width_in_bytes, copy.height = width, rows
-        with _explained(self._cuda):
-            copy(self._stream)
+        copy(self._stream)
 
     def after(self, stream: int) -> None:
         """See `Device`. It knows no streams of others: all that the device has is waited for."""
-        with _explained(self._cuda):
-            self._cuda.Context.synchronize()
+        self._cuda.Context.synchronize()
 
     def capture(self, work: Work) -> Work:
         """See `Device`."""
@@ -292,9 +286,8 @@ class PyCuda:
 
     def wait(self) -> None:
         """See `Device`."""
-        with _explained(self._cuda):
-            self._event.record(self._stream)
-            self._event.synchronize()
+        self._event.record(self._stream)
+        self._event.synchronize()
 
 
 def open_device(*, spin: bool = True) -> Device:

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import importlib
 import importlib.util
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +19,6 @@ from mpft_deploy.engine.on_device import Addresses, DeviceEngine, ViewEngine
 from mpft_deploy.errors import EnvironmentLacksError, InputError
 from mpft_deploy.extras import how_to_install
 from mpft_deploy.kernels import cuda as kernels
-
-logger = logging.getLogger(__name__)
 
 TENSORS = {
     "patches": ("INPUT", "UINT8"),
@@ -112,7 +109,7 @@ class TensorRT:
     def load(self, engine: bytes | memoryview, *, threads: int, spin: bool = True) -> DeviceEngine:
         """Deserialise a plan. CPU `threads` make no difference to it.
 
-        Where the CUDA kernels are not built, cells are packed on the host.
+        Where the CUDA kernels are not built, it takes no views of the device.
 
         Raises:
             EnvironmentLacksError: there is no package, driver or device, or too little memory.
@@ -122,10 +119,7 @@ class TensorRT:
         if reason := self.why_not():
             raise EnvironmentLacksError(f"{self.title} cannot be used here: {reason}")
         make = functools.partial(Plan, self, bytes(engine))
-        if reason := kernels.why_not():
-            logger.warning("cells are packed on the host: %s", reason)
-            return DeviceEngine(make, spin=spin)
-        return ViewEngine(make, spin=spin)
+        return (DeviceEngine if kernels.why_not() else ViewEngine)(make, spin=spin)
 
     def module(self) -> Any:
         """The imported package."""
