@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import sys
 
@@ -65,17 +64,6 @@ def test_any_batch_gives_the_right_logits(device, network, profile, package):
             start = (start + size) % 4
 
 
-def test_a_repeated_batch_is_one_launch_from_its_third_run_on(device, network):
-    plan, cut, expected = network
-    cuda = device()
-    engine = TENSORRT.load(plan, threads=0)
-    for index in range(6):
-        logit = engine.run(cut.patches[index : index + 1], cut.positions[index : index + 1])
-        np.testing.assert_allclose(logit, expected[index : index + 1], atol=1e-5)
-        assert cuda.launched == max(0, index - 1)
-        assert len(cuda.graphs) == min(index, 1)
-
-
 def test_batches_that_change_keep_their_graphs(device, network):
     plan, cut, expected = network
     cuda = device(profile=(1, 1, 16))
@@ -100,24 +88,6 @@ def test_results_are_not_overwritten_by_the_next_run(device, network):
     first = engine.run(cut.patches[:1], cut.positions[:1])
     engine.run(cut.patches[1:2], cut.positions[1:2])
     np.testing.assert_allclose(first, expected[:1], atol=1e-5)
-
-
-def released(cuda):
-    """Whether nothing is left on the device but the default stream."""
-    gc.collect()
-    return not (cuda.blocks or cuda.graphs or cuda.events) and list(cuda.streams) == [0]
-
-
-@PACKAGES
-def test_everything_is_released(device, network, package):
-    plan, cut, _ = network
-    cuda = device(package)
-    engine = TENSORRT.load(plan, threads=0)
-    for _ in range(3):
-        engine.run(cut.patches[:1], cut.positions[:1])
-    assert not released(cuda)
-    del engine
-    assert released(cuda)
 
 
 def test_without_capture_it_says_so_once_and_runs(device, network, caplog):

@@ -7,8 +7,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "../../mpft_cuda.h"
 #include "../model.hpp"
-#include "encoder_cuda.h"
 #include "pass.cuh"
 
 namespace mpft::encoder::cuda {
@@ -143,6 +143,9 @@ int status_of(Function function) {
 
 namespace cuda = mpft::encoder::cuda;
 
+// Copy a network, packed as packing.py says, to the current device, which must be current in every
+// call. `sizes` are width, hidden, heads, cells, area, depth, taps and embedding. Waits until it is
+// there, after which the arrays are not needed.
 MPFT_EXPORT int mpft_encoder_make(const std::int64_t sizes[8], int quick_gelu,
                                   const void* const* arrays, const std::uint64_t* bytes,
                                   std::int32_t count, mpft_encoder** made) {
@@ -167,6 +170,7 @@ MPFT_EXPORT int mpft_encoder_make(const std::int64_t sizes[8], int quick_gelu,
   });
 }
 
+// Memory for views of up to `count` cells, `batch` at once, in the place of what there was; waits.
 MPFT_EXPORT int mpft_encoder_reserve(mpft_encoder* encoder, std::int64_t batch,
                                      std::int64_t count) {
   return cuda::status_of([&] {
@@ -176,6 +180,10 @@ MPFT_EXPORT int mpft_encoder_reserve(mpft_encoder* encoder, std::int64_t batch,
   });
 }
 
+// Enqueue on `stream` (a cudaStream_t; null is the default stream): of patches u8 [batch, count,
+// 3 · area] at positions i32 [batch, count], each at least 0 and below `cells`, which is not
+// checked, the logits f32 [batch]; all on the device. Allocates nothing and waits for nothing, so it
+// can be captured in a CUDA graph. Calls share what was reserved: one must have run before the next.
 MPFT_EXPORT int mpft_encoder_launch(const mpft_encoder* encoder, const std::uint8_t* patches,
                                     const std::int32_t* positions, std::int64_t batch,
                                     std::int64_t count, float* logits, void* stream) {

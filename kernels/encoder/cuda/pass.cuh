@@ -4,8 +4,8 @@
 #include <initializer_list>
 
 #include "../../launch.cuh"
+#include "../../mpft_cuda.h"
 #include "attention.cuh"
-#include "encoder_cuda.h"
 #include "multiply.cuh"
 #include "rows.cuh"
 
