@@ -256,18 +256,14 @@ def test_engines_of_the_host_say_where_such_frames_go(device, made):
         on_host(made)(there)
 
 
-def test_without_our_kernels_cells_are_packed_on_the_host(device, made, monkeypatch, caplog):
+def test_without_our_kernels_it_takes_frames_of_the_host_alone(device, made, monkeypatch):
     monkeypatch.setattr(kernels, "why_not", lambda: "they are not built")
     if made.info.backend == "native":
         pytest.skip("it is one of them, so that the processor takes its place")
-    engine = TENSORRT.load(made.engine, threads=0)
-    assert not isinstance(engine, SeesViews)
-    assert "cells are packed on the host: they are not built" in caplog.text
-    views = np.stack([shot[:32, :32] for shot in frames(3)])
-    expected = ort.load(made.engine, threads=1)
-    np.testing.assert_allclose(
-        logits_of(engine, made.spec, views), logits_of(expected, made.spec, views), atol=1e-5
-    )
+    judge, shots = Screener(made, TENSORRT.load(made.engine, threads=0), batch=8), frames(3)
+    same(judge.batch(shots), Screener(made, host_engine(made), batch=8).batch(shots), made)
+    with pytest.raises(UsageError, match="where the CUDA kernels are built"):
+        judge(simulated_gpu.DeviceArray(device, shots[0]))
 
 
 def test_views_that_do_not_fit(device, made):
