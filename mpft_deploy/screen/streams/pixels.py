@@ -6,7 +6,8 @@ Converting a frame of 1080p costs milliseconds, its central crop a fraction of o
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -18,49 +19,12 @@ if TYPE_CHECKING:
     import av
 
 
-class _Layout(NamedTuple):
-    """How a pixel format lies in memory.
-
-    across, down: chroma samples have 2 ** that columns and rows.
-    columns: bytes of a column (of luma in the first plane, of chroma in others), for each plane.
-    """
-
-    across: int
-    down: int
-    columns: tuple[int, ...]
-
-
-def _planar(name: str, across: int, down: int) -> dict[str, _Layout]:
-    deep = {f"{name}{bits}le": _Layout(across, down, (2, 2, 2)) for bits in (10, 12)}
-    return {name: _Layout(across, down, (1, 1, 1)), **deep}
-
-
-# What cameras, decoders of hardware and files give. All others are converted whole.
-_LAYOUTS = {
-    **_planar("yuv420p", 1, 1),
-    **_planar("yuv422p", 1, 0),
-    **_planar("yuv444p", 0, 0),
-    "yuvj420p": _Layout(1, 1, (1, 1, 1)),
-    "yuvj422p": _Layout(1, 0, (1, 1, 1)),
-    "yuvj444p": _Layout(0, 0, (1, 1, 1)),
-    "nv12": _Layout(1, 1, (1, 2)),
-    "nv21": _Layout(1, 1, (1, 2)),
-    "nv16": _Layout(1, 0, (1, 2)),
-    "p010le": _Layout(1, 1, (2, 4)),
-    "p210le": _Layout(1, 0, (2, 4)),
-    "yuyv422": _Layout(1, 0, (2,)),
-    "uyvy422": _Layout(1, 0, (2,)),
-    "gray": _Layout(0, 0, (1,)),
-    "gray10le": _Layout(0, 0, (2,)),
-    "rgb24": _Layout(0, 0, (3,)),
-    "bgr24": _Layout(0, 0, (3,)),
-    "bgra": _Layout(0, 0, (4,)),
-    "bgr0": _Layout(0, 0, (4,)),
-}
-
 _ROWS, _COLUMNS = 8, 64
 """Converters look at a few neighbours, and treat so many columns at once: a cut starts on multiples
 of these, and takes one more on each side."""
+
+_WHOLE = 64
+"""Columns or rows of luma that are a whole number of chroma."""
 
 
 class Shot(Protocol):
@@ -131,41 +95,38 @@ class Cutter:
         from av.video.reformatter import VideoReformatter
 
         self._reformatter = VideoReformatter()
-        self._scratch: tuple[tuple[Any, ...], av.VideoFrame] | None = None
 
     def cut(self, frame: av.VideoFrame, window: Window) -> U8:
         """A window, u8 [height, width, 3] RGB: the bytes of the converted whole."""
-        layout = _LAYOUTS.get(frame.format.name)
-        # Odd sides have their chroma stretched, each row and column by another amount.
-        if layout is None or frame.height % 2 or frame.width % 2:
+        form = frame.format
+        across, down = _WHOLE // form.chroma_width(_WHOLE), _WHOLE // form.chroma_height(_WHOLE)
+        # Along sides that are odd, or that chroma does not fill, it is stretched, unevenly.
+        # Of formats that mix it with luma FFmpeg's crop takes other columns than are asked for.
+        mixed = form.is_bit_stream or (across > 1 and not form.is_planar)
+        if mixed or frame.height % max(2, down) or frame.width % max(2, across):
             return _part(to_rgb(frame), window)
         row, height = _span(window.row, window.height, frame.height, _ROWS)
         column, width = _span(window.column, window.width, frame.width, _COLUMNS)
-        cut = self._blank(frame, height, width)
-        for index, (source, target) in enumerate(zip(frame.planes, cut.planes, strict=True)):
-            down, across = (layout.down, layout.across) if index else (0, 0)
-            step = layout.columns[index]
-            rows = slice(row >> down, (row + height) >> down)
-            columns = slice((column >> across) * step, ((column + width) >> across) * step)
-            _plane(target)[:, : columns.stop - columns.start] = _plane(source)[rows, columns]
-        converted = to_rgb(cut, self._reformatter)
-        return _part(
-            converted, window._replace(row=window.row - row, column=window.column - column)
-        )
+        part = to_rgb(_crop(frame, Window(row, column, height, width)), self._reformatter)
+        return _part(part, window._replace(row=window.row - row, column=window.column - column))
 
-    def _blank(self, frame: av.VideoFrame, height: int, width: int) -> av.VideoFrame:
-        """A frame to fill, of the same format and colours, and interlaced if that one is."""
-        kind = (height, width, frame.format.name, frame.interlaced_frame)
-        if self._scratch is None or self._scratch[0] != kind:
-            import av
 
-            # Scaled, for its properties alone: a new frame could not be marked as interlaced.
-            like = self._reformatter.reformat(frame, width=width, height=height, threads=1)
-            blank = like if frame.interlaced_frame else av.VideoFrame(width, height, kind[2])
-            self._scratch = kind, blank
-        blank = self._scratch[1]
-        blank.colorspace, blank.color_range = frame.colorspace, frame.color_range
-        return blank
+def _crop(frame: av.VideoFrame, window: Window) -> Any:
+    """A window of a frame, whose memory it shares."""
+    import av
+
+    graph = av.filter.Graph()
+    graph.threads = 1
+    crop = graph.add("crop", f"{window.width}:{window.height}:{window.column}:{window.row}:exact=1")
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
+    )
+    sink = graph.add("buffersink")
+    source.link_to(crop)
+    crop.link_to(sink)
+    graph.configure()
+    graph.push(frame)
+    return graph.pull()
 
 
 def _span(start: int, size: int, side: int, step: int) -> tuple[int, int]:
@@ -178,8 +139,3 @@ def _span(start: int, size: int, side: int, step: int) -> tuple[int, int]:
 def _part(pixels: U8, window: Window) -> U8:
     row, column, height, width = window
     return pixels[row : row + height, column : column + width]
-
-
-def _plane(plane: av.VideoPlane) -> U8:
-    """A plane's bytes, u8 [rows, bytes of a line]; a view, writable if the plane is."""
-    return np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)

@@ -14,11 +14,44 @@ from av.video.reformatter import ColorRange, Colorspace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpft_deploy.screen.streams.pixels import _LAYOUTS, Cutter, DecodedShot, RgbShot, Shot
+from mpft_deploy.screen.streams.pixels import Cutter, DecodedShot, RgbShot, Shot
 from mpft_deploy.screen.video import to_rgb
 from mpft_deploy.views import Window, cut, views, windows_of
 
-FORMATS = [*_LAYOUTS, "yuv411p", "yuva420p", "gbrp"]
+FORMATS = [
+    "yuv420p",
+    "yuv420p10le",
+    "yuv420p12le",
+    "yuv422p",
+    "yuv422p10le",
+    "yuv444p",
+    "yuv444p10le",
+    "yuvj420p",
+    "yuvj422p",
+    "yuvj444p",
+    "nv12",
+    "nv21",
+    "nv16",
+    "p010le",
+    "p210le",
+    "yuyv422",
+    "uyvy422",
+    "gray",
+    "gray10le",
+    "rgb24",
+    "bgr24",
+    "bgra",
+    "bgr0",
+    "yuv411p",
+    "yuva420p",
+    "gbrp",
+    "yuv410p",
+    "monow",
+    "rgb565le",
+    "yuv440p",
+    "yuv444p12le",
+    "yuv422p12le",
+]
 
 
 def frame_of(height: int, width: int, form: str, seed: int = 0) -> av.VideoFrame:
