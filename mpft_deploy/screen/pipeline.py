@@ -7,7 +7,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -34,21 +34,20 @@ class Screened:
 
 
 @dataclass(frozen=True)
-class _Ready:
-    """A frame on its way to the engine."""
+class _Part:
+    """A frame of an item on its way to the engine, or its end.
 
-    prepared: Prepared
-    time: float
-    note: str
-    thumbnail: bytes
-
-
-@dataclass(frozen=True)
-class _End:
-    """No more frames of this item."""
+    number: of the item, from 0.
+    prepared: None at the end; then `error` says what ended it, if not all of it could be read.
+    """
 
     item: Found
-    error: str
+    number: int
+    prepared: Prepared | None = None
+    time: float = 0.0
+    note: str = ""
+    thumbnail: bytes = b""
+    error: str = ""
 
 
 @dataclass
@@ -66,24 +65,6 @@ class _Sum:
         self.views += judgement.views
         self.count += 1
         self.reason = self.reason or judgement.reason
-
-
-@dataclass
-class _Gathered:
-    """What is known of the item whose frames are being judged.
-
-    first, judged: its first frame and what was said of it.
-    told, refused: sums over the frames that have a verdict, and over those that can have none.
-    """
-
-    first: _Ready | None = None
-    judged: Judgement | None = None
-    picture: Picture | None = None
-    told: _Sum = field(default_factory=_Sum)
-    refused: _Sum = field(default_factory=_Sum)
-    last_time: float = 0.0
-    failure: Exception | None = None
-    frames: Spread = field(default_factory=Spread)
 
 
 def screen_items(
@@ -107,18 +88,10 @@ def screen_items(
         sources: file name → where that file comes from.
         advance: told now and then how many views of the frames at hand are judged, of how many.
     """
-    notes = sources or {}
-    gathered = _Gathered()
-    with Prefetch(_events(items, screener, fps, pictures), AHEAD) as events:
-        for event, judged in _judge(events, screener, advance):
-            if isinstance(event, _End):
-                source = notes.get(event.item.path.name, "")
-                yield Screened(_result(event, gathered, screener, source), gathered.picture)
-                gathered = _Gathered()
-            elif isinstance(judged, Judged):
-                _gather(gathered, event, judged)
-            elif judged is not None:
-                gathered.failure = judged
+    with Prefetch(_read(items, screener, fps, pictures), AHEAD) as parts:
+        judged = _judge(parts, screener, advance)
+        for _, of_item in itertools.groupby(judged, lambda pair: pair[0].number):
+            yield _screened(of_item, screener, sources or {})
 
 
 class Prefetch(Generic[T]):
@@ -164,30 +137,26 @@ class Prefetch(Generic[T]):
             self._queue.put((None, error))
 
 
-def _events(
-    items: Iterable[Found], screener: Screener, fps: float, pictures: int
-) -> Iterator[_Ready | _End]:
+def _read(items: Iterable[Found], screener: Screener, fps: float, pictures: int) -> Iterator[_Part]:
     """Everything that happens before the engine; run by the decoding thread."""
     for number, item in enumerate(items):
-        if not isinstance(item, Item):
-            yield _End(item, str(item.reason) if isinstance(item, Missing) else "")
-            continue
-        error, small = "", b""
+        error = str(item.reason) if isinstance(item, Missing) else ""
         try:
             # A picture for the report shows the whole frame.
             centre = None if number < pictures else screener.centre
-            for index, frame in enumerate(read_frames(item, fps, centre=centre)):
-                if index == 0 and number < pictures:
-                    small = thumbnail(frame.pixels)
+            frames = read_frames(item, fps, centre=centre) if isinstance(item, Item) else ()
+            for index, frame in enumerate(frames):
+                drawn = index == 0 and number < pictures
+                small = thumbnail(frame.pixels) if drawn else b""
                 prepared = screener.prepare(frame.pixels, frame.whole, index)
-                yield _Ready(prepared, frame.time, frame.note, small if index == 0 else b"")
+                yield _Part(item, number, prepared, frame.time, frame.note, small)
         except InputError as failure:
             error = str(failure)
         except MpftError:
             raise
         except Exception as failure:
             error = _unforeseen(item.path, failure)
-        yield _End(item, error)
+        yield _Part(item, number, error=error)
 
 
 def _unforeseen(path: Path, failure: Exception) -> str:
@@ -196,14 +165,14 @@ def _unforeseen(path: Path, failure: Exception) -> str:
 
 
 def _judge(
-    events: Iterable[_Ready | _End], screener: Screener, advance: Advance
-) -> Iterator[tuple[_Ready | _End, Judged | Exception | None]]:
-    """The same events in order, frames with their judgement, in batches of the screener's size."""
-    waiting: list[_Ready | _End] = []
+    parts: Iterable[_Part], screener: Screener, advance: Advance
+) -> Iterator[tuple[_Part, Judged | Exception | None]]:
+    """The same parts in order, frames with their judgement, in batches of the screener's size."""
+    waiting: list[_Part] = []
     views = 0
-    for event in events:
-        waiting.append(event)
-        views += len(event.prepared.views) if isinstance(event, _Ready) else 0
+    for part in parts:
+        waiting.append(part)
+        views += 0 if part.prepared is None else len(part.prepared.views)
         if views >= screener.batch_size or views == 0:
             yield from _judge_batch(waiting, screener, advance)
             waiting, views = [], 0
@@ -211,66 +180,67 @@ def _judge(
 
 
 def _judge_batch(
-    events: list[_Ready | _End], screener: Screener, advance: Advance
-) -> Iterator[tuple[_Ready | _End, Judged | Exception | None]]:
-    frames = [event.prepared for event in events if isinstance(event, _Ready)]
+    parts: list[_Part], screener: Screener, advance: Advance
+) -> Iterator[tuple[_Part, Judged | Exception | None]]:
     judged: Iterator[Judged | Exception]
     try:
-        judged = iter(screener.judge(frames, advance))
+        judged = iter(
+            screener.judge([p.prepared for p in parts if p.prepared is not None], advance)
+        )
     except MpftError:
         raise
     except Exception as failure:
         judged = itertools.repeat(failure)
-    for event in events:
-        yield event, next(judged) if isinstance(event, _Ready) else None
+    for part in parts:
+        yield part, None if part.prepared is None else next(judged)
 
 
-def _gather(gathered: _Gathered, frame: _Ready, judged: Judged) -> None:
-    """Add a judged frame to its item."""
-    if gathered.first is None:
-        gathered.first = frame
-        if frame.thumbnail:
-            gathered.picture = draw(frame.thumbnail, frame.prepared, judged.view_logits)
-    judgement = judged.judgement
-    if gathered.judged is None:
-        gathered.judged = judgement
-    (gathered.refused if judgement.reason else gathered.told).add(judgement)
-    gathered.last_time = frame.time
-    gathered.frames.add(
-        FrameResult(
-            time=round(frame.time, 3),
-            verdict=judgement.verdict,
-            probability=judgement.probability,
-            logit=judgement.logit,
-            looked_at=judgement.looked_at,
-            reason=judgement.reason,
-        )
-    )
-
-
-def _result(end: _End, gathered: _Gathered, screener: Screener, source: str) -> Result:
-    """The result of an item whose frames are all judged."""
-    item, first, judged = end.item, gathered.first, gathered.judged
+def _screened(
+    parts: Iterable[tuple[_Part, Judged | Exception | None]],
+    screener: Screener,
+    sources: Mapping[str, str],
+) -> Screened:
+    """The result of an item, of the frames that have a verdict, or of those that can have none."""
+    told, refused, kept = _Sum(), _Sum(), Spread()
+    first: tuple[_Part, Prepared, Judgement] | None = None
+    picture, error, seconds = None, "", 0.0
+    for part, judged in parts:
+        item, error = part.item, error or part.error
+        if isinstance(judged, Exception):
+            error = _unforeseen(item.path, judged)
+        elif judged is not None and part.prepared is not None:
+            judgement, seconds = judged.judgement, part.time
+            if first is None:
+                first = part, part.prepared, judgement
+                if part.thumbnail:
+                    picture = draw(part.thumbnail, part.prepared, judged.view_logits)
+            (refused if judgement.reason else told).add(judgement)
+            kept.add(
+                FrameResult(
+                    time=round(part.time, 3),
+                    verdict=judgement.verdict,
+                    probability=judgement.probability,
+                    logit=judgement.logit,
+                    looked_at=judgement.looked_at,
+                    reason=judgement.reason,
+                )
+            )
+    name = file_name(item.path)
     if isinstance(item, PassedOver):
-        return Result(file=file_name(item.path), kind="folder", passed_over=item.counts)
-    kind = item.kind if isinstance(item, Item) else None
-    error = end.error
-    if gathered.failure is not None:
-        error = error or _unforeseen(item.path, gathered.failure)
-    if first is None or judged is None:
-        return Result(file=file_name(item.path), kind=kind, source=source, error=error)
-    told, refused = gathered.told, gathered.refused
+        return Screened(Result(file=name, kind="folder", passed_over=item.counts), None)
+    kind, source = item.kind if isinstance(item, Item) else None, sources.get(item.path.name, "")
+    if first is None:
+        return Screened(Result(file=name, kind=kind, source=source, error=error), None)
     over = told if told.count else refused
     judgement = screener.verdict_of(
-        over.logits / over.count, over.views, judged.looked_at, over.reason
+        over.logits / over.count, over.views, first[2].looked_at, over.reason
     )
-    video = kind == "video"
-    left_out = ""
+    video, left_out = kind == "video", ""
     if told.count and refused.count:
         left_out = f"{refused.count} frames were left out: {refused.reason}"
-    height, width = first.prepared.size
-    return Result(
-        file=file_name(item.path),
+    height, width = first[1].size
+    result = Result(
+        file=name,
         kind=kind,
         verdict=judgement.verdict,
         probability=judgement.probability,
@@ -281,9 +251,10 @@ def _result(end: _End, gathered: _Gathered, screener: Screener, source: str) -> 
         width=width,
         height=height,
         screened=over.count if video else None,
-        seconds=round(gathered.last_time, 3) if video else None,
-        frames=tuple(gathered.frames.kept) if video else (),
-        note="; ".join(filter(None, [first.note, left_out, screener.uncalibrated])),
+        seconds=round(seconds, 3) if video else None,
+        frames=tuple(kept.kept) if video else (),
+        note="; ".join(filter(None, [first[0].note, left_out, screener.uncalibrated])),
         source=source,
         error=error,
     )
+    return Screened(result, picture)
