@@ -38,10 +38,19 @@ class Check(Record, frozen=True):
 
 def examine(bundle: Path | None = None, address: str | None = None) -> Iterator[Check]:
     """Check this machine, and a bundle and a camera if they are named."""
-    yield _python()
+    version = platform.python_version()
+    yield _found(
+        "Python",
+        f"{version} on {platform.machine()}, {available_cores()} cores, mpft-deploy {__version__}",
+    )
     yield _kernel()
     yield from _engines()
-    yield from _video()
+    yield _video()
+    yield _gstreamer()
+    yield _readers()
+    devices = sorted(str(path) for path in Path("/dev").glob("video*"))
+    none = "no /dev/video* here; in a container, pass them with --device"
+    yield _found("cameras", ", ".join(devices) or none, fine=bool(devices))
     yield _gpu()
     yield from _jetson()
     yield from _optional()
@@ -52,23 +61,19 @@ def examine(bundle: Path | None = None, address: str | None = None) -> Iterator[
         yield _camera(address)
 
 
-def _python() -> Check:
-    version = platform.python_version()
-    text = (
-        f"{version} on {platform.machine()}, {available_cores()} cores, mpft-deploy {__version__}"
-    )
-    return Check(name="Python", result="ok", text=text)
+def _found(name: str, text: str, *, fine: bool = True) -> Check:
+    return Check(name=name, result="ok" if fine else "note", text=text)
 
 
 def _kernel() -> Check:
     from mpft_deploy.kernels import implementations
 
     chosen = [version.name for version in implementations() if version.chosen]
-    slow = chosen == ["numpy"] or not chosen
+    fast = chosen not in ([], ["numpy"])
     text = f"texture_patchify: {', '.join(chosen)}"
-    if slow:
+    if not fast:
         text += "; the compiled kernel is missing, install mpft-deploy again with a C++ compiler"
-    return Check(name="kernel", result="note" if slow else "ok", text=text)
+    return _found("kernel", text, fine=fast)
 
 
 def _engines() -> Iterator[Check]:
@@ -77,60 +82,42 @@ def _engines() -> Iterator[Check]:
     for name in BACKENDS:
         backend = find_backend(name)
         reason = backend.why_not()
-        if reason is None:
-            text = ", ".join(f"{what} {version}" for what, version in backend.versions().items())
-            yield Check(name=f"engine {name}", result="ok", text=text)
-        else:
-            yield Check(name=f"engine {name}", result="note", text=reason)
+        text = reason or ", ".join(f"{what} {of}" for what, of in backend.versions().items())
+        yield _found(f"engine {name}", text, fine=reason is None)
 
 
-def _video() -> Iterator[Check]:
+def _video() -> Check:
     import av
 
     have = [codec for codec in CODECS if codec in av.codecs_available]
-    lack = [codec for codec in CODECS if codec not in have]
     protocols = [form for form in ("rtsp", "mpegts", "hls") if form in av.formats_available]
     text = f"PyAV {av.__version__}: {', '.join(have)}; {', '.join(protocols)}"
-    if "h264" in lack or "rtsp" not in protocols:
-        text += f"; lacks {', '.join(lack)}: install PyAV from its wheel, pip install --force av"
-        yield Check(name="video", result="fault", text=text, exit_code=3)
-    else:
-        yield Check(name="video", result="ok", text=text)
-    yield _gstreamer()
-    yield _readers()
-    devices = sorted(str(path) for path in Path("/dev").glob("video*"))
-    text = ", ".join(devices) or "no /dev/video* here; in a container, pass them with --device"
-    yield Check(name="cameras", result="ok" if devices else "note", text=text)
+    if "h264" in have and "rtsp" in protocols:
+        return _found("video", text)
+    lack = ", ".join(codec for codec in CODECS if codec not in have)
+    text += f"; lacks {lack}: install PyAV from its wheel, pip install --force av"
+    return Check(name="video", result="fault", text=text, exit_code=3)
 
 
 def _gstreamer() -> Check:
-    """By what `read_raw` would run a pipeline of a csi:, v4l2: or gst: source."""
-    from mpft_deploy.screen.streams.read_raw import NO_BINDINGS, NO_GSTREAMER, find_bindings
+    """What runs the pipelines of csi:, v4l2: and gst: sources."""
+    from mpft_deploy.screen.streams.read_raw import NO_GSTREAMER
 
-    if python := find_bindings():
-        return Check(name="GStreamer", result="ok", text=f"Python bindings, of {python}")
     program = shutil.which("gst-launch-1.0")
-    if program is None:
-        text = f"{NO_GSTREAMER}; csi:, v4l2: and gst: sources need it"
-    else:
-        text = f"{program}; addresses with a password need more: {NO_BINDINGS}"
-    return Check(name="GStreamer", result="note", text=text)
+    none = f"{NO_GSTREAMER}; csi:, v4l2: and gst: sources need it"
+    return _found("GStreamer", program or none, fine=program is not None)
 
 
 def _readers() -> Check:
     """What holds the processes that read streams, beside a limit of their memory."""
     if sys.platform != "linux":
-        text = "threads; processes of their own need Linux"
-        return Check(name="readers", result="note", text=text)
+        return _found("readers", "threads; processes of their own need Linux", fine=False)
     from mpft_deploy.screen.streams.sandbox import landlock_version
 
     version = landlock_version()
-    if version < 1:
-        text = (
-            "processes without Landlock, which keeps them from files: it is in Linux from 5.13 on"
-        )
-        return Check(name="readers", result="note", text=text)
-    return Check(name="readers", result="ok", text=f"processes, confined by Landlock {version}")
+    none = "processes without Landlock, which keeps them from files: it is in Linux from 5.13 on"
+    confined = f"processes, confined by Landlock {version}"
+    return _found("readers", none if version < 1 else confined, fine=version >= 1)
 
 
 def _gpu() -> Check:
@@ -138,16 +125,16 @@ def _gpu() -> Check:
 
     try:
         found = cuda.facts()
-        return Check(name="GPU", result="ok", text=f"{found.name}, SM {found.capability}")
     except EnvironmentLacksError as error:
-        return Check(name="GPU", result="note", text=str(error))
+        return _found("GPU", str(error), fine=False)
+    return _found("GPU", f"{found.name}, SM {found.capability}")
 
 
 def _jetson() -> Iterator[Check]:
     from mpft_deploy import jetson
 
     for found in jetson.examine():
-        yield Check(name=found.name, result="ok" if found.fine else "note", text=found.text)
+        yield _found(found.name, found.text, fine=found.fine)
 
 
 def _optional() -> Iterator[Check]:
@@ -164,18 +151,16 @@ def _optional() -> Iterator[Check]:
     for extra, module in extras.items():
         found = importlib.util.find_spec(module) is not None
         text = "installed" if found else f"not installed: {how_to_install(extra)}"
-        yield Check(name=f"extra {extra}", result="ok" if found else "note", text=text)
+        yield _found(f"extra {extra}", text, fine=found)
 
 
 def _disk() -> Check:
     where = Path(os.environ.get("STATE_DIRECTORY", str(Path.cwd())).split(":")[0])
     free = shutil.disk_usage(where).free
-    text = f"{free / 2**30:.1f} GiB free"
-    if free < LOW_DISK:
-        return Check(
-            name="disk", result="note", text=f"{text}: too little for snapshots and the store"
-        )
-    return Check(name="disk", result="ok", text=text)
+    text, enough = f"{free / 2**30:.1f} GiB free", free >= LOW_DISK
+    return _found(
+        "disk", text if enough else f"{text}: too little for snapshots and the store", fine=enough
+    )
 
 
 def _bundle(path: Path) -> Check:
@@ -188,11 +173,9 @@ def _bundle(path: Path) -> Check:
         load_engine(bundle)
     except MpftError as error:
         return Check(name="bundle", result="fault", text=str(error), exit_code=error.exit_code)
-    info = bundle.info
+    info, kept = bundle.info, bundle.certificate.answer == "kept"
     text = f"{display(path)}: {info.backend} {info.precision}, verified and loaded"
-    if bundle.certificate.answer != "kept":
-        return Check(name="bundle", result="note", text=f"{text}; {bundle.certificate.summary}")
-    return Check(name="bundle", result="ok", text=text)
+    return _found("bundle", text if kept else f"{text}; {bundle.certificate.summary}", fine=kept)
 
 
 def _camera(address: str) -> Check:
@@ -200,8 +183,7 @@ def _camera(address: str) -> Check:
     from mpft_deploy.screen.streams.doctor import describe
 
     try:
-        text = describe(address)
+        return _found("camera", describe(address))
     except MpftError as error:
         code = InputError.exit_code if error.exit_code == 1 else error.exit_code
         return Check(name="camera", result="fault", text=str(error), exit_code=code)
-    return Check(name="camera", result="ok", text=text)

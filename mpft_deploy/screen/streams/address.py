@@ -26,7 +26,7 @@ _SHOWN = frozenset(
 )
 _PLAIN = re.compile(r"[A-Za-z0-9x._-]{1,12}")
 _PROPERTY = re.compile(
-    r"(?i)([\w-]*(?:auth|cookie|header|key|pass|pw|secret|token|user)[\w-]*)\s*=\s*(\"[^\"]*\"|'[^']*'|[^\s!]+)"
+    r"(?i)([\w-]*(?:auth|cookie|header|key(?!frame|-int)|pass|pw|secret|token|user)[\w-]*)\s*=\s*(\"[^\"]*\"|'[^']*'|[^\s!]+)"
 )
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/{1,2}\S+")
 _TOKEN = re.compile(r"(?=[^0-9]*[0-9])[A-Za-z0-9_\-]{16,}")

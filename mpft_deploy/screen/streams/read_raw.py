@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import select
 import shutil
@@ -15,7 +14,6 @@ from typing import IO
 import numpy as np
 
 from mpft_deploy.errors import EnvironmentLacksError
-from mpft_deploy.screen.streams import gst_child
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
 from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.settings import SourceSettings
@@ -38,13 +36,8 @@ TAIL = (
 KEPT = 4096
 """Bytes of what a pipeline says that are kept."""
 
-NO_BINDINGS = (
-    "install GStreamer's Python bindings (apt-get install python3-gi gir1.2-gstreamer-1.0)"
-)
-
 NO_GSTREAMER = (
-    "GStreamer is not on this machine: install its Python bindings or its tools (gst-launch-1.0), "
-    "and its plugins"
+    "GStreamer is not on this machine: install its tools (gst-launch-1.0) and its plugins"
 )
 
 _SLICE = 0.2
@@ -67,8 +60,8 @@ def read_gstreamer(settings: SourceSettings, attempt: Attempt) -> None:
     """Read the pictures of a GStreamer pipeline, run in a process of its own.
 
     Raises:
-        EnvironmentLacksError: GStreamer is not here, or what keeps a password secret.
-        SourceLostError: the pipeline failed or ended.
+        EnvironmentLacksError: GStreamer is not here.
+        SourceLostError: the pipeline failed or ended, or holds a secret.
     """
     target = settings.target
     sides = settings.sides or SIDES
@@ -78,18 +71,15 @@ def read_gstreamer(settings: SourceSettings, attempt: Attempt) -> None:
     pipeline = f"{head} ! {TAIL.format(width=width, height=height)}"
     with subprocess.Popen(
         _command(pipeline, secret=bool(target.secrets)),
-        stdin=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
-        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
         said = _Tail(process.stderr)
         attempt.describe("gstreamer")
         try:
-            with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-                pipe.write(pipeline.encode())
             _read(process.stdout.fileno(), sides, settings, attempt)
         finally:
             if process.poll() is None:
@@ -100,30 +90,16 @@ def read_gstreamer(settings: SourceSettings, attempt: Attempt) -> None:
 
 
 def _command(pipeline: str, *, secret: bool) -> list[str]:
-    """What runs a pipeline: ours, which reads it from standard input, or else GStreamer's own."""
-    python = find_bindings()
-    if python is not None:
-        return [python, "-I", gst_child.__file__]
     if secret:
-        raise EnvironmentLacksError(
+        raise SourceLostError(
             "gst-launch-1.0 would show this address's password to every user of this machine: "
-            f"{NO_BINDINGS}"
+            "name the camera by an rtsp:// or http:// address, or let a server such as MediaMTX "
+            "have the password"
         )
     program = shutil.which("gst-launch-1.0")
     if program is None:
         raise EnvironmentLacksError(NO_GSTREAMER)
     return [program, "--quiet", *pipeline.split()]
-
-
-@functools.cache
-def find_bindings() -> str | None:
-    """A Python that has GStreamer's bindings: mostly the system's, seldom this one."""
-    for python in dict.fromkeys([sys.executable, "/usr/bin/python3", shutil.which("python3")]):
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            probe = [python or "", "-I", gst_child.__file__, "--probe"]
-            if not subprocess.run(probe, capture_output=True, timeout=20).returncode:
-                return python
-    return None
 
 
 class _Tail(threading.Thread):

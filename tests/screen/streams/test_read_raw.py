@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
-import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen.streams import read_raw
 
 PICTURE = np.zeros((48, 64, 3), np.uint8)
@@ -48,8 +44,8 @@ def test_a_pipe_that_pauses_in_mid_picture_goes_on_where_it_was(
 
 
 def require_gstreamer() -> None:
-    if read_raw.find_bindings() is None or shutil.which("gst-launch-1.0") is None:
-        pytest.skip("GStreamer is not installed: apt-get install gstreamer1.0-tools python3-gi")
+    if shutil.which("gst-launch-1.0") is None:
+        pytest.skip("GStreamer is not installed: apt-get install gstreamer1.0-tools")
 
 
 def test_a_pipeline_that_talks_without_end_is_not_stopped(
@@ -65,60 +61,19 @@ def test_a_pipeline_that_talks_without_end_is_not_stopped(
     assert running.states() == ["live"]
 
 
-def test_ps_shows_no_password_of_a_pipeline(watching: Any) -> None:
-    require_gstreamer()
-    seen: list[bytes] = []
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.is_set():
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    parent = (path.parent / "stat").read_text().rpartition(")")[2].split()[1]
-                    line = path.read_bytes()
-                except OSError:
-                    continue
-                if int(parent) == os.getpid():
-                    seen.append(line)
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        # The name is that of a property of the element; what it says does not matter here.
-        running = watching(
-            "gst:videotestsrc name=key-hunter2secret is-live=true ! identity name=pw=hunter2secret",
-            "gst:videotestsrc is-live=true ! textoverlay text=x user-pw=hunter2secret",
-            size="64x48",
-            retry=0.2,
-        )
-        event = running.state("down")
-        time.sleep(1)
-    finally:
-        over.set()
-        thread.join()
-    assert "hunter2secret" not in event.reason
-    assert any(b"gst_child" in line for line in seen)
-    assert not any(b"hunter2secret" in line for line in seen)
-
-
-def test_without_the_bindings_no_password_is_given_to_gst_launch(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_pipeline_that_holds_a_password_is_refused_and_never_run(
+    watching: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read_raw, "find_bindings", lambda: None)
-    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    with pytest.raises(EnvironmentLacksError, match="python3-gi"):
-        read_raw._command("rtspsrc user-pw=x ! fdsink", secret=True)
-    command = read_raw._command("videotestsrc ! fdsink", secret=False)
-    assert command == ["/usr/bin/gst-launch-1.0", "--quiet", "videotestsrc", "!", "fdsink"]
+    monkeypatch.setattr(read_raw.subprocess, "Popen", None)
+    running = watching("gst:rtspsrc user-pw=hunter2secret ! decodebin", size="64x48", retry=0.2)
+    event = running.state("down")
+    assert "rtsp://" in event.reason
+    assert "hunter2secret" not in event.reason
+    command = read_raw._command("a wait-for-keyframe=true ! b", secret=False)
+    assert command[1:] == ["--quiet", "a", "wait-for-keyframe=true", "!", "b"]
 
 
-def test_a_pipeline_that_cannot_be_says_why() -> None:
+def test_a_pipeline_that_cannot_be_says_why(watching: Any) -> None:
     require_gstreamer()
-    child = subprocess.run(
-        read_raw._command("nosuchelement ! fdsink", secret=True),
-        input=b"nosuchelement ! fdsink",
-        capture_output=True,
-        timeout=60,
-    )
-    assert child.returncode == 1
-    assert b'ERROR: no element "nosuchelement"' in child.stderr
+    running = watching("gst:nosuchelement", size="64x48", retry=0.2)
+    assert 'no element "nosuchelement"' in running.state("down").reason
