@@ -26,7 +26,6 @@ from mpft_deploy.screen.streams.areas import Box
 from mpft_deploy.screen.streams.records import (
     Event,
     FrameEvent,
-    Grade,
     Picture,
     RegionStatus,
     SourceEvent,
@@ -81,7 +80,6 @@ class DemoSource:
     evidence: float = 0.0
     rate: float = 5.0
     age: float = 180.0
-    grade: Grade = "good"
     reconnects: int = 0
     reason: str = ""
     changed: float = 0.0
@@ -100,7 +98,6 @@ class DemoSource:
             source=self.name,
             address=f"rtsp://***@10.0.4.{10 + sum(map(ord, self.name)) % 200}:554/stream1",
             state=self.state,
-            grade=self.grade,
             verdict=self.verdict,
             evidence=self.evidence,
             independent=self.screened / 20,
@@ -314,7 +311,7 @@ def demo_sources(
         source = sources[1 + 3 * number]
         source.name, source.image, source.drift = f"Video call {number + 1}", dream(rng), 0.2
     for source in sources[count - down :]:
-        source.grade, source.rate = "poor", 4.0
+        source.rate = 4.0
     return sources
 
 
@@ -338,11 +335,9 @@ def main() -> None:
                 sinks.send(event)
             if second % 30 == 10:
                 sinks.send(monitor.change(last, "down", "connection refused", time.time()))
-                monitor.sources[last].grade = "down"
             if second % 30 == 20:
                 sinks.send(monitor.change(last, "live", "", time.time()))
                 monitor.sources[last].reconnects += 1
-                monitor.sources[last].grade = "fair"
             time.sleep(1)
     except KeyboardInterrupt:
         sinks.close(1)

@@ -238,7 +238,7 @@ def _idle(browser: Browser, folder: Path, shots: Path) -> None:
     monitor = DemoMonitor(demo_sources(4, generated=0, down=0))
     server, sinks = open_demo(monitor, shots)
     for name in monitor.sources:
-        monitor.sources[name].state, monitor.sources[name].grade = "connecting", "down"
+        monitor.sources[name].state = "connecting"
     shoot(browser, server.url, folder / "dashboard-idle.png")
     sinks.close(1)
 
@@ -254,11 +254,11 @@ def _busy(browser: Browser, folder: Path, shots: Path) -> None:
     lived(monitor, sinks, 170)
     last = list(monitor.sources)[-1]
     gone = monitor.sources[last]
-    gone.grade, gone.reconnects = "down", 4
+    gone.reconnects = 4
     gone.dropped = {"damaged": 12}
     sinks.send(monitor.change(last, "stalled", "no frame for 5 s", time.time() - 9))
     sinks.send(monitor.change(last, "down", "connection refused", time.time() - 3))
-    slow.verdict, slow.evidence, slow.grade, slow.reconnects = "unsure", 1.6, "fair", 2
+    slow.verdict, slow.evidence, slow.reconnects = "unsure", 1.6, 2
     generated, url = "Video+call+1", server.url
     chosen = (
         "document.querySelector('#event').open && document.querySelector('#event image') !== null"

@@ -169,7 +169,7 @@ class SourceAttempt(Attempt):
     @property
     def occupied(self) -> bool:
         """See `Attempt`."""
-        return self._source.waiting() is not None
+        return self._source.waiting
 
     @property
     def turns(self) -> int:
@@ -203,7 +203,7 @@ class SourceAttempt(Attempt):
         """See `Attempt`."""
         self._open_frames -= 1
         age = self.now - received
-        self._source.hold(Coded(decode, received, self._clock.time() - age, self))
+        self._source.put(Coded(decode, received, self._clock.time() - age, self), self)
 
     def drop(self, cause: Cause, count: int = 1, *, picture: bool = False) -> None:
         """See `Attempt`."""

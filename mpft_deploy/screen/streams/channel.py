@@ -10,6 +10,7 @@ from mpft_deploy.screen.evidence.ring import Looks
 from mpft_deploy.screen.screener import Screener
 from mpft_deploy.screen.streams.areas import Areas, Box, masks_in, pixels_of
 from mpft_deploy.screen.streams.decision import StreamDecision
+from mpft_deploy.screen.streams.decoding import Decoding
 from mpft_deploy.screen.streams.novelty import I32
 from mpft_deploy.screen.streams.pictures import Kept
 from mpft_deploy.screen.streams.pixels import Cutter, Shot
@@ -70,6 +71,7 @@ class Channel:
     faulty: whether a frame could not be cut, which is told once.
     sides: of its pictures.
     kept: what was judged in the last seconds, where evidence is wanted.
+    decoding: its next frame, where that waited coded.
     """
 
     source: Source
@@ -81,6 +83,7 @@ class Channel:
     sides: tuple[int, int] | None = None
     age: float | None = None
     kept: Looks | None = None
+    decoding: Decoding | None = None
 
     @property
     def lead(self) -> Stream:

@@ -53,7 +53,8 @@ gives the run another opinion, and no further chance of an alarm.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+import msgspec
 
 from mpft_deploy.screen.streams.baseline import Baseline
 from mpft_deploy.screen.streams.drift import Drift
@@ -79,8 +80,7 @@ UNMEASURED = (
 )
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """A stream's verdict changed; see `StreamEvent` for the fields."""
 
     verdict: StreamVerdict

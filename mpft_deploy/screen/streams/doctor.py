@@ -55,16 +55,16 @@ def look(settings: SourceSettings, processes: ReaderProcesses | None = None) -> 
     clock = SystemClock()
     emitter = Emitter(None, clock)
     read = find_reader(settings.target, processes)
-    source = Source(settings, read, emitter, clock, lambda: None, lambda: None)
+    source = Source(settings, read, emitter, clock, lambda: None)
     began = clock.monotonic()
     source.start()
     try:
-        while source.waiting() is None and source.state != "down":
+        while source.sides is None and source.state != "down":
             if clock.monotonic() - began > TIMEOUT:
                 break
             time.sleep(_LOOK)
-        frame, seen, before = source.take(), clock.monotonic(), source.tally.received
-        if frame is None:
+        sides, seen, before = source.sides, clock.monotonic(), source.tally.received
+        if sides is None:
             reason = source.reason or f"no picture within {TIMEOUT:g} s"
             raise SourceLostError(f"{source.address}: {reason}")
         while source.state == "live" and clock.monotonic() - seen < _COUNTED:
@@ -77,8 +77,8 @@ def look(settings: SourceSettings, processes: ReaderProcesses | None = None) -> 
     return Found(
         address=source.address.shown,
         codec=f"{source.codec}, {source.note}" if source.note else source.codec,
-        width=frame.shot.width,
-        height=frame.shot.height,
+        width=sides[1],
+        height=sides[0],
         fps=round(received / counted, 1) if counted >= _COUNTED else None,
         after=round(seen - began, 2),
     )

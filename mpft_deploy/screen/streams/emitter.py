@@ -14,7 +14,7 @@ from collections import deque
 from typing import Any, TypeVar
 
 from mpft_deploy.screen.streams.clock import Clock
-from mpft_deploy.screen.streams.records import Event, FrameEvent, Sink
+from mpft_deploy.screen.streams.records import Event, FrameEvent, Picture, Sink
 from mpft_deploy.screen.streams.task import HUNG, Task, failure_of
 
 logger = logging.getLogger(__name__)
@@ -34,11 +34,13 @@ class Emitter:
         # processes that start at once differ by chance.
         self._prefix = f"{int(clock.time() * 1000):012x}-{secrets.token_hex(4)}"
         self._count = 0
-        self._queue: deque[Event] = deque()
+        self._queue: deque[tuple[Event, Picture | None]] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._failed = False
         self.lost = 0
+        self.picture: Picture | None = None
+        """That came with the event which the sink is being told; for the sink."""
         self._sending: float | None = None  # since when a sink has had an event
         self._task = Task("tell", self._run)
 
@@ -60,14 +62,18 @@ class Emitter:
         """Begin to hand events on."""
         self._task.start()
 
-    def emit(self, kind: type[E], **fields: Any) -> E:
-        """Make an event of that kind, queue it, and return it; from any thread."""
+    def emit(self, kind: type[E], picture: Picture | None = None, **fields: Any) -> E:
+        """Make an event of that kind, queue it, and return it; from any thread.
+
+        Args:
+            picture: that goes with it.
+        """
         with self._changed:
             self._count += 1
             event = kind(id=f"{self._prefix}-{self._count:010x}", time=self._clock.time(), **fields)
             if len(self._queue) >= self._capacity:
                 self._make_room()
-            self._queue.append(event)
+            self._queue.append((event, picture))
             self._changed.notify()
         return event
 
@@ -87,7 +93,7 @@ class Emitter:
         if not self.lost:
             logger.warning("events come faster than they are taken: the oldest are lost; counted")
         self.lost += 1
-        for index, event in enumerate(self._queue):
+        for index, (event, _) in enumerate(self._queue):
             if isinstance(event, FrameEvent):
                 del self._queue[index]
                 return
@@ -100,7 +106,7 @@ class Emitter:
                     self._changed.wait()
                 if not self._queue:
                     return
-                event = self._queue.popleft()
+                event, self.picture = self._queue.popleft()
             if self._sink is not None:
                 self._sending = self._clock.monotonic()
                 self._send(self._sink, event)

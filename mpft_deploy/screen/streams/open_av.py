@@ -48,6 +48,8 @@ FORMATS = {
 }
 """What a stream may be: playlists, which lead to further addresses, only where asked for."""
 
+OUT_OF_MEMORY = "what it sends takes more memory than its reader may have"
+
 _ASKING_HARDWARE = threading.Lock()
 """Sources that start together ask once."""
 
@@ -136,6 +138,8 @@ def check_size(width: int, height: int, settings: SourceSettings) -> None:
 
 def explain(error: av.error.FFmpegError, settings: SourceSettings, attempt: Attempt) -> str:
     """What happened, without the address."""
+    if error.errno == errno.ENOMEM:
+        return OUT_OF_MEMORY
     if attempt.opened:
         if type(error).__name__ in _TIME_OUT:
             return f"no data for {settings.timeout:g} s"

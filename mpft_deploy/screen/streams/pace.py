@@ -11,6 +11,10 @@ BATCH_SECONDS = 0.25
 """A batch is full with as many frames as are judged in this time."""
 
 
+MOST = 8
+"""Frames that are decoded at a time, at most: hundreds of keyframes of 1080p a second."""
+
+
 class Mean:
     """A running mean of durations, in seconds; 0 before the first."""
 
@@ -34,19 +38,24 @@ class Pace:
 
     Attributes:
         judging: how long the engine takes for one frame, as a part of its batch.
-        turn: how long it takes from frame to frame while there are any, waits for decoders
-            included: what a waiting frame has to expect.
+        decoding: how long a frame takes that waits coded.
     """
 
     def __init__(self, batch: int, max_age: float) -> None:
         self._batch, self._max_age = batch, max_age
-        self.judging, self.turn = Mean(), Mean()
+        self.judging, self.decoding = Mean(), Mean()
 
     @property
     def batch(self) -> int:
         """Frames of a full batch."""
         seconds = self.judging.seconds
         return min(self._batch, math.ceil(BATCH_SECONDS / seconds)) if seconds else self._batch
+
+    @property
+    def ahead(self) -> int:
+        """Frames that are to be decoded, or are, while the engine judges a batch."""
+        judging = self.judging.seconds
+        return self.batch + (math.ceil(self.decoding.seconds / judging) if judging else MOST)
 
     @property
     def oldest(self) -> float:

@@ -221,8 +221,6 @@ class _Reader:
             attempt.drop(event.cause, event.count, picture=event.picture)
         elif isinstance(event, wire.Opened):
             attempt.describe(printable(event.codec), printable(event.note))
-        elif isinstance(event, wire.Asked):
-            self._events.send(wire.encode(wire.Turns(attempt.turns, attempt.occupied)))
         elif attempt.ring is not None:
             if isinstance(event, wire.Unrecorded):
                 attempt.ring.fail(printable(event.why))

@@ -29,6 +29,7 @@ from mpft_deploy.screen.streams import read_av, wire
 from mpft_deploy.screen.streams.attempt import Attempt, Cause, Decode
 from mpft_deploy.screen.streams.clock import SystemClock
 from mpft_deploy.screen.streams.memory import give_frames_back
+from mpft_deploy.screen.streams.open_av import OUT_OF_MEMORY
 from mpft_deploy.screen.streams.pixels import Cutter, Shot
 from mpft_deploy.screen.streams.sandbox import confine
 from mpft_deploy.screen.streams.settings import SourceSettings
@@ -104,7 +105,7 @@ def _read(events: Wire, cuts: Wire, decodes: Wire) -> NoReturn:
         except MpftError as error:
             why = str(error)
         except MemoryError:
-            why = "it takes more memory than a reader may have"
+            why = OUT_OF_MEMORY
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
         attempt.end(why)
@@ -133,15 +134,17 @@ class _Recorder:
 class _Attempt(Attempt):
     """The attempt of a reader whose source is in another process."""
 
+    turns = 0  # whoever has one asks for pixels
+
     def __init__(self, order: Order, events: Wire) -> None:
         super().__init__(order.settings, SystemClock())
         self._events, self._telling = events, threading.Lock()
-        self._turns = wire.decoder(wire.Turns)
         self._requests = wire.decoder(wire.Request)
         self._recorder = _Recorder(self._tell) if order.record else None
         self._numbers = count()
         self._held: OrderedDict[int, Decode] = OrderedDict()
         self._shots: dict[int, Shot] = {}
+        self._newest: int | None = None  # of those offered, while nobody asked for it
 
     @property
     def ring(self) -> _Recorder | None:
@@ -151,12 +154,7 @@ class _Attempt(Attempt):
     @property
     def occupied(self) -> bool:
         """See `Attempt`."""
-        return self._ask().occupied
-
-    @property
-    def turns(self) -> int:
-        """See `Attempt`."""
-        return self._ask().turns
+        return self._newest is not None
 
     def describe(self, codec: str, note: str = "") -> None:
         """See `Attempt`."""
@@ -171,11 +169,13 @@ class _Attempt(Attempt):
     def offer(self, shot: Shot, received: float) -> None:
         """See `Attempt`."""
         super().offer(shot, received)
-        self._tell(self._keep(shot, received))
+        picture = self._keep(shot, received)
+        self._newest = picture.number
+        self._tell(picture)
 
     def hold(self, decode: Decode, received: float) -> None:
         """See `Attempt`."""
-        number = next(self._numbers)
+        self._newest = number = next(self._numbers)
         self._held[number] = decode
         if len(self._held) > HELD:
             self._held.popitem(last=False)
@@ -208,6 +208,13 @@ class _Attempt(Attempt):
             os._exit(0)
 
     def _answer(self, request: wire.Request, cutter: Cutter) -> bytes | memoryview:
+        if isinstance(request, wire.Free):
+            for number in request.numbers:
+                self._shots.pop(number, None)
+            return b""
+        self.turns += 1
+        if request.number == self._newest:
+            self._newest = None
         if isinstance(request, wire.Decode):
             decode = self._held.pop(request.number, None)
             try:
@@ -215,10 +222,6 @@ class _Attempt(Attempt):
             except Exception:
                 shot = "damaged"
             return wire.encode(shot if isinstance(shot, str) else self._keep(shot, 0.0))
-        if isinstance(request, wire.Free):
-            for number in request.numbers:
-                self._shots.pop(number, None)
-            return b""
         try:
             shot = self._shots[request.number]
             window = request.window
@@ -235,8 +238,3 @@ class _Attempt(Attempt):
     def _tell(self, event: wire.Event) -> None:
         with self._telling:
             self._events.send(wire.encode(event))
-
-    def _ask(self) -> wire.Turns:
-        self._tell(wire.Asked())
-        answer: wire.Turns = self._turns.decode(self._events.receive(LARGEST))
-        return answer

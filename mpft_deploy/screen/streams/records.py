@@ -14,7 +14,6 @@ from mpft_deploy.screen.streams.areas import Box, stream_name
 from mpft_deploy.spec import StreamVerdict, Verdict
 
 State = Literal["connecting", "live", "stalled", "frozen", "down", "ended", "paused"]
-Grade = Literal["good", "fair", "poor", "down"]
 Reason = Literal["evidence", "scene change", "reconnect", "nothing to judge", "restart", "drift"]
 
 
@@ -155,7 +154,6 @@ class SourceStatus(StreamStatus, frozen=True, kw_only=True):
 
     Attributes:
         source, address: name, and address without credentials.
-        grade: quality of the last minute, from frame rate and reconnects.
         fps_in, fps_screened: frames received and judged a second, over the last seconds.
         frame_age_ms: of the last verdict.
         received, screened, gated: frames since the start.
@@ -172,7 +170,6 @@ class SourceStatus(StreamStatus, frozen=True, kw_only=True):
     source: str
     address: str
     state: State
-    grade: Grade
     fps_in: float
     fps_screened: float
     frame_age_ms: float | None

@@ -2,7 +2,7 @@
 
 Sources hold their newest frame alone, so nothing can pile up: a machine that is too slow sees fewer
 frames of each source, evenly, and none that is old. The source that was served longest ago comes
-next; frames that can wait coded are decoded shortly before (`decoders`). A batch is what waits when
+next; frames that can wait coded are decoded shortly before (`decoding`). A batch is what waits when
 the engine is free: one frame where it keeps up, more where it does not, which it judges in less
 time than one by one. Of a source with regions each is gated, judged and decided by itself, all in
 the source's turn.
@@ -23,16 +23,16 @@ from mpft_deploy.prepared import Prepared
 from mpft_deploy.screen.evidence.ring import Looks
 from mpft_deploy.screen.screener import Screener
 from mpft_deploy.screen.streams.areas import WHOLE, Areas, stream_name
-from mpft_deploy.screen.streams.attempt import Captured, SourceLostError
+from mpft_deploy.screen.streams.attempt import Captured, Coded, SourceLostError
 from mpft_deploy.screen.streams.baseline import Baseline
 from mpft_deploy.screen.streams.channel import Channel, Stream
 from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.decision import StreamDecision
-from mpft_deploy.screen.streams.decoders import Decoders
+from mpft_deploy.screen.streams.decoding import Decoding
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.novelty import movement
-from mpft_deploy.screen.streams.pace import Pace
-from mpft_deploy.screen.streams.pictures import Evidence, Kept
+from mpft_deploy.screen.streams.pace import MOST, Pace
+from mpft_deploy.screen.streams.pictures import Kept
 from mpft_deploy.screen.streams.pixels import Cutter, Shot
 from mpft_deploy.screen.streams.records import Picture
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings
@@ -69,7 +69,7 @@ class Scheduler:
         screener: its engine is called from one thread alone.
         baselines: of the cameras that were taught, by the name of their source.
         keep: whether to keep the last judged frame of each source, for pictures.
-        evidence: stream verdicts of which the picture that decided is made, as `evidence`.
+        evidence: stream verdicts whose events come with the picture that decided.
         metrics: told how long the stages took. Of a frame: "wait", from receipt to its turn, and
             "prepare", crop and patches; of a batch: "engine", and "decide", with its events.
     """
@@ -87,7 +87,7 @@ class Scheduler:
         evidence: Collection[StreamVerdict] = (),
         metrics: Metrics | None = None,
     ) -> None:
-        self._screener, self._settings, self._decision = screener, settings, decision
+        self._screener, self._decision = screener, decision
         self._baselines = baselines or {}
         self._clock, self._keep = clock, keep or bool(evidence)
         self._verdicts = Verdicts(emitter, evidence)
@@ -95,10 +95,8 @@ class Scheduler:
         self._cutter = Cutter()
         self._channels: tuple[Channel, ...] = ()
         self._turn = 0
-        self._busy_since: float | None = None  # end of a batch behind which frames waited
         self._wake, self._stop = threading.Event(), threading.Event()
         self._pace = Pace(screener.batch_size, settings.max_age)
-        self._decoders = Decoders(lambda: self._channels, clock, self._pace)
         self.turned = clock.monotonic()
         """When the thread last went round, by the monotonic clock."""
         self.idle = True
@@ -112,30 +110,17 @@ class Scheduler:
         return self._channels
 
     @property
-    def evidence(self) -> Evidence:
-        """Pictures of the frames that decided."""
-        return self._verdicts.evidence
-
-    @property
     def failure(self) -> BaseException | None:
         """What ended its thread: without the engine there is nothing to do."""
         return self._task.failure
 
     def alive(self, now: float) -> bool:
-        """Whether its threads turn."""
-        return self.failure is None and now - self.turned < HUNG and self._decoders.alive
+        """Whether its thread turns."""
+        return self.failure is None and now - self.turned < HUNG
 
     def wake(self) -> None:
-        """A frame waits to be judged."""
+        """A frame waits, or was decoded."""
         self._wake.set()
-
-    def wake_decoders(self) -> None:
-        """A frame waits to be decoded."""
-        self._decoders.wake()
-
-    def check(self, now: float) -> None:
-        """Notice decoders that hang; called a few times a second."""
-        self._decoders.check(now)
 
     def channel(self, source: Source, kept: Looks | None = None) -> Channel:
         """A channel for a new source."""
@@ -190,7 +175,6 @@ class Scheduler:
 
     def start(self) -> None:
         """Begin to judge."""
-        self._decoders.start()
         self._task.start()
 
     def stop(self, timeout: float) -> bool:
@@ -198,10 +182,11 @@ class Scheduler:
         end = time.monotonic() + timeout
         self._stop.set()
         self._wake.set()
-        clean = self._decoders.stop(timeout)
-        if self._task.is_alive():
-            self._task.join(max(0.0, end - time.monotonic()))
-        return clean and not self._task.is_alive()
+        decoding = [c.decoding.thread for c in self._channels if c.decoding is not None]
+        threads = [one for one in (self._task, *decoding) if one.is_alive()]
+        for one in threads:
+            one.join(max(0.0, end - time.monotonic()))
+        return not any(one.is_alive() for one in threads)
 
     def picture(self, channel: Channel) -> Picture | None:
         """The last judged frame of a source, from any thread.
@@ -234,56 +219,74 @@ class Scheduler:
             self._inbox.answer()
             self.idle = False
             found = self._round()
-            self.idle = True
-            if not any(channel.source.waiting() is not None for channel in self._channels):
-                self._busy_since = None
+            self.idle = all(channel.decoding is None for channel in self._channels)
             if not found:
                 self._wake.wait(IDLE)
                 self._wake.clear()
+        for channel in self._channels:
+            channel.source.tally.drop("stopped", int(channel.decoding is not None))
         self._inbox.answer()
 
     def _round(self) -> bool:
         """Judge one batch; whether there was a frame at all."""
         batch: list[_Work] = []
-        views, began = 0, self._clock.monotonic()
         found = False
-        while views < self._screener.batch_size and len(batch) < self._pace.batch:
-            channel = self._next(batch)
-            if channel is None:
-                left = began + self._settings.wait - self._clock.monotonic()
-                if not batch or left <= 0 or self._stop.is_set():
-                    break
-                self._wake.wait(left)
-                self._wake.clear()
-                continue
-            found = True
-            work = self._prepare(channel)
-            if work is not None:
-                batch.append(work)
-                views += sum(len(prepared.views) for _, prepared in work.parts)
+        self._decode_ahead()
+        for channel in self._in_turn():
+            if len(batch) == self._pace.batch:
+                break
+            if (frame := self._take(channel)) is not None:
+                found = True
+                if (work := self._prepare(channel, frame)) is not None:
+                    batch.append(work)
         if batch:
+            self._decode_ahead()
             self._judge(batch)
-            now = self._clock.monotonic()
-            self._pace.turn.add((now - (self._busy_since or began)) / len(batch))
-            self._busy_since = now
         return found
 
-    def _next(self, batch: Sequence[_Work]) -> Channel | None:
-        """Of the sources that are ready and not in the batch yet, the one served longest ago."""
-        ready = [
-            channel
-            for channel in self._channels
-            if channel.source.ready and all(channel is not work.channel for work in batch)
-        ]
-        return min(ready, key=lambda channel: channel.served, default=None)
+    def _in_turn(self) -> list[Channel]:
+        """All sources, that which was served longest ago first."""
+        return sorted(self._channels, key=lambda channel: channel.served)
 
-    def _prepare(self, channel: Channel) -> _Work | None:
-        """Take a source's frame and cut it; None if it is not to be judged, which is counted."""
-        source = channel.source
-        frame = source.take()
+    def _decode_ahead(self) -> None:
+        """Have decoded what will be judged next."""
+        under_way = 0
+        waiting = [c for c in self._in_turn() if c.decoding is not None or c.source.waiting]
+        for place, channel in enumerate(waiting):
+            if (decoding := channel.decoding) is not None:
+                decoding.check()
+                if isinstance(decoding.result, str):
+                    channel.source.tally.drop(decoding.result)
+                    channel.decoding = None
+            if channel.decoding is None and under_way < MOST and place < self._pace.ahead:
+                self._decode(channel, place)
+            under_way += channel.decoding is not None and channel.decoding.result is None
+
+    def _decode(self, channel: Channel, place: int) -> None:
+        """Begin to decode a source's frame, unless it would be too old at its place."""
+        frame = channel.source.take(Coded)
         if frame is None:
+            return
+        age = self._clock.monotonic() - frame.received + place * self._pace.judging.seconds
+        if age > self._pace.oldest:
+            frame.attempt.see()
+            channel.source.tally.drop("overload")
+        else:
+            channel.decoding = Decoding(channel.source, frame, self._clock, self.wake)
+
+    def _take(self, channel: Channel) -> Captured | None:
+        """The decoded frame of a source, if there is one."""
+        if channel.decoding is None:
+            return channel.source.take(Captured)
+        if not isinstance(frame := channel.decoding.result, Captured):
             return None
-        self._decoders.wake()  # the next is one place nearer
+        self._pace.decoding.add(channel.decoding.seconds)
+        channel.decoding = None
+        return frame
+
+    def _prepare(self, channel: Channel, frame: Captured) -> _Work | None:
+        """Cut a source's frame; None if it is not to be judged, which is counted."""
+        source = channel.source
         now = self._clock.monotonic()
         self._metrics.observe_stage("wait", now - frame.received)
         if now - frame.received > self._pace.oldest:

@@ -161,7 +161,6 @@ class ScreenSettings(Record, frozen=True):
         batch: views that are judged at once, at most; 0 takes 8. An engine whose logits depend on
             that judges one at a time.
         threads: CPU threads of the engine; 0 takes all cores. They sleep while they wait.
-        wait: seconds that a frame may wait for others to fill a batch.
         max_age: seconds; an older frame is dropped, never judged.
         readers: what FFmpeg reads sources in: a process for each connection, or threads of this
             process; "auto" takes processes from two network sources on, where there is Linux.
@@ -172,7 +171,6 @@ class ScreenSettings(Record, frozen=True):
     threshold: Probability | None = None
     batch: Annotated[int, msgspec.Meta(ge=0)] = 0
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
-    wait: Share = 0.0
     max_age: Seconds = 2.0
     readers: Readers = "auto"
 

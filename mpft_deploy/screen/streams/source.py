@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,13 +23,14 @@ from mpft_deploy.screen.streams.backoff import Backoff, answers
 from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.novelty import I32
-from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.records import SourceEvent, State
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.tally import Tally
 from mpft_deploy.screen.streams.task import Task
 
 logger = logging.getLogger(__name__)
+
+Frame = TypeVar("Frame", Captured, Coded)
 
 HEALTHY = 30.0
 """Seconds of pictures after which a failure is a first one again."""
@@ -48,11 +50,11 @@ class Source:
 
     Args:
         read: its reader.
-        wake: called when a frame waits to be judged.
-        wake_decoders: called when one waits to be decoded.
+        wake: called when a frame waits.
         ring: keeps what its reader gets coded, where evidence is wanted.
 
     Attributes:
+        sides: height and width of the last picture that came decoded.
         turns: frames that were taken to be judged.
     """
 
@@ -63,7 +65,6 @@ class Source:
         emitter: Emitter,
         clock: Clock,
         wake: Callable[[], None],
-        wake_decoders: Callable[[], None],
         ring: Ring | None = None,
     ) -> None:
         self.ring = ring
@@ -75,17 +76,13 @@ class Source:
         self.state: State = "connecting"
         self.turns = 0
         self._read, self._emitter, self._clock = read, emitter, clock
-        self._wake, self._wake_decoders = wake, wake_decoders
+        self._wake = wake
         self._backoff = Backoff(longest=settings.retry)
         self._lock = threading.RLock()
-        # A frame passes through these in turn; one that came decoded starts with the last.
-        self._coded: Coded | None = None
-        self._decoding: Coded | None = None
-        self._pending: Captured | None = None
+        self._pending: Captured | Coded | None = None
         self._attempt: SourceAttempt | None = None
         self._thread: Task | None = None
-        self._revive_at: float | None = None
-        self._abandoned: list[threading.Thread] = []
+        self._abandoned: set[threading.Thread] = set()
         self._hung = False
         self._stopped = threading.Event()
         self._same: I32 | None = None
@@ -125,9 +122,9 @@ class Source:
                 self._attempt.cancelled.set()
                 self._attempt = None
             if self._thread is not None:
-                self._abandoned.append(self._thread)
+                self._abandoned.add(self._thread)
                 self._thread = None
-            self._revive_at, self._hung = None, False
+            self._hung = False
             self._give_up()
             self._set_state("paused", reason)
 
@@ -140,9 +137,8 @@ class Source:
 
     @property
     def alive(self) -> bool:
-        """Whether its thread did not fail, or `check` has taken note of it."""
-        failed = self._thread is not None and self._thread.failure is not None
-        return not failed or self._revive_at is not None
+        """Whether its thread did not fail since the last `check`."""
+        return self._thread is None or self._thread.failure is None
 
     def reconnect(self) -> None:
         """End the connection, as if it had failed."""
@@ -166,99 +162,45 @@ class Source:
 
     def _give_up(self) -> None:
         """Under the lock: what waits is not judged."""
-        self.tally.drop("stopped", sum(f is not None for f in (self._coded, self._pending)))
-        self._coded = self._pending = None
+        if self._pending is not None:
+            self._pending = None
+            self.tally.drop("stopped")
 
-    def put(self, frame: Captured, attempt: SourceAttempt) -> None:
-        """Take a frame from the reader of `attempt`."""
+    def put(self, frame: Captured | Coded, attempt: SourceAttempt) -> None:
+        """Take a frame from the reader of `attempt`; it replaces one that nobody took."""
         with self._lock:
             if attempt is not self._attempt or attempt.stopping:
                 self.tally.drop("stopped")
                 return
-            if self._pending is not None:
+            if isinstance(self._pending, Coded):
+                self._pending.attempt.see()
+                self.tally.drop("overload")
+            elif self._pending is not None:
                 self.tally.drop("superseded")
-            self._leave_coded()
             self._pending = frame
-            self.sides = (frame.shot.height, frame.shot.width)
-            if attempt.pictures == 1:
-                self.tally.connect(frame.received)
-                self._same = None
+            if isinstance(frame, Captured):
+                self.sides = (frame.shot.height, frame.shot.width)
+                if attempt.pictures == 1:
+                    self.tally.connect()
+                    self._same = None
             if self.state in ("connecting", "stalled", "down"):
                 self._set_state("live", self.note)
         self._wake()
-
-    def hold(self, frame: Coded) -> None:
-        """Take a frame that is still coded from a reader."""
-        with self._lock:
-            if frame.attempt is not self._attempt or frame.attempt.stopping:
-                self.tally.drop("stopped")
-                return
-            self._leave_coded()
-            self._coded = frame
-            if self.state in ("connecting", "stalled", "down"):
-                self._set_state("live", self.note)
-        self._wake_decoders()
-
-    def claim(self) -> Coded | None:
-        """The coded frame, to be decoded and given to `decoded`; None if there is none to decode.
-
-        There is none either while another is decoded, or waits decoded to be judged.
-        """
-        with self._lock:
-            if self._decoding is not None or self._pending is not None:
-                return None
-            self._decoding, self._coded = self._coded, None
-            return self._decoding
-
-    def decoded(self, frame: Coded, result: Shot | str) -> None:
-        """What became of a claimed frame: its picture, or the cause for which there is none.
-
-        A frame that was given up while its decoder hung was counted then.
-        """
-        with self._lock:
-            if frame is not self._decoding:
-                return
-            self._decoding = None
-            if not isinstance(result, str):
-                if self._stopped.is_set() or self.state == "paused":
-                    result = "stopped"
-                elif self._pending is not None:
-                    result = "superseded"
-            if result != "damaged":
-                frame.attempt.see()
-            if isinstance(result, str):
-                self.tally.drop(result)
-                return
-            self._pending = Captured(result, frame.received, frame.time)
-            self.sides = (result.height, result.width)
-        self._wake()
-
-    def waiting(self) -> float | None:
-        """When the waiting frame was received, decoded or not; None if there is none."""
-        with self._lock:
-            for frame in (self._pending, self._decoding, self._coded):
-                if frame is not None:
-                    return frame.received
-            return None
 
     @property
-    def ready(self) -> bool:
-        """Whether a frame waits to be judged."""
+    def waiting(self) -> bool:
+        """Whether a frame waits for its turn."""
         return self._pending is not None
 
-    def take(self) -> Captured | None:
-        """The frame to judge, if there is one that nobody took."""
+    def take(self, kind: type[Frame]) -> Frame | None:
+        """The frame that waits, if there is one of that kind."""
         with self._lock:
-            frame, self._pending = self._pending, None
-            self.turns += frame is not None
+            frame = self._pending
+            if not isinstance(frame, kind):
+                return None
+            self._pending = None
+            self.turns += 1
             return frame
-
-    def _leave_coded(self) -> None:
-        """Under the lock: a newer frame takes the place of one that nobody found time to decode."""
-        if self._coded is not None:
-            self._coded.attempt.see()
-            self._coded = None
-            self.tally.drop("overload")
 
     def look(self, scores: I32, now: float) -> None:
         """Compare a frame's texture scores with those before: the same for long means frozen."""
@@ -281,33 +223,29 @@ class Source:
             if attempt is None or thread is None or self._stopped.is_set():
                 return
             if thread.failure is not None:
-                self._revive(now, thread.failure)
+                self._set_state("down", f"its reader failed: {type(thread.failure).__name__}")
+                self.start()
                 return
             silence = now - attempt.heard
             if self.state in ("live", "frozen") and silence > self.settings.stall:
                 self._set_state("stalled", f"no data for {self.settings.stall:g} s")
             if now > attempt.deadline and thread.is_alive() and not attempt.stopping:
-                attempt.cancelled.set()
-                self._abandoned.append(thread)
-                self._hung = True
-                self._set_state("down", "the connection hangs; it was given up")
-                logger.warning("%s: a reader hangs and was abandoned", self.name)
-            self._abandoned = [old for old in self._abandoned if old.is_alive()]
+                self.abandon(thread)
+            self._abandoned = {old for old in self._abandoned if old.is_alive()}
             if self._hung and len(self._abandoned) < MAX_ABANDONED:
                 self._hung = False
                 self.start()
 
-    def _revive(self, now: float, failure: BaseException) -> None:
-        """Under the lock: start anew a thread that failed, after a while."""
-        if self._revive_at is None:
-            delay = self._backoff.next()
-            self._revive_at = now + delay
-            if self._attempt is not None:
-                self._attempt.retry_at = self._revive_at
-            self._set_state("down", f"its reader failed: {type(failure).__name__}", delay)
-        elif now >= self._revive_at:
-            self._revive_at = None
-            self.start()
+    def abandon(self, thread: threading.Thread) -> None:
+        """Give up the connection of which a thread hangs in a library; `check` makes another."""
+        with self._lock:
+            if self._attempt is None or self._thread is None:
+                return
+            self._attempt.cancelled.set()
+            self._abandoned |= {thread, self._thread}
+            self._hung = True
+            self._set_state("down", "the connection hangs; it was given up")
+            logger.warning("%s: a reader hangs and was abandoned", self.name)
 
     def _run(self, attempt: SourceAttempt) -> None:
         while True:

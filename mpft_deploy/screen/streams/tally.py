@@ -1,30 +1,19 @@
-"""What is counted of a source: frames and where they went, rates, reconnects, a grade."""
+"""What is counted of a source: frames and where they went, rates, reconnects."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter, deque
 
-from mpft_deploy.screen.streams.records import Grade, State
-
 WINDOW = 5
 """Seconds that a frame rate is told over."""
 
-USUAL = 300
-"""Seconds over which it is known what a source mostly sends."""
-
-MINUTE = 60.0
-
-POOR_RECONNECTS = 3
-"""Reconnects within a minute from which on a source is poor; one makes it fair."""
-
 
 class Rate:
-    """Events a second, over the last `window` whole seconds; memory does not grow."""
+    """Events a second, over the last WINDOW whole seconds; memory does not grow."""
 
-    def __init__(self, window: int = WINDOW) -> None:
-        self._window = window
-        self._seconds: deque[tuple[int, int]] = deque(maxlen=window + 1)
+    def __init__(self) -> None:
+        self._seconds: deque[tuple[int, int]] = deque(maxlen=WINDOW + 1)
         self._began: int | None = None
 
     def add(self, now: float) -> None:
@@ -41,7 +30,7 @@ class Rate:
         if self._began is None:
             return 0.0
         last = int(now)
-        span = min(self._window, last - self._began)
+        span = min(WINDOW, last - self._began)
         count = sum(n for second, n in self._seconds if last - span <= second < last)
         return count / span if span else 0.0
 
@@ -56,16 +45,14 @@ class Tally:
         self._lock = threading.Lock()
         self.received = self.screened = self.gated = 0
         self._dropped: Counter[str] = Counter()
-        self._in, self._out, self._usual = Rate(), Rate(), Rate(USUAL)
+        self._in, self._out = Rate(), Rate()
         self.connections = 0
-        self._reconnects: deque[float] = deque(maxlen=POOR_RECONNECTS)
 
     def receive(self, now: float) -> None:
         """A frame came in, still coded."""
         with self._lock:
             self.received += 1
             self._in.add(now)
-            self._usual.add(now)
 
     def screen(self, now: float) -> None:
         """A frame was judged."""
@@ -84,13 +71,10 @@ class Tally:
             with self._lock:
                 self._dropped[cause] += count
 
-    def connect(self, now: float) -> None:
+    def connect(self) -> None:
         """A connection gave its first picture."""
         with self._lock:
             self.connections += 1
-            self._usual = Rate(USUAL)
-            if self.connections > 1:
-                self._reconnects.append(now)
 
     @property
     def reconnects(self) -> int:
@@ -106,18 +90,3 @@ class Tally:
         """Frames received and judged a second."""
         with self._lock:
             return self._in.per_second(now), self._out.per_second(now)
-
-    def grade(self, state: State, now: float) -> Grade:
-        """Quality by the last minute's reconnects, and by frame rate beside what it mostly sends.
-
-        What a camera promises says little: many send fewer at night, or when nothing moves.
-        """
-        if state in ("connecting", "down", "ended", "paused"):
-            return "down"
-        with self._lock:
-            recent = sum(now - at < MINUTE for at in self._reconnects)
-            usual = self._usual.per_second(now)
-            share = self._in.per_second(now) / usual if usual else 1.0
-        if state != "live" or recent >= POOR_RECONNECTS or share < 0.5:
-            return "poor"
-        return "fair" if recent or share < 0.8 else "good"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import msgspec
+
 from mpft_deploy.prepared import Prepared
 from mpft_deploy.screen.screener import Judged
 from mpft_deploy.screen.streams.attempt import Captured
 from mpft_deploy.screen.streams.channel import Channel, Stream
 from mpft_deploy.screen.streams.decision import Change
 from mpft_deploy.screen.streams.emitter import Emitter
-from mpft_deploy.screen.streams.pictures import Evidence, Kept, of_part
+from mpft_deploy.screen.streams.pictures import Kept, of_part
 from mpft_deploy.screen.streams.records import FrameEvent, Picture, SourceEvent, StreamEvent
 from mpft_deploy.spec import StreamVerdict
 
@@ -19,11 +21,11 @@ class Verdicts:
     """Decides and tells; of the engine's thread alone.
 
     Args:
-        wanted: stream verdicts of which the picture that decided is made, as `evidence`.
+        wanted: stream verdicts whose events come with the picture that decided.
     """
 
     def __init__(self, emitter: Emitter, wanted: Collection[StreamVerdict]) -> None:
-        self._emitter, self.wanted, self.evidence = emitter, wanted, Evidence()
+        self._emitter, self._wanted = emitter, wanted
 
     def decide(
         self,
@@ -83,27 +85,19 @@ class Verdicts:
             prepared: what was judged of the frame that decided.
         """
         for change in changes:
-            picture = self.show(channel) if change.verdict in self.wanted else None
+            picture = self.show(channel) if change.verdict in self._wanted else None
             if picture is not None and prepared is not None:
                 picture = of_part(picture, prepared)
-            with self.evidence.lock:  # whoever gets the event finds its picture
-                event = self._emitter.emit(
-                    StreamEvent,
-                    source=channel.source.name,
-                    region=stream.region,
-                    verdict=change.verdict,
-                    previous=change.previous,
-                    evidence=change.evidence,
-                    frames=change.frames,
-                    independent=change.independent,
-                    seconds=change.seconds,
-                    reason=change.reason,
-                    looked_at=picture and picture.looked_at,
-                    size=picture and picture.size,
-                    source_verdict=channel.lead.decision.verdict if stream.region else None,
-                )
-                if picture is not None:
-                    self.evidence.put(event, picture)
+            self._emitter.emit(
+                StreamEvent,
+                picture,
+                source=channel.source.name,
+                region=stream.region,
+                **msgspec.structs.asdict(change),
+                looked_at=picture and picture.looked_at,
+                size=picture and picture.size,
+                source_verdict=channel.lead.decision.verdict if stream.region else None,
+            )
 
     def show(self, channel: Channel) -> Picture | None:
         """The picture of the last judged frame, made only once; None if that cannot be."""

@@ -53,7 +53,7 @@ class Watch:
         config: sources, deciding, screening.
         sink: where events go; closed by `stop`.
         keep: whether to keep the last judged frames, for `picture`.
-        evidence: stream verdicts of which the picture that decided is kept for `take_evidence`.
+        evidence: stream verdicts whose events come with the picture that decided.
         metrics: told how long stages take.
     """
 
@@ -99,7 +99,7 @@ class Watch:
     def finished(self) -> bool:
         """Whether there is nothing more to come: every source ended, or a worker failed."""
         channels = self.scheduler.channels
-        ended = all(c.source.state == "ended" and c.source.waiting() is None for c in channels)
+        ended = all(c.source.state == "ended" and not c.source.waiting for c in channels)
         # In this order: a frame that is taken is waited for until it was judged.
         idle = bool(channels) and ended and self.scheduler.idle
         return self.failure is not None or idle
@@ -139,7 +139,6 @@ class Watch:
         now = self._clock.monotonic()
         for channel in self.scheduler.channels:
             channel.source.check(now)
-        self.scheduler.check(now)
         self._load.check([c.source.tally for c in self.scheduler.channels], now)
 
     def reload(self, config: Config) -> None:
@@ -203,8 +202,8 @@ class Watch:
         raise KeyError(source)
 
     def take_evidence(self, event: StreamEvent) -> Picture | None:
-        """The picture that decided, for the sink that keeps it; once, from any thread."""
-        return self.scheduler.evidence.take(event)
+        """The picture that decided, for a sink while it is told of that event."""
+        return self._emitter.picture
 
     def record(self, source: str, begin: float, end: float) -> Recording:
         """What is kept of a span, by the monotonic clock; from any thread.
@@ -273,7 +272,6 @@ class Watch:
             self._emitter,
             self._clock,
             scheduler.wake,
-            scheduler.wake_decoders,
             ring,
         )
         return scheduler.channel(source, kept)
@@ -295,13 +293,12 @@ def _status(channel: Channel, now: float, overload: str) -> SourceStatus:
     source, tally = channel.source, channel.source.tally
     fps_in, fps_screened = tally.rates(now)
     retry_at = source.retry_at  # once: its thread may be about to try
-    height, width = source.sides or (None, None)
+    height, width = channel.sides or (None, None)
     streams, lead = channel.streams, channel.lead
     return SourceStatus(
         source=source.name,
         address=source.address.shown,
         state=source.state,
-        grade=tally.grade(source.state, now),
         **_decided(lead),
         fps_in=fps_in,
         fps_screened=fps_screened,

@@ -77,27 +77,14 @@ class Unrecorded(_Message, frozen=True):
     why: Text
 
 
-class Asked(_Message, frozen=True):
-    """Is to be answered by a `Turns`."""
-
-
 class Ended(_Message, frozen=True):
     """It reads no more; why: empty at the end of what has one."""
 
     why: Text
 
 
-Event: TypeAlias = (
-    Opened | Received | Picture | Held | Dropped | Recorded | Unrecorded | Asked | Ended
-)
+Event: TypeAlias = Opened | Received | Picture | Held | Dropped | Recorded | Unrecorded | Ended
 """What a reader tells."""
-
-
-class Turns(_Message, frozen=True):
-    """See `Attempt`."""
-
-    turns: int
-    occupied: bool
 
 
 class Decode(_Message, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -33,6 +34,7 @@ from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.pixels import Cutter, Shot
 from mpft_deploy.screen.streams.processes import ReaderProcesses
+from mpft_deploy.screen.streams.records import SourceEvent
 from mpft_deploy.screen.streams.sandbox import landlock_version
 from mpft_deploy.screen.streams.settings import ScreenSettings, SourceSettings
 from mpft_deploy.screen.streams.watch import Watch
@@ -142,6 +144,38 @@ def test_a_process_that_hangs_is_ended(
     assert not Path(f"/proc/{reader}").exists()
 
 
+def memory_bomb(path: Path) -> Path:
+    """A clip whose third frame is said to be, and is, of 700 MB; nearly all of it takes no disk."""
+    size, clip = 700_000_000, bytearray(write_video(path, seconds=1, rate=12).read_bytes())
+    third = clip.index(b"stsz") + 16 + 2 * 4
+    clip[third : third + 4] = size.to_bytes(4, "big")
+    path.write_bytes(clip)
+    os.truncate(path, len(clip) + size)
+    return path
+
+
+def test_what_would_fill_the_memory_costs_its_source_alone(
+    rtsp: Any, watching: Any, tmp_path: Path
+) -> None:
+    path = memory_bomb(tmp_path / "bomb.mp4")
+    sources = [
+        source_settings(rtsp().url("cam"), name="sound", gate=0.0),
+        source_settings(str(path), name="bomb", gate=0.0, retry=0.2, max_pixels=400 * 400),
+    ]
+    screen = ScreenSettings(readers="processes")
+    running = watching(config=Config(sources=named(sources, "test"), screen=screen))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    event = running.state("down", "bomb")
+    assert event.reason == "what it sends takes more memory than its reader may have"
+    for _ in range(3):
+        running.frame("sound")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB, of 700,000
+    write_video(tmp_path / "sound.mp4", seconds=1, rate=12).replace(path)
+    running.frame("bomb")
+    told = [event.source for event in running.events if isinstance(event, SourceEvent)]
+    assert told.count("sound") == 1  # that it is live
+
+
 def test_without_the_server_those_that_read_go_on(reading: ReaderProcesses, tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", seconds=1, rate=12, codec="libx264")
     settings = source_settings(str(path))
@@ -179,6 +213,7 @@ def test_which_sources_have_a_process(
 CONFINED = """
 import contextlib, os, socket, subprocess, sys
 from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.records import SourceEvent
 from mpft_deploy.screen.streams.sandbox import confine
 
 parent, clip, other, port, closed = os.getppid(), *sys.argv[1:]

@@ -134,10 +134,10 @@ def test_old_frames_are_dropped_never_judged(bundle: Path, age: float, judged: b
         Screener.open(bundle, threads=1), ScreenSettings(), DecisionSettings(), emitter, clock
     )
     settings = source_settings("gst:test", name="s", size="1x1", gate=0.0)
-    source = Source(settings, read, emitter, clock, lambda: None, lambda: None)
+    source = Source(settings, read, emitter, clock, lambda: None)
     scheduler.set_channels([scheduler.channel(source)])
     source.start()
-    eventually(lambda: source.waiting() is not None)
+    eventually(lambda: source.waiting)
     clock.now += age
     scheduler.start()
     eventually(lambda: source.tally.screened or source.tally.dropped())
@@ -169,7 +169,7 @@ def test_a_source_keeps_its_place_when_its_frame_was_too_old(run: Any) -> None:
 
 def test_batches_fill_across_sources_and_give_the_same_logits(run: Any) -> None:
     readers = {f"s{index}": stream(40) for index in range(6)}
-    screen = ScreenSettings(batch=4, wait=0.05)
+    screen = ScreenSettings(batch=4)
     _, events, engine = run(readers, 2, engine_seconds=0.03, batch=4, screen=screen)
     assert max(engine.batches) == 4
     assert np.mean(engine.batches) > 2
@@ -203,15 +203,6 @@ def test_a_batch_is_what_waits_and_can_be_judged_in_a_quarter_second(run: Any) -
     assert max(shares.values()) - min(shares.values()) <= 2
 
 
-def test_a_lone_frame_does_not_wait_for_a_batch(run: Any) -> None:
-    screen = ScreenSettings(batch=8, wait=0.05)
-    _, events, engine = run({"s": stream(4)}, 2, batch=8, screen=screen)
-    ages = [event.age_ms for event in events if isinstance(event, FrameEvent)]
-    assert len(ages) >= 4
-    assert min(ages) < 300
-    assert max(engine.batches) == 1
-
-
 def test_the_gate_passes_over_what_has_not_moved_but_looks_now_and_then(run: Any) -> None:
     readers = {"still": stream(40, still=True), "moving": stream(40)}
     watch, events, _ = run(readers, 3.5, gate=0.001, look=1.0, frozen=0.0)
@@ -230,7 +221,6 @@ def test_a_failing_source_takes_nothing_from_the_others(run: Any) -> None:
     watch, _, _ = run({"bad": fail, "good": stream(20)}, 2)
     bad, good = watch.statuses()
     assert bad.state == "down"
-    assert bad.grade == "down"
     assert good.screened > 10
     assert watch.ready()
 

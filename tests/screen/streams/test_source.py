@@ -12,7 +12,7 @@ import pytest
 from telling import HandClock, Told
 
 from mpft_deploy.screen.streams import source as module
-from mpft_deploy.screen.streams.attempt import GRACE, Attempt, Reader, SourceLostError
+from mpft_deploy.screen.streams.attempt import GRACE, Attempt, Captured, Reader, SourceLostError
 from mpft_deploy.screen.streams.clock import SystemClock
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.pixels import RgbShot
@@ -31,9 +31,7 @@ class Bench:
         self.emitter = Emitter(self.told, clock)
         self.emitter.start()
         merged = {"address": "gst:test", "name": "cam", "retry": 0.05, **settings}
-        self.source = Source(
-            SourceSettings(**merged), read, self.emitter, clock, lambda: None, lambda: None
-        )
+        self.source = Source(SourceSettings(**merged), read, self.emitter, clock, lambda: None)
 
     @property
     def states(self) -> list[str]:
@@ -134,8 +132,8 @@ def test_a_server_that_is_gone_is_asked_every_second_and_tried_when_it_answers(
 def test_what_ends_is_not_tried_again(bench: Any) -> None:
     one = bench(lambda settings, attempt: attempt.offer(SHOT, attempt.packet()))
     one.until(lambda: one.states == ["live", "ended"])
-    assert one.source.take() is not None
-    assert one.source.take() is None
+    assert one.source.take(Captured) is not None
+    assert one.source.take(Captured) is None
 
 
 def test_one_frame_is_kept_and_every_other_counted(bench: Any) -> None:
@@ -194,9 +192,9 @@ def test_a_clock_that_is_set_changes_nothing(bench: Any) -> None:
         clock.date = date
         clock.now += 1
         go.set()
-        one.until(lambda: one.source.waiting() is not None)
+        one.until(lambda: one.source.waiting)
         one.source.check(clock.now)
-        frame = one.source.take()
+        frame = one.source.take(Captured)
         assert (frame.received, frame.time) == (clock.now, date)
     one.until(lambda: one.states)  # the emitter has a thread of its own
     assert one.states == ["live"]
@@ -268,7 +266,7 @@ def test_a_reader_that_hangs_is_abandoned_and_replaced(
     free.set()
     one.until(lambda: one.source.abandoned == 0)
     # What they still gave is not taken for the source's.
-    assert one.source.take() is None
+    assert one.source.take(Captured) is None
     assert one.source.tally.dropped() == {"stopped": module.MAX_ABANDONED}
 
 

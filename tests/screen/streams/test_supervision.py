@@ -21,7 +21,6 @@ from telling import Told, eventually, frame_event, source_event
 
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.config import Config, named
-from mpft_deploy.screen.streams.decoders import Decoders
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.readers import READERS
@@ -184,13 +183,10 @@ def test_a_sink_that_hangs_fails_livez(service: Any, monkeypatch: pytest.MonkeyP
     eventually(lambda: one.livez() == 200)
 
 
-@pytest.mark.parametrize(("owner", "method"), [(Source, "_pause"), (Decoders, "_decode")])
-def test_a_thread_that_can_be_replaced_is(
-    service: Any, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
-) -> None:
+def test_a_thread_that_can_be_replaced_is(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     one = service()
     eventually(lambda: one.frames() > 3)
-    real = getattr(owner, method)
+    real = Source._pause
     died = threading.Event()
 
     def fail_once(*arguments: Any) -> Any:
@@ -199,7 +195,7 @@ def test_a_thread_that_can_be_replaced_is(
             kill()
         return real(*arguments)
 
-    monkeypatch.setattr(owner, method, fail_once)
+    monkeypatch.setattr(Source, "_pause", fail_once)
     for channel in one.watch.scheduler.channels:
         channel.source.reconnect()
     eventually(died.is_set)

@@ -102,7 +102,6 @@ function makeTile(name) {
   tile.dataset.source = name;
   setText(tile, ".name span", name);
   $(".name span", tile).title = name;
-  $(".grade", tile).append(element("i"), element("i"), element("i"));
   putMeter(tile);
   $(".screen", tile).addEventListener("click", () => openDetail(name));
   seen.observe(tile);
@@ -130,12 +129,9 @@ function drawTile(source, now) {
     if (status.picture_time && status.state !== "frozen") parts.push(`last frame ${span(1000 * (now - status.picture_time))} ago`);
     $(".banner", tile).replaceChildren(element("b", "", status.state), ` ${parts.filter(Boolean).join(" · ")}`);
   }
-  const grade = $(".grade", tile);
-  grade.dataset.grade = status.grade;
-  grade.title = `quality: ${status.grade}`;
   $(".screen", tile).setAttribute(
     "aria-label",
-    `${status.source}: ${idle ? status.state : word}, ${looksAt(source.picture) || "no picture"}, quality ${status.grade}; details`,
+    `${status.source}: ${idle ? status.state : word}, ${looksAt(source.picture) || "no picture"}; details`,
   );
   const areas = JSON.stringify(areasOf(status));
   if (areas !== source.areas) { // not with the next picture only
@@ -306,7 +302,6 @@ function drawDetail() {
   const facts = [
     ["address", status.address],
     ["state", [status.state, status.reason, nextTry(status)].filter(Boolean).join(" · ")],
-    ["quality", status.grade],
     ["picture", status.codec ? `${size}, ${status.codec}` : size],
     ["evidence", (status.region ? `${status.region}: ` : "") + (status.undecided || `${signed(status.evidence)}, generated from ${signed(status.generated_from)}, no sign from ${signed(status.no_sign_from)}`)],
     ["camera", status.drifted
