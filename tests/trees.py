@@ -6,6 +6,7 @@ from pathlib import Path
 
 import media
 import numpy as np
+from PIL import Image
 
 
 def write_image(path: Path, seed: int, label: int) -> Path:
@@ -52,4 +53,11 @@ def manifest(root: Path) -> Path:
         rows.append(f"{name},{int(label)},mixed,{'' if not label else 'ab'[index % 2]},val")
     path = root / "manifest.csv"
     path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def image(path: Path, colour: tuple[int, int, int] = (9, 9, 9)) -> Path:
+    """A plain picture, of 8 × 8 pixels, for what never looks at it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), colour).save(path)
     return path

@@ -1,19 +1,23 @@
-"""A tiny backbone that open_clip knows by name, and a little world of labelled images."""
+"""Tiny towers, one that open_clip knows by name; short runs; a little world of labelled images."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
+import open_clip.transformer
 import pytest
 import safetensors.torch
 import torch
+from foreign_towers import HEADS, LAYERS, OUTPUT, PATCH, SIZE, WIDTH, Save, random
 from PIL import Image
 
 from mpft_deploy.detector.backbone import Geometry, geometry, shapes
+from mpft_deploy.detector.settings import TrainSettings
 
 TINY = "mpft-tiny"
 TINY_CONFIG = {
@@ -87,3 +91,50 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels[..., 0] = pixels[..., 0] // 2 + 90 * label
                 Image.fromarray(pixels).save(folder / f"{index:02}.png")
     return root
+
+
+@pytest.fixture
+def settings(tiny_backbone: str) -> TrainSettings:
+    """Of a run of 12 steps."""
+    return TrainSettings(
+        backbone=tiny_backbone, train_keep="smooth:6", keep="textured:7", depth=2, taps=1, epochs=4,
+        batch=8, blend=1.0, backbone_lr=1e-3, head_lr=1e-2, seed=3, precision="f32",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tower() -> open_clip.transformer.VisionTransformer:
+    """A tower of ViT-L/14's form, tiny, in which every weight matters."""
+    made = open_clip.transformer.VisionTransformer(
+        image_size=SIZE,
+        patch_size=PATCH,
+        width=WIDTH,
+        layers=LAYERS,
+        heads=HEADS,
+        mlp_ratio=2.0,
+        output_dim=OUTPUT,
+        act_layer=open_clip.transformer.QuickGELU,
+    ).eval()
+    for seed, value in enumerate(made.parameters()):
+        value.data = value.data * (value.ndim > 1) + random(seed, *value.shape)
+    return made
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), np.uint8)
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    """Write a checkpoint, in the form that its name has."""
+
+    def write(weights: object, name: str = "model.pth") -> Path:
+        path = tmp_path / name
+        if path.suffix == ".safetensors":
+            safetensors.torch.save_file(weights, path)  # type: ignore[arg-type]
+        else:
+            torch.save(weights, path)
+        return path
+
+    return write

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip.transformer
 import pytest
-import safetensors.torch
 import timm.models.vision_transformer
 import torch
+from foreign_towers import (
+    HEADS,
+    LAYERS,
+    OUTPUT,
+    PATCH,
+    SIZE,
+    WIDTH,
+    Save,
+    Weights,
+    as_transformers,
+    logits_of,
+    normalised,
+    prefixed,
+    random,
+)
 from media import picture
 from PIL import Image
 from reference import FLOAT32
@@ -21,9 +33,8 @@ from torch.nn import functional
 from torchvision import transforms
 
 from mpft_deploy.bundle import read_bundle
-from mpft_deploy.detector.importing.assemble import Imported, Request, assemble
+from mpft_deploy.detector.importing.assemble import Request, assemble
 from mpft_deploy.detector.importing.publish import import_detector
-from mpft_deploy.detector.model import Detector
 from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.evaluate.models import BundleModel
@@ -31,99 +42,7 @@ from mpft_deploy.export.pipeline import Request as Export
 from mpft_deploy.export.pipeline import export
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.screen import Screener
-from mpft_deploy.spec import CLIP_MEAN, CLIP_STD, KeepRule, Scaling
-
-WIDTH, LAYERS, HEADS, OUTPUT, PATCH, SIZE = 64, 3, 2, 48, 14, 56
-Weights = dict[str, torch.Tensor]
-Save = Callable[..., Path]
-
-
-def random(seed: int, *shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.3
-
-
-@pytest.fixture(scope="module")
-def tower() -> open_clip.transformer.VisionTransformer:
-    """A tower of ViT-L/14's form, tiny, in which every weight matters."""
-    made = open_clip.transformer.VisionTransformer(
-        image_size=SIZE,
-        patch_size=PATCH,
-        width=WIDTH,
-        layers=LAYERS,
-        heads=HEADS,
-        mlp_ratio=2.0,
-        output_dim=OUTPUT,
-        act_layer=open_clip.transformer.QuickGELU,
-    ).eval()
-    for seed, value in enumerate(made.parameters()):
-        value.data = value.data * (value.ndim > 1) + random(seed, *value.shape)
-    return made
-
-
-@pytest.fixture(scope="module")
-def pixels() -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), np.uint8)
-
-
-def normalised(crops: np.ndarray[Any, np.dtype[np.uint8]]) -> torch.Tensor:
-    x = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(one)[:, None, None] for one in (CLIP_MEAN, CLIP_STD))
-    return (x - mean) / std
-
-
-@pytest.fixture
-def save(tmp_path: Path) -> Save:
-    def write(weights: object, name: str = "model.pth") -> Path:
-        path = tmp_path / name
-        if path.suffix == ".safetensors":
-            safetensors.torch.save_file(weights, path)  # type: ignore[arg-type]
-        else:
-            torch.save(weights, path)
-        return path
-
-    return write
-
-
-def logits_of(imported: Imported, crops: np.ndarray[Any, np.dtype[np.uint8]]) -> torch.Tensor:
-    model = Detector.from_spec(imported.spec, imported.weights, "the test")
-    patches, positions, _ = texture_patchify(crops, PATCH, KeepRule("all"))
-    with torch.inference_mode():
-        return model(torch.from_numpy(patches), torch.from_numpy(positions))
-
-
-def prefixed(prefix: str, weights: Weights) -> Weights:
-    return {f"{prefix}{name}": value for name, value in weights.items()}
-
-
-def as_transformers(weights: Weights, projection: str = "visual_projection.weight") -> Weights:
-    """The same weights as `CLIPVisionModelWithProjection` names them."""
-    names = {
-        "class_embedding": "embeddings.class_embedding",
-        "positional_embedding": "embeddings.position_embedding.weight",
-        "conv1": "embeddings.patch_embedding",
-        "ln_pre": "pre_layrnorm",
-        "ln_post": "post_layernorm",
-        "transformer.resblocks": "encoder.layers",
-        "ln_1": "layer_norm1",
-        "ln_2": "layer_norm2",
-        "attn.out_proj": "self_attn.out_proj",
-        "mlp.c_fc": "mlp.fc1",
-        "mlp.c_proj": "mlp.fc2",
-    }
-    out = {projection: weights["proj"].T.contiguous()}
-    for name, value in weights.items():
-        if name == "proj":
-            continue
-        for old, new in names.items():
-            name = name.replace(old, new)
-        parts = value.chunk(3) if "in_proj" in name else ()
-        for part, one in zip("qkv", parts, strict=False):
-            kind = name.rpartition("_")[2]
-            out[f"vision_model.{name.partition('attn')[0]}self_attn.{part}_proj.{kind}"] = one
-        if not parts:
-            out[f"vision_model.{name}"] = value
-    return out
-
+from mpft_deploy.spec import KeepRule, Scaling
 
 TEXT = {
     "token_embedding.weight": torch.zeros(9, 5),
@@ -262,123 +181,6 @@ def test_transformers_own_forward_pass(kind: str, pixels: Any, save: Save, tmp_p
         assumed
         == ["assumed: C2P-CLIP, by its names; if not, give --features projected"][: kind == "unit"]
     )
-
-
-def test_residuals_are_merged(tower: nn.Module, pixels: Any, save: Save) -> None:
-    """As Effort has it: two logits of the pooled class token, attention's matrices in parts."""
-    source = as_transformers(tower.state_dict())
-    source.pop("visual_projection.weight")
-    stored: Weights = {}
-    for name, value in source.items():
-        name = name.replace("vision_model.", "backbone.")
-        if "self_attn" in name and value.ndim == 2:
-            layer = name.removesuffix(".weight")
-            u, s, v = torch.linalg.svd(value, full_matrices=False)
-            stored[f"{layer}.weight_main"] = u[:, :-1] * s[:-1] @ v[:-1]
-            stored |= {
-                f"{layer}.{part}": one.contiguous()
-                for part, one in (
-                    ("U_residual", u[:, -1:]),
-                    ("S_residual", s[-1:]),
-                    ("V_residual", v[-1:]),
-                    ("U_r", u[:, :-1]),
-                    ("S_r", s[:-1]),
-                    ("V_r", v[:-1]),
-                )
-            }
-        else:
-            stored[name] = value
-    head = {"head.weight": random(90, 2, WIDTH), "head.bias": random(91, 2)}
-    projection = tower.proj
-    tower.proj = None  # what is read is not projected
-    with torch.inference_mode():
-        scores = tower(normalised(pixels)) @ head["head.weight"].T + head["head.bias"]
-    tower.proj = projection
-    made = assemble(Request([save({**stored, **head})], heads=HEADS))
-    expected = scores[:, 1] - scores[:, 0]
-    torch.testing.assert_close(logits_of(made, pixels), expected, atol=1e-4, rtol=0)
-    del stored["backbone.encoder.layers.0.self_attn.q_proj.V_residual"]
-    with pytest.raises(InputError, match="a residual of which parts are missing"):
-        assemble(Request([save({**stored, **head})], heads=HEADS))
-
-
-def lora(tower: nn.Module, rank: int = 4) -> tuple[Weights, Weights, float]:
-    """Updates by PEFT's names, the weights with them, and PEFT's alpha."""
-    alpha = 6.0
-    names = as_transformers(tower.state_dict())
-    updates: Weights = {}
-    for layer in range(LAYERS):
-        for part in ("q_proj", "v_proj"):
-            name = f"vision_model.encoder.layers.{layer}.self_attn.{part}"
-            down, up = random(layer, rank, WIDTH), random(layer + 50, WIDTH, rank)
-            updates[f"base_model.model.{name}.lora_A.weight"] = down
-            updates[f"base_model.model.{name}.lora_B.weight"] = up
-            names[f"{name}.weight"] = names[f"{name}.weight"] + alpha / rank * up @ down
-    return updates, names, alpha
-
-
-def test_low_rank_updates_are_merged(
-    tower: nn.Module, pixels: Any, save: Save, tmp_path: Path
-) -> None:
-    updates, merged, alpha = lora(tower)
-    head = {"base_model.model.fc.weight": random(90, 1, OUTPUT)}
-    expected = logits_of(
-        assemble(
-            Request(
-                [save({**merged, "fc.weight": head["base_model.model.fc.weight"]})], heads=HEADS
-            )
-        ),
-        pixels,
-    )
-    frozen = save(tower.state_dict(), "tower.safetensors")
-    plain = logits_of(assemble(Request([save(head)], str(frozen), heads=HEADS)), pixels)
-    assert (plain - expected).abs().max() > 0.1
-
-    # PEFT's folder: updates and head, beside a tower by other names.
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    safetensors.torch.save_file({**updates, **head}, folder / "adapter_model.safetensors")
-    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": alpha}
-    (folder / "adapter_config.json").write_text(json.dumps(settings))
-    made = assemble(Request([folder], str(frozen), heads=HEADS))
-    torch.testing.assert_close(logits_of(made, pixels), expected, atol=1e-4, rtol=0)
-
-    # One state_dict, the matrices under base_layer.
-    wrapped = {
-        name.replace("lora_A", "lora_A.default").replace("lora_B", "lora_B.default"): value
-        for name, value in updates.items()
-    }
-    for name, value in as_transformers(tower.state_dict()).items():
-        layer = f"base_model.model.{name.removesuffix('.weight')}"
-        own = (
-            f"{layer}.base_layer.weight"
-            if f"{layer}.lora_A.weight" in updates
-            else f"base_model.model.{name}"
-        )
-        wrapped[own] = value
-    path = save({**wrapped, **head})
-    made = assemble(Request([path], heads=HEADS, lora_alpha=alpha))
-    torch.testing.assert_close(logits_of(made, pixels), expected, atol=1e-4, rtol=0)
-    with pytest.raises(UsageError, match=r"6 matrices have low-rank updates .* --lora-alpha"):
-        assemble(Request([path], heads=HEADS))
-    for odd in ({"use_dora": True}, {"peft_type": "LOHA"}, {"rank_pattern": {"q": 8}}):
-        (folder / "adapter_config.json").write_text(json.dumps({**settings, **odd}))
-        with pytest.raises(InputError, match="no plain low-rank update"):
-            assemble(Request([folder], str(frozen), heads=HEADS))
-
-
-def test_a_batch_normalisation_is_folded(tower: nn.Module, pixels: Any, save: Save) -> None:
-    head = nn.Sequential(nn.BatchNorm1d(OUTPUT), nn.Dropout(0.5), nn.Linear(OUTPUT, 1)).eval()
-    norm = head[0]
-    norm.running_mean.data = random(1, OUTPUT)
-    norm.running_var.data = random(2, OUTPUT).abs() + 0.1
-    norm.weight.data, norm.bias.data = random(3, OUTPUT), random(4, OUTPUT)
-    with torch.inference_mode():
-        expected = head(tower(normalised(pixels)))[:, 0]
-    weights = {**prefixed("visual.", tower.state_dict()), **prefixed("head.", head.state_dict())}
-    made = assemble(Request([save(weights)], heads=HEADS))
-    torch.testing.assert_close(logits_of(made, pixels), expected, atol=1e-4, rtol=0)
-    assert "its batch normalisation was folded into the head" in made.told
 
 
 def test_what_is_no_plain_tower_with_a_linear_head_is_refused(tower: nn.Module, save: Save) -> None:

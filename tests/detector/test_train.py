@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,77 +10,19 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from training import STEPS, Listener, events, go, interrupt, weights
 
 from mpft_deploy.bundle import Device
-from mpft_deploy.cli.main import cli, run
 from mpft_deploy.dataset import Sample, find_samples
 from mpft_deploy.detector.backbone import load_backbone
 from mpft_deploy.detector.evaluate import crop_logits, image_logits
 from mpft_deploy.detector.model import Detector, has_bf16
 from mpft_deploy.detector.probe import sample_weights
 from mpft_deploy.detector.settings import TrainSettings
-from mpft_deploy.detector.train import InterruptedRunError, Trained, train
+from mpft_deploy.detector.train import InterruptedRunError, train
 from mpft_deploy.detector_folder import WEIGHTS
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, UsageError
 from mpft_deploy.evaluate.scores import score
-from mpft_deploy.extras import how_to_install
-
-STEPS = 12  # 24 images, batches of 8, 4 epochs
-
-
-class Listener:
-    """Keeps what a run tells, and does something after a step."""
-
-    def __init__(self, at: int = 0, act: object = None) -> None:
-        self.lines: list[str] = []
-        self.losses: dict[int, str] = {}
-        self.at, self.act = at, act
-        self.total = STEPS
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-    def step(self, done: int, total: int, text: str) -> None:
-        if text == "views":
-            return
-        assert total == self.total
-        self.losses[done] = text
-        if done == self.at and callable(self.act):
-            self.act()
-
-
-@pytest.fixture
-def settings(tiny_backbone: str) -> TrainSettings:
-    return TrainSettings(
-        backbone=tiny_backbone, train_keep="smooth:6", keep="textured:7", depth=2, taps=1, epochs=4,
-        batch=8, blend=1.0, backbone_lr=1e-3, head_lr=1e-2, seed=3, precision="f32",
-    )  # fmt: skip
-
-
-def go(
-    world: Path,
-    out: Path,
-    settings: TrainSettings,
-    listener: Listener | None = None,
-    **options: object,
-) -> Trained:
-    return train(
-        [world / "train"], [world / "val"], out, settings, listener or Listener(), **options,
-    )  # type: ignore[arg-type]  # fmt: skip
-
-
-def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def events(out: Path) -> list[dict[str, object]]:
-    log = out.with_name(out.name + ".run") / "log.jsonl"
-    return [json.loads(line) for line in log.read_text().splitlines()]
-
-
-def weights(out: Path) -> dict[str, np.ndarray]:
-    return Detector.from_folder(out)[0].weights()
 
 
 @pytest.mark.parametrize(
@@ -285,114 +221,6 @@ def test_full_disk_keeps_the_last_checkpoint(
         go(world, out, settings, resume=True)
 
 
-SCRIPT = """
-import sys, open_clip
-from mpft_deploy.cli.main import cli, run
-from mpft_deploy.cli.train import command
-open_clip.add_model_config(sys.argv[1])
-sys.exit(run(cli, "mpft", sys.argv[2:]))
-"""
-
-
-def arguments(world: Path, out: Path, backbone: str) -> list[str]:
-    return [
-        "train", str(world / "train"), "--val", str(world / "val"), "--out", str(out),
-        "--backbone", backbone, "--train-keep", "smooth:6", "--keep", "textured:7", "--depth", "2",
-        "--taps", "1", "--blend", "1", "--batch", "8", "--backbone-lr", "1e-3", "--seed", "3",
-        "--precision", "f32",
-    ]  # fmt: skip
-
-
-def test_ctrl_c_in_a_terminal_and_resume(
-    world: Path, tiny_config: Path, tiny_backbone: str, tmp_path: Path
-) -> None:
-    out = tmp_path / "detector"
-    many = [*arguments(world, out, tiny_backbone), "--epochs", "2000"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tiny_config), *many],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    log = tmp_path / "detector.run" / "log.jsonl"
-    until = time.monotonic() + 120
-    while not (log.exists() and log.read_text().count('"step"') > 3):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert output == ""
-    assert "Traceback" not in errors
-    assert "--resume" in errors
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["detector.run"]
-    assert "checkpoint.safetensors" in {path.name for path in (tmp_path / "detector.run").iterdir()}
-
-
-def test_command_line(
-    world: Path, tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "detector"
-    usual = arguments(world, out, tiny_backbone)
-    assert run(cli, "mpft", [*usual, "--epochs", "4", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["validation"]["auc"] > 0.95
-    assert run(cli, "mpft", usual) == 2
-    assert "--overwrite" in capsys.readouterr().err
-
-
-def test_missing_extra_names_the_remedy(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("mpft_deploy.detector.NEEDS", ("torch", "mpft_no_such_package"))
-    assert run(cli, "mpft", ["train", str(tmp_path), "--out", str(tmp_path / "d")]) == 3
-    assert how_to_install("train") in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("extra", "code", "told"),
-    [
-        (["--train-keep", "smoothest:6"], 2, "smooth:K"),
-        (["--keep", "textured:17"], 2, "only 16 cells"),
-        (["--depth", "4"], 2, "1 to 3 blocks"),
-        (["--epochs", "-1"], 2, "--epochs"),
-        (["--fill", "blur"], 2, "--fill"),
-        (["--device", "abacus"], 2, "abacus"),
-        (["--val", "nowhere"], 1, "nowhere"),
-        (["--backbone", "mpft-tiny@nowhere.safetensors"], 1, "nowhere.safetensors: no such file"),
-    ],
-)
-def test_wrong_usage_is_one_clear_line(
-    extra: list[str], code: int, told: str, world: Path, tiny_backbone: str, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    out = tmp_path / "detector"
-    assert run(cli, "mpft", [*arguments(world, out, tiny_backbone), *extra]) == code
-    assert told in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_images_are_decoded_last(
-    world: Path, tiny_backbone: str, settings: TrainSettings, tmp_path: Path
-) -> None:
-    """None of these can be decoded, so whatever is told was found before that."""
-    for split in ("train", "val"):
-        for name in ("0_real", "1_fake"):
-            folder = tmp_path / "data" / split / name
-            folder.mkdir(parents=True)
-            (folder / f"{split}.png").write_bytes(b"no image")
-    data, out = tmp_path / "data", tmp_path / "detector"
-    nowhere = msgspec.structs.replace(settings, backbone="mpft-tiny@nowhere.safetensors")
-    with pytest.raises(InputError, match="no such file"):
-        go(data, out, nowhere)
-    (tmp_path / "detector.run").write_text("a file where the run should stand")
-    with pytest.raises((OSError, UsageError, EnvironmentLacksError), match=r"detector\.run"):
-        go(data, out, settings)
-    (tmp_path / "detector.run").unlink()
-    with pytest.raises(InputError, match="2 of 2 images cannot be read"):
-        go(data, out, settings)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
-
-
 def test_the_device_chooses_the_precision_and_the_run_records_it(
     world: Path, settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -432,40 +260,3 @@ def test_bf16_is_for_processors_with_instructions_for_it(
     device = msgspec.structs.replace(Device.here(), instructions=instructions)
     monkeypatch.setattr(Device, "here", lambda: device)
     assert has_bf16(torch.device("cpu")) == able
-
-
-def test_copies_in_training_and_validation_are_left_out_of_training(
-    world: Path, settings: TrainSettings, tmp_path: Path
-) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(world, data)
-    for index in range(90):  # so that one copy is no more than a slip
-        pixels = np.random.default_rng(index).integers(0, 255, (70, 70, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(data / f"val/colours/0_real/more{index}.png")
-    copied = data / "val/colours/0_real/more0.png"
-    shutil.copy(copied, data / "train/colours/0_real/again.png")
-    told = Listener(1, interrupt)
-    with pytest.raises(InterruptedRunError):
-        go(data, tmp_path / "detector", settings, told)
-    assert any("1 of 110 validation images" in line for line in told.lines)
-    assert "24 images to learn from, 110 to validate on" in told.lines
-
-
-def test_training_on_the_validation_images_is_refused(
-    world: Path, settings: TrainSettings, tmp_path: Path
-) -> None:
-    with pytest.raises(UsageError, match="--val"):
-        train([world / "train"], [world / "train"], tmp_path / "d", settings, Listener())
-
-
-def test_no_more_than_some_images_are_looked_at_before_the_first_step(
-    world: Path, settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Those that teach the head and those that are validated on; the others come when they come."""
-    monkeypatch.setattr("mpft_deploy.detector.probe.MOST", 6)
-    monkeypatch.setattr("mpft_deploy.detector.train.MOST", 6)
-    told = Listener(1, interrupt)
-    with pytest.raises(InterruptedRunError):
-        go(world, tmp_path / "detector", settings, told)
-    assert "decoding 12 images, to find bad ones and copies" in told.lines
-    assert "24 images to learn from, the head from 6 of them, 6 of 20 to validate on" in told.lines

@@ -11,13 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import clips
+import managed
 import pytest
+import recorded
 import servers
 from command import Process
+from engines import read_pictures
 
+from mpft_deploy.bundle import read_bundle
+from mpft_deploy.engine import load_engine
+from mpft_deploy.export.pipeline import Request, export
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, SourceStatus
 from mpft_deploy.screen.streams.watch import TICK, Watch
 
@@ -26,6 +33,21 @@ from mpft_deploy.screen.streams.watch import TICK, Watch
 def screener(bundle: Path) -> Screener:
     """Of the tiny bundle, on one thread."""
     return Screener.open(bundle, threads=1)
+
+
+@pytest.fixture(scope="session")
+def native(tmp_path_factory: pytest.TempPathFactory, detector: Path) -> Path:
+    """A tiny bundle whose logits are defined to the last bit."""
+    path = tmp_path_factory.mktemp("native") / "tiny"
+    export(Request(detector, path, backend="native", precision="wide"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def alarmed(native: Path) -> Screener:
+    """Of that bundle; it calls every frame generated, unless its camera was taught."""
+    bundle = read_bundle(native)
+    return Screener(bundle, load_engine(bundle, threads=1), threshold=recorded.ALARMED)
 
 
 @pytest.fixture(scope="session")
@@ -173,3 +195,22 @@ def watching(screener: Screener) -> Iterator[Callable[..., Running]]:
     yield start
     for running in started:
         running.stop()
+
+
+@pytest.fixture
+def service(
+    watching: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., managed.Service]]:
+    """Start a service whose cameras are drawn, with `managed.TOML` for its configuration."""
+    monkeypatch.setitem(READERS, "rtsp", read_pictures)
+    (tmp_path / "cameras.toml").write_text(managed.TOML)
+    started = []
+
+    def start() -> managed.Service:
+        started.append(managed.Service(watching, tmp_path / "cameras.toml"))
+        return started[-1]
+
+    yield start
+    for one in started:
+        with contextlib.suppress(Exception):
+            one.close()

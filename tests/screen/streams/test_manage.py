@@ -1,109 +1,24 @@
-"""Sources that are added, tried, paused and removed while it runs: by API, and by the page."""
+"""Sources that are added, tried, changed, paused and removed while it runs, by the API."""
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
-from dashboard_screenshots import DESKTOP, PHONE, Browser
 from engines import read_pictures
-from telling import eventually, frame_event, source_event, stream_event
+from managed import AREAS, CAMERA, SECRET, TOML, Service
+from telling import eventually, frame_event, stream_event
+from visits import TOKEN
 
 from mpft_deploy.errors import InputError, UsageError
-from mpft_deploy.screen.manage import Manager, Minutes
 from mpft_deploy.screen.streams.config import read_config
 from mpft_deploy.screen.streams.readers import READERS
-from mpft_deploy.screen.teach import Frames, Teacher
 from mpft_deploy.screen.tell.config import Http, Role, User
-from mpft_deploy.screen.tell.fanout import Sinks
-from mpft_deploy.screen.tell.store import Store
-from mpft_deploy.screen.web import serve
-from mpft_deploy.screen.web.server import Dashboard
-from mpft_deploy.spec import Calibration
-
-TOKEN = "a-token-of-more-than-16"
-SECRET = "Pl4nted-S3cret"
-CAMERA = {"name": "dock", "address": f"rtsp://viewer:{SECRET}@192.0.2.9/live?key={SECRET}x"}
-AREAS = {
-    "regions": [{"name": "top", "box": [0, 0, 1, 0.7]}, {"name": "wall", "box": [0, 0.3, 1, 0.7]}],
-    "masks": [[0, 0, 0.2, 0.1]],
-}
-TOML = """
-[defaults]
-gate = 0
-[http]
-address = "127.0.0.1:0"
-[[source]]
-name = "hall"
-address = "rtsp://192.0.2.8/live"
-"""
-
-
-class Service:
-    """A watch, the store beside its configuration, and the page; as the command puts them."""
-
-    def __init__(self, watching: Callable[..., Any], path: Path) -> None:
-        self.path = path
-        self.config = read_config(path, {})
-        self.running = watching(config=self.config)
-        self.store = Store(path.with_suffix(".db"))
-        self.secrets: set[str] = set()
-        self.teacher = Teacher(Calibration(), "b" * 64, self.store)
-        self.manager = Manager(
-            self.running.watch, self.config, self.store, self.teacher, self.secrets
-        )
-        self.page: Dashboard | None = None
-
-    def serve(self, http: Http) -> Dashboard:
-        self.page = serve(self.running.watch, http, Sinks(store=self.store), manager=self.manager)
-        return self.page
-
-    def ask(self, method: str, path: str, body: Any = None, token: str = "") -> tuple[int, Any]:
-        """Status and answer of the API."""
-        assert self.page is not None
-        link = http.client.HTTPConnection(self.page.url.split("/")[2], timeout=60)
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        text = None if body is None else body if isinstance(body, str) else json.dumps(body)
-        link.request(method, "/api/v1" + path, text, headers)
-        answer = link.getresponse()
-        said = answer.read().decode()
-        link.close()
-        assert SECRET not in said
-        return answer.status, json.loads(said)
-
-    def states(self) -> dict[str, str]:
-        return {one.source: one.state for one in self.running.watch.statuses()}
-
-    def close(self) -> None:
-        self.running.watch.stop()
-        if self.page is not None:
-            self.page.sinks.close(1)
-        self.store.close()
-
-
-@pytest.fixture
-def service(
-    watching: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Service]]:
-    monkeypatch.setitem(READERS, "rtsp", read_pictures)
-    (tmp_path / "cameras.toml").write_text(TOML)
-    started = []
-
-    def start() -> Service:
-        started.append(Service(watching, tmp_path / "cameras.toml"))
-        return started[-1]
-
-    yield start
-    for one in started:
-        with contextlib.suppress(Exception):
-            one.close()
 
 
 def test_sources_are_added_paused_and_removed_and_outlive_a_restart(
@@ -301,85 +216,6 @@ def test_only_admins_change_sources(
         assert one.ask(method, path, body, user.token)[0] == status, path
 
 
-def test_the_page_adds_tests_pauses_and_removes(
-    service: Callable[..., Service], browser: Browser
-) -> None:
-    one = service()
-    page = one.serve(Http(address="127.0.0.1:0"))
-    browser.show(page.url)
-    browser.wait_for("document.querySelector('#link')?.textContent === 'live'")
-    browser.ask("document.querySelector('nav [href=\"#manage\"]').click()")
-    browser.wait_for("document.querySelectorAll('.managed').length === 1")
-
-    def write(name: str, text: str) -> None:
-        browser.ask(f"document.querySelector('#add [name={name}]').value = {json.dumps(text)}")
-
-    def click(word: str) -> None:
-        button = f"document.querySelector('#manage [aria-label=\"{word}\"]')"
-        browser.wait_for(f"{button} !== null")
-        browser.ask(f"{button}.focus(); {button}.click()")
-
-    said = "document.querySelector('#add-said').textContent"
-    write("name", "dock")
-    write("address", "/etc/passwd")
-    browser.ask("document.querySelector('#add').requestSubmit()")
-    browser.wait_for(f"{said}.includes('file: may stand in the configuration file alone')")
-    write("address", CAMERA["address"])
-    browser.ask("document.querySelector('#try').click()")
-    browser.wait_for(f"{said}.includes('64 × 48, ')")
-    browser.ask("document.querySelector('#add').requestSubmit()")
-    browser.wait_for(f"{said} === 'dock is screened now.'")
-    assert SECRET not in browser.ask("document.documentElement.outerHTML")
-    click("Pause dock")
-    browser.wait_for("sources.get('dock')?.status.state === 'paused'")
-    browser.wait_for("document.activeElement.textContent === 'Resume'")
-    click("Resume dock")
-    browser.wait_for("sources.get('dock').status.state === 'live'")
-    # It is taught: begun, told how far it is, accepted.
-    click("Teach dock")
-    click("Begin to teach dock")
-    row = "document.querySelector('.managed[data-source=dock]').textContent"
-    browser.wait_for(f"{row}.includes('0 of 60 minutes')")
-    for second in range(601):
-        one.teacher.send(frame_event(second, "dock", captured=float(second)))
-    click("Accept what dock was taught")
-    browser.wait_for(f"{row}.includes('taught ')")
-    assert one.teacher.history("dock")[0].frames > 600
-    # It is changed: an empty address stays as it is.
-    click("Change dock")
-    assert browser.ask("document.querySelector('#add-title').textContent") == "Change dock"
-    write("group", "yard")
-    write("hours", "00:00-12:00; 12:00-24:00")
-    browser.ask("document.querySelector('#add').requestSubmit()")
-    browser.wait_for(f"{said} === 'dock is changed.'")
-    assert browser.ask("document.querySelector('#add .send').textContent") == "Add"
-    kept = json.loads(one.store.settings("source")["dock"])
-    assert kept == {**CAMERA, "group": "yard", "hours": ["00:00-12:00", "12:00-24:00"]}
-    browser.wait_for("!document.querySelector('#group').hidden")
-    tiles = "document.querySelectorAll('.tile').length"
-    pick = "const pick = document.querySelector('#group'); pick.value = {}; "
-    browser.ask("{" + pick.format("'yard'") + "pick.dispatchEvent(new Event('input')); }")
-    assert browser.ask(tiles) == 1
-    browser.ask("{" + pick.format("''") + "pick.dispatchEvent(new Event('input')); }")
-    assert browser.ask(tiles) == 2
-    click("Remove dock")
-    click("Keep dock")
-    click("Remove dock")
-    for size in (DESKTOP, PHONE):
-        browser.call(
-            "Emulation.setDeviceMetricsOverride",
-            **dict(zip(("width", "height"), size, strict=True)), deviceScaleFactor=1, mobile=False,
-        )  # fmt: skip
-        assert browser.ask("document.documentElement.scrollWidth") <= size[0]
-    click("Remove dock for good")
-    browser.wait_for("document.querySelectorAll('.managed').length === 1")
-    assert one.states().keys() == {"hall"}
-
-
-def decisions(one: Service) -> list[Any]:
-    return [c.streams[0].decision for c in one.running.watch.scheduler.channels]
-
-
 def test_whatever_is_changed_is_told_with_who_did_it(service: Callable[..., Service]) -> None:
     """Every operation of the API that may change something leaves a line."""
     one = service()
@@ -443,128 +279,6 @@ def test_whatever_is_changed_is_told_with_who_did_it(service: Callable[..., Serv
     assert SECRET not in str(one.store.rows("SELECT * FROM audit"))
 
 
-def lesson(one: Service, seconds: int, logit: float = -1.0) -> None:
-    """What a second's frame each tells, of so many seconds."""
-    for second in range(seconds):
-        told = frame_event(second, "hall", captured=float(second), logit=logit + second % 7 / 7)
-        one.teacher.send(told)
-        one.teacher.send(frame_event(second, "elsewhere", captured=float(second), logit=9.0))
-
-
-def test_a_camera_is_taught_and_what_was_taught_is_taken_back(
-    service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [1000.0]
-    monkeypatch.setattr("mpft_deploy.screen.teach.time.monotonic", lambda: now[0])
-    one = service()
-    one.serve(Http(address="127.0.0.1:0"))
-
-    def hall() -> dict[str, Any]:
-        [row] = one.ask("GET", "/sources/settings")[1]
-        return dict(row)
-
-    assert one.ask("POST", "/sources/nobody/lesson", {})[0] == 404
-    assert one.ask("POST", "/sources/hall/lesson", {"minutes": 5})[0] == 400
-    assert one.ask("POST", "/sources/hall/lesson/accept")[0] == 404
-    assert one.ask("POST", "/sources/hall/lesson", {"minutes": 30})[0] == 200
-    lesson(one, 400)
-    now[0] += 600
-    assert hall()["lesson"] == {
-        "minutes": 30, "left": 1200, "seconds": 400, "learnt": {}, "problem": ""
-    }  # fmt: skip
-    status, refused = one.ask("POST", "/sources/hall/lesson/accept")
-    assert (status, "400 seconds with frames are too few" in refused["error"]) == (400, True)
-    now[0] += 1300
-    assert "too few" in hall()["lesson"]["problem"]
-    # Another one, which is enough; frames that come when it is over teach nothing.
-    assert one.ask("POST", "/sources/hall/lesson", {"minutes": 30})[0] == 200
-    lesson(one, 700)
-    now[0] += 1900
-    lesson(one, 5, logit=50.0)
-    learnt = hall()["lesson"]["learnt"]["hall"]
-    assert learnt["frames"] == 700
-    assert learnt["offset"] == pytest.approx(-1 + 3 / 7, abs=0.01)
-    before = decisions(one)[0]
-    assert one.ask("POST", "/sources/hall/lesson/accept")[1]["taught"] > 1.7e9
-    assert decisions(one)[0]._baseline.offset == learnt["offset"]
-    assert decisions(one)[0] is not before
-    # A second one counts in its place, until it is taken back.
-    one.ask("POST", "/sources/hall/lesson", {})
-    lesson(one, 800, logit=-2.0)
-    assert one.ask("POST", "/sources/hall/lesson/accept")[0] == 200
-    assert len(one.teacher.history("hall")) == 2
-    assert decisions(one)[0]._baseline.frames == 800
-    assert [row.frames for row in one.teacher.history("hall")] == [800, 700]
-    assert one.ask("DELETE", "/sources/hall/baseline")[0] == 200
-    assert len(one.teacher.history("hall")) == 1
-    assert decisions(one)[0]._baseline.frames == 700
-    one.ask("POST", "/sources/hall/lesson", {})
-    assert one.ask("DELETE", "/sources/hall/lesson")[1]["lesson"] is None
-    # Of the file's and the store's the newest counts, and another bundle's never.
-    kept = one.teacher.history("hall")[0]
-    older = msgspec.structs.replace(kept, time=kept.time - 1, frames=7)
-    newer = msgspec.structs.replace(kept, time=kept.time + 1, frames=8)
-    assert one.teacher.baselines({"hall": older}, {})["hall"] == kept
-    assert one.teacher.baselines({"hall": newer}, {})["hall"] == newer
-    assert Teacher(Calibration(), "c" * 64, one.store).baselines({}, {}) == {}
-    assert one.ask("DELETE", "/sources/hall/baseline")[1]["taught"] is None
-    assert one.ask("DELETE", "/sources/hall/baseline")[0] == 400
-    assert decisions(one)[0]._baseline is None
-
-
-def test_what_a_region_was_taught_holds_where_it_was(service: Callable[..., Service]) -> None:
-    one = service()
-    one.serve(Http(address="127.0.0.1:0"))
-
-    def draw(*box: float) -> Any:
-        body = {"regions": [{"name": "top", "box": box}]}
-        return one.ask("PUT", "/sources/hall/regions", body)[1]
-
-    def taught() -> Any:
-        return decisions(one)[0]._baseline
-
-    draw(0, 0, 1, 0.5)
-    one.ask("POST", "/sources/hall/lesson", {})
-    for second in range(700):
-        one.teacher.send(frame_event(second, "hall", captured=float(second), region="top"))
-    assert one.ask("POST", "/sources/hall/lesson/accept")[1]["taught"]
-    assert taught().box == (0, 0, 1, 0.5)
-    assert one.ask("POST", "/sources/hall/lesson", {})[1]["lesson"]
-    moved = draw(0, 0.5, 1, 0.5)
-    assert (moved["taught"], moved["lesson"]) == (None, None)
-    assert taught() is None
-    one.close()
-    two = one = service()  # neither after a restart, nor by what the file says of that place
-    two.serve(Http(address="127.0.0.1:0"))
-    assert taught() is None
-    [kept] = two.teacher.history("hall/top")
-    told = {"hall/top": kept}
-    assert two.teacher.baselines(told, {"hall/top": (0, 0.5, 1, 0.5)}) == {}
-    assert two.teacher.baselines(told, {"hall/top": kept.box}) == told
-    assert draw(0, 0, 1, 0.5)["taught"]  # moved back
-    assert taught().box == (0, 0, 1, 0.5)
-
-
-def test_what_is_taught_disturbs_no_other_source(service: Callable[..., Service]) -> None:
-    one = service()
-    one.manager.add(CAMERA)
-    hall, dock = decisions(one)
-    one.manager.teach("dock", Minutes(minutes=10))
-    for second in range(601):
-        one.teacher.send(frame_event(second, "dock", captured=float(second)))
-    one.manager.accept("dock")
-    now = decisions(one)
-    assert now[0] is hall
-    assert now[1] is not dock
-
-
-def test_frames_that_say_nothing_teach_nothing() -> None:
-    frames = Frames()
-    frames.send(frame_event(1, "hall", unjudged="featureless"))
-    frames.send(source_event(3, "hall"))
-    assert (frames.frames, frames.seconds) == ({}, 0)
-
-
 def test_regions_are_drawn_kept_and_give_way_to_the_files(
     service: Callable[..., Service], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -609,83 +323,6 @@ def test_regions_are_drawn_kept_and_give_way_to_the_files(
     assert two.ask("PUT", "/sources/hall/regions", {})[0] == 200
     assert two.store.settings("areas") == {}
     assert two.running.status().streams == ["hall"]
-
-
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["mouse", "touch"])
-def test_a_region_is_drawn_on_the_page(
-    service: Callable[..., Service], browser: Browser, size: tuple[int, int]
-) -> None:
-    one = service()
-    page = one.serve(Http(address="127.0.0.1:0"))
-    page.send(one.running.frame("hall"))
-    browser.show(page.url + "#source=hall", size)
-    browser.wait_for("document.querySelectorAll('#detail figure image').length === 2")
-    browser.ask("document.querySelector('#detail .edit').click()")
-    browser.wait_for("document.querySelector('.overlay').classList.contains('drawing')")
-    browser.ask("document.querySelector('.canvas').scrollIntoView({block: 'center'})")
-    left, top, width, height = browser.ask(
-        "(() => { const m = document.querySelector('.overlay').getScreenCTM(); "
-        "return [m.e, m.f, 64 * m.a, 48 * m.d]; })()"  # of pictures of 64 × 48
-    )
-
-    def drag(*places: tuple[float, float]) -> None:
-        kinds = ("mousePressed", "mouseMoved", "mouseReleased")
-        if size == PHONE:
-            kinds = ("touchStart", "touchMove", "touchEnd")
-        x = y = 0.0
-        for kind, place in zip(kinds, (*places, places[-1]), strict=True):
-            x, y = left + place[0] * width, top + place[1] * height
-            if size == PHONE:
-                points = [] if kind == "touchEnd" else [{"x": x, "y": y}]
-                browser.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
-            else:
-                browser.call(
-                    "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
-                )
-
-    def boxes() -> list[list[float]]:
-        return list(browser.ask("draft.map(({ box }) => box)"))
-
-    drag((0.1, 0.1), (0.6, 0.9))
-    assert boxes() == [pytest.approx([0.1, 0.1, 0.5, 0.8], abs=0.02)]
-    drag((0.3, 0.5), (0.5, 0.5))  # moves it
-    drag((0.8, 0.9), (0.9, 0.8))  # by its corner
-    assert boxes() == [pytest.approx([0.3, 0.1, 0.6, 0.7], abs=0.03)]
-    drag((0.05, 0.05), (0.05, 0.05))  # a mere click draws nothing
-    assert len(boxes()) == 1
-    # By numbers.
-    browser.ask(
-        "for (const [place, value] of [[0, 25], [1, 0], [2, 75], [3, 90]]) { "
-        "const field = document.querySelectorAll('.drafts input[type=number]')[place]; "
-        "field.value = value; field.dispatchEvent(new Event('change')); }"
-    )
-    assert boxes() == [[0.25, 0, 0.75, 0.9]]
-    browser.press("ArrowLeft")  # would show another source, and end the drawing
-    assert browser.ask("detailed.status.source") == "hall"
-    browser.ask(
-        "const named = document.querySelector('.drafts .long input'); named.value = ' <i>wall '; "
-        "named.dispatchEvent(new Event('input')); "
-        "document.querySelector('.add-mask').click(); "
-        "document.querySelector('.add-region').click()"
-    )
-    browser.ask("document.querySelector('.draft:last-child button').click()")
-    assert len(boxes()) == 2
-    assert browser.ask("document.querySelector('#detail').scrollWidth") <= size[0]
-    browser.ask("document.querySelector('.areas .drawing').requestSubmit()")
-    browser.wait_for("document.querySelectorAll('.regions .region').length === 1")
-    [region] = one.running.status().regions
-    assert (region.region, region.box) == ("<i>wall", (0.25, 0.0, 0.75, 0.9))
-    assert one.running.status().masks == ((0.0, 0.0, 0.25, 0.1),)
-    browser.wait_for("document.querySelectorAll('.tile rect').length === 2")
-    assert browser.ask("document.querySelector('.tile text').textContent") == "<i>wall"
-    assert browser.ask("document.querySelectorAll('.regions i.x, .tile text i').length") == 0
-    # What the file names is only shown.
-    one.path.write_text(TOML + "mask = [[0, 0.9, 1, 0.1]]\n")
-    one.manager.reload(read_config(one.path, {}))
-    browser.wait_for("detailed.status.masks[0]?.[1] === 0.9")
-    browser.ask("document.querySelector('#detail .edit').click()")
-    browser.wait_for("document.querySelector('.areas .said').textContent.includes('change them')")
-    assert browser.ask("draft") is None
 
 
 def test_a_page_may_begin_without_sources(watching: Any, tmp_path: Path) -> None:

@@ -1,0 +1,166 @@
+"""Sources and regions on the page: in a real browser, with mouse, keys and fingers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from dashboard_screenshots import DESKTOP, PHONE, Browser
+from managed import CAMERA, SECRET, TOML, Service
+from telling import frame_event
+
+from mpft_deploy.screen.streams.config import read_config
+from mpft_deploy.screen.tell.config import Http
+
+
+def test_the_page_adds_tests_pauses_and_removes(
+    service: Callable[..., Service], browser: Browser
+) -> None:
+    one = service()
+    page = one.serve(Http(address="127.0.0.1:0"))
+    browser.show(page.url)
+    browser.wait_for("document.querySelector('#link')?.textContent === 'live'")
+    browser.ask("document.querySelector('nav [href=\"#manage\"]').click()")
+    browser.wait_for("document.querySelectorAll('.managed').length === 1")
+
+    def write(name: str, text: str) -> None:
+        browser.ask(f"document.querySelector('#add [name={name}]').value = {json.dumps(text)}")
+
+    def click(word: str) -> None:
+        button = f"document.querySelector('#manage [aria-label=\"{word}\"]')"
+        browser.wait_for(f"{button} !== null")
+        browser.ask(f"{button}.focus(); {button}.click()")
+
+    said = "document.querySelector('#add-said').textContent"
+    write("name", "dock")
+    write("address", "/etc/passwd")
+    browser.ask("document.querySelector('#add').requestSubmit()")
+    browser.wait_for(f"{said}.includes('file: may stand in the configuration file alone')")
+    write("address", CAMERA["address"])
+    browser.ask("document.querySelector('#try').click()")
+    browser.wait_for(f"{said}.includes('64 × 48, ')")
+    browser.ask("document.querySelector('#add').requestSubmit()")
+    browser.wait_for(f"{said} === 'dock is screened now.'")
+    assert SECRET not in browser.ask("document.documentElement.outerHTML")
+    click("Pause dock")
+    browser.wait_for("sources.get('dock')?.status.state === 'paused'")
+    browser.wait_for("document.activeElement.textContent === 'Resume'")
+    click("Resume dock")
+    browser.wait_for("sources.get('dock').status.state === 'live'")
+    # It is taught: begun, told how far it is, accepted.
+    click("Teach dock")
+    click("Begin to teach dock")
+    row = "document.querySelector('.managed[data-source=dock]').textContent"
+    browser.wait_for(f"{row}.includes('0 of 60 minutes')")
+    for second in range(601):
+        one.teacher.send(frame_event(second, "dock", captured=float(second)))
+    click("Accept what dock was taught")
+    browser.wait_for(f"{row}.includes('taught ')")
+    assert one.teacher.history("dock")[0].frames > 600
+    # It is changed: an empty address stays as it is.
+    click("Change dock")
+    assert browser.ask("document.querySelector('#add-title').textContent") == "Change dock"
+    write("group", "yard")
+    write("hours", "00:00-12:00; 12:00-24:00")
+    browser.ask("document.querySelector('#add').requestSubmit()")
+    browser.wait_for(f"{said} === 'dock is changed.'")
+    assert browser.ask("document.querySelector('#add .send').textContent") == "Add"
+    kept = json.loads(one.store.settings("source")["dock"])
+    assert kept == {**CAMERA, "group": "yard", "hours": ["00:00-12:00", "12:00-24:00"]}
+    browser.wait_for("!document.querySelector('#group').hidden")
+    tiles = "document.querySelectorAll('.tile').length"
+    pick = "const pick = document.querySelector('#group'); pick.value = {}; "
+    browser.ask("{" + pick.format("'yard'") + "pick.dispatchEvent(new Event('input')); }")
+    assert browser.ask(tiles) == 1
+    browser.ask("{" + pick.format("''") + "pick.dispatchEvent(new Event('input')); }")
+    assert browser.ask(tiles) == 2
+    click("Remove dock")
+    click("Keep dock")
+    click("Remove dock")
+    for size in (DESKTOP, PHONE):
+        browser.call(
+            "Emulation.setDeviceMetricsOverride",
+            **dict(zip(("width", "height"), size, strict=True)), deviceScaleFactor=1, mobile=False,
+        )  # fmt: skip
+        assert browser.ask("document.documentElement.scrollWidth") <= size[0]
+    click("Remove dock for good")
+    browser.wait_for("document.querySelectorAll('.managed').length === 1")
+    assert one.states().keys() == {"hall"}
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["mouse", "touch"])
+def test_a_region_is_drawn_on_the_page(
+    service: Callable[..., Service], browser: Browser, size: tuple[int, int]
+) -> None:
+    one = service()
+    page = one.serve(Http(address="127.0.0.1:0"))
+    page.send(one.running.frame("hall"))
+    browser.show(page.url + "#source=hall", size)
+    browser.wait_for("document.querySelectorAll('#detail figure image').length === 2")
+    browser.ask("document.querySelector('#detail .edit').click()")
+    browser.wait_for("document.querySelector('.overlay').classList.contains('drawing')")
+    browser.ask("document.querySelector('.canvas').scrollIntoView({block: 'center'})")
+    left, top, width, height = browser.ask(
+        "(() => { const m = document.querySelector('.overlay').getScreenCTM(); "
+        "return [m.e, m.f, 64 * m.a, 48 * m.d]; })()"  # of pictures of 64 × 48
+    )
+
+    def drag(*places: tuple[float, float]) -> None:
+        kinds = ("mousePressed", "mouseMoved", "mouseReleased")
+        if size == PHONE:
+            kinds = ("touchStart", "touchMove", "touchEnd")
+        x = y = 0.0
+        for kind, place in zip(kinds, (*places, places[-1]), strict=True):
+            x, y = left + place[0] * width, top + place[1] * height
+            if size == PHONE:
+                points = [] if kind == "touchEnd" else [{"x": x, "y": y}]
+                browser.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+            else:
+                browser.call(
+                    "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
+                )
+
+    def boxes() -> list[list[float]]:
+        return list(browser.ask("draft.map(({ box }) => box)"))
+
+    drag((0.1, 0.1), (0.6, 0.9))
+    assert boxes() == [pytest.approx([0.1, 0.1, 0.5, 0.8], abs=0.02)]
+    drag((0.3, 0.5), (0.5, 0.5))  # moves it
+    drag((0.8, 0.9), (0.9, 0.8))  # by its corner
+    assert boxes() == [pytest.approx([0.3, 0.1, 0.6, 0.7], abs=0.03)]
+    drag((0.05, 0.05), (0.05, 0.05))  # a mere click draws nothing
+    assert len(boxes()) == 1
+    # By numbers.
+    browser.ask(
+        "for (const [place, value] of [[0, 25], [1, 0], [2, 75], [3, 90]]) { "
+        "const field = document.querySelectorAll('.drafts input[type=number]')[place]; "
+        "field.value = value; field.dispatchEvent(new Event('change')); }"
+    )
+    assert boxes() == [[0.25, 0, 0.75, 0.9]]
+    browser.press("ArrowLeft")  # would show another source, and end the drawing
+    assert browser.ask("detailed.status.source") == "hall"
+    browser.ask(
+        "const named = document.querySelector('.drafts .long input'); named.value = ' <i>wall '; "
+        "named.dispatchEvent(new Event('input')); "
+        "document.querySelector('.add-mask').click(); "
+        "document.querySelector('.add-region').click()"
+    )
+    browser.ask("document.querySelector('.draft:last-child button').click()")
+    assert len(boxes()) == 2
+    assert browser.ask("document.querySelector('#detail').scrollWidth") <= size[0]
+    browser.ask("document.querySelector('.areas .drawing').requestSubmit()")
+    browser.wait_for("document.querySelectorAll('.regions .region').length === 1")
+    [region] = one.running.status().regions
+    assert (region.region, region.box) == ("<i>wall", (0.25, 0.0, 0.75, 0.9))
+    assert one.running.status().masks == ((0.0, 0.0, 0.25, 0.1),)
+    browser.wait_for("document.querySelectorAll('.tile rect').length === 2")
+    assert browser.ask("document.querySelector('.tile text').textContent") == "<i>wall"
+    assert browser.ask("document.querySelectorAll('.regions i.x, .tile text i').length") == 0
+    # What the file names is only shown.
+    one.path.write_text(TOML + "mask = [[0, 0.9, 1, 0.1]]\n")
+    one.manager.reload(read_config(one.path, {}))
+    browser.wait_for("detailed.status.masks[0]?.[1] === 0.9")
+    browser.ask("document.querySelector('#detail .edit').click()")
+    browser.wait_for("document.querySelector('.areas .said').textContent.includes('change them')")
+    assert browser.ask("draft") is None

@@ -1,0 +1,121 @@
+"""Coded pictures: kept in a ring, cut from it, and written as a clip that plays."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from recorded import coded, tap
+
+from mpft_deploy.screen.evidence.clip import remux, stamped
+from mpft_deploy.screen.evidence.ring import Coded, Coding, Ring
+
+BASE = Fraction(1, 1000)
+
+
+@pytest.mark.parametrize(
+    ("codec", "form", "suffix"),
+    [
+        ("libx264", "mpegts", ".mp4"),
+        ("libx264", "matroska", ".mp4"),
+        ("libx264", "flv", ".mp4"),
+        ("libx265", "mpegts", ".mp4"),
+        ("mjpeg", "avi", ".mp4"),
+        ("libvpx", "matroska", ".mkv"),
+    ],
+)
+def test_what_came_coded_plays_again(codec: str, form: str, suffix: str, tmp_path: Path) -> None:
+    options = {"x265-params": "log-level=none:keyint=10"} if codec == "libx265" else {}
+    ring = Ring(60, 2**24)
+    pictures = tap(coded(codec, form, **options), ring)
+    cut = ring.cut(100.9, 101.5)  # the picture at 100.8 is a keyframe
+    assert cut is not None
+    found, data = remux(*cut, tmp_path)
+    assert found == suffix
+    assert list(tmp_path.iterdir()) == []
+    with av.open(io.BytesIO(data)) as clip:
+        again = [frame.to_ndarray() for frame in clip.decode(video=0)]
+        assert float(clip.duration / 1e6) == pytest.approx(len(again) / 25, abs=0.1)
+    first = 22 if codec == "mjpeg" else 20
+    if codec != "libvpx":  # whose keyframes are where it likes
+        assert abs(len(again) - (38 - first)) <= 2  # those in decoding order at its end
+        assert np.array_equal(again[:10], pictures[first : first + 10])
+    if suffix == ".mp4":
+        assert data.index(b"moov") < data.index(b"mdat")
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 400), st.integers(0, 2000)), max_size=60),
+    st.integers(0, 120),
+    st.integers(0, 60),
+)
+def test_a_ring_begins_with_a_keyframe_and_is_bounded(
+    sent: list[tuple[bool, int, int]], begin: int, length: int
+) -> None:
+    ring, coding = Ring(20.0, 6000), Coding("x", b"", (1, 1), BASE, b"")
+    at, pictures = 0.0, []
+    for key, size, pause in sent:
+        at += pause / 1000
+        pictures.append(Coded(bytes(size), None, None, key, at))
+        ring.add(coding, pictures[-1])
+        assert sum(len(one.data) for group in ring._groups for one in group.pictures) <= 6000
+    cut = ring.cut(float(begin), float(begin + length))
+    if cut is None:
+        return
+    found = cut[1]
+    assert found[0].key
+    place = pictures.index(found[0])
+    assert found == pictures[place : place + len(found)]
+    assert found[-1].received <= begin + length
+    # No later keyframe would have done.
+    assert not [one for one in found[1:] if one.key and one.received <= begin]
+
+
+def test_a_ring_keeps_one_keyframe_before_what_is_asked_for() -> None:
+    ring, coding = Ring(10.0, 10**6), Coding("x", b"", (1, 1), BASE, b"")
+    for number in range(300):
+        ring.add(coding, Coded(b"12345", number, number, number % 50 == 0, number / 10))
+    cut = ring.cut(20.0, 25.0)
+    assert cut is not None
+    assert (cut[1][0].received, cut[1][-1].received) == (20.0, 25.0)
+    assert len(ring._groups) <= 4
+    other = Coding("y", b"", (1, 1), BASE, b"")
+    ring.add(other, Coded(b"12345", 0, 0, False, 30.0))
+    ring.add(other, Coded(b"12345", 0, 0, True, 30.1))  # a new connection, just now
+    cut = ring.cut(22.0, 31.0)
+    assert cut is not None
+    assert (cut[0], cut[1][0].received) == (coding, 20.0)  # the longer part
+    # One group that is too large is not kept, nor what refers to it.
+    ring.add(other, Coded(bytes(10**6 + 1), 0, 0, False, 30.2))
+    assert ring.cut(0.0, 99.0) is None
+    ring.add(other, Coded(b"1", 0, 0, False, 30.3))
+    assert ring.cut(0.0, 99.0) is None
+
+
+@given(st.lists(st.tuples(*[st.none() | st.integers(-(2**40), 2**40)] * 2, st.integers(0, 99))))
+def test_stamps_rise_whatever_a_camera_sends(
+    sent: list[tuple[int | None, int | None, int]],
+) -> None:
+    at, pictures = 0.0, []
+    for pts, dts, pause in sent:
+        at += pause / 100
+        pictures.append(Coded(b"", pts, dts, False, at))
+    stamps = [(pts, dts) for _, pts, dts in stamped(pictures, BASE)]
+    assert all(pts >= dts for pts, dts in stamps)
+    assert all(after > before for (_, before), (_, after) in itertools.pairwise(stamps))
+
+
+def test_stamps_that_make_sense_are_kept() -> None:
+    pictures = [Coded(b"", 90 + 40 * n, 10 + 40 * n, False, n / 20) for n in range(5)]
+    assert [(p, d) for _, p, d in stamped(pictures, BASE)] == [
+        (80 + 40 * n, 40 * n) for n in range(5)
+    ]
+    looping = [Coded(b"", 40 * (n % 2), 40 * (n % 2), False, n / 20) for n in range(4)]
+    assert [d for _, _, d in stamped(looping, BASE)] == [0, 40, 90, 130]
