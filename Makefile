@@ -62,10 +62,10 @@ types: .venv-test/installed
 		ln -sfn "$(CURDIR)/$$part" "build/types/mpft_deploy/$$(basename $$part)"; done
 	MYPYPATH=build/types .venv-test/bin/mypy --cache-dir build/mypy -p mpft_deploy
 
-# Three files at a time, on two cores: much of it waits for cameras, brokers and browsers. Those
+# Four files at a time, on two cores: much of it waits for cameras, brokers and browsers. Those
 # that take longest come first (tests/conftest.py), so that in the end no worker waits for another.
 unit: .venv-test/installed
-	.venv-test/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 20
+	.venv-test/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 20
 
 sanitize: .venv-test/installed
 	cmake -S tests/kernels/native -B build/sanitize -DMPFT_SANITIZE=address,undefined
