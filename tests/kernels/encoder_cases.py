@@ -36,6 +36,7 @@ class Size:
     embedding: int = 0
 
 
+SMALL = Size()
 TOWERS = {
     "B/32": Size(heads=12, head_size=64, hidden=3072, side=32, cells=49, depth=1),
     "B/16": Size(heads=12, head_size=64, hidden=3072, side=16, cells=196, depth=1),
@@ -167,6 +168,18 @@ def make_case(network: Network, views: tuple[U8, I32], threads: int) -> Case:
     expected = np.array([oracle.logit(network, *view) for view in zip(*views, strict=True)])
     assert np.isfinite(expected).all(), "the case proves nothing"
     return Case(network, *views, threads, expected.astype(np.float32))
+
+
+def one_case(
+    seed: int,
+    size: Size = SMALL,
+    batch: int = 1,
+    count: int = 9,
+    kind: str = "plain",
+) -> Case:
+    """A random network and views of it, by one seed."""
+    network = random_network(seed, size, kind)
+    return make_case(network, random_views(seed, size, batch, count), threads=1)
 
 
 @st.composite

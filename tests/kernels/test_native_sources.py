@@ -168,7 +168,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def driver(*command: str | Path, images: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command, input=images, capture_output=True, check=False, timeout=120)
+    return subprocess.run(command, input=images, capture_output=True, check=False)
 
 
 @pytest.mark.parametrize("command", ["check", "threads"])

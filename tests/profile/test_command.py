@@ -16,6 +16,7 @@ from media import encoded, picture
 from mpft_deploy.profile.records import Profile
 
 Command = Callable[..., Run]
+Mpft = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -126,17 +127,15 @@ def test_gates_decide_the_exit_code(bundle: Path, tmp_path: Path, run: Command) 
         (("--html", "/nowhere/at/all.html"), "folder that exists"),
     ],
 )
-def test_wrong_usage(bundle: Path, run: Command, arguments: tuple[str, ...], words: str) -> None:
-    done = run(bundle, *arguments)
-    assert done.code == 2
-    assert words in done.err
+def test_wrong_usage(bundle: Path, mpft: Mpft, arguments: tuple[str, ...], words: str) -> None:
+    code, _, said = mpft("profile", bundle, *arguments)
+    assert code == 2
+    assert words in said
 
 
-def test_bad_input(bundle: Path, tmp_path: Path, run: Command) -> None:
+def test_bad_input(bundle: Path, tmp_path: Path, mpft: Mpft) -> None:
     (tmp_path / "old.json").write_text("{}")
-    done = run(bundle, *QUICK, "--compare", tmp_path / "old.json")
-    assert done.code == 1
-    assert "no result of mpft profile" in done.err
-    assert run("history", tmp_path).code == 1
-    assert run(bundle, "--images", tmp_path).code == 1
-    assert run("events", tmp_path / "absent").code == 1
+    code, _, said = mpft("profile", bundle, *QUICK, "--compare", tmp_path / "old.json")
+    assert code == 1
+    assert "no result of mpft profile" in said
+    assert mpft("profile", "history", tmp_path)[0] == 1

@@ -1,37 +1,38 @@
-"""`mpft screen` as a person runs it, and the fault table's measurements."""
+"""`mpft screen` in the test's folder, and the fault table's measurements."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import MPFT, Run, Screen
+from command import Run, Screen
 
 FAULTS = Path(os.environ.get("MPFT_FAULTS", "build/faults.json"))
 
 
 @pytest.fixture
-def screen(bundle: Path, tmp_path: Path) -> Screen:
-    """Run `mpft screen` with the tiny bundle in a process of its own."""
+def screen(
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mpft: Callable[..., tuple[int, str, str]],
+) -> Screen:
+    """Run `mpft screen` with the tiny bundle, in the test's folder."""
 
-    def run(*arguments: str | bytes | Path, **environment: str) -> Run:
-        done = subprocess.run(
-            [*MPFT, "screen", *arguments],
-            capture_output=True,
-            timeout=60,
-            cwd=tmp_path,
-            env={**os.environ, "MPFT_BUNDLE": str(bundle), **environment},
-        )
-        run = Run(done.returncode, done.stdout.decode(), done.stderr.decode())
+    def call(*arguments: str | bytes | Path, **environment: str) -> Run:
+        with monkeypatch.context() as inside:
+            inside.chdir(tmp_path)
+            for name, value in {"MPFT_BUNDLE": str(bundle), **environment}.items():
+                inside.setenv(name, value)
+            run = Run(*mpft("screen", *map(os.fsdecode, arguments)))
         assert "Traceback" not in run.err
         return run
 
-    return run
+    return call
 
 
 @pytest.fixture(scope="session")

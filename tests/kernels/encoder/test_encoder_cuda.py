@@ -18,6 +18,7 @@ from encoder_cases import (
     Size,
     any_case,
     make_case,
+    one_case,
     random_network,
     random_views,
     same_bits,
@@ -166,8 +167,7 @@ def test_a_launch_allocates_nothing_and_waits_for_nothing(device: Device) -> Non
 
 
 def test_every_failure_of_a_call_is_told_and_frees_what_was_taken(device: Device) -> None:
-    size = Size(depth=1)
-    case = make_case(random_network(10, size), random_views(10, size, 1, 3), 1)
+    case = one_case(10, Size(depth=1), count=3)
     before, failures = device.state.blocks, 0
 
     def outcome() -> str:

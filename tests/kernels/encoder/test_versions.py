@@ -17,6 +17,7 @@ from encoder_cases import (
     Size,
     any_case,
     make_case,
+    one_case,
     random_network,
     random_views,
     same_bits,
@@ -79,10 +80,8 @@ def test_callers_take_turns(name: str) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_denormals_count_whatever_the_caller_has_set(name: str) -> None:
     torch = pytest.importorskip("torch")
-    size = Size()
-    network = random_network(7, size, "denormal")
-    case = make_case(network, random_views(7, size, 1, 9), 1)
-    encoder = Encoder(network, 1, name)
+    case = one_case(7, kind="denormal")
+    encoder = Encoder(case.network, 1, name)
     small = np.full(1, 1e-40, np.float32)
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor has no flag for denormals")
@@ -118,10 +117,8 @@ def test_arguments_are_checked() -> None:
 
 
 def test_arrays_in_any_layout() -> None:
-    size = Size()
-    network = random_network(2, size)
-    case = make_case(network, random_views(2, size, 3, 6), 2)
-    found = Encoder(network).logits(
+    case = one_case(2, batch=3, count=6)
+    found = Encoder(case.network).logits(
         np.asfortranarray(case.patches), np.repeat(case.positions, 2, axis=1)[:, ::2]
     )
     assert same_bits(found, case.expected)
@@ -147,9 +144,9 @@ def test_a_version_is_forced_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 WITHOUT_NATIVE = """
 import sys, warnings
 sys.modules["mpft_deploy.kernels.encoder._encoder"] = None
-from encoder_cases import Size, make_case, random_network, random_views, same_bits
+from encoder_cases import one_case, same_bits
 from mpft_deploy.kernels.encoder import Encoder
-case = make_case(random_network(1, Size()), random_views(1, Size(), 2, 5), 1)
+case = one_case(1, batch=2, count=5)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     encoder = Encoder(case.network)
