@@ -2,33 +2,118 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import shutil
 import statistics
 import subprocess
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from gpu_bench import U8, Bench, Json, Memory
-from gpu_equality import equality
 from turns import figures, target
 
 from mpft_deploy.engine import cuda, native
 from mpft_deploy.engine.on_device import ViewEngine
+from mpft_deploy.engine.published import find_published
 from mpft_deploy.engine.tensorrt import TENSORRT
+from mpft_deploy.export.recipes import precision_of
 from mpft_deploy.kernels.texture_patchify import cuda as kernels
-from mpft_deploy.kernels.texture_patchify import texture_patchify
+from mpft_deploy.kernels.texture_patchify import oracle, texture_patchify
 from mpft_deploy.spec import KeepRule
 
 SETUPS = ((14, "textured:95"), (14, "textured:127"), (16, "textured:95"), (14, "all"))
-SIZE, MANY = 224, (64, 256, 1024)
+SIZE = 224
 FLUSH = 256 << 20
 """Bytes, more than any cache holds."""
+
+
+def cases(dry: bool) -> Iterator[tuple[U8, int, KeepRule]]:
+    """Images, patch and rule: fast paths, other sizes, ties, many cells."""
+    random = np.random.default_rng(0)
+
+    def noise(batch: int, size: int) -> U8:
+        return random.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+
+    for size, patch in ((45, 5),) if dry else ((224, 14), (224, 16), (15, 5), (66, 11), (256, 4)):
+        cells = (size // patch) ** 2
+        images = noise(2, size)
+        for count in sorted({1, 95, 127, cells - 1} & set(range(1, cells + 1))):
+            for kind in ("smooth", "textured", "random"):
+                # Few levels, so that many scores are equal.
+                yield images // 200 * 200, patch, KeepRule(kind, count)
+        yield images, patch, KeepRule("all")
+    if not dry:
+        yield noise(600, SIZE), 14, KeepRule("textured", 95)
+
+
+def patchify_differences(bench: Bench) -> Iterator[str]:
+    """One line for every case in which texture_patchify differs from its definition."""
+    for images, patch, keep in cases(bench.dry):
+        expected, memory = oracle.texture_patchify(images, patch, keep, 7), Memory()
+        batch, size = images.shape[:2]
+        rows = np.zeros((batch, size, kernels.pitch_of(size)), np.uint8)
+        rows[:, :, : 3 * size] = images.reshape(batch, size, -1)
+        views = memory.put(rows)
+        with memory.device.current():
+            out = [memory.device.allocate(one.nbytes) for one in expected]
+            where = {"batch": batch, "size": size, "stream": memory.device.stream}
+            kernels.launch(views, *out, patch=patch, keep=keep, seed=7, **where)
+        for name, address, due in zip(expected._fields, out, expected, strict=True):
+            if not np.array_equal(memory.get(address, due), due):
+                yield f"{name}, {list(images.shape)}, {patch} px, {keep}"
+
+
+def logit_differences(bench: Bench) -> Iterator[str]:
+    """One line for every precision of which a golden crop's logit differs in a bit."""
+    spec, crops = bench.detector.spec, bench.detector.golden.crops[: 1 if bench.dry else None]
+    published, _ = find_published(bench.detector, spec.keep)
+    for precision in native.MEASURED:
+        engine = bench.engine(precision)
+        if published is not None:
+            due = published.golden_of(precision)
+        else:
+            due = _on_host(bench, precision).run(*oracle_cut(bench, crops))
+        together = engine.run_views(spec, list(crops)).logits
+        alone = np.concatenate([engine.run_views(spec, [crop]).logits for crop in crops])
+        for how, logits in (("together", together), ("alone", alone)):
+            wrong = logits.view(np.uint32) != due[: len(crops)].view(np.uint32)
+            if wrong.any():
+                most = np.abs(logits.astype(np.float64) - due).max()
+                yield f"logits {precision}: {wrong.sum()} of {len(due)} {how}, by up to {most:.3g}"
+
+
+def oracle_cut(bench: Bench, views: U8) -> tuple[U8, npt.NDArray[np.int32]]:
+    """Patches and positions of views."""
+    spec = bench.detector.spec
+    cut = oracle.texture_patchify(views, spec.patch, spec.keep_rule, spec.keep_seed)
+    return cut.patches, cut.positions
+
+
+def _on_host(bench: Bench, precision: str) -> native.NativeEngine:
+    data = native.write_engine(bench.detector.spec, bench.detector.stored, precision_of(precision))
+    return native.NativeEngine(native.read_packed(data), 2)
+
+
+def verdict_differences(bench: Bench) -> Iterator[str]:
+    """One line for every frame whose verdict is another than the processor's."""
+    frames, memory = bench.frames(3 if bench.dry else 8), Memory()
+    due = bench.screener("narrow", _on_host(bench, "narrow"), 1).batch(list(frames))
+    judge = bench.screener("narrow", bench.engine("narrow"), 8)
+    for where, shots in (("host", list(frames)), ("device", [memory.frame(one) for one in frames])):
+        for number, (one, other) in enumerate(zip(judge.batch(shots), due, strict=True)):
+            if one != other:
+                yield f"verdict of frame {number} on the {where}: {one} and not {other}"
+
+
+def equality(bench: Bench) -> Json:
+    """All that must be the same in every bit."""
+    checks = (patchify_differences, logit_differences, verdict_differences)
+    return {"different": [line for check in checks for line in check(bench)]}
 
 
 def latency(bench: Bench) -> list[Json]:
@@ -68,50 +153,41 @@ def throughput(bench: Bench) -> Json:
         "host": functools.partial(on_host_first, bench, engine, views),
         "device": functools.partial(engine.run_views, spec, there),
     }.items():
-        with Watts() as watts:
+        with watts() as seen:
             ms = figures(bench.time(call))
         rate = batch / ms["p50"]["value"] * 1000
-        found[name] = {"ms": ms, "views_per_second": round(rate), **watts.told(rate)}
+        power = statistics.median(seen) if seen else None
+        joules = round(power / rate, 6) if power else None
+        row = {"views_per_second": round(rate), "watts": power, "joules_per_view": joules}
+        found[name] = {"ms": ms, **row}
     return found
 
 
-class Watts:
-    """What nvidia-smi says of power while a block runs."""
-
-    def __enter__(self) -> Watts:
-        self._seen: list[float] = []
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def told(self, rate: float) -> Json:
-        """Watts, and joules a view."""
-        if not self._seen:
-            return {"watts": None, "joules_per_view": None}
-        watts = statistics.median(self._seen)
-        return {"watts": watts, "joules_per_view": round(watts / rate, 6)}
-
-    def _watch(self) -> None:
-        command = ["nvidia-smi", "--query-gpu=power.draw", "--format=csv,noheader,nounits"]
-        while shutil.which(command[0]) and not self._over.wait(0.1):
-            told = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
-            if told and told[0].strip().replace(".", "", 1).isdigit():
-                self._seen.append(float(told[0]))
+@contextlib.contextmanager
+def watts() -> Iterator[list[float]]:
+    """What nvidia-smi says of power while a block runs; there when that has ended."""
+    seen: list[float] = []
+    if shutil.which("nvidia-smi") is None:
+        yield seen
+        return
+    command = ["nvidia-smi", "--query-gpu=power.draw", "--format=csv,noheader,nounits", "-lms=100"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield seen
+        finally:
+            process.terminate()
+        told = process.communicate()[0].split()
+    seen += [float(one) for one in told if one.replace(".", "", 1).isdigit()]
 
 
 def stages(bench: Bench) -> list[Json]:
     """Microseconds of the parts of a batch, each many times in one graph: what is queued for cells
     that were packed on the host, and what packs those of views on the device."""
     engine, rows, spec = bench.engine("narrow"), [], bench.detector.spec
-    device, network, host = engine._device, engine._network, engine._host
+    device, network = engine._device, engine._network
     for batch in bench.batches:
         engine.run_views(spec, bench.views(batch))
-        packer = engine._packer
+        packer, host = engine._packer, engine._host
         assert packer is not None
         parts: dict[str, Callable[[], object]] = {
             "upload": functools.partial(
@@ -147,19 +223,12 @@ def _graphed(bench: Bench, device: cuda.Device, *parts: Callable[[], object]) ->
         return statistics.median(bench.time(once)) / rounds / len(parts)
 
 
-def kernel(bench: Bench) -> Json:
+def kernel(bench: Bench) -> list[Json]:
     """texture_patchify inside a graph: microseconds of one frame in the cache, and of larger
     batches, the cache flushed by turns, beside a copy of as many bytes: each frame read once, each
     output written once."""
-    setups = SETUPS[: 1 if bench.dry else None]
-    return {
-        "batch_1": [_kernel(bench, patch, rule, 1) for patch, rule in setups],
-        "batches": [
-            _kernel(bench, patch, rule, batch)
-            for patch, rule in setups
-            for batch in (MANY[:0] if bench.dry else MANY)
-        ],
-    }
+    batches, setups = ((1, 2), SETUPS[:1]) if bench.dry else ((1, 64, 256, 1024), SETUPS)
+    return [_kernel(bench, patch, rule, batch) for patch, rule in setups for batch in batches]
 
 
 def _kernel(bench: Bench, patch: int, rule: str, batch: int) -> Json:
@@ -171,7 +240,8 @@ def _kernel(bench: Bench, patch: int, rule: str, batch: int) -> Json:
     launches, copies = [], []
     how = {"batch": batch, "size": SIZE, "patch": patch, "keep": keep, "seed": 0}
     with device.current():
-        for _ in range(1 if batch == 1 else max(2, -(-FLUSH // frame_bytes))):
+        turns = 1 if batch == 1 else 2 if bench.dry else max(2, -(-FLUSH // frame_bytes))
+        for _ in range(turns):
             memory = [device.allocate(size) for size in (frame_bytes, *sizes)]
             launch = functools.partial(kernels.launch, *memory, stream=device.stream, **how)
             launches.append(launch)
@@ -210,6 +280,38 @@ def peers(bench: Bench) -> Json:
     return {"different": list(gpu_peers.differences(bench)), "rows": gpu_peers.measure(bench)}
 
 
+def targets(sections: Json) -> list[Json]:
+    """Figures beside their limits, as far as they were measured."""
+    found: list[Json] = []
+
+    def add(name: str, value: float, limit: float, unit: str, *, at_least: bool) -> None:
+        found.append(target(name, value, limit, unit, at_least=at_least))
+
+    rivals = [row for row in sections.get("peers", {}).get("rows", []) if "ms" in row]
+    for row in sections.get("latency", []):
+        if (row["what"], row["precision"], row["batch"]) != ("host frame to verdict", "narrow", 1):
+            continue
+        first = row["ms"]["p50"]["value"]
+        add("host frame to verdict, batch 1, p50", first, 0.6, "ms", at_least=False)
+        for other in rivals:
+            limit = {"eager, all tokens": 5.0, "compiled, all tokens": 2.5}.get(other["what"])
+            if limit and other["batch"] == 1:
+                ratio = other["ms"]["p50"]["value"] / first
+                add(f"of {other['what']}", ratio, limit, "×", at_least=True)
+    many = sections.get("throughput")
+    rates = [row["views_per_second"] for row in rivals if many and row["batch"] == many["batch"]]
+    if many and rates:
+        ratio = many["host"]["views_per_second"] / max(rates)
+        add("throughput of the fastest peer, many at once", ratio, 4.0, "×", at_least=True)
+    for row in sections.get("kernel", []):
+        name = f"texture_patchify, {row['batch']} × {row['patch']} px, {row['keep']}"
+        if row["batch"] == 1:
+            add(f"{name}, in a graph", row["microseconds"], 10.0, "µs", at_least=False)
+        else:
+            add(f"{name}, of a copy", row["share_of_copy"], 0.7, "", at_least=True)
+    return found
+
+
 SECTIONS: dict[str, Callable[[Bench], Any]] = {
     "equality": equality,
     "latency": latency,
@@ -220,36 +322,3 @@ SECTIONS: dict[str, Callable[[Bench], Any]] = {
     "peers": peers,
 }
 """In the order in which they run: the last may take minutes."""
-
-
-def targets(sections: Json) -> list[Json]:
-    """Figures beside their limits, as far as they were measured."""
-    found: list[Json] = []
-    if rows := sections.get("latency"):
-        ours = {
-            (row["what"], row["precision"], row["batch"]): row["ms"]["p50"]["value"] for row in rows
-        }
-        first = ours["host frame to verdict", "narrow", 1]
-        found.append(
-            target("host frame to verdict, batch 1, p50", first, 0.6, "ms", at_least=False)
-        )
-        for row in sections.get("peers", {}).get("rows", []):
-            limit = {"eager, all tokens": 5.0, "compiled, all tokens": 2.5}.get(row["what"])
-            if limit and row["batch"] == 1 and "ms" in row:
-                ratio = row["ms"]["p50"]["value"] / first
-                found.append(target(f"of {row['what']}", ratio, limit, "×", at_least=True))
-    rate = sections.get("throughput", {}).get("host", {}).get("views_per_second")
-    many = [row for row in sections.get("peers", {}).get("rows", []) if "ms" in row]
-    rivals = [one["views_per_second"] for one in many if one["batch"] == many[-1]["batch"]]
-    if rate and rivals:
-        ratio = rate / max(rivals)
-        found.append(
-            target("throughput of the fastest peer, many at once", ratio, 4.0, "×", at_least=True)
-        )
-    for row in sections.get("kernel", {}).get("batch_1", []):
-        name = f"texture_patchify in a graph, {row['patch']} px, {row['keep']}"
-        found.append(target(name, row["microseconds"], 10.0, "µs", at_least=False))
-    for row in sections.get("kernel", {}).get("batches", []):
-        name = f"texture_patchify of a copy, {row['batch']} × {row['patch']} px, {row['keep']}"
-        found.append(target(name, row["share_of_copy"], 0.7, "", at_least=True))
-    return found

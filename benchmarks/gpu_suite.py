@@ -9,27 +9,28 @@ are built for this GPU, and the few packages that are not here may come along in
 Everything is compared before anything is timed: texture_patchify with its definition, byte for
 byte; the network's logits on the golden crops with those that the detector was published with; and
 verdicts of whole frames with the processor's. Then sections of `gpu_sections` measure, one after
-another; one that fails is told, and the rest go on. `--dry-run` walks all of them on a simulated
-device. Writes JSON after each, of which benchmarks/page.py draws. Exit code 0: all equal; 1: a
-difference, or a section failed; 3: something is not here.
+another, each in a process of its own; one that fails is told, and the rest go on: `--section NAME`
+tries it again. `--dry-run` walks all of them on a simulated device. Writes JSON after each, of
+which benchmarks/page.py draws. Exit code 0: all equal; 1: a difference, or a section failed; 3:
+something is not here.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 KIT, WORK = ROOT / "build" / "gpu-kit", ROOT / "build" / "gpu-suite"
 NEEDED = ("numpy", "msgspec", "PIL", "safetensors")
 BEGIN, SECONDS = time.perf_counter(), 570
-"""After so many no section begins."""
+"""After so many no section goes on."""
 
 
 def find_packages() -> str | None:
@@ -75,49 +76,73 @@ def run(detector: Path, output: Path, *, dry: bool) -> int:
 
     Args:
         detector: a folder.
-        dry: on a simulated device, where times mean nothing.
+        dry: in this process, on a simulated device, where times mean nothing.
     """
-    import gpu_bench
     import gpu_sections
     from records import write_record
     from turns import measured, provenance
 
-    from mpft_deploy.detector_folder import read_detector
     from mpft_deploy.engine import cuda
 
-    bench = gpu_bench.Bench(read_detector(detector), dry)
-    sections: dict[str, Any] = {}
-    failures: dict[str, str] = {}
-    record: dict[str, Any] = {
-        "benchmark": "gpu_suite",
-        "version": 3,
-        **provenance(),
-        **measured(detector),
-        "gpu": cuda.versions(),
-        "dry": dry,
-        "sections": sections,
-        "failures": failures,
-    }
-    for name, section in gpu_sections.SECTIONS.items():
-        seconds = time.perf_counter() - BEGIN
-        try:
-            if seconds > SECONDS:
-                raise TimeoutError("no time was left")
-            sections[name] = section(bench)
-            for line in _different(sections[name]):
-                print(f"DIFFERENT {line}")
-        except Exception as error:  # the others are worth having
-            failures[name] = f"{type(error).__name__}: {error}"
-        print(f"{name}: {failures.get(name, 'done')}, after {seconds:.0f} s", flush=True)
-        write_record(output, {**record, "seconds": round(time.perf_counter() - BEGIN, 1)})
-    record["targets"] = gpu_sections.targets(sections)
-    write_record(output, {**record, "seconds": round(time.perf_counter() - BEGIN, 1)})
-    print(f"written to {output}")
-    return 1 if failures or any(map(_different, sections.values())) else 0
+    facts = {**provenance(), **measured(detector), "gpu": cuda.versions(), "dry": dry}
+    found = {"sections": {}, "failures": {}}
+    write_record(output, {"benchmark": "gpu_suite", "version": 3, **facts, **found})
+    for name in gpu_sections.SECTIONS:
+        failure = add(name, detector, output, dry=True) if dry else _apart(name, output)
+        if failure:
+            record = json.loads(output.read_bytes())
+            record["failures"][name] = failure
+            write_record(output, record)
+        print(f"{name}: {failure or 'done'}, {time.perf_counter() - BEGIN:.0f} s", flush=True)
+    return finish(output)
 
 
-def _different(section: Any) -> list[str]:
-    return section.get("different", []) if isinstance(section, dict) else []
+def finish(output: Path) -> int:
+    """Put figures beside their targets, and say what is wrong; the exit code."""
+    import gpu_sections
+    from records import write_record
+
+    record = json.loads(output.read_bytes())
+    record["targets"] = gpu_sections.targets(record["sections"])
+    write_record(output, record)
+    sections = [one for one in record["sections"].values() if isinstance(one, dict)]
+    different = [line for one in sections for line in one.get("different", [])]
+    print("\n".join([*(f"DIFFERENT {line}" for line in different), f"written to {output}"]))
+    return 1 if record["failures"] or different else 0
+
+
+def add(name: str, detector: Path, output: Path, *, dry: bool) -> str:
+    """Run a section and add what it found to the result; why it failed, or ""."""
+    import gpu_bench
+    import gpu_sections
+    from records import write_record
+
+    from mpft_deploy.detector_folder import read_detector
+
+    record = json.loads(output.read_bytes())
+    try:
+        bench = gpu_bench.Bench(read_detector(detector), dry)
+        record["sections"][name] = gpu_sections.SECTIONS[name](bench)
+        record["failures"].pop(name, None)
+    except Exception as error:  # the others are worth having
+        return f"{type(error).__name__}: {error}"
+    write_record(output, record)
+    return ""
+
+
+def _apart(name: str, output: Path) -> str:
+    """The same in a process of its own: a fault of a kernel leaves a device useless to the rest of
+    a process, and a compiler may take for ever."""
+    command = [sys.executable, __file__, f"--output={output}", f"--section={name}"]
+    left = SECONDS - (time.perf_counter() - BEGIN)
+    if left <= 0:
+        return "no time was left"
+    try:
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=left)
+    except subprocess.TimeoutExpired:
+        return "no time was left"
+    last = done.stderr.strip().splitlines()[-1:]
+    return " ".join([f"ended with code {done.returncode}:", *last]) if done.returncode else ""
 
 
 def main() -> int:
@@ -125,6 +150,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Check and time the GPU path on a GPU.")
     parser.add_argument("--output", type=Path, default=Path("gpu_suite.json"), help="JSON to write")
     parser.add_argument("--dry-run", action="store_true", help="on a simulated device")
+    parser.add_argument("--section", help="measure this one alone, and add it to the JSON")
     options = parser.parse_args()
     if reason := find_packages():
         print(f"gpu-suite: {reason}", file=sys.stderr)
@@ -147,6 +173,12 @@ def main() -> int:
     from mpft_deploy.kernels import cuda
 
     kernels.__path__ = [str(WORK), *kernels.__path__]
+    if options.section:
+        if not options.output.exists():
+            parser.error(f"--section adds to a result, and {options.output} is none")
+        if failure := add(options.section, SHIPPED, options.output, dry=False):
+            sys.exit(failure)
+        return finish(options.output)
     try:
         facts()
         build_library()

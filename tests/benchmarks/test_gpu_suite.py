@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -80,6 +81,18 @@ def test_a_difference_in_a_bit_is_found(
         *("logits wide", "logits wide", "logits narrow", "logits narrow")
     ]
     assert sum("on the device" in line for line in found) == 3
+
+
+def test_a_section_that_dies_or_hangs_is_told(
+    suite: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (program := tmp_path / "python").write_text("#!/bin/sh\necho a fault >&2; kill -9 $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    assert suite._apart("latency", tmp_path / "out") == "ended with code -9: a fault"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(suite, "SECONDS", time.perf_counter() - suite.BEGIN + 0.3)
+    assert suite._apart("latency", tmp_path / "out") == "no time was left"
 
 
 def test_without_a_gpu_it_says_so() -> None:
