@@ -130,7 +130,7 @@ class Cuda(types.ModuleType):
         del self.blocks[address]
         return (Error.cudaSuccess,)
 
-    def within(self, address, size, *, host):
+    def _within(self, address, size, *, host):
         """Whether so many bytes from an address on lie in one block, of that kind."""
         return any(
             start <= address and address + size <= start + len(block)
@@ -176,8 +176,8 @@ class Cuda(types.ModuleType):
     ):
         def copy() -> None:
             last = rows - 1
-            assert self.within(target, last * target_pitch + width, host=kind == "out")
-            assert self.within(source, last * pitch + width, host=kind == "in")
+            assert self._within(target, last * target_pitch + width, host=kind == "out")
+            assert self._within(source, last * pitch + width, host=kind == "in")
             for row in range(rows):
                 ctypes.memmove(target + row * target_pitch, source + row * pitch, width)
             self.copies.append((kind, width * rows))

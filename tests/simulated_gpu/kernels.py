@@ -116,7 +116,7 @@ class Kernels:
     def _array(self, address, shape, dtype):
         """An array of the device's, which has to be there."""
         array = array_at(address, shape, dtype)
-        assert self._cuda.within(address, array.nbytes, host=False)
+        assert self._cuda._within(address, array.nbytes, host=False)
         return array
 
 
