@@ -131,7 +131,7 @@ def test_a_configuration_is_read_again_on_a_hangup(rtsp: Any, run: Any, tmp_path
     write("first", "second")
     one = run("--config", path, "--json")
     one.until(lambda: {"first", "second"} <= {e["source"] for e in one.events("frame")})
-    write("first", "third", more=f'wait = 0.1\n[snapshots]\nfolder = "{tmp_path}"\n')
+    write("first", "third", more=f'max_age = 3\n[snapshots]\nfolder = "{tmp_path}"\n')
     one.process.send_signal(signal.SIGHUP)
     one.until(lambda: "third" in {e["source"] for e in one.events("frame")})
     # What only a restart reads is named, and nothing else is.
