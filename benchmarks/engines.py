@@ -47,7 +47,7 @@ from mpft_deploy.weights import detector_shapes
 TURN, WARM_UP = 15, 3
 PAUSE_SECONDS = 0.1
 """Between turns: an engine's threads spin for a while and would take the next one's cores."""
-LARGE_VIEWS = 15
+LARGE_VIEWS = 8
 LARGE = DetectorSpec(
     architecture=Architecture(
         name="ViT-L-14-quickgelu", width=1024, heads=16, layers=24, hidden=4096, output_dim=768,

@@ -35,8 +35,8 @@ from mpft_deploy.profile.disturbance import Watch
 HERE = Path(__file__).resolve().parent
 QUICK = HERE.parent / "build" / "quick"
 DETECTOR = HERE.parent / "models" / "mpft-vit-b16"
-VIEWS = 60
-LIMIT_SECONDS = 900
+VIEWS = 24
+LIMIT_SECONDS = 1200
 QUIET_SECONDS = 2.0
 
 
