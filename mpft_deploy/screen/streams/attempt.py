@@ -26,7 +26,14 @@ Cause = Literal["behind", "damaged", "no keyframe", "overload", "rate"]
 
 
 class SourceLostError(InputError):
-    """A source cannot be opened, or stopped giving frames; it will be tried again."""
+    """A source cannot be opened, or stopped giving frames; it will be tried again.
+
+    gone: whether there is nobody at its address, so that trying again troubles no one.
+    """
+
+    def __init__(self, why: str, *, gone: bool = False) -> None:
+        super().__init__(why)
+        self.gone = gone
 
 
 @dataclass(frozen=True)

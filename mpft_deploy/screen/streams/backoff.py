@@ -1,12 +1,8 @@
-"""How long to wait before the next attempt, and whether a server answers again."""
+"""How long to wait before the next attempt."""
 
 from __future__ import annotations
 
 import random
-import socket
-import ssl
-
-from mpft_deploy.screen.streams.address import Address
 
 
 class Backoff:
@@ -38,31 +34,3 @@ class Backoff:
     def reset(self) -> None:
         """Start again from `first`."""
         self._failures = 0
-
-
-def answers(address: Address, timeout: float = 1.0) -> bool:
-    """Whether a server answers at an address, at the price of one request of its protocol.
-
-    A process that is stopped still takes connections, in its kernel; so it is asked something.
-    A server that speaks another dialect than expected counts once it sends anything at all.
-    """
-    host = address.host
-    request = f"HEAD / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-    if address.scheme.startswith("rtsp"):
-        request = f"OPTIONS rtsp://{host}:{address.port}/ RTSP/1.0\r\nCSeq: 1\r\n\r\n"
-    try:
-        with socket.create_connection((host, address.port), timeout) as connection:
-            if address.scheme == "rtmp":  # it speaks in binary; the connection must do
-                return True
-            connection.settimeout(timeout)
-            if address.scheme in ("https", "hls+https", "rtsps"):
-                # Nothing secret is sent, and the certificate is judged by the real connection.
-                context = ssl.create_default_context()
-                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-                with context.wrap_socket(connection, server_hostname=host) as wrapped:
-                    wrapped.sendall(request.encode())
-                    return bool(wrapped.recv(1))
-            connection.sendall(request.encode())
-            return bool(connection.recv(1))
-    except (OSError, ValueError):
-        return False

@@ -53,6 +53,8 @@ OUT_OF_MEMORY = "what it sends takes more memory than its reader may have"
 _ASKING_HARDWARE = threading.Lock()
 """Sources that start together ask once."""
 
+_GONE = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT}
+
 # What PyAV raises when its time is up; it says nothing to an operator.
 _TIME_OUT = ("ExitError", "TimeoutError")
 
@@ -136,21 +138,27 @@ def check_size(width: int, height: int, settings: SourceSettings) -> None:
         )
 
 
-def explain(error: av.error.FFmpegError, settings: SourceSettings, attempt: Attempt) -> str:
-    """What happened, without the address."""
+def lost(
+    error: av.error.FFmpegError, settings: SourceSettings, attempt: Attempt
+) -> SourceLostError:
+    """What happened, without the address: str(error) names it."""
+    why, gone = error.strerror or type(error).__name__, error.errno in _GONE
     if error.errno == errno.ENOMEM:
-        return OUT_OF_MEMORY
-    if attempt.opened:
+        why = OUT_OF_MEMORY
+    elif attempt.opened:
         if type(error).__name__ in _TIME_OUT:
-            return f"no data for {settings.timeout:g} s"
+            why = f"no data for {settings.timeout:g} s"
     elif settings.target.network and error.errno == errno.EIO and not _resolves(settings):
-        return f"the name {settings.target.host} cannot be resolved"
+        why, gone = f"the name {settings.target.host} cannot be resolved", True
     elif settings.target.network and error.errno == errno.EINVAL:
-        return "it sends a format that is not read here; for a playlist write hls+http:// or hls+https://"
+        why = (
+            "it sends a format that is not read here; for a playlist write hls+http:// or "
+            "hls+https://"
+        )
     # What FFmpeg says when its time is up depends on where it was.
     elif attempt.now - attempt.began >= 0.95 * settings.connect:
-        return f"no stream within {settings.connect:g} s"
-    return error.strerror or type(error).__name__
+        why, gone = f"no stream within {settings.connect:g} s", True
+    return SourceLostError(why, gone=gone)
 
 
 def _resolves(settings: SourceSettings) -> bool:

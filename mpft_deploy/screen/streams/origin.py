@@ -92,7 +92,8 @@ class Playlists:
         try:
             response = _ask(parts, self._timeout, headers)
         except (OSError, http.client.HTTPException) as error:
-            raise SourceLostError(getattr(error, "strerror", None) or "no HTTP answer") from None
+            why = getattr(error, "strerror", None) or "no HTTP answer"
+            raise SourceLostError(why, gone=isinstance(error, OSError)) from None
         if response.status not in (200, 206):
             response.close()
             raise SourceLostError(f"the server answers {response.status}")

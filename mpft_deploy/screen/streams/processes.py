@@ -81,9 +81,9 @@ class ReaderProcesses:
         if settings.hwaccel and why_no_hardware(settings.hwaccel):  # said once, by this process
             settings = msgspec.structs.replace(settings, hwaccel="")
         child, wires = self._fork()
-        reader, why = _Reader(attempt, *wires), None
+        reader, end = _Reader(attempt, *wires), None
         try:
-            why = reader.follow(settings)
+            end = reader.follow(settings)
         except (EOFError, OSError):
             pass
         finally:
@@ -91,10 +91,9 @@ class ReaderProcesses:
                 reader.fetch()
             status = self._request(child)
             reader.close()
-        if why is None:
-            why = f"the process that reads it {_ended(status)}"
-        if why:
-            raise SourceLostError(printable(why))
+        end = end or wire.Ended(f"the process that reads it {_ended(status)}")
+        if end.why:
+            raise SourceLostError(printable(end.why), gone=end.gone)
 
     def close(self) -> None:
         """End them all, and start no more."""
@@ -179,8 +178,8 @@ class _Reader:
         self.unused: deque[int] = deque()
         """Pictures that nobody holds any more."""
 
-    def follow(self, settings: SourceSettings) -> str:
-        """Pass on what it tells, until it ends; why it did, empty for no fault.
+    def follow(self, settings: SourceSettings) -> wire.Ended:
+        """Pass on what it tells, until it ends; why it did.
 
         Raises:
             EOFError, OSError: the process has ended, or hangs.
@@ -203,9 +202,9 @@ class _Reader:
                 continue
             event = decode(self._events.receive(LARGEST))
             if isinstance(event, wire.Ended):
-                return event.why
+                return event
             self._pass_on(event)
-        return ""
+        return wire.Ended("")
 
     def _pass_on(self, event: wire.Event) -> None:
         """Do for the source what its reader would have done."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mpft_deploy.errors import InputError
 from mpft_deploy.screen.evidence.clip import Tap
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
-from mpft_deploy.screen.streams.open_av import check_size, explain, is_still, open_source
+from mpft_deploy.screen.streams.open_av import check_size, is_still, lost, open_source
 from mpft_deploy.screen.streams.origin import follow_redirects
 from mpft_deploy.screen.streams.pixels import DecodedShot, Shot
 from mpft_deploy.screen.streams.settings import SourceSettings
@@ -80,8 +80,7 @@ def read(settings: SourceSettings, attempt: Attempt) -> None:
     except InputError:
         raise
     except av.error.FFmpegError as error:
-        # Not str(error): that names the address.
-        raise SourceLostError(explain(error, settings, attempt)) from None
+        raise lost(error, settings, attempt) from None
     except OSError as error:
         raise SourceLostError(error.strerror or type(error).__name__) from None
 

@@ -26,7 +26,7 @@ import numpy as np
 from mpft_deploy.errors import MpftError
 from mpft_deploy.screen.evidence.ring import Coded, Coding
 from mpft_deploy.screen.streams import read_av, wire
-from mpft_deploy.screen.streams.attempt import Attempt, Cause, Decode
+from mpft_deploy.screen.streams.attempt import Attempt, Cause, Decode, SourceLostError
 from mpft_deploy.screen.streams.clock import SystemClock
 from mpft_deploy.screen.streams.memory import give_frames_back
 from mpft_deploy.screen.streams.open_av import OUT_OF_MEMORY
@@ -99,16 +99,16 @@ def _read(events: Wire, cuts: Wire, decodes: Wire) -> NoReturn:
         attempt = _Attempt(order, events)
         for one in (cuts, decodes):
             threading.Thread(target=attempt.serve, args=(one,), daemon=True).start()
+        why, gone = "", False
         try:
             read_av.read(order.settings, attempt)
-            why = ""
         except MpftError as error:
-            why = str(error)
+            why, gone = str(error), isinstance(error, SourceLostError) and error.gone
         except MemoryError:
             why = OUT_OF_MEMORY
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
-        attempt.end(why)
+        attempt.end(why, gone=gone)
         signal.pause()  # until its pictures are fetched that are still wanted
     os._exit(0)
 
@@ -187,9 +187,9 @@ class _Attempt(Attempt):
         if count > 0 or picture:
             self._tell(wire.Dropped(cause, count, picture))
 
-    def end(self, why: str) -> None:
+    def end(self, why: str, *, gone: bool = False) -> None:
         """Tell that nothing more comes."""
-        self._tell(wire.Ended(why[: wire.LONGEST_TEXT]))
+        self._tell(wire.Ended(why[: wire.LONGEST_TEXT], gone))
 
     def serve(self, asked: Wire) -> NoReturn:
         """Answer requests, in a thread of its own, until the other end goes or the reader hangs."""

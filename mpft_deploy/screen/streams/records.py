@@ -159,8 +159,8 @@ class SourceStatus(StreamStatus, frozen=True, kw_only=True):
         received, screened, gated: frames since the start.
         dropped: frames by cause since the start.
         reason: why it is not live, or what of it is not judged.
-        retry_in: seconds until a source that is down is tried again, sooner if its server answers
-            again; None while it is tried, or where it waits for a hanging thread.
+        retry_in: seconds until a source that is down is tried again; None while it is tried, or
+            where it waits for a hanging thread.
         overload: how far the machine is behind, with all sources, and what helps; else empty.
         region: whose verdict the source has; empty without regions.
         regions: each by itself.

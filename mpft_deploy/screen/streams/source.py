@@ -18,8 +18,14 @@ import numpy as np
 from mpft_deploy.errors import MpftError
 from mpft_deploy.screen.evidence.ring import Ring
 from mpft_deploy.screen.streams.address import redact_text
-from mpft_deploy.screen.streams.attempt import Captured, Coded, Reader, SourceAttempt
-from mpft_deploy.screen.streams.backoff import Backoff, answers
+from mpft_deploy.screen.streams.attempt import (
+    Captured,
+    Coded,
+    Reader,
+    SourceAttempt,
+    SourceLostError,
+)
+from mpft_deploy.screen.streams.backoff import Backoff
 from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.novelty import I32
@@ -35,8 +41,8 @@ Frame = TypeVar("Frame", Captured, Coded)
 HEALTHY = 30.0
 """Seconds of pictures after which a failure is a first one again."""
 
-PROBE = 1.0
-"""Seconds between two looks at whether a server that was gone answers again."""
+GONE = 1.0
+"""Seconds between two attempts at a source where nobody is."""
 
 MAX_ABANDONED = 3
 """Hanging threads of a source; with so many it waits for one to return before it tries again."""
@@ -249,11 +255,12 @@ class Source:
 
     def _run(self, attempt: SourceAttempt) -> None:
         while True:
-            reason = ""
+            reason, gone = "", False
             try:
                 self._read(self.settings, attempt)
             except MpftError as error:
                 reason = self.clean(str(error))
+                gone = isinstance(error, SourceLostError) and error.gone
             except Exception as error:
                 # Whatever a library makes of a damaged stream, the next attempt must be made.
                 reason = self.clean(f"{type(error).__name__}: {error}")
@@ -267,7 +274,7 @@ class Source:
                 return
             if attempt.pictures and attempt.seen - attempt.began >= HEALTHY:
                 self._backoff.reset()
-            if not self._pause(attempt, reason):
+            if not self._pause(attempt, reason, gone=gone):
                 return
             with self._lock:
                 if self._attempt is not attempt:
@@ -276,39 +283,19 @@ class Source:
                 if self._stopped.is_set():
                     return
 
-    def _pause(self, attempt: SourceAttempt, reason: str) -> bool:
+    def _pause(self, attempt: SourceAttempt, reason: str, *, gone: bool) -> bool:
         """Wait before the next attempt; whether to go on.
 
-        A server that does not even answer is asked every PROBE seconds, and the attempt is made as
-        soon as it does; one that answers but has no stream for us is left alone for the whole time.
+        Where nobody is there that is never for long; a server that has no stream for us is left
+        alone for longer and longer.
         """
-        delay = self._backoff.next()
+        delay = min(GONE, self.settings.retry) if gone else self._backoff.next()
         with self._lock:
             if attempt is not self._attempt:
                 return False
+            attempt.retry_at = self._clock.monotonic() + delay
             self._set_state("down", reason, delay)
-        began = self._clock.monotonic()
-        gone = False
-        attempt.retry_at = began + delay
-        while True:
-            now = self._clock.monotonic()
-            if self.address.network:
-                attempt.within(2 * PROBE)
-                if answers(self.address, PROBE):
-                    if gone:
-                        self._backoff.reset()
-                        break
-                else:
-                    gone = True
-            # Should it only be deaf to our question, it is tried all the same, if seldom.
-            attempt.retry_at = began + (self.settings.retry if gone else delay)
-            left = attempt.retry_at - now
-            if left <= 0:
-                break
-            asked = self._clock.monotonic() - now
-            if not attempt.wait(min(max(0.0, PROBE - asked) if gone else 5 * PROBE, left)):
-                return False
-        return not attempt.stopping
+        return attempt.wait(delay)
 
     def clean(self, text: str) -> str:
         """A message without this source's secrets."""

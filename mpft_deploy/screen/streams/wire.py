@@ -78,9 +78,10 @@ class Unrecorded(_Message, frozen=True):
 
 
 class Ended(_Message, frozen=True):
-    """It reads no more; why: empty at the end of what has one."""
+    """It reads no more; why: empty at the end of what has one. gone: see `SourceLostError`."""
 
     why: Text
+    gone: bool = False
 
 
 Event: TypeAlias = Opened | Received | Picture | Held | Dropped | Recorded | Unrecorded | Ended

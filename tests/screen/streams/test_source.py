@@ -99,16 +99,10 @@ def test_when_it_is_tried_again_is_known(bench: Any) -> None:
     assert one.source.state == "down"
 
 
-def test_a_server_that_is_gone_is_asked_every_second_and_tried_when_it_answers(
+def test_where_nobody_is_it_is_tried_every_second_and_a_server_that_refuses_ever_less_often(
     bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = HandClock()
-    asked: list[float] = []
-    begun: list[float] = []
-
-    def answers(address: Any, timeout: float) -> bool:
-        asked.append(clock.now)
-        return len(asked) > 20
+    clock, begun = HandClock(), list[float]()
 
     def wait(attempt: Attempt, seconds: float) -> bool:
         clock.now += seconds
@@ -116,16 +110,18 @@ def test_a_server_that_is_gone_is_asked_every_second_and_tried_when_it_answers(
 
     def read(settings: SourceSettings, attempt: Attempt) -> None:
         begun.append(clock.now)
-        if len(begun) > 1:
+        if len(begun) > 30:
             attempt.cancelled.wait()
-        raise SourceLostError("refused")
+        raise SourceLostError("refused", gone=len(begun) <= 20)
 
-    monkeypatch.setattr(module, "answers", answers)
     monkeypatch.setattr(Attempt, "wait", wait)
-    one = bench(read, clock, address="rtsp://127.0.0.1/cam", retry=60.0)
-    one.until(lambda: len(begun) > 1)
-    assert np.diff(asked).tolist() == [module.PROBE] * 20
-    assert begun[1] == asked[-1]
+    one = bench(read, clock, retry=60.0)
+    one.until(lambda: len(begun) > 30)
+    waits = np.diff(begun)
+    assert waits[:20].tolist() == [module.GONE] * 20
+    longest = np.minimum(2.0 ** np.arange(10), 60)  # as of a first failure
+    assert (waits[20:] <= longest).all()
+    assert (waits[20:] >= 0.75 * longest).all()
     one.source.stop()
 
 

@@ -189,11 +189,11 @@ def test_a_thread_that_can_be_replaced_is(service: Any, monkeypatch: pytest.Monk
     real = Source._pause
     died = threading.Event()
 
-    def fail_once(*arguments: Any) -> Any:
+    def fail_once(*arguments: Any, **keywords: Any) -> Any:
         if not died.is_set():
             died.set()
             kill()
-        return real(*arguments)
+        return real(*arguments, **keywords)
 
     monkeypatch.setattr(Source, "_pause", fail_once)
     for channel in one.watch.scheduler.channels:
