@@ -83,7 +83,6 @@ def run_streams(
     from mpft_deploy.engine import load_engine
     from mpft_deploy.errors import EnvironmentLacksError, MpftError
     from mpft_deploy.screen.screener import Screener
-    from mpft_deploy.screen.streams.baseline import require_bundle
     from mpft_deploy.screen.streams.log import set_up_logging
     from mpft_deploy.screen.streams.notify import Notifier
 
@@ -116,12 +115,6 @@ def run_streams(
             judging = engine_of(bundle, screener.policy, screen.threshold)
         del bundle  # as large as what was loaded of it
 
-        def checked() -> Config:
-            config = read()
-            require_bundle(config.baselines, [source.name for source in config.sources], seal)
-            return config
-
-        require_bundle(config.baselines, [source.name for source in config.sources], seal)
         if screener.uncalibrated:
             logger.warning("%s (mpft calibrate --views)", screener.uncalibrated)
         _warn_undecidable(config, screener.calibration)
@@ -137,7 +130,7 @@ def run_streams(
                 break
             if flags.reload.is_set():
                 flags.reload.clear()
-                _reload(manager, checked)
+                _reload(manager, read)
             watch.tick()
             manager.tick()
             if watch.alive():

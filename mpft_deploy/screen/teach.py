@@ -178,19 +178,21 @@ class Teacher:
     ) -> dict[str, Baseline]:
         """What counts, by stream: the newest of the file's and of what was accepted here.
 
-        What was taught of another part of the picture says nothing, nor what another bundle taught;
-        of the file that is refused elsewhere.
+        What was taught of another part of the picture says nothing, nor what another bundle taught.
 
         Args:
             boxes: of all that is decided by itself.
         """
-        found = {name: one for name, one in file.items() if one.box == boxes.get(name)}
+        taught = {name: [one] for name, one in file.items()}
         for stream, value in self._store.settings("baselines").items():
-            fits = [one for one in _history.decode(value) if one.box == boxes.get(stream)]
-            if fits and fits[0].bundle != self._seal:
+            taught.setdefault(stream, []).extend(_history.decode(value))
+        found = {}
+        for stream, learnt in taught.items():
+            fits = [one for one in learnt if one.box == boxes.get(stream)]
+            if ours := [one for one in fits if one.bundle == self._seal]:
+                found[stream] = max(ours, key=lambda one: one.time)
+            elif fits:
                 logger.warning("%s: was taught with another bundle: teach it again", stream)
-            elif fits and (stream not in found or fits[0].time > found[stream].time):
-                found[stream] = fits[0]
         return found
 
     def _learn(self, lesson: _Lesson) -> dict[str, Baseline]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -146,21 +146,3 @@ def write_baseline(path: Path, name: str, baseline: Baseline) -> None:
     cameras = read_baselines(path) | {name: baseline}
     file = _File(kind="baselines", version=VERSION, cameras=cameras)
     write_atomic(path, canonical_json(msgspec.to_builtins(file)))
-
-
-def require_bundle(baselines: Mapping[str, Baseline], names: Iterable[str], seal: str) -> None:
-    """An InputError where the baseline of a source or its region is of another bundle.
-
-    Args:
-        names: of the sources.
-        seal: of the bundle that judges them.
-    """
-    known = set(names)
-    for name, baseline in baselines.items():
-        ours = name in known or name.rpartition("/")[0] in known
-        if ours and baseline.bundle != seal:
-            raise InputError(
-                f"the baseline of {name} was learnt with another bundle "
-                f"({baseline.bundle[:12]}, this is {seal[:12]}): teach it again with "
-                "mpft calibrate BUNDLE --camera NAME, or take it out of the baselines"
-            )
