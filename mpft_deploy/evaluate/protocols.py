@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from mpft_deploy.errors import UsageError
+from mpft_deploy.extras import require
 from mpft_deploy.images import U8
 from mpft_deploy.screen.video import to_rgb
 
@@ -102,7 +103,11 @@ def filmed(frame: U8, rng: np.random.Generator, *, codec: str = "libx264", **opt
 
     The picture is mirrored at its edges, so that frames have its size. A `bit_rate` is that of
     1080p, and is scaled by the picture's pixels.
+
+    Raises:
+        EnvironmentLacksError: the extra `video` is not installed.
     """
+    require("video", "a protocol of video", "av")
     import av
 
     # Encoders want even sides, and some of them.

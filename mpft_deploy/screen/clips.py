@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 import numpy as np
 
 from mpft_deploy.errors import InputError
+from mpft_deploy.extras import how_to_install
 from mpft_deploy.files import display
 from mpft_deploy.images import U8, check_pixels, check_readable
 from mpft_deploy.screen.video import (
@@ -55,10 +57,12 @@ def read_clip(path: Path, fps: float) -> Iterator[ClipFrame]:
     Raises:
         InputError: it cannot be read, or, after its sound frames, it is damaged or cut short.
     """
-    import av
-
     check_readable(path)
     name = display(path)
+    if importlib.util.find_spec("av") is None:  # pictures beside it are judged all the same
+        raise InputError(f"{name}: a clip needs av: {how_to_install('video')}")
+    import av
+
     try:
         try:
             yield from _read(path, fps, name, strict=True)

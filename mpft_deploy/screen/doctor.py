@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -87,6 +88,9 @@ def _engines() -> Iterator[Check]:
 
 
 def _video() -> Check:
+    if importlib.util.find_spec("av") is None:
+        text = f"clips and streams need av: {how_to_install('video')}"
+        return _found("video", text, fine=False)
     import av
 
     have = [codec for codec in CODECS if codec in av.codecs_available]

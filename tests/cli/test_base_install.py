@@ -15,7 +15,7 @@ from mpft_deploy.bundle import read_bundle
 from mpft_deploy.extras import how_to_install
 
 OTHERS = (
-    "cryptography", "cv2", "matplotlib", "ml_dtypes", "onnx", "onnxruntime", "open_clip",
+    "av", "cryptography", "cv2", "matplotlib", "ml_dtypes", "onnx", "onnxruntime", "open_clip",
     "openvino", "paho", "pyarrow", "scipy", "sklearn", "tensorrt",
     "tensorrt_rtx", "torch", "torchvision",
 )  # fmt: skip
@@ -59,17 +59,23 @@ def pictures(tmp_path: Path) -> Path:
 def test_a_bundle_from_start_to_end(detector: Path, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     report = tmp_path / "report.html"
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"of whatever")
     judged = ["--images", pictures, "--budget", "flips<=50%", "--json"]
     codes, errors = without_extras(
         ["export", detector, out],
         ["verify", out],
         ["inspect", out],
         ["screen", pictures, "--bundle", out, "--report", report],
+        ["screen", pictures, clip, "--bundle", out],
+        ["screen", "file:///no.mp4", "--bundle", out],
         ["profile", out, "--samples", "10", "--limit", "2", "--html", tmp_path / "profile.html"],
         ["export", detector, tmp_path / "judged", *judged],
         ["doctor", "--bundle", out],
     )
-    assert codes == [0] * 7, errors
+    assert codes == [0, 0, 0, 0, 1, 3, 0, 0, 0], errors
+    for what in ("a clip", "a stream"):
+        assert f"{what} needs av: {how_to_install('video')}" in errors
     info = read_bundle(out).info
     assert (info.backend, str(info.precision)) == ("native", "wide")
     assert read_bundle(tmp_path / "judged").certificate.answer == "kept"

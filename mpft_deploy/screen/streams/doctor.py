@@ -6,6 +6,7 @@ import time
 
 import msgspec
 
+from mpft_deploy.extras import require
 from mpft_deploy.screen.streams.attempt import SourceLostError
 from mpft_deploy.screen.streams.clock import SystemClock
 from mpft_deploy.screen.streams.config import short_name
@@ -51,7 +52,9 @@ def look(settings: SourceSettings, processes: ReaderProcesses | None = None) -> 
 
     Raises:
         SourceLostError: no picture came; says why.
+        EnvironmentLacksError: the extra `video` is not installed.
     """
+    require("video", "a stream", "av")
     clock = SystemClock()
     emitter = Emitter(None, clock)
     read = find_reader(settings.target, processes)

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from mpft_deploy.extras import require
 from mpft_deploy.screen.evidence.ring import Looks, Recording, Ring
 from mpft_deploy.screen.screener import Screener
 from mpft_deploy.screen.streams.areas import stream_name
@@ -68,6 +69,7 @@ class Watch:
         evidence: Collection[StreamVerdict] = (),
         metrics: Metrics | None = None,
     ) -> None:
+        require("video", "a stream", "av")
         self._clock = clock or SystemClock()
         self._emitter = Emitter(sink, self._clock)
         self._config = config
