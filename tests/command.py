@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,30 @@ class Run(NamedTuple):
     def lines(self) -> list[dict[str, Any]]:
         """Its JSON lines."""
         return [json.loads(line) for line in self.out.splitlines()]
+
+
+WITHOUT = """
+import json, sys
+sys.modules.update(dict.fromkeys(sys.argv[1:]))
+from mpft_deploy.cli.main import cli, run
+for arguments in json.load(sys.stdin):
+    print("code", run(cli, "mpft", arguments), flush=True)
+"""
+
+
+def without(modules: Iterable[str], *commands: list[object]) -> tuple[list[int], str]:
+    """Exit codes and errors of commands, in one process that can import none of these modules."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, *modules],
+        input=json.dumps([list(map(str, one)) for one in commands]),
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    codes = [int(line[1]) for line in lines if line[:1] == ["code"]]
+    assert len(codes) == len(commands), done.stderr
+    return codes, done.stderr
 
 
 Screen = Callable[..., Run]

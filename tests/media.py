@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,13 @@ def write_video(
                 container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
             container.mux(video.encode())
     return path
+
+
+def exif(*others: bytes, order: str = "<", kind: int = 3) -> bytes:
+    """EXIF that states orientation 6 after some other entries of 12 bytes."""
+    value = struct.pack(order + {1: "B", 3: "H", 4: "I"}[kind], 6).ljust(4, b"\0")
+    entries = [*others, struct.pack(f"{order}HHI", 0x0112, kind, 1) + value]
+    start = b"II*\0" if order == "<" else b"MM\0*"
+    return (
+        start + struct.pack(f"{order}IH", 8, len(entries)) + b"".join(entries) + b"\0" * 4 + b"72\0"
+    )

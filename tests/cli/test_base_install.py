@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import without
 from PIL import Image
 
 from mpft_deploy.bundle import read_bundle
@@ -21,28 +19,10 @@ OTHERS = (
 )  # fmt: skip
 """Modules of the extras; where one is None it cannot be imported, nor is it found."""
 
-RUN = f"""
-import json, sys
-sys.modules.update(dict.fromkeys({OTHERS!r}))
-from mpft_deploy.cli.main import cli, run
-for arguments in json.load(sys.stdin):
-    print("code", run(cli, "mpft", arguments), flush=True)
-"""
-
 
 def without_extras(*commands: list[object]) -> tuple[list[int], str]:
     """Exit codes and errors of commands, in a process of the base install."""
-    done = subprocess.run(
-        [sys.executable, "-c", RUN],
-        input=json.dumps([list(map(str, one)) for one in commands]),
-        capture_output=True,
-        text=True,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    lines = [line.split() for line in done.stdout.splitlines()]
-    codes = [int(line[1]) for line in lines if line[:1] == ["code"]]
-    assert len(codes) == len(commands), done.stderr
-    return codes, done.stderr
+    return without(OTHERS, *commands)
 
 
 @pytest.fixture

@@ -332,18 +332,6 @@ def test_killed_export_leaves_no_bundle_that_reads(detector, tmp_path):
             read_bundle(out)
 
 
-def test_commands_run_without_torch(detector, tmp_path):
-    """Blocks torch, so that this means something where torch is installed."""
-    block = "import sys; sys.modules['torch'] = None; from mpft_deploy.cli.main import main; main()"
-    for arguments in (
-        ["export", detector, tmp_path / "out"],
-        ["verify", tmp_path / "out"],
-        ["inspect", tmp_path / "out"],
-        ["profile", tmp_path / "out", "--samples", "10", "--limit", "2"],
-    ):
-        subprocess.run([sys.executable, "-c", block, *map(str, arguments)], check=True)
-
-
 def test_copied_bundle_still_reads(bundle, tmp_path, mpft):
     shutil.copytree(bundle, tmp_path / "elsewhere")
     assert mpft("verify", tmp_path / "elsewhere")[0] == 0

@@ -50,10 +50,8 @@ def test_ctrl_c_in_a_terminal_and_resume(
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     log = tmp_path / "detector.run" / "log.jsonl"
-    until = time.monotonic() + 120
     while not (log.exists() and log.read_text().count('"step"') > 3):
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)

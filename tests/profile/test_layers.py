@@ -24,7 +24,7 @@ from mpft_deploy.profile.operators import (
 from mpft_deploy.profile.work import count_work
 from mpft_deploy.spec import Architecture, Crop
 
-DEPTH = 4
+DEPTH = 2
 SPEC = reference.tiny_spec(
     architecture=Architecture(
         name="b16",
@@ -120,14 +120,14 @@ def test_openvino_layers_add_up(graphs: dict[str, bytes], precision: str) -> Non
 @pytest.mark.parametrize(("precision", "size"), [("fp32", 4), ("int8", 1), ("bf16", 2)])
 def test_work_of_a_known_layer(graphs: dict[str, bytes], precision: str, size: int) -> None:
     work = count_work(graphs[precision])
-    own = work["block 1", "mlp", "c_fc"]
+    own = work["block 0", "mlp", "c_fc"]
     assert own.flops == 2 * 49 * 768 * 3072
     assert own.precision == precision
     weights = 768 * 3072 * size
     assert weights < own.bytes < weights + 49 * (768 + 3072) * 4 + 40_000
     # Of the last block only the class token's row is computed.
     assert work[f"block {DEPTH - 1}", "mlp", "c_fc"].flops == 2 * 768 * 3072
-    assert work["block 1", "attention", "scores"].flops == 2 * 12 * 49 * 49 * 64
+    assert work["block 0", "attention", "scores"].flops == 2 * 12 * 49 * 49 * 64
 
 
 def test_tensorrt_profile_is_folded(tmp_path: Path) -> None:
