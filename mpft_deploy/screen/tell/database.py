@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
@@ -84,6 +83,34 @@ PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 """
 
+_MEMORY = """
+-- What is not in the file yet: for a moment, or as long as the disk is full.
+PRAGMA temp_store = MEMORY;
+CREATE TEMP TABLE new_events AS SELECT * FROM events WHERE false;
+CREATE TEMP TABLE new_deliveries AS SELECT * FROM deliveries WHERE false;
+-- Deliveries that were taken, or with an error refused.
+CREATE TEMP TABLE settled (
+    receiver TEXT NOT NULL,
+    event INTEGER NOT NULL,
+    error TEXT,
+    PRIMARY KEY (receiver, event)
+);
+"""
+
+_WRITE = """
+INSERT INTO events SELECT * FROM new_events;
+INSERT INTO deliveries SELECT * FROM new_deliveries;
+DELETE FROM deliveries WHERE (receiver, event) IN
+    (SELECT receiver, event FROM settled WHERE error IS NULL);
+UPDATE deliveries SET error = (
+    SELECT error FROM settled
+    WHERE settled.receiver = deliveries.receiver AND settled.event = deliveries.event
+) WHERE (receiver, event) IN (SELECT receiver, event FROM settled);
+DELETE FROM new_events;
+DELETE FROM new_deliveries;
+DELETE FROM settled;
+"""
+
 
 def open_database(path: Path | None) -> sqlite3.Connection:
     """A database with the tables of the store, for this process alone; None for memory.
@@ -126,6 +153,7 @@ def open_database(path: Path | None) -> sqlite3.Connection:
         db.execute("PRAGMA journal_size_limit = 4194304")
         if not tables:
             db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        db.executescript(_MEMORY)
         db.execute("BEGIN EXCLUSIVE")  # or another process could have it until we first write
         db.execute("COMMIT")
     except InputError:
@@ -146,12 +174,12 @@ def open_database(path: Path | None) -> sqlite3.Connection:
     return db
 
 
-@contextlib.contextmanager
-def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """All of what is done within, or nothing."""
+def write_out(db: sqlite3.Connection) -> None:
+    """Have the file hold what is in memory: all of it, or a sqlite3.Error."""
     db.execute("BEGIN IMMEDIATE")
     try:
-        yield
+        for statement in _WRITE.split(";"):
+            db.execute(statement)
         db.execute("COMMIT")
     except BaseException:
         with contextlib.suppress(sqlite3.Error):  # some errors have rolled back already

@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 from mpft_deploy.screen.streams.records import Event
 from mpft_deploy.screen.streams.task import Task
-from mpft_deploy.screen.tell.pending import Delivery
 from mpft_deploy.screen.tell.stats import SinkStats, Trouble
-from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.screen.tell.store import Delivery, Store
 
 logger = logging.getLogger(__name__)
 

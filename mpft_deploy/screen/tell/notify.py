@@ -16,8 +16,7 @@ from mpft_deploy.screen.streams.hours import within
 from mpft_deploy.screen.streams.records import Event, SourceEvent, StreamEvent
 from mpft_deploy.screen.tell.config import Notify
 from mpft_deploy.screen.tell.deliver import FIRST_WAIT, LEFT, Answer, Deliverer
-from mpft_deploy.screen.tell.pending import Delivery
-from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.screen.tell.store import Delivery, Store
 from mpft_deploy.screen.tell.text import line
 
 HOUR = 3600.0

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -24,9 +24,8 @@ from mpft_deploy.files import display
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
 from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
 from mpft_deploy.screen.streams.task import Task
-from mpft_deploy.screen.tell.database import open_database, transaction
+from mpft_deploy.screen.tell.database import open_database, write_out
 from mpft_deploy.screen.tell.limits import Limits, Storage
-from mpft_deploy.screen.tell.pending import Added, Delivery, Pending
 from mpft_deploy.screen.tell.retention import Retention
 from mpft_deploy.screen.tell.stats import SinkStats, Trouble
 from mpft_deploy.spec import StreamVerdict
@@ -38,6 +37,9 @@ ReviewState = Literal["open", "confirmed", "dismissed", "unclear"]
 MEMORY_BYTES = 16 * 1024**2
 """Of a store that has no file."""
 
+CAPACITY = 1000
+"""Events that wait in memory, and as many notes of what receivers took."""
+
 AGAIN = 1.0
 """Seconds between two attempts to write what waits in memory."""
 
@@ -45,6 +47,13 @@ UPKEEP = 60.0
 """Seconds between two looks for what is too old or too much."""
 
 _COLUMNS = "id, body, state, note, reviewer, reviewed_at, snapshot, package"
+
+
+class Delivery(NamedTuple):
+    """An event that waits for a receiver: its number, and what is sent."""
+
+    event: int
+    body: bytes
 
 
 class StoredEvent(msgspec.Struct, frozen=True):
@@ -86,6 +95,11 @@ class Receiver(Protocol):
         """Whether an event is for it."""
 
 
+_WAITING = (
+    "FROM {0}deliveries AS one JOIN {0}events ON id = event WHERE receiver = ?1 AND error IS NULL "
+    "AND NOT EXISTS (SELECT 1 FROM settled WHERE receiver = ?1 AND event = one.event)"
+)
+
 _body = msgspec.json.Decoder(StreamEvent | SourceEvent)
 
 
@@ -119,7 +133,6 @@ class Store:
             limits = msgspec.structs.replace(limits, max_bytes=small)
         self._limits = limits
         self._lock = threading.RLock()
-        self._pending = Pending()
         self._trouble, self._unfit = Trouble(logger), Trouble(logger)
         self._closed = threading.Event()
         self._delivered = self._failures = 0
@@ -129,10 +142,7 @@ class Store:
         self.changes = 0
         self._db = open_database(path)
         self._retention = Retention(self._db, clock or SystemClock())
-        self._last = max(
-            self.number("SELECT max(seq) FROM sqlite_sequence"),
-            self.number("SELECT max(event) FROM deliveries"),
-        )
+        self._last = self.number("SELECT max(seq) FROM sqlite_sequence WHERE name = 'events'")
         self._task = Task("store", self._look_after)
         self._task.start()
 
@@ -156,7 +166,6 @@ class Store:
         """
         if isinstance(event, FrameEvent):
             return self.last
-        row: tuple[object, ...] = (event.time, event.source, None, None, None, None)
         try:
             body = msgspec.json.encode(event)
             _body.decode(body)
@@ -164,48 +173,52 @@ class Store:
             self._unfit.begin(f"store: an event cannot be written as JSON, and is lost: {error}")
             self.dropped["damaged"] += 1
             return self.last
+        verdict = files = state = None
         if isinstance(event, StreamEvent):
-            files = (event.snapshot or None, event.package or None)
+            verdict, files = event.verdict, (event.snapshot or None, event.package or None)
             state = None if event.verdict == "unsure" else "open"
-            row = (event.time, event.source, event.verdict, *files, state)
         with self._lock:
             if self._closed.is_set():
                 self.dropped["closed"] += 1
                 return self._last
             self._last += 1
             self.changes += 1
-            added = Added(body, self._retention.now(), row, dict.fromkeys(receivers))
-            if self._pending.add(self._last, added):
-                self.dropped["disk full"] += 1
+            row = (self._last, self._retention.now(), event.time, event.source, verdict, body)
+            sql = "INSERT INTO new_events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', '', NULL)"
+            self._db.execute(sql, (*row, *(files or (None, None)), state))
+            sql = "INSERT INTO new_deliveries VALUES (?, ?, NULL)"
+            self._db.executemany(sql, [(receiver, self._last) for receiver in receivers])
             self._write_out()
+            old = (self._last - CAPACITY,)  # those in memory are the last
+            self._db.execute("DELETE FROM new_deliveries WHERE event <= ?", old)
+            if lost := self._db.execute("DELETE FROM new_events WHERE id <= ?", old).rowcount:
+                self.dropped["disk full"] += lost
             return self._last
 
     def waiting(self, receiver: str, limit: int) -> list[Delivery]:
         """The oldest events that a receiver did neither take nor refuse, in their order."""
-        sql = (
-            "SELECT event, body FROM deliveries JOIN events ON id = event "
-            "WHERE receiver = ? AND error IS NULL ORDER BY event LIMIT ?"
-        )
+        sql = f"SELECT event, body {_WAITING} ORDER BY event LIMIT ?2".format
         with self._lock:
-            rows: list[Any] = []
-            settled = self._pending.settled(receiver)
-            with contextlib.suppress(EnvironmentLacksError):  # what is in memory can be delivered
-                rows = self.rows(sql, receiver, limit + len(settled))
-            found = [Delivery(*row) for row in rows if row[0] not in settled]
-            return [*found, *self._pending.waiting(receiver)][:limit]
+            found = [row for new in ("", "new_") for row in self.rows(sql(new), receiver, limit)]
+            return [Delivery(*row) for row in found[:limit]]
 
     def settle(self, receiver: str, event: int, error: str | None = None) -> None:
         """A receiver took an event, or refused it for good: then it is kept with the reason."""
         with self._lock:
-            self._pending.settle(receiver, event, error)
+            self.rows("INSERT OR REPLACE INTO settled VALUES (?, ?, ?)", receiver, event, error)
             self._write_out()
+            # A receiver is told twice of what is forgotten.
+            many = (
+                "SELECT rowid FROM settled WHERE event NOT IN (SELECT id FROM new_events) "
+                f"ORDER BY rowid DESC LIMIT -1 OFFSET {CAPACITY}"
+            )
+            self.rows(f"DELETE FROM settled WHERE rowid IN ({many})")
 
     def count_waiting(self, receiver: str) -> int:
         """How many events wait for a receiver."""
-        sql = "SELECT count(*) FROM deliveries WHERE receiver = ? AND error IS NULL"
+        sql = f"SELECT count(*) {_WAITING}".format
         with self._lock:
-            count = self.number(sql, receiver) - len(self._pending.settled(receiver))
-            return count + sum(1 for _ in self._pending.waiting(receiver))
+            return sum(self.number(sql(new), receiver) for new in ("", "new_"))
 
     @property
     def last(self) -> int:
@@ -323,7 +336,7 @@ class Store:
                 delivered=self._delivered,
                 failures=self._failures,
                 dropped=dict(self.dropped),
-                waiting=len(self._pending),
+                waiting=self.number("SELECT count(*) FROM new_events"),
                 disk_bytes=0 if self._closed.is_set() else self._retention.size(),
             )
 
@@ -333,11 +346,11 @@ class Store:
             if self._closed.is_set():
                 return
             self._write_out(last=True)
+            if lost := self.number("SELECT count(*) FROM new_events"):
+                logger.error("store %s: %d events are lost", self._where, lost)
             with contextlib.suppress(sqlite3.Error):  # it is a minute behind then
                 self._retention.keep_clock()
             self._closed.set()
-            if self._pending:
-                logger.error("store %s: %d events are lost", self._where, len(self._pending))
             self._db.close()
 
     def _look_after(self) -> None:
@@ -364,19 +377,17 @@ class Store:
 
     def _write_out(self, *, last: bool = False) -> None:
         """Write what is not written; if that fails it stays in memory, and the log says so."""
-        early = time.monotonic() < self._next_try and not last
-        if not self._pending or early or self._closed.is_set():
+        if self._closed.is_set() or (time.monotonic() < self._next_try and not last):
             return
         try:
-            with transaction(self._db):
-                self._pending.write(self._db)
-        except sqlite3.Error as error:
+            count = self.number("SELECT count(*) FROM new_events")
+            write_out(self._db)
+        except (sqlite3.Error, EnvironmentLacksError) as error:
             self._failures += 1
             self._next_try = time.monotonic() + AGAIN
             self._trouble.begin(f"store {self._where}: {error}; events wait in memory")
         else:
-            self._delivered += len(self._pending)
-            self._pending.clear()
+            self._delivered += count
             self._trouble.end(f"store {self._where}: can be written again")
 
     @contextlib.contextmanager

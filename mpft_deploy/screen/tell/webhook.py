@@ -19,9 +19,8 @@ from mpft_deploy.errors import UsageError
 from mpft_deploy.screen.streams.records import Event, FrameEvent
 from mpft_deploy.screen.tell.config import Webhook
 from mpft_deploy.screen.tell.deliver import FIRST_WAIT, Answer, Deliverer
-from mpft_deploy.screen.tell.pending import Delivery
 from mpft_deploy.screen.tell.post import Poster
-from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.screen.tell.store import Delivery, Store
 
 MIN_KEY = 16
 """Bytes that a signing key has at least: fewer can be guessed."""

@@ -13,8 +13,7 @@ from telling import Hook, eventually, fill, receiving, stream_event
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen.tell.config import Jsonl
 from mpft_deploy.screen.tell.jsonl import JsonLines
-from mpft_deploy.screen.tell.pending import CAPACITY
-from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.screen.tell.store import CAPACITY, Store
 
 
 def drain(store: Store) -> list[str]:
