@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
+from mpft_deploy.screen.streams.records import (
+    Event,
+    FrameEvent,
+    SourceEvent,
+    SourceStatus,
+    StreamEvent,
+)
 from mpft_deploy.screen.tell.config import Webhook
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.stats import SinkStats
@@ -68,6 +74,18 @@ def frame_event(number: int = 1, source: str = "gate", **changes: Any) -> FrameE
         "evidence": -1.25,
     }
     return FrameEvent(**{**fields, **changes})
+
+
+def source_status(source: str = "gate", **changes: Any) -> SourceStatus:
+    """A source is live, and nothing was judged yet."""
+    fields: dict[str, Any] = {
+        **{"source": source, "address": "rtsp://camera", "state": "live", "grade": "good"},
+        **{"verdict": "unsure", "evidence": 0.0, "probability": None, "frame_age_ms": None},
+        **dict.fromkeys(("received", "screened", "gated", "reconnects"), 0),
+        **{"fps_in": 25.0, "fps_screened": 5.0, "dropped": {}, "width": 64, "height": 48},
+        **{"codec": "h264", "reason": "", "retry_in": None},
+    }
+    return SourceStatus(**{**fields, **changes})
 
 
 def eventually(condition: Callable[[], object], seconds: float = 60.0) -> None:

@@ -232,11 +232,7 @@ def _open_watch(
     evidence = tell.snapshots.when if tell.snapshots is not None else ()
     keep = tell.http is not None
     watch = Watch(screener, config, keep=keep, evidence=evidence, metrics=metrics)
-    sinks = open_sinks(
-        tell,
-        watch.take_evidence,
-        lambda: [name for status in watch.statuses() for name in status.streams],
-    )
+    sinks = open_sinks(tell, watch.take_evidence, watch.statuses)
     teacher = Teacher(screener.calibration, seal, sinks.store)
     sinks.append(teacher)
     manager = Manager(watch, config, sinks.store, teacher, secrets)

@@ -1,7 +1,7 @@
 """Telling whoever must know: event sinks and metrics.
 
 Example:
-    >>> sinks = open_sinks(config, watch.take_evidence, lambda: ["gate", "yard"])
+    >>> sinks = open_sinks(config, watch.take_evidence, watch.statuses)
     >>> metrics = open_metrics(config)
     >>> sinks.send(event)
     >>> sinks.close(timeout=1.0)
@@ -9,11 +9,11 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpft_deploy.screen.streams.records import Picture, StreamEvent
+from mpft_deploy.screen.streams.records import Picture, SourceStatus, StreamEvent
 from mpft_deploy.screen.tell.config import TABLES, TellConfig, parse_tables
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ __all__ = ["TABLES", "TellConfig", "open_metrics", "open_sinks", "parse_tables"]
 def open_sinks(
     config: TellConfig,
     evidence: Callable[[StreamEvent], Picture | None],
-    sources: Callable[[], Collection[str]] = tuple,
+    statuses: Callable[[], Sequence[SourceStatus]],
 ) -> Sinks:
     """Start what the configuration names, all but `[http]`.
 
@@ -36,7 +36,7 @@ def open_sinks(
 
     Args:
         evidence: the picture of a stream's verdict, asked for once, when the event is sent.
-        sources: names of those that are screened now; the broker is made to forget all others.
+        statuses: of the sources that are screened now; a broker is told them, and no others.
 
     Raises:
         MpftError: an extra is missing, or a secret, folder or file cannot be used.
@@ -70,7 +70,7 @@ def open_sinks(
         if config.mqtt is not None:
             from mpft_deploy.screen.tell.mqtt import MqttSink
 
-            opened.append(MqttSink(config.mqtt, opened.store, sources, folder))
+            opened.append(MqttSink(config.mqtt, opened.store, statuses, folder))
     except BaseException:
         opened.close(0.5)
         raise

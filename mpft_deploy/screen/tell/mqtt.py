@@ -6,7 +6,7 @@ import contextlib
 import logging
 import ssl
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,15 @@ import msgspec
 from mpft_deploy.errors import EnvironmentLacksError, InputError
 from mpft_deploy.extras import require
 from mpft_deploy.files import display, printable
-from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
+from mpft_deploy.screen.streams.areas import stream_name
+from mpft_deploy.screen.streams.records import (
+    Event,
+    FrameEvent,
+    SourceEvent,
+    SourceStatus,
+    StreamEvent,
+    StreamStatus,
+)
 from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.config import Mqtt
 from mpft_deploy.screen.tell.discovery import device, identity, slug
@@ -33,6 +41,9 @@ CAPACITY = 10_000
 MAX_WAITING = 1000
 """Messages that wait in memory for the broker."""
 
+LOOK = 1.0
+"""Seconds between two looks at the states."""
+
 PATIENCE = 5.0
 """Seconds that a broker which came back gets for what it missed, before it is told the states."""
 
@@ -43,6 +54,12 @@ QUEUE_FULL = 15
 """paho's MQTT_ERR_QUEUE_SIZE."""
 
 
+State = dict[str, Any]
+"""What is told of a source or a region."""
+
+UNTOLD: tuple[State, float] = {}, float("-inf")
+
+
 class MqttSink:
     """Publishes with QoS 1; paho's own thread connects, reconnects and repeats.
 
@@ -51,7 +68,7 @@ class MqttSink:
 
     Args:
         store: remembers what a broker was told of.
-        sources: names of those that are screened now.
+        statuses: of those that are screened now.
         folder: where snapshots are; None where there are none.
         longest_wait: seconds between attempts to connect, at most; the first is 1.
     """
@@ -62,18 +79,17 @@ class MqttSink:
         self,
         config: Mqtt,
         store: Store,
-        sources: Callable[[], Collection[str]] = tuple,
+        statuses: Callable[[], Sequence[SourceStatus]],
         folder: Path | None = None,
         *,
         longest_wait: int = 15,
     ) -> None:
         client = _client(config)
-        self._config, self._client, self._sources = config, client, sources
+        self._config, self._client, self._statuses = config, client, statuses
         self._store, self._folder = store, folder
         self._pictures: dict[str, tuple[Path, float]] = {}  # to be told of, and until when
         self._trouble, self._closing = Trouble(logger), False
-        self._states: dict[str, dict[str, Any]] = {}
-        self._told: dict[str, float] = {}
+        self._told: dict[str, tuple[State, float]] = {}  # what, and when
         self._queued = self._acknowledged = self._failures = self._refused = 0
         self._bridge = f"{config.prefix}/availability"
         client.max_queued_messages_set(MAX_WAITING)
@@ -84,8 +100,8 @@ class MqttSink:
         client.on_disconnect = self._disconnected
         client.on_publish = self._published
         # None stands for a broker that is there again.
-        self._worker: Worker[Event | None] = Worker(
-            self.name, self._handle, CAPACITY, idle=self._look, period=1.0
+        self._worker: Worker[StreamEvent | SourceEvent | None] = Worker(
+            self.name, self._handle, CAPACITY, idle=self._look, period=LOOK
         )
         client.connect_async(config.host, config.port or (8883 if config.tls else 1883))
         client.loop_start()
@@ -98,8 +114,9 @@ class MqttSink:
         return self._worker.failure
 
     def send(self, event: Event) -> None:
-        """Queue an event."""
-        self._worker.put(event)
+        """Queue an event; verdicts of frames show in the states."""
+        if not isinstance(event, FrameEvent):
+            self._worker.put(event)
 
     def close(self, timeout: float) -> None:
         """Say goodbye, after what is queued."""
@@ -127,103 +144,69 @@ class MqttSink:
     # Called by the worker: every message comes from one thread, so a newer state never loses
     # against an older one.
 
-    def _handle(self, event: Event | None) -> None:
+    def _handle(self, event: StreamEvent | SourceEvent | None) -> None:
         if event is None:
             # What an earlier connection left unacknowledged is repeated first.
             self._wait_for_acknowledgements(time.monotonic() + PATIENCE)
             self._publish(self._bridge, "online", retain=True)
-            for source in self._store.settings("mqtt").keys() - {*self._states, *self._sources()}:
-                logger.info("mqtt: %s is no more, and is taken back", printable(source))
-                self._take_back(source)
-            for source in self._states:  # it may have forgotten all
-                self._introduce(source)
-        else:
-            if isinstance(event, SourceEvent) and event.state == "removed":
-                self._take_back(event.stream)
-            else:
-                self._note_all(event)
-            if self._folder is not None and isinstance(event, StreamEvent) and event.snapshot:
-                awaited = self._folder / event.snapshot, time.monotonic() + PICTURE_SECONDS
-                self._pictures |= dict.fromkeys((event.source, event.stream), awaited)
-            if not isinstance(event, FrameEvent):
-                self._publish(
-                    self._topic(slug(event.source), "event"),
-                    msgspec.json.encode(event),
-                    retain=False,
-                )
+            self._told = dict.fromkeys(self._store.settings("mqtt"), UNTOLD)
+            return
+        if self._folder is not None and isinstance(event, StreamEvent) and event.snapshot:
+            awaited = self._folder / event.snapshot, time.monotonic() + PICTURE_SECONDS
+            self._pictures |= dict.fromkeys((event.source, event.stream), awaited)
+        topic = self._topic(slug(event.source), "event")
+        self._publish(topic, msgspec.json.encode(event), retain=False)
         self._look()
 
-    def _note_all(self, event: Event) -> None:
-        """Keep what an event says of its source, and of its region, or of all of these."""
-        self._note(event, event.source)
-        if event.region:
-            self._note(event, event.stream)
-        elif isinstance(event, SourceEvent):
-            for name, state in list(self._states.items()):
-                if state.get("part_of") == event.source:
-                    self._note(event, name)
-
-    def _note(self, event: Event, source: str) -> None:
-        """Keep what an event says of a source or a region, and tell it if that is due."""
-        state = self._states.get(source)
-        new = state is None
-        if state is None:
-            state = self._states[source] = {"source": source, "verdict": "unsure"}
-            if source != event.source:  # a region is as live as its source
-                whole = self._states[event.source]
-                state |= {key: whole[key] for key in ("state", "reason") if key in whole}
-                state["part_of"] = event.source
-        before = (state["verdict"], state.get("state"))
-        state.update(_changes(event, source))
-        changed = (state["verdict"], state.get("state")) != before
-        due = time.monotonic() - self._told.get(source, float("-inf")) >= self._config.interval
-        if self._client.is_connected():
-            if new:
-                self._introduce(source)
-            elif changed or due:
-                self._tell_state(source)
-
     def _look(self) -> None:
-        """Do what is due by now."""
-        now = time.monotonic()
-        for source, (path, end) in list(self._pictures.items()):
-            if self._client.is_connected() and (path.exists() or now > end):
-                del self._pictures[source]
+        """Tell the states that changed or are due, and pictures that are there by now."""
+        if not self._client.is_connected():
+            return
+        now, states = time.monotonic(), _states(self._statuses())
+        for name in self._told.keys() - states.keys():
+            logger.info("mqtt: %s is no more, and is taken back", printable(name))
+            self._take_back(name)
+        for name, state in states.items():
+            before, when = self._told.get(name, UNTOLD)
+            if not before:
+                self._introduce(name, region="part_of" in state)
+            turned = any(state[key] != before.get(key) for key in ("verdict", "state", "reason"))
+            if turned or (state != before and now - when >= self._config.interval):
+                self._tell_state(name, state)
+        for name, (path, end) in list(self._pictures.items()):
+            if path.exists() or now > end:
+                del self._pictures[name]
                 with contextlib.suppress(OSError):  # the disk was full, or it grew too old
                     picture = path.read_bytes()
-                    self._publish(self._topic(slug(source), "picture"), picture, retain=True)
+                    self._publish(self._topic(slug(name), "picture"), picture, retain=True)
 
     def _take_back(self, source: str) -> None:
         """Have the broker and Home Assistant forget a source: retained messages without content."""
-        self._states.pop(source, None)
-        self._told.pop(source, None)
+        del self._told[source]
         self._pictures.pop(source, None)
         self._publish_device(source, b"")
         for leaf in ("picture", "availability", "state"):
             self._publish(self._topic(slug(source), leaf), b"", retain=True)
         self._remember(source, None)
 
+    def _introduce(self, source: str, *, region: bool) -> None:
+        self._remember(source, b"")
+        pictures = self._folder is not None
+        message = device(self._config.prefix, source, region=region, pictures=pictures)
+        self._publish_device(source, msgspec.json.encode(message))
+
     def _remember(self, source: str, told: bytes | None) -> None:
         with contextlib.suppress(EnvironmentLacksError):  # the disk is full: of this run it knows
             self._store.set_setting(source, "mqtt", told)
-
-    def _introduce(self, source: str) -> None:
-        self._remember(source, b"")
-        region, pictures = "part_of" in self._states[source], self._folder is not None
-        message = device(self._config.prefix, source, region=region, pictures=pictures)
-        self._publish_device(source, msgspec.json.encode(message))
-        self._tell_state(source)
 
     def _publish_device(self, source: str, message: bytes) -> None:
         if prefix := self._config.discovery_prefix:
             topic = f"{prefix}/device/{identity(self._config.prefix, source)}/config"
             self._publish(topic, message, retain=True)
 
-    def _tell_state(self, source: str) -> None:
-        state = self._states[source]
-        self._told[source] = time.monotonic()
-        live = state.get("state", "live") in ("live", "frozen")
-        available = "online" if live else "offline"
+    def _tell_state(self, source: str, state: State) -> None:
+        self._told[source] = state, time.monotonic()
+        available = "online" if state["state"] in ("live", "frozen") else "offline"
         self._publish(self._topic(slug(source), "availability"), available, retain=True)
         self._publish(self._topic(slug(source), "state"), msgspec.json.encode(state), retain=True)
 
@@ -294,19 +277,21 @@ def _client(config: Mqtt) -> paho.Client:
     return client
 
 
-def _changes(event: Event, name: str) -> dict[str, Any]:
-    """What an event says of the state of its source or region, by name."""
-    if event.region and name == event.source:  # of the whole it says little
-        if isinstance(event, FrameEvent):
-            return {"frame_age_ms": round(event.age_ms, 1)}
-        return {"verdict": event.source_verdict} if isinstance(event, StreamEvent) else {}
-    if isinstance(event, FrameEvent):
-        return {
-            "verdict": event.stream_verdict,
-            "evidence": round(event.evidence, 3),
-            "probability": round(event.probability, 4),
-            "frame_age_ms": round(event.age_ms, 1),
-        }
-    if isinstance(event, StreamEvent):
-        return {"verdict": event.verdict, "evidence": round(event.evidence, 3)}
-    return {"state": event.state, "reason": event.reason}
+def _states(statuses: Sequence[SourceStatus]) -> dict[str, State]:
+    """Of sources and regions, by name; a region is as live as its source."""
+    states: dict[str, State] = {}
+    for status in statuses:
+        age = None if status.frame_age_ms is None else round(status.frame_age_ms, 1)
+        shared = {"state": status.state, "reason": status.reason, "frame_age_ms": age}
+        states[status.source] = {"source": status.source, **shared, **_decided(status)}
+        for region in status.regions:
+            name = stream_name(status.source, region.region)
+            part = {"source": name, "part_of": status.source}
+            states[name] = {**part, **shared, **_decided(region)}
+    return {name: {k: v for k, v in one.items() if v is not None} for name, one in states.items()}
+
+
+def _decided(status: StreamStatus) -> State:
+    probability = None if status.probability is None else round(status.probability, 4)
+    evidence = round(status.evidence, 3)
+    return {"verdict": status.verdict, "evidence": evidence, "probability": probability}

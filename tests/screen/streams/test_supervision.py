@@ -72,7 +72,7 @@ def service(
     started: list[Service] = []
 
     def start(tables: dict[str, Any] | None = None, *names: str) -> Service:
-        sinks = open_sinks(parse_tables(tables or {}), lambda event: None)
+        sinks = open_sinks(parse_tables(tables or {}), lambda event: None, list)
         started.append(Service(screener, sinks, *(names or ("a", "b"))))
         return started[-1]
 

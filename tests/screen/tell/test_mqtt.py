@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from broker import PASSWORD, Broker, Subscriber, require_broker
 from jinja2 import Environment
-from telling import Network, eventually, frame_event, source_event, stream_event
+from telling import (
+    Network,
+    eventually,
+    frame_event,
+    source_event,
+    source_status,
+    stream_event,
+)
 
+from mpft_deploy.screen.streams.records import RegionStatus, SourceStatus
 from mpft_deploy.screen.tell.config import Mqtt
 from mpft_deploy.screen.tell.discovery import device, slug
 from mpft_deploy.screen.tell.mqtt import MqttSink
@@ -35,20 +43,25 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 
 def open_sink(
     broker: Broker,
-    sources: Any = lambda: ["gate"],
+    statuses: Sequence[SourceStatus] = (source_status(),),
     folder: Path | None = None,
     store: Store | None = None,
     **changes: Any,
 ) -> MqttSink:
     fields = {"host": "127.0.0.1", "port": broker.port, "interval": 0.0}
     config = Mqtt(**{**fields, **changes})
-    return MqttSink(config, store or Store(None), sources, folder, longest_wait=1)
+    return MqttSink(config, store or Store(None), lambda: statuses, folder, longest_wait=1)
 
 
 def test_states_events_and_discovery(broker: Broker) -> None:
-    listener, sink = Subscriber(broker.port), open_sink(broker)
+    statuses = [source_status()]
+    listener, sink = Subscriber(broker.port), open_sink(broker, statuses)
     sink.send(source_event(1))
-    sink.send(frame_event(2))
+    eventually(lambda: '"unsure"' in listener.latest.get("mpft/gate/state", ""))
+    statuses[0] = source_status(
+        verdict="generated", evidence=4.70004, probability=0.12501, frame_age_ms=199.99
+    )
+    sink.send(frame_event(2))  # is not an event there
     sink.send(stream_event(3))
     eventually(lambda: '"generated"' in listener.latest.get("mpft/gate/state", ""))
     state = json.loads(listener.latest["mpft/gate/state"])
@@ -98,35 +111,58 @@ def test_states_events_and_discovery(broker: Broker) -> None:
 
 
 def test_a_dead_source_is_unavailable(broker: Broker) -> None:
-    listener, sink = Subscriber(broker.port), open_sink(broker)
-    sink.send(source_event(1))
+    statuses = [source_status()]
+    listener, sink = Subscriber(broker.port), open_sink(broker, statuses)
     eventually(lambda: listener.latest.get("mpft/gate/availability") == "online")
-    sink.send(source_event(2, state="down", previous="live", reason="connection refused"))
-    eventually(lambda: listener.latest.get("mpft/gate/availability") == "offline")
-    assert json.loads(listener.latest["mpft/gate/state"])["reason"] == "connection refused"
+    statuses[0] = source_status(state="down", reason="connection refused")
+    eventually(lambda: listener.latest.get("mpft/gate/availability") == "offline")  # by itself
+    eventually(lambda: "connection refused" in listener.latest["mpft/gate/state"])
     sink.close(2)
     listener.close()
 
 
+def test_a_state_that_stays_is_told_now_and_then(broker: Broker) -> None:
+    statuses = [source_status()]
+    listener, sink = Subscriber(broker.port), open_sink(broker, statuses, interval=3600.0)
+    eventually(lambda: "mpft/gate/state" in listener.latest)
+    for number in range(20):
+        statuses[0] = source_status(evidence=float(number))
+        sink.send(stream_event(number))
+    statuses[0] = source_status(evidence=20.0, verdict="no sign")  # is told at once
+    sink.send(stream_event(20))
+    eventually(lambda: '"no sign"' in listener.latest["mpft/gate/state"])
+    told = [text for topic, text in listener.messages if topic == "mpft/gate/state"]
+    assert [json.loads(text)["evidence"] for text in told] == [0.0, 20.0]
+    sink.close(2)
+    listener.close()
+
+
+def region(name: str, **changes: Any) -> RegionStatus:
+    fields = {"verdict": "generated", "evidence": 4.7, "probability": 0.125}
+    return RegionStatus(region=name, box=(0.0, 0.0, 0.5, 1.0), **{**fields, **changes})
+
+
 def test_a_region_is_a_device_beside_its_source(broker: Broker) -> None:
-    listener, sink = Subscriber(broker.port), open_sink(broker)
-    region, topic = "gate/left screen", f"mpft/{slug('gate/left screen')}"
-    sink.send(source_event(1))
-    sink.send(frame_event(2, region="left screen"))
+    left, right = region("left screen"), region("right", verdict="unsure", evidence=0.0)
+    whole = {"verdict": "generated", "region": "left screen"}
+    statuses = [source_status(**whole, regions=(left, right))]
+    listener, sink = Subscriber(broker.port), open_sink(broker, statuses)
+    topic = f"mpft/{slug('gate/left screen')}"
     sink.send(stream_event(3, region="left screen", source_verdict="generated"))
-    sink.send(stream_event(4, region="right", verdict="unsure", source_verdict="generated"))
+    eventually(lambda: "mpft/gate_right" in " ".join(listener.latest))
+    statuses[0] = source_status(**whole, regions=(left, right), state="down")
     sink.send(source_event(5, state="down", previous="live"))
     eventually(lambda: '"down"' in listener.latest.get(f"{topic}/state", ""))
     assert listener.latest[f"{topic}/availability"] == "offline"
     state = json.loads(listener.latest[f"{topic}/state"])
-    assert state["source"] == region
+    assert (state["source"], state["part_of"]) == ("gate/left screen", "gate")
     assert (state["verdict"], state["probability"], state["state"]) == ("generated", 0.125, "down")
-    whole = json.loads(listener.latest["mpft/gate/state"])
-    assert whole["verdict"] == "generated"  # the strongest, not the last
-    assert "probability" not in whole
-    assert listener.ids("mpft/gate/event") == ["s000001", "e000003", "e000004", "s000005"]
+    eventually(lambda: '"down"' in listener.latest["mpft/gate/state"])
+    assert json.loads(listener.latest["mpft/gate/state"])["verdict"] == "generated"
+    assert listener.ids("mpft/gate/event") == ["e000003", "s000005"]
     names = {json.loads(m)["device"]["name"] for t, m in listener.latest.items() if "/config" in t}
     assert names == {"gate", "gate/left screen", "gate/right"}
+    statuses[0] = source_status(**whole, regions=(right,))
     sink.send(source_event(6, state="removed", previous="down", region="left screen"))
     eventually(lambda: listener.latest[f"{topic}/state"] == "")
     assert listener.latest["mpft/gate/state"] != ""
@@ -145,7 +181,8 @@ def test_the_last_will_tells_of_a_process_that_died(broker: Broker) -> None:
 
 def test_a_network_that_was_cut_loses_no_event(broker: Broker) -> None:
     network, listener = Network(broker.port), Subscriber(broker.port)
-    sink = open_sink(broker, port=network.port)
+    statuses = [source_status()]
+    sink = open_sink(broker, statuses, port=network.port)
     sink.send(source_event(1))
     eventually(lambda: listener.latest.get("mpft/gate/availability") == "online")
     eventually(lambda: sink.stats().waiting == 0)  # or it would be repeated later
@@ -156,6 +193,7 @@ def test_a_network_that_was_cut_loses_no_event(broker: Broker) -> None:
     for number in range(60):
         sink.send(stream_event(number, verdict="generated" if number % 2 else "no sign"))
     sink.send(source_event(2, state="down", previous="live"))
+    statuses[0] = source_status(state="down")
     network.join()
     eventually(lambda: listener.latest["mpft/availability"] == "online")
     eventually(lambda: sink.stats().waiting == 0)
@@ -167,7 +205,7 @@ def test_a_network_that_was_cut_loses_no_event(broker: Broker) -> None:
     assert topics.index("mpft/availability") > max(
         index for index, topic in enumerate(topics) if topic == "mpft/gate/event"
     )
-    assert json.loads(listener.latest["mpft/gate/state"])["state"] == "down"
+    eventually(lambda: '"down"' in listener.latest["mpft/gate/state"])
     sink.close(2)
     listener.close()
     network.close()
@@ -196,22 +234,21 @@ def retained(broker: Broker) -> dict[str, str]:
 
 
 def test_a_source_that_is_removed_is_forgotten(broker: Broker) -> None:
-    sink = open_sink(broker)
-    for name in ("gate", "Main street"):
-        sink.send(source_event(1, name))
-        sink.send(frame_event(2, name))
-    eventually(lambda: len([t for t in retained(broker) if t.endswith("/config")]) == 2)
+    statuses = [source_status("gate"), source_status("Main street")]
+    sink = open_sink(broker, statuses)
+    eventually(lambda: len([t for t in retained(broker) if t.endswith("/state")]) == 2)
     listener = Subscriber(broker.port)
+    del statuses[0]
     sink.send(source_event(3, state="removed", previous="live"))
-    eventually(lambda: sink.stats().waiting == 0)
+    eventually(lambda: listener.ids("mpft/gate/event") == ["s000003"])
+    eventually(lambda: "mpft/gate/state" not in retained(broker))
     left = retained(broker)
     assert not [topic for topic in left if "gate" in topic]
     assert [t for t in left if t.endswith("/config")] == [
         f"homeassistant/device/mpft_{MAIN}/config"
     ]
-    eventually(lambda: listener.ids("mpft/gate/event") == ["s000003"])
     # It may come back.
-    sink.send(source_event(4))
+    statuses.append(source_status("gate"))
     eventually(lambda: "homeassistant/device/mpft_gate/config" in retained(broker))
     sink.close(2)
     listener.close()
@@ -219,24 +256,20 @@ def test_a_source_that_is_removed_is_forgotten(broker: Broker) -> None:
 
 def test_what_an_earlier_run_left_is_taken_back(broker: Broker, tmp_path: Path) -> None:
     store = Store(tmp_path / "screen.db")
-    sink = open_sink(broker, lambda: ["gate", "yard", "old"], store=store)
-    neighbour = open_sink(broker, lambda: ["old"], prefix="mpft/attic")
-    for name in ("gate", "yard", "old"):
-        sink.send(source_event(1, name))
-    neighbour.send(source_event(1, "old"))
-    eventually(lambda: sink.stats().waiting == neighbour.stats().waiting == 0)
-    eventually(lambda: len([t for t in retained(broker) if t.endswith("/config")]) == 4)
+    gate, yard, old = (source_status(name) for name in ("gate", "yard", "old"))
+    sink = open_sink(broker, [gate, yard, old], store=store)
+    neighbour = open_sink(broker, [old], prefix="mpft/attic")
+    eventually(lambda: len([t for t in retained(broker) if t.endswith("/state")]) == 4)
     sink.close(2)
     before = retained(broker)
     store.close()
     store = Store(tmp_path / "screen.db")
-    sink = open_sink(broker, lambda: ["gate", "yard"], store=store)
+    sink = open_sink(broker, [gate, yard], store=store)
     eventually(lambda: "mpft/old/state" not in retained(broker))
     eventually(lambda: sink.stats().waiting == 0)
     left = retained(broker)
     gone = {"mpft/old/state", "mpft/old/availability", "homeassistant/device/mpft_old/config"}
-    # Neither a source that has not told anything yet, nor what others told, is touched.
-    assert before.keys() - left.keys() == gone
+    assert before.keys() - left.keys() == gone  # and nothing that others told
     assert store.settings("mqtt").keys() == {"gate", "yard"}
     sink.close(2)
     store.close()
@@ -278,15 +311,15 @@ def test_discovery_of_two_screeners_stays_apart() -> None:
 
 
 def test_the_frame_that_decided_is_told_and_taken_back(broker: Broker, tmp_path: Path) -> None:
-    listener, sink = Subscriber(broker.port), open_sink(broker, folder=tmp_path)
-    sink.send(source_event(1))
+    statuses = [source_status(regions=(region("left"),))]
+    listener, sink = Subscriber(broker.port), open_sink(broker, statuses, tmp_path)
     sink.send(stream_event(2, snapshot="a.jpg"))
     sink.send(stream_event(3, region="left", snapshot="b.jpg", source_verdict="generated"))
     eventually(lambda: "e000003" in listener.ids("mpft/gate/event"))
     assert "mpft/gate/picture" not in listener.latest  # it is written by another thread
     (tmp_path / "b.jpg").write_bytes(b"a picture")
-    region = slug("gate/left")
-    for name in ("gate", region):
+    left = slug("gate/left")
+    for name in ("gate", left):
         eventually(lambda name=name: listener.latest.get(f"mpft/{name}/picture") == "a picture")
     [shown] = [
         part
@@ -296,11 +329,11 @@ def test_the_frame_that_decided_is_told_and_taken_back(broker: Broker, tmp_path:
         if part["platform"] == "image"
     ]
     assert shown["image_topic"] == "mpft/gate/picture"
-    parts = json.loads(listener.latest[f"homeassistant/device/mpft_{region}/config"])["components"]
+    parts = json.loads(listener.latest[f"homeassistant/device/mpft_{left}/config"])["components"]
     assert "event" not in {
         part["platform"] for part in parts.values()
     }  # they are told of its source
-    sink.send(source_event(4, state="removed", previous="live"))
+    statuses.clear()
     eventually(lambda: "mpft/gate/picture" not in retained(broker))
     sink.close(2)
     listener.close()

@@ -53,7 +53,7 @@ def test_nothing_that_is_written_holds_it(
         )
         said.append(repr(config).encode())
         assert config.http is not None
-        sinks = open_sinks(config, lambda event: monitor.picture(event.source))
+        sinks = open_sinks(config, lambda event: monitor.picture(event.source), monitor.statuses)
         server = serve(monitor, config.http, sinks, metrics=open_metrics(config))
         for mode in ("fail", "reset", "refuse", "ok"):
             receiver.mode = mode  # type: ignore[assignment]

@@ -192,7 +192,7 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
 
 def test_every_other_sink_hears_the_name(tmp_path: Path) -> None:
     tables = {"snapshots": {"folder": str(tmp_path)}, "jsonl": {"path": str(tmp_path / "e.jsonl")}}
-    sinks = open_sinks(parse_tables(tables), noise)
+    sinks = open_sinks(parse_tables(tables), noise, list)
     heard: list[Event] = []
 
     class Broken:
