@@ -79,7 +79,7 @@ def frame_event(number: int = 1, source: str = "gate", **changes: Any) -> FrameE
 def source_status(source: str = "gate", **changes: Any) -> SourceStatus:
     """A source is live, and nothing was judged yet."""
     fields: dict[str, Any] = {
-        **{"source": source, "address": "rtsp://camera", "state": "live", "grade": "good"},
+        **{"source": source, "address": "rtsp://camera", "state": "live"},
         **{"verdict": "unsure", "evidence": 0.0, "probability": None, "frame_age_ms": None},
         **dict.fromkeys(("received", "screened", "gated", "reconnects"), 0),
         **{"fps_in": 25.0, "fps_screened": 5.0, "dropped": {}, "width": 64, "height": 48},
