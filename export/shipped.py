@@ -11,27 +11,18 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mpft_deploy
 from mpft_deploy.bundle import Bundle, read_bundle
 from mpft_deploy.detector_folder import Golden
-from mpft_deploy.engine import find_backend
+from mpft_deploy.engine import native
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError
-from mpft_deploy.export.materials import Say
-from mpft_deploy.export.pipeline import (
-    NARROWEST,
-    NATIVE,
-    Request,
-    gather,
-    hold,
-    make,
-    prove,
-    settle,
-    write,
-)
-from mpft_deploy.export.refusal import refusal
 from mpft_deploy.files import cache_folder, canonical_json, display, sha256
 from mpft_deploy.shipped import NAME, shipped_detector, shipped_seal
+
+if TYPE_CHECKING:
+    from mpft_deploy.export.materials import Say
 
 PROOF = 2
 """Golden crops, which any of many processors judges in a second."""
@@ -55,7 +46,7 @@ def shipped_bundle(say: Say, precision: str | None = None) -> Bundle:
         "detector": shipped_seal(),
         "mpft-deploy": mpft_deploy.__version__,
         "precision": precision,
-        **find_backend(NATIVE).versions(),
+        **native.versions(),
     }
     try:
         folder = cache_folder() / "bundles"
@@ -84,6 +75,20 @@ def shipped_bundle(say: Say, precision: str | None = None) -> Bundle:
 
 
 def _make(detector: Path, out: Path, precision: str | None) -> Bundle:
+    # What is needed once, and not by the runs that find its bundle.
+    from mpft_deploy.export.pipeline import (
+        NARROWEST,
+        NATIVE,
+        Request,
+        gather,
+        hold,
+        make,
+        prove,
+        settle,
+        write,
+    )
+    from mpft_deploy.export.refusal import refusal
+
     wanted = precision or NARROWEST
     request = Request(detector, out, backend=NATIVE, precision=wanted, overwrite=True)
     with hold(request):
