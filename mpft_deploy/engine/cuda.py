@@ -129,18 +129,9 @@ class CudaPython:
     @staticmethod
     def facts(cuda: Any) -> Facts:
         """Of the current device."""
-        number = call(cuda.cudaGetDevice)
-        attribute = cuda.cudaDeviceAttr
-        capability = [
-            call(cuda.cudaDeviceGetAttribute, which, number)
-            for which in (
-                attribute.cudaDevAttrComputeCapabilityMajor,
-                attribute.cudaDevAttrComputeCapabilityMinor,
-            )
-        ]
-        name = call(cuda.cudaGetDeviceProperties, number).name
-        name = name.decode("ascii", "replace").rstrip("\0") if isinstance(name, bytes) else name
-        return _facts(capability, name, call(cuda.cudaDriverGetVersion))
+        found = call(cuda.cudaGetDeviceProperties, call(cuda.cudaGetDevice))
+        name = found.name.decode("ascii", "replace").rstrip("\0")
+        return _facts((found.major, found.minor), name, call(cuda.cudaDriverGetVersion))
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:

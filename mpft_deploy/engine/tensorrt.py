@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,14 +56,13 @@ class TensorRT:
 
     def why_no_package(self) -> str | None:
         """Why its package cannot be used, device or not; all that building for RTX needs."""
-        if importlib.util.find_spec(self.package) is None:
-            return f"the package {self.package} is not installed; {self._install()}"
         try:
             version = self.version()
-        except (ImportError, OSError) as error:
-            return f"the package {self.package} cannot be loaded ({error}); {self._install()}"
-        except AttributeError:  # a folder of that name, which Python takes for a package
-            return f"the package {self.package} is not installed; {self._install()}"
+        except (ImportError, OSError, AttributeError) as error:  # the last: a folder of its name
+            return (
+                f"the package {self.package} is not installed, or cannot be loaded ({error}); "
+                f"{self._install()}"
+            )
         major, minor = (int(part) for part in version.split(".")[:2])
         if (major, minor) < self.oldest or major > self.newest:
             wanted = f"{self.oldest[0]}.{self.oldest[1]} to {self.newest}.x"

@@ -197,9 +197,11 @@ def test_the_simulation_has_nothing_that_the_real_ones_lack():
     for name in vars(simulated_gpu.Cuda):
         assert name.startswith("_") or hasattr(runtime, name), name
     simulated = simulated_gpu.Cuda()
-    for kind in ("cudaMemcpyKind", "cudaStreamCaptureMode", "cudaDeviceAttr"):
+    for kind in ("cudaMemcpyKind", "cudaStreamCaptureMode"):
         for name in vars(getattr(simulated, kind)):
             assert hasattr(getattr(runtime, kind), name), name
+    for name in ("name", "major", "minor"):
+        assert hasattr(runtime.cudaDeviceProp, name), name
     for error in simulated_gpu.Error:
         assert getattr(runtime.cudaError_t, error.name) == error
     trt = pytest.importorskip("tensorrt_rtx", exc_type=ImportError)

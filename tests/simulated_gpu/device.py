@@ -69,9 +69,6 @@ class Cuda(types.ModuleType):
             cudaMemcpyDeviceToDevice="on",
         )
         self.cudaStreamCaptureMode = types.SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
-        self.cudaDeviceAttr = types.SimpleNamespace(
-            cudaDevAttrComputeCapabilityMajor=0, cudaDevAttrComputeCapabilityMinor=1
-        )
 
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)
@@ -96,11 +93,9 @@ class Cuda(types.ModuleType):
         self.device = device
         return (Error.cudaSuccess,)
 
-    def cudaDeviceGetAttribute(self, attribute, device):  # noqa: N802
-        return Error.cudaSuccess, self.capability[attribute]
-
     def cudaGetDeviceProperties(self, device):  # noqa: N802
-        return Error.cudaSuccess, types.SimpleNamespace(name=b"Orin\0")
+        major, minor = self.capability
+        return Error.cudaSuccess, types.SimpleNamespace(name=b"Orin\0", major=major, minor=minor)
 
     def cudaDriverGetVersion(self):  # noqa: N802
         return Error.cudaSuccess, 12060
