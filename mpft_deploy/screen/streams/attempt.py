@@ -81,7 +81,7 @@ class Attempt(ABC):
         self.settings, self._clock = settings, clock
         self.began = self.heard = self.seen = clock.monotonic()
         self.deadline = self.began + settings.connect + GRACE
-        self.cancelled, self.cut = threading.Event(), threading.Event()
+        self.cancelled = threading.Event()
         self.pictures = 0
         self.opened = False
 
@@ -127,7 +127,7 @@ class Attempt(ABC):
         """A frame came in, still coded; the monotonic time.
 
         Raises:
-            SourceLostError: data comes, but no picture of it for too long; or `reconnect`.
+            SourceLostError: data comes, but no picture of it for too long.
         """
         self.heard = self.now
         self.within(self.settings.timeout)
@@ -193,8 +193,6 @@ class SourceAttempt(Attempt):
         now = super().packet()
         self._open_frames += 1
         self._source.tally.receive(now)
-        if self.cut.is_set():
-            raise SourceLostError("it was to be connected anew")
         if now - self.seen > self.settings.picture_timeout:
             raise SourceLostError(f"no picture in {self.settings.picture_timeout:g} s of data")
         return now

@@ -146,11 +146,6 @@ class Source:
         """Whether its thread did not fail since the last `check`."""
         return self._thread is None or self._thread.failure is None
 
-    def reconnect(self) -> None:
-        """End the connection, as if it had failed."""
-        if self._attempt is not None:
-            self._attempt.cut.set()
-
     def stop(self) -> None:
         """Tell the reader to end; `join` waits for it. Its state is told no more."""
         with self._lock:

@@ -25,6 +25,12 @@ def test_a_full_batch_takes_a_quarter_second(seconds: float, batch: int) -> None
     assert paced(seconds).batch == batch
 
 
+def test_as_many_are_decoded_ahead_as_are_judged_meanwhile() -> None:
+    pace = paced(0.05)
+    pace.decoding.add(0.21)
+    assert pace.ahead == pace.batch + 5
+
+
 @given(st.floats(1e-4, 100), st.integers(1, 64), st.floats(0.01, 60))
 def test_a_verdict_is_in_time_or_the_engine_is_too_slow_for_that(
     seconds: float, batch: int, max_age: float

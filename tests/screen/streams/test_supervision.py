@@ -20,6 +20,7 @@ from engines import read_pictures
 from telling import Told, eventually, frame_event, source_event
 
 from mpft_deploy.screen import Screener
+from mpft_deploy.screen.streams.attempt import SourceAttempt, SourceLostError
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.library import source_settings
@@ -195,10 +196,13 @@ def test_a_thread_that_can_be_replaced_is(service: Any, monkeypatch: pytest.Monk
             kill()
         return real(*arguments, **keywords)
 
+    def lost(attempt: SourceAttempt) -> float:
+        raise SourceLostError("the connection ended")
+
     monkeypatch.setattr(Source, "_pause", fail_once)
-    for channel in one.watch.scheduler.channels:
-        channel.source.reconnect()
-    eventually(died.is_set)
+    with monkeypatch.context() as patch:
+        patch.setattr(SourceAttempt, "packet", lost)
+        eventually(died.is_set)
     eventually(lambda: one.livez() == 503)  # nobody has noticed yet
     before = one.frames()
 
