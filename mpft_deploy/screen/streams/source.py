@@ -9,6 +9,7 @@ Nothing waits for a reader: a thread that hangs in a library is abandoned, count
 from __future__ import annotations
 
 import logging
+import random
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -25,7 +26,6 @@ from mpft_deploy.screen.streams.attempt import (
     SourceAttempt,
     SourceLostError,
 )
-from mpft_deploy.screen.streams.backoff import Backoff
 from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.novelty import I32
@@ -40,6 +40,9 @@ Frame = TypeVar("Frame", Captured, Coded)
 
 HEALTHY = 30.0
 """Seconds of pictures after which a failure is a first one again."""
+
+JITTER = 0.25
+"""Share of a wait that may be left out, so that sources spread."""
 
 GONE = 1.0
 """Seconds between two attempts at a source where nobody is."""
@@ -83,7 +86,7 @@ class Source:
         self.turns = 0
         self._read, self._emitter, self._clock = read, emitter, clock
         self._wake = wake
-        self._backoff = Backoff(longest=settings.retry)
+        self._failures = 0
         self._lock = threading.RLock()
         self._pending: Captured | Coded | None = None
         self._attempt: SourceAttempt | None = None
@@ -137,7 +140,7 @@ class Source:
     def resume(self) -> None:
         """Read again what was paused."""
         with self._lock:
-            self._backoff.reset()
+            self._failures = 0
             self._set_state("connecting")
             self.start()
 
@@ -268,7 +271,7 @@ class Source:
                         self._set_state("ended")
                 return
             if attempt.pictures and attempt.seen - attempt.began >= HEALTHY:
-                self._backoff.reset()
+                self._failures = 0
             if not self._pause(attempt, reason, gone=gone):
                 return
             with self._lock:
@@ -282,9 +285,14 @@ class Source:
         """Wait before the next attempt; whether to go on.
 
         Where nobody is there that is never for long; a server that has no stream for us is left
-        alone for longer and longer.
+        alone for a second, then two, four and so on.
         """
-        delay = min(GONE, self.settings.retry) if gone else self._backoff.next()
+        delay = min(GONE, self.settings.retry)
+        if not gone:
+            # 2**30 s is beyond any cap, and no float overflows on the way.
+            longest = min(self.settings.retry, 2.0 ** min(self._failures, 30))
+            delay = longest * (1 - JITTER * random.random())
+            self._failures += 1
         with self._lock:
             if attempt is not self._attempt:
                 return False
