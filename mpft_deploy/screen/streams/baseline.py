@@ -12,7 +12,7 @@ import msgspec
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import canonical_json, display, write_atomic
 from mpft_deploy.screen.streams.areas import Box
-from mpft_deploy.screen.streams.evidence import Pool, Run
+from mpft_deploy.screen.streams.runs import Pool, Run
 from mpft_deploy.spec import Calibration, Probability, Record, Verdict, convert_record
 
 VERSION = 1

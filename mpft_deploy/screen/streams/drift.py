@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mpft_deploy.screen.streams.evidence import Pool, Run
 from mpft_deploy.screen.streams.hypothesis import AGAINST, LONGEST, Hypothesis, limits
+from mpft_deploy.screen.streams.runs import Pool, Run
 
 
 class Drift:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mpft_deploy.screen.streams.evidence import Run
+from mpft_deploy.screen.streams.runs import Run
 
 AGAINST = math.log(10)
 """Evidence by which a new run takes a verdict back."""
