@@ -315,6 +315,9 @@ def test_an_event_is_reviewed_in_two_strokes(browser: Browser, reviewed: Dashboa
         "JSON.stringify({state: 'unclear'})})"
     )
     browser.wait_for("document.querySelector('#precision').textContent.includes('1 unclear')")
+    # What is left to do is one click away.
+    browser.ask("document.querySelector('#precision button').click()")
+    browser.wait_for("listed.length === 50 && listed.every((one) => one.state === 'open')")
     assert complaints(browser, reviewed) == []
 
 

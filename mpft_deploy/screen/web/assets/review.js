@@ -106,7 +106,15 @@ async function drawPrecision() {
   const share = decided
     ? [element("b", "", percent(confirmed / decided)), ` of ${several(decided, "reviewed verdict", "reviewed verdicts")} “generated” confirmed`]
     : ["No verdict “generated” was confirmed or dismissed yet"];
-  $("#precision").replaceChildren(...share, unclear ? ` · ${unclear} unclear` : "", ` · ${open} open`);
+  const label = "Show the open verdicts “generated”";
+  const rest = open ? button(`${open} open`, label, showOpen) : "0 open";
+  $("#precision").replaceChildren(...share, unclear ? ` · ${unclear} unclear` : "", " · ", rest);
+}
+
+function showOpen() {
+  const { verdict, state } = $("#filters").elements;
+  [verdict.value, state.value] = ["generated", "open"];
+  loadEvents();
 }
 
 // Shows the current row, to screen readers too, unless the focus is wanted elsewhere.
