@@ -87,9 +87,11 @@ class Deliverer(ABC):
     def attempt(self, delivery: Delivery) -> Answer:
         """Send an event once. A ValueError says that this one cannot be sent."""
 
+    @abstractmethod
     def abort(self) -> None:
-        """End an `attempt` that waits, from another thread, where it has no time-out of its own."""
+        """End an `attempt` that waits, from another thread."""
 
+    @abstractmethod
     def end(self) -> None:
         """No `attempt` comes any more; by the same thread."""
 

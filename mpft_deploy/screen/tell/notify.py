@@ -101,6 +101,12 @@ class NotifySink(Deliverer):
         self._sent.append(now)
         return Answer(200, "")
 
+    def abort(self) -> None:
+        """Services have time-outs of their own."""
+
+    def end(self) -> None:
+        """Nothing is kept open."""
+
     def _picture(self, event: StreamEvent | SourceEvent) -> Path | None:
         """The snapshot of a verdict, when it is written."""
         if self._folder is None or not isinstance(event, StreamEvent) or not event.snapshot:

@@ -127,11 +127,10 @@ class Store:
         self, path: Path | None, limits: Limits | None = None, clock: Clock | None = None
     ) -> None:
         self._where = "memory" if path is None else display(path)
-        limits = limits or Storage()
+        self._limits = limits or Storage()
         if path is None:
-            small = min(limits.max_bytes, MEMORY_BYTES)
-            limits = msgspec.structs.replace(limits, max_bytes=small)
-        self._limits = limits
+            small = min(self._limits.max_bytes, MEMORY_BYTES)
+            self._limits = msgspec.structs.replace(self._limits, max_bytes=small)
         self._lock = threading.RLock()
         self._trouble, self._unfit = Trouble(logger), Trouble(logger)
         self._closed = threading.Event()
@@ -165,17 +164,18 @@ class Store:
             The number by which `event` and `events` know it.
         """
         if isinstance(event, FrameEvent):
-            return self.last
+            return self._last
         try:
             body = msgspec.json.encode(event)
             _body.decode(body)
         except (UnicodeEncodeError, msgspec.ValidationError) as error:
             self._unfit.begin(f"store: an event cannot be written as JSON, and is lost: {error}")
             self.dropped["damaged"] += 1
-            return self.last
-        verdict = files = state = None
+            return self._last
+        verdict = snapshot = package = state = None
         if isinstance(event, StreamEvent):
-            verdict, files = event.verdict, (event.snapshot or None, event.package or None)
+            snapshot, package = event.snapshot or None, event.package or None
+            verdict = event.verdict
             state = None if event.verdict == "unsure" else "open"
         with self._lock:
             if self._closed.is_set():
@@ -185,7 +185,7 @@ class Store:
             self.changes += 1
             row = (self._last, self._retention.now(), event.time, event.source, verdict, body)
             sql = "INSERT INTO new_events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', '', NULL)"
-            self._db.execute(sql, (*row, *(files or (None, None)), state))
+            self._db.execute(sql, (*row, snapshot, package, state))
             sql = "INSERT INTO new_deliveries VALUES (?, ?, NULL)"
             self._db.executemany(sql, [(receiver, self._last) for receiver in receivers])
             self._write_out()
@@ -198,13 +198,18 @@ class Store:
     def waiting(self, receiver: str, limit: int) -> list[Delivery]:
         """The oldest events that a receiver did neither take nor refuse, in their order."""
         sql = f"SELECT event, body {_WAITING} ORDER BY event LIMIT ?2".format
+        found: list[Any] = []
         with self._lock:
-            found = [row for new in ("", "new_") for row in self.rows(sql(new), receiver, limit)]
-            return [Delivery(*row) for row in found[:limit]]
+            for new in ("", "new_"):
+                with contextlib.suppress(EnvironmentLacksError):  # what is in memory is delivered
+                    found += self.rows(sql(new), receiver, limit)
+        return [Delivery(*row) for row in found[:limit]]
 
     def settle(self, receiver: str, event: int, error: str | None = None) -> None:
         """A receiver took an event, or refused it for good: then it is kept with the reason."""
         with self._lock:
+            if self._closed.is_set():  # the next start will tell it again
+                return
             self.rows("INSERT OR REPLACE INTO settled VALUES (?, ?, ?)", receiver, event, error)
             self._write_out()
             # A receiver is told twice of what is forgotten.
@@ -219,12 +224,6 @@ class Store:
         sql = f"SELECT count(*) {_WAITING}".format
         with self._lock:
             return sum(self.number(sql(new), receiver) for new in ("", "new_"))
-
-    @property
-    def last(self) -> int:
-        """Number of the newest event, 0 before the first."""
-        with self._lock:
-            return self._last
 
     def rows(self, sql: str, *values: object) -> list[Any]:
         """What a statement gives, which may write; an EnvironmentLacksError if it cannot."""
@@ -318,12 +317,10 @@ class Store:
         Raises:
             EnvironmentLacksError: it cannot be written.
         """
-        with self._lock, self._explained():
-            if value is None:
-                self._db.execute("DELETE FROM settings WHERE source = ? AND key = ?", (source, key))
-            else:
-                row = (source, key, value)
-                self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?, ?)", row)
+        if value is None:
+            self.rows("DELETE FROM settings WHERE source = ? AND key = ?", source, key)
+        else:
+            self.rows("INSERT OR REPLACE INTO settings VALUES (?, ?, ?)", source, key, value)
 
     def forget_settings(self, source: str) -> None:
         """Take back all that was set of a source; an EnvironmentLacksError if it cannot be."""

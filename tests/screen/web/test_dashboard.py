@@ -189,7 +189,7 @@ def test_names_are_text_and_nothing_else(browser: Browser, drawn: list[DemoSourc
     open_page(browser, server.url)
     browser.wait_for("document.querySelectorAll('#events li').length === 2")
     assert texts(browser, ".tile .name span") == [evil]
-    number = server.sinks.store.last
+    number = server.sinks.store.events()[0].id
     server.sinks.store.review(number, "dismissed", evil, evil, 1.7e9)
     browser.ask("refreshEvents()")
     browser.wait_for("document.querySelectorAll('#events .note').length === 1")
