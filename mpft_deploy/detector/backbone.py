@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -124,9 +123,6 @@ def read_tensors(path: Path) -> Weights:
             return cast(Weights, safetensors.torch.load_file(path))
         except (safetensors.SafetensorError, OSError) as error:
             raise InputError(f"{where} is not a valid safetensors file: {error}") from None
-    if is_torchscript(path):
-        archive = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-        return cast(Weights, archive.state_dict())
     return _read_pickle(path)
 
 
@@ -213,11 +209,14 @@ def is_torchscript(path: Path) -> bool:
 
 
 def _read_pickle(path: Path) -> Weights:
-    """Read a `torch.save` file without executing anything in it."""
+    """Read a `torch.save` file or a TorchScript archive without executing anything in it."""
     where = display(path)
     try:
+        if is_torchscript(path):
+            archive = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+            return cast(Weights, archive.state_dict())
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except Exception as error:  # bytes that are no pickle raise whatever their opcodes lead to
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{where} cannot be read as a checkpoint of tensors alone ({first}). "

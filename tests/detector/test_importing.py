@@ -33,6 +33,7 @@ from torch.nn import functional
 from torchvision import transforms
 
 from mpft_deploy.bundle import read_bundle
+from mpft_deploy.detector.backbone import read_tensors
 from mpft_deploy.detector.importing.assemble import Request, assemble
 from mpft_deploy.detector.importing.publish import import_detector
 from mpft_deploy.detector_folder import read_detector
@@ -222,6 +223,18 @@ def test_what_is_no_plain_tower_with_a_linear_head_is_refused(tower: nn.Module, 
             assemble(Request([save(weights)], heads=HEADS))
     with pytest.raises(InputError, match="cannot be read as a checkpoint of tensors alone"):
         assemble(Request([save(tower)]))
+    with pytest.raises(InputError, match=r"clip\.pt: no such file"):
+        assemble(Request([save(plain)], backbone="nowhere/clip.pt"))
+
+
+@pytest.mark.parametrize(
+    "data", [b"hello", b"", b"PK\x03\x04", b"\x80\x02N.", b"(l.", bytes(64), b"\x89HDF\r\n\x1a\n"]
+)
+def test_bytes_that_are_no_checkpoint_are_told(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "fc_weights.pth"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="cannot be read as a checkpoint of tensors alone"):
+        read_tensors(path)
 
 
 def own_forward(tower: Any, crops: np.ndarray[Any, np.dtype[np.uint8]], keep: str) -> torch.Tensor:

@@ -110,6 +110,8 @@ def assemble(request: Request) -> Imported:
     paths, name = list(request.sources), request.backbone
     if name is not None and Path(name).exists():
         paths, name = [*paths, Path(name)], None
+    elif name is not None and "@" not in name and Path(name).suffix:  # no model's name has one
+        raise InputError(f"{display(name)}: no such file")
     found = read_sources(paths)
     where = " and ".join(display(path) for path in request.sources)
     adapters = found.adapters
