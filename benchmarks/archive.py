@@ -75,7 +75,10 @@ class Tree:
         """Watch until there are so many rows, or the command ends; its processes then."""
         while True:
             mine = self.look()
-            if self.samples[-1]["rows"] >= rows or self.process.poll() is not None:
+            if self.samples[-1]["rows"] >= rows:
+                return mine
+            if self.process.poll() is not None:
+                self.ended()
                 return mine
             time.sleep(WATCH_SECONDS)
 

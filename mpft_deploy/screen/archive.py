@@ -46,8 +46,9 @@ STORE = 100 << 20
 MARK = b"mpft.archive"
 """Key of a part's metadata: the seal of the bundle that judged, and how."""
 
-PATIENCE = ("RAY_raylet_start_wait_time_s", "300")
-"""A busy machine takes longer to start Ray than the 30 s that it has by default."""
+PATIENCE = ("RAY_raylet_start_wait_time_s", "60")
+"""A busy machine takes longer to start Ray than the 30 s that it has by default; that a part of it
+has died is not noticed before."""
 
 LISTS = (".txt", ".lst")
 
@@ -370,7 +371,7 @@ def judge_archive(
     except Exception as error:  # Ray has no kind of its own for this
         raise EnvironmentLacksError(
             f"Ray does not {'answer at ' + address if address else 'start'}: "
-            f"{printable(str(error))}"
+            f"{printable(str(error))}. On a busy machine, try again later."
         ) from None
     try:
         worker = ray.remote(Judge).options(num_cpus=1, max_restarts=-1, max_task_retries=LOSSES)
