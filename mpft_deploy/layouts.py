@@ -41,7 +41,7 @@ SPLIT_FOLDERS = {
 }
 
 EXPECTED = "folders such as 0_real and 1_fake, real and fake, or nature and ai"
-OR_CSV = "or a CSV with the columns path,label"
+OR_CSV = "a CSV with the columns path,label, Parquet, .tar shards, or a folder of save_to_disk"
 
 LISTED = 8
 """Folders that an error names."""
@@ -214,7 +214,8 @@ def _refuse_unclear(root: Path, places: Sequence[Place], split: str | None, also
     contradicting: Counter[str] = Counter()
     for place in places:
         if place.label is None:
-            (contradicting if place.folder else unknown)["/".join(place.parts) or "."] += 1
+            folder = "/".join(place.parts) or "the folder itself"
+            (contradicting if place.folder else unknown)[folder] += 1
     empty, links = _folders_without(root, places, split)
     if unknown and sum(unknown.values()) == len(places):
         raise InputError(

@@ -121,12 +121,13 @@ def test_the_set_may_be_the_folder_that_was_named(
         (["0_reel/a", "1_fake/b"], ["0_reel (1) (is 0_reel meant to be 0_real?)"]),
         (["progan/cat/0_real/a", "progan/cat/1_fake/b", "progan/dog/0_reel/a"],
          ["progan/dog/0_reel (1)"]),
-        (["real/a", "fake/b", "c"], ["in no class folder: . (1)"]),
+        (["real/a", "fake/b", "c"], ["in no class folder: the folder itself (1)"]),
         (["train/real/a", "train/b"], ["in no class folder: train (1)"]),
         (["fake/nature/a", "real/b"], ["both classes", "fake/nature (1)"]),
         (["fake/0/a", "fake/1/b"], ["both classes", "fake/0 (1)"]),
         (["dalle2/a", "sdxl/b"], ["holds no labelled images, only dalle2 (1), sdxl (1)"]),
         (["whole_synthetic/a"], ["only whole_synthetic (1)"]),
+        (["a", "b"], ["only the folder itself (2)", "Parquet"]),
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_listed(
