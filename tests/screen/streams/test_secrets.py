@@ -132,7 +132,6 @@ def pages(url: str, names: list[str]) -> bytes:
         for name in names:
             query = urlencode({"source": name})
             said += everything(url, "GET", f"/api/v1/picture?{query}", token)
-            said += everything(url, "GET", f"/api/v1/picture.jpg?{query}", token)
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     connection.request("POST", "/login", urlencode({"token": DASHBOARD}))
     answer = connection.getresponse()
