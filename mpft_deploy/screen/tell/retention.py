@@ -26,7 +26,7 @@ AUDITED = 100_000
 """Rows of who did what, at most."""
 
 
-class _Kept(msgspec.Struct):
+class _Reading(msgspec.Struct):
     """The store's clock when it was looked at last, and the date of then."""
 
     now: float
@@ -40,8 +40,8 @@ class Retention:
         self._db, self._clock = db, clock
         date = clock.time()
         found = db.execute("SELECT value FROM settings WHERE source = '' AND key = 'clock'")
-        rows = [msgspec.json.decode(value, type=_Kept) for (value,) in found]
-        kept = rows[0] if rows else _Kept(0.0, date)
+        rows = [msgspec.json.decode(value, type=_Reading) for (value,) in found]
+        kept = rows[0] if rows else _Reading(0.0, date)
         self._ahead = kept.now + min(max(0.0, date - kept.date), DAY) - clock.monotonic()
 
     def now(self) -> float:
@@ -50,7 +50,7 @@ class Retention:
 
     def keep_clock(self) -> None:
         """Go on from here after a restart."""
-        value = msgspec.json.encode(_Kept(self.now(), self._clock.time()))
+        value = msgspec.json.encode(_Reading(self.now(), self._clock.time()))
         self._db.execute("INSERT OR REPLACE INTO settings VALUES ('', 'clock', ?)", (value,))
 
     def events(self, limits: Limits) -> int:

@@ -365,10 +365,10 @@ class Store:
         """Delete what is too old or too much; done every minute anyway."""
         with self._lock:
             try:
-                self._retention.keep_clock()
                 if lost := self._retention.events(self._limits):
                     logger.warning("store %s: %d deliveries were dropped", self._where, lost)
                     self.dropped["limit"] += lost
+                self._retention.keep_clock()
             except sqlite3.Error as error:
                 self._trouble.begin(f"store {self._where}: {error}; nothing can be deleted")
 
