@@ -43,7 +43,7 @@ from mpft_deploy.screen.sources import Item, read_frames
 from mpft_deploy.spec import KeepRule
 from mpft_deploy.views import view_corners, views
 
-ROUNDS, TURN = 10, 5
+ROUNDS, TURN = 5, 10
 DECODE_ROUNDS, DECODE_TURN = 20, 8
 FASTER, DECODE_COST = 8.0, 1.2
 OURS = "ours"
