@@ -144,7 +144,7 @@ class _Attempt(Attempt):
         self._numbers = count()
         self._held: OrderedDict[int, Decode] = OrderedDict()
         self._shots: dict[int, Shot] = {}
-        self._newest: int | None = None  # of those offered, while nobody asked for it
+        self._newest = self._asked = -1  # numbers of what was given, and of what was asked for
 
     @property
     def ring(self) -> _Recorder | None:
@@ -154,7 +154,7 @@ class _Attempt(Attempt):
     @property
     def occupied(self) -> bool:
         """See `Attempt`."""
-        return self._newest is not None
+        return self._newest > self._asked
 
     def describe(self, codec: str, note: str = "") -> None:
         """See `Attempt`."""
@@ -169,9 +169,8 @@ class _Attempt(Attempt):
     def offer(self, shot: Shot, received: float) -> None:
         """See `Attempt`."""
         super().offer(shot, received)
-        picture = self._keep(shot, received)
-        self._newest = picture.number
-        self._tell(picture)
+        self._newest = next(self._numbers)
+        self._tell(self._keep(self._newest, shot, received))
 
     def hold(self, decode: Decode, received: float) -> None:
         """See `Attempt`."""
@@ -212,16 +211,18 @@ class _Attempt(Attempt):
             for number in request.numbers:
                 self._shots.pop(number, None)
             return b""
-        self.turns += 1
-        if request.number == self._newest:
-            self._newest = None
+        if request.number > self._asked:  # a frame has one turn, to be decoded and cut
+            self._asked = request.number
+            self.turns += 1
         if isinstance(request, wire.Decode):
             decode = self._held.pop(request.number, None)
             try:
                 shot = "overload" if decode is None else decode()
             except Exception:
                 shot = "damaged"
-            return wire.encode(shot if isinstance(shot, str) else self._keep(shot, 0.0))
+            return wire.encode(
+                shot if isinstance(shot, str) else self._keep(request.number, shot, 0.0)
+            )
         try:
             shot = self._shots[request.number]
             window = request.window
@@ -230,8 +231,7 @@ class _Attempt(Attempt):
         except Exception:
             return b""
 
-    def _keep(self, shot: Shot, received: float) -> wire.Picture:
-        number = next(self._numbers)
+    def _keep(self, number: int, shot: Shot, received: float) -> wire.Picture:
         self._shots[number] = shot
         return wire.Picture(number, shot.height, shot.width, received)
 
