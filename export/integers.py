@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from mpft_deploy.engine.native import DEFINITION
 from mpft_deploy.kernels.encoder.network import limits
+from mpft_deploy.kernels.encoder.oracle import DEFINITION
 from mpft_deploy.weights import BLOCKS, F32, Rows, as_floats
 
 METADATA = {

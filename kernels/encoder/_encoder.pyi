@@ -4,6 +4,8 @@ import numpy.typing as npt
 
 from mpft_deploy.kernels.encoder.oracle import F32, I32, U8
 
+DEFINITION: str
+
 def why_not(name: str) -> str | None: ...
 
 class Encoder:

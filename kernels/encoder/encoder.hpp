@@ -10,6 +10,9 @@
 
 namespace mpft::encoder {
 
+// Version of the definition that this computes: DEFINITION of oracle.py.
+inline constexpr char kDefinition[] = "2";
+
 // Sizes of a network.
 struct Shape {
   std::int64_t width, hidden, heads;

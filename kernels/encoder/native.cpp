@@ -31,7 +31,7 @@ const en::Version& find_version(const char* name) {
 
 void make(en::Encoder* self, const char* name, const std::vector<std::int64_t>& sizes,
           bool quick_gelu, const std::vector<Part>& parts, int threads) {
-  if (sizes.size() != 8) throw nb::value_error("eight sizes, please");
+  if (sizes.size() != 8) throw nb::value_error("a network has eight sizes");
   const en::Shape shape{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4],
                         sizes[5], sizes[6], sizes[7], quick_gelu};
   std::vector<en::Array> arrays;
@@ -62,6 +62,7 @@ void logits(en::Encoder& self, const Patches& patches, const Positions& position
 }  // namespace
 
 NB_MODULE(_encoder, module) {
+  module.attr("DEFINITION") = en::kDefinition;
   module.def("why_not", [](const char* name) -> std::optional<std::string> {
     const char* reason = find_version(name).why_not;
     return reason == nullptr ? std::nullopt : std::optional<std::string>(reason);

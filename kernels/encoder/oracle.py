@@ -29,6 +29,10 @@ F64 = npt.NDArray[np.float64]
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
 
+DEFINITION = "2"
+"""Version of what stands here: another where it gives other bits, or reads other arrays. Native
+code names its own, `kDefinition` of encoder.hpp, as it may be older than its Python part."""
+
 LANES = 16
 """Of a sum: as many as the widest registers in use hold, and a multiple of all others'."""
 

@@ -119,6 +119,8 @@ def choose(name: str | None = None, device: Device | None = None) -> Version:
         taken = (one for one in VERSIONS if device in (None, one.device))
         chosen = next(one for one in taken if one.why_not() is None)
         if chosen.name == "numpy":
+            if reason := _of_other_sources():
+                raise EnvironmentLacksError(reason)
             say_so()
         return chosen
     found = next((version for version in VERSIONS if version.name == name), None)
@@ -153,9 +155,22 @@ def _make_numpy(packed: Packed, threads: int) -> Run:
     return run
 
 
+def _of_other_sources() -> str | None:
+    """Why the native code is not that of this Python part; None if it is, or if there is none."""
+    built = getattr(_encoder, "DEFINITION", "")
+    if _encoder is None or built == oracle.DEFINITION:
+        return None
+    return (
+        f"{_encoder.__file__} was built from other sources than the Python part: it computes "
+        f"{f'version {built}' if built else 'an unnamed version'} of the network's definition, and "
+        f"version {oracle.DEFINITION} is needed. Install mpft-deploy again, as you did before (in "
+        "a checkout: `pip install -e .`)"
+    )
+
+
 def _native_version(name: str) -> Version:
     def why_not() -> str | None:
-        return HOW if _encoder is None else _encoder.why_not(name)
+        return HOW if _encoder is None else _of_other_sources() or _encoder.why_not(name)
 
     return Version(name, why_not, functools.partial(_make_native, name))
 

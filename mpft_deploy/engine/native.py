@@ -23,6 +23,7 @@ from mpft_deploy.errors import InputError
 from mpft_deploy.kernels.encoder import Encoder, choose
 from mpft_deploy.kernels.encoder.cuda import CudaEncoder
 from mpft_deploy.kernels.encoder.network import Network, make_network
+from mpft_deploy.kernels.encoder.oracle import DEFINITION
 from mpft_deploy.kernels.encoder.packing import Packed, Sizes, pack, packed_shapes, unpack
 from mpft_deploy.spec import DetectorSpec, Record, convert_record
 from mpft_deploy.weights import F32, MAX_HEADER, Rows
@@ -39,9 +40,6 @@ WHERE = "the engine"
 ALIGNMENT = 64
 """Bytes; a line of a processor's cache."""
 TYPES = {"I8": np.int8, "F32": np.float32}
-
-DEFINITION = "2"
-"""Version of `mpft_deploy.kernels.encoder.oracle`: another where it gives other bits."""
 
 
 class Header(Record, frozen=True):

@@ -24,6 +24,7 @@ from mpft_deploy.engine.budget import Budget, default_budget, overall
 from mpft_deploy.engine.certificate import compare
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import display
+from mpft_deploy.kernels.encoder.oracle import DEFINITION
 from mpft_deploy.spec import Record, ViewPolicy, convert_record
 from mpft_deploy.weights import F32, Rows, decode, metadata_of
 
@@ -180,7 +181,7 @@ def narrowest(detector: DetectorFolder, published: Published | None, budget: Bud
 
 def network_of(detector: DetectorFolder) -> str:
     """SHA-256 over the weights and the version of the network's definition."""
-    digest = hashlib.sha256(f"definition {native.DEFINITION}\n".encode())
+    digest = hashlib.sha256(f"definition {DEFINITION}\n".encode())
     for name, value in sorted(detector.stored.items()):
         parts = (value.integers, value.scale) if isinstance(value, Rows) else (value,)
         for part in parts:

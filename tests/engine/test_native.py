@@ -22,7 +22,6 @@ from mpft_deploy.engine import load_engine
 from mpft_deploy.engine.certificate import run_views
 from mpft_deploy.engine.native import (
     ALIGNMENT,
-    DEFINITION,
     MEASURED,
     load,
     read_network,
@@ -31,6 +30,7 @@ from mpft_deploy.engine.native import (
 from mpft_deploy.errors import GateError, InputError
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.kernels.encoder import oracle
+from mpft_deploy.kernels.encoder.oracle import DEFINITION
 
 Mpft = Callable[..., tuple[int, str, str]]
 

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image
 
-from mpft_deploy.engine.native import DEFINITION
 from mpft_deploy.engine.ort import load, make_session
 from mpft_deploy.errors import GateError, InputError, UsageError
 from mpft_deploy.export import standalone
@@ -28,6 +27,7 @@ from mpft_deploy.export.graph import IR_VERSION, OPSET, build_graph, serialise
 from mpft_deploy.export.pipeline import Request
 from mpft_deploy.export.precision import apply_precision
 from mpft_deploy.export.standalone import build_standalone, export_standalone
+from mpft_deploy.kernels.encoder.oracle import DEFINITION
 from mpft_deploy.kernels.texture_patchify.oracle import MAX_PATCH, texture_patchify, texture_scores
 from mpft_deploy.spec import Crop, DetectorSpec
 

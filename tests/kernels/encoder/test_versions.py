@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from encoder_cases import (
 from hypothesis import given
 
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
-from mpft_deploy.kernels.encoder import VERSIONS, Encoder
+from mpft_deploy.kernels.encoder import VERSIONS, Encoder, oracle, registry
 
 EVERY = [
     pytest.param(one.name, marks=pytest.mark.skipif(bool(one.why_not()), reason=str(one.why_not())))
@@ -169,6 +170,20 @@ def test_without_the_native_module_numpy_runs_and_says_so(forced: str) -> None:
     ran, warned = out.splitlines()
     assert ran == "numpy True"
     assert ("runs on NumPy" in warned and "install mpft-deploy again" in warned) != bool(forced)
+
+
+def test_native_code_of_other_sources_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of an editable installation becomes; NumPy does not stand in without a word."""
+    native = pytest.importorskip("mpft_deploy.kernels.encoder._encoder")
+    assert native.DEFINITION == oracle.DEFINITION
+    monkeypatch.delenv("MPFT_KERNEL", raising=False)
+    network = random_network(3, Size())
+    for older, told in (({"DEFINITION": "1"}, "version 1 of"), ({}, "an unnamed version of")):
+        stale = types.SimpleNamespace(__file__="/lib/_encoder.so", **older)
+        monkeypatch.setattr(registry, "_encoder", stale)
+        with pytest.raises(EnvironmentLacksError, match=f"{told}.*Install mpft-deploy again"):
+            Encoder(network)
+        assert Encoder(network, version="numpy").version == "numpy"
 
 
 def test_the_native_module_keeps_memory_safe() -> None:
