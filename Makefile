@@ -113,7 +113,7 @@ site: .venv-test/installed
 build/bundle/bundle.json: .venv-test/installed $(SHIPPED)/detector.json
 	.venv-test/bin/mpft-export $(SHIPPED) build/bundle --overwrite
 
-# Needs no environment: with a GPU, nvcc and a Python that has PyTorch it runs as it lies here. The
+# Needs no environment: with a GPU and nvcc it runs as it lies here; with PyTorch that stands beside. The
 # simulated device is of the tests.
 gpu-suite: $(if $(DRY),.venv-test/installed)
 	$(if $(DRY),.venv-test/bin/python,$(PYTHON)) benchmarks/gpu_suite.py $(if $(DRY),--dry-run)
