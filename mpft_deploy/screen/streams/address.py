@@ -16,7 +16,10 @@ PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935}
 PORTS |= {"hls+http": 80, "hls+https": 443}
 """Network schemes that are opened, with their ports; TCP all."""
 
-LOCAL = ("file", "v4l2", "csi", "gst", "pipe")
+CAMERAS = ("v4l2", "csi")
+"""Local schemes that stand for one camera, which is read through a GStreamer pipeline."""
+
+LOCAL = ("file", *CAMERAS, "gst", "pipe")
 
 # Whatever else a query says may be a credential: there are as many names for one as cameras.
 _SHOWN = frozenset(
@@ -74,6 +77,10 @@ def parse(text: str) -> Address:
     if scheme in LOCAL:
         # %XX is a matter of addresses: without a scheme it is part of a name.
         path = rest if rest == text else unquote(rest.removeprefix("//"))
+        if scheme in CAMERAS and re.search(r"[\s!]", path):
+            raise UsageError(
+                f"{redact(text)} names a camera with blanks or !: write a pipeline as gst:…"
+            )
         return Address(scheme, redact(text), text, path)
     if scheme not in PORTS:
         known = ", ".join([*PORTS, *LOCAL])
@@ -108,9 +115,9 @@ def redact(url: str) -> str:
     Of a GStreamer pipeline, without those of the addresses in it, and of elements' properties.
     """
     scheme, rest = _split(url)
-    if scheme == "gst":
-        return printable("gst:" + _PROPERTY.sub(rf"\1={HIDDEN}", redact_text(rest)))
-    if not rest.startswith("/") or scheme in ("v4l2", "csi", "file"):
+    if scheme == "gst" or scheme in CAMERAS:  # who means a pipeline may write one there
+        return printable(f"{scheme}:" + _PROPERTY.sub(rf"\1={HIDDEN}", redact_text(rest)))
+    if not rest.startswith("/") or scheme == "file":
         return printable(url)
     # A careless password may hold "/" or "?": all before the last "@" goes.
     body = rest.lstrip("/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -23,6 +24,10 @@ GRACE = 10.0
 
 Cause = Literal["behind", "damaged", "no keyframe", "overload", "rate"]
 """Why a reader drops a frame."""
+
+
+GONE = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT}
+"""How the system says that nobody is at an address; one who is silent may be there."""
 
 
 class SourceLostError(InputError):

@@ -40,7 +40,7 @@ class Decoding:
         """Give it up if it hangs, and the connection that it came by."""
         if self.result is None and self._clock.monotonic() - self._began >= GRACE:
             self.result = "damaged"
-            self._source.abandon(self.thread)
+            self._source.abandon(self.thread, self._frame.attempt)
 
     def _run(self) -> None:
         frame = self._frame

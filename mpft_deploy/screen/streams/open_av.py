@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpft_deploy.images import check_readable
-from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
+from mpft_deploy.screen.streams.attempt import GONE, Attempt, SourceLostError
 from mpft_deploy.screen.streams.origin import Playlists
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.video import CONTAINERS, size_limit
@@ -52,8 +52,6 @@ OUT_OF_MEMORY = "what it sends takes more memory than its reader may have"
 
 _ASKING_HARDWARE = threading.Lock()
 """Sources that start together ask once."""
-
-_GONE = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT}
 
 # What PyAV raises when its time is up; it says nothing to an operator.
 _TIME_OUT = ("ExitError", "TimeoutError")
@@ -142,7 +140,7 @@ def lost(
     error: av.error.FFmpegError, settings: SourceSettings, attempt: Attempt
 ) -> SourceLostError:
     """What happened, without the address: str(error) names it."""
-    why, gone = error.strerror or type(error).__name__, error.errno in _GONE
+    why, gone = error.strerror or type(error).__name__, error.errno in GONE
     if error.errno == errno.ENOMEM:
         why = OUT_OF_MEMORY
     elif attempt.opened:
@@ -157,7 +155,7 @@ def lost(
         )
     # What FFmpeg says when its time is up depends on where it was.
     elif attempt.now - attempt.began >= 0.95 * settings.connect:
-        why, gone = f"no stream within {settings.connect:g} s", True
+        why = f"no stream within {settings.connect:g} s"
     return SourceLostError(why, gone=gone)
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import base64
 import http
 import http.client
+import socket
 import ssl
 from typing import Any
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-from mpft_deploy.screen.streams.attempt import SourceLostError
+from mpft_deploy.screen.streams.attempt import GONE, SourceLostError
 
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = 5
@@ -93,7 +94,8 @@ class Playlists:
             response = _ask(parts, self._timeout, headers)
         except (OSError, http.client.HTTPException) as error:
             why = getattr(error, "strerror", None) or "no HTTP answer"
-            raise SourceLostError(why, gone=isinstance(error, OSError)) from None
+            gone = isinstance(error, socket.gaierror) or getattr(error, "errno", None) in GONE
+            raise SourceLostError(why, gone=gone) from None
         if response.status not in (200, 206):
             response.close()
             raise SourceLostError(f"the server answers {response.status}")

@@ -187,14 +187,17 @@ class _Reader:
         """
         attempt, decode = self._attempt, wire.decoder(wire.Event).decode
         self._events.send(wire.encode(Order(settings, attempt.ring is not None)))
+        told = (0, False)
         while not attempt.stopping:
             attempt.within(SLICE + PATIENCE)
             came = self._events.ready(SLICE)
-            if self.unused or not came:
+            turn = (attempt.turns, attempt.occupied)
+            if self.unused or turn != told or not came:
                 # Where it is silent, this shows that it does not hang.
                 numbers = [self.unused.popleft() for _ in range(len(self.unused))]
                 try:
-                    self._ask(self._cuts, wire.Free(numbers), 0)
+                    self._ask(self._cuts, wire.Free(numbers, *turn), 0)
+                    told = turn
                 except SourceLostError:
                     if not self._events.ready(0):  # else it has said why, or its end is there
                         raise

@@ -134,7 +134,7 @@ class _Recorder:
 class _Attempt(Attempt):
     """The attempt of a reader whose source is in another process."""
 
-    turns = 0  # whoever has one asks for pixels
+    turns, occupied = 0, False  # as the source told last
 
     def __init__(self, order: Order, events: Wire) -> None:
         super().__init__(order.settings, SystemClock())
@@ -144,17 +144,11 @@ class _Attempt(Attempt):
         self._numbers = count()
         self._held: OrderedDict[int, Decode] = OrderedDict()
         self._shots: dict[int, Shot] = {}
-        self._newest = self._asked = -1  # numbers of what was given, and of what was asked for
 
     @property
     def ring(self) -> _Recorder | None:
         """See `Attempt`."""
         return self._recorder
-
-    @property
-    def occupied(self) -> bool:
-        """See `Attempt`."""
-        return self._newest > self._asked
 
     def describe(self, codec: str, note: str = "") -> None:
         """See `Attempt`."""
@@ -169,12 +163,11 @@ class _Attempt(Attempt):
     def offer(self, shot: Shot, received: float) -> None:
         """See `Attempt`."""
         super().offer(shot, received)
-        self._newest = next(self._numbers)
-        self._tell(self._keep(self._newest, shot, received))
+        self._tell(self._keep(next(self._numbers), shot, received))
 
     def hold(self, decode: Decode, received: float) -> None:
         """See `Attempt`."""
-        self._newest = number = next(self._numbers)
+        number = next(self._numbers)
         self._held[number] = decode
         if len(self._held) > HELD:
             self._held.popitem(last=False)
@@ -210,10 +203,8 @@ class _Attempt(Attempt):
         if isinstance(request, wire.Free):
             for number in request.numbers:
                 self._shots.pop(number, None)
+            self.turns, self.occupied = request.turns, request.occupied
             return b""
-        if request.number > self._asked:  # a frame has one turn, to be decoded and cut
-            self._asked = request.number
-            self.turns += 1
         if isinstance(request, wire.Decode):
             decode = self._held.pop(request.number, None)
             try:

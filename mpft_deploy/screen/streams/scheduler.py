@@ -10,6 +10,7 @@ the source's turn.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -182,11 +183,12 @@ class Scheduler:
         end = time.monotonic() + timeout
         self._stop.set()
         self._wake.set()
-        decoding = [c.decoding.thread for c in self._channels if c.decoding is not None]
-        threads = [one for one in (self._task, *decoding) if one.is_alive()]
-        for one in threads:
-            one.join(max(0.0, end - time.monotonic()))
-        return not any(one.is_alive() for one in threads)
+        if self._task.is_alive():
+            self._task.join(timeout)
+        decoding = [one.thread for c in self._channels if (one := c.decoding) is not None]
+        for thread in decoding:
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in (self._task, *decoding))
 
     def picture(self, channel: Channel) -> Picture | None:
         """The last judged frame of a source, from any thread.
@@ -250,17 +252,20 @@ class Scheduler:
 
     def _decode_ahead(self) -> None:
         """Have decoded what will be judged next."""
-        under_way = 0
-        waiting = [c for c in self._in_turn() if c.decoding is not None or c.source.waiting]
-        for place, channel in enumerate(waiting):
+        waiting, under_way = list[Channel](), 0
+        for channel in self._in_turn():
             if (decoding := channel.decoding) is not None:
                 decoding.check()
+                under_way += decoding.result is None
                 if isinstance(decoding.result, str):
                     channel.source.tally.drop(decoding.result)
                     channel.decoding = None
-            if channel.decoding is None and under_way < MOST and place < self._pace.ahead:
+            if channel.decoding is not None or channel.source.waiting:
+                waiting.append(channel)
+        for place, channel in enumerate(waiting[: self._pace.ahead]):
+            if channel.decoding is None and under_way < MOST:
                 self._decode(channel, place)
-            under_way += channel.decoding is not None and channel.decoding.result is None
+                under_way += channel.decoding is not None
 
     def _decode(self, channel: Channel, place: int) -> None:
         """Begin to decode a source's frame, unless it would be too old at its place."""
@@ -268,11 +273,12 @@ class Scheduler:
         if frame is None:
             return
         age = self._clock.monotonic() - frame.received + place * self._pace.judging.seconds
-        if age > self._pace.oldest:
-            frame.attempt.see()
-            channel.source.tally.drop("overload")
-        else:
-            channel.decoding = Decoding(channel.source, frame, self._clock, self.wake)
+        if age <= self._pace.oldest:
+            with contextlib.suppress(RuntimeError):  # the system allows no further thread
+                channel.decoding = Decoding(channel.source, frame, self._clock, self.wake)
+                return
+        frame.attempt.see()
+        channel.source.tally.drop("overload")
 
     def _take(self, channel: Channel) -> Captured | None:
         """The decoded frame of a source, if there is one."""
@@ -282,6 +288,9 @@ class Scheduler:
             return None
         self._pace.decoding.add(channel.decoding.seconds)
         channel.decoding = None
+        if channel.source.state == "paused":
+            channel.source.tally.drop("stopped")
+            return None
         return frame
 
     def _prepare(self, channel: Channel, frame: Captured) -> _Work | None:

@@ -20,6 +20,7 @@ from mpft_deploy.errors import MpftError
 from mpft_deploy.screen.evidence.ring import Ring
 from mpft_deploy.screen.streams.address import redact_text
 from mpft_deploy.screen.streams.attempt import (
+    Attempt,
     Captured,
     Coded,
     Reader,
@@ -43,9 +44,6 @@ HEALTHY = 30.0
 
 JITTER = 0.25
 """Share of a wait that may be left out, so that sources spread."""
-
-GONE = 1.0
-"""Seconds between two attempts at a source where nobody is."""
 
 MAX_ABANDONED = 3
 """Hanging threads of a source; with so many it waits for one to return before it tries again."""
@@ -122,7 +120,12 @@ class Source:
         """Begin to read, in a thread of its own."""
         attempt = self._attempt = SourceAttempt(self, self._clock)
         self._thread = Task(self.name, lambda: self._run(attempt))
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the system allows no further thread; `check` tries again
+            with self._lock:
+                self._hung = True
+                self._set_state("down", str(error))
 
     def pause(self, reason: str) -> None:
         """Read nothing until `resume`; before the start, or later."""
@@ -158,7 +161,7 @@ class Source:
 
     def join(self, timeout: float) -> bool:
         """Whether every thread of it has ended, after at most that many seconds."""
-        if self._thread is not None:
+        if self._thread is not None and self._thread.is_alive():
             self._thread.join(max(0.0, timeout))
         with self._lock:
             self._give_up()
@@ -234,22 +237,26 @@ class Source:
             if self.state in ("live", "frozen") and silence > self.settings.stall:
                 self._set_state("stalled", f"no data for {self.settings.stall:g} s")
             if now > attempt.deadline and thread.is_alive() and not attempt.stopping:
-                self.abandon(thread)
+                self.abandon(thread, attempt)
             self._abandoned = {old for old in self._abandoned if old.is_alive()}
             if self._hung and len(self._abandoned) < MAX_ABANDONED:
                 self._hung = False
                 self.start()
 
-    def abandon(self, thread: threading.Thread) -> None:
-        """Give up the connection of which a thread hangs in a library; `check` makes another."""
+    def abandon(self, thread: threading.Thread, attempt: Attempt) -> None:
+        """Give up the connection of which a thread hangs in a library; `check` makes another.
+
+        There is another already where it was an earlier one.
+        """
         with self._lock:
-            if self._attempt is None or self._thread is None:
+            self._abandoned.add(thread)
+            logger.warning("%s: a reader hangs and was abandoned", self.name)
+            if attempt is not self._attempt or self._thread is None:
                 return
-            self._attempt.cancelled.set()
-            self._abandoned |= {thread, self._thread}
+            attempt.cancelled.set()
+            self._abandoned.add(self._thread)
             self._hung = True
             self._set_state("down", "the connection hangs; it was given up")
-            logger.warning("%s: a reader hangs and was abandoned", self.name)
 
     def _run(self, attempt: SourceAttempt) -> None:
         while True:
@@ -284,14 +291,15 @@ class Source:
     def _pause(self, attempt: SourceAttempt, reason: str, *, gone: bool) -> bool:
         """Wait before the next attempt; whether to go on.
 
-        Where nobody is there that is never for long; a server that has no stream for us is left
-        alone for a second, then two, four and so on.
+        Where nobody is there that is a second; a server that has no stream for us is left alone for
+        a second too, then two, four and so on.
         """
-        delay = min(GONE, self.settings.retry)
+        if gone:
+            self._failures = 0
+        # 2**30 s is beyond any cap, and no float overflows on the way.
+        longest = min(self.settings.retry, 2.0 ** min(self._failures, 30))
+        delay = longest * (1 - JITTER * random.random())
         if not gone:
-            # 2**30 s is beyond any cap, and no float overflows on the way.
-            longest = min(self.settings.retry, 2.0 ** min(self._failures, 30))
-            delay = longest * (1 - JITTER * random.random())
             self._failures += 1
         with self._lock:
             if attempt is not self._attempt:

@@ -105,9 +105,11 @@ class Cut(_Message, frozen=True):
 
 
 class Free(_Message, frozen=True):
-    """Pictures that nobody will ask for."""
+    """Pictures that nobody will ask for; turns, occupied: see `Attempt`."""
 
     numbers: list[int]
+    turns: int
+    occupied: bool
 
 
 Request: TypeAlias = Decode | Cut | Free

@@ -42,6 +42,7 @@ CARELESS = st.text("QXZJqxzj019:/?#@&=+", min_size=4, max_size=16).filter(
             "gst:rtspsrc location=rtsp://***@cam/a?auth=*** user-id=*** user-pw=*** ! decodebin",
         ),
         ("gst:videotestsrc pattern=snow ! x", "gst:videotestsrc pattern=snow ! x"),
+        ("v4l2:/dev/video0 ! x user-pw=abcd", "v4l2:/dev/video0 ! x user-pw=***"),
     ],
 )
 def test_what_is_shown(address: str, shown: str) -> None:
@@ -116,6 +117,10 @@ def test_addresses_are_told_from_paths() -> None:
         ("gopher://cam/", "scheme 'gopher' is unknown; choose rtsp"),
         ("rtsp:///a", "names no host"),
         ("rtsp://cam:port/", "is no address"),
+        ("v4l2:/dev/video0 ! fakesink", "write a pipeline as gst:"),
+        ("V4L2:///dev/video0%20extra-controls=c,a=1", "write a pipeline as gst:"),
+        ("csi://0\twbmode=1", "write a pipeline as gst:"),
+        ("csi:0%21fakesink", "write a pipeline as gst:"),
     ],
 )
 def test_what_is_no_address(address: str, message: str) -> None:

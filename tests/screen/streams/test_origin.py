@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from media import encoded, picture, write_video
 from telling import eventually
 
 from mpft_deploy.screen.streams.attempt import SourceLostError
-from mpft_deploy.screen.streams.origin import within
+from mpft_deploy.screen.streams.origin import Playlists, within
 
 
 class Site:
@@ -221,3 +223,30 @@ def test_what_is_within_a_server(host: str, port: str, scheme: str, login: str) 
     else:
         with pytest.raises(SourceLostError, match="another server"):
             within("http://u:p@cam/list", url)
+
+
+@pytest.mark.parametrize("answer", ["none", "end", "reset", "silence", "unknown"])
+def test_who_answers_oddly_or_not_in_time_is_there(answer: str) -> None:
+    """A server that is there is left alone for longer, one that is gone is not."""
+    host = "nohost.invalid" if answer == "unknown" else "127.0.0.1"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                if answer == "reset":
+                    linger = struct.pack("ii", 1, 0)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+        serving = threading.Thread(target=serve, daemon=True)
+        if answer in ("end", "reset"):
+            serving.start()
+        if answer == "none":
+            listener.close()
+        address = f"http://{host}:{port}/list.m3u8"
+        with pytest.raises(SourceLostError) as lost:
+            Playlists(address, 0.3)(address, 0, {})
+        if serving.is_alive():
+            serving.join()
+    assert lost.value.gone == (answer in ("none", "unknown"))

@@ -126,6 +126,34 @@ def test_why_a_source_cannot_be_read_comes_through(
             reading.read(settings, Seen(settings))
 
 
+class Masked(Seen):
+    """Takes every picture of a source and wants no pixels of it, as where masks leave no room."""
+
+    occupied = True  # by the next one
+
+    def offer(self, shot: Shot, received: float) -> None:
+        Attempt.offer(self, shot, received)
+        self.turns += 1
+
+
+def test_who_takes_pictures_and_wants_no_pixels_has_turns_all_the_same(
+    reading: ReaderProcesses, tmp_path: Path
+) -> None:
+    settings = source_settings(str(write_video(tmp_path / "a.mp4", seconds=1, rate=24)))
+    attempt = Masked(settings)
+    reading.read(settings, attempt)
+    assert (attempt.packets, attempt.turns, attempt.dropped) == (24, 24, 0)
+
+
+def test_a_server_that_is_slow_is_there() -> None:
+    """So that it is left alone for longer each time."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        settings = source_settings(f"rtsp://127.0.0.1:{listener.getsockname()[1]}/", connect=0.3)
+        with pytest.raises(SourceLostError, match=r"no stream within 0\.3 s") as lost:
+            read_av.read(settings, Seen(settings))
+    assert not lost.value.gone
+
+
 def test_a_process_that_hangs_is_ended(
     rtsp: Any, watching: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
