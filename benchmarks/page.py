@@ -226,6 +226,9 @@ def _waterfall(steps: Sequence[Json], picture: str) -> str:
     )
 
 
+PEERS = {"peers": "PyTorch", "tensorrt": "TensorRT, float16"}
+
+
 def _gpu(record: Json) -> str:
     """All sections of a GPU's result; what was not measured says so."""
     sections, gpu = record["sections"], record["gpu"]
@@ -236,6 +239,13 @@ def _gpu(record: Json) -> str:
     )
     equal = "equality" in sections and not sections["equality"]["different"]
     text += f"\nIn every bit as on processors: {'yes' if equal else '**not shown**'}.\n"
+    told = [one for one in sections.values() if isinstance(one, dict)]
+    different = [line for one in told for line in one.get("different", [])]
+    if different:
+        text += "\nDifferent:\n\n" + "".join(f"- {line}\n" for line in different)
+    for name, failure in record["failures"].items():
+        if name not in PEERS:
+            text += f"\n**{name} was not measured**: {failure}.\n"
     text += _targets({"gpu": {"targets": record.get("targets", [])}})
     if rows := sections.get("latency"):
         text += "\n### From frame or view to verdict or logit\n" + table(
@@ -256,7 +266,7 @@ def _gpu(record: Json) -> str:
         text += table(["", "views a second", "watts", "joules a view"], rows)
     if rows := sections.get("stages"):
         text += "\n### Parts of a batch, µs\n" + _stages(rows)
-    for name, title in (("peers", "PyTorch"), ("tensorrt", "TensorRT, float16")):
+    for name, title in PEERS.items():
         missing = {"not_measured": record["failures"].get(name, "it was left out")}
         found = sections.get(name, missing)
         if "not_measured" in found:
@@ -330,12 +340,12 @@ def _engines(section: Json) -> str:
         eager.setdefault(row["name"].startswith("L/14"), _value(row["ms"]["p50"]))
 
     def cells(row: Json) -> list[str]:
-        middle, ninety = _value(row["ms"]["p50"]), _value(row["ms"]["p90"])
+        middle, ninety = _value(row["ms"]["p50"]), row["ms"].get("p90")  # which takes some samples
         values = [row.get(key) for key in shown]
         return [
             row["name"],
             f"{middle:.2f}",
-            f"{ninety:.2f}",
+            "–" if ninety is None else f"{_value(ninety):.2f}",
             f"{eager[row['name'].startswith('L/14')] / middle:.1f} ×",
             *map(_cell, values),
         ]

@@ -26,7 +26,7 @@ from mpft_deploy.engine import cuda
 from mpft_deploy.engine import tensorrt as engine
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.export.builders import BuildOptions, Plan
-from mpft_deploy.export.tensorrt_worker import CACHE, DOING, REPORT
+from mpft_deploy.export.tensorrt_worker import CACHE, DOING, LACKS, PLAN, REPORT
 from mpft_deploy.files import display, explain_unwritable
 from mpft_deploy.outputs import reserve
 
@@ -115,7 +115,7 @@ class TensorRTBuilder:
                 (folder / "model.onnx").write_bytes(take_model())
                 (folder / "request.json").write_text(json.dumps(request))
             self._run(folder, say)
-            return "engine.plan", (folder / "engine.plan").read_bytes()
+            return PLAN, (folder / PLAN).read_bytes()
 
     def _targets(self, precision: str, options: BuildOptions) -> tuple[str, ...]:
         """Compute capabilities that the plan will be for."""
@@ -177,6 +177,11 @@ class TensorRTBuilder:
                 f"{title} was killed while building, most likely since memory ran out: end what "
                 "else runs here, or add swap"
             )
+        if code == LACKS:
+            raise EnvironmentLacksError(
+                f"{title} cannot build here: {text}. If the disk is full, free room on it, or name "
+                "a folder on another with TMPDIR"
+            )
         if "out of memory" in text.lower() or "OutOfMemory" in text:
             raise EnvironmentLacksError(
                 f"{title} ran out of device memory while building: {text}. End what else runs on "
@@ -208,7 +213,7 @@ def refuse_older(precision: str, targets: Sequence[str], choice: str) -> None:
 def _process(folder: Path, messages: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """The worker, which does not outlive the block."""
     with subprocess.Popen(
-        [sys.executable, "-c", START, str(folder)],
+        [sys.executable, "-c", START, str(folder), str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=messages,
         stderr=messages,

@@ -2,14 +2,18 @@
 
 Given a folder with `model.onnx` and `request.json`, it writes `engine.plan` and adds to the timing
 cache that is named there. DOING holds what it does now, a line; REPORT at last `done`, or `failed`
-with reasons and the step.
+with reasons and the step. It ends with code LACKS where the machine is at fault, such as by a full
+disk, and the reason is its last word.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -17,21 +21,28 @@ from pathlib import Path
 from typing import Any
 
 from mpft_deploy.engine.tensorrt import make_logger
-from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.outputs import reserve
 from mpft_deploy.sealed import read_regular
 from mpft_deploy.standing import Kind
 
 Tell = Callable[[str], object]
-DOING, REPORT = "doing", "report.json"
+DOING, REPORT, PLAN = "doing", "report.json", "engine.plan"
+LACKS = EnvironmentLacksError.exit_code
 SHOWN_ERRORS = 3
+
+_PARENT_DEATH_SIGNAL = 1
+"""Of prctl(2)."""
 
 ARCHIVE = b"trt"
 """What TensorRT's own files have behind their first byte."""
 
 
 def _own(path: Path) -> tuple[()] | None:
-    head = read_regular(path, 1 + len(ARCHIVE), cut=True)
+    try:
+        head = read_regular(path, 1 + len(ARCHIVE), cut=True)
+    except InputError:
+        return None
     return () if head[1:] == ARCHIVE or not head else None
 
 
@@ -43,11 +54,33 @@ TRIES = 50
 
 
 def main() -> None:
-    """Build in the folder that is named on the command line."""
+    """Build in the folder that is named on the command line, behind it the process that asks."""
     folder = Path(sys.argv[1])
+    _end_with(int(sys.argv[2]))
     request = json.loads((folder / "request.json").read_text())
-    report = build(folder, request, (folder / DOING).write_text)
-    (folder / REPORT).write_text(json.dumps(report))
+
+    def tell(text: str) -> None:
+        with contextlib.suppress(OSError):  # a build is worth more than its progress
+            (folder / DOING).write_text(text)
+
+    try:
+        report = build(folder, request, tell)
+        unfinished = folder / f"{REPORT}.tmp"
+        unfinished.write_text(json.dumps(report))
+        unfinished.replace(folder / REPORT)
+    except OSError as error:
+        (folder / PLAN).unlink(missing_ok=True)  # which makes room for the reason
+        with contextlib.suppress(OSError):
+            os.write(2, str(error).encode())
+        sys.exit(LACKS)
+
+
+def _end_with(parent: int) -> None:
+    """End when that process does, by whatever; TensorRT would go on for minutes."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != parent:  # it has ended already
+            sys.exit(1)
 
 
 def build(folder: Path, request: dict[str, Any], tell: Tell) -> dict[str, Any]:
@@ -91,7 +124,7 @@ def build(folder: Path, request: dict[str, Any], tell: Tell) -> dict[str, Any]:
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         return {"failed": errors or ["it does not say why"], "step": "build"}
-    (folder / "engine.plan").write_bytes(plan)
+    (folder / PLAN).write_bytes(plan)
     # A plan is worth more than its timings: what fails from here on is only told.
     return {"done": True, "timings": timings and save_timings(config, timings)}
 
@@ -103,9 +136,11 @@ def save_timings(config: Any, path: Path) -> str | None:
         return "TensorRT gives none"
     for tried in range(TRIES):
         time.sleep(0.2 if tried else 0)
-        with contextlib.suppress(UsageError):
+        try:
             return _add_timings(config, cache, path)
-    return "another build has been writing it all the time"
+        except UsageError as error:
+            reason = str(error)
+    return reason
 
 
 def _add_timings(config: Any, cache: Any, path: Path) -> str | None:
@@ -116,7 +151,7 @@ def _add_timings(config: Any, cache: Any, path: Path) -> str | None:
         with reserve(path, CACHE, replace=True) as place:
             cache.combine(config.create_timing_cache(_read(path)), ignore_mismatch=False)
             place.write(bytes(cache.serialize()))
-    except EnvironmentLacksError as error:
+    except (EnvironmentLacksError, OSError) as error:
         return str(error)
     return None
 

@@ -19,6 +19,10 @@ LIBRARY = "libmpft_cuda.so"
 PACKAGES = ("cuda.bindings.runtime", "pycuda.driver")
 """What engines have memory, streams and graphs by: the first that can be imported."""
 
+INTERFACE = "1"
+"""Version of the library's functions and their arguments: MPFT_INTERFACE of mpft_cuda.h, since the
+library may be older than this module, and would then take one argument for another."""
+
 _BAD_ARRAYS = 2  # MPFT_BAD_ARRAYS
 _CUDA_ERROR = 1000  # MPFT_CUDA_ERROR: statuses from here on are CUDA's
 
@@ -79,17 +83,35 @@ def message(library: ctypes.CDLL, status: int) -> str:
 
 @functools.cache
 def load_library() -> ctypes.CDLL:
-    """The shared library beside this package's modules; an EnvironmentLacksError without it."""
+    """The shared library beside this package's modules; an EnvironmentLacksError without it, or
+    where it was built from other sources."""
     # An editable install keeps compiled files apart from sources; the package's path has both.
     for folder in importlib.import_module(__name__.rpartition(".")[0]).__path__:
         path = Path(folder) / LIBRARY
         if path.exists():
-            return declare(ctypes.CDLL(str(path)))
+            library = ctypes.CDLL(str(path))
+            _require_same_sources(library, path)
+            return declare(library)
     raise EnvironmentLacksError(
         "the CUDA kernels are not built: install mpft-deploy from source on a machine with nvcc, "
         "and without its GPU (such as for an image) by "
         "pip install . --config-settings=cmake.define.MPFT_CUDA=ON"
     )
+
+
+def _require_same_sources(library: ctypes.CDLL, path: Path) -> None:
+    from mpft_deploy.kernels.encoder.oracle import DEFINITION  # beside what imports this module
+
+    built, due = "an unnamed version", f"{DEFINITION}.{INTERFACE}"
+    with contextlib.suppress(AttributeError):  # of a library from before it was named
+        library.mpft_definition.restype = ctypes.c_char_p
+        built = f"version {library.mpft_definition().decode()}"
+    if built != f"version {due}":
+        raise EnvironmentLacksError(
+            f"{path} was built from other sources than the Python part: it is {built} of the CUDA "
+            f"kernels, and version {due} is needed. Install mpft-deploy again, as you did before "
+            "(in a checkout: `pip install -e .`)"
+        )
 
 
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:

@@ -4,6 +4,9 @@
 
 #include <cstdint>
 
+// Of the functions and their arguments: another wherever one changes. INTERFACE of kernels/cuda.py.
+#define MPFT_INTERFACE "1"
+
 #define MPFT_EXPORT extern "C" __attribute__((visibility("default")))
 
 enum mpft_status {

@@ -187,8 +187,14 @@ VERSIONS = (
 
 
 def statuses() -> list[Status]:
-    """Every version in order of preference; raises as `choose` does on a bad `MPFT_KERNEL`."""
-    chosen = choose()
+    """Every version in order of preference; raises as `choose` does on a bad `MPFT_KERNEL`. None is
+    chosen where native code was built from other sources."""
+    try:
+        chosen = choose()
+    except EnvironmentLacksError:
+        if os.environ.get(VARIABLE):
+            raise
+        chosen = None
     return [Status(one.name, one.device, one.why_not(), chosen=one is chosen) for one in VERSIONS]
 
 

@@ -11,6 +11,9 @@ from mpft_deploy.spec import KeepRule
 
 ALIGNMENT = 16
 
+MOST_CELLS = 64
+"""Along each side of a view: the root of kMaxCells of plan.hpp."""
+
 KEEP_CODES = {"smooth": 0, "textured": 1, "random": 2, "all": 3}
 
 

@@ -216,6 +216,8 @@ def _read_pickle(path: Path) -> Weights:
             archive = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
             return cast(Weights, archive.state_dict())
         stored = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:  # which says nothing about the file
+        raise
     except Exception as error:  # bytes that are no pickle raise whatever their opcodes lead to
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(

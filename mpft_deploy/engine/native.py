@@ -19,7 +19,7 @@ import numpy.typing as npt
 from mpft_deploy.bundle import Precision
 from mpft_deploy.cores import available_cores
 from mpft_deploy.engine import cuda, on_device
-from mpft_deploy.errors import InputError
+from mpft_deploy.errors import EnvironmentLacksError, InputError
 from mpft_deploy.kernels.encoder import Encoder, choose
 from mpft_deploy.kernels.encoder.cuda import CudaEncoder
 from mpft_deploy.kernels.encoder.network import Network, make_network
@@ -50,7 +50,12 @@ class Header(Record, frozen=True):
 
 
 def why_not(built_for: Sequence[str] = ()) -> str | None:
-    """None: there is a version for every processor."""
+    """What `choose` raises: native code of other sources, or a version that does not run here. Else
+    None: there is a version for every processor."""
+    try:
+        choose()
+    except EnvironmentLacksError as error:
+        return str(error)
     return None
 
 

@@ -27,6 +27,14 @@ class Packer:
     ) -> None:
         self.spec, self._device = spec, device
         size = spec.crop.size
+        # Cells of the network, and those of means of pixels.
+        largest = (cuda.MOST_CELLS + 1) * min(spec.patch, MEAN * CELL) - 1
+        if size > largest:
+            raise InputError(
+                f"the detector's crop is {size} pixels a side, and the CUDA kernels take {largest} "
+                f"at most with patches of {spec.patch}: export it with --backend native and run "
+                "that on a processor (see mpft kernels)"
+            )
         self._pitch = cuda.pitch_of(size)
         self._pinned = device.pin(most * size * self._pitch).reshape(most, size, self._pitch)
         self._side = size // (MEAN * CELL) * CELL

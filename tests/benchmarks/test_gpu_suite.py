@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import simulated_gpu
 
+from mpft_deploy import kernels
 from mpft_deploy.engine.cuda import facts
 from mpft_deploy.errors import EnvironmentLacksError
 
@@ -54,6 +56,13 @@ def test_a_dry_run_walks_every_section_and_is_drawn(
     assert "## Orin" in text
     assert "| device view to logit | wide | 2 |" in text
     assert "TensorRT, float16: not measured: dry run" in text
+    record["sections"]["peers"]["different"] = ["PyTorch: a logit"]
+    record["failures"] = {"soak": "no time was left", "peers": "told in its place"}
+    output.write_text(json.dumps({**record, "dry": False}))
+    text = page.pages(tmp_path)["benchmarks.md"]
+    assert "- PyTorch: a logit\n" in text
+    assert "**soak was not measured**: no time was left." in text
+    assert "told in its place" not in text, "it was measured"
 
 
 def test_a_difference_in_a_bit_is_found(
@@ -93,6 +102,40 @@ def test_a_section_that_dies_or_hangs_is_told(
     program.write_text("#!/bin/sh\nexec sleep 60\n")
     monkeypatch.setattr(suite, "SECONDS", time.perf_counter() - suite.BEGIN + 0.3)
     assert suite._apart("latency", tmp_path / "out") == "no time was left"
+
+
+def test_a_section_that_fails_is_no_fault_of_the_next(
+    suite: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each by the command that another process of the suite runs."""
+    sections = importlib.import_module("gpu_sections")
+    output = tmp_path / "result.json"
+
+    def fail(bench: object) -> dict[str, Any]:
+        raise RuntimeError("a fault")
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", command[1:])
+            try:
+                code, told = suite.main(), ""
+            except SystemExit as error:
+                code, told = 1, str(error)
+        return subprocess.CompletedProcess(command, code, "", told)
+
+    stubs = {"first": fail, "second": lambda bench: {"different": ["a bit"]}, "third": lambda _: {}}
+    monkeypatch.setattr(sections, "SECTIONS", stubs)
+    monkeypatch.setattr(sections, "targets", lambda found: [])
+    monkeypatch.setattr(importlib.import_module("gpu_bench"), "Bench", lambda *_: None)
+    monkeypatch.setattr(
+        suite, "subprocess", types.SimpleNamespace(**{**vars(subprocess), "run": run})
+    )
+    monkeypatch.setattr(kernels, "__path__", kernels.__path__)
+    simulated_gpu.install(monkeypatch)
+    assert suite.run(suite.ROOT / "models" / "mpft-vit-b16", output, dry=False) == 1
+    record = json.loads(output.read_text())
+    assert record["failures"] == {"first": "ended with code 1: RuntimeError: a fault"}
+    assert list(record["sections"]) == ["second", "third"]
 
 
 def test_without_a_gpu_it_says_so() -> None:

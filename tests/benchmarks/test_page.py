@@ -74,6 +74,7 @@ def suite(date: str, p50: float) -> dict[str, object]:
                 "ratios": [{"name": "of eager", "ratio": 5.0, "target": 15.0}],
                 "results": [
                     {"name": "eager", "ms": {"p50": 60.0, "p90": 70.0}, "flips": None},
+                    {"name": "few", "ms": {"p50": 30.0}, "flips": None},
                     {"name": "int8", "ms": {"p50": 12.0, "p90": 13.0}, "flips": 3, "size_mb": 67.1},
                 ],
             },
@@ -97,6 +98,7 @@ def test_page_of_a_result(page: ModuleType, tmp_path: Path) -> None:
     assert "| all of \\*.c | 20.00 (19.00 to 21.00) | 40.00 | 1.00 × |" in text
     assert "| fewer <tokens> | 40.0 | 1.50 × | 1.50 × |" in text
     assert "| int8 | 12.00 | 13.00 | 5.0 × | 67 | 3 |" in text
+    assert "| few | 30.00 | – | 2.0 × |" in text
     assert "of eager | 5 × | ≥ 15 × | **missed** |" in text
     assert "| faster <than> peer | 9.5 × | ≥ 8 × | met |" in text
     assert "| `textured:60` (the detector's own) | 12.00 | 5.00 |" in text

@@ -15,6 +15,7 @@ from mpft_deploy.bundle import read_bundle
 from mpft_deploy.engine import (
     DeviceView,
     SeesViews,
+    cuda,
     find_backend,
     load_engine,
     logits_of,
@@ -22,6 +23,7 @@ from mpft_deploy.engine import (
     ort,
     wide_of,
 )
+from mpft_deploy.engine.packer import Packer
 from mpft_deploy.engine.selftest import explain_device
 from mpft_deploy.engine.tensorrt import TENSORRT
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, UsageError
@@ -273,6 +275,20 @@ def test_views_that_do_not_fit(device, made):
     other = msgspec.structs.replace(made.spec, keep="textured:5")
     with pytest.raises(InputError, match="the spec packs"):
         engine.run_views(other, [np.zeros((32, 32, 3), np.uint8)])
+
+
+@pytest.mark.parametrize(("patch", "most"), [(8, 519), (14, 909), (16, 1039), (32, 1039)])
+def test_a_crop_of_more_cells_than_the_kernels_take(device, made, patch, most):
+    def pack(size):
+        crop = msgspec.structs.replace(made.spec.crop, size=size)
+        spec = msgspec.structs.replace(made.spec, crop=crop, patch=patch, keep="textured:2")
+        there = cuda.open_device(spin=True)
+        with there.current():
+            return Packer(there, spec, 1, 0, 0)
+
+    pack(most // patch * patch)
+    with pytest.raises(InputError, match=f"pixels a side.* take {most} at most"):
+        pack((most // patch + 1) * patch)
 
 
 def test_the_simulated_kernels_are_the_oracle(device, made):

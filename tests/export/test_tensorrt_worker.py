@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 import reference
 
 from mpft_deploy.engine import tensorrt as engine
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
-from mpft_deploy.export import tensorrt
+from mpft_deploy.export import tensorrt, tensorrt_worker
 from mpft_deploy.export.builders import BuildOptions
 from mpft_deploy.export.graph import build_graph, serialise
 
@@ -46,6 +47,7 @@ def run_stand_in(builder, say=lambda text: None, cache=None, take_model=model):
         ("os.abort()", InputError, "ended with code -6 .*last words: assertion of a plugin"),
         ("os.kill(os.getpid(), 9)", EnvironmentLacksError, "memory ran out"),
         ("raise ImportError('libnvinfer.so.10')", InputError, r"libnvinfer\.so\.10"),
+        ("open('/dev/full', 'wb', 0).write(b'a plan')", EnvironmentLacksError, "No space left"),
         ("print('chatter', flush=True); os.abort()", InputError, "chatter"),
     ],
 )
@@ -114,6 +116,24 @@ def test_interrupted_build_leaves_no_process_and_no_files(rtx, tmp_path, monkeyp
         run_stand_in(builder, interrupt)
     assert [process.poll() for process in started] == [-signal.SIGKILL]
     assert list(tmp_path.glob("mpft-*")) == []
+
+
+PARENT = """
+import pathlib, sys
+from mpft_deploy.export import tensorrt
+with tensorrt._process(pathlib.Path(sys.argv[1]), sys.stdout) as process:
+    process.wait()
+"""
+
+
+def test_a_worker_does_not_outlive_a_killed_parent(tmp_path, monkeypatch):
+    stand_in(tmp_path, monkeypatch, "import time; print('begun', flush=True); time.sleep(60)")
+    (tmp_path / "request.json").write_text('{"package": "trt_stand_in"}')
+    command = [sys.executable, "-c", PARENT, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout.readline() == b"begun\n"
+        parent.kill()
+        parent.communicate(timeout=20)  # the end of the output, which the worker holds
 
 
 # The caches of the package are opaque, and it gives one always.
@@ -204,3 +224,32 @@ def test_a_plan_is_kept_whatever_becomes_of_its_timings(rtx, tmp_path, monkeypat
     _, made = run_stand_in(builder, said.append, cache, take_model)
     assert len(made) > 100_000
     assert any("the timing cache was not written: " in text for text in said)
+
+
+class Config:
+    """Of a build that ends."""
+
+    def get_timing_cache(self):
+        return self
+
+    def create_timing_cache(self, data):
+        return data
+
+
+@pytest.mark.parametrize("become", ["a folder", "somebody's", "unreadable"])
+def test_a_timing_cache_that_changed_during_the_build_is_told(become, tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorrt_worker, "TRIES", 1)
+    cache = tmp_path / "kernels.cache"
+    cache.write_bytes(b"notes")
+    if become == "a folder":
+        cache.unlink()
+        cache.mkdir()
+    elif become == "unreadable":
+
+        def refuse(path, *arguments, **options):
+            raise InputError(f"{path} cannot be read")
+
+        monkeypatch.setattr(tensorrt_worker, "read_regular", refuse)
+    reason = tensorrt_worker.save_timings(Config(), cache)
+    due = "is a folder" if become == "a folder" else "is not a timing cache"
+    assert due in (reason or "")

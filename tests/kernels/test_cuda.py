@@ -23,6 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpft_deploy.fitness import coarse_scores
+from mpft_deploy.kernels.cuda import INTERFACE
+from mpft_deploy.kernels.encoder.oracle import DEFINITION
 from mpft_deploy.kernels.texture_patchify import cuda, oracle
 from mpft_deploy.spec import KeepRule
 
@@ -37,6 +39,11 @@ def calls(draw: st.DrawFn) -> Call:
     images = pictures(draw(st.integers(1, 3)), patch * grid, levels, draw(st.integers(0, 99)))
     seed = draw(st.integers(0, 2**64 - 1))
     return Call(images, patch, KeepRule(kind, count), seed)  # type: ignore[arg-type]
+
+
+def test_it_says_what_it_was_built_from(host: Library) -> None:
+    host.mpft_definition.restype = ctypes.c_char_p
+    assert host.mpft_definition() == f"{DEFINITION}.{INTERFACE}".encode()
 
 
 @settings(max_examples=200, deadline=None)

@@ -14,6 +14,7 @@ import pytest
 from cuda_calls import KERNELS, Call, pictures
 
 from mpft_deploy.kernels import cuda as library
+from mpft_deploy.kernels.encoder.oracle import DEFINITION
 from mpft_deploy.kernels.texture_patchify.interop import DeviceArray, device_array
 from mpft_deploy.spec import KeepRule
 
@@ -47,6 +48,34 @@ def test_a_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
         assert "install mpft-deploy from source on a machine with nvcc" in reason
     finally:
         library.load_library.cache_clear()
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on PATH")
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("int nothing;", "an unnamed version"),
+        ('const char* mpft_definition(void) { return "1.1"; }', "version 1.1"),
+        (f'const char* mpft_definition(void) {{ return "{DEFINITION}.0"; }}', f"{DEFINITION}.0"),
+    ],
+)
+def test_a_library_of_other_sources_is_told(
+    source: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of an editable installation becomes; its functions would take other arguments."""
+    (tmp_path / "older.c").write_text(source)
+    path = tmp_path / library.LIBRARY
+    subprocess.run(["cc", "-shared", "-o", path, tmp_path / "older.c"], check=True)
+    package = importlib.import_module(library.__name__.rpartition(".")[0])
+    monkeypatch.setattr(package, "__path__", [str(tmp_path), *package.__path__])
+    library.load_library.cache_clear()
+    try:
+        reason = library.why_not() or ""
+    finally:
+        library.load_library.cache_clear()
+    assert f"{path} was built from other sources" in reason
+    assert told in reason
+    assert "Install mpft-deploy again" in reason
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")

@@ -1,4 +1,7 @@
 // The C interface over the kernels: check, launch, and say what went wrong.
+#include <string>
+
+#include "../../encoder/encoder.hpp"
 #include "../../launch.cuh"
 #include "../../mpft_cuda.h"
 #include "kernels.cuh"
@@ -81,6 +84,13 @@ MPFT_EXPORT int mpft_means_launch(const std::uint8_t* views, std::int32_t batch,
   return status_of(mpft::launch(static_cast<cudaStream_t>(stream), cuda::mean_pixels,
                                 cuda::divide_up(total, cuda::kThreads), cuda::kThreads, 0,
                                 cuda::Means{views, means, size, side, total}));
+}
+
+// The definition of the network and the interface that this was built from, such as "2.1"; never null,
+// never freed.
+MPFT_EXPORT const char* mpft_definition() {
+  static const std::string text = std::string(mpft::encoder::kDefinition) + "." + MPFT_INTERFACE;
+  return text.c_str();
 }
 
 // What a status means, in a line of English; never null, never freed.

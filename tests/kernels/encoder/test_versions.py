@@ -26,7 +26,9 @@ from encoder_cases import (
 )
 from hypothesis import given
 
+from mpft_deploy.engine import native as engine
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.kernels import cuda as library
 from mpft_deploy.kernels.encoder import VERSIONS, Encoder, oracle, registry
 
 EVERY = [
@@ -184,6 +186,11 @@ def test_native_code_of_other_sources_is_told(monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(EnvironmentLacksError, match=f"{told}.*Install mpft-deploy again"):
             Encoder(network)
         assert Encoder(network, version="numpy").version == "numpy"
+        if library.why_not():  # or a GPU's is chosen
+            assert told in (engine.why_not() or "")
+            reasons = {one.name: one.why_not for one in registry.statuses() if not one.chosen}
+            assert len(reasons) == len(registry.VERSIONS)
+            assert told in (reasons["scalar"] or "")
 
 
 def test_the_native_module_keeps_memory_safe() -> None:
