@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mpft_deploy.screen.manage import Manager
     from mpft_deploy.screen.screener import Screener
     from mpft_deploy.screen.streams.config import Config
-    from mpft_deploy.screen.streams.records import Sink
+    from mpft_deploy.screen.streams.records import Sink, SourceStatus
     from mpft_deploy.screen.streams.watch import Watch
     from mpft_deploy.spec import Calibration
 
@@ -232,7 +232,11 @@ def _open_watch(
     evidence = tell.snapshots.when if tell.snapshots is not None else ()
     keep = tell.http is not None
     watch = Watch(screener, config, keep=keep, evidence=evidence, metrics=metrics)
-    sinks = open_sinks(tell, watch.take_evidence, watch.statuses)
+
+    def statuses() -> list[SourceStatus] | None:
+        return watch.statuses() if watch.started else None  # the manager adds sources
+
+    sinks = open_sinks(tell, watch.take_evidence, statuses)
     teacher = Teacher(screener.calibration, seal, sinks.store)
     sinks.append(teacher)
     manager = Manager(watch, config, sinks.store, teacher, secrets)

@@ -56,6 +56,9 @@ class Watch:
         keep: whether to keep the last judged frames, for `picture`.
         evidence: stream verdicts whose events come with the picture that decided.
         metrics: told how long stages take.
+
+    Attributes:
+        started: whether it was; sources may be added before.
     """
 
     def __init__(
@@ -85,7 +88,7 @@ class Watch:
             metrics=metrics,
         )
         self._load = Load()
-        self._started = False
+        self.started = False
         self.processes = open_processes(config.screen.readers)
         """Where sources are read apart from this process; None where none may be."""
         self._set_sources(config.sources)
@@ -133,7 +136,7 @@ class Watch:
         """Begin."""
         self._emitter.start()
         self.scheduler.start()
-        self._started = True
+        self.started = True
         self._run_sources()
 
     def tick(self) -> None:
@@ -164,7 +167,7 @@ class Watch:
             logger.error("the engine does not answer; what was removed is not told")
         if changed := _changed_tables(before, config):
             logger.warning("%s: read at the start alone; restart for what changed there", changed)
-        if self._started:
+        if self.started:
             self._run_sources()
         was = {channel.source.name for channel in old}
         now = {channel.source.name for channel in self.scheduler.channels}

@@ -26,7 +26,7 @@ __all__ = ["TABLES", "TellConfig", "open_metrics", "open_sinks", "parse_tables"]
 def open_sinks(
     config: TellConfig,
     evidence: Callable[[StreamEvent], Picture | None],
-    statuses: Callable[[], Sequence[SourceStatus]],
+    statuses: Callable[[], Sequence[SourceStatus] | None],
 ) -> Sinks:
     """Start what the configuration names, all but `[http]`.
 
@@ -36,7 +36,8 @@ def open_sinks(
 
     Args:
         evidence: the picture of a stream's verdict, asked for once, when the event is sent.
-        statuses: of the sources that are screened now; a broker is told them, and no others.
+        statuses: of the sources that are screened now; a broker is told them, and no others. None
+            as long as these are not known.
 
     Raises:
         MpftError: an extra is missing, or a secret, folder or file cannot be used.

@@ -68,7 +68,7 @@ class MqttSink:
 
     Args:
         store: remembers what a broker was told of.
-        statuses: of those that are screened now.
+        statuses: of those that are screened now; None as long as these are not known.
         folder: where snapshots are; None where there are none.
         longest_wait: seconds between attempts to connect, at most; the first is 1.
     """
@@ -79,7 +79,7 @@ class MqttSink:
         self,
         config: Mqtt,
         store: Store,
-        statuses: Callable[[], Sequence[SourceStatus]],
+        statuses: Callable[[], Sequence[SourceStatus] | None],
         folder: Path | None = None,
         *,
         longest_wait: int = 15,
@@ -90,6 +90,7 @@ class MqttSink:
         self._pictures: dict[str, tuple[Path, float]] = {}  # to be told of, and until when
         self._trouble, self._closing = Trouble(logger), False
         self._told: dict[str, tuple[State, float]] = {}  # what, and when
+        self._gone: set[str] = set()  # to be taken back, though there may be others of their names
         self._queued = self._acknowledged = self._failures = self._refused = 0
         self._bridge = f"{config.prefix}/availability"
         client.max_queued_messages_set(MAX_WAITING)
@@ -149,23 +150,31 @@ class MqttSink:
             # What an earlier connection left unacknowledged is repeated first.
             self._wait_for_acknowledgements(time.monotonic() + PATIENCE)
             self._publish(self._bridge, "online", retain=True)
-            self._told = dict.fromkeys(self._store.settings("mqtt"), UNTOLD)
-            return
+            # More than the store has, where its disk was full.
+            self._told = dict.fromkeys([*self._told, *self._store.settings("mqtt")], UNTOLD)
+        else:
+            self._tell(event)
+        self._look()
+
+    def _tell(self, event: StreamEvent | SourceEvent) -> None:
+        if isinstance(event, SourceEvent) and event.state == "removed":
+            self._gone.add(event.stream)
         if self._folder is not None and isinstance(event, StreamEvent) and event.snapshot:
             awaited = self._folder / event.snapshot, time.monotonic() + PICTURE_SECONDS
             self._pictures |= dict.fromkeys((event.source, event.stream), awaited)
         topic = self._topic(slug(event.source), "event")
         self._publish(topic, msgspec.json.encode(event), retain=False)
-        self._look()
 
     def _look(self) -> None:
         """Tell the states that changed or are due, and pictures that are there by now."""
-        if not self._client.is_connected():
+        statuses = self._statuses()
+        if statuses is None or not self._client.is_connected():
             return
-        now, states = time.monotonic(), _states(self._statuses())
-        for name in self._told.keys() - states.keys():
+        now, states = time.monotonic(), _states(statuses)
+        for name in self._told.keys() & self._gone | self._told.keys() - states.keys():
             logger.info("mqtt: %s is no more, and is taken back", printable(name))
             self._take_back(name)
+        self._gone.clear()
         for name, state in states.items():
             before, when = self._told.get(name, UNTOLD)
             if not before:

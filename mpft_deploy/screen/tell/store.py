@@ -38,7 +38,7 @@ MEMORY_BYTES = 16 * 1024**2
 """Of a store that has no file."""
 
 CAPACITY = 1000
-"""Events that wait in memory, and as many notes of what receivers took."""
+"""Events that wait in memory."""
 
 AGAIN = 1.0
 """Seconds between two attempts to write what waits in memory."""
@@ -113,7 +113,7 @@ class Store:
     Attributes:
         receivers: of what is sent here.
         dropped: events that are lost, by cause.
-        changes: how many events and reviews there were since the start.
+        changes: how many events and reviews were written since the start.
 
     Raises:
         UsageError: another process has it.
@@ -182,7 +182,6 @@ class Store:
                 self.dropped["closed"] += 1
                 return self._last
             self._last += 1
-            self.changes += 1
             row = (self._last, self._retention.now(), event.time, event.source, verdict, body)
             sql = "INSERT INTO new_events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', '', NULL)"
             self._db.execute(sql, (*row, snapshot, package, state))
@@ -191,6 +190,8 @@ class Store:
             self._write_out()
             old = (self._last - CAPACITY,)  # those in memory are the last
             self._db.execute("DELETE FROM new_deliveries WHERE event <= ?", old)
+            forgotten = "(SELECT id FROM new_events WHERE id <= ?)"  # in no file, to be told again
+            self._db.execute(f"DELETE FROM settled WHERE event IN {forgotten}", old)
             if lost := self._db.execute("DELETE FROM new_events WHERE id <= ?", old).rowcount:
                 self.dropped["disk full"] += lost
             return self._last
@@ -212,12 +213,6 @@ class Store:
                 return
             self.rows("INSERT OR REPLACE INTO settled VALUES (?, ?, ?)", receiver, event, error)
             self._write_out()
-            # A receiver is told twice of what is forgotten.
-            many = (
-                "SELECT rowid FROM settled WHERE event NOT IN (SELECT id FROM new_events) "
-                f"ORDER BY rowid DESC LIMIT -1 OFFSET {CAPACITY}"
-            )
-            self.rows(f"DELETE FROM settled WHERE rowid IN ({many})")
 
     def count_waiting(self, receiver: str) -> int:
         """How many events wait for a receiver."""
@@ -323,8 +318,11 @@ class Store:
             self.rows("INSERT OR REPLACE INTO settings VALUES (?, ?, ?)", source, key, value)
 
     def forget_settings(self, source: str) -> None:
-        """Take back all that was set of a source; an EnvironmentLacksError if it cannot be."""
-        self.rows("DELETE FROM settings WHERE source = ?", source)
+        """Take back all that was set of a source; an EnvironmentLacksError if it cannot be.
+
+        What a broker was told stays known: that is taken back there first, once it can be reached.
+        """
+        self.rows("DELETE FROM settings WHERE source = ? AND key <> 'mqtt'", source)
 
     def stats(self) -> SinkStats:
         """Counts of events."""
@@ -385,6 +383,7 @@ class Store:
             self._trouble.begin(f"store {self._where}: {error}; events wait in memory")
         else:
             self._delivered += count
+            self.changes += count
             self._trouble.end(f"store {self._where}: can be written again")
 
     @contextlib.contextmanager

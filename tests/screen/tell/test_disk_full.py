@@ -18,8 +18,8 @@ from mpft_deploy.screen.tell.store import CAPACITY, Store
 
 def drain(store: Store) -> list[str]:
     """Ids of everything that waits for the receiver, delivered now."""
-    names = []
-    while waiting := store.waiting("hook", 50):
+    names: list[str] = []
+    while (waiting := store.waiting("hook", 50)) and len(names) < 5 * CAPACITY:
         for delivery in waiting:
             names.append(json.loads(delivery.body)["id"])
             store.settle("hook", delivery.event)
@@ -100,6 +100,31 @@ def test_a_disk_that_stays_full_costs_the_oldest(
         assert store.dropped == {"disk full": CAPACITY + 500 - len(left)}
     finally:
         make_room()
+    store.close()
+
+
+def test_what_was_delivered_on_a_full_disk_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpft_deploy.screen.tell.store.CAPACITY", 50)
+    store = Store(tmp_path / "screen.db")
+    many = 100
+    for number in range(many):
+        store.add(stream_event(number), ["hook"])
+    make_room = full_file(store, tmp_path)
+    while not store.stats().waiting:
+        store.add(stream_event(many), ["hook"])
+        many += 1
+    assert drain(store) == names(0, many)
+    assert store.changes == many - 1
+    for number in range(many, many + 100):
+        store.settle("hook", store.add(stream_event(number), ["hook"]))
+    # Notes are kept of what is in the file, and of what is in memory.
+    assert store.number("SELECT count(*) FROM settled") <= many + 50
+    make_room()
+    eventually(lambda: store.stats().waiting == 0)
+    assert store.changes == len(store.events(limit=3 * many)) == many - 1 + 50
+    assert drain(store) == []
     store.close()
 
 

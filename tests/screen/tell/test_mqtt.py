@@ -276,6 +276,57 @@ def test_what_an_earlier_run_left_is_taken_back(broker: Broker, tmp_path: Path) 
     neighbour.close(2)
 
 
+def test_a_source_that_is_removed_while_the_broker_is_away(broker: Broker, tmp_path: Path) -> None:
+    store, statuses = Store(tmp_path / "screen.db"), [source_status("gate"), source_status("yard")]
+    sink = open_sink(broker, statuses, store=store)
+    eventually(lambda: len([t for t in retained(broker) if t.endswith("/state")]) == 2)
+    sink.close(2)
+    store.forget_settings("gate")  # as who removes it
+    del statuses[0]
+    sink = open_sink(broker, statuses, store=store)
+    eventually(lambda: not [topic for topic in retained(broker) if "gate" in topic])
+    sink.close(2)
+    store.close()
+
+
+def test_nothing_is_taken_back_before_the_sources_are_known(
+    broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path / "screen.db")
+    sink = open_sink(broker, store=store)
+    eventually(lambda: "mpft/gate/state" in retained(broker))
+    sink.close(2)
+    listener, known = Subscriber(broker.port), []
+    sink = MqttSink(Mqtt(host="127.0.0.1", port=broker.port), store, lambda: known or None)
+    sink.send(source_event(7))
+    eventually(lambda: listener.ids("mpft/gate/event") == ["s000007"])
+    eventually(lambda: sink.stats().waiting == 0)
+    known.append(source_status("yard"))
+    eventually(lambda: "mpft/yard/state" in listener.latest)
+    told = listener.messages
+    event = [topic for topic, _ in told].index("mpft/gate/event")
+    assert event < told.index(("mpft/gate/state", ""))
+    assert not [one for one in caplog.records if one.levelname == "ERROR"]
+    sink.close(2)
+    store.close()
+    listener.close()
+
+
+def test_another_camera_of_that_name_is_introduced_anew(broker: Broker, tmp_path: Path) -> None:
+    statuses = [source_status("gate")]
+    listener, sink = Subscriber(broker.port), open_sink(broker, statuses, tmp_path)
+    (tmp_path / "a.jpg").write_bytes(b"of the old one")
+    sink.send(stream_event(2, snapshot="a.jpg"))
+    eventually(lambda: listener.latest.get("mpft/gate/picture") == "of the old one")
+    sink.send(source_event(3, state="removed", previous="live"))
+    eventually(lambda: listener.latest["mpft/gate/picture"] == "")
+    device = "homeassistant/device/mpft_gate/config"
+    eventually(lambda: [bool(m) for t, m in listener.messages if t == device][-2:] == [False, True])
+    eventually(lambda: listener.latest["mpft/gate/state"] != "")
+    sink.close(2)
+    listener.close()
+
+
 def test_a_broker_with_passwords(tmp_path: Path) -> None:
     if shutil.which("mosquitto_passwd") is None:
         pytest.skip("mosquitto_passwd is not installed")
