@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -51,6 +52,9 @@ PATIENCE = ("RAY_raylet_start_wait_time_s", "60")
 has died is not noticed before."""
 
 LISTS = (".txt", ".lst")
+
+_SECRET = re.compile("(?i)key|pass|pw|secret|sig|token")
+"""In the name of an option: client_secret, or sig of a shared access signature."""
 
 
 class How(NamedTuple):
@@ -97,11 +101,12 @@ def find_sources(sources: Iterable[str], others: Counter[str]) -> Iterator[bytes
         others: counts the files of other kinds by suffix.
 
     Raises:
-        InputError: a list or a storage cannot be read.
+        InputError: a list or a storage cannot be read, or an address has a secret in it.
     """
     for source in sources:
         path = Path(source)
         if "://" in source:
+            check_secrets(source)
             yield from _of_storage(source, others)
         elif path.is_dir():
             for found in find_files(path, IMAGE_SUFFIXES, others=others):
@@ -111,9 +116,35 @@ def find_sources(sources: Iterable[str], others: Counter[str]) -> Iterator[bytes
                 lines = path.read_bytes().splitlines()
             except OSError as error:
                 raise InputError(f"{display(path)}: {error.strerror}") from None
-            yield from filter(None, map(bytes.strip, lines))
+            for number, line in enumerate(map(bytes.strip, lines), 1):
+                check_secrets(os.fsdecode(line), f"{display(path)}, line {number}: ")
+                if line:
+                    yield line
         else:
             yield os.fsencode(source)
+
+
+def check_secrets(text: str, where: str = "") -> None:
+    """Have no secret in an address, which results name; an InputError that does not tell it.
+
+    Args:
+        where: it stands.
+    """
+    scheme, mark, rest = text.partition("://")
+    if not mark or rest.startswith("/"):  # no host, no login
+        return
+    names = [unquote(one.partition("=")[0]) for one in re.split("[?&]", rest)[1:]]
+    login, at, _ = rest.rpartition("@")  # a password may hold "/" or "?"
+    if at and ":" in login:
+        has, remedy = "a password in it", " (in a file's name, write %40 for @)"
+    elif any(map(_SECRET.search, names)):
+        has, remedy = "a secret among its options", ""
+    else:
+        return
+    raise InputError(
+        f"{where}an address {printable(scheme)}://… has {has}, and results name addresses: give it "
+        f"in the way of its client, such as AWS_SECRET_ACCESS_KEY in the environment{remedy}"
+    )
 
 
 def _of_storage(address: str, others: Counter[str]) -> Iterator[bytes]:
@@ -139,13 +170,8 @@ def _of_storage(address: str, others: Counter[str]) -> Iterator[bytes]:
 
 
 def _storage_of(address: str) -> tuple[FileSystem, str]:
-    """The storage of an address and the path in it; an InputError for one with a password."""
+    """The storage of an address and the path in it."""
     parts = urlsplit(address, allow_fragments=False)
-    if parts.password:
-        raise InputError(
-            f"the address of {parts.hostname} has a password in it, and results name addresses: "
-            "give it in the way of its client, such as AWS_SECRET_ACCESS_KEY in the environment"
-        )
     storage, root = _client(f"{parts.scheme}://{parts.netloc}/", parts.query)
     return storage, (root.rstrip("/") + unquote(parts.path)).rstrip("/") or "/"
 
