@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from mpft_deploy.screen.tell.stats import Worker, kind
 
 CAPACITY = 10_000
 """Events that wait for a slow disk, or for a reader of standard output that stopped reading."""
+
+LOCK_SECONDS = 5.0
+"""How long another process may keep the file locked; a line takes it a moment."""
 
 
 class JsonLines(Worker[bytes]):
@@ -79,9 +83,8 @@ class JsonLines(Worker[bytes]):
 
         It is locked meanwhile, since two processes would cut off each other's lines on a full disk.
         """
-        file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        file = self._open()
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
             self._size = os.fstat(file).st_size
             if line and self._size and self._size + len(line) > self._config.max_bytes:
                 self._rotate()
@@ -102,10 +105,32 @@ class JsonLines(Worker[bytes]):
         finally:
             os.close(file)
 
+    def _open(self) -> int:
+        """A descriptor of the file, locked; an OSError if another process keeps it for long."""
+        end = time.monotonic() + LOCK_SECONDS
+        while True:
+            file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(file), self._path.stat()):
+                    return file
+            except FileNotFoundError:  # it was moved away meanwhile, like one that is another now
+                pass
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    os.close(file)
+                    raise OSError(errno.EBUSY, "another process keeps it locked") from None
+                time.sleep(0.001)
+            except BaseException:
+                os.close(file)
+                raise
+            os.close(file)
+
     def _rotate(self) -> None:
-        """PATH becomes PATH.1, that PATH.2, and so on; the last is gone."""
+        """PATH becomes PATH.1, that PATH.2, and so on; the last is gone. With its lock."""
         files = [self._path, *(Path(f"{self._path}.{n + 1}") for n in range(self._config.keep))]
         for newer, older in reversed(list(pairwise(files))):
             if newer.exists():
                 newer.replace(older)
-        self._path.unlink(missing_ok=True)  # where none is kept
+        if not self._config.keep:
+            self._path.unlink(missing_ok=True)

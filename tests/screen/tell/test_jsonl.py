@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from telling import eventually, frame_event, source_event, stream_event
 
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen.streams.records import Event
+from mpft_deploy.screen.tell import jsonl
 from mpft_deploy.screen.tell.config import Jsonl
 from mpft_deploy.screen.tell.jsonl import JsonLines
 
@@ -90,6 +92,41 @@ def test_two_writers_cut_off_no_line(tmp_path: Path) -> None:
     for source in ("gate", "yard"):
         found = [line["id"] for line in lines(Path(config.path)) if line["source"] == source]
         assert found == [f"e{number:06d}" for number in range(200)]
+
+
+@pytest.mark.parametrize("keep", [0, 300])
+def test_two_writers_rotate_one_file(tmp_path: Path, keep: int) -> None:
+    config = Jsonl(path=str(tmp_path / "events.jsonl"), max_bytes=4096, keep=keep)
+    sinks = [JsonLines(config), JsonLines(config)]
+    for number in range(400):
+        for sink, source in zip(sinks, ("gate", "yard"), strict=True):
+            sink.send(stream_event(number, source))
+    for sink in sinks:
+        sink.close(20)
+        assert sink.stats().dropped == {}
+    files = [tmp_path / f"events.jsonl.{n}" for n in range(keep, 0, -1)]
+    files = [*(file for file in files if file.exists()), tmp_path / "events.jsonl"]
+    for source in ("gate", "yard"):
+        found = [line["id"] for file in files for line in lines(file) if line["source"] == source]
+        assert found == [f"e{number:06d}" for number in range(400)][-len(found) or 400 :]
+        assert len(found) == 400 or not keep
+
+
+def test_a_file_that_stays_locked_holds_up_nothing_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonl, "LOCK_SECONDS", 0.05)
+    path = tmp_path / "events.jsonl"
+    sink = JsonLines(Jsonl(path=str(path)))
+    with path.open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        sink.send(stream_event(1))
+        eventually(lambda: sink.stats().dropped == {"error": 1})
+        with pytest.raises(EnvironmentLacksError, match="another process keeps it locked"):
+            JsonLines(Jsonl(path=str(path)))
+    sink.send(stream_event(2))
+    sink.close(5)
+    assert [line["id"] for line in lines(path)] == ["e000002"]
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
