@@ -1,7 +1,7 @@
 """Events on their way: numbered, in order, never waited for.
 
 Whoever makes an event leaves it in a queue of bounded length; one thread hands it to the sink. When
-that is too slow the oldest frame verdicts are lost first, and counted.
+that is too slow the oldest pictures and frame verdicts are lost first, and these are counted.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 CAPACITY = 10_000
 """Events that wait, at most; a minute of a busy machine."""
 
+PICTURES = 16
+"""Of these, the newest that keep their pictures; each is a whole frame in memory."""
+
 E = TypeVar("E", bound=Event)
 
 
@@ -34,10 +37,11 @@ class Emitter:
         # processes that start at once differ by chance.
         self._prefix = f"{int(clock.time() * 1000):012x}-{secrets.token_hex(4)}"
         self._count = 0
-        self._queue: deque[tuple[Event, Picture | None]] = deque()
+        self._queue: deque[Event] = deque()
+        self._pictures: dict[str, Picture] = {}  # that wait, by their events' ids, in order
         self._changed = threading.Condition()
         self._closing = False
-        self._failed = False
+        self._failed = self._unpictured = False  # told already
         self.lost = 0
         self.picture: Picture | None = None
         """That came with the event which the sink is being told; for the sink."""
@@ -66,14 +70,18 @@ class Emitter:
         """Make an event of that kind, queue it, and return it; from any thread.
 
         Args:
-            picture: that goes with it.
+            picture: that goes with it, unless it waits behind too many.
         """
         with self._changed:
             self._count += 1
             event = kind(id=f"{self._prefix}-{self._count:010x}", time=self._clock.time(), **fields)
             if len(self._queue) >= self._capacity:
                 self._make_room()
-            self._queue.append((event, picture))
+            self._queue.append(event)
+            if picture is not None:
+                self._pictures[event.id] = picture
+                if len(self._pictures) > PICTURES:
+                    self._drop_picture()
             self._changed.notify()
         return event
 
@@ -88,16 +96,22 @@ class Emitter:
         if self._sink is not None:
             self._sink.close(max(0.0, end - time.monotonic()))
 
+    def _drop_picture(self) -> None:
+        if not self._unpictured:
+            logger.warning("events wait too long to keep all their pictures: the oldest are lost")
+        self._unpictured = True
+        del self._pictures[next(iter(self._pictures))]
+
     def _make_room(self) -> None:
         """Drop the oldest frame verdict, or the oldest event of all."""
         if not self.lost:
             logger.warning("events come faster than they are taken: the oldest are lost; counted")
         self.lost += 1
-        for index, (event, _) in enumerate(self._queue):
+        for index, event in enumerate(self._queue):
             if isinstance(event, FrameEvent):
                 del self._queue[index]
                 return
-        self._queue.popleft()
+        self._pictures.pop(self._queue.popleft().id, None)
 
     def _run(self) -> None:
         while True:
@@ -106,7 +120,8 @@ class Emitter:
                     self._changed.wait()
                 if not self._queue:
                     return
-                event, self.picture = self._queue.popleft()
+                event = self._queue.popleft()
+                self.picture = self._pictures.pop(event.id, None)
             if self._sink is not None:
                 self._sending = self._clock.monotonic()
                 self._send(self._sink, event)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 
+import numpy as np
 from telling import HandClock, Told
 
 from mpft_deploy.screen.streams.clock import SystemClock
-from mpft_deploy.screen.streams.emitter import Emitter
-from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent
+from mpft_deploy.screen.streams.emitter import PICTURES, Emitter
+from mpft_deploy.screen.streams.records import Event, FrameEvent, Picture, SourceEvent
 from mpft_deploy.screen.tell.fanout import Sinks
 
 
@@ -31,6 +32,23 @@ def test_events_are_numbered_and_frames_give_way() -> None:
     clock.date += 1
     later = Emitter(None, clock).emit(SourceEvent, source="s", state="live", previous="down")
     assert later.id > ids[-1]
+
+
+def test_few_pictures_wait() -> None:
+    class Looking(Told):
+        def send(self, event: Event) -> None:
+            pictures.append(emitter.picture)
+
+    picture, pictures = Picture(np.zeros((2, 2, 3), np.uint8), 0.0, []), []
+    emitter = Emitter(Looking(), HandClock(), capacity=100)
+    for index in range(150):  # every other with a picture
+        shown = picture if index % 2 else None
+        emitter.emit(SourceEvent, shown, source="s", state="live", previous="down")
+    assert len(emitter._pictures) == PICTURES
+    emitter.start()
+    emitter.close(60)
+    assert pictures == [None] * (100 - 2 * PICTURES) + [None, picture] * PICTURES
+    assert not emitter._pictures
 
 
 def test_screeners_that_start_at_once_have_ids_of_their_own() -> None:

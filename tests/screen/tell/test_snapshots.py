@@ -184,6 +184,24 @@ def test_a_burst_costs_pictures_not_memory(tmp_path: Path) -> None:
     assert stats.delivered + stats.dropped.get("queue", 0) == 60
 
 
+def test_a_folder_that_is_not_mounted_costs_nothing(tmp_path: Path) -> None:
+    folder, store = tmp_path / "shots", Store(None)
+    sink = SnapshotSink(Snapshots(folder=str(folder)), noise, store)
+    for number in (1, 2):
+        store.add(sink.attach(stream_event(number)))
+    sink.close(5)
+    first, second = sorted(files(folder))
+    folder.rename(tmp_path / "mounted")
+    for _ in range(2):  # without the folder, and with an empty one
+        SnapshotSink(Snapshots(folder=str(folder)), noise, store).close(5)
+        assert [one.snapshot for one in store.events()] == [second, first]
+    folder.rmdir()
+    (tmp_path / "mounted").rename(folder)
+    (folder / first).unlink()
+    SnapshotSink(Snapshots(folder=str(folder)), noise, store).close(5)
+    assert [one.snapshot for one in store.events()] == [second, None]
+
+
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EnvironmentLacksError, match=r"\[snapshots\] folder"):
