@@ -55,6 +55,7 @@ class Managed(msgspec.Struct, frozen=True):
         origin: who names it; "both": the file's settings count, and the store's wait.
         paused: whether it is, and not only for the moment.
         taught: when what counts of all its streams was learnt, seconds since the Unix epoch.
+        accepted: whether something that was taught here can be taken back.
         lesson: that is under way, or waits to be accepted.
         fixed: whether its settings name regions or masks: those count, and none can be drawn.
         problem: why the store's settings are not used; else empty.
@@ -67,6 +68,7 @@ class Managed(msgspec.Struct, frozen=True):
     paused: bool
     problem: str = ""
     taught: float | None = None
+    accepted: bool = False
     lesson: Lesson | None = None
     fixed: bool = False
     decode: str | float = ""
@@ -131,6 +133,7 @@ class Manager:
         """Which sources are of the file, which were added, and which are paused."""
         with self._lock:
             kept, paused = self._store.settings("source"), self._store.settings("paused")
+            accepted = self._store.settings("baselines").keys()
             filed = {one.name: one for one in self._file.sources}
             tables = {name: msgspec.json.decode(table) for name, table in kept.items()}
             listed = []
@@ -146,6 +149,7 @@ class Manager:
                         paused=name in paused,
                         problem=self._problems.get(name, ""),
                         taught=min(taught) if taught and len(taught) == len(streams) else None,
+                        accepted=not accepted.isdisjoint(streams),
                         lesson=self.teacher.lesson(name),
                         fixed=name in self._fixed,
                         **{key: said[key] for key in SHOWN if key in said},

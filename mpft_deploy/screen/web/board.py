@@ -224,23 +224,32 @@ class Board:
         Args:
             near: only what surrounds the cells that the detector saw, pixel for pixel if it fits.
         """
+        if (shown := self._encoded(source, near=near)) is not None:
+            return shown
+        judged = self._judged.get(source)
+        try:
+            picture = self._monitor.picture(source)  # for seconds, if the engine is stuck
+        except KeyError:
+            raise MissingError("there is no such source") from None
+        if picture is None:
+            return None
         with self._encoding:  # one at a time: visitors get one core at the most
-            judged, kept = self._judged.get(source), self._pictures.get(source, {}).get(near)
-            if kept is not None and (
-                (judged is not None and judged == kept.judged)
-                or time.monotonic() - kept.made < PICTURE_SECONDS
-            ):
-                return kept.shown
-            try:
-                picture = self._monitor.picture(source)
-            except KeyError:
-                raise MissingError("there is no such source") from None
-            if picture is None:
-                return None
+            if (shown := self._encoded(source, near=near)) is not None:  # by another meanwhile
+                return shown
             shown = _encode(picture, near=near)
             encoded = _Encoded(time.monotonic(), judged, shown)
             self._pictures.setdefault(source, {})[near] = encoded
             return shown
+
+    def _encoded(self, source: str, *, near: bool) -> Shown | None:
+        """What was encoded already, if it is new enough."""
+        kept, judged = self._pictures.get(source, {}).get(near), self._judged.get(source)
+        if kept is not None and (
+            (judged is not None and judged == kept.judged)
+            or time.monotonic() - kept.made < PICTURE_SECONDS
+        ):
+            return kept.shown
+        return None
 
     def _forget(self, gone: Callable[[str], bool]) -> None:
         """Keep nothing of sources that are gone; under the lock."""

@@ -58,7 +58,9 @@ def test_a_camera_is_taught_and_what_was_taught_is_taken_back(
     assert learnt["frames"] == 700
     assert learnt["offset"] == pytest.approx(-1 + 3 / 7, abs=0.01)
     before = decisions(one)[0]
-    assert one.ask("POST", "/sources/hall/lesson/accept")[1]["taught"] > 1.7e9
+    accepted = one.ask("POST", "/sources/hall/lesson/accept")[1]
+    assert accepted["taught"] > 1.7e9
+    assert accepted["accepted"]
     assert decisions(one)[0]._baseline.offset == learnt["offset"]
     assert decisions(one)[0] is not before
     # A second one counts in its place, until it is taken back.
@@ -80,7 +82,15 @@ def test_a_camera_is_taught_and_what_was_taught_is_taken_back(
     assert one.teacher.baselines({"hall": older}, {})["hall"] == kept
     assert one.teacher.baselines({"hall": newer}, {})["hall"] == newer
     assert Teacher(Calibration(), "c" * 64, one.store).baselines({}, {}) == {}
-    assert one.ask("DELETE", "/sources/hall/baseline")[1]["taught"] is None
+    back = one.ask("DELETE", "/sources/hall/baseline")[1]
+    assert (back["taught"], back["accepted"]) == (None, False)
+    # What the file says can be taken back there alone.
+    filed = msgspec.structs.replace(one.config, baselines={"hall": newer})
+    one.manager.reload(filed)
+    [managed] = one.manager.sources()
+    assert managed.taught is not None
+    assert not managed.accepted
+    one.manager.reload(one.config)
     assert one.ask("DELETE", "/sources/hall/baseline")[0] == 400
     assert decisions(one)[0]._baseline is None
 

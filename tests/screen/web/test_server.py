@@ -157,6 +157,29 @@ def test_pictures_are_encoded_once_for_all(
     assert len(calls) == 1
 
 
+def test_an_engine_that_is_stuck_over_one_picture_delays_no_other(
+    server: Dashboard, monitor: DemoMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture, asked, free = monitor.picture, threading.Event(), threading.Event()
+
+    def stuck(source: str) -> Picture | None:
+        if source == "Main street":
+            asked.set()
+            free.wait(60)
+        return picture(source)
+
+    monkeypatch.setattr(server.board._monitor, "picture", stuck)
+    first = threading.Thread(target=get, args=(server, f"{API}/picture?source=Main+street"))
+    first.start()
+    assert asked.wait(60)
+    other = next(name for name in monitor.sources if name != "Main street")
+    answer = get(server, f"{API}/picture?source={quote(other)}")
+    assert answer[0] == 200
+    assert first.is_alive()
+    free.set()
+    first.join()
+
+
 def test_a_still_scene_is_converted_once(
     server: Dashboard, monitor: DemoMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,7 +74,7 @@ function managedRow(managed) {
     const minutes = element("input", { type: "number", min: 10, max: 240, value: 60 });
     ask(
       "It learns what this camera's real frames look like: teach it what it will show, while it shows nothing generated. An hour is good.",
-      ...(managed.taught ? [button("Take the last back", `Take back what ${source} was taught last`, () => send("DELETE", "/baseline"))] : []),
+      ...(managed.accepted ? [button("Take the last back", `Take back what ${source} was taught last`, () => send("DELETE", "/baseline"))] : []),
       element("label", "minutes", "Minutes ", minutes),
       button("Begin", `Begin to teach ${source}`, () => send("POST", "/lesson", { minutes: Number(minutes.value) })),
     );
