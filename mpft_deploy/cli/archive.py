@@ -36,12 +36,12 @@ def run_archive(
     from mpft_deploy.screen.archive import (
         How,
         done_in,
-        find_sources,
         judge_archive,
         mark_of,
         parts,
     )
     from mpft_deploy.screen.screener import with_threshold
+    from mpft_deploy.screen.storage import find_sources
 
     if not bundle.path.exists():
         raise EnvironmentLacksError(

@@ -20,7 +20,7 @@ from media import encoded, picture
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.images import decode_image
-from mpft_deploy.screen import Screener
+from mpft_deploy.screen import Screener, storage
 from mpft_deploy.screen import archive as archives
 from mpft_deploy.screen.archive import (
     LAST,
@@ -29,12 +29,12 @@ from mpft_deploy.screen.archive import (
     How,
     Judge,
     done_in,
-    find_sources,
     mark_of,
     parts,
     schema,
     slices,
 )
+from mpft_deploy.screen.storage import bytes_of, find_sources
 
 GOOD = 7
 
@@ -82,13 +82,13 @@ def test_what_a_storage_lists_is_read_by_one_client(end: str, tmp_path: Path) ->
     (tmp_path / "de ep" / "folder").mkdir(parents=True)
     for name in (*names, "b.txt"):
         (tmp_path / "de ep" / "folder" / name).write_text(name)
-    archives._client.cache_clear()
+    storage._client.cache_clear()
     stored, others = names_in(f"file://{tmp_path}/de%20ep{end}")
     assert others == {".txt": 1}
     assert f"file://{tmp_path}/de%20ep/folder/b%20c%3F%23.png".encode() in stored
-    assert sorted(archives._bytes_of(one).decode() for one in stored) == sorted(names)
+    assert sorted(bytes_of(one).decode() for one in stored) == sorted(names)
     assert names_in(os.fsdecode(stored[0]))[0] == stored[:1]
-    assert archives._client.cache_info().misses == 1
+    assert storage._client.cache_info().misses == 1
 
 
 @pytest.mark.parametrize(

@@ -81,19 +81,6 @@ def test_keeping_nothing_old(tmp_path: Path) -> None:
     assert lines(path)[-1]["id"] == "e000099"
 
 
-def test_two_writers_cut_off_no_line(tmp_path: Path) -> None:
-    config = Jsonl(path=str(tmp_path / "events.jsonl"))
-    sinks = [JsonLines(config), JsonLines(config)]
-    for number in range(200):
-        for sink, source in zip(sinks, ("gate", "yard"), strict=True):
-            sink.send(stream_event(number, source))
-    for sink in sinks:
-        sink.close(5)
-    for source in ("gate", "yard"):
-        found = [line["id"] for line in lines(Path(config.path)) if line["source"] == source]
-        assert found == [f"e{number:06d}" for number in range(200)]
-
-
 @pytest.mark.parametrize("keep", [0, 300])
 def test_two_writers_rotate_one_file(tmp_path: Path, keep: int) -> None:
     config = Jsonl(path=str(tmp_path / "events.jsonl"), max_bytes=4096, keep=keep)
