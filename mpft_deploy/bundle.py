@@ -17,7 +17,7 @@ from mpft_deploy.kinds import refuse_other_kind
 from mpft_deploy.outputs import staged_folder
 from mpft_deploy.sealed import MANIFESTS, read_sealed, write_seal
 from mpft_deploy.signing import Signature, load_verifier
-from mpft_deploy.spec import DetectorSpec, Record, convert_record
+from mpft_deploy.spec import MALFORMED, DetectorSpec, Record, convert_record
 from mpft_deploy.standing import sealed_kind
 
 KIND: Literal["bundle"] = "bundle"
@@ -333,7 +333,7 @@ def read_bundle(path: Path, require_signature: Path | None = None) -> Bundle:
         where = display(path / name)
         try:
             payload = msgspec.json.decode(content[name])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except MALFORMED:
             raise InputError(f"{where} is damaged: it is not JSON. Export it again.") from None
         return convert_record(payload, kind, where)
 

@@ -207,7 +207,14 @@ def _open(path: Path) -> Any:
 
     try:
         return _Saved(path) if path.name == SAVED else pq.ParquetFile(path)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        RecursionError,
+        pa.ArrowException,
+    ) as error:
         what = "no folder that was saved to disk" if path.name == SAVED else "no Parquet file"
         raise InputError(f"{display(path)} is {what}, or damaged: {error}") from None
 
@@ -245,7 +252,7 @@ def _labels(values: Sequence[Any], schema: pa.Schema, column: str) -> list[str]:
     try:
         names = json.loads(stored)["info"]["features"][column]["names"]
         known = dict(enumerate(map(str, names)))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         known = {}
     if not known and _first(MASKS, schema.names) and set(values) <= WITH_MASKS.keys():
         known = WITH_MASKS

@@ -49,7 +49,7 @@ def read_members(path: Path) -> list[Member]:
                     fields.setdefault(key, {}).update(
                         (str(name), str(value)) for name, value in told.items()
                     )
-    except (tarfile.TarError, OSError, ValueError, AttributeError) as error:
+    except (tarfile.TarError, OSError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{display(path)} cannot be read as a shard: {error}") from None
     return [Member(offset, fields.get(key, {})) for key, offset in images.items()]
 

@@ -19,6 +19,9 @@ from mpft_deploy.errors import InputError, UsageError
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what they should be."""
+
 ViewPolicy = Literal["centre", "moving", "three", "five", "grid"]
 """Which windows of a picture are looked at; see `mpft_deploy.views`."""
 KeepKind = Literal["smooth", "textured", "random", "all"]

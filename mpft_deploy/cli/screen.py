@@ -270,6 +270,7 @@ def _read_notes(path: Path | None) -> dict[str, str]:
     import msgspec
 
     from mpft_deploy.errors import InputError
+    from mpft_deploy.spec import MALFORMED
 
     if path is None:
         return {}
@@ -277,7 +278,7 @@ def _read_notes(path: Path | None) -> dict[str, str]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, str])
     except OSError as error:
         raise InputError(f"--notes {_shown(path)}: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise InputError(
             f"--notes {_shown(path)} must be a JSON object of file names and lines: {error}"
         ) from None

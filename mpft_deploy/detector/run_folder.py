@@ -18,7 +18,7 @@ from mpft_deploy.detector.settings import TrainSettings
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.evaluate.scores import Score
 from mpft_deploy.files import display, explain_unwritable, write_atomic
-from mpft_deploy.spec import Record, convert_record
+from mpft_deploy.spec import MALFORMED, Record, convert_record
 from mpft_deploy.standing import marked_folder
 from mpft_deploy.weights import Stored
 
@@ -123,7 +123,7 @@ class RunFolder:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             payload = msgspec.json.decode(metadata["progress"])
-        except (safetensors.SafetensorError, msgspec.DecodeError, KeyError, OSError) as error:
+        except (*MALFORMED, safetensors.SafetensorError, KeyError, OSError) as error:
             raise InputError(
                 f"{display(path)} is damaged ({error}); begin anew with --overwrite"
             ) from None

@@ -25,7 +25,7 @@ from mpft_deploy.kernels.encoder.cuda import CudaEncoder
 from mpft_deploy.kernels.encoder.network import Network, make_network
 from mpft_deploy.kernels.encoder.oracle import DEFINITION
 from mpft_deploy.kernels.encoder.packing import Packed, Sizes, pack, packed_shapes, unpack
-from mpft_deploy.spec import DetectorSpec, Record, convert_record
+from mpft_deploy.spec import MALFORMED, DetectorSpec, Record, convert_record
 from mpft_deploy.weights import F32, MAX_HEADER, Rows
 
 MEASURED = ("wide", "narrow")
@@ -133,7 +133,7 @@ def _read(engine: bytes | memoryview) -> tuple[DetectorSpec, Packed]:
         table = msgspec.json.decode(engine[8:begin] if length <= MAX_HEADER else b"")
         payload = msgspec.json.decode(table.pop("__metadata__")[HEADER])
         found = payload.get("definition", "1")  # which did not name itself
-    except (msgspec.DecodeError, AttributeError, KeyError, TypeError):
+    except (*MALFORMED, AttributeError, KeyError, TypeError):
         raise InputError(f"{WHERE} is none of the backend native: it has no {HEADER}") from None
     if found != DEFINITION:
         raise InputError(

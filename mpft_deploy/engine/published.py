@@ -25,7 +25,7 @@ from mpft_deploy.engine.certificate import compare
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import display
 from mpft_deploy.kernels.encoder.oracle import DEFINITION
-from mpft_deploy.spec import Record, ViewPolicy, convert_record
+from mpft_deploy.spec import MALFORMED, Record, ViewPolicy, convert_record
 from mpft_deploy.weights import F32, Rows, decode, metadata_of
 
 HEADER = "mpft.published"
@@ -121,7 +121,7 @@ def read_published(detector: DetectorFolder) -> Published | None:
     tensors = decode(detector.certificate, where)
     try:
         payload = msgspec.json.decode(metadata_of(detector.certificate)[HEADER])
-    except (msgspec.DecodeError, KeyError):
+    except (*MALFORMED, KeyError):
         raise InputError(f"{where} is not what `mpft certify` writes. Run it again.") from None
     header: Header = convert_record(payload, Header, where)
     images, crops = len(header.names), len(detector.golden.logits)

@@ -19,7 +19,7 @@ from mpft_deploy.images import decode_image
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.prepared import Prepared
 from mpft_deploy.screen.picture import Picture, draw, thumbnail
-from mpft_deploy.spec import KeepRule
+from mpft_deploy.spec import MALFORMED, KeepRule
 from mpft_deploy.views import crop_views
 
 MISTAKES = "mistakes.msgpack"
@@ -89,5 +89,5 @@ def read_mistakes(path: Path) -> list[Mistake]:
         return []
     try:
         return msgspec.msgpack.decode(path.read_bytes(), type=list[Mistake])
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise InputError(f"{display(path)} is damaged ({error}); remove it") from None

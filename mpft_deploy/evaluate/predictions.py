@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import display, write_atomic
-from mpft_deploy.spec import Calibration, KeepRule, Record, ViewPolicy
+from mpft_deploy.spec import MALFORMED, Calibration, KeepRule, Record, ViewPolicy
 
 VERSION = 4
 HEADER = b"mpft.evaluation"
@@ -212,7 +212,7 @@ def read_header(schema: pa.Schema, where: str) -> Header:
         raise InputError(f"{where} was not written by mpft eval: it has no header")
     try:
         header = msgspec.json.decode(stored, type=Header)
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise InputError(f"{where}: its header cannot be read ({error}); make it again") from None
     if header.version != VERSION:
         raise InputError(

@@ -10,7 +10,7 @@ import numpy as np
 from mpft_deploy.errors import InputError
 from mpft_deploy.profile.measure import latency
 from mpft_deploy.profile.records import Estimate
-from mpft_deploy.spec import Record
+from mpft_deploy.spec import MALFORMED, Record
 
 
 class StreamLatency(Record, frozen=True):
@@ -52,7 +52,7 @@ def read_events(lines: Iterable[bytes], name: str) -> list[StreamLatency]:
             if msgspec.json.decode(line, type=_Event).event != "frame":
                 continue
             frame = msgspec.json.decode(line, type=_Frame)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except MALFORMED as error:
             raise InputError(f"{name}, line {number}: no event of mpft screen ({error})") from None
         ages.setdefault(frame.source, []).append(frame.age_ms)
     if not ages:

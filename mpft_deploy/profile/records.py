@@ -10,7 +10,7 @@ import msgspec
 from mpft_deploy.bundle import Device
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import display
-from mpft_deploy.spec import Record, convert_record, record_schema
+from mpft_deploy.spec import MALFORMED, Record, convert_record, record_schema
 
 VERSION: Literal[1] = 1
 
@@ -253,7 +253,7 @@ def read_profile(path: Path) -> Profile:
         payload = msgspec.json.decode(path.read_bytes())
     except OSError as error:
         raise InputError(f"{display(path)} cannot be read: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except MALFORMED:
         raise InputError(f"{display(path)} is no result of mpft profile: it is not JSON") from None
     if not isinstance(payload, dict) or payload.get("kind") != "profile":
         raise InputError(f"{display(path)} is no result of mpft profile")

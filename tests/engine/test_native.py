@@ -142,7 +142,12 @@ def test_an_engine_that_does_not_fit_is_told(engine_bundle: Path) -> None:
 
 
 def test_what_is_no_engine_is_told(detector: Path, tmp_path: Path, mpft: Mpft) -> None:
-    for data in (b"", b"\x02\0\0\0\0\0\0\0{}", (detector / "weights.safetensors").read_bytes()):
+    for data in (
+        b"",
+        b"\2\0\0\0\0\0\0\0{}",
+        b'\3\0\0\0\0\0\0\0"\xff"',
+        (detector / "weights.safetensors").read_bytes(),
+    ):
         with pytest.raises(InputError, match="none of the backend native"):
             load(data, threads=1)
     options = ("--backend", "native", "--float-layers", "*.mlp.c_proj")

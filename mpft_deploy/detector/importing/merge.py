@@ -59,7 +59,7 @@ def read_adapters(path: Path) -> Adapters:
         adapters = Adapters(
             float(stated["lora_alpha"]), int(stated["r"]), bool(stated.get("use_rslora"))
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{where} is not understood as PEFT's settings: {error}") from None
     if kind != "LORA" or odd:
         raise InputError(

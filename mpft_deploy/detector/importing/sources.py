@@ -111,7 +111,7 @@ def _settings(path: Path, out: Sources) -> None:
 def _object(path: Path) -> dict[str, Any]:
     try:
         stated = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{display(path)} cannot be read: {error}") from None
     if not isinstance(stated, dict):
         raise InputError(f"{display(path)} holds no settings")

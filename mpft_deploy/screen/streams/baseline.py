@@ -13,7 +13,7 @@ from mpft_deploy.errors import InputError
 from mpft_deploy.files import canonical_json, display, write_atomic
 from mpft_deploy.screen.streams.areas import Box
 from mpft_deploy.screen.streams.runs import Pool, Run
-from mpft_deploy.spec import Calibration, Probability, Record, Verdict, convert_record
+from mpft_deploy.spec import MALFORMED, Calibration, Probability, Record, Verdict, convert_record
 
 VERSION = 1
 
@@ -132,7 +132,7 @@ def read_baselines(path: Path) -> dict[str, Baseline]:
         return {}
     except OSError as error:
         raise InputError(f"{where}: {error.strerror}") from None
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise InputError(f"{where} is not valid JSON: {error}") from None
     version = payload.get("version") if isinstance(payload, dict) else None
     if isinstance(version, int) and version > VERSION:

@@ -119,7 +119,7 @@ encode = msgspec.msgpack.Encoder(enc_hook=Fraction.as_integer_ratio).encode
 
 
 def decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
-    """Of messages of a kind; it raises a msgspec.DecodeError for all others."""
+    """Of messages of a kind; it raises one of `MALFORMED` for all others."""
     return msgspec.msgpack.Decoder(kind, dec_hook=lambda _, ratio: Fraction(*ratio))
 
 

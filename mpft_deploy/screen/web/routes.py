@@ -20,6 +20,7 @@ from mpft_deploy import __version__
 from mpft_deploy.screen.web.audit import Audit
 from mpft_deploy.screen.web.connection import PATIENCE
 from mpft_deploy.screen.web.operations import JSON, ROLES, Operation, operations
+from mpft_deploy.spec import MALFORMED
 
 BODY_BYTES = 16 * 1024
 """Of a request's body; notes are short."""
@@ -83,7 +84,7 @@ def _endpoint(one: Operation, audit: Audit) -> Callable[[Request], Any]:
             asked = msgspec.structs.asdict(msgspec.convert(values, parameters, strict=False))
             if "body" in types:
                 given["body"] = msgspec.json.decode(await read_body(request), type=types["body"])
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except MALFORMED as error:
             return refusal(400, str(error))
         call = functools.partial(one.call, **asked, **{k: given[k] for k in given if k in types})
         if inspect.iscoroutinefunction(one.call):

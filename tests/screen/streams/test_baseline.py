@@ -70,8 +70,8 @@ def test_the_file_holds_all_cameras_and_is_refused_where_it_is_wrong(tmp_path: P
         path.write_text(json.dumps({**good, **changed}))
         with pytest.raises(InputError, match=message):
             read_baselines(path)
-    for text in ("", "[1]", "{"):
-        path.write_text(text)
+    for data in (b"", b"[1]", b"{", b'{"hall\xff": 1}', b"[" * 5000):
+        path.write_bytes(data)
         with pytest.raises(InputError, match="not valid"):
             read_baselines(path)
 

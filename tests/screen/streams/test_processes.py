@@ -38,6 +38,7 @@ from mpft_deploy.screen.streams.records import SourceEvent
 from mpft_deploy.screen.streams.sandbox import landlock_version
 from mpft_deploy.screen.streams.settings import ScreenSettings, SourceSettings
 from mpft_deploy.screen.streams.watch import Watch
+from mpft_deploy.spec import MALFORMED
 from mpft_deploy.views import Window
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone")
@@ -129,20 +130,20 @@ def test_why_a_source_cannot_be_read_comes_through(
 class Masked(Seen):
     """Takes every picture of a source and wants no pixels of it, as where masks leave no room."""
 
-    occupied = True  # by the next one
-
     def offer(self, shot: Shot, received: float) -> None:
         Attempt.offer(self, shot, received)
         self.turns += 1
+        self.occupied = True  # by the next one
 
 
 def test_who_takes_pictures_and_wants_no_pixels_has_turns_all_the_same(
     reading: ReaderProcesses, tmp_path: Path
 ) -> None:
-    settings = source_settings(str(write_video(tmp_path / "a.mp4", seconds=1, rate=24)))
+    """Keyframes, at which turns count, come every 1.5 s, so that a busy machine tells in time."""
+    settings = source_settings(str(write_video(tmp_path / "a.mp4", seconds=3.5, rate=8)))
     attempt = Masked(settings)
     reading.read(settings, attempt)
-    assert (attempt.packets, attempt.turns, attempt.dropped) == (24, 24, 0)
+    assert (attempt.packets, attempt.turns, attempt.dropped) == (28, 28, 0)
 
 
 def test_a_server_that_is_slow_is_there() -> None:
@@ -299,7 +300,7 @@ def test_what_passes_comes_out_as_it_went_in() -> None:
 
 @given(st.binary(max_size=60))
 def test_nothing_but_messages_is_taken(data: bytes) -> None:
-    with contextlib.suppress(msgspec.DecodeError, ZeroDivisionError):
+    with contextlib.suppress(*MALFORMED, ZeroDivisionError):
         assert isinstance(wire.decoder(wire.Event).decode(data), wire.Event)
 
 
