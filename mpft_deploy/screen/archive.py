@@ -278,29 +278,32 @@ def judge_archive(
             f"Ray does not {'answer at ' + address if address else 'start'}: "
             f"{printable(str(error))}. On a busy machine, try again later."
         ) from None
+    part: Sequence[bytes] = ()
     try:
         worker = ray.remote(Judge).options(num_cpus=1, max_restarts=-1, max_task_retries=LOSSES)
         judges = [worker.remote(how, str(out.absolute())) for _ in range(min(workers, len(work)))]
         # A part goes to a worker that has started: a cluster may have room for fewer.
-        running = {one.ready.remote(): one for one in judges}
+        running = {one.ready.remote(): (one, part) for one in judges}
         left, total = deque(work), sum(map(len, work))
         done = errors = 0
         while done < total:
             [ended], _ = ray.wait([*running])
-            free = running.pop(ended)
+            free, part = running.pop(ended)
             judged, failed = ray.get(ended)
             done, errors = done + judged, errors + failed
             progress(done, errors)
             if left:
-                running[free.part.remote(left.popleft())] = free
+                part = left.popleft()
+                running[free.part.remote(part)] = (free, part)
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None)
         if isinstance(cause, MpftError):
             raise cause from None
         said = str(error).strip().rpartition("Error: ")[2].partition("\n")[0]
+        over = f"over {shown(part[0])} and {len(part) - 1} others" if part else "at its start"
         raise EnvironmentLacksError(
-            f"a worker of Ray cannot go on: {printable(said)}. The same command goes on from what "
-            "is written."
+            f"a worker of Ray cannot go on, {over}: {printable(said)}. The same command goes on "
+            "from what is written."
         ) from None
     finally:
         ray.shutdown()

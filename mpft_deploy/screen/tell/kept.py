@@ -120,7 +120,7 @@ class Kept:
         known = {row[0] for row in rows}
         files = [one for one in os.scandir(self.folder) if one.is_file(follow_symlinks=False)]
         there = {one.name: one.stat() for one in files if self._name.fullmatch(one.name)}
-        if any(self.folder.iterdir()):  # or its file system may not be mounted
+        if known & there.keys():  # or its file system may not be mounted
             for name in known - there.keys():
                 self.delete(name)
         for name in sorted(there.keys() - known, key=lambda name: there[name].st_mtime):
