@@ -219,10 +219,11 @@ def test_a_signal_leaves_what_was_judged(many: Path, bundle: Path, number: signa
         text=True,
     )
     assert process.stdout is not None
+    assert process.stderr is not None
     seen = [process.stdout.readline() for _ in range(random.randint(2, 20))]
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    out, err = process.stdout.read(), process.stderr.read()  # communicate forgets what was buffered
+    assert process.wait(60) == 128 + number
     *rows, summary = seen[1:] + out.splitlines()
     assert all("many/" in row for row in rows)
     verdicts = [row.split()[0] for row in rows]

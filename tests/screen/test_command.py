@@ -307,10 +307,11 @@ def test_ctrl_c_ends_at_once_and_the_report_says_so(tmp_path: Path, bundle: Path
         text=True,
     )
     assert process.stdout is not None
+    assert process.stderr is not None
     assert "verdict" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    out, err = process.stdout.read(), process.stderr.read()  # communicate forgets what was buffered
+    assert process.wait(60) == 130
     *judged, last = map(json.loads, out.splitlines())
     assert len(judged) < 200  # of 400: it did not wait for the rest
     assert "interrupted" in last["error"]
