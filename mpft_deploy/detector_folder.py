@@ -136,7 +136,7 @@ def write_detector(
     """
     tensors = quantise(weights, stored)
     with staged_folder(path, OUTPUT, replace=replace) as staging:
-        (staging / WEIGHTS).write_bytes(safetensors.numpy.save(tensors))
+        safetensors.numpy.save_file(tensors, staging / WEIGHTS)
         (staging / GOLDEN).write_bytes(golden.to_bytes())
         (staging / CARD).write_text(card, encoding="utf-8")
         payload = {"kind": KIND, "version": VERSION, "spec": msgspec.to_builtins(spec)}

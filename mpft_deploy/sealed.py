@@ -27,6 +27,7 @@ from mpft_deploy.files import (
     is_system_name,
     printable,
     sha256,
+    sha256_of_file,
     workplace_of,
     write_atomic,
 )
@@ -82,7 +83,7 @@ def write_seal(
     """
     manifest = MANIFESTS[payload["kind"]]
     files = {
-        path.name: sha256(path.read_bytes())
+        path.name: sha256_of_file(path)
         for path in sorted(folder.iterdir())
         if path.name != manifest and not is_system_name(path.name)
     }

@@ -150,7 +150,7 @@ def dequantise(
         if scale is not None and value.dtype == np.uint8:
             most = math.prod(shapes[key]) if shapes is not None else MOST_INFLATED * value.size
             value = _unpack(f"{where}: {key}", value, len(scale), most)
-        real = value.astype(np.float32)
+        real = value.astype(np.float32, copy=scale is not None)
         if scale is not None:
             real *= scale.astype(np.float32).reshape(-1, *([1] * (real.ndim - 1)))
         out[key] = real

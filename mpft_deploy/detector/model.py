@@ -138,7 +138,8 @@ class Detector(nn.Module):
         expected = shapes(self.tower, self.depth)
         expected[HEAD_WEIGHT] = (1, self.head.in_features)
         expected[HEAD_BIAS] = (1,)
-        tensors = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
+        writable = {key: np.require(value, requirements="W") for key, value in weights.items()}
+        tensors = {key: torch.from_numpy(value) for key, value in writable.items()}
         checked = check_weights(tensors, expected, where)
         head = {name: checked.pop(f"head.{name}") for name in ("weight", "bias")}
         self.visual.load_state_dict(checked)

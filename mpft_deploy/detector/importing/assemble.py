@@ -156,7 +156,7 @@ def assemble(request: Request) -> Imported:
         std=std,
         calibration=Calibration(unsure=(0.5, 0.5)),
     )
-    arrays = {key: value.numpy().astype("float32") for key, value in folded.items()}
+    arrays = {key: value.numpy().astype("float32", copy=False) for key, value in folded.items()}
     return Imported(spec, arrays, told, found.files)
 
 

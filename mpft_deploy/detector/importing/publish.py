@@ -15,7 +15,7 @@ from mpft_deploy.detector.golden import GOLDEN_COUNT, synthetic_crops
 from mpft_deploy.detector.importing.assemble import Imported, Request, assemble
 from mpft_deploy.detector.model import Detector
 from mpft_deploy.detector_folder import Golden, write_detector
-from mpft_deploy.files import display, sha256
+from mpft_deploy.files import display, sha256_of_file
 from mpft_deploy.spec import DetectorSpec
 from mpft_deploy.weights import Stored, dequantise, quantise
 
@@ -38,9 +38,10 @@ def import_detector(
     imported = assemble(request)
     where = display(out)
     weights = dequantise(quantise(imported.weights, stored))
+    imported = replace(imported, weights=weights)  # large towers are held once
     training = {
         "imported": {
-            "files": {display(one.name): sha256(one.read_bytes()) for one in imported.files},
+            "files": {display(one.name): sha256_of_file(one) for one in imported.files},
             "recognised": imported.told,
         },
         "stored_weights": stored,
@@ -54,6 +55,7 @@ def import_detector(
     say(f"judging {GOLDEN_COUNT} drawn crops")
     crops = synthetic_crops(spec.crop.size, count=GOLDEN_COUNT)
     golden = Golden(crops, crop_logits(model, crops, spec.keep_rule, seed=spec.keep_seed))
+    del model
     write_detector(out, spec, weights, golden, _card(spec), stored=stored, replace=overwrite)
     return replace(imported, spec=spec)
 
