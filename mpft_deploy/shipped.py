@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mpft_deploy
 from mpft_deploy.errors import EnvironmentLacksError, MpftError
+from mpft_deploy.files import display
 
 NAME = "mpft-vit-b16"
 
@@ -46,11 +47,11 @@ def build_commit() -> str:
 def version_text() -> str:
     """What `mpft --version` tells, in a line each."""
     try:
-        seal = shipped_seal()
+        seal, where = shipped_seal(), f", in {display(shipped_detector())}"
     except MpftError:
-        seal = "none that can be read"
+        seal, where = "none that can be read", ""
     return (
         f"mpft, version {mpft_deploy.__version__}\n"
         f"built from commit {build_commit() or 'unknown'}\n"
-        f"detector {NAME}, seal {seal}"
+        f"detector {NAME}, seal {seal}{where}"
     )

@@ -219,7 +219,8 @@ def test_the_version_names_commit_and_detector(
         version, commit_line, detector = capsys.readouterr().out.splitlines()
         assert version == f"mpft, version {mpft_deploy.__version__}"
         assert commit_line == f"built from commit {told}"
-        assert detector == f"detector mpft-vit-b16, seal {manifest['seal']}"
+        seal, folder = f"seal {manifest['seal']}", shipped_detector()
+        assert detector == f"detector mpft-vit-b16, {seal}, in {folder}"
 
 
 def test_the_version_stands_once() -> None:

@@ -39,19 +39,23 @@ def command(folder: Path, reseal: bool, as_json: bool) -> None:
 
 
 def _spec_rows(spec: Any) -> list[list[str]]:
-    calibration, scaling = spec.calibration, spec.crop.scaling
+    scaling = spec.crop.scaling
     scaled = f" after scaling to {scaling} ({scaling.filter})" if scaling else ""
+    calibrations = {"calibration": spec.calibration, "of streams": spec.stream}
     return [
         ["backbone", f"{spec.architecture.name}, blocks 0 to {spec.depth - 1}"],
-        ["input", f"{spec.crop.policy} crop of {spec.crop.size}{scaled}, cells of {spec.patch}"],
+        ["input", f"views of {spec.crop.size}{scaled}, cells of {spec.patch}"],
         ["trained on", f"{spec.train_keep} ({spec.fill})"],
         ["looks at", f"{spec.keep}: {spec.tokens} of {spec.cells} cells"],
-        [
-            "calibration",
-            f"shift {calibration.shift:.4g}, scale {calibration.scale:.4g}, "
-            f"threshold {calibration.threshold:g}, unsure {calibration.unsure[0]:g} to "
-            f"{calibration.unsure[1]:g}",
-        ],
+        *(
+            [
+                name,
+                f"views {one.views}, shift {one.shift:.4g}, scale {one.scale:.4g}, threshold "
+                f"{one.threshold:g}, unsure {one.unsure[0]:g} to {one.unsure[1]:g}",
+            ]
+            for name, one in calibrations.items()
+            if one is not None
+        ),
     ]
 
 

@@ -79,7 +79,7 @@ def _tell_version(context: click.Context, _: click.Parameter, asked: bool) -> No
     is_eager=True,
     expose_value=False,
     callback=_tell_version,
-    help="Tell version, commit and the shipped detector's seal.",
+    help="Tell version, commit, and the shipped detector's seal and folder.",
 )
 def cli() -> None:
     """Deploy detectors of AI-generated images: export, verify, screen, profile.

@@ -298,10 +298,9 @@ def _warn_undecidable(config: Config, calibration: Calibration) -> None:
                 ]
     if untaught:
         logger.warning(
-            "%s: was not taught, and this detector is off by so much from camera to camera that "
-            "evidence of an average generated stream ends at %+.1f, while %.1f make an alarm. "
-            "Teach it with an hour of known-real frames: mpft calibrate BUNDLE --camera NAME "
-            "--config cameras.toml",
+            "not taught, so likely to stay unsure: %s. Evidence of an average generated stream "
+            "ends at %+.1f there, and an alarm takes %.1f. Teach each with an hour that shows "
+            "nothing generated: mpft calibrate BUNDLE --camera NAME --config cameras.toml",
             ", ".join(untaught),
             reach,
             bound,

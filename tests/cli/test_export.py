@@ -18,6 +18,8 @@ import reference
 from command import MPFT
 from PIL import Image
 
+from mpft_deploy.shipped import shipped_detector
+
 
 @pytest.fixture
 def pictures(tmp_path):
@@ -277,6 +279,14 @@ def test_inspect_detector(mpft, detector):
     code, text, _ = mpft("inspect", detector)
     assert code == 0
     assert "textured:6: 6 of 16 cells" in text
+
+
+def test_inspect_tells_what_is_looked_at_in_pictures_and_in_streams(mpft):
+    code, text, _ = mpft("inspect", shipped_detector())
+    assert code == 0
+    rows = {row[0].strip(): row[1] for line in text.splitlines() if (row := line.split("│")[1:-1])}
+    assert rows["calibration"].startswith(" views three, ")
+    assert rows["of streams"].startswith(" views moving, ")
 
 
 def test_full_disk_while_exporting(detector, tmp_path):
