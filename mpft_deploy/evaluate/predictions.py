@@ -186,7 +186,8 @@ def read_predictions(path: Path) -> Predictions:
     """Read a prediction matrix; an InputError if it is none, damaged, or of another version."""
     where = display(path)
     try:
-        table = pq.read_table(path, memory_map=False)
+        with path.open("rb") as file:
+            table = pq.read_table(file)
         header = read_header(table.schema, where)
     except OSError as error:
         raise InputError(f"{where} cannot be read: {error.strerror or error}") from None

@@ -347,7 +347,9 @@ def test_other_files_are_no_predictions(tmp_path: Path, capsys: pytest.CaptureFi
     path.write_bytes(b"PAR1 or not")
     assert mpft_eval("--from", path) == 1
     assert "damaged" in capsys.readouterr().err
-    assert mpft_eval("--from", tmp_path / "none.parquet") == 1
+    for other, why in (("none.parquet", "No such file"), (".", "Is a directory")):
+        assert mpft_eval("--from", tmp_path / other) == 1
+        assert f"cannot be read: {why}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("wrong", "count"), [(0, 29), (3, 40), (40, 40)])

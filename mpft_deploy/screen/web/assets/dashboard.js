@@ -65,7 +65,7 @@ for (const dialog of $$("dialog")) {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.matches("input, textarea, select")) {
-    if (event.key === "Enter") event.target.blur();
+    if (event.key === "Enter" && !event.target.form) event.target.blur(); // a form is sent by it
     return;
   }
   const looking = detailed && !draft; // a drawing would be lost

@@ -173,7 +173,8 @@ function drawSummary(overview, statuses) {
   const oldest = Math.max(-1, ...of("live").map((one) => one.frame_age_ms ?? -1));
   const parts = [];
   const add = (value, words, className) => parts.push(element("span", className, element("b", "", value), ` ${words}`));
-  add(of("live").length, `of ${statuses.length} live`);
+  if (statuses.length) add(of("live").length, `of ${statuses.length} live`);
+  else add("No source", user.manages ? "yet: add one under Manage" : "yet");
   if (generated) add(generated, "generated", "alarm");
   if (broken) add(broken, broken === 1 ? "fault" : "faults", "alarm");
   for (const state of ["connecting", "paused"]) if (of(state).length) add(of(state).length, state);
