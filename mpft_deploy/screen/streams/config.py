@@ -134,11 +134,9 @@ def read_source(table: Mapping[str, Any], where: str) -> SourceSettings:
     """A source by its table, defaults included; an InputError that names what is wrong there."""
     settings: SourceSettings = _table(table, SourceSettings, where)
     try:
-        target = settings.target
+        _ = settings.target
     except UsageError as error:
         raise InputError(f"{where}: address: {error}") from None
-    if target.scheme in ("pipe", "gst") and settings.sides is None:
-        raise InputError(f'{where}: size: {target.scheme}: needs one, for example "1280x720"')
     return settings
 
 

@@ -46,18 +46,20 @@ class Load:
             done += tally.screened + tally.gated
         seconds = now - self._began if self._began is not None else 0.0
         new_lost, new_done = lost - self._before[0], done - self._before[1]
-        first = self._began is None
+        new, first = new_lost + new_done, self._began is None
+        if not first and new == 0 and seconds < REMIND:  # frames may come more seldom than windows
+            return
         self._began, self._before = now, (lost, done)
         # Sources that went take their counts with them.
-        if first or new_lost < 0 or new_done < 0 or new_lost + new_done == 0:
+        if first or new_lost < 0 or new_done < 0:
             return
-        share = new_lost / (new_lost + new_done)
+        share = new_lost / new if new else 0.0
         if share > OVERLOADED or (self.reason and share >= RELIEVED):
             begins = not self.reason
             self.reason = (
-                f"{new_done / seconds:.1f} of {(new_lost + new_done) / seconds:.1f} frames a second"
-                " are judged, fewer of each source alike; use fewer sources, --decode keyframes or "
-                "a lower rate, or a faster engine"
+                f"{new_done / seconds:.1f} of {new / seconds:.1f} frames a second are judged, "
+                "fewer of each source alike; use fewer sources, --decode keyframes or a lower "
+                "rate, or a faster engine"
             )
             if begins or now - self._told >= REMIND:
                 self._told = now

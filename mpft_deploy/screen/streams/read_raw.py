@@ -50,8 +50,7 @@ def read_pipe(settings: SourceSettings, attempt: Attempt) -> None:
     A pause of any length is waited for: there is nothing to connect anew, and what follows goes on
     in the middle of a picture.
     """
-    if settings.sides is None:
-        raise SourceLostError('pipe: needs the size of its pictures: size = "1280x720"')
+    assert settings.sides is not None  # no settings without
     attempt.describe("rgb24")
     _read(sys.stdin.fileno(), settings.sides, settings, attempt, patient=True)
 

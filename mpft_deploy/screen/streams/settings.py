@@ -86,6 +86,11 @@ class SourceSettings(Record, frozen=True):
                 raise ValueError(f'hours {text!r}: write for example "mon-fri 08:00-18:00"')
         if self.size and not _SIZE.fullmatch(self.size):
             raise ValueError(f"size {self.size!r}: write WIDTHxHEIGHT, for example 1280x720")
+        scheme = self.address.partition(":")[0].lower()
+        if scheme in ("pipe", "gst") and not self.size:
+            raise ValueError(
+                f'size: {scheme}: needs one, such as size = "1280x720" in a configuration'
+            )
 
     @property
     def target(self) -> Address:

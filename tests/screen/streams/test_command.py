@@ -110,6 +110,8 @@ def test_mistakes_on_the_command_line_tell_no_password(screen: Screen, tmp_path:
         [f"rtsp://{secret}@cam/a", "--decode", "some"],
         ["--config", "cameras.toml"],
         [f"rtsp://{secret}@cam/a", "--bundle", "nowhere"],
+        [f"rtsp://{secret}@cam/a", "pipe:"],  # whose pictures' size nothing says
+        [f"rtsp://{secret}@cam/a", "gst:videotestsrc"],
     ):
         for form in ([], ["--json"]):
             done = screen(*arguments, *form)

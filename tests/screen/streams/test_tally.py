@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpft_deploy.screen.streams.load import WINDOW, Load
+from mpft_deploy.screen.streams.load import REMIND, WINDOW, Load
 from mpft_deploy.screen.streams.tally import Rate, Tally
 
 
@@ -55,3 +55,9 @@ def test_overload_is_told_once_and_its_end_too(caplog: pytest.LogCaptureFixture)
     for _ in range(2):
         period(50, 50)
     assert load.reason
+    # Of streams that are gone nothing comes; between two pictures of slow ones nothing does either.
+    now += WINDOW
+    load.check([tally], now)
+    assert load.reason
+    load.check([tally], now + REMIND)
+    assert not load.reason
