@@ -61,7 +61,7 @@ def show(package: Path, as_json: bool) -> None:
 def verify(
     package: Path, bundle: Path | None, key: Path | None, threads: int, as_json: bool
 ) -> int:
-    """Check PACKAGE: that nothing in it was altered, and that it says what its pixels give.
+    """Check that PACKAGE is unaltered and says what its pixels give.
 
     Hashes and signature are checked; then every frame's logit and verdict are computed again from
     the judged pixels, by the engine that judged. They must be the same in every bit. The stream's

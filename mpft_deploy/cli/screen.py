@@ -205,7 +205,7 @@ def command(
                         kept.append(screened)
                     shown.result(screened.result)
         except BaseException as stop:
-            unfinished = str(stop) or type(stop).__name__
+            unfinished = getattr(stop, "strerror", None) or str(stop) or type(stop).__name__
             if isinstance(stop, Interrupted):
                 stop.remark = f"{shown.count} judged until then, as told above"
             raise

@@ -278,7 +278,7 @@ def test_notes_say_where_an_image_comes_from(screen: Screen, photo: Path, tmp_pa
 def test_a_reader_that_leaves_is_no_failure(tmp_path: Path, bundle: Path) -> None:
     for index in range(40):
         (tmp_path / f"{index:02}.png").write_bytes(encoded(picture()))
-    for options in (["--json"], []):
+    for options, said in ((["--json", "--report", "r.html"], b"report: r.html\n"), ([], b"")):
         process = subprocess.Popen(
             [*MPFT, "screen", ".", "--bundle", str(bundle), *options],
             cwd=tmp_path,
@@ -288,8 +288,9 @@ def test_a_reader_that_leaves_is_no_failure(tmp_path: Path, bundle: Path) -> Non
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
-        assert process.stderr.read() == b""
+        assert process.stderr.read() == said
         assert process.wait(30) == 0
+    assert "Not finished: Broken pipe." in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 def test_ctrl_c_ends_at_once_and_the_report_says_so(tmp_path: Path, bundle: Path) -> None:
