@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from mpft_deploy.cores import available_cores
 from mpft_deploy.errors import InputError, UsageError
-from mpft_deploy.files import display
+from mpft_deploy.files import display, printable
 from mpft_deploy.images import decode_image, find_images
 from mpft_deploy.layouts import CLASS_FOLDERS, SPLIT_FOLDERS, listing, read_folder
 from mpft_deploy.packed import packed_files, read_rows, state
@@ -301,15 +301,15 @@ def _read_manifest(path: Path) -> list[Sample]:
 
 def _by_row(manifest: Path, line: int, row: dict[str, str | None]) -> Sample:
     def cell(name: str) -> str:
-        return (row.get(name) or "").strip()
+        return printable((row.get(name) or "").strip())  # they are shown
 
-    label = cell("label").lower()
-    if label not in LABELS or not cell("path"):
+    label, path = cell("label").lower(), (row.get("path") or "").strip()
+    if label not in LABELS or not path or "\0" in path:
         raise InputError(
             f"{display(manifest)}, line {line}: needs a path, and a label of 0 or real, 1 or fake"
         )
     return Sample(
-        manifest.parent / cell("path"),
+        manifest.parent / path,
         LABELS[label],
         cell("set") or manifest.parent.resolve().name,
         cell("generator"),

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.errors import EnvironmentLacksError, InputError
 
 
 def sha256(data: bytes | memoryview) -> str:
@@ -37,6 +37,30 @@ def display(path: os.PathLike[str] | str) -> str:
     text: a file's name must not be able to write on someone's terminal.
     """
     return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
+
+
+MOST = 2**26
+"""Bytes of a file of settings or results, at most; a disk's image named by mistake is larger."""
+
+
+def read_small(path: Path, what: str = "") -> bytes:
+    """A file of settings or results, or a pipe, whole.
+
+    Args:
+        what: stands before its name in an error, such as an option.
+
+    Raises:
+        InputError: it cannot be read, or is larger than `MOST`.
+    """
+    where = f"{what} {display(path)}".lstrip()
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST + 1)
+    except OSError as error:
+        raise InputError(f"{where} cannot be read: {error.strerror}") from None
+    if len(data) > MOST:
+        raise InputError(f"{where} has more than the {MOST >> 20} MB that such a file can have")
+    return data
 
 
 def absolute(path: Path) -> Path:

@@ -238,6 +238,7 @@ def test_manifest(tmp_path: Path) -> None:
         (b"file,label\na.png,1\n", "columns path and label"),
         (b"path,label\na.png,1\nb.png,maybe\n", "line 3"),
         (b"path,label\n,1\n", "line 2"),
+        (b"path,label\na\0.png,1\n", "line 2|NUL"),
         (b"path,label\n\xff\xfe,1\n", "UTF-8"),
         (b"path,label\n", "no labelled images"),
     ],
@@ -247,6 +248,13 @@ def test_bad_manifest_is_explained(content: bytes, told: str, tmp_path: Path) ->
     path.write_bytes(content)
     with pytest.raises(InputError, match=told):
         find_samples([path])
+
+
+def test_what_a_manifest_says_cannot_write_on_a_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_bytes(b"path,label,set,generator,source\na.png,1,\x1b[2J,b\x07,\x1b]0;c\n")
+    [sample] = find_samples([path])
+    assert (sample.set, sample.generator, sample.source) == ("\\x1b[2J", "b\\x07", "\\x1b]0;c")
 
 
 def test_missing_and_empty_folders_are_errors(tmp_path: Path) -> None:

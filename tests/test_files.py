@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mpft_deploy.errors import EnvironmentLacksError
-from mpft_deploy.files import display, write_atomic
+from mpft_deploy.errors import EnvironmentLacksError, InputError
+from mpft_deploy.files import display, read_small, write_atomic
 
 
 def test_write_atomic_replaces(tmp_path):
@@ -45,3 +45,16 @@ def test_full_disk_leaves_nothing(small_disk):
 def test_undecodable_names_can_be_shown():
     assert display(Path(os.fsdecode(b"caf\xe9.jpg"))) == "caf\\xe9.jpg"
     display("né.jpg").encode()
+
+
+def test_a_small_file_is_read_whole_and_no_other(tmp_path):
+    path = tmp_path / "settings.json"
+    with pytest.raises(InputError, match=r"--notes .*settings\.json cannot be read: No such file"):
+        read_small(path, "--notes")
+    path.write_bytes(b"{}")
+    assert read_small(path) == b"{}"
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        read_small(tmp_path)
+    os.truncate(path, 2**26 + 1)
+    with pytest.raises(InputError, match="more than the 64 MB"):
+        read_small(path)

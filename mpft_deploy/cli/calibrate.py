@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mpft_deploy.cli.console import parse_share
-from mpft_deploy.cli.options import VIEWS, hold
+from mpft_deploy.cli.options import PATH, VIEWS, Place, hold
 
 if TYPE_CHECKING:
     from mpft_deploy.dataset import Sample
@@ -19,12 +19,10 @@ if TYPE_CHECKING:
     from mpft_deploy.detector.thresholds import FalseAlarms
     from mpft_deploy.spec import ViewPolicy
 
-PATH = click.Path(path_type=Path)
-
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("detector", type=PATH)
-@click.argument("data", nargs=-1, type=str)
+@click.argument("data", nargs=-1, type=Place(str))
 @click.option("--keep", help="Make this the inference rule.  [default: the detector's own]")
 @click.option(
     "--false-alarm",

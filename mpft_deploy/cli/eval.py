@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpft_deploy.cli.options import VIEWS, Threads, hold
+from mpft_deploy.cli.options import PATH, VIEWS, Threads, hold
 
 if TYPE_CHECKING:
     from mpft_deploy.evaluate.compare import Pair
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from mpft_deploy.evaluate.predictions import Predictions
     from mpft_deploy.evaluate.tables import Table
     from mpft_deploy.spec import ViewPolicy
-
-PATH = click.Path(path_type=Path)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -86,13 +84,14 @@ def command(
     train: tuple[Path, ...],
     depth: int | None,
     as_json: bool,
-) -> None:
+) -> int:
     """Measure how well a detector or a bundle tells the images of DATA apart.
 
     DATA is laid out as for mpft train: folders, manifests, shards. Every image is judged as it is
     and with both classes re-saved alike. OUT receives predictions.parquet, from which all else can
     be drawn again, tables.md, metrics.csv, metrics.json and report.html. A run that was
-    interrupted goes on when it is called again.
+    interrupted goes on when it is called again. Exit code 1 if an image could not be read; the
+    others are judged all the same.
     """
     from mpft_deploy.errors import UsageError
     from mpft_deploy.evaluate import require_eval_extra
@@ -110,7 +109,7 @@ def command(
         if out is not None:
             hold(out, OUTPUT)
         _compare(compare, keeps, out, as_json)
-        return
+        return 0
     if source:
         from mpft_deploy.evaluate.predictions import read_predictions
 
@@ -119,7 +118,7 @@ def command(
         predictions = read_predictions(source)
         hold(out or source.parent, OUTPUT)
         _finish(predictions, out or source.parent, source.parent, as_json)
-        return
+        return 0
     if out is None:
         raise UsageError("name a folder for the results with --out")
     hold(out, OUTPUT)
@@ -134,6 +133,7 @@ def command(
     policy = views or model.spec.calibration.views
     predictions = _predict(model, data, out, split, limit, policy, robustness, overwrite)
     _finish(predictions, out, out, as_json)
+    return int(bool(predictions.header.unreadable))
 
 
 def _open(path: Path, keeps: tuple[str, ...], device: str, threads: int) -> Model:

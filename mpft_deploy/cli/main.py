@@ -124,13 +124,20 @@ def _answer(command: click.Command, name: str, arguments: list[str]) -> int:
     except OSError as error:
         if error is standard.lost_output():
             return EnvironmentLacksError.exit_code
-        # A path that this user may not even ask about, wherever it was asked.
-        where = f"{display(error.filename)}: " if error.filename is not None else ""
-        return _fail(f"{where}{error.strerror or error}", InputError.exit_code, arguments)
+        return _fail(_os_text(error), InputError.exit_code, arguments)
     except SystemExit:
         if standard.lost_output() is None:
             raise
         return EnvironmentLacksError.exit_code  # so Click and Rich end when nothing can be written
+
+
+def _os_text(error: OSError) -> str:
+    """Of what a system refused, such as a path that this user may not even ask about."""
+    if error.filename is not None:
+        return f"{display(error.filename)}: {error.strerror or error}"
+    if error.errno == errno.ENOENT:  # all else that is not found has a name
+        return "the folder that you are in was removed: go to another"
+    return error.strerror or str(error)
 
 
 def _fail(

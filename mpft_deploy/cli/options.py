@@ -15,8 +15,23 @@ from mpft_deploy.errors import UsageError
 if TYPE_CHECKING:
     from mpft_deploy.standing import Kind
 
-PATH = click.Path(path_type=Path, readable=False)
-"""A path; whether it can be read is found out, and told, where it is read."""
+
+class Place(click.Path):
+    """A path that is not empty; whether it can be read is found out, and told, where it is read.
+
+    Of a shell's unset variable "" is left, which Python takes for the folder at hand.
+    """
+
+    def __init__(self, path_type: type[Any] = Path, *, allow_dash: bool = False) -> None:
+        super().__init__(path_type=path_type, readable=False, allow_dash=allow_dash)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is empty; write . for the folder you are in.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = Place()
 
 VIEWS = click.Choice(["centre", "moving", "three", "five", "grid"])
 """`mpft_deploy.spec.ViewPolicy`, without importing it."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpft_deploy.cli.options import PATH, Number, Threads, hold
+from mpft_deploy.cli.options import PATH, Number, Place, Threads, hold
 
 if TYPE_CHECKING:
     from mpft_deploy.profile.compare import Limit
@@ -276,7 +276,7 @@ def show_history(folder: Path, as_json: bool) -> int:
 
 
 @click.command("events")
-@click.argument("file", type=click.Path(path_type=Path, readable=False, allow_dash=True))
+@click.argument("file", type=Place(allow_dash=True))
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON a source.")
 def show_events(file: Path, as_json: bool) -> None:
     """Latency from capture to verdict, from the JSON lines of `mpft screen SOURCE --json`.
@@ -284,14 +284,18 @@ def show_events(file: Path, as_json: bool) -> None:
     FILE holds them; `-` reads standard input.
     """
     from mpft_deploy.cli.console import emit_json
+    from mpft_deploy.errors import InputError
     from mpft_deploy.files import display
     from mpft_deploy.profile.events import read_events
 
     if str(file) == "-":
         latencies = read_events(sys.stdin.buffer, "standard input")
     else:
-        with file.open("rb") as lines:
-            latencies = read_events(lines, display(file))
+        try:
+            with file.open("rb") as lines:
+                latencies = read_events(lines, display(file))
+        except OSError as error:
+            raise InputError(f"{display(file)} cannot be read: {error.strerror}") from None
     if as_json:
         for latency in latencies:
             emit_json(latency)

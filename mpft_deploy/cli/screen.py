@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpft_deploy.cli.options import PATH, VIEWS, Number, Threads, hold, parse_decode
+from mpft_deploy.cli.options import PATH, VIEWS, Number, Place, Threads, hold, parse_decode
 
 if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("paths", type=click.Path(readable=False), nargs=-1, metavar="PATH|ADDRESS...")
+@click.argument("paths", type=Place(str), nargs=-1, metavar="PATH|ADDRESS...")
 @click.option(
     "--bundle",
     type=PATH,
@@ -270,14 +270,13 @@ def _read_notes(path: Path | None) -> dict[str, str]:
     import msgspec
 
     from mpft_deploy.errors import InputError
+    from mpft_deploy.files import read_small
     from mpft_deploy.spec import MALFORMED
 
     if path is None:
         return {}
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-    except OSError as error:
-        raise InputError(f"--notes {_shown(path)}: {error.strerror}") from None
+        return msgspec.json.decode(read_small(path, "--notes"), type=dict[str, str])
     except MALFORMED as error:
         raise InputError(
             f"--notes {_shown(path)} must be a JSON object of file names and lines: {error}"

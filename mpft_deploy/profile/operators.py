@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from mpft_deploy.bundle import Bundle
 from mpft_deploy.errors import EnvironmentLacksError, InputError
-from mpft_deploy.files import display
+from mpft_deploy.files import display, read_small
 from mpft_deploy.profile.layer_names import OTHER, Place, fused_path, layer_path, names_within
+from mpft_deploy.spec import MALFORMED
 
 WARM_UP = 5
 
@@ -110,7 +113,7 @@ def tensorrt_operators(path: Path) -> OperatorTimes:
         InputError: it is no such file.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = msgspec.json.decode(read_small(path))
         runs = int(content[0]["count"])
         operators = [
             Operator(
@@ -121,9 +124,7 @@ def tensorrt_operators(path: Path) -> OperatorTimes:
             )
             for layer in content[1:]
         ]
-    except OSError as error:
-        raise InputError(f"{display(path)} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (*MALFORMED, ValueError, KeyError, IndexError, TypeError):
         raise InputError(
             f"{display(path)} is no profile of TensorRT: write one with "
             "trtexec --loadEngine=ENGINE --exportProfile=FILE --separateProfileRun"

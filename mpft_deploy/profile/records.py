@@ -9,7 +9,7 @@ import msgspec
 
 from mpft_deploy.bundle import Device
 from mpft_deploy.errors import InputError
-from mpft_deploy.files import display
+from mpft_deploy.files import display, read_small
 from mpft_deploy.spec import MALFORMED, Record, convert_record, record_schema
 
 VERSION: Literal[1] = 1
@@ -250,9 +250,7 @@ def json_schema() -> bytes:
 def read_profile(path: Path) -> Profile:
     """Read a result; an InputError if it is none."""
     try:
-        payload = msgspec.json.decode(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{display(path)} cannot be read: {error.strerror}") from None
+        payload = msgspec.json.decode(read_small(path))
     except MALFORMED:
         raise InputError(f"{display(path)} is no result of mpft profile: it is not JSON") from None
     if not isinstance(payload, dict) or payload.get("kind") != "profile":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,11 @@ def mpft(capsys: pytest.CaptureFixture[str]) -> Mpft:
         (["train", "x", "--out", "y", "--backbone-lr", "inf"], "no finite number"),
         (["verify", "x", "--threads", "65536"], "65536 threads are not possible"),
         (["eval", "x", "--threads", "65536"], "65536 threads are not possible"),
+        (["screen", ""], "the path is empty"),
+        (["export", "x", ""], "the path is empty"),
+        (["eval", "x", ""], "the path is empty"),
+        (["calibrate", "x", ""], "the path is empty"),
+        (["screen", "x", "--bundle", ""], "the path is empty"),
     ],
 )
 def test_wrong_words(mpft: Mpft, arguments: list[str], words: str) -> None:
@@ -111,3 +117,17 @@ def test_what_is_neither_a_bundle_nor_a_detector(
         assert code == 1
         assert words in err
         assert len(err.splitlines()) == 1
+
+
+def test_a_folder_that_was_removed_is_told(tmp_path: Path, mpft: Mpft) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    before = Path.cwd()
+    os.chdir(gone)
+    gone.rmdir()
+    try:
+        code, err = mpft("keygen", "key")
+    finally:
+        os.chdir(before)
+    assert code == 1
+    assert "the folder that you are in was removed" in err

@@ -145,7 +145,8 @@ def test_tensorrt_profile_is_folded(tmp_path: Path) -> None:
         (OTHER, 0.1),
     ]
     assert (times.runs, found.engine_ms) == (100, pytest.approx(0.6))
-    for content in ("", "[]", "{}", '[{"count": 1}, {"name": 3}]'):
+    nested = "[" * 100_000
+    for content in ("", "[]", "{}", '[{"count": 1}, {"name": 3}]', '[{"count": NaN}]', nested):
         path.write_text(content)
         with pytest.raises(InputError, match="trtexec"):
             tensorrt_operators(path)

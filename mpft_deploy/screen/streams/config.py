@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from mpft_deploy.errors import InputError, UsageError
-from mpft_deploy.files import display
+from mpft_deploy.files import display, read_small
 from mpft_deploy.screen.streams.address import parse, redact_text
 from mpft_deploy.screen.streams.baseline import Baseline, baselines_path, read_baselines
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings, SourceSettings
@@ -57,9 +57,7 @@ def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
     """
     where = display(path)
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{where}: {error.strerror}") from None
+        tables = tomllib.loads(read_small(path).decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise InputError(f"{where} is not UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from msgspec import Meta
 
 from mpft_deploy.errors import InputError, UsageError
-from mpft_deploy.files import display
+from mpft_deploy.files import display, read_small
 from mpft_deploy.spec import Record
 
 Text = Annotated[str, Meta(min_length=1)]
@@ -67,10 +67,9 @@ def read_secrets(table: str, key: str, value: str, file: str) -> list[str]:
     if not file:
         return [value] if value else []
     try:
-        text = Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise InputError(f"[{table}] {key}_file: {display(file)} cannot be read: {why}") from None
+        text = read_small(Path(file), f"[{table}] {key}_file:").decode()
+    except UnicodeDecodeError:
+        raise InputError(f"[{table}] {key}_file: {display(file)} is not UTF-8 text") from None
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise InputError(f"[{table}] {key}_file: {display(file)} is empty; write the {key} into it")
