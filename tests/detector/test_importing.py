@@ -36,6 +36,7 @@ from mpft_deploy.bundle import read_bundle
 from mpft_deploy.detector.backbone import read_tensors
 from mpft_deploy.detector.importing.assemble import Request, assemble
 from mpft_deploy.detector.importing.publish import import_detector
+from mpft_deploy.detector.importing.sources import read_sources
 from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.evaluate.models import BundleModel
@@ -313,3 +314,26 @@ def test_the_command(
     assert (code, "write pixels such as 256" in error) == (2, True)
     code, _, error = mpft("import", source, "--out", out, "--heads", HEADS)
     assert (code, "--overwrite" in error) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", '{"vision_config": [1]}'),
+        ("config.json", '{"vision_config": {"hidden_act": ["gelu"]}}'),
+        ("config.json", '{"num_attention_heads": "12"}'),
+        ("config.json", '{"num_attention_heads": -12}'),
+        ("open_clip_config.json", '{"model_cfg": "ViT-B-16"}'),
+        ("open_clip_config.json", '{"vision_cfg": {"width": "768"}}'),
+        ("open_clip_config.json", '{"vision_cfg": {"width": 768, "head_width": 0}}'),
+        ("model.safetensors.index.json", '{"weight_map": ["model-1.safetensors"]}'),
+        ("model.safetensors.index.json", '{"weight_map": {"conv1.weight": {}}}'),
+        ("model.safetensors.index.json", "[" * 100_000),
+    ],
+)
+def test_settings_that_are_nearly_right_are_no_traceback(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=f"{name} is not understood"):
+        read_sources([tmp_path])

@@ -13,7 +13,7 @@ import torch
 
 from mpft_deploy.detector.backbone import Weights
 from mpft_deploy.errors import InputError, UsageError
-from mpft_deploy.files import display
+from mpft_deploy.files import display, read_small
 
 LORA = re.compile(r"(.+)\.lora_(A|B)(?:\.[^.]+)?(?:\.weight)?")
 """Hu et al., arXiv 2106.09685, as PEFT names them (`q_proj.lora_A.default.weight`) and loralib
@@ -53,13 +53,13 @@ def read_adapters(path: Path) -> Adapters:
     """Parse an `adapter_config.json`; an InputError for what is no plain low-rank update."""
     where = display(path)
     try:
-        stated: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        stated: dict[str, Any] = json.loads(read_small(path))
         kind = str(stated.get("peft_type", "LORA"))
         odd = [name for name in NO_PLAIN_SUM if stated.get(name)]
         adapters = Adapters(
             float(stated["lora_alpha"]), int(stated["r"]), bool(stated.get("use_rslora"))
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{where} is not understood as PEFT's settings: {error}") from None
     if kind != "LORA" or odd:
         raise InputError(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal, TypeVar
 
+import msgspec
 import torch
 
 from mpft_deploy.detector.backbone import is_torchscript, read_tensors
 from mpft_deploy.detector.importing.merge import Adapters, read_adapters
 from mpft_deploy.errors import InputError
-from mpft_deploy.files import display
+from mpft_deploy.files import display, read_small
+from mpft_deploy.spec import MALFORMED
 
 WEIGHTS = (
     *("model.safetensors", "adapter_model.safetensors", "open_clip_model.safetensors"),
@@ -77,8 +78,8 @@ def _files(folder: Path, out: Sources) -> list[Path]:
     if whole:
         return whole[:1]
     if parts:
-        where = _object(parts[0]).get("weight_map", {})
-        return [folder / Path(name).name for name in sorted(set(where.values()))]
+        names = {Path(name).name for name in _read(parts[0], _Index).weight_map.values()}
+        return [folder / name for name in sorted(names)]
     there = ", ".join(sorted(display(one.name) for one in folder.iterdir())[:8]) or "nothing"
     raise InputError(
         f"{display(folder)} holds no file of weights by a usual name ({', '.join(WEIGHTS)}), only "
@@ -88,31 +89,63 @@ def _files(folder: Path, out: Sources) -> list[Path]:
 
 def _settings(path: Path, out: Sources) -> None:
     """Heads and activation out of the settings of transformers or open_clip."""
-    stated = _object(path)
     if path.name == "config.json":
-        vision = stated.get("vision_config") or stated
-        kind = vision.get("hidden_act")
-        if kind not in (None, "gelu", "quick_gelu"):
-            raise InputError(
-                f"{display(path)}: its activation {kind} is neither gelu nor quick_gelu"
-            )
-        if vision.get("layer_norm_eps", 1e-5) != 1e-5:
+        stated = _read(path, _Transformers)
+        vision = stated.vision_config or stated
+        if vision.layer_norm_eps != 1e-5:
             raise InputError(f"{display(path)}: its layer_norm_eps is not CLIP's 1e-5")
-        out.activation = kind or out.activation
-        out.heads = vision.get("num_attention_heads") or out.heads
+        out.activation = vision.hidden_act or out.activation
+        out.heads = vision.num_attention_heads or out.heads
     else:
-        model = stated.get("model_cfg") or stated
-        vision = model.get("vision_cfg") or {}
-        out.activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
-        if "width" in vision:
-            out.heads = int(vision["width"]) // int(vision.get("head_width", 64))
+        whole = _read(path, _OpenClip)
+        model = whole.model_cfg or whole
+        out.activation = "quick_gelu" if model.quick_gelu else "gelu"
+        if model.vision_cfg is not None:
+            out.heads = model.vision_cfg.width // model.vision_cfg.head_width or None
 
 
-def _object(path: Path) -> dict[str, Any]:
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _Vision(msgspec.Struct):
+    hidden_act: Activation | None = None
+    layer_norm_eps: float = 1e-5
+    num_attention_heads: Count | None = None
+
+
+class _Transformers(_Vision):
+    """A `config.json`: of a whole CLIP, or of its tower alone."""
+
+    vision_config: _Vision | None = None
+
+
+class _Tower(msgspec.Struct):
+    width: int = 0
+    head_width: Count = 64
+
+
+class _Model(msgspec.Struct):
+    quick_gelu: bool = False
+    vision_cfg: _Tower | None = None
+
+
+class _OpenClip(_Model):
+    """An `open_clip_config.json`: with what surrounds the model, or of the model alone."""
+
+    model_cfg: _Model | None = None
+
+
+class _Index(msgspec.Struct):
+    """Which tensor lies in which file."""
+
+    weight_map: dict[str, str]
+
+
+_T = TypeVar("_T")
+
+
+def _read(path: Path, kind: type[_T]) -> _T:
     try:
-        stated = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{display(path)} cannot be read: {error}") from None
-    if not isinstance(stated, dict):
-        raise InputError(f"{display(path)} holds no settings")
-    return stated
+        return msgspec.json.decode(read_small(path), type=kind)
+    except MALFORMED as error:
+        raise InputError(f"{display(path)} is not understood: {error}") from None
