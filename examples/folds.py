@@ -16,7 +16,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -239,8 +239,13 @@ def interval(values: Array) -> dict[str, float]:
 class Figures:
     """Figures of logits, with a bootstrap over generators and sources, not images."""
 
-    def __init__(self, columns: dict[str, Array], resamples: int = RESAMPLES) -> None:
-        self._columns = columns
+    def __init__(
+        self,
+        columns: dict[str, Array],
+        resamples: int = RESAMPLES,
+        seeds: Sequence[int] = SEEDS,
+    ) -> None:
+        self._columns, self._seeds = columns, seeds
         label, group = columns["label"], columns["group"]
         self._real, self._generated = (
             [
@@ -273,7 +278,7 @@ class Figures:
     def logits(self, name: str, how: str) -> list[Array]:
         """Of each seed f32 [n]."""
         out = []
-        for seed in SEEDS:
+        for seed in self._seeds:
             looks = [self._columns.get(f"{name}|{seed}|{look}") for look in range(2)]
             there = np.stack([look for look in looks if look is not None])
             out.append(there[0] if how == "one" else getattr(np, how)(there, axis=0))
@@ -298,7 +303,7 @@ class Figures:
             share = real @ alarms / real.sum(1)[:, None]
             at = np.argmax(share <= FALSE_ALARM, axis=1)
             total[:, 1] += np.take_along_axis(weights @ found, at[:, None], 1)[:, 0]
-        return total / len(SEEDS)
+        return total / len(self._seeds)
 
     def at_threshold(self) -> dict[str, Any]:
         """By kind, what passes the shipped thresholds, by the folds that they are set by.

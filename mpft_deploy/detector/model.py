@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, cast
 
@@ -183,7 +183,11 @@ class Detector(nn.Module):
         Returns:
             f32 [B, taps · E].
         """
-        tokens = self._class_tokens(patches, positions)
+        return self.features_from(self._embed(patches, positions))
+
+    def features_from(self, tokens: torch.Tensor, done: int = 0) -> torch.Tensor:
+        """As `features`, from `tokens` after the first `done` blocks."""
+        tokens = self._class_tokens(tokens, done)
         # The feature differs little between images beside its own size: keep it in full precision.
         with torch.autocast(tokens.device.type, enabled=False):
             feature = self.visual.ln_post(tokens.float()) @ self.visual.proj
@@ -191,10 +195,9 @@ class Detector(nn.Module):
                 feature = feature / feature.norm(dim=-1, keepdim=True)
         return cast(torch.Tensor, feature.flatten(1))
 
-    def _class_tokens(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _class_tokens(self, x: torch.Tensor, done: int) -> torch.Tensor:
         """The class token after each of the last `taps` blocks, [B, taps, W]."""
-        x = self._embed(patches, positions)
-        *blocks, last = self.visual.transformer.resblocks
+        *blocks, last = self.visual.transformer.resblocks[done:]
         read = []
         for block in blocks:
             x = block(x)
@@ -204,12 +207,12 @@ class Detector(nn.Module):
         x = x[:, 0] + last.attention(keys[:, :1], keys, keys)[:, 0]
         return torch.stack([*read, x + last.mlp(last.ln_2(x))][-self.taps :], 1)
 
-    def states(self, patches: torch.Tensor, positions: torch.Tensor) -> Iterator[torch.Tensor]:
-        """All tokens after each block in turn, [B, K + 1, W]; arguments as for `features`."""
+    def tokens(self, patches: torch.Tensor, positions: torch.Tensor, blocks: int) -> torch.Tensor:
+        """All tokens after the first `blocks`, [B, K + 1, W]; arguments as for `features`."""
         x = self._embed(patches, positions)
-        for block in self.visual.transformer.resblocks:
+        for block in self.visual.transformer.resblocks[:blocks]:
             x = block(x)
-            yield x
+        return x
 
     def _embed(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """What the first block is given, [B, K + 1, W]: class token first."""

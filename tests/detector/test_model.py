@@ -129,6 +129,17 @@ def test_class_token_alone_in_the_last_block_has_the_plain_gradients(
         torch.testing.assert_close(grad, grads[1][name], atol=1e-5, rtol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_the_last_blocks_go_on_from_the_first_ones(
+    tiny: Geometry, random_weights: Make, done: int
+) -> None:
+    model = detector(tiny, random_weights, 3, taps=1)
+    given = encode(crops(tiny.size), tiny.patch, KeepRule.parse("textured:5"))
+    torch.testing.assert_close(
+        model.features_from(model.tokens(*given, done), done), model.features(*given)
+    )
+
+
 def test_zero_fill_blanks_the_other_cells_of_the_whole_image() -> None:
     images, keep = crops(64), KeepRule("smooth", 5)
     patches, positions = encode(images, 16, keep, zero_fill=True)

@@ -1,0 +1,265 @@
+"""Which cells to hide while fine-tuning on native pixels, on generators that are left out.
+
+    python examples/hiding.py measure MANIFEST WORK PARQUET --backbone NAME@FILE
+    python examples/hiding.py record PARQUET --commit COMMIT
+    python examples/hiding.py draw
+
+The question of MPFT. For each rule of TUNED and each of LEFT_OUT folds the last blocks of the tower
+learn from the cells that the rule keeps, one disturbed view of each image; then the head is fitted
+anew, and judges the left-out images, by the cells that the detector is shipped with (JUDGED).
+Beside it stands the frozen tower by the cells of each of RULES. The first blocks stay as they are,
+so that what they give is computed once: into WORK, which an interrupted run goes on with. `record`
+makes figures of the logits, and `draw` prints the table of docs/method.md.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+from folds import RESAMPLES, ROOT, Figures, interval, write_result
+
+if TYPE_CHECKING:
+    import torch
+
+    from mpft_deploy.detector.model import Detector
+
+RESULT = ROOT / "benchmarks" / "results" / "hiding.json"
+JUDGED = "textured:143"
+RULES = {
+    "smooth:64": "the textured ones",
+    "textured:64": "the smooth ones",
+    "random:64": "any",
+    JUDGED: "few, smooth ones",
+}
+"""Cells that are kept; of that, which are hidden."""
+
+TUNED = ("smooth:64", "textured:64")
+"""What the tower is fine-tuned on, with as many cells either way."""
+
+DEPTH, TAPS, FROZEN = 8, 3, 5
+"""Blocks of the detector, those that its head reads, and those that do not learn."""
+
+FOLDS, LEFT_OUT = 3, 2
+"""Folds, and how many of them are left out in turn: of the images of others nothing is said."""
+
+IMAGES, STEPS, BATCH = 2000, 84, 32
+LEARNING_RATE = 2e-5
+
+Array = npt.NDArray[Any]
+
+
+@click.group()
+def cli() -> None:
+    """Measure and draw."""
+
+
+@cli.command()
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.argument("work", type=click.Path(path_type=Path))
+@click.argument("parquet", type=click.Path(path_type=Path))
+@click.option("--backbone", required=True, help="As `mpft train` takes it.")
+def measure(manifest: Path, work: Path, parquet: Path, backbone: str) -> None:
+    """Fine-tune by each rule in each fold, and write the logits of what was left out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from mpft_deploy.dataset import drop_contradicting, drop_unreadable, find_samples
+    from mpft_deploy.detector.backbone import load_backbone
+    from mpft_deploy.detector.folds import assign_folds, fit_on_looks
+    from mpft_deploy.detector.model import Detector
+    from mpft_deploy.detector.probe import sample_weights
+    from mpft_deploy.files import write_atomic
+
+    work.mkdir(parents=True, exist_ok=True)
+    found = drop_contradicting(drop_unreadable(find_samples([manifest]), click.echo), click.echo)
+    drawn = np.random.default_rng(0).permutation(len(found))[:IMAGES]
+    samples = [found[place] for place in np.sort(drawn)]
+    labels = np.array([sample.label for sample in samples])
+    tower = load_backbone(backbone)
+    net = Detector.from_backbone(tower, DEPTH, taps=TAPS).eval()
+    states = {rule: first_blocks(net, samples, rule, work) for rule in RULES}
+    assigned = assign_folds(samples, FOLDS, 0)
+    columns: dict[str, Any] = {
+        "path": [sample.path.name for sample in samples],
+        "label": labels.astype(np.int8),
+        "group": [sample.generator or sample.set for sample in samples],
+        "fold 0": assigned,
+    }
+
+    def judged(features: Array, fold: int) -> Array:
+        """Logits f32 of the fold, by a head of the others."""
+        others = np.flatnonzero(assigned != fold)
+        head = fit_on_looks(features[None, others], [samples[place] for place in others])
+        return head.logits(features[assigned == fold])
+
+    for rule in TUNED:
+        logits = columns[f"tuned, {rule}|0|0"] = np.empty(len(samples), np.float32)
+        for fold in range(LEFT_OUT):
+            kept = work / f"tuned-{rule.replace(':', '-')}-{fold}.npy"
+            if not kept.exists():
+                others = np.flatnonzero(assigned != fold)
+                own = [samples[place] for place in others]
+                learner = Detector.from_backbone(tower, DEPTH, taps=1)
+                tune(learner, states[rule], others, labels[others], sample_weights(own), fold)
+                tuned = Detector.from_backbone(tower, DEPTH, taps=TAPS).eval()
+                tuned.visual.load_state_dict(learner.visual.state_dict())
+                np.save(kept, read(tuned, states[JUDGED]))
+            logits[assigned == fold] = judged(np.load(kept), fold)
+            click.echo(f"{rule}: fold {fold + 1} of {LEFT_OUT}")
+    for rule in RULES:
+        features = read(net, states[rule])
+        logits = columns[f"frozen, {rule}|0|0"] = np.empty(len(samples), np.float32)
+        for fold in range(LEFT_OUT):
+            logits[assigned == fold] = judged(features, fold)
+    buffer, judged_ones = io.BytesIO(), pa.array(assigned < LEFT_OUT)
+    pq.write_table(pa.table(columns).filter(judged_ones), buffer, compression="zstd")
+    write_atomic(parquet, buffer.getvalue())
+
+
+def first_blocks(net: Detector, samples: Sequence[Any], rule: str, work: Path) -> Array:
+    """What the frozen blocks give of one disturbed view of each image, f16 [n, K + 1, W]."""
+    import torch
+
+    from mpft_deploy.detector.batches import disturbed_crops
+    from mpft_deploy.detector.model import encode
+    from mpft_deploy.spec import KeepRule
+
+    kept = work / f"states-{rule.replace(':', '-')}.npy"
+    if not kept.exists():
+        parts = []
+        for crops in disturbed_crops(samples, net.tower.size, 0, 0):
+            encoded = encode(crops, net.tower.patch, KeepRule.parse(rule))
+            with torch.inference_mode():
+                tokens = net.tokens(*encoded, FROZEN)
+            parts.append(tokens.numpy().astype(np.float16))
+            click.echo(f"{rule}: {sum(map(len, parts))} of {len(samples)} views", err=True)
+        partial = kept.with_suffix(".part.npy")
+        np.save(partial, np.concatenate(parts))
+        partial.rename(kept)
+    return np.load(kept, mmap_mode="r")
+
+
+def read(net: Detector, states: Array) -> Array:
+    """What the head reads, f32 [n, F]."""
+    import torch
+
+    parts = []
+    for first in range(0, len(states), BATCH):
+        with torch.inference_mode():
+            parts.append(net.features_from(_tokens(states[first : first + BATCH]), FROZEN).numpy())
+    return np.concatenate(parts)
+
+
+def _tokens(states: Array) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(states.astype(np.float32))
+
+
+def tune(
+    model: Detector, states: Array, places: Array, labels: Array, weights: Array, seed: int
+) -> None:
+    """Fine-tune the blocks after the frozen ones, from a fitted head, as `mpft train` does.
+
+    Args:
+        places: of the images that are learnt from, i64 [n].
+        labels, weights: of these, [n].
+    """
+    import torch
+    from torch.nn import functional
+
+    from mpft_deploy.detector.batches import BalancedOrder
+    from mpft_deploy.detector.loop import CLIP_NORM
+    from mpft_deploy.detector.optimiser import Tower, optimise, schedule
+    from mpft_deploy.detector.probe import Probe
+    from mpft_deploy.detector.settings import TrainSettings
+
+    torch.manual_seed(seed)
+    Probe.fit(read(model, states)[places], labels, weights).put_into(model)
+    for name, parameter in model.visual.named_parameters():
+        parts = name.split(".")
+        late = "resblocks" in parts and int(parts[2]) >= FROZEN
+        parameter.requires_grad_(late or name in ("ln_post.weight", "proj"))
+    optimiser = optimise(Tower(model), model.head, TrainSettings(backbone_lr=LEARNING_RATE))
+    rates = schedule(optimiser, STEPS)
+    order = BalancedOrder(labels.tolist(), BATCH, seed, range(len(labels)))
+    model.train()
+    for step in range(STEPS):
+        rates.step_update(step + 1)
+        chosen = order.indices(step)
+        logits = model.judge(model.features_from(_tokens(states[places[chosen]]), FROZEN))
+        loss = functional.binary_cross_entropy_with_logits(
+            logits,
+            torch.from_numpy(labels[chosen]).float(),
+            torch.from_numpy(weights[chosen]).float(),
+        )
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimiser.step()
+        click.echo(f"step {step + 1} of {STEPS}: loss {float(loss.detach()):.3f}", err=True)
+
+
+@cli.command()
+@click.argument("parquet", type=click.Path(path_type=Path))
+@click.option("--commit", required=True, help="At which the logits were measured.")
+def record(parquet: Path, commit: str) -> None:
+    """Figures of logits."""
+    command = "python examples/hiding.py record docs/hiding.parquet"
+    write_result(RESULT, "hiding", read_figures(parquet), command, commit)
+
+
+def read_figures(parquet: Path, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Of rules: AUC frozen, by their own cells, and tuned on these, by JUDGED; against JUDGED."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(parquet)
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    figures = Figures(columns, resamples, seeds=(0,))
+    base = figures.of(f"frozen, {JUDGED}", "one")[:, 0]
+    rules: dict[str, Any] = {}
+    for rule in RULES:
+        rules[rule] = {}
+        for state in ("frozen", "tuned") if rule in TUNED else ("frozen",):
+            mine = figures.of(f"{state}, {rule}", "one")[:, 0]
+            rules[rule][state] = {"auc": interval(mine), "gain": interval(mine - base)}
+    hidden, shown = (figures.of(f"tuned, {rule}", "one")[:, 0] for rule in TUNED)
+    return {
+        "images": len(columns["label"]),
+        "folds": LEFT_OUT,
+        "steps": STEPS,
+        "rules": rules,
+        "hiding textured against smooth ones": interval(hidden - shown),
+    }
+
+
+@cli.command()
+def draw() -> None:
+    """The table."""
+    found = json.loads(RESULT.read_bytes())
+    click.echo(
+        "| cells kept | hidden | frozen, by these cells | against as shipped "
+        "| fine-tuned on these, judged as shipped | against frozen |\n|---|---|---|---|---|---|"
+    )
+    for rule, one in found["rules"].items():
+        cells = [_cell(one[state]) if state in one else "– | –" for state in ("frozen", "tuned")]
+        click.echo(f"| {rule} | {RULES[rule]} | {' | '.join(cells)} |")
+
+
+def _cell(one: dict[str, dict[str, float]]) -> str:
+    auc, gain = one["auc"], one["gain"]
+    return (
+        f"{auc['value']:.3f} ({auc['low']:.3f}–{auc['high']:.3f}) | {gain['value']:+.3f} "
+        f"({gain['low']:+.3f} to {gain['high']:+.3f})"
+    )
+
+
+if __name__ == "__main__":
+    cli()
