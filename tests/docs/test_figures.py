@@ -87,6 +87,9 @@ def test_results_are_what_the_logits_say(figures: ModuleType, record: dict[str, 
     windows = importlib.import_module("windows").read_figures(ROOT / "docs" / "windows.parquet", 0)
     written = record["results"]["windows"]
     assert_close(central(windows), central({key: written[key] for key in windows}))
+    hiding = importlib.import_module("hiding").read_figures(ROOT / "docs" / "hiding.parquet", 0)
+    written = record["results"]["hiding"]
+    assert_close(central(hiding), central({key: written[key] for key in hiding}))
     folds = importlib.import_module("folds")
     read, written = (
         folds.read_figures(ROOT / "docs" / "folds.parquet", 0),
