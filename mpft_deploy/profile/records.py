@@ -81,6 +81,9 @@ class Energy(Record, frozen=True, omit_defaults=True):
     why_not: str = ""
 
 
+LATENCIES = ("min", "mean", "sd", "p50", "p90", "p99", "p99.9")
+
+
 class Run(Record, frozen=True):
     """One scenario at one setting.
 
@@ -115,6 +118,10 @@ class Run(Record, frozen=True):
     used: int
     peak_memory_mb: float | None
     energy: Energy
+
+    def __post_init__(self) -> None:
+        if missing := [name for name in LATENCIES if name not in self.latency_ms]:
+            raise ValueError(f"latency_ms lacks {missing[0]}")
 
 
 class Harness(Record, frozen=True):
