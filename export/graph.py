@@ -80,7 +80,9 @@ class GraphBuilder:
         most = node("ReduceMax", "x.most", node("Abs", "x.magnitude", x), last, keepdims=1)
         seen = node("Max", "x.seen", most, number(float(TINY)))
         scale = node("Div", "x.scale", seen, number(float(weight.limit)))
-        scaled = node("Mul", "x.scaled", x, node("Div", "x.inverse", number(1), scale))
+        # ONNX Runtime would make one division of 1 / scale · x, which rounds otherwise.
+        one = node("Div", "x.one", scale, scale)
+        scaled = node("Mul", "x.scaled", x, node("Div", "x.inverse", one, scale))
         whole = node("Round", "x.whole", scaled)  # halves to even
         above = node(
             "Add", "x.above", node("Mul", "x.share", whole, number(1 / 256)), number(128.5)
