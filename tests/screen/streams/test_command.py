@@ -222,7 +222,7 @@ def test_whatever_reading_a_configuration_raises_the_one_before_stays(
         (["rtsp://cam/a", "--fps", "2"], "--fps has no meaning for streams (use --decode)"),
         (["a.png", "--decode", "all"], "--decode has no meaning for files"),
         (["rtsp://cam/a", "--decode", "-1"], "write all, keyframes, or frames a second"),
-        (["--config", "none.toml"], "none.toml: No such file or directory"),
+        (["--config", "none.toml"], "none.toml cannot be read: No such file or directory"),
         (["rtsp://cam/a", "rtsp:///a"], "names no host"),
     ],
 )

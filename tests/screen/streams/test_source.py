@@ -30,7 +30,7 @@ class Bench:
         self.told, self.clock = Told(), clock
         self.emitter = Emitter(self.told, clock)
         self.emitter.start()
-        merged = {"address": "gst:test", "name": "cam", "retry": 0.05, **settings}
+        merged = {"address": "gst:test", "name": "cam", "size": "1x1", "retry": 0.05, **settings}
         self.source = Source(SourceSettings(**merged), read, self.emitter, clock, lambda: None)
 
     @property
