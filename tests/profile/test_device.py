@@ -45,8 +45,8 @@ def test_a_rail_is_read_and_summed(tmp_path: Path) -> None:
     file(tmp_path, f"{folder}/curr1_input", "2000")  # 2 A
     meter, _ = find_meter(tmp_path)
     assert isinstance(meter, Rails)
-    meter.start()
     begin = time.perf_counter()
+    meter.start()
     eventually(lambda: meter._joules > 0)
     joules = meter.stop()
     seconds = time.perf_counter() - begin
