@@ -169,12 +169,15 @@ def record(parquet: Path, docs: Path, commit: str) -> None:
     figures.draw(docs / "images" / "folds.svg")
 
 
-def read_figures(parquet: Path, resamples: int = RESAMPLES) -> Figures:
+def read_figures(
+    parquet: Path, resamples: int = RESAMPLES, seeds: Sequence[int] = SEEDS
+) -> Figures:
     """Of the logits in a file."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(parquet)
-    return Figures({name: table[name].to_numpy() for name in table.column_names}, resamples)
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    return Figures(columns, resamples, seeds)
 
 
 def write_result(
@@ -247,6 +250,7 @@ class Figures:
     ) -> None:
         self._columns, self._seeds = columns, seeds
         label, group = columns["label"], columns["group"]
+        self.count = len(label)
         self._real, self._generated = (
             [
                 np.flatnonzero((label == k) & (group == name))

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import folds
 import numpy as np
 import numpy.typing as npt
-from folds import RESAMPLES, ROOT, Figures, interval, write_result
+from folds import RESAMPLES, ROOT, interval, write_result
 
 if TYPE_CHECKING:
     import torch
@@ -218,11 +219,7 @@ def record(parquet: Path, commit: str) -> None:
 
 def read_figures(parquet: Path, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Of rules: AUC frozen, by their own cells, and tuned on these, by JUDGED; against JUDGED."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(parquet)
-    columns = {name: table[name].to_numpy() for name in table.column_names}
-    figures = Figures(columns, resamples, seeds=(0,))
+    figures = folds.read_figures(parquet, resamples, seeds=(0,))
     base = figures.of(f"frozen, {JUDGED}", "one")[:, 0]
     rules: dict[str, Any] = {}
     for rule in RULES:
@@ -232,7 +229,7 @@ def read_figures(parquet: Path, resamples: int = RESAMPLES) -> dict[str, Any]:
             rules[rule][state] = {"auc": interval(mine), "gain": interval(mine - base)}
     hidden, shown = (figures.of(f"tuned, {rule}", "one")[:, 0] for rule in TUNED)
     return {
-        "images": len(columns["label"]),
+        "images": figures.count,
         "folds": LEFT_OUT,
         "steps": STEPS,
         "rules": rules,

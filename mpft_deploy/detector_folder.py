@@ -136,7 +136,8 @@ def write_detector(
     """
     tensors = quantise(weights, stored)
     with staged_folder(path, OUTPUT, replace=replace) as staging:
-        safetensors.numpy.save_file(tensors, staging / WEIGHTS)
+        # Not by save_file, which tells of a full disk in words of its own.
+        (staging / WEIGHTS).write_bytes(safetensors.numpy.save(tensors))
         (staging / GOLDEN).write_bytes(golden.to_bytes())
         (staging / CARD).write_text(card, encoding="utf-8")
         payload = {"kind": KIND, "version": VERSION, "spec": msgspec.to_builtins(spec)}

@@ -134,7 +134,8 @@ def dequantise(
     """float32 weights from stored ones.
 
     A key `X` with a companion `X.scale` is rounded with one scale a row: `q · scale[:, None]`. As
-    int8 it holds `q` itself; as uint8, the values coded by `_pack`.
+    int8 it holds `q` itself; as uint8, the values coded by `_pack`. What is stored as float32 is
+    given as it is, not copied.
 
     Args:
         shapes: of the weights, where they are known: no more values than those are decoded.

@@ -8,6 +8,7 @@ import importlib
 import io
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -135,7 +136,9 @@ def _os_text(error: OSError) -> str:
     """Of what a system refused, such as a path that this user may not even ask about."""
     if error.filename is not None:
         return f"{display(error.filename)}: {error.strerror or error}"
-    if error.errno == errno.ENOENT:  # all else that is not found has a name
+    try:
+        Path.cwd()
+    except FileNotFoundError:
         return "the folder that you are in was removed: go to another"
     return error.strerror or str(error)
 

@@ -300,7 +300,7 @@ def judge_archive(
         if isinstance(cause, MpftError):
             raise cause from None
         said = str(error).strip().rpartition("Error: ")[2].partition("\n")[0]
-        over = f"over {shown(part[0])} and {len(part) - 1} others" if part else "at its start"
+        over = f"over a part of {len(part)}, from {shown(part[0])}" if part else "at its start"
         raise EnvironmentLacksError(
             f"a worker of Ray cannot go on, {over}: {printable(said)}. The same command goes on "
             "from what is written."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from telling import fill
 from training import STEPS, Listener, events, go, interrupt, weights
 
 from mpft_deploy.bundle import Device
@@ -20,7 +22,7 @@ from mpft_deploy.detector.model import Detector, has_bf16
 from mpft_deploy.detector.probe import sample_weights
 from mpft_deploy.detector.settings import TrainSettings
 from mpft_deploy.detector.train import InterruptedRunError, train
-from mpft_deploy.detector_folder import WEIGHTS
+from mpft_deploy.detector_folder import WEIGHTS, read_detector, write_detector
 from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, UsageError
 from mpft_deploy.evaluate.scores import score
 
@@ -219,6 +221,14 @@ def test_full_disk_keeps_the_last_checkpoint(
     ]  # fmt: skip
     with pytest.raises(EnvironmentLacksError, match="disk is full"):
         go(world, out, settings, resume=True)
+
+
+def test_a_disk_without_room_for_the_weights_is_told(detector: Path, small_disk: Path) -> None:
+    folder, ballast = read_detector(detector), fill(small_disk)
+    os.truncate(ballast, ballast.stat().st_size - 16384)
+    with pytest.raises(EnvironmentLacksError, match="disk is full"):
+        write_detector(small_disk / "out", folder.spec, folder.weights, folder.golden, "card")
+    assert list(small_disk.iterdir()) == [ballast]
 
 
 def test_the_device_chooses_the_precision_and_the_run_records_it(

@@ -55,7 +55,7 @@ def import_detector(
     say(f"judging {GOLDEN_COUNT} drawn crops")
     crops = synthetic_crops(spec.crop.size, count=GOLDEN_COUNT)
     golden = Golden(crops, crop_logits(model, crops, spec.keep_rule, seed=spec.keep_seed))
-    del model
+    del model  # it holds the tower once more
     write_detector(out, spec, weights, golden, _card(spec), stored=stored, replace=overwrite)
     return replace(imported, spec=spec)
 
