@@ -19,7 +19,16 @@ from mpft_deploy.outputs import staged_folder
 from mpft_deploy.sealed import MANIFESTS, read_manifest, read_sealed, write_seal
 from mpft_deploy.spec import DetectorSpec, convert_record
 from mpft_deploy.standing import sealed_kind
-from mpft_deploy.weights import F32, Rows, Stored, as_floats, decode, quantise, stored_weights
+from mpft_deploy.weights import (
+    F32,
+    Rows,
+    Stored,
+    as_floats,
+    decode,
+    quantise,
+    stored_weights,
+    write_tensors,
+)
 
 KIND, VERSION = "detector", 1
 MANIFEST, OUTPUT = MANIFESTS[KIND], sealed_kind(KIND)
@@ -136,8 +145,7 @@ def write_detector(
     """
     tensors = quantise(weights, stored)
     with staged_folder(path, OUTPUT, replace=replace) as staging:
-        # Not by save_file, which tells of a full disk in words of its own.
-        (staging / WEIGHTS).write_bytes(safetensors.numpy.save(tensors))
+        write_tensors(staging / WEIGHTS, tensors)
         (staging / GOLDEN).write_bytes(golden.to_bytes())
         (staging / CARD).write_text(card, encoding="utf-8")
         payload = {"kind": KIND, "version": VERSION, "spec": msgspec.to_builtins(spec)}

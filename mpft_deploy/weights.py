@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -174,6 +177,17 @@ def quantise(weights: Mapping[str, F32], stored: Stored) -> dict[str, npt.NDArra
         out[key] = _pack(rounded) if narrow else rounded.reshape(value.shape)
         out[key + SCALE] = scale
     return out
+
+
+def write_tensors(path: Path, tensors: Mapping[str, npt.NDArray[np.generic]]) -> None:
+    """Write a safetensors file without a copy of all of it in memory; an OSError if that fails."""
+    try:
+        safetensors.numpy.save_file(dict(tensors), path)
+    except safetensors.SafetensorError as error:
+        # Which tells what the system said in words alone.
+        if said := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(said[1]), os.strerror(int(said[1])), str(path)) from None
+        raise
 
 
 def _round(rows: F32, bits: int) -> tuple[npt.NDArray[np.int8], F32]:
