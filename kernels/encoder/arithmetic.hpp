@@ -135,7 +135,7 @@ float quantise(const float* row, const Layer& layer, std::uint8_t* to, High* hig
         continue;
       }
       V::store_bytes(to + i, whole.part);
-      if (largest(magnitude(scaled)) >= 127.5f) highs += find_high(whole, i, high + highs);
+      if (reaches(magnitude(scaled), 127.5f)) highs += find_high(whole, i, high + highs);
     }
   }
   if (highs % 2 != 0) high[highs++] = High{};  // they are taken by twos

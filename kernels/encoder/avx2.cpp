@@ -48,6 +48,10 @@ struct Avx2 {
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
   }
 
+  static bool reaches(Float x, float bound) {
+    return _mm256_movemask_ps(_mm256_cmp_ps(x, all(bound), _CMP_GE_OQ)) != 0;
+  }
+
   static Int load_bits(const void* from) {
     return _mm256_loadu_si256(static_cast<const __m256i*>(from));
   }

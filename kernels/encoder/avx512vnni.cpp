@@ -51,6 +51,9 @@ struct Avx512Vnni {
     const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
   }
+  static bool reaches(Float x, float bound) {
+    return _mm512_cmp_ps_mask(x, all(bound), _CMP_GE_OQ) != 0;
+  }
   static __m256 lower(Float x) { return _mm512_castps512_ps256(x); }
   static __m256 upper(Float x) {
     return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1));
@@ -72,7 +75,7 @@ struct Avx512Vnni {
 };
 
 struct Bytes {
-  static constexpr int kTokens = 6, kPanels = 2, kInputs = 2 * kFour, kBytes = 1;
+  static constexpr int kTokens = 6, kPanels = 2, kInputs = kFour, kBytes = 1;
   struct Sums {
     __m512i part[kPanels];
   };
@@ -94,36 +97,31 @@ struct Bytes {
     return out;
   }
   void add(Sums& sums, const std::uint8_t* row, std::int64_t i) const {
-    std::int32_t fours[2];
-    std::memcpy(fours, row, sizeof fours);
-    const __m512i first = _mm512_set1_epi32(fours[0]), second = _mm512_set1_epi32(fours[1]);
+    const __m512i x = four_of(row);
     for (int one = 0; one < kPanels; ++one) {
-      const std::int8_t* weights = panel[one] + i * kLanes;
       __m512i& sum = sums.part[one];
-      sum = _mm512_dpbusd_epi32(sum, first, _mm512_loadu_si512(weights));
-      sum = _mm512_dpbusd_epi32(sum, second, _mm512_loadu_si512(weights + kFour * kLanes));
+      sum = _mm512_dpbusd_epi32(sum, x, _mm512_loadu_si512(panel[one] + i * kLanes));
     }
   }
+  static __m512i four_of(const void* from) {
+    std::int32_t four;
+    std::memcpy(&four, from, sizeof four);
+    return _mm512_set1_epi32(four);
+  }
+  // Second bytes have a sign. So here weights lose theirs, by 128 that is taken from the sums again.
   void add_high(Sums& sums, const High* high, std::int32_t count) const {
-    const __m512i zero = _mm512_set1_epi32(0);
-    __m512i above[kPanels] = {zero, zero}, below[kPanels] = {zero, zero};
+    const __m512i zero = _mm512_set1_epi32(0), moved = _mm512_set1_epi8(-128);
+    __m512i above[kPanels] = {zero, zero}, too_much = zero;
     for (; count > 0; ++high, --count) {
-      std::uint8_t magnitudes[2][kFour];  // of positive bytes, of negative ones
-      for (int i = 0; i < kFour; ++i) {
-        const int byte = high->bytes[i];
-        magnitudes[0][i] = static_cast<std::uint8_t>(byte > 0 ? byte : 0);
-        magnitudes[1][i] = static_cast<std::uint8_t>(byte < 0 ? -byte : 0);
-      }
-      std::int32_t fours[2];
-      std::memcpy(fours, magnitudes, sizeof fours);
+      const __m512i x = four_of(high->bytes);
+      too_much = _mm512_dpbusd_epi32(too_much, moved, x);
       for (int one = 0; one < kPanels; ++one) {
         const __m512i weights = _mm512_loadu_si512(panel[one] + high->input * kLanes);
-        above[one] = _mm512_dpbusd_epi32(above[one], _mm512_set1_epi32(fours[0]), weights);
-        below[one] = _mm512_dpbusd_epi32(below[one], _mm512_set1_epi32(fours[1]), weights);
+        above[one] = _mm512_dpbusd_epi32(above[one], _mm512_xor_si512(weights, moved), x);
       }
     }
     for (int one = 0; one < kPanels; ++one) {
-      const __m512i sum = _mm512_sub_epi32(above[one], below[one]);
+      const __m512i sum = _mm512_sub_epi32(above[one], too_much);
       sums.part[one] = _mm512_add_epi32(sums.part[one], _mm512_slli_epi32(sum, 8));
     }
   }

@@ -140,15 +140,18 @@ class Member {
 
   // To room_.hidden, rows of the padded width.
   void attention(std::int64_t queries) {
-    for (std::int64_t query = 0; query < queries;) {
-      if (queries - query >= kQueries) {
-        attend<kQueries>(query);
-        query += kQueries;
-      } else {
-        attend<1>(query);
-        query += 1;
-      }
+    for (std::int64_t query = 0; query < queries; query += kQueries) {
+      attend_some<kQueries>(query, queries - query);
     }
+  }
+
+  // For as many queries as there are, up to kRows.
+  template <int kRows>
+  void attend_some(std::int64_t query, std::int64_t left) {
+    if constexpr (kRows > 1) {
+      if (left < kRows) return attend_some<kRows - 1>(query, left);
+    }
+    attend<kRows>(query);
   }
 
   std::int64_t values_row() const { return model_.width + kLanes; }

@@ -137,6 +137,14 @@ float sum(Lanes<V> x) {
   return V::sum(x.part[0]);
 }
 
+// Whether any number is at least `bound`.
+template <class V>
+bool reaches(const Lanes<V>& x, float bound) {
+  bool any = false;
+  for (int i = 0; i < V::kParts; ++i) any |= V::reaches(x.part[i], bound);
+  return any;
+}
+
 template <class V>
 float largest(Lanes<V> x) {
   for (int i = 1; i < V::kParts; ++i) x.part[0] = V::larger(x.part[0], x.part[i]);

@@ -37,6 +37,7 @@ struct Neon {
     return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
   }
   static float largest(Float x) { return vmaxvq_f32(x); }
+  static bool reaches(Float x, float bound) { return vmaxvq_f32(x) >= bound; }
 
   static Int load_whole(const std::int32_t* from) { return vld1q_s32(from); }
   static void store_whole(std::int32_t* to, Int x) { vst1q_s32(to, x); }

@@ -32,6 +32,7 @@ struct Scalar {
   }
   static Float sum(Float x) { return x; }
   static Float largest(Float x) { return x; }
+  static bool reaches(Float x, float bound) { return x >= bound; }
 
   static Int load_whole(const std::int32_t* from) { return *from; }
   static void store_whole(std::int32_t* to, Int x) { *to = x; }

@@ -76,8 +76,8 @@ MUTANTS = {
     "high bytes without a sign": (
         {"avx512"},
         "avx512vnni.cpp",
-        "_mm512_sub_epi32(above[one], below[one])",
-        "_mm512_add_epi32(above[one], below[one])",
+        "_mm512_sub_epi32(above[one], too_much)",
+        "above[one]",
     ),
     "high bytes of wide rows count less": (
         {"avx512"},
@@ -103,13 +103,14 @@ MUTANTS = {
     "divided by another length": (BUILT, "blocks.hpp", "root(square)", "square"),
     "a shorter series": (BUILT, "arithmetic.hpp", "1.0 / 5040", "0.0"),
     "padding has weight": (BUILT, "blocks.hpp", "scores[i] = 0", "scores[i]"),
-    "weights repeated": (
+    "a panel twice": ({"avx512"}, "avx512vnni.cpp", "column + kLanes", "column"),
+    "queries left out": (BUILT, "blocks.hpp", "query += kQueries", "query += kQueries + 1"),
+    "the sign of erf is lost": (
         {"avx512"},
         "avx512vnni.cpp",
-        "weights + kFour * kLanes",
-        "weights",
+        "_mm512_set1_epi32(0x7FFFFFFF)",
+        "_mm512_set1_epi32(-1)",
     ),
-    "another table": ({"avx512"}, "avx512vnni.cpp", "0b10101100", "0b11001010"),
 }
 
 

@@ -40,6 +40,18 @@ static __m128i low_bytes(Ints x) {
   return read<__m128i>(out);
 }
 
+static Ints filled(int byte) {
+  Ints out;
+  std::memset(&out, byte, sizeof out);
+  return out;
+}
+
+static unsigned mask(Ints set) {
+  unsigned out = 0;
+  for (int i = 0; i < 16; ++i) out |= (set[i] < 0 ? 1U : 0U) << i;
+  return out;
+}
+
 static Ints ternary(Ints a, Ints b, Ints c, int table) {
   Ints out = Ints{};
   for (int row = 0; row < 8; ++row) {
@@ -72,6 +84,9 @@ static Ints dot(Ints sums, Ints unsigned_bytes, Ints signed_bytes) {
 #define _mm512_storeu_si512(to, x) std::memcpy(to, &(x), 64)
 #define _mm512_set1_ps(x) (emulated::Floats{} + (x))
 #define _mm512_set1_epi32(x) (emulated::Ints{} + (x))
+#define _mm512_set1_epi8(x) emulated::filled(x)
+#define _mm512_xor_si512(a, b) ((a) ^ (b))
+#define _mm512_cmp_ps_mask(a, b, how) emulated::mask((a) >= (b))  // _CMP_GE_OQ alone is asked for
 #define _mm512_max_ps(a, b) ((a) > (b) ? (a) : (b))
 #define _mm512_min_ps(a, b) ((a) < (b) ? (a) : (b))
 #define _mm512_abs_ps(x) emulated::each<emulated::Floats>(x, __builtin_fabsf)
