@@ -276,7 +276,8 @@ def run_one(
         batch, threads = settings.batch_of(read.info), settings.engine_threads
         run = functools.partial(run_watch, settings=settings)
     engine = load_engine(read, threads=threads, spin=how != "mpft")
-    screener = Screener(read, engine, batch=batch)
+    # One view of a frame, as of streams; that in the middle, which has the frame's number.
+    screener = Screener(read, engine, batch=batch, views="centre")
     with rtsp_load.running(clip, phases) as (port, start, process):
         before, began = cpu_seconds(process.pid), time.monotonic()
         cameras = Cameras(port, start, rtsp_load.offsets(FRAMES, phases), process.pid)

@@ -103,10 +103,10 @@ def run_streams(
         screener = Screener(
             bundle,
             engine,
-            views=screen.views or bundle.spec.stream_views,
+            views=screen.views,
             threshold=screen.threshold,
             batch=screen.batch_of(bundle.info),
-        )
+        ).for_streams()
         info, seal = bundle.info, bundle.seal
         judging = None
         if config.tell.evidence is not None:

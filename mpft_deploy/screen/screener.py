@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -95,16 +96,8 @@ class Screener:
         if batch < 1:
             raise UsageError(f"batch must be 1 or more, got {batch}")
         self.spec = bundle.spec
-        self.policy = views = views or self.spec.calibration.views
-        self.spec.check_views(views)
-        self.calibration = with_threshold(self.spec.calibration_of(views), threshold)
-        meant = self.calibration.views
-        self.uncalibrated = (
-            f"uncalibrated combination: views {views}, calibrated for {meant}"
-            if views != meant
-            else ""
-        )
-        """What to know of every verdict, where its calibration is of other views; mostly empty."""
+        self._views, self._threshold = views, threshold
+        self._look(views or self.spec.calibration.views)
         self.batch_size = 1 if bundle.info.mixes_views else batch
         if batch > self.batch_size:
             logger.warning(
@@ -114,6 +107,24 @@ class Screener:
                 bundle.info.precision,
             )
         self._engine, self._again = engine, bundle.info.precision.again
+
+    def _look(self, views: ViewPolicy) -> None:
+        self.spec.check_views(views)
+        self.policy = views
+        self.calibration = with_threshold(self.spec.calibration_of(views), self._threshold)
+        meant = self.calibration.views
+        self.uncalibrated = (
+            f"uncalibrated combination: views {views}, calibrated for {meant}"
+            if views != meant
+            else ""
+        )
+        """What to know of every verdict, where its calibration is of other views; mostly empty."""
+
+    def for_streams(self) -> Screener:
+        """The same, by the views and calibration of streams, unless it was told of others."""
+        found = copy(self)
+        found._look(self._views or self.spec.stream_views)
+        return found
 
     @classmethod
     def open(
@@ -154,6 +165,9 @@ class Screener:
 
     def watch(self, *addresses: str, **settings: object) -> Iterator[Event]:
         """Events of live streams, until all have ended: verdicts of frames and streams, states.
+
+        Frames are judged by the views that the detector has for streams, unless this screener was
+        told of others.
 
         >>> for event in Screener.open("bundle").watch("rtsp://camera/stream", decode="keyframes"):
         ...     print(event)

@@ -58,7 +58,7 @@ def watch(screener: Screener, *addresses: str, **settings: object) -> Iterator[E
     if not sources:
         raise UsageError("name at least one address to watch")
     sink = _Queue()
-    with Watch(screener, Config(sources=named(sources, "watch")), sink) as running:
+    with Watch(screener.for_streams(), Config(sources=named(sources, "watch")), sink) as running:
         while not running.finished:
             running.tick()
             with contextlib.suppress(queue.Empty):

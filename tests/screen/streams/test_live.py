@@ -9,13 +9,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import reference
 import servers
 from engines import OLDEST_MS
 from media import encoded, picture, write_video
 
+from mpft_deploy.export.pipeline import Request, export
+from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams import open_av
 from mpft_deploy.screen.streams.records import FrameEvent, SourceEvent
+from mpft_deploy.spec import Calibration
 from mpft_deploy.views import view_corners
 
 
@@ -201,6 +206,27 @@ def test_an_iterator_ends_with_its_streams(tmp_path: Path, screener: Any) -> Non
     assert any(isinstance(event, SourceEvent) and event.state == "ended" for event in events)
     ids = [event.id for event in events]
     assert ids == sorted(set(ids))
+
+
+@pytest.mark.parametrize(("told", "shift"), [(None, 7.0), ("centre", 0.0)])
+def test_a_library_watches_by_the_views_of_streams_unless_told_of_others(
+    tmp_path: Path, make_detector: Any, told: Any, shift: float
+) -> None:
+    calibrations = {
+        "calibration": Calibration(views="three", shift=0.0),
+        "stream": Calibration(views="moving", shift=7.0),
+    }
+    make_detector(tmp_path / "tiny", **calibrations)
+    export(Request(tmp_path / "tiny", tmp_path / "bundle", *reference.FLOAT32))
+    clip = write_video(tmp_path / "clip.mp4", seconds=1)
+    screener = Screener.open(tmp_path / "bundle", views=told, threads=1)
+    events = screener.watch(str(clip), gate=0.0)
+    frames = [event for event in events if isinstance(event, FrameEvent)]
+    assert frames
+    for frame in frames:
+        odds = np.log(frame.probability / (1 - frame.probability))
+        assert odds == pytest.approx(frame.logit + shift, abs=1e-3)
+    assert screener.policy == (told or "three")  # pictures are judged as before
 
 
 @pytest.mark.parametrize("name", ["cuda", "vaapi", "nonsense"])
