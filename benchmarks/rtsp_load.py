@@ -59,8 +59,12 @@ def make_clip(
     frames: int = 100,
     keyframes: int = 50,
     bit_rate: int = 4_000_000,
+    scene: np.ndarray | None = None,
 ) -> Clip:
-    """Code a clip of drifting texture in H.264 and write it."""
+    """Code a clip in H.264 that drifts over a scene, u8 [H, W, 3], and write it.
+
+    The scene is repeated where it is smaller; without one it is blocks of random colours.
+    """
     import av
 
     encoder = av.CodecContext.create("libx264", "w")
@@ -69,9 +73,11 @@ def make_clip(
     encoder.gop_size, encoder.bit_rate = keyframes, bit_rate
     x264 = "repeat-headers=1:sliced-threads=0:scenecut=0"
     encoder.options = {"preset": "veryfast", "tune": "zerolatency", "x264-params": x264}
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (height // 8 + 1, (width + 4 * frames) // 8 + 1, 3), np.uint8)
-    texture = np.kron(coarse, np.ones((8, 8, 1), np.uint8))
+    if scene is None:
+        coarse = np.random.default_rng(0).integers(0, 256, (height // 8 + 1, 300, 3), np.uint8)
+        scene = np.kron(coarse, np.ones((8, 8, 1), np.uint8))
+    rows = np.arange(height) % scene.shape[0]
+    texture = scene[rows][:, np.arange(width + 4 * frames) % scene.shape[1]]
     top, left = (height - crop) // 2, (width - crop) // 2
     units = []
     for index in range(frames):

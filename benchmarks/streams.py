@@ -28,6 +28,7 @@ import numpy as np
 import rtsp_load
 from family import cpu_seconds, family, memory_mb
 from records import write_record
+from samples import mosaic
 from turns import measured, provenance
 
 from mpft_deploy.bundle import read_bundle
@@ -130,6 +131,7 @@ class Ages:
         self.recording = False
         self.ages: list[float] = []
         self.reported: list[float] = []
+        self.logits: list[float] = []
         self.times: dict[str, list[float]] = defaultdict(list)
 
     def send(self, event: Event) -> None:
@@ -141,6 +143,7 @@ class Ages:
         channel = self.watch.scheduler.channels[index]
         self.times[event.source].append(now)
         self.reported.append(event.age_ms / 1e3)
+        self.logits.append(event.logit)
         if isinstance(channel.shown, Kept):
             number = rtsp_load.read_number(channel.shown.parts[0].views[0])
             self.ages.append(now - self._cameras.sent_at(index, number, now))
@@ -181,6 +184,7 @@ def run_watch(
         - sum(s.received for s in before) / secs,
         "reconnects": sum(s.reconnects for s in after),
         "dropped": _dropped(after),
+        "logits": sink.logits,
     }
 
 
@@ -200,6 +204,7 @@ def run_loop(
     size = screener.spec.crop.size
     ages: list[float] = []
     times: dict[str, list[float]] = defaultdict(list)
+    logits: list[float] = []
     loops, last = [0] * len(captures), [-1] * len(captures)
     meter, end, count = Meter(cameras.process), time.monotonic() + secs, 0
     opened = time.monotonic()
@@ -209,7 +214,7 @@ def run_loop(
             if not good or count % scenario.every:
                 continue
             pixels = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            screener(pixels)
+            logits.append(screener(pixels).logit)
             now = time.monotonic()
             number = rtsp_load.read_number(views(pixels, size)[0])
             # Read in order, so a smaller number is a later round of the clip.
@@ -227,7 +232,7 @@ def run_loop(
     used = meter.read()
     for capture in captures:
         capture.release()
-    return {**used, **_verdicts(times, scenario, secs), "age_s": _summary(ages)}
+    return {**used, **_verdicts(times, scenario, secs), "age_s": _summary(ages), "logits": logits}
 
 
 def _tick(watch: Watch, enough: Callable[[], bool], seconds: float) -> None:
@@ -282,6 +287,10 @@ def run_one(
         before, began = cpu_seconds(process.pid), time.monotonic()
         cameras = Cameras(port, start, rtsp_load.offsets(FRAMES, phases), process.pid)
         result = run(scenario, screener, cameras, seconds)
+        near, again = screener.calibration.is_near, read.info.precision.again
+        result["looked_at_twice"] = float(
+            np.mean([near(z, again) for z in result.pop("logits")] or [0.0])
+        )
         result["cameras_cores"] = (cpu_seconds(process.pid) - before) / (time.monotonic() - began)
     return result
 
@@ -293,7 +302,8 @@ def _show(name: str, how: str, r: dict[str, Any]) -> None:
         f"  worst source {r['verdicts_per_second_of_worst_source']:6.2f}/s"
         + (f"  longest gap {gap:6.2f} s" if gap else "  no source had two verdicts")
         + (f"  age p50 {age['p50']:6.3f} p99 {age['p99']:6.3f} s" if age else "")
-        + f"  {r['cores']:.2f} cores {r['resident_mb']:.0f} MB in {r['processes']} processes"
+        + f"  {r['looked_at_twice']:.0%} looked at twice  {r['cores']:.2f} cores"
+        f" {r['resident_mb']:.0f} MB in {r['processes']} processes"
         f" (cameras {r['cameras_cores']:.2f})",
         flush=True,
     )
@@ -320,13 +330,15 @@ def main(
         print(json.dumps(run_one(bundle, name, how, seconds, Path(clip), readers)), flush=True)
         return
     results = []
+    scene = mosaic(read_bundle(bundle).golden.crops, 0)
     with tempfile.TemporaryDirectory() as folder:
         for name, scenario in SCENARIOS.items():
             if only and name != only:
                 continue
             clip = Path(folder) / f"{scenario.height}.clip"
             if not clip.exists():
-                rtsp_load.make_clip(clip, scenario.width, scenario.height, frames=FRAMES)
+                size = scenario.width, scenario.height
+                rtsp_load.make_clip(clip, *size, frames=FRAMES, scene=scene)
             for how in ("mpft", "plain loop"):
                 command = [sys.executable, __file__, str(bundle), "--seconds", str(seconds)]
                 command += ["--readers", readers]
