@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from gpu_page import NO_GPU, draw_gpu, gpus
+from tables import cell, interval, table, targets
+
 from mpft_deploy.files import write_atomic
 
 HERE = Path(__file__).resolve().parent
@@ -26,9 +29,9 @@ all. Milliseconds are medians with 95 % intervals by block bootstrap. Losses are
 results are of the shipped detector, whatever its calibration; what is missing was not measured yet.
 """
 
-NO_GPU = "\n## GPUs: not measured\n\n`make gpu-suite` on a machine with one fills this in.\n"
-
 EMPTY = "\nNo results are committed yet: run `make bench` on a quiet machine.\n"
+
+DECISIVE = {"amx_int8": "AMX", "avx512_vnni": "VNNI", "avx2": "AVX2"}
 
 Json = Mapping[str, Any]
 
@@ -54,6 +57,13 @@ def newest(results: Path) -> dict[str, Json]:
     }
 
 
+def decisive(record: Json) -> str:
+    """The instruction set of a result's processor that speed depends on; processors of one name
+    may have different ones."""
+    able = record["device"]["instructions"]
+    return next((told for name, told in DECISIVE.items() if name in able), "")
+
+
 def _device(record: Json) -> tuple[object, ...]:
     device = record["device"]
     return device["processor"], tuple(device["instructions"]), record["cores"]
@@ -65,7 +75,7 @@ def pages(results: Path) -> dict[str, str]:
     for device, record in newest(results).items():
         sections = record["sections"]
         parts.append(_head(record))
-        parts.append(_targets(sections))
+        parts.append(targets(sections))
         if encoder := sections.get("encoder"):
             parts.append(_encoder(encoder))
         if pipeline := sections.get("pipeline"):
@@ -83,18 +93,8 @@ def pages(results: Path) -> dict[str, str]:
         for name, failure in record["failures"].items():
             parts.append(f"\n**{name} was not measured**: {failure}.\n")
     files["benchmarks.md"] = "".join(parts) + ("" if len(parts) > 1 else EMPTY)
-    files["benchmarks.md"] += "".join(map(_gpu, gpus(results))) or NO_GPU
+    files["benchmarks.md"] += "".join(map(draw_gpu, gpus(results))) or NO_GPU
     return files
-
-
-def gpus(results: Path) -> list[Json]:
-    """The last whole result of each GPU; those of a simulated one count for nothing."""
-    found: dict[str, Json] = {}
-    for path in sorted(results.glob("gpu-*.json"), key=lambda path: path.stem[-10:]):
-        record = json.loads(path.read_bytes())
-        if record.get("version") == 3 and not record["dry"]:
-            found[record["gpu"]["gpu"]] = {**record, "file": path.name}
-    return list(found.values())
 
 
 def draw_page(results: Path = RESULTS, docs: Path = DOCS) -> None:
@@ -114,60 +114,17 @@ def stale(results: Path = RESULTS, docs: Path = DOCS) -> list[str]:
     ]
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; numbers, all columns but the first, to the right."""
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
 def _head(record: Json) -> str:
     device = record["device"]
     quiet = record["disturbed"]
     told = "" if quiet is None else f", {'; '.join(quiet) or 'quiet before the run'}"
     able = f" with {', '.join(device['instructions'])}" if device["instructions"] else ""
+    title = " with ".join(filter(None, (device["processor"], decisive(record))))
     return (
-        f"\n## {device['processor']}, {record['cores']} cores\n\n{record['date']}, commit "
+        f"\n## {title}, {record['cores']} cores\n\n{record['date']}, commit "
         f"`{record['commit']}`, {device['machine']}{able}, {device['system']}{told}. "
         f"[{record['file']}](../benchmarks/results/{record['file']})\n"
     )
-
-
-def _targets(sections: Json) -> str:
-    found = [
-        one
-        for part in sections.values()
-        for one in [*part.get("targets", []), *map(_ratio, part.get("ratios", []))]
-    ]
-    rows = [
-        [
-            one["name"],
-            f"{one['value']:.4g} {one['unit']}",
-            f"{'≥' if one['at_least'] else '≤'} {one['limit']:g} {one['unit']}",
-            "met" if one["met"] else "**missed**",
-        ]
-        for one in found
-    ]
-    why = [f"- {one['name']}: {one['why']}.\n" for one in found if one.get("why")]
-    return (
-        "\n### Targets\n"
-        + table(["figure", "measured", "target", ""], rows)
-        + ("\nWhy some are missed:\n\n" + "".join(why) if why else "")
-        if rows
-        else ""
-    )
-
-
-def _ratio(ratio: Json) -> Json:
-    """A ratio of the engines benchmark as a target."""
-    value, limit = ratio["ratio"], ratio["target"]
-    return {
-        "name": f"engine alone, times as fast: {ratio['name']}",
-        "value": value,
-        "limit": limit,
-        "unit": "×",
-        "at_least": True,
-        "met": value >= limit,
-    }
 
 
 def _pipeline(section: Json) -> str:
@@ -190,7 +147,7 @@ def _encoder(section: Json) -> str:
     rows = [
         [
             name,
-            _interval(one["p50"]),
+            interval(one["p50"]),
             f"{one['p50']['value'] / wide:.2f} ×",
             *(f"{errors[name][how]:.4f}" if name in errors else "–" for how in ("mean", "largest")),
         ]
@@ -226,90 +183,13 @@ def _waterfall(steps: Sequence[Json], picture: str) -> str:
     )
 
 
-PEERS = {"peers": "PyTorch", "tensorrt": "TensorRT, float16"}
-
-
-def _gpu(record: Json) -> str:
-    """All sections of a GPU's result; what was not measured says so."""
-    sections, gpu = record["sections"], record["gpu"]
-    text = (
-        f"\n## {gpu['gpu']}\n\n{record['date']}, commit `{record['commit']}`, SM "
-        f"{gpu['compute-capability']}, driver {gpu.get('nvidia-driver', gpu['cuda-driver'])}. "
-        f"[{record['file']}](../benchmarks/results/{record['file']})\n"
-    )
-    equal = "equality" in sections and not sections["equality"]["different"]
-    text += f"\nIn every bit as on processors: {'yes' if equal else '**not shown**'}.\n"
-    told = [one for one in sections.values() if isinstance(one, dict)]
-    different = [line for one in told for line in one.get("different", [])]
-    if different:
-        text += "\nDifferent:\n\n" + "".join(f"- {line}\n" for line in different)
-    for name, failure in record["failures"].items():
-        if name not in PEERS:
-            text += f"\n**{name} was not measured**: {failure}.\n"
-    text += _targets({"gpu": {"targets": record.get("targets", [])}})
-    if rows := sections.get("latency"):
-        text += "\n### From frame or view to verdict or logit\n" + table(
-            ["", "precision", "batch", "p50 ms", "p90 ms"],
-            [[one["what"], one["precision"], str(one["batch"]), *_ms(one["ms"])] for one in rows],
-        )
-    if found := sections.get("throughput"):
-        rows = [
-            [
-                f"views on the {where}",
-                f"{found[where]['views_per_second']:,}",
-                _cell(found[where]["watts"]),
-                _cell(found[where]["joules_per_view"]),
-            ]
-            for where in ("host", "device")
-        ]
-        text += f"\n### {found['batch']} at once\n"
-        text += table(["", "views a second", "watts", "joules a view"], rows)
-    if rows := sections.get("stages"):
-        text += "\n### Parts of a batch, µs\n" + _stages(rows)
-    for name, title in PEERS.items():
-        missing = {"not_measured": record["failures"].get(name, "it was left out")}
-        found = sections.get(name, missing)
-        if "not_measured" in found:
-            text += f"\n{title}: not measured: {found['not_measured']}.\n"
-            continue
-        rows = [[str(one["batch"]), *_ms(one["ms"])] for one in found["rows"] if "what" not in one]
-        text += f"\n### {title}, host view to logit\n"
-        text += table(["batch", "p50 ms", "p90 ms"], rows) if rows else _rivals(found["rows"])
-    return text
-
-
-def _ms(figures: Json) -> list[str]:
-    p90 = figures.get("p90")  # which takes some samples
-    return [_interval(figures["p50"]), f"{p90['value']:.2f}" if p90 else "–"]
-
-
-def _stages(rows: Sequence[Json]) -> str:
-    return table(list(rows[0]), [[f"{value:g}" for value in row.values()] for row in rows])
-
-
-def _rivals(rows: Sequence[Json]) -> str:
-    return table(
-        ["", "batch", "p50 ms", "p90 ms", "views a second"],
-        [
-            [row["what"], str(row["batch"]), *_ms(row["ms"]), f"{row['views_per_second']:,}"]
-            if "ms" in row
-            else [row["what"], str(row["batch"]), "not measured", "", ""]
-            for row in rows
-        ],
-    )
-
-
-def _interval(figure: Json) -> str:
-    return f"{figure['value']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"
-
-
 def _times(rows: Sequence[Json], ours: float) -> str:
     return table(
         ["", "p50 ms", "p90 ms", "of ours"],
         [
             [
                 row["name"].replace("*", "\\*"),
-                _interval(row["ms"]["p50"]),
+                interval(row["ms"]["p50"]),
                 f"{row['ms']['p90']['value']:.2f}",
                 f"{row['ms']['p50']['value'] / ours:.2f} ×",
             ]
@@ -347,7 +227,7 @@ def _engines(section: Json) -> str:
             f"{middle:.2f}",
             "–" if ninety is None else f"{_value(ninety):.2f}",
             f"{eager[row['name'].startswith('L/14')] / middle:.1f} ×",
-            *map(_cell, values),
+            *map(cell, values),
         ]
 
     columns = ["", "p50 ms", "p90 ms", "times as fast as eager", *(extra[key] for key in shown)]
@@ -378,12 +258,6 @@ def _keeps(section: Json) -> str:
         f"Median milliseconds; int8 keeps {floats} in float. What other numbers of cells do to "
         "verdicts is in [method.md](method.md).\n" + table(["cells", *names], rows)
     )
-
-
-def _cell(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:d}" if isinstance(value, int) else f"{value:.{0 if value >= 10 else 3}f}"
 
 
 def _kernel(section: Json) -> str:

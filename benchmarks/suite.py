@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from page import DOCS, RESULTS, draw_page
+from page import DOCS, RESULTS, decisive, draw_page
 from records import write_record
 from samples import write_crops
 from turns import measured, provenance
@@ -72,7 +72,8 @@ def slug(record: dict[str, Any]) -> str:
     """A file name of device and date."""
     words = re.sub(r"\(.*?\)|processor|cpu|@.*", "", record["device"]["processor"].lower())
     name = "-".join(re.findall(r"[a-z0-9]+", words)) or "unknown"
-    return f"{name}-{record['cores']}core-{record['date']}.json"
+    parts = [name, decisive(record).lower(), f"{record['cores']}core", record["date"]]
+    return "-".join(filter(None, parts)) + ".json"
 
 
 def run(name: str, command: list[str]) -> str:

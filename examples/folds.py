@@ -280,9 +280,11 @@ class Figures:
         return {"variants": variants, "views": views, "kinds": self.at_threshold()}
 
     def logits(self, name: str, how: str) -> list[Array]:
-        """Of each seed f32 [n]."""
+        """Of each seed that was measured, f32 [n]."""
         out = []
         for seed in self._seeds:
+            if f"{name}|{seed}|0" not in self._columns:
+                continue
             looks = [self._columns.get(f"{name}|{seed}|{look}") for look in range(2)]
             there = np.stack([look for look in looks if look is not None])
             out.append(there[0] if how == "one" else getattr(np, how)(there, axis=0))
@@ -294,7 +296,8 @@ class Figures:
         Real sources count alike, whatever their size; both are means over the seeds of folds.
         """
         total = np.zeros((len(self._draws[0]), 2))
-        for logits in self.logits(name, how):
+        of_seeds = self.logits(name, how)
+        for logits in of_seeds:
             # How much of each source lies below an image: one half of what equals it.
             below = np.stack([_below(np.sort(logits[own]), logits) for own in self._real])
             place = np.stack([below[:, own].mean(1) for own in self._generated])  # [G, R]
@@ -307,7 +310,7 @@ class Figures:
             share = real @ alarms / real.sum(1)[:, None]
             at = np.argmax(share <= FALSE_ALARM, axis=1)
             total[:, 1] += np.take_along_axis(weights @ found, at[:, None], 1)[:, 0]
-        return total / len(self._seeds)
+        return total / len(of_seeds)
 
     def at_threshold(self) -> dict[str, Any]:
         """By kind, what passes the shipped thresholds, by the folds that they are set by.

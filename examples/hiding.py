@@ -4,12 +4,12 @@
     python examples/hiding.py record PARQUET --commit COMMIT
     python examples/hiding.py draw
 
-The question of MPFT. For each rule of TUNED and each of LEFT_OUT folds the last blocks of the tower
-learn from the cells that the rule keeps, one disturbed view of each image; then the head is fitted
-anew, and judges the left-out images, by the cells that the detector is shipped with (JUDGED).
-Beside it stands the frozen tower by the cells of each of RULES. The first blocks stay as they are,
-so that what they give is computed once: into WORK, which an interrupted run goes on with. `record`
-makes figures of the logits, and `draw` prints the table of docs/method.md.
+The question of MPFT. For each rule of TUNED, each of its seeds and each of LEFT_OUT folds the last
+blocks of the tower learn from the cells that the rule keeps, one disturbed view of each image; then
+the head is fitted anew, and judges the left-out images, by the cells that the detector is shipped
+with (JUDGED). Beside it stands the frozen tower by the cells of each of RULES. The first blocks
+stay as they are, so that what they give is computed once: into WORK, which an interrupted run goes
+on with. `record` makes figures of the logits, and `draw` prints the table of docs/method.md.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ RULES = {
     "textured:64": "the smooth ones",
     "random:64": "any",
     JUDGED: "few, smooth ones",
+    "all": "none",
 }
 """Cells that are kept; of that, which are hidden."""
 
-TUNED = ("smooth:64", "textured:64")
-"""What the tower is fine-tuned on, with as many cells either way."""
+TUNED = {"smooth:64": 2, "textured:64": 2, "random:64": 2, "all": 1}
+"""What the tower is fine-tuned on, and with how many seeds. Where all cells are kept a step takes
+three times as long."""
 
 DEPTH, TAPS, FROZEN = 8, 3, 5
 """Blocks of the detector, those that its head reads, and those that do not learn."""
@@ -85,7 +87,7 @@ def measure(manifest: Path, work: Path, parquet: Path, backbone: str) -> None:
     labels = np.array([sample.label for sample in samples])
     tower = load_backbone(backbone)
     net = Detector.from_backbone(tower, DEPTH, taps=TAPS).eval()
-    states = {rule: first_blocks(net, samples, rule, work) for rule in RULES}
+    states = first_blocks(net, samples, work)
     assigned = assign_folds(samples, FOLDS, 0)
     columns: dict[str, Any] = {
         "path": [sample.path.name for sample in samples],
@@ -100,20 +102,22 @@ def measure(manifest: Path, work: Path, parquet: Path, backbone: str) -> None:
         head = fit_on_looks(features[None, others], [samples[place] for place in others])
         return head.logits(features[assigned == fold])
 
-    for rule in TUNED:
-        logits = columns[f"tuned, {rule}|0|0"] = np.empty(len(samples), np.float32)
+    runs = [(seed, rule) for seed in range(max(TUNED.values())) for rule in TUNED]
+    for seed, rule in ((seed, rule) for seed, rule in runs if seed < TUNED[rule]):
+        logits = columns[f"tuned, {rule}|{seed}|0"] = np.empty(len(samples), np.float32)
         for fold in range(LEFT_OUT):
-            kept = work / f"tuned-{rule.replace(':', '-')}-{fold}.npy"
+            kept = work / f"tuned-{rule.replace(':', '-')}-{seed}-{fold}.npy"
             if not kept.exists():
                 others = np.flatnonzero(assigned != fold)
-                own = [samples[place] for place in others]
+                weights = sample_weights([samples[place] for place in others])
                 learner = Detector.from_backbone(tower, DEPTH, taps=1)
-                tune(learner, states[rule], others, labels[others], sample_weights(own), fold)
+                drawn_by = seed * FOLDS + fold
+                tune(learner, states[rule], others, labels[others], weights, drawn_by)
                 tuned = Detector.from_backbone(tower, DEPTH, taps=TAPS).eval()
                 tuned.visual.load_state_dict(learner.visual.state_dict())
                 np.save(kept, read(tuned, states[JUDGED]))
             logits[assigned == fold] = judged(np.load(kept), fold)
-            click.echo(f"{rule}: fold {fold + 1} of {LEFT_OUT}")
+            click.echo(f"{rule}: seed {seed}, fold {fold + 1} of {LEFT_OUT}")
     for rule in RULES:
         features = read(net, states[rule])
         logits = columns[f"frozen, {rule}|0|0"] = np.empty(len(samples), np.float32)
@@ -124,27 +128,29 @@ def measure(manifest: Path, work: Path, parquet: Path, backbone: str) -> None:
     write_atomic(parquet, buffer.getvalue())
 
 
-def first_blocks(net: Detector, samples: Sequence[Any], rule: str, work: Path) -> Array:
-    """What the frozen blocks give of one disturbed view of each image, f16 [n, K + 1, W]."""
+def first_blocks(net: Detector, samples: Sequence[Any], work: Path) -> dict[str, Array]:
+    """What frozen blocks give of one disturbed view of each image: by rule f16 [n, K + 1, W]."""
     import torch
 
     from mpft_deploy.detector.batches import disturbed_crops
     from mpft_deploy.detector.model import encode
     from mpft_deploy.spec import KeepRule
 
-    kept = work / f"states-{rule.replace(':', '-')}.npy"
-    if not kept.exists():
-        parts = []
+    kept = {rule: work / f"states-{rule.replace(':', '-')}.npy" for rule in RULES}
+    if not all(path.exists() for path in kept.values()):
+        parts: dict[str, list[Array]] = {rule: [] for rule in RULES}
         for crops in disturbed_crops(samples, net.tower.size, 0, 0):
-            encoded = encode(crops, net.tower.patch, KeepRule.parse(rule))
-            with torch.inference_mode():
-                tokens = net.tokens(*encoded, FROZEN)
-            parts.append(tokens.numpy().astype(np.float16))
-            click.echo(f"{rule}: {sum(map(len, parts))} of {len(samples)} views", err=True)
-        partial = kept.with_suffix(".part.npy")
-        np.save(partial, np.concatenate(parts))
-        partial.rename(kept)
-    return np.load(kept, mmap_mode="r")
+            for rule in RULES:
+                encoded = encode(crops, net.tower.patch, KeepRule.parse(rule))
+                with torch.inference_mode():
+                    tokens = net.tokens(*encoded, FROZEN)
+                parts[rule].append(tokens.numpy().astype(np.float16))
+            click.echo(f"{sum(map(len, parts[JUDGED]))} of {len(samples)} views", err=True)
+        for rule, path in kept.items():
+            partial = path.with_suffix(".part.npy")
+            np.save(partial, np.concatenate(parts[rule]))
+            partial.rename(path)
+    return {rule: np.load(path, mmap_mode="r") for rule, path in kept.items()}
 
 
 def read(net: Detector, states: Array) -> Array:
@@ -218,8 +224,11 @@ def record(parquet: Path, commit: str) -> None:
 
 
 def read_figures(parquet: Path, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Of rules: AUC frozen, by their own cells, and tuned on these, by JUDGED; against JUDGED."""
-    figures = folds.read_figures(parquet, resamples, seeds=(0,))
+    """Of rules: AUC frozen, by their own cells, and tuned on these, by JUDGED; against JUDGED.
+
+    What is tuned with several seeds has their mean, and each of them.
+    """
+    figures = folds.read_figures(parquet, resamples, seeds=range(max(TUNED.values())))
     base = figures.of(f"frozen, {JUDGED}", "one")[:, 0]
     rules: dict[str, Any] = {}
     for rule in RULES:
@@ -227,13 +236,19 @@ def read_figures(parquet: Path, resamples: int = RESAMPLES) -> dict[str, Any]:
         for state in ("frozen", "tuned") if rule in TUNED else ("frozen",):
             mine = figures.of(f"{state}, {rule}", "one")[:, 0]
             rules[rule][state] = {"auc": interval(mine), "gain": interval(mine - base)}
-    hidden, shown = (figures.of(f"tuned, {rule}", "one")[:, 0] for rule in TUNED)
+        for seed in range(TUNED.get(rule, 0)):
+            alone = folds.read_figures(parquet, 0, seeds=(seed,))
+            rules[rule]["tuned"][f"seed {seed}"] = alone.of(f"tuned, {rule}", "one")[0, 0]
+    hidden, *others = (figures.of(f"tuned, {rule}", "one")[:, 0] for rule in TUNED)
     return {
         "images": figures.count,
         "folds": LEFT_OUT,
         "steps": STEPS,
         "rules": rules,
-        "hiding textured against smooth ones": interval(hidden - shown),
+        "hiding textured cells, against keeping": {
+            rule: interval(hidden - shown)
+            for rule, shown in zip(list(TUNED)[1:], others, strict=True)
+        },
     }
 
 
