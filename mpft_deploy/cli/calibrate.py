@@ -140,6 +140,7 @@ def command(
     from mpft_deploy.detector.evaluate import BATCH, judged_logits
     from mpft_deploy.detector.model import Detector, choose_device
     from mpft_deploy.detector.recalibrate import recalibrate, write_outcome
+    from mpft_deploy.detector.thresholds import require_enough
     from mpft_deploy.detector_folder import OUTPUT
     from mpft_deploy.evaluate.run import find_entries
     from mpft_deploy.images import others_in
@@ -167,6 +168,8 @@ def command(
     samples = [entry.sample for entry in entries]
     _tell_taken_as_real(folders, samples)
     samples = drop_contradicting(drop_unreadable(samples, tell_line), tell_line)
+    if not held_out:
+        require_enough([sample.label for sample in samples], false_alarm, unsure_error)
     done = 0
     with progress(len(samples), "images") as tell:
 

@@ -143,6 +143,18 @@ def unsure_edges(real: F64, generated: F64, share: float) -> tuple[float, float]
     return float(edges[0]), float(edges[1])
 
 
+def require_enough(
+    labels: Sequence[int], false_alarm: float | None, unsure_error: float | None
+) -> None:
+    """An InputError where images of these labels are too few to bound the shares asked for."""
+    real, generated = (sum(label == wanted for label in labels) for wanted in (0, 1))
+    if false_alarm is not None and real:
+        _allowed(real, false_alarm, "real")
+    if unsure_error is not None and real and generated:
+        _allowed(generated, unsure_error, "generated")
+        _allowed(real, unsure_error, "real")
+
+
 def _allowed(total: int, share: float, what: str) -> int:
     """How many of `total` images may be past an edge that bounds the share of those to come."""
     tail = 1 - CONFIDENCE
