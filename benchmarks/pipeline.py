@@ -192,6 +192,8 @@ def measure_decode(paths: list[Path], size: int, scratch: Path) -> dict[str, Any
         DECODE_COST,
         "×",
         at_least=False,
+        why="the rest of the file is read too, for damage below the window, which a bare decode of "
+        "the rows does not see",
     )
     return {"rows": rows, "targets": [cost]}
 
