@@ -3,8 +3,8 @@
     python benchmarks/first_verdict.py BUNDLE DETECTOR [--json OUT]
 
 Each run is a process of its own, `mpft screen FILE --json`; what is timed ends with its first line.
-Modules are compiled before, as an installation has them. The stream is a clip of 1080p: `--clip`
-takes another.
+Modules are compiled before, as an installation has them. The stream is a camera of 1080p at 25
+frames a second, played by benchmarks/rtsp_load.py, watched for some seconds with no other option.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from typing import Any, NamedTuple
 
 import click
 import numpy as np
+import rtsp_load
 from records import write_record
-from samples import write_clip, write_jpegs
+from samples import HEIGHT, WIDTH, mosaic, write_jpegs
 from turns import provenance, target
 
+from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.profile import system
 
 RUNS, WARM_UP = 10, 2
@@ -33,7 +35,7 @@ SECONDS = {"three": 0.7, "centre": 0.35}
 
 MEGABYTES = 150.0
 PACKAGES = "click, msgspec, numpy, PIL.Image, safetensors.numpy"
-WATCH_SECONDS = 0.05
+WATCH_SECONDS, STREAM_SECONDS = 0.05, "15"
 SCREEN = [sys.executable, "-c", "from mpft_deploy.cli.main import main; main()", "screen"]
 
 
@@ -47,9 +49,9 @@ class Run(NamedTuple):
     peak_mb: float
 
 
-def screen(path: Path, bundle: Path, *options: str) -> Run:
+def screen(what: Path | str, bundle: Path, *options: str) -> Run:
     """Run `mpft screen` to its end."""
-    command = [*SCREEN, str(path), "--bundle", str(bundle), "--json", *options]
+    command = [*SCREEN, str(what), "--bundle", str(bundle), "--json", *options]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
@@ -60,14 +62,14 @@ def screen(path: Path, bundle: Path, *options: str) -> Run:
     watcher.start()
     first = process.stdout.readline()
     seconds = time.perf_counter() - begin
-    process.stdout.read()
+    output = first + process.stdout.read()
     process.stdout.close()
     ended.set()
     watcher.join()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode or b'"verdict"' not in first:
-        raise click.ClickException(f"mpft screen failed: {first.decode(errors='replace')}")
+    if process.returncode or b'"verdict"' not in output:
+        raise click.ClickException(f"mpft screen failed: {output.decode(errors='replace')}")
     scale = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
     peak = usage.ru_maxrss * scale / 1e6
     settled = resident[len(resident) // 2 :]  # the first half holds the start
@@ -97,9 +99,8 @@ def watch(process: int, ended: threading.Event, resident: list[float]) -> None:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path, exists=True))
 @click.argument("detector", type=click.Path(path_type=Path, exists=True))
-@click.option("--clip", type=click.Path(path_type=Path, exists=True), help="A video to stream.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result here.")
-def main(bundle: Path, detector: Path, clip: Path | None, json_path: Path | None) -> None:
+def main(bundle: Path, detector: Path, json_path: Path | None) -> None:
     """Measure BUNDLE, with inputs made of DETECTOR's golden crops."""
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
@@ -110,8 +111,11 @@ def main(bundle: Path, detector: Path, clip: Path | None, json_path: Path | None
             ]
             for views in SECONDS
         }
-        video = clip or write_clip(detector, scratch / "clip.mkv")
-        stream = screen(video, bundle, "--fps", "5")
+        clip = scratch / "clip"
+        scene = mosaic(read_detector(detector).golden.crops, 0)
+        rtsp_load.make_clip(clip, WIDTH, HEIGHT, scene=scene)
+        with rtsp_load.running(clip, 1) as (port, _, _):
+            stream = screen(f"rtsp://127.0.0.1:{port}/0", bundle, "--duration", STREAM_SECONDS)
     print(f"one stream: {stream.resident_mb:.0f} MB, at its peak {stream.peak_mb:.0f} MB")
     alone = start_alone()
     why = f"Python and the packages that it takes need {alone:.2f} s of it, without a line of ours"

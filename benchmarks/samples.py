@@ -40,20 +40,3 @@ def write_crops(detector: Path, folder: Path) -> None:
     """The golden crops as image files."""
     for index, crop in enumerate(read_detector(detector).golden.crops):
         Image.fromarray(crop).save(folder / f"{index:02}.png")
-
-
-def write_clip(detector: Path, path: Path, *, seconds: int = 8, rate: int = 10) -> Path:
-    """A clip of 1080p that pans over a mosaic."""
-    import av
-
-    crops = read_detector(detector).golden.crops
-    still = mosaic(crops, 0)
-    with av.open(path, "w") as container:
-        stream = container.add_stream("mpeg4", rate=rate)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        stream.bit_rate = 8_000_000
-        for index in range(seconds * rate):
-            frame = np.ascontiguousarray(np.roll(still, -4 * index, axis=1))
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
-        container.mux(stream.encode())
-    return path
