@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -88,11 +89,15 @@ def feeds(tokens: int = 48) -> dict[str, np.ndarray]:
     return {"patches": cut.patches[:, :tokens], "positions": cut.positions[:, :tokens]}
 
 
-def check(times: OperatorTimes, graph: bytes) -> None:
-    layers = fold(times, count_work(graph), None)
-    attributed = sum(layer.ms for layer in layers.layers)
-    assert attributed + layers.unattributed_ms == pytest.approx(layers.engine_ms)
-    assert 0.9 * layers.engine_ms <= attributed <= 1.1 * layers.engine_ms
+def check(measure: Callable[[], OperatorTimes], graph: bytes) -> None:
+    for _ in range(10):  # another process may take the processor between two operators
+        layers = fold(measure(), count_work(graph), None)
+        attributed = sum(layer.ms for layer in layers.layers)
+        assert attributed + layers.unattributed_ms == pytest.approx(layers.engine_ms)
+        if 0.9 * layers.engine_ms <= attributed <= 1.1 * layers.engine_ms:
+            break
+    else:
+        pytest.fail(f"of {layers.engine_ms} ms {attributed} are told, ten times")
     paths = {layer.path for layer in layers.layers}
     for block in range(DEPTH):
         linear = "kv" if block == DEPTH - 1 else "qkv"
@@ -106,15 +111,15 @@ def check(times: OperatorTimes, graph: bytes) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_onnxruntime_layers_add_up(graphs: dict[str, bytes], precision: str) -> None:
-    times = onnxruntime_operators(graphs[precision], feeds(), threads=1, runs=10)
-    check(times, graphs[precision])
+    graph = graphs[precision]
+    check(lambda: onnxruntime_operators(graph, feeds(), threads=1, runs=10), graph)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_openvino_layers_add_up(graphs: dict[str, bytes], precision: str) -> None:
     pytest.importorskip("openvino")
-    times = openvino_operators(graphs[precision], feeds(), threads=1, runs=10)
-    check(times, graphs[precision])
+    graph = graphs[precision]
+    check(lambda: openvino_operators(graph, feeds(), threads=1, runs=10), graph)
 
 
 @pytest.mark.parametrize(("precision", "size"), [("fp32", 4), ("int8", 1), ("bf16", 2)])
