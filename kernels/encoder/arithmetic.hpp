@@ -75,33 +75,29 @@ void layer_norm(const float* row, const Norm& norm, std::int64_t width, float* t
   }
 }
 
-// The second bytes of kLanes activations from an input on, each four that has one; returns how many.
+// The second bytes of kLanes activations from an input on, each four that has one, to the end of a
+// row's list.
 template <class V>
-std::int32_t find_high(const Whole<V>& whole, std::int64_t input, High* to) {
-  std::int32_t values[kLanes], found = 0;
-  for (int part = 0; part < V::kParts; ++part) {
-    V::store_whole(values + part * (kLanes / V::kParts), whole.part[part]);
+void find_high(const Whole<V>& whole, std::int64_t input, High* list, Highs& highs) {
+  std::int8_t bytes[kLanes];
+  V::store_high(bytes, whole.part);
+  for (int i = 0; i < kLanes; i += kFour) {
+    std::int32_t four;
+    std::memcpy(&four, bytes + i, sizeof four);
+    if (four == 0) continue;
+    High& high = list[highs.count++];
+    high.input = static_cast<std::int32_t>(input + i);
+    std::memcpy(high.bytes, bytes + i, sizeof high.bytes);
+    for (const std::int8_t byte : high.bytes) highs.sum += byte;
   }
-  for (int four = 0; four < kLanes; four += kFour) {
-    int any = 0;
-    High high{static_cast<std::int32_t>(input + four), {}};
-    for (int i = 0; i < kFour; ++i) {
-      const std::int32_t byte = (values[four + i] + 128) >> 8;
-      high.bytes[i] = static_cast<std::int8_t>(byte);
-      any |= byte;
-    }
-    if (any != 0) to[found++] = high;
-  }
-  return found;
 }
 
 // One row of as many numbers as a layer has inputs, as words, high and low bytes, or low bytes and
 // such high ones as there are; returns its scale.
 template <class V>
-float quantise(const float* row, const Layer& layer, std::uint8_t* to, High* high,
-               std::int32_t& highs) {
+float quantise(const float* row, const Layer& layer, std::uint8_t* to, High* list, Highs& highs) {
   const std::int64_t count = layer.matrix.inputs;
-  highs = 0;
+  highs = {0, 0};
   Lanes<V> most = all<V>(0), lanes = all<V>(0);
   for (std::int64_t i = 0; i < count; i += kLanes) {
     const Lanes<V> magnitudes = magnitude(load<V>(row + i));
@@ -135,10 +131,10 @@ float quantise(const float* row, const Layer& layer, std::uint8_t* to, High* hig
         continue;
       }
       V::store_bytes(to + i, whole.part);
-      if (reaches(magnitude(scaled), 127.5f)) highs += find_high(whole, i, high + highs);
+      if (reaches(magnitude(scaled), 127.5f)) find_high(whole, i, list, highs);
     }
   }
-  if (highs % 2 != 0) high[highs++] = High{};  // they are taken by twos
+  if (highs.count % 2 != 0) list[highs.count++] = High{};  // they are taken by twos
   return zero ? 0 : scale;
 }
 

@@ -67,6 +67,12 @@ struct Avx2 {
   static void store_words(std::int16_t* to, const Int* parts) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), words(parts));
   }
+  static void store_high(std::int8_t* to, const Int* parts) {
+    const Int high = _mm256_srai_epi16(_mm256_add_epi16(words(parts), _mm256_set1_epi16(128)), 8);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                     _mm_packs_epi16(_mm256_castsi256_si128(high),
+                                     _mm256_extracti128_si256(high, 1)));
+  }
   static void store_bytes(std::uint8_t* to, const Int* parts) {
     const Int ordered = _mm256_and_si256(words(parts), _mm256_set1_epi16(255));
     const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(ordered),
@@ -100,9 +106,9 @@ struct Bytes {
     Avx2::store_whole(to + kLanes / 2, sums.part[1]);
   }
 
-  void add_high(Sums& sums, const High* high, std::int32_t count) const {
+  void add_high(Sums& sums, const High* high, Highs highs) const {
     const __m256i times_256 = _mm256_set1_epi16(256);
-    for (; count > 0; high += 2, count -= 2) {
+    for (const High* end = high + highs.count; high < end; high += 2) {
       for (int half = 0; half < 2; ++half) {
         const __m256i words =
             _mm256_add_epi16(high_pairs(high[0], half), high_pairs(high[1], half));

@@ -65,6 +65,9 @@ struct Avx512Vnni {
   static Int high(Int x) {
     return _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(128)), 8);
   }
+  static void store_high(std::int8_t* to, const Int* parts) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(high(parts[0])));
+  }
   static void store_bytes(std::uint8_t* to, const Int* parts) {
     const Int moved = _mm512_add_epi32(parts[0], _mm512_set1_epi32(kOffset));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(moved));
@@ -109,17 +112,17 @@ struct Bytes {
     return _mm512_set1_epi32(four);
   }
   // Second bytes have a sign. So here weights lose theirs, by 128 that is taken from the sums again.
-  void add_high(Sums& sums, const High* high, std::int32_t count) const {
+  void add_high(Sums& sums, const High* high, Highs highs) const {
     const __m512i zero = _mm512_set1_epi32(0), moved = _mm512_set1_epi8(-128);
-    __m512i above[kPanels] = {zero, zero}, too_much = zero;
-    for (; count > 0; ++high, --count) {
+    __m512i above[kPanels] = {zero, zero};
+    for (const High* end = high + highs.count; high < end; ++high) {
       const __m512i x = four_of(high->bytes);
-      too_much = _mm512_dpbusd_epi32(too_much, moved, x);
       for (int one = 0; one < kPanels; ++one) {
         const __m512i weights = _mm512_loadu_si512(panel[one] + high->input * kLanes);
         above[one] = _mm512_dpbusd_epi32(above[one], _mm512_xor_si512(weights, moved), x);
       }
     }
+    const __m512i too_much = _mm512_set1_epi32(128 * highs.sum);
     for (int one = 0; one < kPanels; ++one) {
       const __m512i sum = _mm512_sub_epi32(above[one], too_much);
       sums.part[one] = _mm512_add_epi32(sums.part[one], _mm512_slli_epi32(sum, 8));

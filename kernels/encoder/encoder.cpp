@@ -207,7 +207,7 @@ struct Encoder::State {
                        fresh->zeros<float>(kQueries * row), fresh->zeros<float>(own),
                        fresh->zeros<std::uint8_t>(2 * own * std::max(wider, model.area)),
                        fresh->zeros<High>(own * wider / kFour),
-                       fresh->zeros<std::int32_t>(own)});
+                       fresh->zeros<Highs>(own)});
     }
     memory = std::move(fresh);
     most_tokens = tokens;

@@ -57,6 +57,11 @@ struct High {
   std::int8_t bytes[kFour];
 };
 
+// Of a row: how many such fours there are, and the sum of all their second bytes.
+struct Highs {
+  std::int32_t count, sum;
+};
+
 struct Norm {
   const float *weight, *bias;
 };
@@ -93,7 +98,7 @@ struct Room {
   float* scale;         // [tokens], of the rows in bytes
   std::uint8_t* bytes;  // [tokens, 2 · the widest of width, hidden and area]
   High* high;           // [tokens, a fourth of the wider of width and hidden]
-  std::int32_t* highs;  // [tokens], how many there are
+  Highs* highs;         // [tokens]
 };
 
 // One call of Encoder::logits. Tokens of a view are dealt out to members, at least one to each that

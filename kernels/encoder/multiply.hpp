@@ -12,7 +12,7 @@
 //   D(matrix, column)    at the beginning of a panel
 //   start()              what sums begin with
 //   next(sums)           of bytes: what they begin with when high ones are done and low ones follow
-//   add_high(sums, high, count)    of bytes: adds what the second bytes of a narrow row come to
+//   add_high(sums, high, highs)    of bytes: adds what the second bytes of a narrow row come to
 //   add(sums, row, i)    adds the products of a row's inputs from i on, row pointing at them
 //   store(to, sums)      writes them as int32 [kPanels · kLanes]
 #pragma once
@@ -29,7 +29,7 @@ struct Rows {
   bool two_bytes;
   const High* high;  // none where null
   std::int64_t high_stride;
-  const std::int32_t* highs;
+  const Highs* highs;
 };
 
 // Into a cache that is larger than the nearest, which has the weights of now.

@@ -43,10 +43,17 @@ struct Neon {
   static void store_whole(std::int32_t* to, Int x) { vst1q_s32(to, x); }
   static Float to_float(Int x) { return vcvtq_f32_s32(x); }
   static Int high(Int x) { return vshrq_n_s32(vaddq_s32(x, vdupq_n_s32(128)), 8); }
-  static void store_bytes(std::uint8_t* to, const Int* parts) {
+  static int8x16_t low_bytes(const Int* parts) {
     const int16x8_t first = vcombine_s16(vmovn_s32(parts[0]), vmovn_s32(parts[1]));
     const int16x8_t second = vcombine_s16(vmovn_s32(parts[2]), vmovn_s32(parts[3]));
-    vst1q_u8(to, vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(first), vmovn_s16(second))));
+    return vcombine_s8(vmovn_s16(first), vmovn_s16(second));
+  }
+  static void store_high(std::int8_t* to, const Int* parts) {
+    const Int above[] = {high(parts[0]), high(parts[1]), high(parts[2]), high(parts[3])};
+    vst1q_s8(to, low_bytes(above));
+  }
+  static void store_bytes(std::uint8_t* to, const Int* parts) {
+    vst1q_u8(to, vreinterpretq_u8_s8(low_bytes(parts)));
   }
 
   template <class Function>
@@ -81,9 +88,9 @@ struct Bytes {
       sum = vdotq_lane_s32(sum, vld1q_s8(weights + kFour * kLanes), x, 1);
     }
   }
-  void add_high(Sums& sums, const High* high, std::int32_t count) const {
+  void add_high(Sums& sums, const High* high, Highs highs) const {
     int32x4_t totals[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
-    for (; count > 0; ++high, --count) {
+    for (const High* end = high + highs.count; high < end; ++high) {
       std::int32_t four;
       std::memcpy(&four, high->bytes, sizeof four);
       const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(four));

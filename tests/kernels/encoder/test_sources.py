@@ -68,10 +68,16 @@ MUTANTS = {
     "the largest sets the scale": (BUILT, "arithmetic.hpp", "sum(lanes) * layer.least", "0"),
     "high bytes left out": (BYTES, "multiply.hpp", "rows.high != nullptr", "false"),
     "high bytes rounded down": (
-        BYTES,
-        "arithmetic.hpp",
-        "(values[four + i] + 128) >> 8",
-        "values[four + i] >> 8",
+        {"avx512"},
+        "avx512vnni.cpp",
+        "_mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(128)), 8)",
+        "_mm512_srai_epi32(x, 8)",
+    ),
+    "high bytes of words rounded down": (
+        {"avx2"},
+        "avx2.cpp",
+        "_mm256_add_epi16(words(parts), _mm256_set1_epi16(128))",
+        "words(parts)",
     ),
     "high bytes without a sign": (
         {"avx512"},
