@@ -102,8 +102,7 @@ def measure(manifest: Path, work: Path, parquet: Path, backbone: str) -> None:
         head = fit_on_looks(features[None, others], [samples[place] for place in others])
         return head.logits(features[assigned == fold])
 
-    runs = [(seed, rule) for seed in range(max(TUNED.values())) for rule in TUNED]
-    for seed, rule in ((seed, rule) for seed, rule in runs if seed < TUNED[rule]):
+    for rule, seed in ((rule, seed) for rule, seeds in TUNED.items() for seed in range(seeds)):
         logits = columns[f"tuned, {rule}|{seed}|0"] = np.empty(len(samples), np.float32)
         for fold in range(LEFT_OUT):
             kept = work / f"tuned-{rule.replace(':', '-')}-{seed}-{fold}.npy"

@@ -27,18 +27,20 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=5, help="judge one frame of so many")
     arguments = parser.parse_args()
 
-    screener = Screener.open(arguments.bundle)
+    screener = Screener.open(arguments.bundle).for_streams()
     stream = StreamDecision(DecisionSettings(), screener.calibration)
     capture = cv2.VideoCapture(arguments.video)
     fps = capture.get(cv2.CAP_PROP_FPS) or 25.0
-    index = 0
+    index = looks = 0
     while True:
         good, frame = capture.read()
         if not good:
             break
         if index % arguments.every == 0:
             # OpenCV's pixels are BGR; the detector was trained on RGB.
-            prepared = screener.prepare(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+            # The one view of each frame moves over the picture.
+            prepared = screener.prepare(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), turn=looks)
+            looks += 1
             [judged] = screener.judge([prepared])
             judgement = judged.judgement
             print(f"frame {index}: {judgement.verdict} ({judgement.probability:.2f})")
