@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +39,14 @@ RULES = {
     "textured:64": "the smooth ones",
     "random:64": "any",
     JUDGED: "few, smooth ones",
-    "all": "none",
 }
 """Cells that are kept; of that, which are hidden."""
 
-TUNED = {"smooth:64": 2, "textured:64": 2, "random:64": 2, "all": 1}
-"""What the tower is fine-tuned on, and with how many seeds. Where all cells are kept a step takes
-three times as long."""
+TUNED = ("smooth:64", "textured:64", "random:64")
+"""What the tower is fine-tuned on, with as many cells each way."""
+
+SEEDS = (0, 1)
+"""Of fine-tuning."""
 
 DEPTH, TAPS, FROZEN = 8, 3, 5
 """Blocks of the detector, those that its head reads, and those that do not learn."""
@@ -77,7 +79,7 @@ def measure(manifest: Path, work: Path, parquet: Path, backbone: str) -> None:
     from mpft_deploy.detector.backbone import load_backbone
     from mpft_deploy.detector.folds import assign_folds, fit_on_looks
     from mpft_deploy.detector.model import Detector
-    from mpft_deploy.detector.probe import sample_weights
+    from mpft_deploy.detector.probe import Probe, sample_weights
     from mpft_deploy.files import write_atomic
 
     work.mkdir(parents=True, exist_ok=True)
@@ -102,7 +104,8 @@ def measure(manifest: Path, work: Path, parquet: Path, backbone: str) -> None:
         head = fit_on_looks(features[None, others], [samples[place] for place in others])
         return head.logits(features[assigned == fold])
 
-    for rule, seed in ((rule, seed) for rule, seeds in TUNED.items() for seed in range(seeds)):
+    begun: dict[str, Array] = {}
+    for seed, rule in product(SEEDS, TUNED):
         logits = columns[f"tuned, {rule}|{seed}|0"] = np.empty(len(samples), np.float32)
         for fold in range(LEFT_OUT):
             kept = work / f"tuned-{rule.replace(':', '-')}-{seed}-{fold}.npy"
@@ -110,6 +113,9 @@ def measure(manifest: Path, work: Path, parquet: Path, backbone: str) -> None:
                 others = np.flatnonzero(assigned != fold)
                 weights = sample_weights([samples[place] for place in others])
                 learner = Detector.from_backbone(tower, DEPTH, taps=1)
+                if rule not in begun:
+                    begun[rule] = read(learner, states[rule])
+                Probe.fit(begun[rule][others], labels[others], weights).put_into(learner)
                 drawn_by = seed * FOLDS + fold
                 tune(learner, states[rule], others, labels[others], weights, drawn_by)
                 tuned = Detector.from_backbone(tower, DEPTH, taps=TAPS).eval()
@@ -172,7 +178,7 @@ def _tokens(states: Array) -> torch.Tensor:
 def tune(
     model: Detector, states: Array, places: Array, labels: Array, weights: Array, seed: int
 ) -> None:
-    """Fine-tune the blocks after the frozen ones, from a fitted head, as `mpft train` does.
+    """Fine-tune the blocks after the frozen ones, and the fitted head, as `mpft train` does.
 
     Args:
         places: of the images that are learnt from, i64 [n].
@@ -184,11 +190,9 @@ def tune(
     from mpft_deploy.detector.batches import BalancedOrder
     from mpft_deploy.detector.loop import CLIP_NORM
     from mpft_deploy.detector.optimiser import Tower, optimise, schedule
-    from mpft_deploy.detector.probe import Probe
     from mpft_deploy.detector.settings import TrainSettings
 
     torch.manual_seed(seed)
-    Probe.fit(read(model, states)[places], labels, weights).put_into(model)
     for name, parameter in model.visual.named_parameters():
         parts = name.split(".")
         late = "resblocks" in parts and int(parts[2]) >= FROZEN
@@ -227,7 +231,7 @@ def read_figures(parquet: Path, resamples: int = RESAMPLES) -> dict[str, Any]:
 
     What is tuned with several seeds has their mean, and each of them.
     """
-    figures = folds.read_figures(parquet, resamples, seeds=range(max(TUNED.values())))
+    figures = folds.read_figures(parquet, resamples, SEEDS)
     base = figures.of(f"frozen, {JUDGED}", "one")[:, 0]
     rules: dict[str, Any] = {}
     for rule in RULES:
@@ -235,7 +239,7 @@ def read_figures(parquet: Path, resamples: int = RESAMPLES) -> dict[str, Any]:
         for state in ("frozen", "tuned") if rule in TUNED else ("frozen",):
             mine = figures.of(f"{state}, {rule}", "one")[:, 0]
             rules[rule][state] = {"auc": interval(mine), "gain": interval(mine - base)}
-        for seed in range(TUNED.get(rule, 0)):
+        for seed in SEEDS if rule in TUNED else ():
             alone = folds.read_figures(parquet, 0, seeds=(seed,))
             rules[rule]["tuned"][f"seed {seed}"] = alone.of(f"tuned, {rule}", "one")[0, 0]
     hidden, *others = (figures.of(f"tuned, {rule}", "one")[:, 0] for rule in TUNED)
@@ -245,8 +249,7 @@ def read_figures(parquet: Path, resamples: int = RESAMPLES) -> dict[str, Any]:
         "steps": STEPS,
         "rules": rules,
         "hiding textured cells, against keeping": {
-            rule: interval(hidden - shown)
-            for rule, shown in zip(list(TUNED)[1:], others, strict=True)
+            rule: interval(hidden - shown) for rule, shown in zip(TUNED[1:], others, strict=True)
         },
     }
 
