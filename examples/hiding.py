@@ -249,7 +249,8 @@ def read_figures(parquet: Path, resamples: int = RESAMPLES) -> dict[str, Any]:
         "steps": STEPS,
         "rules": rules,
         "hiding textured cells, against keeping": {
-            rule: interval(hidden - shown) for rule, shown in zip(TUNED[1:], others, strict=True)
+            rule.split(":")[0]: interval(hidden - shown)
+            for rule, shown in zip(TUNED[1:], others, strict=True)
         },
     }
 
