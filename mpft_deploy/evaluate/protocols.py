@@ -11,11 +11,12 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
 
+from mpft_deploy.bundle import Device
 from mpft_deploy.errors import UsageError
 from mpft_deploy.extras import require
 from mpft_deploy.images import U8
@@ -98,6 +99,14 @@ def _messenger(frame: U8, rng: np.random.Generator, *, longest: int, quality: in
     return resave(resize(frame, rng, factor=min(1.0, longest / max(frame.shape))), "JPEG", quality)
 
 
+@cache
+def _steady_x264() -> dict[str, str]:
+    """In its code for AVX-512 x264 weighs macroblocks by what lies in memory, so that no run is
+    like another; those of older instruction sets give the same bits."""
+    has_avx512 = "avx512f" in Device.here().instructions
+    return {"x264-params": "asm=avx2"} if has_avx512 else {}
+
+
 def filmed(frame: U8, rng: np.random.Generator, *, codec: str = "libx264", **options: str) -> U8:
     """A frame of a second of video in which a camera pans over the picture, as it is decoded.
 
@@ -123,7 +132,7 @@ def filmed(frame: U8, rng: np.random.Generator, *, codec: str = "libx264", **opt
     if rate := options.pop("bit_rate", None):
         encoder.bit_rate = round(float(rate) * height * width / (1920 * 1080))
         options |= {"maxrate": str(encoder.bit_rate), "bufsize": str(encoder.bit_rate)}
-    encoder.options = {"x265-params": "log-level=none", **options}
+    encoder.options = {"x265-params": "log-level=none", **_steady_x264(), **options}
     decoder = av.CodecContext.create(encoder.codec.canonical_name, "r")
     assert isinstance(decoder, av.VideoCodecContext)
     packets = []
