@@ -13,12 +13,11 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pairs import carried
+from pairs import carried, counted
 
 PACKAGE, LICENCE = "comfyui-workflow-templates-media-image", "MIT, with the package"
 
@@ -61,9 +60,7 @@ def picture_line(result: dict[str, Any]) -> str:
 
 
 def summary(results: Sequence[dict[str, Any]]) -> str:
-    counts = Counter(result["verdict"] for result in results)
-    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("generated", "unsure", "real"))
-    return f"Of {len(results)} pictures by generators: {told}."
+    return f"Of {len(results)} pictures by generators: {counted(results)}."
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -106,14 +106,14 @@ def pair_line(photograph: dict[str, Any], remade: dict[str, Any]) -> str:
     return f"{name:<12}{''.join(f'{cell:<20}' for cell in cells)}{worth}"
 
 
+def counted(results: Sequence[dict[str, Any]]) -> str:
+    """How many there are of each verdict, in words."""
+    counts = Counter(result["verdict"] for result in results)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("generated", "unsure", "real"))
+
+
 def summary(photographs: list[dict[str, Any]], remade: list[dict[str, Any]]) -> list[str]:
     """How good the detector was, the false alarms first."""
-
-    def counted(results: list[dict[str, Any]]) -> str:
-        counts = Counter(result["verdict"] for result in results)
-        return ", ".join(
-            f"{counts[verdict]} {verdict}" for verdict in ("generated", "unsure", "real")
-        )
 
     ranked = sum(b["logit"] > a["logit"] for a, b in zip(photographs, remade, strict=True))
     return [
