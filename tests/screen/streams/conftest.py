@@ -125,13 +125,13 @@ class Running:
                 assert left > 0, f"{what} did not come: {self.states()} {self.watch.statuses()}"
                 self._changed.wait(left)
 
-    def frame(self, name: str = "", seconds: float = 60) -> FrameEvent:
-        """The next verdict of a frame from now on."""
+    def frame(self, name: str = "", seconds: float = 60, after: int | None = None) -> FrameEvent:
+        """The next verdict of a frame: from now on, or after the first `after` events."""
         event = self.wait(
             lambda e: isinstance(e, FrameEvent) and name in ("", e.source),
             f"a frame of {name or 'the source'}",
             seconds,
-            after=len(self.events),
+            len(self.events) if after is None else after,
         )
         assert isinstance(event, FrameEvent)
         return event

@@ -161,7 +161,7 @@ def test_a_playlist_is_played_where_it_is_asked_for(
     site.answers["/a.ts"] = (200, {}, clip)
     site.demands = 'Basic realm="cam"'
     running = watching(site.url("/list.m3u8", "hls+http"))
-    running.frame()
+    running.frame(after=0)
     assert ("/a.ts", "Basic dXNlcjpzZWNyZXRwdw==") in site.asked
 
 
@@ -203,7 +203,7 @@ def test_the_moving_track_of_a_stream(tmp_path: Path, watching: Any) -> None:
             container.mux(track.encode())
     running = watching(str(path))
     assert running.state("live").reason == "track 2 of 3 judged"
-    running.frame()
+    running.frame(after=0)
     assert running.status().width == 320
 
 
