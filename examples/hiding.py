@@ -38,12 +38,21 @@ RULES = {
     "smooth:64": "the textured ones",
     "textured:64": "the smooth ones",
     "random:64": "any",
+    "smooth:127": "the most textured ones",
+    "textured:127": "the smoothest ones",
+    "all": "none",
     JUDGED: "few, smooth ones",
 }
-"""Cells that are kept; of that, which are hidden."""
+"""Cells that are kept, of 196; of that, which are hidden."""
 
-TUNED = ("smooth:64", "textured:64", "random:64")
-"""What the tower is fine-tuned on, with as many cells each way."""
+TUNED = ("smooth:64", "textured:64", "random:64", "all", "smooth:127", "textured:127")
+"""What the tower is fine-tuned on."""
+
+AGAINST = {
+    "smooth:64": ("textured:64", "random:64", "all"),
+    "smooth:127": ("textured:127", "all"),
+}
+"""What hides texture, and what it is held against."""
 
 SEEDS = (0, 1)
 """Of fine-tuning."""
@@ -242,15 +251,16 @@ def read_figures(parquet: Path, resamples: int = RESAMPLES) -> dict[str, Any]:
         for seed in SEEDS if rule in TUNED else ():
             alone = folds.read_figures(parquet, 0, seeds=(seed,))
             rules[rule]["tuned"][f"seed {seed}"] = alone.of(f"tuned, {rule}", "one")[0, 0]
-    hidden, *others = (figures.of(f"tuned, {rule}", "one")[:, 0] for rule in TUNED)
+    tuned = {rule: figures.of(f"tuned, {rule}", "one")[:, 0] for rule in TUNED}
     return {
         "images": figures.count,
         "folds": LEFT_OUT,
         "steps": STEPS,
         "rules": rules,
-        "hiding textured cells, against keeping": {
-            rule.split(":")[0]: interval(hidden - shown)
-            for rule, shown in zip(TUNED[1:], others, strict=True)
+        "hiding textured cells": {
+            f"{hidden} against {other}": interval(tuned[hidden] - tuned[other])
+            for hidden, others in AGAINST.items()
+            for other in others
         },
     }
 

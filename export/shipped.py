@@ -42,20 +42,17 @@ def shipped_bundle(say: Say, precision: str | None = None) -> Bundle:
         EnvironmentLacksError: the installation has no detector, or nothing can be written at all.
     """
     detector = shipped_detector()
-    made_of = {
-        "detector": shipped_seal(),
-        "mpft-deploy": mpft_deploy.__version__,
-        "precision": precision,
-        **native.versions(),
-    }
     try:
         folder = cache_folder() / "bundles"
-        out = folder / f"{NAME}-{sha256(canonical_json(made_of))[:16]}"
-        if out.exists():
-            try:
-                return read_bundle(out)
-            except InputError as error:
-                say(f"{error} It is made again.")
+        for asked in dict.fromkeys((None, precision)):  # the usual one may have this precision
+            out = folder / _kept_as(asked)
+            if out.exists():
+                try:
+                    bundle = read_bundle(out)
+                    if precision in (None, str(bundle.info.precision)):
+                        return bundle
+                except InputError as error:
+                    say(f"{error} It is made again when it is needed.")
         folder.mkdir(parents=True, exist_ok=True)
         say(f"making a bundle of the detector that comes with mpft-deploy, once: {display(out)}")
         return _make(detector, out, precision)
@@ -72,6 +69,17 @@ def shipped_bundle(say: Say, precision: str | None = None) -> Bundle:
         return _make(detector, folder / NAME, precision)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kept_as(precision: str | None) -> str:
+    """Name of a bundle in the cache: of all that it is made of."""
+    made_of = {
+        "detector": shipped_seal(),
+        "mpft-deploy": mpft_deploy.__version__,
+        "precision": precision,
+        **native.versions(),
+    }
+    return f"{NAME}-{sha256(canonical_json(made_of))[:16]}"
 
 
 def _make(detector: Path, out: Path, precision: str | None) -> Bundle:

@@ -180,10 +180,14 @@ def test_the_shipped_bundle_is_made_once(
     assert len(told) == 1
     assert "once" in told[0]
     assert shipped_bundle(told.append).seal == first.seal
+    assert shipped_bundle(told.append, str(first.info.precision)).path == first.path
     assert len(told) == 1
+    wide = shipped_bundle(told.append, "wide")
+    assert (str(wide.info.precision), len(told)) == ("wide", 2)
+    assert shipped_bundle(told.append, "wide").path == wide.path != first.path
     (first.path / "certificate.json").write_text("{}")
     assert shipped_bundle(told.append).seal != ""
-    assert "It is made again" in told[1]
+    assert "It is made again" in told[2]
     monkeypatch.delenv("MPFT_BUNDLE", raising=False)
     assert run(cli, "mpft", ["screen", str(photo), "--require-signature", str(photo)]) == 2
     assert "for a bundle of yours" in capfd.readouterr().err

@@ -14,7 +14,7 @@ import msgspec
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import display, read_small
-from mpft_deploy.screen.streams.address import parse, redact_text
+from mpft_deploy.screen.streams.address import HIDDEN, parse, redact_text
 from mpft_deploy.screen.streams.baseline import Baseline, baselines_path, read_baselines
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings, SourceSettings
 from mpft_deploy.screen.tell.config import TABLES, TellConfig, parse_tables, store_path
@@ -125,7 +125,9 @@ def named(sources: Sequence[SourceSettings], where: str) -> tuple[SourceSettings
 
 def short_name(address: str) -> str:
     """What a source is called if nobody names it."""
-    return parse(address).shown.partition("://")[2].replace("***@", "") or parse(address).shown
+    target = parse(address)
+    bare = target.shown.partition("://")[2].replace(f"{HIDDEN}@", "")
+    return bare if bare and (target.network or target.scheme == "file") else target.shown
 
 
 def read_source(table: Mapping[str, Any], where: str) -> SourceSettings:

@@ -10,7 +10,7 @@ import pytest
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.cores import available_cores
 from mpft_deploy.errors import InputError
-from mpft_deploy.screen.streams.config import read_config
+from mpft_deploy.screen.streams.config import read_config, short_name
 from mpft_deploy.screen.streams.settings import ScreenSettings
 
 GOOD = """
@@ -45,6 +45,22 @@ def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "cameras.toml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("rtsp://viewer:pw12345@10.0.0.6/front", "10.0.0.6/front"),
+        ("file:///media/a.mp4", "/media/a.mp4"),
+        ("csi://0", "csi://0"),
+        ("csi:1", "csi:1"),
+        ("v4l2:///dev/video0", "v4l2:///dev/video0"),
+        ("gst:rtspsrc location=rtsp://10.0.0.6/a ! fakesink",) * 2,
+        ("pipe:", "pipe:"),
+    ],
+)
+def test_what_nobody_named_is_called_after_its_address(address: str, name: str) -> None:
+    assert short_name(address) == name
 
 
 def test_a_whole_configuration(tmp_path: Path) -> None:
