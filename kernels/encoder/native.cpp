@@ -62,6 +62,7 @@ void logits(en::Encoder& self, const Patches& patches, const Positions& position
 }  // namespace
 
 NB_MODULE(_encoder, module) {
+  nb::set_leak_warnings(false);  // who is told to end while an engine computes leaves it as it is
   module.attr("DEFINITION") = en::kDefinition;
   module.def("why_not", [](const char* name) -> std::optional<std::string> {
     const char* reason = find_version(name).why_not;
