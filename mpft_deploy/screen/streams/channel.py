@@ -14,7 +14,6 @@ from mpft_deploy.screen.streams.decoding import Decoding
 from mpft_deploy.screen.streams.novelty import I32
 from mpft_deploy.screen.streams.pictures import Kept
 from mpft_deploy.screen.streams.pixels import Cutter, Shot
-from mpft_deploy.screen.streams.records import Picture
 from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.spec import Crop, StreamVerdict
 from mpft_deploy.views import Masks, Window, why_no_window
@@ -67,7 +66,7 @@ class Channel:
     """A source, its streams, and what was seen of it.
 
     served: the turn in which it had its last one.
-    shown: the frame that was judged last, or the picture of it once somebody asked for one.
+    shown: the frame that was judged last, if it is to be shown.
     faulty: whether a frame could not be cut, which is told once.
     sides: of its pictures.
     kept: what was judged in the last seconds, where evidence is wanted.
@@ -78,7 +77,7 @@ class Channel:
     areas: Areas
     streams: tuple[Stream, ...] = ()
     served: int = 0
-    shown: Kept | Picture | None = None
+    shown: Kept | None = None
     faulty: bool = False
     sides: tuple[int, int] | None = None
     age: float | None = None

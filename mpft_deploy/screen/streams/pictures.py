@@ -1,6 +1,6 @@
-"""Pictures of judged frames, for page and snapshots: made once, and only if somebody wants them.
+"""Pictures of judged frames, for page and snapshots: made if somebody wants them, and not kept.
 
-A decoded frame is touched by the engine's thread alone; others get pictures that nobody changes.
+They are as large as frames, and who asks for those of many cameras must not cost a frame of each.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Kept:
-    """A judged frame that nobody asked for yet, what was judged of it, and when that was."""
+    """A judged frame, what was judged of it, and when that was."""
 
     shot: Shot
     parts: Sequence[Prepared]
@@ -30,11 +30,10 @@ class Kept:
     def picture(self, source: str) -> Picture | None:
         """What is shown of it; None, which is logged, if a library fails at it."""
         try:
-            pixels = self.shot.whole().view()
+            pixels = self.shot.whole()
         except Exception:
             logger.exception("%s: a judged frame gave no picture", source)
             return None
-        pixels.flags.writeable = False  # many threads read it
         windows = tuple(window for part in self.parts for window in part.looked_at.windows)
         share = share_in(windows, *pixels.shape[:2])  # regions may overlap
         cells = [cell for part in self.parts for cell in part.cells()]

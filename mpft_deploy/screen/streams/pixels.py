@@ -37,7 +37,7 @@ class Shot(Protocol):
         """A window that lies within the picture, u8 [height, width, 3] RGB."""
 
     def whole(self) -> U8:
-        """u8 [height, width, 3] RGB."""
+        """u8 [height, width, 3] RGB, read-only where several hold it."""
 
 
 class RgbShot:
@@ -59,33 +59,33 @@ class RgbShot:
 class DecodedShot:
     """A frame as the decoder gave it, turned as its stream says; from any thread.
 
-    A conversion writes to the frame it reads meanwhile: one thread at a time is let near it, and
-    the whole is converted once.
+    A conversion writes to the frame it reads meanwhile: one thread at a time is let near it.
     """
 
     def __init__(self, frame: av.VideoFrame) -> None:
         self._frame = frame
         self._lock = threading.Lock()
-        self._whole: U8 | None = None
+        self._turned: U8 | None = None
         self._turns = round(frame.rotation / 90) % 4
         sides = (frame.height, frame.width)
         self.height, self.width = sides if self._turns % 2 == 0 else sides[::-1]
 
     def cut(self, window: Window, cutter: Cutter) -> U8:
         """See `Shot`."""
-        if self._turns or self._whole is not None:
+        if self._turns:
             return _part(self.whole(), window)
         with self._lock:
             return cutter.cut(self._frame, window)
 
     def whole(self) -> U8:
-        """See `Shot`; read-only."""
+        """See `Shot`; what is turned is converted once, for windows are cut out of it."""
         with self._lock:
-            if self._whole is None:
-                pixels = to_rgb(self._frame)
-                self._whole = np.ascontiguousarray(np.rot90(pixels, self._turns))
-                self._whole.flags.writeable = False
-            return self._whole
+            if not self._turns:
+                return to_rgb(self._frame)
+            if self._turned is None:
+                self._turned = np.ascontiguousarray(np.rot90(to_rgb(self._frame), self._turns))
+                self._turned.flags.writeable = False
+            return self._turned
 
 
 class Cutter:

@@ -244,7 +244,7 @@ class _Reader:
         with contextlib.suppress(SourceLostError):
             for found in self._shots.valuerefs():
                 if (shot := found()) is not None:
-                    shot.whole()
+                    shot.fetch()
 
     def close(self) -> None:
         """End what still waits for it, and its sockets with it."""
@@ -296,6 +296,10 @@ class RemoteShot:
 
     def whole(self) -> U8:
         """See `Shot`."""
-        if self._whole is None:
-            self._whole = self._reader.pixels(self._number, None, self.height, self.width)
-        return self._whole
+        if self._whole is not None:
+            return self._whole
+        return self._reader.pixels(self._number, None, self.height, self.width)
+
+    def fetch(self) -> None:
+        """Have it here, for the process ends."""
+        self._whole = self.whole()

@@ -191,17 +191,9 @@ class Scheduler:
         return not any(thread.is_alive() for thread in (self._task, *decoding))
 
     def picture(self, channel: Channel) -> Picture | None:
-        """The last judged frame of a source, from any thread.
-
-        None before the first one, and where the engine's thread takes too long to make it.
-        """
-        shown = channel.shown
-        if not isinstance(shown, Kept):
-            return shown
-        try:
-            return self._inbox.ask(lambda: self._verdicts.show(channel))
-        except TimeoutError:
-            return None
+        """The last judged frame of a source, from any thread; None before the first one."""
+        kept = channel.shown
+        return kept.picture(channel.source.name) if kept is not None else None
 
     def _set_areas(self, channel: Channel, areas: Areas) -> None:
         channel.areas, channel.sides = areas, None

@@ -12,8 +12,8 @@ from mpft_deploy.screen.streams.attempt import Captured
 from mpft_deploy.screen.streams.channel import Channel, Stream
 from mpft_deploy.screen.streams.decision import Change
 from mpft_deploy.screen.streams.emitter import Emitter
-from mpft_deploy.screen.streams.pictures import Kept, of_part
-from mpft_deploy.screen.streams.records import FrameEvent, Picture, SourceEvent, StreamEvent
+from mpft_deploy.screen.streams.pictures import of_part
+from mpft_deploy.screen.streams.records import FrameEvent, SourceEvent, StreamEvent
 from mpft_deploy.spec import StreamVerdict
 
 
@@ -85,7 +85,9 @@ class Verdicts:
             prepared: what was judged of the frame that decided.
         """
         for change in changes:
-            picture = self.show(channel) if change.verdict in self._wanted else None
+            picture = None
+            if change.verdict in self._wanted and channel.shown is not None:
+                picture = channel.shown.picture(channel.source.name)
             if picture is not None and prepared is not None:
                 picture = of_part(picture, prepared)
             self._emitter.emit(
@@ -98,9 +100,3 @@ class Verdicts:
                 size=picture and picture.size,
                 source_verdict=channel.lead.decision.verdict if stream.region else None,
             )
-
-    def show(self, channel: Channel) -> Picture | None:
-        """The picture of the last judged frame, made only once; None if that cannot be."""
-        if isinstance(channel.shown, Kept):
-            channel.shown = channel.shown.picture(channel.source.name)
-        return channel.shown

@@ -226,16 +226,16 @@ class Board:
         """
         if (shown := self._encoded(source, near=near)) is not None:
             return shown
-        judged = self._judged.get(source)
-        try:
-            picture = self._monitor.picture(source)  # for seconds, if the engine is stuck
-        except KeyError:
-            raise MissingError("there is no such source") from None
-        if picture is None:
-            return None
-        with self._encoding:  # one at a time: visitors get one core at the most
+        with self._encoding:  # one at a time: visitors get one core and one frame at the most
             if (shown := self._encoded(source, near=near)) is not None:  # by another meanwhile
                 return shown
+            judged = self._judged.get(source)
+            try:
+                picture = self._monitor.picture(source)
+            except KeyError:
+                raise MissingError("there is no such source") from None
+            if picture is None:
+                return None
             shown = _encode(picture, near=near)
             encoded = _Encoded(time.monotonic(), judged, shown)
             self._pictures.setdefault(source, {})[near] = encoded

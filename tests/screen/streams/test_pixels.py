@@ -162,8 +162,13 @@ def test_one_frame_is_converted_by_one_thread_at_a_time(form: str) -> None:
             assert np.array_equal(pixels, whole)
 
 
-def test_the_whole_is_converted_once_and_cannot_be_written_to() -> None:
+def test_no_whole_is_kept_of_a_frame_but_a_turned_one() -> None:
+    """It is twice as large as the frame, of which a screener keeps one a camera."""
     shot = DecodedShot(frame_of(64, 96, "yuv420p"))
+    assert shot.whole() is not shot.whole()
+    turned = frame_of(64, 96, "yuv420p")
+    shot = DecodedShot(turned)
+    shot._turns = 1
     assert shot.whole() is shot.whole()
     with pytest.raises(ValueError, match="read-only"):
         shot.whole()[0, 0] = 0
