@@ -90,10 +90,11 @@ class Screen:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self._proc = Path("/proc") / str(self._process.pid)
+        self.pid = self._process.pid
+        self._proc = Path("/proc") / str(self.pid)
         self.verdicts, self.oldest, self.reconnects, self.peak = 0, 0.0, 0, 0.0
         self.delivered: dict[str, int] = {}
-        self._page, self.url = page, ""
+        self._page, self.url, self.health = page, "", ""
         self._memory: list[tuple[float, ...]] = []
         self._threads = [threading.Thread(target=t) for t in (self._read_events, self._read_log)]
         for thread in self._threads:
@@ -117,6 +118,8 @@ class Screen:
             message = str(record.get("message", ""))
             if message.startswith("dashboard: "):
                 self.url = message.removeprefix("dashboard: ").rstrip("/")
+            elif message.startswith("health: "):
+                self.health = message.removeprefix("health: ").rstrip("/")
             else:
                 print(message, file=sys.stderr, flush=True)
 
@@ -143,7 +146,7 @@ class Screen:
         status = dict(
             line.split(":", 1) for line in (self._proc / "status").read_text().splitlines()
         )
-        processes = family(self._process.pid)
+        processes = family(self.pid)
         anonymous, resident = (
             sum(memory_mb(pid, field) for pid in processes) for field in ("Pss_Anon", "Pss")
         )

@@ -76,7 +76,9 @@ def remux(coding: Coding, pictures: Sequence[Coded], folder: Path) -> tuple[str,
     """
     import av
 
-    with av.open(io.BytesIO(coding.sample), format="nut") as sample:
+    # What cameras sent is decoded where they are read, and not here: a decoder may be broken by it.
+    undecoded = {"codec_whitelist": "none"}
+    with av.open(io.BytesIO(coding.sample), format="nut", options=undecoded) as sample:
         template = sample.streams.video[0]
         for form, suffix in FORMATS.items():
             with tempfile.NamedTemporaryFile(dir=folder, prefix=TEMPORARY, suffix=".tmp") as file:
@@ -86,8 +88,12 @@ def remux(coding: Coding, pictures: Sequence[Coded], folder: Path) -> tuple[str,
                         track = out.add_stream_from_template(template, opaque=True)
                     except ValueError:  # no such codec in such a file
                         continue
+                    before = 0
                     for one, pts, dts in stamped(pictures, coding.base):
-                        out.mux_one(_packet(track, one.data, pts, dts, coding.base, key=one.key))
+                        packet = _packet(track, one.data, pts, dts, coding.base, key=one.key)
+                        packet.duration = dts - before  # of the last, players want it
+                        out.mux_one(packet)
+                        before = dts
                 return suffix, file.read()
     raise ValueError(f"{coding.codec} does not go into {' or '.join(FORMATS)}")
 

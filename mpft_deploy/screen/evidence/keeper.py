@@ -37,8 +37,8 @@ from mpft_deploy.views import U8
 
 logger = logging.getLogger(__name__)
 
-CAPACITY = 8
-"""Packages that wait to be made."""
+CAPACITY = 1000
+"""Packages that wait to be made; each waits for the seconds after its verdict."""
 
 CLOCK = "system clock of the screener (CLOCK_REALTIME), as it was set at the end of the package"
 

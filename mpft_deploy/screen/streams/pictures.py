@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from mpft_deploy.prepared import LookedAt, Prepared
+from mpft_deploy.screen.streams.attempt import SourceLostError
 from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.records import Picture
 from mpft_deploy.views import share_in
@@ -28,9 +29,14 @@ class Kept:
     time: float
 
     def picture(self, source: str) -> Picture | None:
-        """What is shown of it; None, which is logged, if a library fails at it."""
+        """What is shown of it.
+
+        None if the process is gone that had it, or a library fails at it, which is logged.
+        """
         try:
             pixels = self.shot.whole()
+        except SourceLostError:
+            return None
         except Exception:
             logger.exception("%s: a judged frame gave no picture", source)
             return None

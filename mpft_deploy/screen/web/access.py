@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 import msgspec
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -115,11 +115,8 @@ class Access:
 
     def session_of(self, headers: Headers) -> Session | None:
         """The session that a request's cookie is of."""
-        try:
-            morsel = SimpleCookie(headers.get("cookie", "")).get(self.sessions.cookie)
-        except CookieError:
-            return None
-        return None if morsel is None else self.sessions.find(morsel.value)
+        cookie = cookie_parser(headers.get("cookie", "")).get(self.sessions.cookie)
+        return None if cookie is None else self.sessions.find(cookie)
 
     def is_secure(self, headers: Headers, peer: str) -> bool:
         """Whether the proxy says that a browser reached it by TLS."""

@@ -20,7 +20,7 @@ from mpft_deploy.screen.evidence.package import open_clip
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.kept import KeptFile
 from mpft_deploy.screen.tell.store import Precision, ReviewState, StoredEvent
-from mpft_deploy.screen.web.audit import Audit, PageLength
+from mpft_deploy.screen.web.audit import Audit, Number, PageLength
 from mpft_deploy.screen.web.board import Board, Overview, Shown, thumbnail
 from mpft_deploy.screen.web.export import zipped
 from mpft_deploy.screen.web.nodes import Nodes
@@ -118,7 +118,7 @@ class Api:
     @operation("GET", "/stream", "text/event-stream")
     async def stream(self, still: Callable[[], bool]) -> Response:
         """Server-sent events: `overview`, as of /sources, each second."""
-        if self._streams == 0:
+        if self._streams <= 0:
             raise HTTPException(503, "too many pages are open")
         return StreamingResponse(self._follow(still), media_type="text/event-stream")
 
@@ -130,7 +130,7 @@ class Api:
         state: ReviewState | None = None,
         since: float | None = None,
         until: float | None = None,
-        before: int | None = None,
+        before: Number | None = None,
         limit: PageLength = PAGE,
     ) -> Events:
         """Events of streams and sources, newest first, page by page.
@@ -150,7 +150,7 @@ class Api:
         return Events(found, found[-1].id if len(found) == limit else None)
 
     @operation("GET", "/events/{number}")
-    def event(self, number: int) -> StoredEvent:
+    def event(self, number: Number) -> StoredEvent:
         """One event."""
         found = self._store.event(number)
         if found is None:
@@ -158,7 +158,7 @@ class Api:
         return found
 
     @operation("PUT", "/events/{number}/review", role="reviewer")
-    def review(self, number: int, body: Review, user: User) -> StoredEvent:
+    def review(self, number: Number, body: Review, user: User) -> StoredEvent:
         """Say what a stream's verdict was; this replaces what was said before."""
         by = user.name or body.by
         try:
@@ -267,6 +267,8 @@ class Api:
         return self._snapshots.kept.find(name) if self._snapshots is not None else None
 
     async def _follow(self, still: Callable[[], bool]) -> AsyncIterator[bytes]:
+        if self._streams <= 0:  # others asked meanwhile; a place is taken no sooner than here
+            return
         self._streams -= 1
         try:
             while not self._board.closed and still():  # he may be logged out meanwhile

@@ -17,6 +17,8 @@ from mpft_deploy.screen.web.operations import User, operation
 logger = logging.getLogger(__name__)
 
 PageLength: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=200)]
+Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""Of an event or entry, as the store counts them."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -55,7 +57,7 @@ class Audit:
             logger.error("who did that stands in this log alone: %s", error)
 
     @operation("GET", "/audit", role="admin")
-    def audit(self, before: int | None = None, limit: PageLength = 50) -> Entries:
+    def audit(self, before: Number | None = None, limit: PageLength = 50) -> Entries:
         """Who changed what, logged in and out, tried sources and took exports.
 
         `before` is the number of an entry: only what came before it.

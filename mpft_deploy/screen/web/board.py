@@ -37,6 +37,9 @@ FRESH = 0.5
 PICTURE_SECONDS = 1.0
 """A source's picture is encoded no more often than this."""
 
+FRAMES = 2
+"""Whole frames that visitors have made at a time, at most."""
+
 LONGER_SIDE = 640
 """Pixels of a picture's longer side."""
 
@@ -154,6 +157,7 @@ class Board:
         self._monitor, self._changes, self._live, self._groups = monitor, changes, live, groups
         self.evidence, self.closed = evidence, False
         self._lock, self._encoding = threading.Lock(), threading.Lock()
+        self._frames = threading.BoundedSemaphore(FRAMES)
         self._history: dict[str, deque[list[float]]] = {}
         self._judged: dict[str, float] = {}  # time of each source's newest verdict
         self._turned: dict[str, float] = {}  # time of each stream's newest verdict
@@ -226,20 +230,23 @@ class Board:
         """
         if (shown := self._encoded(source, near=near)) is not None:
             return shown
-        with self._encoding:  # one at a time: visitors get one core and one frame at the most
+        with self._frames:
             if (shown := self._encoded(source, near=near)) is not None:  # by another meanwhile
                 return shown
             judged = self._judged.get(source)
             try:
-                picture = self._monitor.picture(source)
+                picture = self._monitor.picture(source)  # for seconds, if its reader hangs
             except KeyError:
                 raise MissingError("there is no such source") from None
             if picture is None:
                 return None
-            shown = _encode(picture, near=near)
-            encoded = _Encoded(time.monotonic(), judged, shown)
-            self._pictures.setdefault(source, {})[near] = encoded
-            return shown
+            with self._encoding:  # one at a time: visitors get one core at the most
+                if (shown := self._encoded(source, near=near)) is not None:
+                    return shown
+                shown = _encode(picture, near=near)
+                encoded = _Encoded(time.monotonic(), judged, shown)
+                self._pictures.setdefault(source, {})[near] = encoded
+                return shown
 
     def _encoded(self, source: str, *, near: bool) -> Shown | None:
         """What was encoded already, if it is new enough."""

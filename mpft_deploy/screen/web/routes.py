@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -64,6 +64,8 @@ async def read_body(request: Request) -> bytes:
         return await asyncio.wait_for(read(), PATIENCE)
     except asyncio.TimeoutError:
         raise HTTPException(408, "the request took too long", {"Connection": "close"}) from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the request was broken off") from None
 
 
 def _endpoint(one: Operation, audit: Audit) -> Callable[[Request], Any]:

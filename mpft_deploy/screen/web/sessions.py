@@ -6,6 +6,7 @@ has neither, and a session ends with its token.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import threading
@@ -13,6 +14,7 @@ import time
 
 import msgspec
 
+from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen.tell.store import Store
 
 DAYS = 30
@@ -40,6 +42,11 @@ class Session(msgspec.Struct, frozen=True):
     began: float
     agent: str
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it is too old."""
+        return time.time() - self.began > 86400 * DAYS
+
 
 class Sessions:
     """Those that there are; from any thread.
@@ -57,7 +64,7 @@ class Sessions:
         self._sessions = {row[0]: Session(*row) for row in rows}
 
     def begin(self, user: str, token: str, agent: str) -> str:
-        """The cookie of a new session; an EnvironmentLacksError if it cannot be kept.
+        """The cookie of a new session, which ends with the process if the store cannot keep it.
 
         Args:
             token: that was shown.
@@ -67,23 +74,25 @@ class Sessions:
         sql = "INSERT INTO sessions VALUES (?, ?, ?, ?, ?)"
         with self._lock:
             own = [one for one in self._sessions.values() if one.user == user]
-            for old in own[: max(0, len(own) + 1 - MOST)]:
-                self._end(old.id)
-            self._store.rows(sql, *msgspec.structs.astuple(session))
+            with contextlib.suppress(EnvironmentLacksError):  # a full disk: who looks sees why
+                for old in own:
+                    if old.is_over or len(own) >= MOST:
+                        self._end(old.id)
+                        own = own[1:]
+                self._store.rows(sql, *msgspec.structs.astuple(session))
             self._sessions[session.id] = session
         return cookie
 
     def find(self, cookie: str) -> Session | None:
         """Whose cookie it is; None if it is none, or too old."""
         session = self._sessions.get(hashed(cookie))
-        if session is None or time.time() - session.began > 86400 * DAYS:
-            return None
-        return session
+        return None if session is None or session.is_over else session
 
     def all(self) -> list[Session]:
-        """Newest first."""
+        """Newest first, without those that are over."""
         with self._lock:
-            return sorted(self._sessions.values(), key=lambda one: -one.began)
+            found = [one for one in self._sessions.values() if not one.is_over]
+        return sorted(found, key=lambda one: -one.began)
 
     def end(self, identity: str) -> None:
         """Log a browser out; a KeyError if there is none, an EnvironmentLacksError if not kept."""
@@ -91,8 +100,10 @@ class Sessions:
             self._end(identity)
 
     def _end(self, identity: str) -> None:
-        del self._sessions[identity]
+        if identity not in self._sessions:
+            raise KeyError(identity)
         self._store.rows("DELETE FROM sessions WHERE id = ?", identity)
+        del self._sessions[identity]
 
 
 def hashed(text: str) -> str:

@@ -40,6 +40,9 @@ def test_what_came_coded_plays_again(codec: str, form: str, suffix: str, tmp_pat
     found, data = remux(*cut, tmp_path)
     assert found == suffix
     assert list(tmp_path.iterdir()) == []
+    undecoded = {"codec_whitelist": "none"}
+    with av.open(io.BytesIO(cut[0].sample), format="nut", options=undecoded) as sample:
+        assert sample.streams.video[0].codec_context.pix_fmt is None  # as nothing looked into it
     with av.open(io.BytesIO(data)) as clip:
         again = [frame.to_ndarray() for frame in clip.decode(video=0)]
         assert float(clip.duration / 1e6) == pytest.approx(len(again) / 25, abs=0.1)

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from telling import stream_event
 from visits import API, STREAM, TOKEN, get, knock, log_in, rest
 
-from mpft_deploy.errors import UsageError
+from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.screen.tell.config import Http, Role, User
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.store import Store
@@ -78,6 +78,9 @@ def test_logging_in(locked: Dashboard) -> None:
     assert "samesite=strict" in cookie.lower()
     assert TOKEN not in cookie
     assert get(locked, f"{API}/sources", Cookie=cookie.split(";")[0])[0] == 200
+    # Other programs at this host, at whatever port, have cookies too, and none is sent by itself.
+    for other in ('prefs={"a":1}', "a=b c", "x[0]=1", "\xe9=1", "=", "a"):
+        assert get(locked, f"{API}/sources", Cookie=f"{other}; {cookie.split(';')[0]}")[0] == 200
     name = cookie.split("=")[0]
     assert get(locked, f"{API}/sources", Cookie=f"{name}=x")[0] == 401
     assert get(locked, "/login", "POST", "x" * 20_000, **form)[0] == 413
@@ -236,6 +239,26 @@ def test_sessions_grow_old_and_are_not_too_many(monkeypatch: pytest.MonkeyPatch)
     last = sessions.begin("Bob", TOKEN, "")
     now[0] += 30 * 86400 + 1
     assert sessions.find(last) is None
+    assert sessions.all() == []
+
+
+def test_on_a_full_disk_one_can_log_in_and_is_not_told_to_be_out_who_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = Store(None)
+    sessions = Sessions(store)
+    kept = sessions.begin("Ann", TOKEN, "")
+
+    def full(sql: str, *values: object) -> Any:
+        raise EnvironmentLacksError("the disk is full")
+
+    monkeypatch.setattr(store, "rows", full)
+    for _ in range(MOST):
+        assert sessions.find(sessions.begin("Ann", TOKEN, "")) is not None
+    [session] = [one for one in sessions.all() if one == sessions.find(kept)]
+    with pytest.raises(EnvironmentLacksError):
+        sessions.end(session.id)
+    assert sessions.find(kept) == session
 
 
 def test_a_proxy_says_who_its_visitors_are(monitor: DemoMonitor) -> None:

@@ -167,6 +167,35 @@ def test_live_connections_leave_room_for_health_checks(monitor: DemoMonitor) -> 
     server.sinks.close(1)
 
 
+def test_who_asks_at_the_same_moment_takes_no_more_places(monitor: DemoMonitor) -> None:
+    server = serve(monitor, Http(address="127.0.0.1:0", clients=16), Sinks())
+    guests = [knock(server) for _ in range(15)]
+    for guest in guests:
+        guest.sendall(STREAM)
+    answers = [guest.makefile("rb") for guest in guests]
+    followed = [
+        answer.readline().startswith(b"HTTP/1.1 200") and b"event: overview" in answer.read(600)
+        for answer in answers
+    ]
+    assert followed.count(True) == 8
+    assert get(server, "/livez")[0] == 200
+    for one in [*answers, *guests]:
+        one.close()
+    server.sinks.close(1)
+
+
+def test_who_leaves_in_the_middle_of_a_body_is_not_told_of_in_the_log(
+    server: Dashboard, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A line of the log for each would let strangers fill it."""
+    head = b"PUT /api/v1/events/1/review HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n"
+    for _ in range(5):
+        knock(server, head + b"a").close()
+    assert get(server, "/livez")[0] == 200
+    assert rest(knock(server, head + 900 * b"a")).startswith(b"HTTP/1.1 4")
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_visitor_who_reads_nothing_holds_up_nobody(server: Dashboard) -> None:
     slow = socket.socket()
     slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,19 @@ def test_reviews_become_a_data_set(server: Dashboard, tmp_path: Path) -> None:
     assert len(drop_unreadable(samples, print)) == len(wanted)
     with urlopen(f"{server.url}api/v1/export?source=nobody") as answer:
         assert zipfile.ZipFile(io.BytesIO(answer.read())).namelist() == ["manifest.csv"]
+
+
+def test_snapshots_from_before_1980_are_exported(server: Dashboard) -> None:
+    """A board without a battery begins in 1970, and ZIP in 1980."""
+    for stored in ask(server, "/events?verdict=generated")["events"]:
+        ask(server, f"/events/{stored['id']}/review", {"state": "confirmed", "by": "Ann"})
+        assert server.sinks.snapshots is not None
+        path = server.sinks.snapshots.kept.find(stored["snapshot"])
+        assert path is not None
+        os.utime(path, (0, 0))
+    with urlopen(f"{server.url}api/v1/export") as answer:
+        archive = zipfile.ZipFile(io.BytesIO(answer.read()))
+    assert len(archive.namelist()) == 9
 
 
 def test_precision_counts_generated_alone(server: Dashboard) -> None:

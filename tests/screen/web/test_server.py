@@ -51,6 +51,12 @@ def test_what_it_answers(server: Dashboard, monitor: DemoMonitor) -> None:
     assert (status, body) == (200, b"")
 
 
+@pytest.mark.parametrize("number", [-1, 2**63, 10**30])
+def test_numbers_that_no_event_has(server: Dashboard, number: int) -> None:
+    for path in (f"/events?before={number}", f"/events/{number}", f"/audit?before={number}"):
+        assert get(server, API + path)[0] == 400, path
+
+
 def test_wrong_parameters_are_named(server: Dashboard) -> None:
     for query, word in (("limit=0", b"limit"), ("befor=3", b"befor"), ("state=good", b"state")):
         status, _, body = get(server, f"{API}/events?{query}")
@@ -157,7 +163,7 @@ def test_pictures_are_encoded_once_for_all(
     assert len(calls) == 1
 
 
-def test_an_engine_that_is_stuck_over_one_picture_delays_no_other(
+def test_a_reader_that_hangs_over_one_picture_delays_no_other(
     server: Dashboard, monitor: DemoMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture, asked, free = monitor.picture, threading.Event(), threading.Event()
