@@ -23,6 +23,9 @@ from mpft_deploy.spec import Calibration
 
 logger = logging.getLogger(__name__)
 
+LONGEST = 60.0
+"""Seconds between two frames that are taken for that."""
+
 KEPT = 10
 """Baselines of a source that are kept."""
 
@@ -33,7 +36,7 @@ class Frames:
     """A sink that keeps the frames that say something.
 
     Attributes:
-        frames: time in seconds and logit of each, in order, by stream.
+        frames: time in seconds from the first one on, and logit of each, in order, by stream.
     """
 
     name = "frames"
@@ -41,14 +44,19 @@ class Frames:
     def __init__(self) -> None:
         self.frames: dict[str, list[tuple[float, float]]] = {}
         self._seconds: dict[str, int] = {}
+        self._captured: dict[str, float] = {}
 
     def send(self, event: Event) -> None:
         """See `Sink`."""
         if isinstance(event, FrameEvent) and not event.unjudged:
             frames = self.frames.setdefault(event.stream, [])
-            new = not frames or int(event.captured) != int(frames[-1][0])
+            at = frames[-1][0] if frames else 0.0
+            step = event.captured - self._captured.get(event.stream, event.captured)
+            now = at + (step if 0 <= step < LONGEST else 0.0)  # else somebody set the clock
+            new = not frames or int(now) != int(at)
             self._seconds[event.stream] = self._seconds.get(event.stream, 0) + new
-            frames.append((event.captured, event.logit))
+            self._captured[event.stream] = event.captured
+            frames.append((now, event.logit))
 
     @property
     def seconds(self) -> int:
@@ -171,7 +179,7 @@ class Teacher:
     def history(self, stream: str) -> list[Baseline]:
         """What was accepted of a stream, newest first."""
         value = self._store.settings("baselines").get(stream)
-        return [] if value is None else _history.decode(value)
+        return [] if value is None else _decoded(stream, value)
 
     def baselines(
         self, file: Mapping[str, Baseline], boxes: Mapping[str, Box | None]
@@ -185,7 +193,7 @@ class Teacher:
         """
         taught = {name: [one] for name, one in file.items()}
         for stream, value in self._store.settings("baselines").items():
-            taught.setdefault(stream, []).extend(_history.decode(value))
+            taught.setdefault(stream, []).extend(_decoded(stream, value))
         found = {}
         for stream, learnt in taught.items():
             fits = [one for one in learnt if one.box == boxes.get(stream)]
@@ -201,3 +209,12 @@ class Teacher:
             stream: learn(frames.get(stream, []), self._calibration, self._seal, now, box)
             for stream, box in lesson.boxes.items()
         }
+
+
+def _decoded(stream: str, value: bytes) -> list[Baseline]:
+    """What is kept of a stream; nothing, which is logged, if it is not valid."""
+    try:
+        return _history.decode(value)
+    except msgspec.ValidationError as error:
+        logger.error("%s: what it was taught is not valid, teach it again: %s", stream, error)
+        return []

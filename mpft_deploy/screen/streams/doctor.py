@@ -62,7 +62,7 @@ def look(settings: SourceSettings, processes: ReaderProcesses | None = None) -> 
     began = clock.monotonic()
     source.start()
     try:
-        while source.sides is None and source.state != "down":
+        while source.sides is None and source.state not in ("down", "ended"):
             if clock.monotonic() - began > TIMEOUT:
                 break
             time.sleep(_LOOK)

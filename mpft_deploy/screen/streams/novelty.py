@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 import numpy.typing as npt
 
@@ -32,23 +34,11 @@ class Seen:
 
     def __init__(self, apart: float) -> None:
         self._apart = apart
-        self._kept = np.zeros((0, 0), np.float64)
-        self._sums = np.zeros(0)
-        self._next = 0
+        self._kept = deque[I32](maxlen=KEPT)
 
     def add(self, scores: I32) -> bool:
         """Whether a picture, i32 scores of its cells, is like none of these; then it is kept."""
-        picture = scores.ravel().astype(np.float64)
-        total = picture.sum()
-        if self._kept.shape[1:] != picture.shape:
-            self._kept, self._sums, self._next = np.zeros((0, len(picture))), np.zeros(0), 0
-        changed = np.abs(self._kept - picture).sum(1)
-        if (2 * changed < self._apart * np.maximum(1, self._sums + total)).any():
+        if any(movement(one, scores) < self._apart for one in self._kept):
             return False
-        if len(self._kept) < KEPT:
-            self._kept = np.vstack([self._kept, picture])
-            self._sums = np.append(self._sums, total)
-        else:
-            self._kept[self._next], self._sums[self._next] = picture, total
-            self._next = (self._next + 1) % KEPT
+        self._kept.append(scores)
         return True

@@ -77,13 +77,15 @@ def landlock_version() -> int:
 
 def _landlock(readable: list[str], port: int) -> None:
     """Leave it those files to read, none to write or run; of TCP that port, DNS and HTTPS."""
-    library, version = ctypes.CDLL(None), landlock_version()
+    library, version = ctypes.CDLL(None, use_errno=True), landlock_version()
     if version < 1:
         return
     files = 2 ** _FILES.get(version, 16) - 1
     rights = struct.pack("QQQ", files, _NET_PORTS, _SCOPED)
     known = 8 if version < 4 else 16 if version < 6 else 24
     rules = library.syscall(_CREATE_RULESET, rights, known, 0)
+    if rules < 0:
+        raise OSError(ctypes.get_errno(), "Landlock gave no ruleset")
     for path in filter(None, readable):
         with contextlib.suppress(OSError):
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)

@@ -37,9 +37,9 @@ class Verdicts:
     ) -> None:
         """What a judged frame means for a stream."""
         decision, judgement = stream.decision, judged.judgement
-        changes = decision.add(
-            judgement.logit, prepared.patches.scores, frame.received, judgement.reason
-        )
+        # By the centre: a window that moves shows another texture of a picture that stands still.
+        scores = stream.judged[0] if stream.judged else prepared.patches.scores
+        changes = decision.add(judgement.logit, scores, frame.received, judgement.reason)
         stream.probability = judgement.probability
         event = self._emitter.emit(
             FrameEvent,

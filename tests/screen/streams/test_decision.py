@@ -26,6 +26,7 @@ from stream_promises import (
 from mpft_deploy.screen.streams.baseline import Baseline
 from mpft_deploy.screen.streams.decision import StreamDecision, hypotheses
 from mpft_deploy.screen.streams.drift import Drift
+from mpft_deploy.screen.streams.novelty import Seen
 from mpft_deploy.screen.streams.settings import DecisionSettings, seconds
 from mpft_deploy.spec import Calibration, HeldOut
 
@@ -266,6 +267,15 @@ def test_pictures_that_come_back_are_no_new_opinions() -> None:
         assert stream.add(value, noisy.astype(np.int32), float(index)) == []
     assert stream.independent <= 3
     assert "10 independent frames" in stream.undecided
+
+
+def test_pictures_that_come_back_with_more_views_or_fewer_are_no_new_opinions() -> None:
+    """How many views there are of a picture may depend on what is in it."""
+    seen = Seen(0.02)
+    one, three = PICTURES[0], np.stack(PICTURES[:3])
+    assert [seen.add(scores) for scores in (one, three, one, three, one)] == [True, True] + 3 * [
+        False
+    ]
 
 
 @pytest.mark.parametrize("noise", [1, 4, 16])

@@ -194,6 +194,19 @@ def test_windows_that_move_are_no_movement_of_the_picture(run: Any) -> None:
     assert (still.state, moving.state) == ("frozen", "live")
 
 
+def test_windows_that_move_over_a_still_picture_are_no_new_pictures(run: Any) -> None:
+    rough = np.random.default_rng(0).random((200, 300, 3)) * np.linspace(10, 255, 300)[:, None]
+
+    def read(settings: SourceSettings, attempt: Attempt) -> None:
+        while attempt.wait(0.05):
+            attempt.offer(RgbShot(rough.astype(np.uint8)), attempt.packet())
+
+    watch, _, _ = run({"still": read}, 4, views="moving")
+    [still] = (channel.lead.decision._runs[0] for channel in watch.scheduler.channels)
+    assert still.frames > 10
+    assert still.pictures == 1
+
+
 def test_a_batch_is_what_waits_and_can_be_judged_in_a_quarter_second(run: Any) -> None:
     readers = {f"s{index}": stream(40) for index in range(8)}
     _, events, engine = run(readers, 3, view_seconds=0.1, batch=8)

@@ -6,14 +6,28 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from managed import CAMERA, Service, decisions
 from telling import frame_event, source_event
 
 from mpft_deploy.screen.manage import Minutes
+from mpft_deploy.screen.streams.baseline import Baseline
 from mpft_deploy.screen.teach import Frames, Teacher
 from mpft_deploy.screen.tell.config import Http
 from mpft_deploy.spec import Calibration
+
+BASELINE = Baseline(
+    bundle="0" * 64,
+    offset=-1.0,
+    error=0.1,
+    spread=0.5,
+    correlation=1.0,
+    threshold=0.9,
+    frames=700,
+    seconds=700,
+    time=1.7e9,
+)
 
 
 def lesson(one: Service, seconds: int, logit: float = -1.0) -> None:
@@ -126,6 +140,44 @@ def test_what_a_region_was_taught_holds_where_it_was(service: Callable[..., Serv
     assert two.teacher.baselines(told, {"hall/top": kept.box}) == told
     assert draw(0, 0, 1, 0.5)["taught"]  # moved back
     assert taught().box == (0, 0, 1, 0.5)
+
+
+def test_whoever_is_added_under_a_name_was_not_taught(service: Callable[..., Service]) -> None:
+    one = service()
+    one.serve(Http(address="127.0.0.1:0"))
+    baseline = msgspec.json.encode([BASELINE])
+    for stream in ("yard", "yard/top", "yard/erased", "yard/2", "hall/top"):
+        one.store.set_setting(stream, "baselines", baseline)
+    for name in ("yard", "yard/2"):
+        assert (
+            one.ask("POST", "/sources", {"name": name, "address": "rtsp://127.0.0.1:9/a"})[0] < 300
+        )
+    assert one.ask("DELETE", "/sources/yard")[0] == 200
+    assert set(one.store.settings("baselines")) == {"yard/2", "hall/top"}
+
+
+def test_what_is_not_valid_in_the_store_is_told_and_left_out(
+    service: Callable[..., Service], caplog: pytest.LogCaptureFixture
+) -> None:
+    one = service()
+    wrong = msgspec.structs.replace(BASELINE, correlation=-108.0)
+    one.store.set_setting("hall", "baselines", msgspec.json.encode([wrong]))
+    one.close()
+    one = service()
+    assert decisions(one)[0]._baseline is None
+    assert "hall: what it was taught is not valid" in caplog.text
+
+
+@pytest.mark.parametrize("step", [-86400.0, 10 * 86400.0])
+def test_a_clock_that_is_set_during_a_lesson_teaches_nothing(step: float) -> None:
+    told, sound = Frames(), Frames()
+    for second in range(700):
+        at = 1.7e9 + second
+        sound.send(frame_event(second, captured=at))
+        told.send(frame_event(second, captured=at + (step if second >= 300 else 0)))
+    first, again = (one.frames["gate"] for one in (sound, told))
+    assert np.allclose(again, [(at - (at >= 300), logit) for at, logit in first])
+    assert told.seconds >= sound.seconds - 1
 
 
 def test_what_is_taught_disturbs_no_other_source(service: Callable[..., Service]) -> None:
