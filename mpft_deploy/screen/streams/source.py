@@ -42,6 +42,9 @@ Frame = TypeVar("Frame", Captured, Coded)
 HEALTHY = 30.0
 """Seconds of pictures after which a failure is a first one again."""
 
+CUT = 0.25
+"""Seconds after which a stream is asked for again that gave pictures, at its first failure."""
+
 JITTER = 0.25
 """Share of a wait that may be left out, so that sources spread."""
 
@@ -291,13 +294,15 @@ class Source:
     def _pause(self, attempt: SourceAttempt, reason: str, *, gone: bool) -> bool:
         """Wait before the next attempt; whether to go on.
 
-        Where nobody is there that is a second; a server that has no stream for us is left alone for
-        a second too, then two, four and so on.
+        A stream that was cut is asked for again after CUT. Where nobody is there the wait is a
+        second; a server that has no stream for us is left alone for a second too, then two, four
+        and so on.
         """
         if gone:
             self._failures = 0
         # 2**30 s is beyond any cap, and no float overflows on the way.
-        longest = min(self.settings.retry, 2.0 ** min(self._failures, 30))
+        wait = CUT if attempt.pictures and not self._failures else 2.0 ** min(self._failures, 30)
+        longest = min(self.settings.retry, wait)
         delay = longest * (1 - JITTER * random.random())
         if not gone:
             self._failures += 1

@@ -125,6 +125,29 @@ def test_where_nobody_is_it_is_tried_every_second_and_a_server_that_refuses_ever
     one.source.stop()
 
 
+def test_what_was_cut_is_tried_at_once_and_what_is_cut_again_and_again_is_not(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, begun = HandClock(), list[float]()
+
+    def wait(attempt: Attempt, seconds: float) -> bool:
+        clock.now += seconds
+        return not attempt.stopping
+
+    def read(settings: SourceSettings, attempt: Attempt) -> None:
+        begun.append(clock.now)
+        if len(begun) > 4:
+            attempt.cancelled.wait()
+        attempt.offer(SHOT, attempt.packet())
+        raise SourceLostError("cut")
+
+    monkeypatch.setattr(Attempt, "wait", wait)
+    one = bench(read, clock, retry=60.0)
+    one.until(lambda: len(begun) > 4)
+    assert (np.diff(begun) <= [0.25, 2, 4, 8]).all()
+    one.source.stop()
+
+
 def test_what_ends_is_not_tried_again(bench: Any) -> None:
     one = bench(lambda settings, attempt: attempt.offer(SHOT, attempt.packet()))
     one.until(lambda: one.states == ["live", "ended"])
