@@ -6,7 +6,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -78,7 +78,9 @@ def test_what_is_selected(server: Dashboard) -> None:
     assert ask(server, f"/events/{number}") == said
 
 
-def test_reviews_become_a_data_set(server: Dashboard, tmp_path: Path) -> None:
+def test_reviews_become_a_data_set(
+    server: Dashboard, tmp_path: Path, bundle: Path, mpft: Callable[..., tuple[int, str, str]]
+) -> None:
     events = ask(server, "/events?verdict=generated")["events"]
     events += ask(server, "/events?verdict=no+sign")["events"]
     states = ["confirmed", "dismissed", "unclear", "confirmed", "dismissed"]
@@ -97,6 +99,12 @@ def test_reviews_become_a_data_set(server: Dashboard, tmp_path: Path) -> None:
     assert {sample.path.name: sample.label for sample in samples} == wanted
     assert {(sample.set, sample.source) for sample in samples} == {("reviewed", "gate")}
     assert len(drop_unreadable(samples, print)) == len(wanted)
+    out = tmp_path / "eval"
+    code, told, said = mpft(
+        "eval", bundle, tmp_path / "set" / "manifest.csv", "--out", out, "--json"
+    )
+    assert code == 0, said
+    assert json.loads(told)["header"]["images"] == len(wanted)
     with urlopen(f"{server.url}api/v1/export?source=nobody") as answer:
         assert zipfile.ZipFile(io.BytesIO(answer.read())).namelist() == ["manifest.csv"]
 
