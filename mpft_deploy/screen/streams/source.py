@@ -22,14 +22,16 @@ from mpft_deploy.screen.streams.address import redact_text
 from mpft_deploy.screen.streams.attempt import (
     Attempt,
     Captured,
+    Cause,
     Coded,
+    Decode,
     Reader,
-    SourceAttempt,
     SourceLostError,
 )
 from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.novelty import I32
+from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.records import SourceEvent, State
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.tally import Tally
@@ -329,3 +331,70 @@ class Source:
                 reason=reason,
                 retry_in=retry_in,
             )
+
+
+class SourceAttempt(Attempt):
+    """The attempt of a source, which counts what it is told and takes the frames.
+
+    Attributes:
+        retry_at: when the next attempt is made, by the monotonic clock, once this one has failed.
+    """
+
+    def __init__(self, source: Source, clock: Clock) -> None:
+        super().__init__(source.settings, clock)
+        self._source = source
+        self._open_frames = 0
+        self.retry_at: float | None = None
+
+    @property
+    def ring(self) -> Ring | None:
+        """See `Attempt`."""
+        return self._source.ring
+
+    @property
+    def occupied(self) -> bool:
+        """See `Attempt`."""
+        return self._source.waiting
+
+    @property
+    def turns(self) -> int:
+        """See `Attempt`."""
+        return self._source.turns
+
+    def describe(self, codec: str, note: str = "") -> None:
+        """See `Attempt`."""
+        super().describe(codec, note)
+        self._source.codec, self._source.note = codec, note
+
+    def packet(self) -> float:
+        """See `Attempt`."""
+        now = super().packet()
+        self._open_frames += 1
+        self._source.tally.receive(now)
+        if now - self.seen > self.settings.picture_timeout:
+            raise SourceLostError(f"no picture in {self.settings.picture_timeout:g} s of data")
+        return now
+
+    def offer(self, shot: Shot, received: float) -> None:
+        """See `Attempt`."""
+        super().offer(shot, received)
+        self._open_frames -= 1
+        age = self.seen - received
+        self._source.put(Captured(shot, received, self._clock.time() - age), self)
+
+    def hold(self, decode: Decode, received: float) -> None:
+        """See `Attempt`."""
+        self._open_frames -= 1
+        age = self.now - received
+        self._source.put(Coded(decode, received, self._clock.time() - age, self), self)
+
+    def drop(self, cause: Cause, count: int = 1, *, picture: bool = False) -> None:
+        """See `Attempt`."""
+        super().drop(cause, count, picture=picture)
+        self._open_frames -= count
+        self._source.tally.drop(cause, count)
+
+    def settle(self) -> None:
+        """Whatever came in and went nowhere is lost with the connection."""
+        self._source.tally.drop("disconnected", self._open_frames)
+        self._open_frames = 0

@@ -20,14 +20,14 @@ from engines import read_pictures
 from telling import Told, eventually, frame_event, source_event
 
 from mpft_deploy.screen import Screener
-from mpft_deploy.screen.streams.attempt import SourceAttempt, SourceLostError
+from mpft_deploy.screen.streams.attempt import SourceLostError
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import Event, FrameEvent
 from mpft_deploy.screen.streams.scheduler import Scheduler
-from mpft_deploy.screen.streams.source import Source
+from mpft_deploy.screen.streams.source import Source, SourceAttempt
 from mpft_deploy.screen.streams.task import HUNG, Task
 from mpft_deploy.screen.streams.watch import TICK, Watch
 from mpft_deploy.screen.tell import open_sinks, parse_tables
