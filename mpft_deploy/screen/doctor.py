@@ -116,11 +116,12 @@ def _readers() -> Check:
     """What holds the processes that read streams, beside a limit of their memory."""
     if sys.platform != "linux":
         return _found("readers", "threads; processes of their own need Linux", fine=False)
-    from mpft_deploy.screen.streams.sandbox import landlock_version
+    from mpft_deploy.screen.streams.sandbox import has_filters, landlock_version
 
     version = landlock_version()
     none = "processes without Landlock, which keeps them from files: it is in Linux from 5.13 on"
     confined = f"processes, confined by Landlock {version}"
+    confined += " and by filters of system calls" if has_filters() else ""
     return _found("readers", none if version < 1 else confined, fine=version >= 1)
 
 

@@ -1,19 +1,26 @@
 """What a process that reads a source may still do: little, where the kernel can hold it to that.
 
-Landlock is a part of Linux (https://docs.kernel.org/userspace-api/landlock.html); the C library has
-no functions for it yet.
+Landlock (https://docs.kernel.org/userspace-api/landlock.html) keeps it from files and ports, a
+filter of system calls (https://docs.kernel.org/userspace-api/seccomp_filter.html) from programs,
+other processes, other kinds of sockets, and parts of the kernel that decoding has no use for. The C
+library has no functions for either.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import ipaddress
 import os
+import platform
 import resource
+import socket
 import struct
 import sys
 from pathlib import Path
 
+from mpft_deploy.screen.streams.address import Address
 from mpft_deploy.screen.streams.settings import SourceSettings
 
 BASE = 2**29
@@ -40,8 +47,30 @@ _SCOPED = 3
 _BENEATH, _PORT = 1, 2
 """Kinds of rules."""
 
-_NO_NEW_PRIVILEGES = 38
+_NO_NEW_PRIVILEGES, _GET_FILTER, _SET_FILTER = 38, 21, 22
 """Of prctl(2)."""
+
+_FORBIDDEN = {
+    "x86_64": (
+        *(59, 322, 101, 310, 311),  # execve, execveat, ptrace, process_vm_readv and _writev
+        *(50, 272, 308, 161, 165, 166),  # listen, unshare, setns, chroot, mount, umount2
+        *(248, 249, 250, 321, 298, 323, 425),  # keys, bpf, perf_event_open, userfaultfd, io_uring
+        *(175, 313, 246, 304, 135),  # modules, kexec_load, open_by_handle_at, personality
+    ),
+    "aarch64": (
+        *(221, 281, 117, 270, 271),
+        *(201, 97, 268, 51, 40, 39),
+        *(217, 218, 219, 280, 241, 282, 425),
+        *(105, 273, 104, 265, 92),
+    ),
+}
+"""System calls by their numbers on a kind of processor, in the same order."""
+
+_FILTERED = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
+"""How filters call the kind (AUDIT_ARCH), and the number of socket(2)."""
+
+_INTERNET, _NETLINK = (socket.AF_INET, socket.AF_INET6), 16
+"""Families of sockets that are left; by the latter the C library asks which addresses there are."""
 
 SYSTEM = (
     *("/lib", "/lib64", "/usr", "/etc/ssl", "/etc/pki", "/etc/ca-certificates"),
@@ -68,6 +97,8 @@ def confine(settings: SourceSettings) -> None:
     target = settings.target
     readable = [*SYSTEM, sys.prefix, sys.base_prefix, *sys.path]
     _landlock([*readable, target.rest] if target.scheme == "file" else readable, target.port)
+    families = (*_INTERNET, _NETLINK) if target.network else (_NETLINK,)
+    _filter(families, datagrams=settings.transport == "udp" or not _is_numeric(target))
 
 
 def landlock_version() -> int:
@@ -99,3 +130,51 @@ def _landlock(readable: list[str], port: int) -> None:
     library.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     library.syscall(_RESTRICT_SELF, rules, 0)
     os.close(rules)
+
+
+def has_filters() -> bool:
+    """Whether system calls can be filtered here: by kernel and kind of processor."""
+    return platform.machine() in _FILTERED and ctypes.CDLL(None).prctl(_GET_FILTER) >= 0
+
+
+def _is_numeric(target: Address) -> bool:
+    """Whether a camera's name needs no looking up, nor any that it may lead to."""
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(target.host)) and target.scheme in ("rtsp", "rtsps")
+    return False
+
+
+def _filter(families: tuple[int, ...], *, datagrams: bool) -> None:
+    """Refuse system calls that are forbidden, and sockets of other families or, if so, for UDP."""
+    if not has_filters():
+        return
+    load, equal, least, mask, end = 0x20, 0x15, 0x35, 0x54, 0x06  # BPF, as classic filters have it
+    allow, refuse = 0x7FFF0000, 0x00050000 | errno.EPERM
+    kind, open_socket = _FILTERED[platform.machine()]
+    forbidden = _FORBIDDEN[platform.machine()]
+    # Each step: what, with which number, and how many further steps are left out if so and if not.
+    # The last two are the ends, of which the second refuses.
+    steps: list[tuple[int, int, str, str]] = [
+        (load, 4, "", ""),
+        (equal, kind, "", "refuse"),
+        (load, 0, "", ""),
+        (least, 0x40000000, "refuse", ""),  # another way to call the same, on x86
+        *((equal, number, "refuse", "") for number in forbidden),
+        (equal, open_socket, "", "allow"),
+        (load, 16, "", ""),
+        *((equal, family, "family", "") for family in families),
+        (equal, -1 & 0xFFFFFFFF, "", "refuse"),
+        (load, 24, "", ""),
+        (mask, 0xF, "", ""),
+        (equal, socket.SOCK_DGRAM, "allow" if datagrams else "refuse", "allow"),
+    ]
+    places = {"family": len(steps) - 3, "allow": len(steps), "refuse": len(steps) + 1}
+    code = b"".join(
+        struct.pack("HBBI", what, *(places.get(to, at + 1) - at - 1 for to in (yes, no)), number)
+        for at, (what, number, yes, no) in enumerate(steps)
+    )
+    code += struct.pack("HBBI", end, 0, 0, allow) + struct.pack("HBBI", end, 0, 0, refuse)
+    library, program = ctypes.CDLL(None), ctypes.create_string_buffer(code, len(code))
+    filters = struct.pack("HP", len(code) // 8, ctypes.addressof(program))
+    library.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    library.prctl(_SET_FILTER, 2, filters)

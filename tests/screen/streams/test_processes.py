@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -35,7 +36,7 @@ from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.pixels import Cutter, Shot
 from mpft_deploy.screen.streams.processes import ReaderProcesses
 from mpft_deploy.screen.streams.records import SourceEvent
-from mpft_deploy.screen.streams.sandbox import landlock_version
+from mpft_deploy.screen.streams.sandbox import has_filters, landlock_version
 from mpft_deploy.screen.streams.settings import ScreenSettings, SourceSettings
 from mpft_deploy.screen.streams.watch import Watch
 from mpft_deploy.spec import MALFORMED
@@ -240,13 +241,19 @@ def test_which_sources_have_a_process(
 
 
 CONFINED = """
-import contextlib, os, socket, subprocess, sys
+import contextlib, ctypes, json, os, platform, socket, subprocess, sys
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.records import SourceEvent
 from mpft_deploy.screen.streams.sandbox import confine
 
-parent, clip, other, port, closed = os.getppid(), *sys.argv[1:]
-confine(source_settings(clip))
+def call(x86, arm, *arguments):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(x86 if platform.machine() == "x86_64" else arm, *arguments) < 0:
+        raise OSError(ctypes.get_errno(), "")
+
+parent, clip, other, port = os.getppid(), *sys.argv[1:4]
+before = socket.socket(socket.AF_INET)
+confine(source_settings(**json.loads(sys.argv[4])))
 refused = {
     "read": lambda: open(other),
     "list": lambda: os.listdir("/etc"),
@@ -254,36 +261,58 @@ refused = {
     "make": lambda: open(clip + ".new", "w"),
     "run": lambda: subprocess.run(["/bin/true"]),
     "memory": lambda: bytearray(4 * 2**30),
-    "connect": lambda: socket.create_connection(("127.0.0.1", int(port))),
+    "connect": lambda: before.connect(("127.0.0.1", int(port))),
     "signal": lambda: os.kill(parent, 0),
+    "become": lambda: call(59, 221, b"/proc/self/exe", None, None),
+    "trace": lambda: call(101, 117, 16, parent, 0, 0),
+    "unshare": lambda: call(272, 97, 0x10000000),
+    "listen": before.listen,
+    "talk": lambda: socket.socket(socket.AF_UNIX),
+    "send": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+    "internet": lambda: socket.socket(socket.AF_INET),
 }
 for name, attempt in refused.items():
     try:
         attempt()
     except (PermissionError, MemoryError):
         print(name)
-open(clip).close()
+if "clip" in sys.argv[4]:
+    open(clip).close()
 socket.getaddrinfo("localhost", 80)
 """
 
 
-def test_what_a_process_may_still_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "free"),
+    [
+        ({"address": "CLIP"}, set()),
+        ({"address": "rtsp://127.0.0.1/cam"}, {"internet"}),
+        ({"address": "rtsp://localhost/cam"}, {"internet", "send"}),
+        ({"address": "rtsp://127.0.0.1/cam", "transport": "udp"}, {"internet", "send"}),
+        ({"address": "http://127.0.0.1/list.m3u8"}, {"internet", "send"}),
+    ],
+)
+def test_what_a_process_may_still_do(
+    tmp_path: Path, settings: dict[str, str], free: set[str]
+) -> None:
     clip, other = tmp_path / "clip.mp4", tmp_path / "cameras.toml"
     clip.touch()
     other.touch()
+    given = json.dumps(settings).replace("CLIP", str(clip))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
-        command = [sys.executable, "-c", CONFINED, str(clip), str(other), port, ""]
+        command = [sys.executable, "-c", CONFINED, str(clip), str(other), port, given]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     refused = set(done.stdout.split())
-    assert "memory" in refused
-    version = landlock_version()
-    if version < 1:
-        pytest.skip("this kernel has no Landlock")
-    wanted = {"read", "list", "write", "make", "run"}
-    wanted |= ({"connect"} if version >= 4 else set()) | ({"signal"} if version >= 6 else set())
-    assert wanted <= refused
+    version, wanted = landlock_version(), {"memory"}
+    if version >= 1:
+        wanted |= {"read", "list", "write", "make", "run"}
+        wanted |= ({"connect"} if version >= 4 else set()) | ({"signal"} if version >= 6 else set())
+    if has_filters():
+        wanted |= {"run", "become", "trace", "unshare", "listen", "talk", "send", "internet"}
+    assert wanted - free <= refused
+    assert not free & refused
 
 
 def test_what_passes_comes_out_as_it_went_in() -> None:
