@@ -19,7 +19,10 @@ from media import encoded, picture, write_video
 from mpft_deploy.export.pipeline import Request, export
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams import open_av
+from mpft_deploy.screen.streams.config import Config, named
+from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.records import FrameEvent, SourceEvent
+from mpft_deploy.screen.streams.settings import ScreenSettings
 from mpft_deploy.spec import Calibration
 from mpft_deploy.views import view_corners
 
@@ -241,3 +244,13 @@ def test_without_its_hardware_a_source_is_decoded_in_software(
     assert caplog.text.count(f"hwaccel {name} cannot be used") in (0, 1)
     if name == "nonsense":
         assert "it is none of" in caplog.text
+
+
+@pytest.mark.parametrize("readers", ["threads", "processes"])
+def test_rtsp_by_udp(readers: Any, rtsp: Any, watching: Any) -> None:
+    source = source_settings(rtsp().url("cam"), transport="udp", gate=0.0)
+    running = watching(
+        config=Config(sources=named([source], "test"), screen=ScreenSettings(readers=readers))
+    )
+    running.frame()
+    assert running.status().state == "live"
