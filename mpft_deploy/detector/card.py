@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from mpft_deploy.detector.settings import GoldenSource
 from mpft_deploy.detector.thresholds import upper_bound
 from mpft_deploy.evaluate.scores import Score
-from mpft_deploy.spec import DetectorSpec, HeldOut
+from mpft_deploy.spec import Calibration, DetectorSpec, HeldOut
 from mpft_deploy.statistics import share_bounds
 
 GOLDEN_TEXT = {
@@ -227,8 +228,25 @@ def _operating_point(spec: DetectorSpec) -> str:
         f"called generated, {_share(called / real, real)}, which bounds false alarms (95 %, "
         f"one-sided) at {promised}.{also}",
     )
+    if spec.stream is not None and (fitted := training.get("stream calibration")):
+        paragraphs += (_of_frames(spec.stream, fitted),)
     wrapped = (textwrap.fill(text, 100, break_on_hyphens=False) for text in paragraphs)
     return "\n\n".join([f"## {TITLE}", *wrapped]).replace(f"{TITLE}\n\n", f"{TITLE}\n")
+
+
+def _of_frames(calibration: Calibration, fitted: Mapping[str, Any]) -> str:
+    """What a single frame of a stream is called."""
+    real, generated, figures = fitted["real"], fitted["generated"], fitted["figures"]
+    return (
+        f"A frame of a stream is judged by views `{calibration.views}`, with a probability of its "
+        f"own: sigmoid({calibration.scale:.4f} · (logit {calibration.shift:+.4f})). From "
+        f"{calibration.threshold:.4g} on it is called generated, strictly between "
+        f"{calibration.unsure[0]:.4g} and {calibration.unsure[1]:.4g} it is unsure. Of the same "
+        f"images, by one view each, {_share(1 - figures['real_accuracy'], real)} of the real ones "
+        f"are called generated and {_share(figures['generated_accuracy'], generated)} of the "
+        "generated ones are found. A stream's own verdict rests on many frames; docs/streams.md "
+        "says what it promises."
+    )
 
 
 def _share(share: float, images: int) -> str:

@@ -186,7 +186,9 @@ def test_the_shipped_card_has_one_operating_point() -> None:
     spec = msgspec.convert(manifest["spec"], DetectorSpec)
     shipped = (SHIPPED / "MODEL_CARD.md").read_text()
     assert with_operating_point(shipped, spec) == shipped
-    assert shipped.count("sigmoid(") == 1
+    assert shipped.count("sigmoid(") == 2  # of pictures, and of frames
+    assert spec.stream is not None
+    assert f"From {spec.stream.threshold:.4g} on" in shipped
     old, new = spec.calibration.threshold, spec.calibration.unsure[1]
     moved = msgspec.structs.replace(spec.calibration, threshold=new)
     card = with_operating_point(shipped, msgspec.structs.replace(spec, calibration=moved))
