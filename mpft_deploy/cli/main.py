@@ -31,6 +31,7 @@ COMMANDS = {
     "keygen": ("keygen", "Make a key pair to sign bundles with."),
     "inspect": ("inspect", "Show what a detector or a bundle holds."),
     "screen": ("screen", "Tell generated images from real ones: files and live streams."),
+    "cameras": ("cameras", "Find the cameras of the local network."),
     "evidence": ("evidence", "Show and verify what was kept around a stream's verdict."),
     "profile": ("profile", "Measure a bundle's latency."),
     "doctor": ("doctor", "Check what this machine can do, and what it lacks."),

@@ -386,6 +386,26 @@ def window_seeds() -> Iterator[bytes]:
         yield bytes([128, 128, 100, 100]) + data
 
 
+# What answers a question for cameras.
+
+
+def onvif_seeds() -> Iterator[bytes]:
+    from onvif_network import match
+
+    for host in ("192.0.2.7", "192.0.2.70", "[::1]"):
+        yield match("q", f"http://{host}/onvif/device https://{host}:8443/")
+    yield match("q", "", "onvif://www.onvif.org/name/%0a%FF onvif://www.onvif.org/location/a/b")
+    yield match("q", "", before='<!DOCTYPE a [<!ENTITY b "c">]>', more="&b;")
+
+
+def run_onvif(data: bytes) -> None:
+    from mpft_deploy.screen.onvif import read_match
+
+    if (camera := read_match(data, "q", "192.0.2.7")) is not None:
+        assert camera.service == "" or camera.service.split("/")[2].split(":")[0] == "192.0.2.7"
+        assert (camera.name + camera.hardware + camera.location).isprintable()
+
+
 TARGETS = {
     "picture": Target(picture_seeds, run_picture),
     "clip": Target(clip_seeds, run_clip),
@@ -393,5 +413,6 @@ TARGETS = {
     "bundle": Target(bundle_seeds, run_bundle),
     "config": Target(config_seeds, run_config, longest=4096),
     "csv": Target(csv_seeds, run_csv, longest=4096),
+    "onvif": Target(onvif_seeds, run_onvif, longest=4096),
     "evidence": Target(evidence_seeds, run_evidence),
 }

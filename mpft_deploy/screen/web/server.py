@@ -23,6 +23,7 @@ from mpft_deploy.screen.web.api import Api
 from mpft_deploy.screen.web.app import POLICY, dashboard
 from mpft_deploy.screen.web.audit import Audit
 from mpft_deploy.screen.web.board import Board
+from mpft_deploy.screen.web.cameras import Cameras
 from mpft_deploy.screen.web.connection import HEAD_BYTES, PATIENCE, Connection, without_chunks
 from mpft_deploy.screen.web.nodes import Nodes
 
@@ -122,7 +123,8 @@ class Dashboard(Server):
         audit, access = Audit(sinks.store), Access(http, sinks.store)
         nodes = Nodes(http.nodes)
         api = Api(self.board, sinks, audit, nodes, http.clients // 2, managed=manager is not None)
-        apis = [one for one in (api, nodes, audit, access, manager) if one is not None]
+        managing = () if manager is None else (Cameras(manager), manager)
+        apis = [api, nodes, audit, access, *managing]
         app = dashboard(apis, access, audit, self.metrics, monitor)
         policy = POLICY if live is None else f"{POLICY}; frame-src {live.origin}"
         super().__init__("http", app, http.bind(), http.clients, policy)

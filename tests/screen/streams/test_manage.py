@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 from engines import read_pictures
 from managed import AREAS, CAMERA, SECRET, TOML, Service
+from onvif_network import PASSWORD, USER, Device, match, network
 from telling import eventually, frame_event, stream_event
 from visits import TOKEN
 
-from mpft_deploy.errors import InputError, UsageError
+from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.screen.streams.config import read_config
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.tell.config import Http, Role, User
@@ -144,6 +146,61 @@ def test_a_source_is_tried_before_it_is_added(service: Callable[..., Service]) -
     assert one.states().keys() == {"hall"}
 
 
+def test_cameras_are_found_and_those_that_are_sources_are_named(
+    service: Callable[..., Service],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "mpft_deploy")
+    one = service()
+    one.serve(Http(address="127.0.0.1:0"))
+    one.ask("POST", "/sources", {"name": "dock", "address": "rtsp://u:p4ssw@127.0.0.1:8554/live"})
+    camera = Device()
+    with network(monkeypatch) as net:
+        net.answers.append((camera.host, camera.match))
+        net.answers.append(("127.0.0.2", lambda q: match(q, "", "")))
+        status, found = one.ask("POST", "/sources/discover", {})
+        assert status == 200
+        assert [(row["host"], row["sources"], row["streams"]) for row in found] == [
+            ("127.0.0.1", ["dock"], []),
+            ("127.0.0.2", [], []),
+        ]
+        assert camera.requests == []  # nobody is asked without a user
+        login = {"user": USER, "password": PASSWORD}
+        found = one.ask("POST", "/sources/discover", login)[1]
+    camera.close()
+    assert found[0]["streams"][0]["address"].startswith("rtsp://127.0.0.1:8554/live?")
+    assert found[1]["problem"]
+    for body in ({"user": 101 * "x"}, {"login": ""}, {"user": None}, []):
+        assert one.ask("POST", "/sources/discover", body)[0] == 400
+    assert PASSWORD not in caplog.text
+    assert one.store.settings("source").keys() == {"dock"}
+    [held] = one.path.parent.glob("*.db")
+    assert PASSWORD.encode() not in b"".join(p.read_bytes() for p in held.parent.glob("*.db*"))
+
+
+def test_one_looks_for_cameras_at_a_time(
+    service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking, answered = threading.Event(), threading.Event()
+
+    def find(*_: str) -> list[Any]:
+        looking.set()
+        answered.wait(60)
+        raise EnvironmentLacksError("no network")
+
+    monkeypatch.setattr("mpft_deploy.screen.web.cameras.find_cameras", find)
+    one = service()
+    one.serve(Http(address="127.0.0.1:0"))
+    first = threading.Thread(target=one.ask, args=("POST", "/sources/discover", {}))
+    first.start()
+    looking.wait(60)
+    assert "already" in one.ask("POST", "/sources/discover", {})[1]["error"]
+    answered.set()
+    first.join()
+    assert one.ask("POST", "/sources/discover", {}) == (503, {"error": "no network"})
+
+
 def test_an_added_source_is_changed(service: Callable[..., Service]) -> None:
     one = service()
     one.serve(Http(address="127.0.0.1:0"))
@@ -198,15 +255,17 @@ def test_a_source_rests_outside_its_hours(
 
 @pytest.mark.parametrize(("role", "status"), [("viewer", 403), ("reviewer", 403), ("admin", 200)])
 def test_only_admins_change_sources(
-    service: Callable[..., Service], role: Role, status: int
+    service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch, role: Role, status: int
 ) -> None:
     one = service()
     user = User(name="Ann", role=role, token=f"{role}-{TOKEN}")
     one.serve(Http(address="127.0.0.1:0", users=(user,)))
     assert one.ask("GET", "/sources/settings")[0] == 401
+    monkeypatch.setattr("mpft_deploy.screen.web.cameras.find_cameras", lambda *_: [])
     for method, path, body in (
         ("GET", "/sources/settings", None),
         ("POST", "/sources", CAMERA),
+        ("POST", "/sources/discover", {}),
         ("POST", "/sources/dock/pause", None),
         ("POST", "/sources/dock/resume", None),
         ("PUT", "/sources/dock/regions", AREAS),
@@ -216,8 +275,11 @@ def test_only_admins_change_sources(
         assert one.ask(method, path, body, user.token)[0] == status, path
 
 
-def test_whatever_is_changed_is_told_with_who_did_it(service: Callable[..., Service]) -> None:
+def test_whatever_is_changed_is_told_with_who_did_it(
+    service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every operation of the API that may change something leaves a line."""
+    monkeypatch.setattr("mpft_deploy.screen.web.cameras.find_cameras", lambda *_: [])
     one = service()
     ann = User(name="Ann", role="admin", token="ann-" + TOKEN)
     one.serve(Http(address="127.0.0.1:0", users=(ann,)))
@@ -250,6 +312,7 @@ def test_whatever_is_changed_is_told_with_who_did_it(service: Callable[..., Serv
         "PUT /events/{number}/review": {"state": "confirmed"},
         "POST /sources": CAMERA,
         "POST /sources/test": {"address": f"http://u:{SECRET}@127.0.0.1:9/"},
+        "POST /sources/discover": {"user": "op", "password": SECRET},
         "POST /sources/{source}/lesson/accept": None,
         "DELETE /sources/{source}/baseline": None,
         "POST /sources/{source}/lesson": {},
@@ -275,6 +338,7 @@ def test_whatever_is_changed_is_told_with_who_did_it(service: Callable[..., Serv
         assert ask(method, path, body)[0] == (400 if path == "/sources/test" else 200), step
         assert len(told()) == count + 1, step
     assert ("tried", "http://***@127.0.0.1:9/") in told()
+    assert ("looked for cameras", "and asked them for their streams") in told()
     assert ("added", "dock") in told()
     assert SECRET not in str(one.store.rows("SELECT * FROM audit"))
 

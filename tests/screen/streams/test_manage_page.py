@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from urllib.parse import quote
 
 import pytest
 from dashboard_screenshots import DESKTOP, PHONE, Browser
 from managed import CAMERA, SECRET, TOML, Service
+from onvif_network import PASSWORD, USER, Device, match, network
 from telling import frame_event
 
 from mpft_deploy.screen.streams.config import read_config
@@ -88,6 +90,73 @@ def test_the_page_adds_tests_pauses_and_removes(
     click("Remove dock for good")
     browser.wait_for("document.querySelectorAll('.managed').length === 1")
     assert one.states().keys() == {"hall"}
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_cameras_are_found_and_put_into_the_form(
+    service: Callable[..., Service],
+    browser: Browser,
+    monkeypatch: pytest.MonkeyPatch,
+    size: tuple[int, int],
+) -> None:
+    one = service()
+    page = one.serve(Http(address="127.0.0.1:0"))
+    camera, second = Device(), Device("127.0.0.2")
+    second.name = 90 * "W"
+    second.streams |= {str(number): "rtsp://192.0.2.9/" for number in range(8)}
+    name = "<img src=x onerror=document.title=1>" + 60 * "W"
+    rows = "document.querySelectorAll('#cameras .managed')"
+    said = "document.querySelector('#find-said').textContent"
+
+    def find(user: str, password: str) -> None:
+        browser.ask(
+            "[...document.querySelectorAll('#find input')].forEach((field, index) => "
+            f"{{ field.value = {json.dumps([user, password])}[index]; }}); "
+            "document.querySelector('#find-said').textContent = '…'"
+        )
+        browser.ask("document.querySelector('#find input').focus()")
+        browser.press("Enter")
+        browser.wait_for(f"{said} !== '…'")
+
+    def field(name: str) -> str:
+        return str(browser.ask(f"document.querySelector('#add [name={name}]').value"))
+
+    with network(monkeypatch) as net:
+        browser.show(page.url + "#manage", size)
+        browser.wait_for("document.querySelectorAll('#managed .managed').length === 1")
+        find("", "")
+        assert browser.ask(said).startswith("No camera answered: ")
+        net.answers.append((camera.host, camera.match))
+        scopes = "onvif://www.onvif.org/name/" + quote(name)
+        net.answers.append((second.host, lambda q: match(q, second.url, scopes)))
+        find("", "")
+        assert browser.ask(said) == "2 cameras answered."
+        assert browser.ask("document.querySelectorAll('#cameras img').length") == 0
+        browser.ask(f"{rows}[1].querySelector('button').click()")
+        assert (field("name"), field("address")) == (name, "rtsp://127.0.0.2/")
+        assert browser.ask("document.activeElement.name") == "address"
+        find(USER, PASSWORD)
+        assert "not at its own address" in browser.ask(f"{rows}[1].textContent")
+        assert browser.ask(f"{rows}[1].querySelectorAll('button').length") == 1
+        assert browser.ask("document.documentElement.scrollWidth") <= size[0]
+    camera.close()
+    second.close()
+    stream = "document.querySelector('[aria-label=\"Add Dock ä Main 2560 × 1440\"]')"
+    browser.ask(f"{stream}.focus()")
+    browser.press("Enter")
+    login = f"{quote(USER, safe='')}:{quote(PASSWORD, safe='')}"
+    address = f"rtsp://{login}@127.0.0.1:8554/live?channel=1&subtype=0"
+    assert (field("name"), field("address")) == ("Dock ä", address)
+    browser.ask("document.querySelector('#add').requestSubmit()")
+    browser.wait_for(
+        "document.querySelector('#add-said').textContent === 'Dock ä is screened now.'"
+    )
+    assert json.loads(one.store.settings("source")["Dock ä"])["address"] == address
+    assert PASSWORD not in browser.ask("document.documentElement.outerHTML")
+    with network(monkeypatch) as net:
+        net.answers.append((camera.host, camera.match))
+        find("", "")
+    assert "added as Dock ä" in browser.ask(f"{rows}[0].textContent")
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["mouse", "touch"])

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -133,6 +134,13 @@ def test_files_are_screened_under_the_unit(bundle: Path, state: Path) -> None:
         out, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert json.loads(out)["verdict"] in ("real", "generated", "unsure")
+
+
+def test_cameras_are_looked_for_on_every_interface_under_the_unit(state: Path) -> None:
+    listing = [sys.executable, "-c", "import socket; print(socket.if_nameindex())"]
+    command = [sys.executable, under_unit.__file__, UNIT, state, *listing]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=state, timeout=60)
+    assert done.stdout == f"{socket.if_nameindex()}\n", done.stderr
 
 
 def test_streams_are_screened_under_the_unit(rtsp: Any, bundle: Path, state: Path) -> None:

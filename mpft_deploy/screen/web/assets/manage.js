@@ -193,12 +193,15 @@ function setEditing(name) {
   $("[type=reset]", form).hidden = !name;
 }
 
-function edit({ source, decode, group, hours }) {
-  setEditing(source);
-  Object.entries({ name: source, address: "", decode, group, hours: hours.join("; ") })
-    .forEach(([name, value]) => { form.elements[name].value = value; });
+function fill(values) {
+  Object.entries(values).forEach(([name, value]) => { form.elements[name].value = value; });
   form.scrollIntoView({ block: "center" });
   form.elements.address.focus();
+}
+
+function edit({ source, decode, group, hours }) {
+  setEditing(source);
+  fill({ name: source, address: "", decode, group, hours: hours.join("; ") });
 }
 
 function given() {
@@ -234,4 +237,34 @@ $("#try").addEventListener("click", () => {
       return describeFound(await call("/sources/test", {}, JSON_BODY(table)));
     });
   }
+});
+
+// Cameras of the local network; an address that is put into the form gets the user they were asked with.
+
+const LOGIN = ["user", "password"];
+
+function cameraRow({ host, name, hardware, location: place, address, streams, problem, sources: added }, login) {
+  const called = name || host;
+  const { row, what, buttons } = listRow(called, [host, hardware, place].filter(Boolean).join(" · "));
+  if (added.length) what.append(element("span", "quiet", `added as ${added.join(", ")}`));
+  if (problem) what.append(element("span", "problem", problem));
+  for (const stream of streams.length ? streams : [{ name: "", address }]) {
+    buttons.append(button(`Add ${stream.name}`, `Add ${called} ${stream.name}`, () => {
+      form.reset();
+      fill({ name: called, address: stream.address.replace("//", `//${login}`) });
+    }));
+  }
+  return row;
+}
+
+$("#find").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const body = Object.fromEntries(LOGIN.map((field) => [field, $("#find").elements[field].value]));
+  const login = body.user ? `${LOGIN.map((field) => encodeURIComponent(body[field])).join(":")}@` : "";
+  saying($("#find-said"), async () => {
+    const found = await call("/sources/discover", {}, JSON_BODY(body));
+    $("#cameras").replaceChildren(...found.map((camera) => cameraRow(camera, login)));
+    return found.length ? `${several(found.length, "camera", "cameras")} answered.`
+      : "No camera answered: is it in the same network, with ONVIF switched on?";
+  });
 });
