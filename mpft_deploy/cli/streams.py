@@ -256,6 +256,7 @@ def _open_watch(
             engine=engine,
             manager=manager,
             live=tell.live,
+            push=tell.push,
         )
         logger.info("dashboard: %s", page.url)
     if tell.health is not None:

@@ -150,6 +150,7 @@ def _optional() -> Iterator[Check]:
         "mqtt": "paho",
         "webhook": "httpx2",
         "notify": "apprise",
+        "push": "cryptography",
         "dashboard": "uvicorn",
         "sign": "cryptography",
     }

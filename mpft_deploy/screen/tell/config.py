@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from mpft_deploy.errors import UsageError
 from mpft_deploy.files import printable
-from mpft_deploy.screen.streams.hours import are_hours
+from mpft_deploy.screen.tell.alerts import Notify, Push
 from mpft_deploy.screen.tell.limits import Evidence, Snapshots, Storage
 from mpft_deploy.screen.tell.table import (
     MIN_TOKEN,
@@ -32,10 +32,9 @@ from mpft_deploy.screen.tell.table import (
     read_secret,
     read_secrets,
 )
-from mpft_deploy.spec import Record, StreamVerdict
+from mpft_deploy.spec import Record
 
 EventName = Literal["frame", "stream", "source"]
-Worth = StreamVerdict | Literal["down", "live"]
 Role = Literal["viewer", "reviewer", "admin"]
 
 
@@ -99,36 +98,6 @@ class Mqtt(Table, frozen=True):
     def password(self) -> str:
         """What `password_file` holds, or ""."""
         return read_secret("mqtt", "password", "", self.password_file)
-
-
-class Notify(Table, frozen=True):
-    """`[notify]`: people, by Apprise's services (extra `notify`).
-
-    Attributes:
-        urls, urls_file: Apprise's addresses, which hold secrets, or a file with one a line.
-        when: verdicts of streams, or states of sources, that are worth it.
-        interval: seconds between two notifications of one source, at least.
-        per_hour: notifications of one address, at most.
-        quiet: local time in which nobody is told, such as "22:00-07:00"; see `hours`.
-        picture: whether the snapshot comes along, where `[snapshots]` keeps one.
-    """
-
-    urls: tuple[str, ...] = ()
-    urls_file: str = ""
-    when: Annotated[tuple[Worth, ...], Meta(min_length=1)] = ("generated",)
-    interval: Annotated[float, Meta(ge=0, le=86400)] = 300.0
-    per_hour: Annotated[int, Meta(ge=1, le=1000)] = 20
-    quiet: str = ""
-    picture: bool = True
-
-    def __post_init__(self) -> None:
-        check("notify", "urls", bool(self.urls) != bool(self.urls_file), "give urls or urls_file")
-        good = not self.quiet or are_hours(self.quiet)
-        check("notify", "quiet", good, 'write from when to when, for example "22:00-07:00"')
-
-    def addresses(self) -> list[str]:
-        """Apprise's addresses. An InputError if their file cannot be read."""
-        return list(self.urls) or read_secrets("notify", "urls", "", self.urls_file)
 
 
 class Jsonl(Table, frozen=True):
@@ -312,12 +281,17 @@ class TellConfig(Record, frozen=True):
     webhook: Webhook | None = None
     mqtt: Mqtt | None = None
     notify: Notify | None = None
+    push: Push | None = None
     snapshots: Snapshots | None = None
     evidence: Evidence | None = None
     jsonl: Jsonl | None = None
     http: Http | None = None
     live: Live | None = None
     health: Health | None = None
+
+    def __post_init__(self) -> None:
+        there = self.push is None or self.http is not None
+        check("push", "contact", there, "needs [http]: devices are added on its page")
 
 
 TABLES = TellConfig.__struct_fields__

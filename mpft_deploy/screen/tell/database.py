@@ -13,7 +13,21 @@ from mpft_deploy.files import display
 APPLICATION = 0x6D706674
 """Tells our files from others': SQLite's `application_id`."""
 
-VERSION = 2
+VERSION = 3
+
+_SINCE_2 = f"""
+-- Browsers that are notified; `id` is a hash of the address by which each is.
+CREATE TABLE devices (
+    id TEXT PRIMARY KEY,
+    user TEXT NOT NULL,
+    since REAL NOT NULL,
+    agent TEXT NOT NULL,
+    service TEXT NOT NULL,
+    subscription BLOB NOT NULL
+) WITHOUT ROWID;
+PRAGMA user_version = {VERSION};
+"""
+"""What a store of version 2 lacks."""
 
 _SCHEMA = f"""
 -- `at` is since when a row is kept, by the clock that retention goes by.
@@ -80,7 +94,7 @@ CREATE TABLE sessions (
     agent TEXT NOT NULL
 ) WITHOUT ROWID;
 PRAGMA application_id = {APPLICATION};
-PRAGMA user_version = {VERSION};
+{_SINCE_2}
 """
 
 _MEMORY = """
@@ -143,7 +157,7 @@ def open_database(path: Path | None) -> sqlite3.Connection:
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables and application != APPLICATION:
             raise InputError(f"{where} is another program's database; name another in [store] path")
-        if tables and version != VERSION:
+        if tables and version not in (2, VERSION):
             raise InputError(
                 f"{where} is of version {version}, and this mpft-deploy reads {VERSION}: use the "
                 "one that made it, or move it away, and a new one is made"
@@ -151,8 +165,8 @@ def open_database(path: Path | None) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")  # no waiting for the disk, but at checkpoints
         db.execute("PRAGMA journal_size_limit = 4194304")
-        if not tables:
-            db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        if lacks := _SCHEMA if not tables else _SINCE_2 if version == 2 else "":
+            db.executescript(f"BEGIN; {lacks} COMMIT;")
         db.executescript(_MEMORY)
         db.execute("BEGIN EXCLUSIVE")  # or another process could have it until we first write
         db.execute("COMMIT")

@@ -45,8 +45,12 @@ class Sinks:
         return failure_of(self)
 
     def append(self, sink: Sink) -> None:
-        """One more; not while events are sent."""
-        self._sinks.append(sink)
+        """One more; events that are being sent pass it by."""
+        self._sinks = [*self._sinks, sink]
+
+    def remove(self, sink: Sink) -> None:
+        """One less; events that are being sent may still reach it."""
+        self._sinks = [one for one in self._sinks if one is not sink]
 
     def __iter__(self) -> Iterator[Sink]:
         for files in (self.snapshots, self.evidence):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from abc import abstractmethod
 from collections import Counter, deque
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mpft_deploy.extras import require
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
 from mpft_deploy.screen.streams.hours import within
 from mpft_deploy.screen.streams.records import Event, SourceEvent, StreamEvent
-from mpft_deploy.screen.tell.config import Notify
+from mpft_deploy.screen.tell.alerts import Alerts, Notify
 from mpft_deploy.screen.tell.deliver import FIRST_WAIT, LEFT, Answer, Deliverer
 from mpft_deploy.screen.tell.store import Delivery, Store
 from mpft_deploy.screen.tell.text import line
@@ -27,7 +28,64 @@ PICTURE_SECONDS = 5.0
 _event = msgspec.json.Decoder(StreamEvent | SourceEvent)
 
 
-class NotifySink(Deliverer):
+class Notifier(Deliverer):
+    """Tells of what is worth it, but not too often, and not at night.
+
+    Args:
+        name, where: see `Deliverer`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        where: str,
+        config: Alerts,
+        store: Store,
+        first_wait: float,
+        clock: Clock | None,
+    ) -> None:
+        self._config, self._clock = config, clock or SystemClock()
+        self._sent: deque[float] = deque()  # when, in the last hour
+        self._told: dict[str, float] = {}  # when, of each source
+        self._unsent: Counter[str] = Counter()
+        super().__init__(name, where, store, first_wait)
+
+    @abstractmethod
+    def notify(self, delivery: Delivery, event: StreamEvent | SourceEvent, text: str) -> Answer:
+        """Tell of an event once, in these words."""
+
+    def wants(self, event: Event) -> bool:
+        """See `Receiver`."""
+        if isinstance(event, StreamEvent):
+            return event.verdict in self._config.when
+        return isinstance(event, SourceEvent) and event.state in self._config.when
+
+    def attempt(self, delivery: Delivery) -> Answer:
+        """Notify of an event, or leave it at that for now: the next notification says how many."""
+        event = _event.decode(delivery.body)
+        now = self._clock.monotonic()
+        while self._sent and now - self._sent[0] >= HOUR:
+            self._sent.popleft()
+        often = now - self._told.get(event.source, float("-inf")) < self._config.interval
+        hours = [self._config.quiet] if self._config.quiet else []
+        quiet = within(hours, time.localtime(self._clock.time()))
+        if quiet or often or len(self._sent) >= self._config.per_hour:
+            self._unsent[event.stream] += 1
+            self._dropped["quiet" if quiet else "rate"] += 1
+            return LEFT
+        text = line(event)
+        if others := self._unsent.total():
+            names = ", ".join(sorted(self._unsent))
+            text += f"\n{others} more since the last notification: {names}"
+        answer = self.notify(delivery, event, text)
+        if 200 <= answer.status < 300:
+            self._unsent.clear()
+            self._told[event.source] = now
+            self._sent.append(now)
+        return answer
+
+
+class NotifySink(Notifier):
     """Notifies by one address.
 
     Args:
@@ -59,46 +117,16 @@ class NotifySink(Deliverer):
             raise UsageError(
                 f"[notify] urls: the address {number + 1} is of no service that Apprise knows"
             )
-        self._config, self._clock = config, clock or SystemClock()
         self._folder = folder if config.picture else None
-        self._sent: deque[float] = deque()  # when, in the last hour
-        self._told: dict[str, float] = {}  # when, of each source
-        self._unsent: Counter[str] = Counter()
-        scheme = url.partition("://")[0]
-        super().__init__(f"notify {number + 1}", f"notify {scheme}", store, first_wait)
+        where = f"notify {url.partition('://')[0]}"
+        super().__init__(f"notify {number + 1}", where, config, store, first_wait, clock)
 
-    def wants(self, event: Event) -> bool:
-        """See `Receiver`."""
-        if isinstance(event, StreamEvent):
-            return event.verdict in self._config.when
-        return isinstance(event, SourceEvent) and event.state in self._config.when
-
-    def attempt(self, delivery: Delivery) -> Answer:
-        """Notify of an event, or leave it at that for now: the next notification says how many."""
-        event = _event.decode(delivery.body)
-        now = self._clock.monotonic()
-        while self._sent and now - self._sent[0] >= HOUR:
-            self._sent.popleft()
-        often = now - self._told.get(event.source, float("-inf")) < self._config.interval
-        hours = [self._config.quiet] if self._config.quiet else []
-        quiet = within(hours, time.localtime(self._clock.time()))
-        if quiet or often or len(self._sent) >= self._config.per_hour:
-            self._unsent[event.stream] += 1
-            self._dropped["quiet" if quiet else "rate"] += 1
-            return LEFT
-        text = line(event)
-        if others := self._unsent.total():
-            names = ", ".join(sorted(self._unsent))
-            text += f"\n{others} more since the last notification: {names}"
-        title = (
-            f"{event.stream}: {event.verdict if isinstance(event, StreamEvent) else event.state}"
-        )
+    def notify(self, delivery: Delivery, event: StreamEvent | SourceEvent, text: str) -> Answer:
+        """See `Notifier`."""
         picture = self._picture(event)
-        if not self._service.notify(title=title, body=text, attach=picture and str(picture)):
+        attached = picture and str(picture)
+        if not self._service.notify(title=title(event), body=text, attach=attached):
             return Answer(503, "the service did not take a notification")
-        self._unsent.clear()
-        self._told[event.source] = now
-        self._sent.append(now)
         return Answer(200, "")
 
     def abort(self) -> None:
@@ -116,3 +144,8 @@ class NotifySink(Deliverer):
             if time.monotonic() >= end or self._closing.wait(0.05):
                 return None
         return path
+
+
+def title(event: StreamEvent | SourceEvent) -> str:
+    """What it is of, and the verdict or state."""
+    return f"{event.stream}: {event.verdict if isinstance(event, StreamEvent) else event.state}"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
+import socket
 import ssl
 from collections.abc import Mapping
+from functools import lru_cache
 
 from mpft_deploy.errors import UsageError
 from mpft_deploy.extras import require
@@ -19,9 +22,16 @@ MAX_REPLY = 64 * 1024
 LONGEST_PAUSE = 300.0
 """Seconds for which a receiver may ask to be left alone."""
 
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+"""By which networks without IPv4 reach what has nothing else."""
+
 
 class Poster:
     """Posts to one address, from one thread. Neither redirects nor proxies are followed.
+
+    Args:
+        what: names the address in errors.
+        public: connect to public addresses alone, by whatever name: a stranger gave this one.
 
     Attributes:
         where: scheme, host and port of the address: what may be shown of it.
@@ -31,7 +41,9 @@ class Poster:
         EnvironmentLacksError: the extra `webhook` is missing.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(
+        self, url: str, timeout: float, what: str = "[webhook] url", *, public: bool = False
+    ) -> None:
         require("webhook", "[webhook]", "httpx2")
         import httpx2
 
@@ -41,15 +53,14 @@ class Poster:
             self._url = httpx2.URL(url)
             self._url.raw_host.decode("ascii")
         except (httpx2.InvalidURL, UnicodeError):
-            raise UsageError("[webhook] url: this is no address of a web server") from None
+            raise UsageError(f"{what}: this is no address of a web server") from None
         port = self._url.port or (443 if self._url.scheme == "https" else 80)
         host = self._url.raw_host.decode("ascii")
         self.where = f"{self._url.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        self._public, self._host, self._port, self._failed = public, host, port, 0
         self._timeout, self._aborted = timeout, False
         self._unsendable, self._failures = httpx2.LocalProtocolError, httpx2.TransportError
-        self._client = httpx2.AsyncClient(
-            timeout=None, trust_env=False, verify=ssl.create_default_context()
-        )
+        self._client = httpx2.AsyncClient(timeout=None, trust_env=False, verify=_trust())
         self._loop = asyncio.new_event_loop()
         self._task: asyncio.Task[Answer] | None = None
 
@@ -62,12 +73,14 @@ class Poster:
         try:
             return self._loop.run_until_complete(self._task)
         except asyncio.TimeoutError:
+            self._failed += 1
             return Answer(0, "no reply in time")
         except asyncio.CancelledError:
             return Answer(0, "given up")
         except self._unsendable as error:
             raise ValueError(str(error)) from None
         except (self._failures, OSError) as error:
+            self._failed += 1
             return Answer(0, reason_of(error))
 
     def abort(self) -> None:
@@ -82,7 +95,18 @@ class Poster:
         self._loop.close()
 
     async def _request(self, body: bytes, headers: Mapping[str, str]) -> Answer:
-        async with self._client.stream("POST", self._url, content=body, headers=headers) as reply:
+        url, extensions = self._url, {}
+        if self._public:
+            found = await self._addresses()
+            if not found:
+                return Answer(0, "it has no public address")
+            # The name is resolved once, or another answer could follow the one that was checked.
+            url = url.copy_with(host=found[self._failed % len(found)])
+            headers = {**headers, "Host": self._url.netloc.decode("ascii")}
+            extensions = {"sni_hostname": self._host}
+        async with self._client.stream(
+            "POST", url, content=body, headers=headers, extensions=extensions
+        ) as reply:
             length = 0
             async for part in reply.aiter_raw():
                 length += len(part)
@@ -92,6 +116,27 @@ class Poster:
             pause = float(text[:9]) if text.isascii() and text.isdecimal() else 0.0
             status = reply.status_code
             return Answer(status, f"it answered {status}", min(pause, LONGEST_PAUSE))
+
+    async def _addresses(self) -> list[str]:
+        """Those of the host that are public."""
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        return [str(name[0]) for *_, name in found if is_public(str(name[0]))]
+
+
+@lru_cache(1)
+def _trust() -> ssl.SSLContext:
+    """The system's authorities, which take a megabyte."""
+    return ssl.create_default_context()
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the internet."""
+    one = ipaddress.ip_address(address)
+    if isinstance(one, ipaddress.IPv6Address):  # it may stand for an older one
+        translated = ipaddress.IPv4Address(one.packed[12:]) if one in _TRANSLATED else None
+        one = one.ipv4_mapped or one.sixtofour or translated or one
+    return one.is_global and not one.is_multicast
 
 
 def reason_of(error: BaseException) -> str:

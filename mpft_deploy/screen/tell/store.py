@@ -111,6 +111,7 @@ class Store:
         limits: of what is kept.
 
     Attributes:
+        path: of the file.
         receivers: of what is sent here.
         dropped: events that are lost, by cause.
         changes: how many events and reviews were written since the start.
@@ -126,7 +127,7 @@ class Store:
     def __init__(
         self, path: Path | None, limits: Limits | None = None, clock: Clock | None = None
     ) -> None:
-        self._where = "memory" if path is None else display(path)
+        self.path, self._where = path, "memory" if path is None else display(path)
         self._limits = limits or Storage()
         if path is None:
             small = min(self._limits.max_bytes, MEMORY_BYTES)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mpft_deploy.extras import require
 from mpft_deploy.screen.streams.records import Monitor
+from mpft_deploy.screen.tell.alerts import Push
 from mpft_deploy.screen.tell.config import Health, Http, Live
 
 if TYPE_CHECKING:
@@ -33,16 +34,19 @@ def serve(
     engine: Mapping[str, str] | None = None,
     manager: Manager | None = None,
     live: Live | None = None,
+    push: Push | None = None,
 ) -> Dashboard:
     """Start a `Dashboard`.
 
     Raises:
-        EnvironmentLacksError: the address is taken, or the extra `dashboard` is missing.
+        EnvironmentLacksError: the address is taken, or an extra is missing.
     """
     require("dashboard", "[http]", *NEEDS)
+    if push is not None:
+        require("push", "[push]", "cryptography", "httpx2")
     from mpft_deploy.screen.web.server import Dashboard
 
-    return Dashboard(monitor, http, sinks, metrics, engine or {}, manager, live)
+    return Dashboard(monitor, http, sinks, metrics, engine or {}, manager, live, push)
 
 
 def serve_health(monitor: Monitor, health: Health) -> Server:

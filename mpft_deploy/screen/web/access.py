@@ -24,7 +24,9 @@ from mpft_deploy.screen.web.operations import MissingError, Note, User, operatio
 from mpft_deploy.screen.web.routes import refusal
 from mpft_deploy.screen.web.sessions import Session, Sessions, hashed
 
-OPEN = frozenset({"/livez", "/readyz", "/login", "/logout", "/dashboard.css", "/icon.svg"})
+OPEN = frozenset(
+    {"/livez", "/readyz", "/login", "/logout", "/dashboard.css", "/icon.svg", "/app.webmanifest"}
+)
 """Paths that ask for no token: they tell nothing."""
 
 SAFE = frozenset({"GET", "HEAD"})
@@ -60,6 +62,11 @@ class Access:
         self._header = http.user_header.lower()
         self._roles = {user.name: user.role for user in http.users}
         self.sessions = Sessions(store)
+
+    def may_be(self, name: str) -> bool:
+        """Whether somebody of that name can come; a proxy may name anybody."""
+        named = any(user.name == name for user in self._users.values())
+        return named or bool(self._header) or (self.open and name == ANYBODY.name)
 
     @property
     def open(self) -> bool:

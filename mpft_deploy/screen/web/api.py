@@ -47,9 +47,10 @@ class Review(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Me(User, frozen=True):
-    """manages: whether sources can be added here, by whoever asks."""
+    """manages: whether sources can be added here, by whoever asks; notifies: and devices."""
 
     manages: bool
+    notifies: bool
 
 
 class Planned(msgspec.Struct, frozen=True):
@@ -73,7 +74,7 @@ class Api:
         sinks: have the store, and may keep snapshots.
         nodes: others whose sources are shown, too.
         streams: live connections at a time.
-        managed: whether sources can be added.
+        managed, notifies: whether sources, and devices to be notified, can be added.
     """
 
     def __init__(
@@ -85,7 +86,9 @@ class Api:
         streams: int,
         *,
         managed: bool = False,
+        notifies: bool = False,
     ) -> None:
+        self._notifies = notifies
         self._audit, self._nodes, self._managed = audit, nodes, managed
         self._board, self._store, self._streams = board, sinks.store, streams
         self._snapshots, self._evidence = sinks.snapshots, sinks.evidence
@@ -94,7 +97,8 @@ class Api:
     @operation("GET", "/me")
     async def me(self, user: User) -> Me:
         """Who asks: name and role; no name where no token is asked for."""
-        return Me(user.name, user.role, self._managed and user.role == "admin")
+        manages = self._managed and user.role == "admin"
+        return Me(user.name, user.role, manages, self._notifies)
 
     @operation("GET", "/sources")
     async def sources(self, own: bool = False) -> Overview:

@@ -28,7 +28,7 @@ from mpft_deploy.screen.web.sessions import DAYS
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "media-src 'self'; "
+    "media-src 'self'; manifest-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 """The page asks nothing of anyone but this server; `[live]` lets it frame one other."""

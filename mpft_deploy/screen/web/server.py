@@ -15,6 +15,7 @@ from mpft_deploy.files import printable
 from mpft_deploy.screen.manage import Manager
 from mpft_deploy.screen.streams.records import Event, Monitor
 from mpft_deploy.screen.streams.task import Task
+from mpft_deploy.screen.tell.alerts import Push
 from mpft_deploy.screen.tell.config import Http, Live
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.metrics import Metrics, PrometheusMetrics
@@ -102,6 +103,7 @@ class Dashboard(Server):
         engine: what the metrics tell of the engine: backend, precision, device.
         manager: through which admins add, pause and remove sources; None for nobody.
         live: where streams are shown as they are.
+        push: how devices are notified.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Dashboard(Server):
         engine: Mapping[str, str],
         manager: Manager | None,
         live: Live | None,
+        push: Push | None,
     ) -> None:
         groups = dict if manager is None else manager.groups
         evidence = sinks.evidence is not None
@@ -122,9 +125,15 @@ class Dashboard(Server):
         # Half of the connections stay free for short requests.
         audit, access = Audit(sinks.store), Access(http, sinks.store)
         nodes = Nodes(http.nodes)
-        api = Api(self.board, sinks, audit, nodes, http.clients // 2, managed=manager is not None)
-        managing = () if manager is None else (Cameras(manager), manager)
-        apis = [api, nodes, audit, access, *managing]
+        has = {"managed": manager is not None, "notifies": push is not None}
+        api = Api(self.board, sinks, audit, nodes, http.clients // 2, **has)
+        apis: list[object] = [api, nodes, audit, access]
+        if push is not None:
+            from mpft_deploy.screen.web.devices import Devices  # by the extra `push`
+
+            apis.append(Devices(push, sinks, access.may_be))
+        if manager is not None:
+            apis += [Cameras(manager), manager]
         app = dashboard(apis, access, audit, self.metrics, monitor)
         policy = POLICY if live is None else f"{POLICY}; frame-src {live.origin}"
         super().__init__("http", app, http.bind(), http.clients, policy)

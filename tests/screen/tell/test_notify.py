@@ -21,7 +21,7 @@ from telling import (
 )
 
 from mpft_deploy.errors import InputError, UsageError
-from mpft_deploy.screen.tell.config import Notify
+from mpft_deploy.screen.tell.alerts import Notify
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.notify import NotifySink
 

@@ -151,7 +151,7 @@ def test_files_that_are_no_stores(tmp_path: Path) -> None:
     later = sqlite3.connect(path)
     later.execute("PRAGMA user_version = 99")
     later.close()
-    with pytest.raises(InputError, match="version 99, and this mpft-deploy reads 2"):
+    with pytest.raises(InputError, match="version 99, and this mpft-deploy reads 3"):
         Store(path)
     with pytest.raises(EnvironmentLacksError, match=r"\[store\] path"):
         Store(path / "below" / "a.db")

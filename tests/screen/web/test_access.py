@@ -272,7 +272,12 @@ def test_a_proxy_says_who_its_visitors_are(monitor: DemoMonitor) -> None:
         status, _, body = get(server, f"{API}/me", **headers)
         return status, json.loads(body)
 
-    assert me(X_User="Ann")[1] == {"name": "Ann", "role": "admin", "manages": False}
+    assert me(X_User="Ann")[1] == {
+        "name": "Ann",
+        "role": "admin",
+        "manages": False,
+        "notifies": False,
+    }
     assert me(X_User="Eve")[1]["role"] == "viewer"
     assert me()[0] == 401  # nobody is let in for want of tokens
     for name in ("", " ", "Ann,Eve", "x" * 101, "a\tb"):

@@ -26,6 +26,11 @@ function chooseView() {
   if (view === "manage") drawManage();
 }
 
+async function openNamed() {
+  const number = new URLSearchParams(location.hash.slice(1)).get("event");
+  if (number) openEvent(await call(`/events/${Number(number)}`));
+}
+
 function refreshEvents() {
   drawRecent();
   if ($("#review").hidden) return;
@@ -75,7 +80,10 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "c") setCells(!showCells);
   else if (event.key === "u") setUrgent(!urgentFirst);
 });
-window.addEventListener("hashchange", chooseView);
+window.addEventListener("hashchange", () => {
+  chooseView();
+  openNamed().catch((error) => warn(error.message)); // as a notification asks for
+});
 
 // The live connection
 
@@ -136,7 +144,7 @@ async function start() {
     if (hash.has("cells")) setCells(true);
     if (hash.has("urgent")) setUrgent(true);
     if (hash.has("source")) openDetail(hash.get("source"));
-    if (hash.has("event")) openEvent(await call(`/events/${Number(hash.get("event"))}`));
+    await openNamed();
   } catch {
     // the live connection says so
   }

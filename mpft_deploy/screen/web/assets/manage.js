@@ -169,10 +169,12 @@ function drawManage() {
   const admin = user.role === "admin";
   for (const part of $$(".of-sources")) part.hidden = !user.manages;
   $(".of-people").hidden = !user.name;
+  $(".of-devices").hidden = !user.notifies;
   $(".of-admins").hidden = !admin;
   drawKept();
   if (user.manages) drawManaged();
   if (user.name) drawSessions();
+  if (user.notifies) drawDevices();
   if (admin) drawAudit();
 }
 
