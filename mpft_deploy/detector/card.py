@@ -217,7 +217,7 @@ def _operating_point(spec: DetectorSpec) -> str:
     if found is not None:
         also = f" Of the generated ones {_share(found, fitted['generated'])} are found."
     also += " Intervals are exact ones over images (95 %)."
-    paragraphs = (
+    paragraphs = [
         f'The probability of "generated" is sigmoid({calibration.scale:.4f} · (logit '
         f"{calibration.shift:+.4f})). From {calibration.threshold:.4g} on (logit "
         f"{calibration.logit_threshold:+.4f}) an image is called generated, strictly between "
@@ -227,9 +227,9 @@ def _operating_point(spec: DetectorSpec) -> str:
         f"{', '.join(fitted['sets'])}, which are also counted here: {called} of the real ones are "
         f"called generated, {_share(called / real, real)}, which bounds false alarms (95 %, "
         f"one-sided) at {promised}.{also}",
-    )
+    ]
     if spec.stream is not None and (fitted := training.get("stream calibration")):
-        paragraphs += (_of_frames(spec.stream, fitted),)
+        paragraphs.append(_of_frames(spec.stream, fitted))
     wrapped = (textwrap.fill(text, 100, break_on_hyphens=False) for text in paragraphs)
     return "\n\n".join([f"## {TITLE}", *wrapped]).replace(f"{TITLE}\n\n", f"{TITLE}\n")
 
