@@ -37,7 +37,8 @@ from mpft_deploy.screen.tell.config import Http
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.limits import Snapshots
 from mpft_deploy.screen.tell.snapshots import SnapshotSink
-from mpft_deploy.screen.tell.store import ReviewState, Store
+from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.screen.tell.stored import ReviewState
 from mpft_deploy.screen.web import serve
 from mpft_deploy.screen.web.server import Dashboard
 from mpft_deploy.spec import KeepRule, StreamVerdict

@@ -159,7 +159,7 @@ class Receiver:
     Attributes:
         mode: what it does with the next requests.
         answers: status for the events of some ids, whatever the mode.
-        location: where it says that it moved to.
+        location, pause: where it says that it moved to, and for how many seconds it wants no more.
         received: headers and body of each request that it answered with 204.
         attempts: requests so far, whatever became of them.
     """
@@ -167,7 +167,7 @@ class Receiver:
     def __init__(self) -> None:
         self.mode: Mode = "ok"
         self.answers: dict[str, int] = {}
-        self.location = ""
+        self.location, self.pause = "", 0
         self.received: list[tuple[dict[str, str], bytes]] = []
         self.attempts = 0
         self.released = threading.Event()
@@ -253,6 +253,8 @@ class Receiver:
             self.received.append((dict(request.headers.items()), body))
         request.send_response(status)
         request.send_header("Content-Length", "0")
+        if self.pause:
+            request.send_header("Retry-After", str(self.pause))
         if self.location:
             request.send_header("Location", self.location)
         request.end_headers()

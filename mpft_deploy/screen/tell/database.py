@@ -13,23 +13,7 @@ from mpft_deploy.files import display
 APPLICATION = 0x6D706674
 """Tells our files from others': SQLite's `application_id`."""
 
-VERSION = 3
-
-_SINCE_2 = f"""
--- Browsers that are notified; `id` is a hash of the address by which each is.
-CREATE TABLE devices (
-    id TEXT PRIMARY KEY,
-    user TEXT NOT NULL,
-    since REAL NOT NULL,
-    agent TEXT NOT NULL,
-    service TEXT NOT NULL,
-    subscription BLOB NOT NULL
-) WITHOUT ROWID;
-PRAGMA user_version = {VERSION};
-"""
-"""What a store of version 2 lacks."""
-
-_SCHEMA = f"""
+_WHOLE = f"""
 -- `at` is since when a row is kept, by the clock that retention goes by.
 CREATE TABLE events (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -52,7 +36,7 @@ CREATE INDEX events_by_time ON events (time);
 CREATE INDEX events_by_age ON events (verdict, at);
 CREATE INDEX events_by_snapshot ON events (snapshot) WHERE snapshot IS NOT NULL;
 CREATE INDEX events_by_package ON events (package) WHERE package IS NOT NULL;
--- What waits, and with an error what a receiver refused. What was delivered is deleted.
+-- What waits, or was refused with an error; what was delivered is deleted.
 CREATE TABLE deliveries (
     receiver TEXT NOT NULL,
     event INTEGER NOT NULL,
@@ -94,19 +78,48 @@ CREATE TABLE sessions (
     agent TEXT NOT NULL
 ) WITHOUT ROWID;
 PRAGMA application_id = {APPLICATION};
-{_SINCE_2}
 """
+
+_DEVICES = """
+-- Browsers that are notified; `id` is a hash of the address by which each is.
+CREATE TABLE devices (
+    id TEXT PRIMARY KEY,
+    user TEXT NOT NULL,
+    since REAL NOT NULL,
+    agent TEXT NOT NULL,
+    service TEXT NOT NULL,
+    subscription BLOB NOT NULL
+) WITHOUT ROWID;
+"""
+
+_DUE = """
+-- How often it was tried, and when it is due, by the store's clock. What is not due was refused;
+-- what is due in spite of its error is sent once more.
+ALTER TABLE deliveries ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE deliveries ADD COLUMN due REAL DEFAULT 0;
+UPDATE deliveries SET due = NULL WHERE error NOTNULL;
+"""
+
+FIRST = 2
+"""The oldest version that can be read."""
+
+_VERSIONS = (_WHOLE, _DEVICES, _DUE)
+"""What makes each version, from the first on, of the one before."""
+
+VERSION = FIRST + len(_VERSIONS) - 1
 
 _MEMORY = """
 -- What is not in the file yet: for a moment, or as long as the disk is full.
 PRAGMA temp_store = MEMORY;
 CREATE TEMP TABLE new_events AS SELECT * FROM events WHERE false;
 CREATE TEMP TABLE new_deliveries AS SELECT * FROM deliveries WHERE false;
--- Deliveries that were taken, or with an error refused.
-CREATE TEMP TABLE settled (
+-- What became of deliveries: due again, or with an error refused, or taken.
+CREATE TEMP TABLE tried (
     receiver TEXT NOT NULL,
     event INTEGER NOT NULL,
     error TEXT,
+    attempts INTEGER NOT NULL,
+    due REAL,
     PRIMARY KEY (receiver, event)
 );
 """
@@ -115,15 +128,21 @@ _WRITE = """
 INSERT INTO events SELECT * FROM new_events;
 INSERT INTO deliveries SELECT * FROM new_deliveries;
 DELETE FROM deliveries WHERE (receiver, event) IN
-    (SELECT receiver, event FROM settled WHERE error IS NULL);
-UPDATE deliveries SET error = (
-    SELECT error FROM settled
-    WHERE settled.receiver = deliveries.receiver AND settled.event = deliveries.event
-) WHERE (receiver, event) IN (SELECT receiver, event FROM settled);
+    (SELECT receiver, event FROM tried WHERE error IS NULL AND due IS NULL);
+UPDATE deliveries SET (error, attempts, due) = (
+    SELECT error, attempts, due FROM tried
+    WHERE tried.receiver = deliveries.receiver AND tried.event = deliveries.event
+) WHERE (receiver, event) IN (SELECT receiver, event FROM tried);
 DELETE FROM new_events;
 DELETE FROM new_deliveries;
-DELETE FROM settled;
+DELETE FROM tried;
 """
+
+WAITING = """
+FROM {0}deliveries AS one LEFT JOIN tried USING (receiver, event) {1}
+WHERE receiver = ?1 AND one.due NOTNULL AND (tried.event IS NULL OR tried.due NOTNULL)
+"""
+"""What waits for a receiver, in the file, or as "new_" in memory; joined with something."""
 
 
 def open_database(path: Path | None) -> sqlite3.Connection:
@@ -157,16 +176,17 @@ def open_database(path: Path | None) -> sqlite3.Connection:
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables and application != APPLICATION:
             raise InputError(f"{where} is another program's database; name another in [store] path")
-        if tables and version not in (2, VERSION):
+        if tables and not FIRST <= version <= VERSION:
             raise InputError(
-                f"{where} is of version {version}, and this mpft-deploy reads {VERSION}: use the "
-                "one that made it, or move it away, and a new one is made"
+                f"{where} is of version {version}, and this mpft-deploy reads {FIRST} to "
+                f"{VERSION}: use the one that made it, or move it away, and a new one is made"
             )
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")  # no waiting for the disk, but at checkpoints
         db.execute("PRAGMA journal_size_limit = 4194304")
-        if lacks := _SCHEMA if not tables else _SINCE_2 if version == 2 else "":
-            db.executescript(f"BEGIN; {lacks} COMMIT;")
+        if version != VERSION:  # 0 where there are no tables
+            changes = "".join(_VERSIONS[max(0, version + 1 - FIRST) :])
+            db.executescript(f"BEGIN; {changes} PRAGMA user_version = {VERSION}; COMMIT;")
         db.executescript(_MEMORY)
         db.execute("BEGIN EXCLUSIVE")  # or another process could have it until we first write
         db.execute("COMMIT")

@@ -32,6 +32,9 @@ PROBES = 8
 FIRST_WAIT, LONGEST_WAIT = 1.0, 15.0
 """Seconds between attempts: doubled each time, and shortened by up to a half at random."""
 
+LONGEST_PAUSE = 300.0
+"""Seconds for which a receiver may ask to be left alone."""
+
 ABORT_SECONDS = 2.0
 """How long closing waits, past its own time, for a thread to notice that its request was cut."""
 
@@ -67,8 +70,7 @@ class Deliverer(ABC):
         self.name, self._where, self._store, self._first_wait = name, where, store, first_wait
         self._trouble, self._refusing = Trouble(logger), Trouble(logger)
         self._closing, self._news = threading.Event(), threading.Event()
-        self._tried: Counter[int] = Counter()
-        self._delivered = self._failures = self._in_row = 0
+        self._delivered = self._failures = 0
         self._dropped: Counter[str] = Counter()
         store.receivers.append(self)
         self._task = Task(name, self._run)
@@ -121,7 +123,10 @@ class Deliverer(ABC):
         while True:
             self._news.clear()
             if waiting := self._store.waiting(self.name, PROBES):
-                if (wait := self._deliver(waiting)) and self._closing.wait(wait):
+                wait = min(LONGEST_PAUSE, waiting[0].due - self._store.now())
+                if wait <= 0:
+                    self._deliver(waiting)
+                elif self._closing.wait(wait):
                     break
             elif self._closing.is_set():
                 break
@@ -129,8 +134,8 @@ class Deliverer(ABC):
                 self._news.wait()
         self.end()
 
-    def _deliver(self, waiting: list[Delivery]) -> float:
-        """Have the first taken or refused; the seconds to wait before the next attempt."""
+    def _deliver(self, waiting: list[Delivery]) -> None:
+        """Have the first taken or refused, or due again later."""
         failed: list[Delivery] = []
         for delivery in waiting:
             answer = self._answer(delivery)
@@ -140,25 +145,28 @@ class Deliverer(ABC):
                     again = self._answer(poisoned)
                     if not self._settled(poisoned, again) and again.status not in BUSY:
                         self._refuse(poisoned, again.reason)
-                return 0
-            failed.append(delivery)
-            self._tried[delivery.event] += 1
-            if answer.status in BUSY or self._tried[delivery.event] < PATIENCE:
+                return
+            if delivery.error is not None and answer.status not in BUSY:  # as before: it had a try
+                self._refuse(delivery, answer.reason)
+                return
+            failed.append(delivery._replace(attempts=delivery.attempts + 1))
+            if answer.status in BUSY or failed[-1].attempts < PATIENCE:
                 break
         if not self._closing.is_set():
             self._trouble.begin(f"{self._where}: {answer.reason}; events wait")
-        longest: float = min(LONGEST_WAIT, self._first_wait * 2 ** min(self._in_row, 20))
-        self._in_row += 1
         self._failures += 1
-        return max(answer.pause, longest * random.uniform(0.5, 1.0))
+        longest: float = min(LONGEST_WAIT, self._first_wait * 2 ** min(waiting[0].attempts, 20))
+        pause = max(answer.pause, longest * random.uniform(0.5, 1.0))
+        for one in failed:
+            due = self._store.now() + pause
+            self._store.settle(self.name, one.event, one.error, one.attempts, due)
 
     def _settled(self, delivery: Delivery, answer: Answer) -> bool:
         """Whether this is the end of a delivery: it was taken, or refused."""
         if 200 <= answer.status < 300:
             self._trouble.end(f"{self._where}: receives again")
             self._delivered += answer is not LEFT
-            self._in_row = 0
-            self._done(delivery, None)
+            self._store.settle(self.name, delivery.event)
         elif answer.status in REFUSALS:
             self._refuse(delivery, answer.reason)
         else:
@@ -168,11 +176,7 @@ class Deliverer(ABC):
     def _refuse(self, delivery: Delivery, reason: str) -> None:
         self._refusing.begin(f"{self._where}: an event is not taken: {reason}")
         self._dropped["refused"] += 1
-        self._done(delivery, reason)
-
-    def _done(self, delivery: Delivery, error: str | None) -> None:
-        self._tried.pop(delivery.event, None)
-        self._store.settle(self.name, delivery.event, error)
+        self._store.settle(self.name, delivery.event, reason, delivery.attempts + 1)
 
     def _answer(self, delivery: Delivery) -> Answer:
         try:

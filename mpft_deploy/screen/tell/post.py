@@ -14,13 +14,10 @@ from functools import lru_cache
 
 from mpft_deploy.errors import UsageError
 from mpft_deploy.extras import require
-from mpft_deploy.screen.tell.deliver import Answer
+from mpft_deploy.screen.tell.deliver import LONGEST_PAUSE, Answer
 
 MAX_REPLY = 64 * 1024
 """Bytes of a reply that are read; nobody needs them, but the next request comes after them."""
-
-LONGEST_PAUSE = 300.0
-"""Seconds for which a receiver may ask to be left alone."""
 
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """By which networks without IPv4 reach what has nothing else."""

@@ -62,7 +62,7 @@ class Retention:
             pass  # until what is left is confirmed
         self._db.execute(f"DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - {AUDITED}")
         orphans = "DELETE FROM deliveries WHERE event NOT IN (SELECT id FROM events)"
-        lost = self._db.execute(f"{orphans} AND error IS NULL").rowcount
+        lost = self._db.execute(f"{orphans} AND due NOTNULL").rowcount
         self._db.execute(orphans)
         return lost
 

@@ -15,24 +15,30 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.files import display
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
-from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
+from mpft_deploy.screen.streams.records import Event, FrameEvent, StreamEvent
 from mpft_deploy.screen.streams.task import Task
-from mpft_deploy.screen.tell.database import open_database, write_out
+from mpft_deploy.screen.tell.database import WAITING, open_database, write_out
 from mpft_deploy.screen.tell.limits import Limits, Storage
 from mpft_deploy.screen.tell.retention import Retention
 from mpft_deploy.screen.tell.stats import SinkStats, Trouble
+from mpft_deploy.screen.tell.stored import (
+    BODY,
+    COLUMNS,
+    Precision,
+    ReviewState,
+    StoredEvent,
+    read_row,
+)
 from mpft_deploy.spec import StreamVerdict
 
 logger = logging.getLogger(__name__)
-
-ReviewState = Literal["open", "confirmed", "dismissed", "unclear"]
 
 MEMORY_BYTES = 16 * 1024**2
 """Of a store that has no file."""
@@ -46,44 +52,21 @@ AGAIN = 1.0
 UPKEEP = 60.0
 """Seconds between two looks for what is too old or too much."""
 
-_COLUMNS = "id, body, state, note, reviewer, reviewed_at, snapshot, package"
-
 
 class Delivery(NamedTuple):
-    """An event that waits for a receiver: its number, and what is sent."""
+    """An event that waits for a receiver: its number, and what is sent.
+
+    Attributes:
+        attempts: so far.
+        due: when the next is, by the store's clock.
+        error: why it was refused before, where it is sent once more.
+    """
 
     event: int
     body: bytes
-
-
-class StoredEvent(msgspec.Struct, frozen=True):
-    """An event, and what became of it.
-
-    Attributes:
-        id: counts up in the order of events; not the `id` that the event itself carries.
-        state: of its review; None where there is nothing to review, as of a stream turned unsure.
-        by, reviewed_at: who said so, and when, in seconds since the Unix epoch; None if nobody did.
-        snapshot, package: files of the frame that decided and of the evidence, as long as they are
-            kept.
-    """
-
-    id: int
-    event: StreamEvent | SourceEvent
-    state: ReviewState | None
-    note: str
-    by: str
-    reviewed_at: float | None
-    snapshot: str | None
-    package: str | None
-
-
-class Precision(msgspec.Struct, frozen=True):
-    """What reviewers said of verdicts "generated"."""
-
-    confirmed: int = 0
-    dismissed: int = 0
-    unclear: int = 0
-    open: int = 0
+    attempts: int
+    due: float
+    error: str | None
 
 
 class Receiver(Protocol):
@@ -93,14 +76,6 @@ class Receiver(Protocol):
 
     def wants(self, event: Event) -> bool:
         """Whether an event is for it."""
-
-
-_WAITING = (
-    "FROM {0}deliveries AS one JOIN {0}events ON id = event WHERE receiver = ?1 AND error IS NULL "
-    "AND NOT EXISTS (SELECT 1 FROM settled WHERE receiver = ?1 AND event = one.event)"
-)
-
-_body = msgspec.json.Decoder(StreamEvent | SourceEvent)
 
 
 class Store:
@@ -168,7 +143,7 @@ class Store:
             return self._last
         try:
             body = msgspec.json.encode(event)
-            _body.decode(body)
+            BODY.decode(body)
         except (UnicodeEncodeError, msgspec.ValidationError) as error:
             self._unfit.begin(f"store: an event cannot be written as JSON, and is lost: {error}")
             self.dropped["damaged"] += 1
@@ -186,40 +161,49 @@ class Store:
             row = (self._last, self._retention.now(), event.time, event.source, verdict, body)
             sql = "INSERT INTO new_events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', '', NULL)"
             self._db.execute(sql, (*row, snapshot, package, state))
-            sql = "INSERT INTO new_deliveries VALUES (?, ?, NULL)"
+            sql = "INSERT INTO new_deliveries VALUES (?, ?, NULL, 0, 0)"
             self._db.executemany(sql, [(receiver, self._last) for receiver in receivers])
             self._write_out()
             old = (self._last - CAPACITY,)  # those in memory are the last
             self._db.execute("DELETE FROM new_deliveries WHERE event <= ?", old)
             forgotten = "(SELECT id FROM new_events WHERE id <= ?)"  # in no file, to be told again
-            self._db.execute(f"DELETE FROM settled WHERE event IN {forgotten}", old)
+            self._db.execute(f"DELETE FROM tried WHERE event IN {forgotten}", old)
             if lost := self._db.execute("DELETE FROM new_events WHERE id <= ?", old).rowcount:
                 self.dropped["disk full"] += lost
             return self._last
 
     def waiting(self, receiver: str, limit: int) -> list[Delivery]:
         """The oldest events that a receiver did neither take nor refuse, in their order."""
-        sql = f"SELECT event, body {_WAITING} ORDER BY event LIMIT ?2".format
+        now = "coalesce(tried.attempts, one.attempts), coalesce(tried.due, one.due), one.error"
+        sql = f"SELECT event, body, {now} {WAITING} ORDER BY event LIMIT ?2".format
         found: list[Any] = []
         with self._lock:
             for new in ("", "new_"):
                 with contextlib.suppress(EnvironmentLacksError):  # what is in memory is delivered
-                    found += self.rows(sql(new), receiver, limit)
+                    found += self.rows(sql(new, f"JOIN {new}events ON id = event"), receiver, limit)
         return [Delivery(*row) for row in found[:limit]]
 
-    def settle(self, receiver: str, event: int, error: str | None = None) -> None:
-        """A receiver took an event, or refused it for good: then it is kept with the reason."""
+    def settle(
+        self,
+        receiver: str,
+        event: int,
+        error: str | None = None,
+        attempts: int = 1,
+        due: float | None = None,
+    ) -> None:
+        """A receiver took an event, or refused it with an error; or it is due again."""
         with self._lock:
             if self._closed.is_set():  # the next start will tell it again
                 return
-            self.rows("INSERT OR REPLACE INTO settled VALUES (?, ?, ?)", receiver, event, error)
+            row = (receiver, event, error, attempts, due)
+            self.rows("INSERT OR REPLACE INTO tried VALUES (?, ?, ?, ?, ?)", *row)
             self._write_out()
 
     def count_waiting(self, receiver: str) -> int:
         """How many events wait for a receiver."""
-        sql = f"SELECT count(*) {_WAITING}".format
+        sql = f"SELECT count(*) {WAITING}".format
         with self._lock:
-            return sum(self.number(sql(new), receiver) for new in ("", "new_"))
+            return sum(self.number(sql(new, ""), receiver) for new in ("", "new_"))
 
     def rows(self, sql: str, *values: object) -> list[Any]:
         """What a statement gives, which may write; an EnvironmentLacksError if it cannot."""
@@ -263,13 +247,13 @@ class Store:
         given = {test: value for test, value in wanted.items() if value is not None}
         where = f"WHERE {' AND '.join(given)}" if given else ""
         by = "" if source is None else "INDEXED BY events_by_source"  # of all, the rarest value
-        sql = f"SELECT {_COLUMNS} FROM events {by} {where} ORDER BY id DESC LIMIT ?"
-        return [_stored(row) for row in self.rows(sql, *given.values(), limit)]
+        sql = f"SELECT {COLUMNS} FROM events {by} {where} ORDER BY id DESC LIMIT ?"
+        return [read_row(row) for row in self.rows(sql, *given.values(), limit)]
 
     def event(self, number: int) -> StoredEvent | None:
         """One event; None if there is none of that number, or no more."""
-        rows = self.rows(f"SELECT {_COLUMNS} FROM events WHERE id = ?", number)
-        return _stored(rows[0]) if rows else None
+        rows = self.rows(f"SELECT {COLUMNS} FROM events WHERE id = ?", number)
+        return read_row(rows[0]) if rows else None
 
     def review(
         self, number: int, state: ReviewState, note: str, by: str, now: float
@@ -393,8 +377,3 @@ class Store:
             yield
         except sqlite3.Error as error:
             raise EnvironmentLacksError(f"store {self._where}: {error}") from None
-
-
-def _stored(row: tuple[Any, ...]) -> StoredEvent:
-    number, body, *rest = row
-    return StoredEvent(number, _body.decode(body), *rest)

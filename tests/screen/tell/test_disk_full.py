@@ -120,7 +120,7 @@ def test_what_was_delivered_on_a_full_disk_is_told_once(
     for number in range(many, many + 100):
         store.settle("hook", store.add(stream_event(number), ["hook"]))
     # Notes are kept of what is in the file, and of what is in memory.
-    assert store.number("SELECT count(*) FROM settled") <= many + 50
+    assert store.number("SELECT count(*) FROM tried") <= many + 50
     make_room()
     eventually(lambda: store.stats().waiting == 0)
     assert store.changes == len(store.events(limit=3 * many)) == many - 1 + 50

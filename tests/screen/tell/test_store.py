@@ -7,11 +7,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from telling import frame_event, source_event, stream_event
 
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
-from mpft_deploy.screen.tell.store import Precision, Store
+from mpft_deploy.screen.tell import database
+from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.screen.tell.stored import Precision
 
 
 @pytest.fixture
@@ -126,6 +129,45 @@ def test_a_page_of_ten_thousand_is_read_by_index(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("version", range(database.FIRST, database.VERSION))
+def test_a_store_of_an_earlier_version_is_brought_on(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "screen.db"
+    old = sqlite3.connect(path)
+    made = database._VERSIONS[: version + 1 - database.FIRST]
+    old.executescript(f"{''.join(made)} PRAGMA user_version = {version}")
+    row = (1, 0.0, 1.7e9, "gate", "generated", msgspec.json.encode(stream_event(1)))
+    old.execute(
+        "INSERT INTO events (id, at, time, source, verdict, body) VALUES (?,?,?,?,?,?)", row
+    )
+    old.execute("INSERT INTO deliveries VALUES ('hook', 1, NULL), ('other', 1, 'it answered 422')")
+    old.commit()
+    old.close()
+    for _ in range(2):  # and is opened as it is then
+        store = Store(path)
+        assert [delivery.event for delivery in store.waiting("hook", 9)] == [1]
+        assert store.waiting("other", 9) == []
+        assert store.number("PRAGMA user_version") == database.VERSION
+        store.close()
+
+
+def test_attempts_are_kept_with_when_the_next_is_due(tmp_path: Path) -> None:
+    path = tmp_path / "screen.db"
+    store = Store(path)
+    store.add(stream_event(1), ["hook"])
+    due = store.now() + 60
+    store.settle("hook", 1, attempts=3, due=due)
+    assert store.count_waiting("hook") == 1
+    store.close()
+    store = Store(path)
+    [delivery] = store.waiting("hook", 9)
+    assert (delivery.attempts, delivery.due, delivery.error) == (3, due, None)
+    store.settle("hook", 1, "it answered 422", 4)
+    assert (store.waiting("hook", 9), store.count_waiting("hook")) == ([], 0)
+    kept = store.rows("SELECT error, attempts, due FROM deliveries")
+    assert kept == [("it answered 422", 4, None)]
+    store.close()
+
+
 def test_a_store_has_one_process(tmp_path: Path) -> None:
     path = tmp_path / "screen.db"
     store = Store(path)
@@ -151,7 +193,7 @@ def test_files_that_are_no_stores(tmp_path: Path) -> None:
     later = sqlite3.connect(path)
     later.execute("PRAGMA user_version = 99")
     later.close()
-    with pytest.raises(InputError, match="version 99, and this mpft-deploy reads 3"):
+    with pytest.raises(InputError, match="version 99, and this mpft-deploy reads 2 to 4"):
         Store(path)
     with pytest.raises(EnvironmentLacksError, match=r"\[store\] path"):
         Store(path / "below" / "a.db")

@@ -255,6 +255,24 @@ def test_a_redirect_is_not_followed(receiver: Receiver, tmp_path: Path) -> None:
         assert other.attempts == 0
 
 
+def test_a_receiver_that_asks_to_be_left_alone_is_so_after_a_restart(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    receiver.answers, receiver.pause = {"e000000": 503}, 200
+    sink = open_sink(receiver, tmp_path)
+    sink.send(stream_event(0))
+    eventually(lambda: sink.stats().failures == 1)
+    sink.close(1)
+    receiver.answers = {}
+    sink = open_sink(receiver, tmp_path)
+    [delivery] = sink.store.waiting("webhook", 1)
+    assert delivery.attempts == 1
+    assert 100 < delivery.due - sink.store.now() <= 200
+    sink.send(stream_event(1))  # does not disturb it
+    sink.close(1)
+    assert receiver.attempts == 1
+
+
 def test_closing_does_not_wait_for_a_receiver_that_hangs(
     receiver: Receiver, tmp_path: Path
 ) -> None:
