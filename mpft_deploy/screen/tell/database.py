@@ -144,6 +144,12 @@ WHERE receiver = ?1 AND one.due NOTNULL AND (tried.event IS NULL OR tried.due NO
 """
 """What waits for a receiver, in the file, or as "new_" in memory; joined with something."""
 
+REFUSED = """
+FROM deliveries JOIN events ON id = event
+WHERE receiver = ?1 AND due IS NULL AND event = coalesce(?2, event)
+"""
+"""What a receiver refused: one event, or all."""
+
 
 def open_database(path: Path | None) -> sqlite3.Connection:
     """A database with the tables of the store, for this process alone; None for memory.

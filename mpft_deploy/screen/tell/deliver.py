@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from mpft_deploy.screen.streams.records import Event
 from mpft_deploy.screen.streams.task import Task
+from mpft_deploy.screen.tell.database import REFUSED
 from mpft_deploy.screen.tell.stats import SinkStats, Trouble
 from mpft_deploy.screen.tell.store import Delivery, Store
 
@@ -99,6 +100,10 @@ class Deliverer(ABC):
 
     def send(self, event: Event) -> None:
         """Look into the store, which has the event by now."""
+        self.wake()
+
+    def wake(self) -> None:
+        """Look into the store."""
         self._news.set()
 
     def close(self, timeout: float) -> None:
@@ -112,11 +117,15 @@ class Deliverer(ABC):
 
     def stats(self) -> SinkStats:
         """Counts of events."""
+        problem, since = self._trouble.now
         return SinkStats(
             delivered=self._delivered,
             failures=self._failures,
             dropped=dict(self._dropped),
             waiting=self._store.count_waiting(self.name),
+            refused=self._store.number(f"SELECT count(*) {REFUSED}", self.name, None),
+            problem=problem,
+            since=since,
         )
 
     def _run(self) -> None:

@@ -133,13 +133,15 @@ class MqttSink:
 
     def stats(self) -> SinkStats:
         """Counts of messages; failures are of connections."""
-        queue = self._worker.stats()
+        queue, (problem, since) = self._worker.stats(), self._trouble.now
         dropped = {**queue.dropped, **({"broker": self._refused} if self._refused else {})}
         return SinkStats(
             delivered=self._acknowledged,
             failures=self._failures,
             dropped=dropped,
             waiting=queue.waiting + self._unacknowledged(),
+            problem=problem,
+            since=since,
         )
 
     # Called by the worker: every message comes from one thread, so a newer state never loses

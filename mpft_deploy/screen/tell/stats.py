@@ -27,14 +27,20 @@ class SinkStats(msgspec.Struct, frozen=True, kw_only=True):
         failures: attempts that failed.
         dropped: events that are lost, by cause.
         waiting: events in memory or on disk that are still to be delivered.
+        refused: events that the receiver will not have; kept, and not sent again by themselves.
         disk_bytes: that they, or the files kept, take.
+        problem: what fails, in words without secrets; empty while nothing does.
+        since: when that began, seconds since the Unix epoch.
     """
 
     delivered: int = 0
     failures: int = 0
     dropped: Mapping[str, int] = {}
     waiting: int = 0
+    refused: int = 0
     disk_bytes: int = 0
+    problem: str = ""
+    since: float | None = None
 
 
 @runtime_checkable
@@ -60,13 +66,18 @@ class Trouble:
     """Says that something fails, and that it works again: once an outage, and once a minute.
 
     What fails for moments, again and again, would fill the log otherwise; all is counted anyway.
+
+    Attributes:
+        now: what fails and since when, as in `SinkStats`.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger, self._told, self._next = logger, False, float("-inf")
+        self.now: tuple[str, float | None] = ("", None)
 
     def begin(self, what: str) -> None:
         """It failed, once more."""
+        self.now = (what, self.now[1] or time.time())
         now = time.monotonic()
         if not self._told and now >= self._next:
             self._told, self._next = True, now + QUIET
@@ -74,6 +85,7 @@ class Trouble:
 
     def end(self, what: str) -> None:
         """It worked."""
+        self.now = ("", None)
         if self._told:
             self._told = False
             self._logger.info("%s", what)
@@ -149,6 +161,7 @@ class Worker(Generic[Item]):
 
     def stats(self) -> SinkStats:
         """Counts of items."""
+        problem, since = self._trouble.now
         with self._changed:
             causes = {"queue": self._overflowed, "error": self._failures, "closed": self._left}
             return SinkStats(
@@ -157,6 +170,8 @@ class Worker(Generic[Item]):
                 dropped={cause: count for cause, count in causes.items() if count},
                 waiting=len(self._items),
                 disk_bytes=self.disk_bytes,
+                problem=problem,
+                since=since,
             )
 
     def _run(self) -> None:

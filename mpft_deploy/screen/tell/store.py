@@ -311,6 +311,7 @@ class Store:
 
     def stats(self) -> SinkStats:
         """Counts of events."""
+        problem, since = self._trouble.now
         with self._lock:
             return SinkStats(
                 delivered=self._delivered,
@@ -318,6 +319,8 @@ class Store:
                 dropped=dict(self.dropped),
                 waiting=self.number("SELECT count(*) FROM new_events"),
                 disk_bytes=0 if self._closed.is_set() else self._retention.size(),
+                problem=problem,
+                since=since,
             )
 
     def close(self, timeout: float = 0.0) -> None:

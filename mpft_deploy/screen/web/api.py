@@ -22,6 +22,7 @@ from mpft_deploy.screen.tell.kept import KeptFile
 from mpft_deploy.screen.tell.stored import Precision, ReviewState, StoredEvent
 from mpft_deploy.screen.web.audit import Audit, Number, PageLength
 from mpft_deploy.screen.web.board import Board, Overview, Shown, thumbnail
+from mpft_deploy.screen.web.deliveries import Deliveries
 from mpft_deploy.screen.web.export import zipped
 from mpft_deploy.screen.web.nodes import Nodes
 from mpft_deploy.screen.web.operations import MissingError, Note, User, operation
@@ -73,6 +74,7 @@ class Api:
     Args:
         sinks: have the store, and may keep snapshots.
         nodes: others whose sources are shown, too.
+        deliveries: whether they go well is shown, too.
         streams: live connections at a time.
         managed, notifies: whether sources, and devices to be notified, can be added.
     """
@@ -83,6 +85,7 @@ class Api:
         sinks: Sinks,
         audit: Audit,
         nodes: Nodes,
+        deliveries: Deliveries,
         streams: int,
         *,
         managed: bool = False,
@@ -90,6 +93,7 @@ class Api:
     ) -> None:
         self._notifies = notifies
         self._audit, self._nodes, self._managed = audit, nodes, managed
+        self._deliveries = deliveries
         self._board, self._store, self._streams = board, sinks.store, streams
         self._snapshots, self._evidence = sinks.snapshots, sinks.evidence
         self._small = lru_cache(256)(thumbnail)
@@ -104,6 +108,7 @@ class Api:
     async def sources(self, own: bool = False) -> Overview:
         """Every source as it is now; `own`: without those of other nodes."""
         overview = self._board.overview()
+        overview = structs.replace(overview, sinks=await self._deliveries.look())
         return overview if own else structs.replace(overview, nodes=await self._nodes.look())
 
     @operation("GET", "/history")

@@ -104,6 +104,16 @@ class NodeNow(msgspec.Struct, frozen=True):
     sources: list[SourceNow] = []
 
 
+class SinkNow(msgspec.Struct, frozen=True):
+    """Who is told, or where it is kept; see `SinkStats`."""
+
+    name: str
+    waiting: int = 0
+    refused: int = 0
+    problem: str = ""
+    since: float | None = None
+
+
 class Overview(msgspec.Struct, frozen=True):
     """The screener as it is now.
 
@@ -112,6 +122,7 @@ class Overview(msgspec.Struct, frozen=True):
         changes: counts up with each event and review.
         evidence: whether it can be kept.
         nodes: others whose sources are shown here, too.
+        sinks: by which it tells and keeps events, a moment ago.
     """
 
     time: float
@@ -122,6 +133,7 @@ class Overview(msgspec.Struct, frozen=True):
     evidence: bool
     sources: list[SourceNow]
     nodes: list[NodeNow] = []
+    sinks: list[SinkNow] = []
 
 
 class _Encoded(NamedTuple):

@@ -26,6 +26,7 @@ from mpft_deploy.screen.web.audit import Audit
 from mpft_deploy.screen.web.board import Board
 from mpft_deploy.screen.web.cameras import Cameras
 from mpft_deploy.screen.web.connection import HEAD_BYTES, PATIENCE, Connection, without_chunks
+from mpft_deploy.screen.web.deliveries import Deliveries
 from mpft_deploy.screen.web.nodes import Nodes
 
 THREADS = 8
@@ -124,10 +125,10 @@ class Dashboard(Server):
         self.metrics = metrics if isinstance(metrics, PrometheusMetrics) else PrometheusMetrics()
         # Half of the connections stay free for short requests.
         audit, access = Audit(sinks.store), Access(http, sinks.store)
-        nodes = Nodes(http.nodes)
+        nodes, told, pages = Nodes(http.nodes), Deliveries(sinks), http.clients // 2
         has = {"managed": manager is not None, "notifies": push is not None}
-        api = Api(self.board, sinks, audit, nodes, http.clients // 2, **has)
-        apis: list[object] = [api, nodes, audit, access]
+        api = Api(self.board, sinks, audit, nodes, told, pages, **has)
+        apis: list[object] = [api, nodes, told, audit, access]
         if push is not None:
             from mpft_deploy.screen.web.devices import Devices  # by the extra `push`
 

@@ -218,8 +218,10 @@ def test_events_wait_for_a_broker_that_comes_late(tmp_path: Path) -> None:
     for number in range(5):
         sink.send(stream_event(number))
     eventually(lambda: sink.stats().failures >= 1)
+    eventually(lambda: sink.stats().problem.startswith("mqtt 127.0.0.1: "))
     broker.up()
     eventually(lambda: sink.stats().waiting == 0 and sink.stats().delivered >= 5)
+    assert sink.stats().problem == ""
     sink.close(1)
     broker.down()
 

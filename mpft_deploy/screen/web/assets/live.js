@@ -4,6 +4,7 @@
 
 const HISTORY = 300; // points of evidence, one a second
 const LATE = 2000; // ms of frame age that are worth a colour
+const MANY = 100; // events that wait, which are worth a word
 
 const sources = new Map(); // name → { status, history, picture, near, shown, fetched, tile, visible }
 let showCells = false;
@@ -161,6 +162,16 @@ function arrange() {
   if (box.contains(focused)) focused.focus({ preventScroll: true });
 }
 
+// Where telling fails, in words.
+function drawSink({ name, waiting, refused, problem, since }) {
+  const more = [waiting && count(waiting), since && `since ${moment(since)}`].filter(Boolean).join(", ");
+  const parts = [];
+  if (problem) parts.push(`${problem}${more && ` (${more})`}.`);
+  else if (waiting > MANY) parts.push(`${name}: ${count(waiting)} events wait.`);
+  if (refused) parts.push(`${name} refused ${several(refused, "event", "events")}${user.role === "admin" ? ": see Manage" : ""}.`);
+  return parts.join(" ");
+}
+
 let warned = { text: "", until: 0 };
 function warn(text) { // with the next overview
   warned = { text: `Not done: ${text}.`, until: performance.now() + 10000 };
@@ -186,13 +197,15 @@ function drawSummary(overview, statuses) {
     ? `${several(overview.lost_events, "event was", "events were")} lost before anybody could be told.`
     : "";
   const away = overview.nodes.filter((one) => one.problem).map((one) => `${one.node}: ${one.problem}.`);
+  const told = overview.sinks.map(drawSink).filter(Boolean);
   const warning = performance.now() < warned.until ? warned.text : "";
   const notice = $("#notice");
-  notice.hidden = !dead && !overload && !lost && !warning && !away.length;
-  notice.classList.toggle("grave", dead);
-  setText(document, "#notice", dead
+  const text = dead
     ? "The screener has stopped judging: what is shown here is old. Restart it."
-    : [warning, overload && `This machine is too slow for its sources: ${overload}.`, lost, ...away].filter(Boolean).join(" "));
+    : [warning, overload && `This machine is too slow for its sources: ${overload}.`, ...told, lost, ...away].filter(Boolean).join(" ");
+  notice.hidden = !text;
+  notice.classList.toggle("grave", dead);
+  setText(document, "#notice", text);
   document.title = (generated ? `(${generated}) ` : "") + "mpft screen";
 }
 
@@ -228,6 +241,7 @@ function update(overview) {
   offer($("#group"), [...groups].sort());
   $("#group").hidden = !groups.size;
   offer($("#filters [name=source]"), own);
+  followRefused(overview.sinks);
   arrange();
   drawSummary(overview, all);
   if (detailed) drawDetail();

@@ -150,6 +150,37 @@ async function drawKept() {
   $(".of-evidence").hidden = !rows.length;
 }
 
+// What receivers refused
+
+let refusals = 0; // as told last
+
+function refusedRow({ receiver, event, source, time, what, error, attempts }) {
+  const { row, buttons, output } = listRow(`${receiver}: ${source} ${what}`, `${moment(time)} · ${error} · tried ${several(attempts, "time", "times")}`);
+  const add = (word, method, path) => buttons.append(button(word, `${word}: event ${event}, ${receiver}`, () => saying(output, async () => {
+    await call(path, { receiver, event }, { method });
+    await drawRefused();
+  })));
+  add("Send again", "POST", "/refused");
+  add("Forget", "DELETE", "/refused");
+  return row;
+}
+
+async function drawRefused() {
+  const rows = (await call("/refused")).map(refusedRow);
+  $("#refused").replaceChildren(...rows);
+  $(".of-refused").hidden = !rows.length;
+}
+
+function followRefused(sinks) {
+  const total = sinks.reduce((sum, sink) => sum + sink.refused, 0);
+  if (total !== refusals && user.role === "admin" && !$("#manage").hidden) drawRefused().catch(() => {});
+  refusals = total;
+}
+$("#all-again").addEventListener("click", () => saying($("#refused-said"), async () => {
+  await call("/refused", {}, { method: "POST" });
+  await drawRefused();
+}));
+
 // Who did what
 
 let earlier = null; // `before` of the next page
@@ -176,6 +207,7 @@ function drawManage() {
   if (user.name) drawSessions();
   if (user.notifies) drawDevices();
   if (admin) drawAudit();
+  if (admin) drawRefused();
 }
 
 // A source that is added, or changed: then an empty address stays as it is, and an empty field is

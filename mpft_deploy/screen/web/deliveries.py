@@ -1,0 +1,117 @@
+"""Whether telling works, and what a receiver refused: to be sent again, or forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+
+from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.screen.tell.database import REFUSED
+from mpft_deploy.screen.tell.deliver import Deliverer
+from mpft_deploy.screen.tell.fanout import Sinks
+from mpft_deploy.screen.tell.stats import Counted
+from mpft_deploy.screen.web.audit import Number
+from mpft_deploy.screen.web.board import SinkNow
+from mpft_deploy.screen.web.operations import MissingError, Note, operation
+
+PERIOD = 1.0
+"""Seconds between two looks at the sinks."""
+
+SHOWN = 200
+"""Refused events of a receiver that are listed, at most."""
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """An event that a receiver will not have.
+
+    Attributes:
+        event: its number.
+        what: a verdict of a stream, or empty.
+        error: why.
+    """
+
+    receiver: str
+    event: int
+    source: str
+    time: float
+    what: str
+    error: str
+    attempts: int
+
+
+class Deliveries:
+    """Looks at sinks; `look` is called from the event loop of the page alone."""
+
+    def __init__(self, sinks: Sinks) -> None:
+        self._sinks, self._store = sinks, sinks.store
+        self._now: list[SinkNow] = []
+        self._task: asyncio.Task[None] | None = None
+        self._next = float("-inf")
+
+    async def look(self) -> list[SinkNow]:
+        """What was found last: no visitor waits for a store that hangs."""
+        if (self._task is None or self._task.done()) and time.monotonic() >= self._next:
+            self._next = time.monotonic() + PERIOD
+            self._task = asyncio.create_task(self._follow())
+        return self._now
+
+    @operation("GET", "/refused", role="admin")
+    def refused(self) -> list[Refused]:
+        """Events that a receiver refused for good, the newest of each."""
+        told = "receiver, event, source, time, coalesce(verdict, ''), error, attempts"
+        sql = f"SELECT {told} {REFUSED} ORDER BY event DESC LIMIT {SHOWN}"
+        names = [sink.name for sink in self._deliverers()]
+        return [Refused(*row) for name in names for row in self._store.rows(sql, name, None)]
+
+    @operation("POST", "/refused", role="admin")
+    def send_again(
+        self, note: Note, receiver: str | None = None, event: Number | None = None
+    ) -> int:
+        """Send what was refused once more: all, or that of a receiver, or one event of it."""
+        return self._change("UPDATE deliveries SET due = 0", receiver, event, note, "sent again")
+
+    @operation("DELETE", "/refused", role="admin")
+    def forget(self, note: Note, receiver: str | None = None, event: Number | None = None) -> int:
+        """Have what was refused sent no more; the events stay. Chosen as at /refused."""
+        return self._change("DELETE FROM deliveries", receiver, event, note, "gave up sending")
+
+    def _change(
+        self, change: str, receiver: str | None, event: int | None, note: Note, done: str
+    ) -> int:
+        """How many deliveries were changed; a MissingError for none."""
+        changed = 0
+        for sink in self._deliverers():
+            if receiver in (None, sink.name):
+                count = self._store.number(f"SELECT count(*) {REFUSED}", sink.name, event)
+                chosen = f"receiver = ?1 AND event IN (SELECT event {REFUSED})"
+                self._store.rows(f"{change} WHERE {chosen}", sink.name, event)
+                sink.wake()
+                if count:
+                    what = f"event {event}" if event else f"{count} events"
+                    note(done, f"{what} to {sink.name}")
+                changed += count
+        if not changed:
+            raise MissingError("nothing like that was refused, or it was sent again already")
+        return changed
+
+    def _deliverers(self) -> list[Deliverer]:
+        return [sink for sink in self._sinks if isinstance(sink, Deliverer)]
+
+    async def _follow(self) -> None:
+        self._now = await run_in_threadpool(self._ask)
+
+    def _ask(self) -> list[SinkNow]:
+        found = []
+        for sink in self._sinks:
+            if isinstance(sink, Counted):
+                try:
+                    now = sink.stats()
+                except EnvironmentLacksError as error:  # a store that cannot even be read
+                    found.append(SinkNow(name=sink.name, problem=str(error)))
+                    continue
+                told = (now.waiting, now.refused, now.problem, now.since)
+                found.append(SinkNow(sink.name, *told))
+        return found
