@@ -117,6 +117,37 @@ def test_it_follows_what_happens(browser: Browser, server: Dashboard, monitor: D
     assert complaints(browser, server) == []
 
 
+def test_what_matters_is_said_aloud_once(
+    browser: Browser, server: Dashboard, monitor: DemoMonitor
+) -> None:
+    open_page(browser, server.url)
+    browser.ask(
+        "window.aloud = []; new MutationObserver(() => aloud.push($('#news').textContent))"
+        ".observe($('#news'), {childList: true, characterData: true, subtree: true})"
+    )
+    # No other region speaks that is drawn anew each second.
+    spoken = "[...document.querySelectorAll('[role=status], [role=alert], [aria-live]')]"
+    assert browser.ask(f"{spoken}.every((one) => !one.contains($('#summary')))")
+    [urgent] = [one for one in monitor.statuses() if one.verdict == "generated"]
+    generated = f"Generated: {urgent.source}. "
+    assert texts(browser, "#news") == [generated]
+    before = browser.ask("$('#summary').textContent")
+    for number in (1, 2, 3):  # as often as numbers change, nothing is said again
+        monitor.overload = f"{number}.5 of 8.0 frames a second are judged"
+        monitor.sources[urgent.source].age = 5000.0 * number
+        browser.wait_for(f"$('#notice').textContent.includes('{number}.5 of')")
+    assert browser.ask("$('#summary').textContent") != before
+    monitor.overload = ""
+    last = list(monitor.sources)[-1]
+    server.sinks.send(monitor.change(last, "down", "connection refused", time.time()))
+    browser.wait_for(f"$('#news').textContent === '{generated}Faults: {last}. '")
+    heard = [text for text in browser.ask("aloud") if text != generated]
+    assert heard[0].endswith(
+        "This machine is too slow for its sources: 1.5 of 8.0 frames a second are judged."
+    )
+    assert heard[1:] == [f"{generated}Faults: {last}. "]
+
+
 def test_the_cells_are_drawn_on_demand(browser: Browser, server: Dashboard) -> None:
     open_page(browser, server.url)
     browser.wait_for("document.querySelectorAll('.tile image').length >= 3")

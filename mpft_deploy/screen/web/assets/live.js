@@ -162,6 +162,16 @@ function arrange() {
   if (box.contains(focused)) focused.focus({ preventScroll: true });
 }
 
+// Screen readers are told of what an operator must know once, not each second with other numbers.
+let news = "";
+function announce(urgent, broken, notice) {
+  const names = (word, all) => all.length ? `${word}: ${all.map((one) => one.source).join(", ")}. ` : "";
+  const words = names("Generated", urgent) + names("Faults", broken);
+  const now = words + notice.replace(/\d[\d.,:]*/g, "");
+  if (now !== news) $("#news").textContent = words + notice;
+  news = now;
+}
+
 // Where telling fails, in words.
 function drawSink({ name, waiting, refused, problem, since }) {
   const more = [waiting && count(waiting), since && `since ${moment(since)}`].filter(Boolean).join(", ");
@@ -179,8 +189,9 @@ function warn(text) { // with the next overview
 
 function drawSummary(overview, statuses) {
   const of = (state) => statuses.filter((one) => one.state === state);
-  const broken = statuses.filter(isBroken).length;
-  const generated = statuses.filter((one) => urgency(one) === 0).length;
+  const faults = statuses.filter(isBroken);
+  const urgent = statuses.filter((one) => urgency(one) === 0);
+  const [broken, generated] = [faults.length, urgent.length];
   const oldest = Math.max(-1, ...of("live").map((one) => one.frame_age_ms ?? -1));
   const parts = [];
   const add = (value, words, className) => parts.push(element("span", className, element("b", "", value), ` ${words}`));
@@ -206,6 +217,7 @@ function drawSummary(overview, statuses) {
   notice.hidden = !text;
   notice.classList.toggle("grave", dead);
   setText(document, "#notice", text);
+  announce(urgent, faults, text);
   document.title = (generated ? `(${generated}) ` : "") + "mpft screen";
 }
 
