@@ -250,6 +250,10 @@ class Store:
         sql = f"SELECT {COLUMNS} FROM events {by} {where} ORDER BY id DESC LIMIT ?"
         return [read_row(row) for row in self.rows(sql, *given.values(), limit)]
 
+    def sources(self) -> list[str]:
+        """Of all events, by name, whether they are screened still or not."""
+        return [name for (name,) in self.rows("SELECT DISTINCT source FROM events ORDER BY source")]
+
     def event(self, number: int) -> StoredEvent | None:
         """One event; None if there is none of that number, or no more."""
         rows = self.rows(f"SELECT {COLUMNS} FROM events WHERE id = ?", number)
@@ -279,13 +283,16 @@ class Store:
         assert stored is not None
         return stored
 
-    def precision(self, source: str | None = None, since: float | None = None) -> Precision:
-        """Counts of reviews of verdicts "generated", of one source or all, since a time or ever."""
+    def precision(
+        self, source: str | None = None, since: float | None = None, until: float | None = None
+    ) -> Precision:
+        """Counts of reviews of verdicts "generated", of one source or all, of a time or ever."""
         sql = (
             "SELECT state, count(*) FROM events WHERE verdict = 'generated' "
-            "AND (?1 IS NULL OR source = ?1) AND (?2 IS NULL OR time >= ?2) GROUP BY state"
+            "AND (?1 IS NULL OR source = ?1) AND (?2 IS NULL OR time >= ?2) "
+            "AND (?3 IS NULL OR time < ?3) GROUP BY state"
         )
-        return Precision(**dict(self.rows(sql, source, since)))
+        return Precision(**dict(self.rows(sql, source, since, until)))
 
     def settings(self, key: str) -> dict[str, bytes]:
         """What was set of sources under a key, by source."""

@@ -158,6 +158,11 @@ class Api:
         )
         return Events(found, found[-1].id if len(found) == limit else None)
 
+    @operation("GET", "/events/sources")
+    def event_sources(self) -> list[str]:
+        """Sources that there are events of, also those that are screened no more."""
+        return self._store.sources()
+
     @operation("GET", "/events/{number}")
     def event(self, number: Number) -> StoredEvent:
         """One event."""
@@ -179,9 +184,11 @@ class Api:
         return found
 
     @operation("GET", "/precision")
-    def precision(self, source: str | None = None, since: float | None = None) -> Precision:
-        """How often reviewers confirmed and dismissed "generated"."""
-        return self._store.precision(source, since)
+    def precision(
+        self, source: str | None = None, since: float | None = None, until: float | None = None
+    ) -> Precision:
+        """How often reviewers confirmed and dismissed "generated"; chosen as at /events."""
+        return self._store.precision(source, since, until)
 
     @operation("GET", "/snapshots/{name}", "image/jpeg")
     def snapshot(self, name: str, small: bool = False) -> Response:

@@ -83,7 +83,9 @@ def test_precision_is_of_verdicts_generated(store: Store) -> None:
     store.review(6, "dismissed", "", "ada", 1.8e9)
     assert store.precision() == Precision(confirmed=2, dismissed=1, unclear=1, open=1)
     assert store.precision("gate", 1.7e9 + 3) == Precision(dismissed=1, unclear=1, open=1)
+    assert store.precision(until=1.7e9 + 3) == Precision(confirmed=2)
     assert store.precision("nobody") == Precision()
+    assert store.sources() == ["gate", "yard"]
 
 
 def test_it_outlives_the_process(tmp_path: Path) -> None:

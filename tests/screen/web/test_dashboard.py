@@ -396,6 +396,46 @@ def test_thousands_are_paged_and_filtered(browser: Browser, reviewed: Dashboard)
     assert complaints(browser, reviewed) == []
 
 
+def test_events_are_chosen_by_source_and_date(browser: Browser, monitor: DemoMonitor) -> None:
+    """Of sources that are no more, too; and what is said of precision is of what is chosen."""
+    server = serve(monitor, Http(address="127.0.0.1:0"), Sinks())
+    noon = [time.mktime((2026, 3, day, 12, 0, 0, 0, 0, -1)) for day in (1, 2, 3)]
+    for number, when in enumerate(noon):
+        server.sinks.send(stream_event(number, source="sold camera", time=when))
+        server.sinks.send(stream_event(9 + number, source="Main street", time=when))
+        state = "confirmed" if number else "dismissed"
+        server.sinks.store.review(2 * number + 1, state, "", "", when)
+    open_page(browser, server.url + "#events")
+    options = (
+        "[...document.querySelector('#filters [name=source]').options].map((one) => one.value)"
+    )
+    browser.wait_for(f"{options}.length === 3")
+    assert browser.ask(options) == ["", "Main street", "sold camera"]
+
+    def choose(**values: str) -> None:
+        for name, value in values.items():
+            browser.ask(f"document.querySelector('#filters [name={name}]').value = '{value}'")
+        browser.ask("document.querySelector('#filters').dispatchEvent(new Event('input'))")
+
+    choose(source="sold camera")
+    browser.wait_for(
+        "listed.length === 3 && listed.every((one) => one.event.source === 'sold camera')"
+    )
+    said = "document.querySelector('#precision').textContent"
+    browser.wait_for(f"{said}.startsWith('67\u00a0% of 3 reviewed')")
+    choose(since="2026-03-02", until="2026-03-02")
+    browser.wait_for("listed.length === 1")
+    assert browser.ask("listed[0].event.time") == noon[1]
+    browser.wait_for(f"{said}.startsWith('100\u00a0% of 1 reviewed')")
+    choose(since="", until="2026-03-01")
+    browser.wait_for(f"{said}.startsWith('0\u00a0% of 1 reviewed')")
+    choose(source="", until="")
+    browser.wait_for("listed.length === 6")
+    assert browser.ask(f"{said}.endsWith('3 open')")
+    assert complaints(browser, server) == []
+    server.sinks.close(1)
+
+
 def test_viewers_see_no_buttons(browser: Browser, monitor: DemoMonitor) -> None:
     viewer = User(name="Val", role="viewer", token="val-" + TOKEN)
     server = serve(monitor, Http(address="127.0.0.1:0", users=(viewer,)), Sinks())

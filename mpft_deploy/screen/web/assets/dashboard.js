@@ -35,6 +35,7 @@ function refreshEvents() {
   drawRecent();
   if ($("#review").hidden) return;
   drawPrecision();
+  offerSources();
   if (listed.length <= 50) loadEvents(); // whoever reads further back is not thrown to the top
 }
 

@@ -232,7 +232,6 @@ const theirs = ({ node, url, sources: all }) => all.map((status) => ({
 
 function update(overview) {
   $("#keep").hidden = !overview.evidence || !mayReview();
-  const own = overview.sources.map((status) => status.source);
   const all = [...overview.sources, ...overview.nodes.flatMap(theirs)];
   const before = new Map(sources);
   sources.clear(); // in the order of the configuration, which may have been re-read
@@ -252,7 +251,6 @@ function update(overview) {
   const groups = new Set(all.map((status) => status.group).filter(Boolean));
   offer($("#group"), [...groups].sort());
   $("#group").hidden = !groups.size;
-  offer($("#filters [name=source]"), own);
   followRefused(overview.sinks);
   arrange();
   drawSummary(overview, all);

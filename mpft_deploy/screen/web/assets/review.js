@@ -100,8 +100,13 @@ async function load(more) {
   mark();
 }
 
+async function offerSources() { // of events, whether they are screened still or not
+  offer($("#filters [name=source]"), await call("/events/sources"));
+}
+
 async function drawPrecision() {
-  const { confirmed, dismissed, unclear, open } = await call("/precision", { source: filters().source });
+  const { source, since, until } = filters();
+  const { confirmed, dismissed, unclear, open } = await call("/precision", { source, since, until });
   const decided = confirmed + dismissed;
   const share = decided
     ? [element("b", "", percent(confirmed / decided)), ` of ${several(decided, "reviewed verdict", "reviewed verdicts")} “generated” confirmed`]
