@@ -11,14 +11,14 @@ from mpft_deploy.screen.streams.hours import are_hours
 from mpft_deploy.screen.tell.table import Table, check, is_web_address, read_secrets
 from mpft_deploy.spec import StreamVerdict
 
-Worth = StreamVerdict | Literal["down", "live"]
+Worth = StreamVerdict | Literal["drift", "down", "live"]
 
 
 class Alerts(Table, frozen=True, kw_only=True):
     """When people are told, and how often.
 
     Attributes:
-        when: verdicts of streams, or states of sources, that are worth it.
+        when: verdicts of streams, cameras' drift, or states of sources, that are worth it.
         interval: seconds between two notifications of one source, at least.
         per_hour: notifications of one address or device, at most.
         quiet: local time in which nobody is told, such as "22:00-07:00"; see `hours`.

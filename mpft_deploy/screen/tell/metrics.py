@@ -20,6 +20,7 @@ from mpft_deploy.screen.streams.records import (
     Sink,
     State,
     StreamEvent,
+    StreamStatus,
 )
 from mpft_deploy.screen.tell.stats import Counted
 
@@ -137,11 +138,13 @@ class _Collector:
         yield count("frames_dropped", "Frames that were not judged.", "source cause", dropped)
         states = [(s.source, one, one == s.state) for s in sources for one in get_args(State)]
         yield gauge("source_state", "1 for the state that a source is in.", "source state", states)
-        evidence = [(s.source, s.evidence) for s in sources]
-        evidence += [
-            (stream_name(s.source, r.region), r.evidence) for s in sources for r in s.regions
-        ]
+        streams: list[tuple[str, StreamStatus]] = [(s.source, s) for s in sources]
+        streams += [(stream_name(s.source, r.region), r) for s in sources for r in s.regions]
+        evidence = [(name, one.evidence) for name, one in streams]
         yield gauge("evidence", "Log-likelihood ratio, above 0 for generated.", "source", evidence)
+        drifted = [(name, one.drifted) for name, one in streams]
+        text = "Whether its camera does not show any more what it was taught by."
+        yield gauge("drifted", text, "source", drifted)
         ages = [(s.source, s.frame_age_ms / 1000) for s in sources if s.frame_age_ms is not None]
         yield gauge("last_frame_age_seconds", "Age of the last judged frame.", "source", ages)
         for kind, key, help_text in (

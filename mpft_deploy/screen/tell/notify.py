@@ -57,7 +57,7 @@ class Notifier(Deliverer):
     def wants(self, event: Event) -> bool:
         """See `Receiver`."""
         if isinstance(event, StreamEvent):
-            return event.verdict in self._config.when
+            return event.verdict in self._config.when or event.reason in self._config.when
         return isinstance(event, SourceEvent) and event.state in self._config.when
 
     def attempt(self, delivery: Delivery) -> Answer:
@@ -148,4 +148,6 @@ class NotifySink(Notifier):
 
 def title(event: StreamEvent | SourceEvent) -> str:
     """What it is of, and the verdict or state."""
-    return f"{event.stream}: {event.verdict if isinstance(event, StreamEvent) else event.state}"
+    if isinstance(event, SourceEvent):
+        return f"{event.stream}: {event.state}"
+    return f"{event.stream}: {'camera drifted' if event.reason == 'drift' else event.verdict}"

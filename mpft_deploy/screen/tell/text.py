@@ -36,6 +36,8 @@ def line(event: StreamEvent | SourceEvent) -> str:
             f"evidence {event.evidence:+.1f} from {event.frames} frames, "
             f"worth {event.independent:.1f} independent ones)"
         )
+        if event.reason == "drift":
+            what += "; the camera does not show what it was taught by: teach it again"
     else:
         what = event.state + (f": {event.reason}" if event.reason else "")
         if event.retry_in is not None:

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 from dashboard_demo import DemoMonitor, demo_sources
+from dashboard_demo import region as demo_region
+from msgspec import structs
 from telling import frame_event, source_event, stream_event
 
+from mpft_deploy.screen.streams.records import SourceStatus
 from mpft_deploy.screen.tell import open_metrics
 from mpft_deploy.screen.tell.config import Http, Jsonl, TellConfig
 from mpft_deploy.screen.tell.jsonl import JsonLines
@@ -124,6 +127,20 @@ def test_regions_have_series_of_their_own() -> None:
     labels = {"source": "gate/right", "verdict": "generated"}
     assert value(found, "mpft_stream_verdicts_total", **labels) == 1
     assert not [key for key in found if ("source", "gate/left") in key[1]]
+
+
+def test_drift_shows_for_each_stream() -> None:
+    class Drifting(DemoMonitor):
+        def statuses(self) -> list[SourceStatus]:
+            [one] = super().statuses()
+            left = structs.replace(demo_region("left", (0, 0, 0.5, 1), "unsure", 0.0), drifted=True)
+            return [structs.replace(one, source="gate", regions=(left,))]
+
+    metrics = PrometheusMetrics()
+    metrics.watch(Drifting(demo_sources(1, generated=0, down=0)), [], {})
+    found = samples(metrics.text())
+    assert value(found, "mpft_drifted", source="gate") == 0
+    assert value(found, "mpft_drifted", source="gate/left") == 1
 
 
 def test_events_that_were_lost_show() -> None:

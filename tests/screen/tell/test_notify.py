@@ -69,6 +69,17 @@ def test_a_verdict_with_its_picture(receiver: Receiver, tmp_path: Path) -> None:
     assert phone.sink.stats().delivered == 1
 
 
+def test_a_camera_that_drifted(receiver: Receiver) -> None:
+    phone = Phone(receiver, when=("drift",))
+    phone.send(stream_event(1))
+    phone.send(stream_event(2, verdict="unsure", previous="no sign", reason="reconnect"))
+    phone.send(stream_event(3, verdict="unsure", previous="no sign", reason="drift"))
+    [(title, text)] = phone.told()
+    phone.close(1)
+    assert title == "gate: camera drifted"
+    assert text.endswith("the camera does not show what it was taught by: teach it again")
+
+
 def test_not_too_often(receiver: Receiver) -> None:
     phone = Phone(receiver, interval=300, per_hour=3, when=("generated", "down"))
     for number in range(3):

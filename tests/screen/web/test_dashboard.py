@@ -11,9 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from dashboard_demo import DemoMonitor, DemoSource, demo_sources
 from dashboard_screenshots import DESKTOP, PHONE, Browser, lived
+from msgspec import structs
 from telling import eventually, source_event, stream_event
 from visits import TOKEN
 
+from mpft_deploy.screen.streams.records import SourceStatus
 from mpft_deploy.screen.tell.config import Http, Live, User
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.web import serve
@@ -115,6 +117,35 @@ def test_it_follows_what_happens(browser: Browser, server: Dashboard, monitor: D
     monitor.is_alive = False
     browser.wait_for(f"{notice}.includes('stopped judging')")
     assert complaints(browser, server) == []
+
+
+def test_what_a_camera_was_taught_is_said(browser: Browser, drawn: list[DemoSource]) -> None:
+    class Taught(DemoMonitor):
+        """One camera that drifted, and one that was never taught."""
+
+        def statuses(self) -> list[SourceStatus]:
+            one, other = super().statuses()
+            drifted = structs.replace(one, verdict="unsure", looking=True, drifted=True)
+            return [drifted, structs.replace(other, reach=2.0)]
+
+    monitor = Taught([dataclasses.replace(source) for source in drawn[:2]])
+    server = serve(monitor, Http(address="127.0.0.1:0"), Sinks())
+    name = drawn[0].name
+    drift = stream_event(1, source=name, verdict="unsure", previous="no sign", reason="drift")
+    server.sinks.send(drift)
+    open_page(browser, server.url)
+    rests = texts(browser, ".tile .rests")
+    assert "camera drifted" in rests[0]
+    assert "camera not taught" in rests[1]
+    browser.wait_for("document.querySelectorAll('#events .why').length === 1")
+    assert (
+        "the camera does not show what it was taught by: teach it again"
+        in texts(browser, "#events .why")[0]
+    )
+    browser.ask(f"openDetail('{name}')")
+    assert "teach it again (Manage, or mpft calibrate --camera)" in texts(browser, ".facts")[0]
+    assert complaints(browser, server) == []
+    server.sinks.close(1)
 
 
 def test_what_matters_is_said_aloud_once(
