@@ -125,6 +125,9 @@ class NotifySink(Notifier):
         """See `Notifier`."""
         picture = self._picture(event)
         attached = picture and str(picture)
+        if picture and isinstance(event, StreamEvent) and event.looked_at:
+            # The file is evidence, and has no frame of it.
+            text += f"\nJudged: {event.looked_at.share:.1%} of the picture."
         if not self._service.notify(title=title(event), body=text, attach=attached):
             return Answer(503, "the service did not take a notification")
         return Answer(200, "")

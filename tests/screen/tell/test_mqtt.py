@@ -20,11 +20,13 @@ from telling import (
     stream_event,
 )
 
+from mpft_deploy.prepared import LookedAt
 from mpft_deploy.screen.streams.records import RegionStatus, SourceStatus
 from mpft_deploy.screen.tell.config import Mqtt
 from mpft_deploy.screen.tell.discovery import device, slug
 from mpft_deploy.screen.tell.mqtt import MqttSink
 from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.views import Window
 
 MAIN = slug("Main street")
 
@@ -367,8 +369,12 @@ def test_the_frame_that_decided_is_told_and_taken_back(broker: Broker, tmp_path:
     statuses = [source_status(regions=(region("left"),))]
     listener, sink = Subscriber(broker.port), open_sink(broker, statuses, tmp_path)
     sink.send(stream_event(2, snapshot="a.jpg"))
-    sink.send(stream_event(3, region="left", snapshot="b.jpg", source_verdict="generated"))
+    seen = LookedAt(share=0.25, windows=(Window(8, 16, 24, 32),))
+    named = {"snapshot": "b.jpg", "source_verdict": "generated", "looked_at": seen}
+    sink.send(stream_event(3, region="left", **named))
     eventually(lambda: "e000003" in listener.ids("mpft/gate/event"))
+    told = json.loads(listener.latest["mpft/gate/event"])  # what was judged of the picture
+    assert told["looked_at"] == {"share": 0.25, "windows": [[8, 16, 24, 32]]}
     assert "mpft/gate/picture" not in listener.latest  # it is written by another thread
     (tmp_path / "b.jpg").write_bytes(b"a picture")
     left = slug("gate/left")

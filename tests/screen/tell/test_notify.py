@@ -21,9 +21,11 @@ from telling import (
 )
 
 from mpft_deploy.errors import InputError, UsageError
+from mpft_deploy.prepared import LookedAt
 from mpft_deploy.screen.tell.alerts import Notify
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.notify import NotifySink
+from mpft_deploy.views import Window
 
 PLANTED = "Xq7PlantedPassword42"
 
@@ -54,7 +56,8 @@ class Phone(Sinks):
 
 def test_a_verdict_with_its_picture(receiver: Receiver, tmp_path: Path) -> None:
     phone = Phone(receiver, tmp_path)
-    phone.send(stream_event(1, snapshot="shot.jpg"))
+    looked_at = LookedAt(share=0.0544, windows=(Window(8, 16, 224, 224),))
+    phone.send(stream_event(1, snapshot="shot.jpg", looked_at=looked_at))
     for event in (stream_event(2, verdict="no sign"), source_event(3), frame_event(4)):
         phone.send(event)
     time.sleep(0.2)
@@ -64,6 +67,7 @@ def test_a_verdict_with_its_picture(receiver: Receiver, tmp_path: Path) -> None:
     phone.close(1)
     assert title == "gate: generated"
     assert "GENERATED (was unsure: evidence; evidence +4.7 from 12 frames" in text
+    assert text.endswith("\nJudged: 5.4% of the picture.")
     [attachment] = json.loads(receiver.received[0][1])["attachments"]
     assert base64.b64decode(attachment["base64"]) == b"\xff\xd8\xff of a JPEG"
     assert phone.sink.stats().delivered == 1

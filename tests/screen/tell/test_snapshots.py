@@ -13,11 +13,13 @@ from PIL import Image
 from telling import HandClock, eventually, frame_event, source_event, stream_event
 
 from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.prepared import LookedAt
 from mpft_deploy.screen.streams.records import Event, Picture, StreamEvent
 from mpft_deploy.screen.tell import open_sinks, parse_tables
 from mpft_deploy.screen.tell.limits import Snapshots
 from mpft_deploy.screen.tell.snapshots import SnapshotSink
 from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.views import Window
 
 
 def noise(event: StreamEvent, side: int = 400) -> Picture:
@@ -34,7 +36,8 @@ def test_the_frame_that_decided_is_kept(tmp_path: Path) -> None:
     pixels = np.full((60, 80, 3), (200, 40, 10), np.uint8)
     config = Snapshots(folder=str(tmp_path / "shots"))
     sink = SnapshotSink(config, lambda event: Picture(pixels, 1.7e9, []), Store(None))
-    event = sink.attach(stream_event(1, source="gate 1/../x"))
+    seen = LookedAt(share=0.25, windows=(Window(0, 0, 30, 40),))
+    event = sink.attach(stream_event(1, source="gate 1/../x", looked_at=seen))
     assert isinstance(event, StreamEvent)
     sink.close(5)
     assert files(tmp_path / "shots") == [event.snapshot]
@@ -44,7 +47,8 @@ def test_the_frame_that_decided_is_kept(tmp_path: Path) -> None:
     with Image.open(tmp_path / "shots" / event.snapshot) as image:
         assert image.size == (80, 60)
         assert np.abs(np.asarray(image).astype(int) - (200, 40, 10)).max() < 8
-        assert json.loads(image.info["comment"])["id"] == event.id
+        told = json.loads(image.info["comment"])
+        assert (told["id"], told["looked_at"]["windows"]) == (event.id, [[0, 0, 30, 40]])
     assert sink.stats().delivered == 1
     assert sink.stats().disk_bytes == (tmp_path / "shots" / event.snapshot).stat().st_size
 
