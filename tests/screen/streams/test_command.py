@@ -49,6 +49,23 @@ def test_json_lines_until_it_is_told_to_stop(rtsp: Any, run: Any) -> None:
     assert all("message" in json.loads(line) for line in one.errors)
 
 
+def test_an_address_is_all_that_it_takes(rtsp: Any, run: Any, tmp_path: Path) -> None:
+    """No option, no bundle, nothing made before: the shipped detector is prepared, and judges."""
+    url, fresh = rtsp().url("cam"), {"MPFT_BUNDLE": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    one = run(url, cwd=tmp_path, **fresh)
+    one.until(lambda: any(line.endswith("/cam  live\n") for line in one.lines))
+    assert "the detector that comes with mpft-deploy, once: " in one.errors[0]
+    assert one.end(signal.SIGINT) < AT_ONCE
+    assert one.process.returncode == 0
+    # A stream's verdict takes ten minutes; those of frames, which it rests on, are JSON lines.
+    one = run(url, "--json", cwd=tmp_path, **fresh)
+    one.until(lambda: one.events("frame"))
+    assert one.events("frame")[0]["verdict"] in ("real", "unsure", "generated")
+    assert not any("once: " in line for line in one.errors)
+    assert one.end() < AT_ONCE
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
 def test_lines_for_people_and_a_duration(rtsp: Any, run: Any) -> None:
     one = run(rtsp().url("cam"), "--duration", "3")
     one.until(lambda: any("live" in line for line in one.lines))
