@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     metavar="TIME",
     help="How long to look at --camera, such as 1h.  [default: 1h]",
 )
+@click.option("--accept", is_flag=True, help="Have what --camera learns count without asking.")
 @click.option("--split", help="Leave out images that are stated to be of another split.")
 @click.option(
     "--limit", type=click.IntRange(1), help="At most this many images of each set and class."
@@ -76,6 +77,7 @@ def command(
     camera: str | None,
     config: Path | None,
     duration: str | None,
+    accept: bool,
     split: str | None,
     limit: int | None,
     device: str,
@@ -94,8 +96,9 @@ def command(
 
     With --camera NAME --config cameras.toml, an hour of a source that shows nothing generated is
     judged by the bundle DETECTOR: the source itself, or DATA in its place, which are clips, folders
-    of frames in order (each counts as a second) or addresses. What it taught stands beside the
-    configuration, and takes effect at a start or reload of mpft screen.
+    of frames in order (each counts as a second) or addresses. Ctrl-C ends that early. What it
+    taught is shown and, once accepted, stands beside the configuration; it takes effect at a start
+    or reload of mpft screen.
     """
     from mpft_deploy.detector import require_train_extra
     from mpft_deploy.errors import UsageError
@@ -103,7 +106,7 @@ def command(
     from mpft_deploy.files import display
     from mpft_deploy.kinds import find_kind
 
-    if camera is not None or config is not None or duration is not None:
+    if accept or not (camera is None and config is None and duration is None):
         from mpft_deploy.cli.teach import teach
 
         if camera is None or config is None:
@@ -119,8 +122,10 @@ def command(
             dry_run or None,
         )
         if any(option is not None for option in misplaced):
-            raise UsageError("--camera takes --config, --duration and --json, and no other option")
-        teach(detector, camera, config, data, duration or "1h", as_json=as_json)
+            raise UsageError(
+                "--camera takes --config, --duration, --accept and --json, and no other option"
+            )
+        teach(detector, camera, config, data, duration or "1h", accept=accept, as_json=as_json)
         return
     if find_kind(detector) == "bundle":
         raise UsageError(

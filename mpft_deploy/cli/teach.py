@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+import signal
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,20 +26,25 @@ def teach(
     data: Sequence[str],
     duration: str,
     *,
+    accept: bool,
     as_json: bool,
 ) -> None:
-    """Judge known-real frames of a source, and write its baseline beside the configuration.
+    """Judge known-real frames of a source, and have what they teach count, if that is accepted.
+
+    It stands beside the configuration then. Ctrl-C ends the looking, and loses nothing.
 
     Args:
         bundle: that judges.
         name: of a source in the configuration at `path`.
         data: clips, folders of frames or addresses in place of the source's own.
         duration: how long to look, such as "1h".
+        accept: without being asked.
     """
     import msgspec
 
     from mpft_deploy.bundle import read_bundle
     from mpft_deploy.cli.console import emit_json
+    from mpft_deploy.cli.standard import is_terminal
     from mpft_deploy.engine import load_engine
     from mpft_deploy.errors import EnvironmentLacksError, UsageError
     from mpft_deploy.files import display
@@ -58,6 +66,11 @@ def teach(
     known = {source.name: source for source in config.sources}
     if name not in known:
         raise UsageError(f"{display(path)} has no source {name!r}; there are {', '.join(known)}")
+    if not accept and not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        raise UsageError(
+            "whether what was learnt is to count is asked on a terminal, and there is none: add "
+            "--accept"
+        )
     target = baselines_path(path)
     read_baselines(target)  # what cannot be read would be replaced after an hour
     if not os.access(target.absolute().parent, os.W_OK):
@@ -72,16 +85,19 @@ def teach(
     )
     sources = [msgspec.structs.replace(known[name], address=address) for address in data]
     frames: dict[str, list[tuple[float, float]]] = {}
+    stopped = False
     for source in sources or [known[name]]:
         start = max((one[-1][0] + 1 for one in frames.values() if one), default=0.0)
-        for stream, judged in _judge(screener, config, source, start, limit).items():
-            frames.setdefault(stream, []).extend(judged)
+        judged, stopped = _judge(screener, config, source, start, limit)
+        for stream, found in judged.items():
+            frames.setdefault(stream, []).extend(found)
+        if stopped:
+            break
     learnt = {
         stream: learn(frames.get(stream, []), screener.calibration, read.seal, time.time(), box)
         for stream, box in known[name].boxes.items()
     }
     for stream, baseline in learnt.items():
-        write_baseline(target, stream, baseline)
         if as_json:
             emit_json({"camera": stream, "file": display(target), **msgspec.to_builtins(baseline)})
             continue
@@ -91,6 +107,11 @@ def teach(
             f"{baseline.spread:.2f} and are alike for {baseline.correlation:.0f} s; a frame is "
             f"generated from {baseline.threshold:.3f}."
         )
+    if not accept and not click.confirm("Is that to count from now on?", err=True):
+        click.echo("Nothing was written.", err=True)
+        return
+    for stream, baseline in learnt.items():
+        write_baseline(target, stream, baseline)
     if not as_json:
         click.echo(
             f"Written to {display(target)}; mpft screen reads it at its start, or on SIGHUP."
@@ -99,11 +120,17 @@ def teach(
 
 def _judge(
     screener: Screener, config: Config, source: SourceSettings, start: float, limit: float
-) -> dict[str, list[tuple[float, float]]]:
-    """By stream, time from `start` on, in seconds, and logit of each frame that can be judged."""
+) -> tuple[dict[str, list[tuple[float, float]]], bool]:
+    """By stream, time from `start` on, in seconds, and logit of each frame that can be judged.
+
+    With them whether Ctrl-C ended the looking.
+    """
     import msgspec
 
+    from mpft_deploy.cli.console import progress
+    from mpft_deploy.cli.signals import Interrupted
     from mpft_deploy.errors import InputError
+    from mpft_deploy.images import find_images
     from mpft_deploy.screen.streams import read_folder
     from mpft_deploy.screen.streams.readers import find_reader
     from mpft_deploy.screen.streams.watch import TICK, Watch
@@ -112,11 +139,22 @@ def _judge(
     sink = Frames()
     images = find_reader(source.target) is read_folder.read
     one = msgspec.structs.replace(config, sources=(source,), baselines={})
-    end = time.monotonic() + limit
-    with Watch(screener, one, sink) as watch:
-        while not watch.finished and (images or time.monotonic() < end):
-            watch.tick()
-            time.sleep(TICK)
+    total = sum(1 for _ in find_images(Path(source.target.rest))) if images else math.ceil(limit)
+    what = f"{'images' if images else 'seconds'} of {source.name}"
+    began, stopped = time.monotonic(), False
+    with progress(total, what) as tell, Watch(screener, one, sink) as watch:
+        try:
+            while not watch.finished and (images or time.monotonic() - began < limit):
+                watch.tick()
+                [status] = watch.statuses()
+                done = status.received if images else int(time.monotonic() - began)
+                tell(min(done, total - 1))
+                time.sleep(TICK)
+            tell(total)
+        except (KeyboardInterrupt, Interrupted) as interrupt:
+            if getattr(interrupt, "number", signal.SIGINT) != signal.SIGINT:
+                raise
+            stopped = True
         missing = watch.without_frames()
     if watch.scheduler.failure is not None:
         raise watch.scheduler.failure
@@ -126,8 +164,8 @@ def _judge(
         return {
             stream: [(start + index, logit) for index, (_, logit) in enumerate(frames)]
             for stream, frames in sink.frames.items()
-        }
+        }, stopped
     return {
         stream: [(start + when - frames[0][0], logit) for when, logit in frames]
         for stream, frames in sink.frames.items()
-    }
+    }, stopped

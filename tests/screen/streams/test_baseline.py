@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import pty
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import MPFT
 from media import encoded, picture
 from stream_promises import Scenario
 
@@ -86,8 +91,10 @@ def test_a_camera_is_taught_by_a_folder_and_screened_with_it(
         name = tmp_path / "frames" / f"{index:04d}.png"
         name.write_bytes(encoded(picture(seed=index % 7)))
     words = ["calibrate", str(bundle), "--camera", "hall", "--config", str(config)]
-    assert run(cli, "mpft", [*words, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    assert run(cli, "mpft", [*words, "--json", "--accept"]) == 0
+    said = capsys.readouterr()
+    assert "601/601 images of hall" in said.err
+    told = json.loads(said.out)
     assert (told["camera"], told["seconds"]) == ("hall", 601)
     [(name, baseline)] = read_config(config).baselines.items()
     assert (name, baseline.frames) == ("hall", 601)
@@ -101,6 +108,45 @@ def test_a_camera_is_taught_by_a_folder_and_screened_with_it(
     assert "hall: was taught with another bundle: teach it again" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("answer", ["n", "y"])
+def test_on_a_terminal_progress_is_shown_and_acceptance_asked_for(
+    bundle: Path, tmp_path: Path, answer: str
+) -> None:
+    """Ctrl-C after ten minutes' worth of frames: what was seen counts, if somebody says so."""
+    config, frames = tmp_path / "cameras.toml", tmp_path / "frames"
+    config.write_text(f"[[source]]\nname = 'hall'\naddress = '{frames}'\ngate = 0\n")
+    frames.mkdir()
+    for index in range(5000):
+        name = frames / f"{index:04d}.png"
+        if index < 7:
+            name.write_bytes(encoded(picture(seed=index)))
+        else:
+            name.hardlink_to(frames / f"{index % 7:04d}.png")
+    words = ["calibrate", str(bundle), "--camera", "hall", "--config", str(config)]
+    child, terminal = pty.fork()
+    if child == 0:  # pragma: no cover
+        os.execve(MPFT[0], [*MPFT, *words], {**os.environ, "TERM": "xterm", "COLUMNS": "200"})
+    said = ""
+
+    def until(wanted: Callable[[], bool]) -> None:
+        nonlocal said
+        while not wanted():
+            said += os.read(terminal, 65536).decode()
+
+    until(lambda: any(int(n) > 650 for n in re.findall(r"(\d+)/5000", said)))
+    assert "images of hall" in said
+    os.write(terminal, b"\x03")
+    until(lambda: "Is that to count from now on? [y/N]" in said)
+    assert not baselines_path(config).exists()
+    os.write(terminal, answer.encode() + b"\n")
+    until(lambda: ("Written to" if answer == "y" else "Nothing was written") in said)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(terminal)
+    kept = read_baselines(baselines_path(config))
+    assert list(kept) == ["hall"] * (answer == "y")
+    assert all(600 <= one.frames < 5000 for one in kept.values())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -108,6 +154,8 @@ def test_a_camera_is_taught_by_a_folder_and_screened_with_it(
         (["--camera", "attic", "--config", "{}"], "no source 'attic'; there are hall"),
         (["--camera", "hall", "--config", "{}", "--duration", "soon"], "write 90s"),
         (["--camera", "hall", "--config", "{}", "--dry-run"], "no other option"),
+        (["--camera", "hall", "--config", "{}"], "there is none: add --accept"),
+        (["--accept"], "belong together"),
     ],
 )
 def test_wrong_words_are_told(
