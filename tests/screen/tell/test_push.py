@@ -321,6 +321,7 @@ def subscription(endpoint: str, key: bytes, secret: bytes) -> dict[str, object]:
         (GOOD, POINT[:-1], bytes(16)),
         (GOOD, POINT, bytes(15)),
     ],
+    ids=lambda value: value if isinstance(value, str) else len(value),  # keys are another each time
 )
 def test_hostile_subscriptions_are_refused(endpoint: str, key: bytes, secret: bytes) -> None:
     node = Node(local=False)
