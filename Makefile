@@ -10,7 +10,7 @@ NATIVE := CMakeLists.txt $(shell find kernels -regex '.*\.\(cpp\|hpp\|cu\|cuh\|h
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test format lint types unit sanitize fuzz bench bench-first-verdict bench-page soak \
-	streams faults gpu-suite gpu-kit train-shipped train-demo-decoder site clean
+	streams visitors faults gpu-suite gpu-kit train-shipped train-demo-decoder site clean
 
 help:
 	@echo "make demo    real photographs beside generated ones, judged by the shipped detector; no torch"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench      everything against its peers, taking turns; draws docs/benchmarks.md"
 	@echo "make bench-first-verdict   from the start of the process, and memory of one stream"
 	@echo "make streams    many cameras: verdicts, ages, CPU and memory, beside the plain loop"
+	@echo "make visitors   crowds at the page of eight cameras: answers, memory; evidence verified"
 	@echo "make faults     faults of cameras, receivers and disks: recovery times, into docs/streams.md"
 	@echo "make soak       8 cameras for MINUTES=60: slopes of memory, threads and descriptors"
 	@echo "make gpu-suite  the way of a frame on a GPU: the same bits, then speed; DRY=1 on a simulated one"
@@ -101,6 +102,9 @@ soak: .venv-test/installed build/bundle/bundle.json
 streams: .venv-test/installed build/bundle/bundle.json
 	.venv-test/bin/python -m pip install --quiet opencv-python-headless
 	.venv-test/bin/python benchmarks/streams.py build/bundle --json build/streams.json
+
+visitors: .venv-test/installed build/bundle/bundle.json
+	.venv-test/bin/python benchmarks/visitors.py build/bundle --json build/visitors.json
 
 faults: .venv-test/installed
 	MPFT_DOWN_SECONDS=60 .venv-test/bin/python -m pytest tests/screen/streams/test_faults.py \
