@@ -20,6 +20,7 @@ from mpft_deploy.screen.streams.records import Event
 from mpft_deploy.screen.tell import jsonl
 from mpft_deploy.screen.tell.config import Jsonl
 from mpft_deploy.screen.tell.jsonl import JsonLines
+from mpft_deploy.spec import record_schema
 
 ROOT = Path(__file__).resolve().parents[3]
 SCHEMA = ROOT / "docs" / "events.schema.json"
@@ -52,10 +53,15 @@ def test_every_event_is_a_line_of_the_schema(tmp_path: Path) -> None:
 
 
 def test_the_schema_is_that_of_the_records() -> None:
-    """Written by: python -m mpft_deploy.screen.tell.schema docs/events.schema.json"""
-    from mpft_deploy.screen.tell.schema import events_schema
-
-    assert json.loads(SCHEMA.read_text()) == events_schema()
+    """Where events change, this writes it: MPFT_WRITE=1 pytest tests/screen/tell/test_jsonl.py"""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Event of mpft screen",
+        **record_schema(Event),
+    }
+    if os.environ.get("MPFT_WRITE"):
+        SCHEMA.write_text(json.dumps(schema, indent=2) + "\n")
+    assert json.loads(SCHEMA.read_text()) == schema
 
 
 def test_rotation_by_size(tmp_path: Path) -> None:
@@ -176,6 +182,7 @@ import sys, time
 from telling import stream_event
 from mpft_deploy.screen.tell.config import Jsonl
 from mpft_deploy.screen.tell.jsonl import JsonLines
+from mpft_deploy.spec import record_schema
 
 sink = JsonLines(Jsonl())
 began = time.monotonic()
