@@ -182,7 +182,6 @@ import sys, time
 from telling import stream_event
 from mpft_deploy.screen.tell.config import Jsonl
 from mpft_deploy.screen.tell.jsonl import JsonLines
-from mpft_deploy.spec import record_schema
 
 sink = JsonLines(Jsonl())
 began = time.monotonic()
