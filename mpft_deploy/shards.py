@@ -7,7 +7,6 @@ run reads them in any order, from any number of processes, without an index of i
 from __future__ import annotations
 
 import json
-import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +30,8 @@ def read_members(path: Path) -> list[Member]:
     Raises:
         InputError: it is no tar file, compressed or damaged.
     """
+    import tarfile  # which brings decompressors, and few have shards
+
     images: dict[str, int] = {}
     fields: dict[str, dict[str, str]] = {}
     try:
@@ -56,6 +57,8 @@ def read_members(path: Path) -> list[Member]:
 
 def read_member(path: Path, offset: int) -> bytes | None:
     """The bytes of the image whose entry begins at an offset; None if there is none."""
+    import tarfile
+
     try:
         with path.open("rb") as file:
             file.seek(offset)

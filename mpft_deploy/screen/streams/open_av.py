@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from mpft_deploy.images import check_readable
 from mpft_deploy.screen.streams.attempt import GONE, Attempt, SourceLostError
-from mpft_deploy.screen.streams.origin import Playlists
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.video import CONTAINERS, size_limit
 
@@ -87,6 +86,8 @@ def open_source(settings: SourceSettings, location: str | None) -> av.container.
     if target.scheme.startswith("rtsp"):
         options |= {"rtsp_transport": settings.transport, "allowed_media_types": "video"}
     if target.scheme.startswith("hls+"):
+        from mpft_deploy.screen.streams.origin import Playlists
+
         address = target.raw.partition("+")[2]
         options |= {"http_persistent": "0", "http_multiple": "0"}
         opened = Playlists(address, settings.timeout)

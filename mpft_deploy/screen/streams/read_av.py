@@ -12,7 +12,6 @@ from mpft_deploy.errors import InputError
 from mpft_deploy.screen.evidence.clip import Tap
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
 from mpft_deploy.screen.streams.open_av import check_size, is_still, lost, open_source
-from mpft_deploy.screen.streams.origin import follow_redirects
 from mpft_deploy.screen.streams.pixels import DecodedShot, Shot
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.video import (
@@ -69,6 +68,9 @@ def read(settings: SourceSettings, attempt: Attempt) -> None:
                 # FFmpeg, which must not follow redirects, says no more than that of one.
                 here = error.errno == errno.EIO and not attempt.opened and location is None
                 if here and settings.target.scheme in ("http", "https"):
+                    # It needs 2 MB of HTTP and TLS, which other sources do without.
+                    from mpft_deploy.screen.streams.origin import follow_redirects
+
                     location = follow_redirects(settings.target.raw, settings.connect / 5)
                 if location is None or not here:
                     raise

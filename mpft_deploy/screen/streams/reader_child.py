@@ -69,6 +69,8 @@ def main() -> None:
     give_frames_back()
     import av  # noqa: F401  what takes long is loaded once
 
+    from mpft_deploy.screen.streams import origin  # noqa: F401
+
     gc.freeze()  # else the first collection of a child would copy all of it
     control, children = socket.socket(fileno=int(sys.argv[-1])), set[int]()
     while True:
