@@ -309,12 +309,8 @@ class Manager:
                 self._store.set_setting(source, "source", None)
             else:
                 self._store.forget_settings(source)
-                others = {
-                    stream for one in self._boxes.keys() - {source} for stream in self._boxes[one]
-                }
-                for stream in self._store.settings("baselines").keys() - others:
-                    if stream.startswith(f"{source}/"):  # also of a region that was erased
-                        self._store.set_setting(stream, "baselines", None)
+                self._boxes.pop(source, None)
+                self.teacher.forget(source, {one for own in self._boxes.values() for one in own})
             self._apply()
 
     def _change(self, name: str, change: Callable[[], None]) -> Managed:

@@ -176,6 +176,16 @@ class Teacher:
             value = msgspec.json.encode(history[1:]) if history[1:] else None
             self._store.set_setting(stream, "baselines", value)
 
+    def forget(self, source: str, others: Collection[str]) -> None:
+        """What its regions were taught, also those that were erased, goes with a source.
+
+        Args:
+            others: streams that stay.
+        """
+        for stream in self._store.settings("baselines"):
+            if stream.startswith(f"{source}/") and stream not in others:
+                self._store.set_setting(stream, "baselines", None)
+
     def history(self, stream: str) -> list[Baseline]:
         """What was accepted of a stream, newest first."""
         value = self._store.settings("baselines").get(stream)
