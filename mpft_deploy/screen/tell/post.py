@@ -63,10 +63,10 @@ class Poster:
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Post once. A ValueError where these headers cannot be sent."""
+        if self._aborted:  # by now the loop may be closed
+            return Answer(0, "given up")
         request = asyncio.wait_for(self._request(body, headers), self._timeout)
         self._task = self._loop.create_task(request)
-        if self._aborted:
-            self._task.cancel()
         try:
             return self._loop.run_until_complete(self._task)
         except asyncio.TimeoutError:

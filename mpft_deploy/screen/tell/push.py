@@ -158,5 +158,7 @@ class PushSink(Notifier):
         self._poster.abort()
 
     def end(self) -> None:
-        """Close the connection."""
-        self._poster.close()
+        """Close the connection; a visitor may be trying it meanwhile."""
+        self.abort()
+        with self._posting:
+            self._poster.close()

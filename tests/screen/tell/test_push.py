@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,20 @@ def test_a_test_says_what_came_of_it(service: PushService, node: Node) -> None:
     with pytest.raises(UsageError, match="add this device again"):
         node.attempt(device.id)
     assert node.there() == []
+
+
+def test_it_ends_while_somebody_tries_a_device(service: PushService, node: Node) -> None:
+    phone = Phone(service)
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor() as visitors:
+        phone.endpoint = "http://127.0.0.1:{}/".format(silent.getsockname()[1])
+        number = node.add(phone)
+        trying = visitors.submit(node.attempt, number)
+        with silent.accept()[0]:
+            node.close(1)
+            for tried in (trying, visitors.submit(node.attempt, number)):
+                with pytest.raises(UsageError, match="did not take it: given up"):
+                    tried.result()
+    assert node.failure is None
 
 
 GOOD = "https://push.example/send/1"
