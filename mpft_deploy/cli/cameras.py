@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import click
 
@@ -20,13 +21,18 @@ def command(user: str, as_json: bool) -> int:
     camera answers.
     """
     from mpft_deploy.cli.console import emit_json, table
-    from mpft_deploy.errors import MpftError
+    from mpft_deploy.cli.standard import is_terminal
+    from mpft_deploy.errors import MpftError, UsageError
     from mpft_deploy.screen.onvif import WAIT, find_cameras
 
-    password = os.environ.get(PASSWORD, "") if user else ""
-    if user and not password:
+    password = os.environ.get(PASSWORD)
+    if user and password is None:
+        if not is_terminal(sys.stdin):
+            raise UsageError(
+                f"a password is asked for on a terminal, and there is none: set {PASSWORD}"
+            )
         password = click.prompt(f"Password of {user}", hide_input=True, err=True)
-    cameras = find_cameras(user, password)
+    cameras = find_cameras(user, password or "")
     if not cameras:
         raise MpftError(
             f"no camera answered within {WAIT:g} s: it must be in the same network, with ONVIF "

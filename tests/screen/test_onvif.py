@@ -291,6 +291,9 @@ def test_the_command(
     net.answers.append(("127.0.0.4", lambda q: match(q, "")))
     code, out, _ = mpft("cameras")
     assert (code, "Dock ä" in out, "rtsp://127.0.0.1/…" in out) == (0, True, True)
+    code, out, error = mpft("cameras", "--user", USER)
+    assert (code, out) == (2, "")
+    assert "there is none: set MPFT_CAMERA_PASSWORD" in error
     monkeypatch.setenv("MPFT_CAMERA_PASSWORD", PASSWORD)
     code, out, error = mpft("cameras", "--user", USER, "--json")
     first, second = map(json.loads, out.splitlines())

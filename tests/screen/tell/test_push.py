@@ -292,7 +292,7 @@ def test_a_test_says_what_came_of_it(service: PushService, node: Node) -> None:
 def test_it_ends_while_somebody_tries_a_device(service: PushService, node: Node) -> None:
     phone = Phone(service)
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor() as visitors:
-        phone.endpoint = "http://127.0.0.1:{}/".format(silent.getsockname()[1])
+        phone.endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         number = node.add(phone)
         trying = visitors.submit(node.attempt, number)
         with silent.accept()[0]:
