@@ -138,7 +138,10 @@ def run_streams(
             flags.stop.wait(_TICK)
         told = flags.stop.is_set() or _reader_left()
         notifier.send("STOPPING=1")
-        clean = watch.stop()
+        # Python would wait for threads that look names up, as long as a name server is silent.
+        clean = watch.stop() and not any(
+            one.name.startswith("asyncio_") for one in threading.enumerate()
+        )
         failure = watch.failure
     if failure is not None:
         if isinstance(failure, MpftError):

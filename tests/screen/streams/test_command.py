@@ -115,6 +115,34 @@ def test_a_second_signal_ends_at_once_and_says_what_is_lost(number: int) -> None
     assert err.startswith(b"ended at once: events that still waited to be told are lost")
 
 
+def test_a_name_server_that_is_silent_holds_up_no_end(bundle: Path, tmp_path: Path) -> None:
+    code = (
+        "import socket, time\nfrom mpft_deploy.cli.main import main\nreal = socket.getaddrinfo\n"
+        "def find(host, *rest, **options):\n"
+        " if 'hook' not in str(host): return real(host, *rest, **options)\n"
+        " print('asked', flush=True)\n time.sleep(600)\n"
+        "socket.getaddrinfo = find\nmain()\n"
+    )
+    config = tmp_path / "cameras.toml"
+    dead = f"rtsp://127.0.0.1:{servers.free_port()}/dead"
+    config.write_text(
+        f'[[source]]\naddress = "{dead}"\n[webhook]\nurl = "http://hook.example/"\n',
+        encoding="utf-8",
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "screen", "--config", config, "--bundle", bundle],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert any("asked" in line for line in process.stdout)
+            process.terminate()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
 def test_mistakes_on_the_command_line_tell_no_password(screen: Screen, tmp_path: Path) -> None:
     secret = f"viewer:{PASSWORD}"
     (tmp_path / "cameras.toml").write_text(
