@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -90,6 +91,7 @@ class Server:
 
     def close(self, timeout: float = 1.0) -> None:
         """Stop listening and end live connections."""
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # whom it cut off is no news
         self._server.should_exit = True
         self._task.join(timeout)
 

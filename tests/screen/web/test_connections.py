@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from dashboard_demo import DemoMonitor, demo_sources
@@ -219,6 +220,21 @@ def test_closing_ends_live_connections(monitor: DemoMonitor) -> None:
     server.sinks.close(1)
     assert time.monotonic() - began < 5
     rest(guest)
+
+
+def test_who_is_cut_off_at_the_end_is_not_told_of_in_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor, asked, told = DemoMonitor(demo_sources(3)), threading.Event(), threading.Event()
+    monkeypatch.setattr(monitor, "picture", lambda source: asked.set() or (told.wait(60) and None))
+    server = serve(monitor, Http(address="127.0.0.1:0"), Sinks())
+    source = quote(monitor.statuses()[0].source)
+    guest = knock(server, STREAM.replace(b"stream", f"picture?source={source}".encode()))
+    assert asked.wait(60)
+    server.sinks.close(60)
+    told.set()
+    assert rest(guest) == b""
+    assert caplog.records == []
 
 
 @given(st.binary(max_size=400))
