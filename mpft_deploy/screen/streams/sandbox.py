@@ -97,7 +97,9 @@ def confine(settings: SourceSettings) -> None:
     target = settings.target
     readable = [*SYSTEM, sys.prefix, sys.base_prefix, *sys.path]
     _landlock([*readable, target.rest] if target.scheme == "file" else readable, target.port)
-    families = (*_INTERNET, _NETLINK) if target.network else (_NETLINK,)
+    families = (_NETLINK, *(_INTERNET if target.network else ()))
+    if target.host.endswith(".local"):  # names that the C library asks Avahi for, by such a socket
+        families = (*families, socket.AF_UNIX)
     _filter(families, datagrams=settings.transport == "udp" or not _is_numeric(target))
 
 

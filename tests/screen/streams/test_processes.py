@@ -288,6 +288,7 @@ socket.getaddrinfo("localhost", 80)
         ({"address": "CLIP"}, set()),
         ({"address": "rtsp://127.0.0.1/cam"}, {"internet"}),
         ({"address": "rtsp://localhost/cam"}, {"internet", "send"}),
+        ({"address": "rtsp://Camera.local/cam"}, {"internet", "send", "talk"}),
         ({"address": "rtsp://127.0.0.1/cam", "transport": "udp"}, {"internet", "send"}),
         ({"address": "http://127.0.0.1/list.m3u8"}, {"internet", "send"}),
     ],
