@@ -46,8 +46,9 @@ def teach(
     from mpft_deploy.cli.console import emit_json
     from mpft_deploy.cli.standard import is_terminal
     from mpft_deploy.engine import load_engine
-    from mpft_deploy.errors import EnvironmentLacksError, UsageError
+    from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
     from mpft_deploy.files import display
+    from mpft_deploy.images import find_images
     from mpft_deploy.screen.screener import Screener
     from mpft_deploy.screen.streams.baseline import (
         baselines_path,
@@ -66,6 +67,14 @@ def teach(
     known = {source.name: source for source in config.sources}
     if name not in known:
         raise UsageError(f"{display(path)} has no source {name!r}; there are {', '.join(known)}")
+    addresses = data or [known[name].address]
+    sources = [msgspec.structs.replace(known[name], address=address) for address in addresses]
+    for one in (source.target for source in sources):
+        place = Path(one.rest)
+        if one.scheme == "file" and not (  # that would be waited for
+            any(find_images(place)) if place.is_dir() else place.exists()
+        ):
+            raise InputError(f"{one.shown}: there is no such clip, or no image in this folder")
     if not accept and not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         raise UsageError(
             "whether what was learnt is to count is asked on a terminal, and there is none: add "
@@ -83,10 +92,9 @@ def teach(
         threshold=config.screen.threshold,
         batch=config.screen.batch_of(read.info),
     )
-    sources = [msgspec.structs.replace(known[name], address=address) for address in data]
     frames: dict[str, list[tuple[float, float]]] = {}
     stopped = False
-    for source in sources or [known[name]]:
+    for source in sources:
         start = max((one[-1][0] + 1 for one in frames.values() if one), default=0.0)
         judged, stopped = _judge(screener, config, source, start, limit)
         for stream, found in judged.items():

@@ -108,6 +108,19 @@ def test_a_camera_is_taught_by_a_folder_and_screened_with_it(
     assert "hall: was taught with another bundle: teach it again" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("clip", ["none.mp4", "empty"])
+def test_a_clip_that_is_not_there_is_not_waited_for(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], clip: str
+) -> None:
+    config = tmp_path / "cameras.toml"
+    config.write_text("[[source]]\nname = 'hall'\naddress = 'rtsp://127.0.0.1:9/x'\n")
+    (tmp_path / "empty").mkdir()
+    words = ["calibrate", str(bundle), str(tmp_path / clip), "--camera", "hall", "--accept"]
+    assert run(cli, "mpft", [*words, "--config", str(config), "--duration", "60s"]) == 1
+    said = capsys.readouterr().err
+    assert f"{clip}: there is no such clip, or no image in this folder" in said
+
+
 @pytest.mark.parametrize("answer", ["n", "y"])
 def test_on_a_terminal_progress_is_shown_and_acceptance_asked_for(
     bundle: Path, tmp_path: Path, answer: str
