@@ -140,9 +140,14 @@ def has_filters() -> bool:
 
 
 def _is_numeric(target: Address) -> bool:
-    """Whether a camera's name needs no looking up, nor any that it may lead to."""
+    """Whether a camera's name needs no looking up, nor any that it may lead to.
+
+    Names of interfaces, as in fe80::1%eth0, are looked up by a datagram's socket, too.
+    """
+    if "%" in target.host or target.scheme not in ("rtsp", "rtsps"):
+        return False
     with contextlib.suppress(ValueError):
-        return bool(ipaddress.ip_address(target.host)) and target.scheme in ("rtsp", "rtsps")
+        return bool(ipaddress.ip_address(target.host))
     return False
 
 

@@ -279,6 +279,8 @@ for name, attempt in refused.items():
 if "clip" in sys.argv[4]:
     open(clip).close()
 socket.getaddrinfo("localhost", 80)
+if "%lo" in sys.argv[4]:
+    socket.getaddrinfo("fe80::1%lo", 80)
 """
 
 
@@ -288,6 +290,7 @@ socket.getaddrinfo("localhost", 80)
         ({"address": "CLIP"}, set()),
         ({"address": "rtsp://127.0.0.1/cam"}, {"internet"}),
         ({"address": "rtsp://localhost/cam"}, {"internet", "send"}),
+        ({"address": "rtsp://[fe80::1%lo]/cam"}, {"internet", "send"}),
         ({"address": "rtsp://Camera.local/cam"}, {"internet", "send", "talk"}),
         ({"address": "rtsp://127.0.0.1/cam", "transport": "udp"}, {"internet", "send"}),
         ({"address": "http://127.0.0.1/list.m3u8"}, {"internet", "send"}),
