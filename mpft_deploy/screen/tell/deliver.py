@@ -146,8 +146,12 @@ class Deliverer(ABC):
     def _deliver(self, waiting: list[Delivery]) -> None:
         """Have the first taken or refused, or due again later."""
         failed: list[Delivery] = []
+        failure = LEFT
         for delivery in waiting:
             answer = self._answer(delivery)
+            if failed and answer is LEFT:  # which does not say that the receiver works
+                self._store.settle(self.name, delivery.event)
+                continue
             if self._settled(delivery, answer):
                 # Once more, since it may work only now: order matters less than loss.
                 for poisoned in failed:
@@ -159,13 +163,14 @@ class Deliverer(ABC):
                 self._refuse(delivery, answer.reason)
                 return
             failed.append(delivery._replace(attempts=delivery.attempts + 1))
+            failure = answer
             if answer.status in BUSY or failed[-1].attempts < PATIENCE:
                 break
         if not self._closing.is_set():
-            self._trouble.begin(f"{self._where}: {answer.reason}; events wait")
+            self._trouble.begin(f"{self._where}: {failure.reason}; events wait")
         self._failures += 1
         longest: float = min(LONGEST_WAIT, self._first_wait * 2 ** min(waiting[0].attempts, 20))
-        pause = max(answer.pause, longest * random.uniform(0.5, 1.0))
+        pause = max(failure.pause, longest * random.uniform(0.5, 1.0))
         for one in failed:
             due = self._store.now() + pause
             self._store.settle(self.name, one.event, one.error, one.attempts, due)

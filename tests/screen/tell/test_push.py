@@ -34,6 +34,7 @@ from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.screen.tell import database
 from mpft_deploy.screen.tell.alerts import Push
 from mpft_deploy.screen.tell.config import parse_tables
+from mpft_deploy.screen.tell.deliver import PATIENCE
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.push import Device, PushSink, Subscription
 from mpft_deploy.screen.tell.store import Store
@@ -154,6 +155,25 @@ def test_messages_are_short(name: str) -> None:
         eventually(lambda: phone.told())
         node.close(1)
         assert phone.told()[0]["title"] == f"{event.source}: generated"[:100]
+
+
+def test_what_is_left_out_does_not_show_that_a_service_works(service: PushService) -> None:
+    """Or what waits for it would be refused, as if it alone were not taken."""
+    node, phone = Node(interval=300), Phone(service)
+    number = node.add(phone)
+    node.send(stream_event(1, "yard"))
+    eventually(phone.told)
+    service.answers[phone.path] = 500
+    node.send(stream_event(2, "gate"))
+    node.send(stream_event(3, "yard"))  # too soon
+    eventually(
+        lambda: service.attempts[phone.path] > 1 + PATIENCE + 2 or node.stats().get("refused")
+    )
+    assert node.store.count_waiting(f"push {number}") == 1
+    service.answers.clear()
+    eventually(lambda: len(phone.told()) == 2)
+    assert phone.told()[1]["title"] == "gate: generated"
+    node.close(1)
 
 
 def test_not_too_often_each_for_itself(service: PushService) -> None:
