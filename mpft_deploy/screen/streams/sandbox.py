@@ -97,7 +97,7 @@ def confine(settings: SourceSettings) -> None:
     target = settings.target
     readable = [*SYSTEM, sys.prefix, sys.base_prefix, *sys.path]
     _landlock([*readable, target.rest] if target.scheme == "file" else readable, target.port)
-    families = (_NETLINK, *(_INTERNET if target.network else ()))
+    families: tuple[int, ...] = _INTERNET if target.network else ()
     if target.host.endswith(".local"):  # names that the C library asks Avahi for, by such a socket
         families = (*families, socket.AF_UNIX)
     _filter(families, datagrams=settings.transport == "udp" or not _is_numeric(target))
@@ -152,7 +152,7 @@ def _is_numeric(target: Address) -> bool:
 
 
 def _filter(families: tuple[int, ...], *, datagrams: bool) -> None:
-    """Refuse system calls that are forbidden, and sockets of other families or, if so, for UDP."""
+    """Refuse what is forbidden, and sockets of other families and kinds, or for UDP."""
     if not has_filters():
         return
     load, equal, least, mask, end = 0x20, 0x15, 0x35, 0x54, 0x06  # BPF, as classic filters have it
@@ -169,13 +169,15 @@ def _filter(families: tuple[int, ...], *, datagrams: bool) -> None:
         *((equal, number, "refuse", "") for number in forbidden),
         (equal, open_socket, "", "allow"),
         (load, 16, "", ""),
+        (equal, _NETLINK, "allow", ""),
         *((equal, family, "family", "") for family in families),
         (equal, -1 & 0xFFFFFFFF, "", "refuse"),
         (load, 24, "", ""),
         (mask, 0xF, "", ""),
-        (equal, socket.SOCK_DGRAM, "allow" if datagrams else "refuse", "allow"),
+        (equal, socket.SOCK_STREAM, "allow", ""),
+        (equal, socket.SOCK_DGRAM, "allow" if datagrams else "refuse", "refuse"),
     ]
-    places = {"family": len(steps) - 3, "allow": len(steps), "refuse": len(steps) + 1}
+    places = {"family": len(steps) - 4, "allow": len(steps), "refuse": len(steps) + 1}
     code = b"".join(
         struct.pack("HBBI", what, *(places.get(to, at + 1) - at - 1 for to in (yes, no)), number)
         for at, (what, number, yes, no) in enumerate(steps)

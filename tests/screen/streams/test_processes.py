@@ -270,6 +270,7 @@ refused = {
     "talk": lambda: socket.socket(socket.AF_UNIX),
     "send": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
     "internet": lambda: socket.socket(socket.AF_INET),
+    "forge": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
 }
 for name, attempt in refused.items():
     try:
@@ -315,6 +316,7 @@ def test_what_a_process_may_still_do(
         wanted |= ({"connect"} if version >= 4 else set()) | ({"signal"} if version >= 6 else set())
     if has_filters():
         wanted |= {"run", "become", "trace", "unshare", "listen", "talk", "send", "internet"}
+        wanted |= {"forge"}
     assert wanted - free <= refused
     assert not free & refused
 
