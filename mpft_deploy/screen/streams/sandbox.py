@@ -136,7 +136,8 @@ def _landlock(readable: list[str], port: int) -> None:
 
 def has_filters() -> bool:
     """Whether system calls can be filtered here: by kernel and kind of processor."""
-    return platform.machine() in _FILTERED and ctypes.CDLL(None).prctl(_GET_FILTER) >= 0
+    known = platform.machine() in _FILTERED and sys.maxsize > 2**32  # not 32 bits on such a kernel
+    return known and ctypes.CDLL(None).prctl(_GET_FILTER) >= 0
 
 
 def _is_numeric(target: Address) -> bool:
