@@ -26,8 +26,13 @@ function chooseView() {
   if (view === "manage") drawManage();
 }
 
+// A wall display can be told what to show: /#cells&urgent&source=NAME; a notification asks for its event.
 async function openNamed() {
-  const number = new URLSearchParams(location.hash.slice(1)).get("event");
+  const hash = new URLSearchParams(location.hash.slice(1));
+  if (hash.has("cells")) setCells(true);
+  if (hash.has("urgent")) setUrgent(true);
+  if (hash.has("source")) openDetail(hash.get("source"));
+  const number = hash.get("event");
   if (number) openEvent(await call(`/events/${Number(number)}`));
 }
 
@@ -83,7 +88,7 @@ document.addEventListener("keydown", (event) => {
 });
 window.addEventListener("hashchange", () => {
   chooseView();
-  openNamed().catch((error) => warn(error.message)); // as a notification asks for
+  openNamed().catch((error) => warn(error.message));
 });
 
 // The live connection
@@ -130,21 +135,16 @@ setInterval(() => {
 }, 1000);
 
 async function start() {
-  const hash = new URLSearchParams(location.hash.slice(1));
   try {
     const [overview, history, me] = await Promise.all(["/sources", "/history", "/me"].map((path) => call(path)));
     user = me;
     $("nav [href='#manage']").hidden = !me.name && me.role !== "admin";
     changes = overview.changes;
     update(overview);
-    for (const [name, points] of Object.entries(history)) {
-      if (sources.has(name)) sources.get(name).history = points;
+    for (const source of sources.values()) { // of its strongest region, as what is added to it
+      source.history = history[streamName(source.status)] ?? source.history;
     }
     chooseView();
-    // A wall display can be told what to show: /#cells&urgent&source=NAME
-    if (hash.has("cells")) setCells(true);
-    if (hash.has("urgent")) setUrgent(true);
-    if (hash.has("source")) openDetail(hash.get("source"));
     await openNamed();
   } catch {
     // the live connection says so

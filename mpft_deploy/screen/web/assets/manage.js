@@ -141,7 +141,9 @@ function endedRow(word, path, name, ...lines) {
 }
 
 async function drawSessions() {
-  $("#sessions").replaceChildren(...(await call("/sessions")).map(sessionRow));
+  const rows = (await call("/sessions")).map(sessionRow);
+  $("#sessions").replaceChildren(...rows);
+  $(".of-people").hidden = !rows.length; // whom a proxy names has none
 }
 
 async function drawKept() {
@@ -199,7 +201,6 @@ $("#older").addEventListener("click", () => drawAudit(true));
 function drawManage() {
   const admin = user.role === "admin";
   for (const part of $$(".of-sources")) part.hidden = !user.manages;
-  $(".of-people").hidden = !user.name;
   $(".of-devices").hidden = !user.notifies;
   $(".of-admins").hidden = !admin;
   drawKept();

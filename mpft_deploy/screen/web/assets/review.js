@@ -10,6 +10,7 @@ let following = null; // `before` of its next page
 let loading = null; // a page that is under way
 let asked = 0; // how many pages were
 let current = null; // number of the event that keys act on
+let opened = null; // the event that the dialog shows, which may be none of those listed
 let user = { name: "", role: "admin" };
 
 const mayReview = () => user.role !== "viewer";
@@ -37,11 +38,11 @@ function makeRow(stored) {
   const text = element("div", "text", what, describe(event));
   const row = element("li", `event ${toneOf(event)}`, element("i", "mark"), text);
   row.dataset.number = stored.id;
-  const picture = snapshotOf(event, true);
+  const picture = snapshotOf(stored, true);
   if (picture) {
     const thumb = shape("svg", { class: "scene thumb", "aria-hidden": "true" });
     drawScene(thumb, picture, false);
-    $("image", thumb).addEventListener("error", () => thumb.remove()); // it grew too old
+    $("image", thumb).addEventListener("error", () => thumb.remove()); // it is to come, or has just grown too old
     row.prepend(thumb);
   }
   if (state) {
@@ -156,26 +157,27 @@ async function move(by) {
 
 function openEvent(stored) {
   const { event } = stored;
+  opened = stored;
   current = stored.id;
   const dialog = $("#event");
   dialog.className = toneOf(event);
   dialog.dataset.number = stored.id;
   setText(dialog, "#event-name", streamName(event));
   drawChip(dialog, toneOf(event), event.verdict);
-  const picture = snapshotOf(event, false);
+  const picture = snapshotOf(stored, false);
   drawScene($(".scene", dialog), picture, false);
   $("figure", dialog).hidden = !picture;
   $("image", dialog)?.addEventListener("error", () => { $("figure", dialog).hidden = true; });
   setText(dialog, ".seen", picture?.share ? `The detector looked at the framed ${percent(picture.share)} of the picture.` : "");
   $(".full", dialog).href = picture ? picture.href : "";
-  drawEvidence(dialog, event.package ?? "", event.time);
+  drawEvidence(dialog, stored.package ?? "", event.time);
   const facts = [
     ["when", new Date(event.time * 1000).toLocaleString("en-GB")],
     ["verdict", `${event.verdict}, was ${event.previous}; ${REASONS[event.reason] ?? "for the evidence"}`],
     ["evidence", `${signed(event.evidence)} from ${several(event.frames, "frame", "frames")}, worth ${looks(event.independent ?? 0)}, in ${span(event.seconds * 1000)}`],
     ["review", stored.by || stored.reviewed_at ? `${stored.state}${stored.by ? `, by ${stored.by}` : ""}, ${moment(stored.reviewed_at)}` : stored.state],
   ];
-  if (!picture) facts.push(["picture", "none was kept; [snapshots] says of which verdicts one is"]);
+  if (!picture) facts.push(["picture", event.snapshot ? "is kept no longer" : "none was kept; [snapshots] says of which verdicts one is"]);
   drawFacts(dialog, facts);
   for (const button of $$(".review button", dialog)) {
     button.setAttribute("aria-pressed", String(button.value === stored.state));
@@ -246,6 +248,5 @@ for (const button of $$("#event .review button")) {
 $("#event [name=by]").value = localStorage.getItem("reviewer") ?? "";
 $("#event [name=by]").addEventListener("change", (event) => localStorage.setItem("reviewer", event.target.value.trim()));
 $("#event [name=note]").addEventListener("change", (event) => {
-  const stored = listed.find((one) => one.id === current);
-  if (stored && mayReview()) review(stored.id, stored.state, event.target.value).catch((error) => warn(error.message));
+  if (mayReview()) review(opened.id, opened.state, event.target.value).catch((error) => warn(error.message));
 });

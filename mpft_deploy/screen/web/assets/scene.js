@@ -32,12 +32,12 @@ async function fetchPicture({ source, node, named }, near) {
   return picture && { ...picture, href: `data:image/jpeg;base64,${picture.jpeg}` };
 }
 
-// Of an event: its snapshot, as large as the frame was.
-function snapshotOf(event, small) {
-  if (!event.snapshot || !event.size) return null;
+// Of an event: its snapshot, as large as the frame was; none if it grew too old.
+function snapshotOf({ event, snapshot }, small) {
+  if (!snapshot || !event.size) return null;
   const [height, width] = event.size;
   const { windows, share } = event.looked_at ?? { windows: [], share: 0 };
-  const href = `${API}/snapshots/${encodeURIComponent(event.snapshot)}${small ? "?small=true" : ""}`;
+  const href = `${API}/snapshots/${encodeURIComponent(snapshot)}${small ? "?small=true" : ""}`;
   return { href, width, height, windows, share, cells: [] };
 }
 
