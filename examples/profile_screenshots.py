@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from dashboard_screenshots import PHONE, Browser, save
+from headless import PHONE, Browser, save
 
 WIDE = (1280, 800)
 LOADED = "document.readyState === 'complete' && location.protocol === 'file:'"

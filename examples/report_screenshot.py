@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from dashboard_screenshots import Browser, save
+from headless import Browser, save
 from profile_screenshots import open_whole
 
 WIDTH, HEIGHT, MARGIN = 1100, 900, 10

@@ -47,9 +47,9 @@ def shared() -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    """A real browser with one page, `dashboard_screenshots.Browser`; skips where there is none."""
+    """A real browser with one page, `headless.Browser`; skips where there is none."""
     pytest.importorskip("websockets")
-    from dashboard_screenshots import Browser
+    from headless import Browser
 
     try:
         one = Browser()

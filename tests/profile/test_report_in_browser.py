@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from command import MPFT
-from dashboard_screenshots import PHONE, Browser
+from headless import PHONE, Browser
 from profile_screenshots import WIDE, open_whole
 
 # Texts of a picture that lie over each other or beyond its edge; names of layers are cut to fit.

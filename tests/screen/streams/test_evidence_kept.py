@@ -15,7 +15,8 @@ from urllib.request import urlopen
 
 import av
 import pytest
-from dashboard_screenshots import DESKTOP, PHONE, Browser
+from headless import DESKTOP, PHONE, Browser
+from pages import too_wide
 from recorded import ALARMED
 from telling import stream_event
 
@@ -93,18 +94,19 @@ def test_it_plays_on_the_page(camera: tuple[Any, Sinks], browser: Browser) -> No
     sinks.send(stream_event(1, source="front/gate", time=time.time()))
     for size in (DESKTOP, PHONE):
         browser.show(f"{page.url}#source=front/gate", size)
-        browser.wait_for("document.querySelector('#keep')?.hidden === false")
-        browser.ask("document.querySelector('#keep').click()")
+        browser.tap("#keep")
         video = "document.querySelector('#detail video')"
         browser.wait_for(f"{video}.readyState >= 1")
         browser.ask(f"{video}.play()")
         browser.wait_for(f"{video}.currentTime > 0.3")
         assert browser.ask(f"[{video}.videoWidth, {video}.videoHeight]") == [320, 240]
+        assert too_wide(browser) == []
         link = browser.ask("document.querySelector('#detail .evidence a').href")
         browser.show(f"{page.url}#event=1", size)
         video = "document.querySelector('#event video')"
         browser.wait_for(f"{video}?.readyState >= 1")
         assert browser.ask(f"{video}.duration > 1.2")
+        assert too_wide(browser) == []
     with urlopen(link) as answer:
         data = answer.read()
     # A part of the video, as for a jump to its middle.
@@ -120,12 +122,13 @@ def test_it_plays_on_the_page(camera: tuple[Any, Sinks], browser: Browser) -> No
     with pytest.raises(HTTPError, match="416"):
         urlopen(request.Request(f"{link}/clip", headers={"Range": f"bytes={len(video)}-"}))
     # What was asked for by hand is listed, and can be deleted; what an event names is not.
-    browser.show(f"{page.url}#manage")
+    browser.show(f"{page.url}#manage", PHONE)
     rows = "document.querySelectorAll('#kept li').length"
     browser.wait_for(f"{rows} > 0")
     count = browser.ask(rows)
     assert browser.ask("document.querySelector('#kept a').href") == link
-    browser.ask("document.querySelector('#kept button').click()")
+    assert too_wide(browser) == []
+    browser.tap("#kept button")
     browser.wait_for(f"{rows} === {count - 1}")
     with pytest.raises(HTTPError, match="404"):
         urlopen(link)

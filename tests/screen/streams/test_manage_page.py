@@ -7,43 +7,42 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
-from dashboard_screenshots import DESKTOP, PHONE, Browser
+from headless import DESKTOP, PHONE, Browser
 from managed import CAMERA, SECRET, TOML, Service
 from onvif_network import PASSWORD, USER, Device, match, network
-from telling import frame_event
+from pages import SIZES, open_page, too_wide
+from telling import frame_event, stream_event
+from visits import TOKEN
 
 from mpft_deploy.screen.streams.config import read_config
-from mpft_deploy.screen.tell.config import Http
+from mpft_deploy.screen.tell.config import Http, User
 
 
+@SIZES
 def test_the_page_adds_tests_pauses_and_removes(
-    service: Callable[..., Service], browser: Browser
+    service: Callable[..., Service], browser: Browser, size: tuple[int, int]
 ) -> None:
     one = service()
     page = one.serve(Http(address="127.0.0.1:0"))
-    browser.show(page.url)
-    browser.wait_for("document.querySelector('#link')?.textContent === 'live'")
-    browser.ask("document.querySelector('nav [href=\"#manage\"]').click()")
+    open_page(browser, page.url, size)
+    browser.tap("nav [href='#manage']")
     browser.wait_for("document.querySelectorAll('.managed').length === 1")
 
     def write(name: str, text: str) -> None:
-        browser.ask(f"document.querySelector('#add [name={name}]').value = {json.dumps(text)}")
+        browser.write(f"#add [name={name}]", text)
 
     def click(word: str) -> None:
-        button = f"document.querySelector('#manage [aria-label=\"{word}\"]')"
-        browser.wait_for(f"{button} !== null")
-        browser.ask(f"{button}.focus(); {button}.click()")
+        browser.tap(f"#manage [aria-label='{word}']")
 
     said = "document.querySelector('#add-said').textContent"
     write("name", "dock")
     write("address", "/etc/passwd")
-    browser.ask("document.querySelector('#add [name=address]').focus()")
-    browser.press("Enter")
+    browser.press("Enter")  # a phone's keyboard has it, too
     browser.wait_for(f"{said}.includes('file: may stand in the configuration file alone')")
     write("address", CAMERA["address"])
-    browser.ask("document.querySelector('#try').click()")
+    browser.tap("#try")
     browser.wait_for(f"{said}.includes('64 × 48, ')")
-    browser.ask("document.querySelector('#add').requestSubmit()")
+    browser.tap("#add .send")
     browser.wait_for(f"{said} === 'dock is screened now.'")
     assert SECRET not in browser.ask("document.documentElement.outerHTML")
     click("Pause dock")
@@ -51,22 +50,38 @@ def test_the_page_adds_tests_pauses_and_removes(
     browser.wait_for("document.activeElement.textContent === 'Resume'")
     click("Resume dock")
     browser.wait_for("sources.get('dock').status.state === 'live'")
-    # It is taught: begun, told how far it is, accepted.
+    # It is taught: begun, told how far it is, accepted; taken back; begun again, and discarded.
     click("Teach dock")
+    assert too_wide(browser) == []
     click("Begin to teach dock")
     row = "document.querySelector('.managed[data-source=dock]').textContent"
     browser.wait_for(f"{row}.includes('0 of 60 minutes')")
+    assert browser.ask("document.querySelector('progress').max") == 3600
     for second in range(601):
         one.teacher.send(frame_event(second, "dock", captured=float(second)))
+    browser.wait_for(
+        "document.querySelector('[aria-label=\"Accept what dock was taught\"]') !== null"
+    )
+    assert too_wide(browser) == []
     click("Accept what dock was taught")
     browser.wait_for(f"{row}.includes('taught ')")
     assert one.teacher.history("dock")[0].frames > 600
+    click("Teach dock")
+    click("Take back what dock was taught last")
+    browser.wait_for(f"!{row}.includes('taught ')")
+    assert one.teacher.history("dock") == []
+    click("Teach dock")
+    assert not browser.ask(f"{row}.includes('Take the last back')")
+    click("Begin to teach dock")
+    click("Discard what dock was taught")
+    browser.wait_for("document.querySelector('[aria-label=\"Teach dock\"]') !== null")
+    assert one.teacher.lesson("dock") is None
     # It is changed: an empty address stays as it is.
     click("Change dock")
     assert browser.ask("document.querySelector('#add-title').textContent") == "Change dock"
     write("group", "yard")
     write("hours", "00:00-12:00; 12:00-24:00")
-    browser.ask("document.querySelector('#add').requestSubmit()")
+    browser.tap("#add .send")
     browser.wait_for(f"{said} === 'dock is changed.'")
     assert browser.ask("document.querySelector('#add .send').textContent") == "Add"
     kept = json.loads(one.store.settings("source")["dock"])
@@ -81,18 +96,13 @@ def test_the_page_adds_tests_pauses_and_removes(
     click("Remove dock")
     click("Keep dock")
     click("Remove dock")
-    for size in (DESKTOP, PHONE):
-        browser.call(
-            "Emulation.setDeviceMetricsOverride",
-            **dict(zip(("width", "height"), size, strict=True)), deviceScaleFactor=1, mobile=False,
-        )  # fmt: skip
-        assert browser.ask("document.documentElement.scrollWidth") <= size[0]
+    assert too_wide(browser) == []
     click("Remove dock for good")
     browser.wait_for("document.querySelectorAll('.managed').length === 1")
     assert one.states().keys() == {"hall"}
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@SIZES
 def test_cameras_are_found_and_put_into_the_form(
     service: Callable[..., Service],
     browser: Browser,
@@ -109,13 +119,13 @@ def test_cameras_are_found_and_put_into_the_form(
     said = "document.querySelector('#find-said').textContent"
 
     def find(user: str, password: str) -> None:
-        browser.ask(
-            "[...document.querySelectorAll('#find input')].forEach((field, index) => "
-            f"{{ field.value = {json.dumps([user, password])}[index]; }}); "
-            "document.querySelector('#find-said').textContent = '…'"
-        )
-        browser.ask("document.querySelector('#find input').focus()")
-        browser.press("Enter")
+        browser.ask("document.querySelector('#find-said').textContent = '…'")
+        browser.write("#find [name=user]", user)
+        browser.write("#find [name=password]", password)
+        if size == PHONE:
+            browser.tap("#find button")
+        else:
+            browser.press("Enter")
         browser.wait_for(f"{said} !== '…'")
 
     def field(name: str) -> str:
@@ -132,22 +142,21 @@ def test_cameras_are_found_and_put_into_the_form(
         find("", "")
         assert browser.ask(said) == "2 cameras answered."
         assert browser.ask("document.querySelectorAll('#cameras img').length") == 0
-        browser.ask(f"{rows}[1].querySelector('button').click()")
+        browser.tap("#cameras .managed:nth-child(2) button")
+        browser.wait_for("document.activeElement.name === 'address'")
         assert (field("name"), field("address")) == (name, "rtsp://127.0.0.2/")
-        assert browser.ask("document.activeElement.name") == "address"
         find(USER, PASSWORD)
         assert "not at its own address" in browser.ask(f"{rows}[1].textContent")
         assert browser.ask(f"{rows}[1].querySelectorAll('button').length") == 1
-        assert browser.ask("document.documentElement.scrollWidth") <= size[0]
+        assert too_wide(browser) == []
     camera.close()
     second.close()
-    stream = "document.querySelector('[aria-label=\"Add Dock ä Main 2560 × 1440\"]')"
-    browser.ask(f"{stream}.focus()")
-    browser.press("Enter")
+    browser.tap("[aria-label='Add Dock ä Main 2560 × 1440']")
+    browser.wait_for("document.querySelector('#add [name=name]').value === 'Dock ä'")
     login = f"{quote(USER, safe='')}:{quote(PASSWORD, safe='')}"
     address = f"rtsp://{login}@127.0.0.1:8554/live?channel=1&subtype=0"
     assert (field("name"), field("address")) == ("Dock ä", address)
-    browser.ask("document.querySelector('#add').requestSubmit()")
+    browser.tap("#add .send")
     browser.wait_for(
         "document.querySelector('#add-said').textContent === 'Dock ä is screened now.'"
     )
@@ -168,7 +177,7 @@ def test_a_region_is_drawn_on_the_page(
     page.send(one.running.frame("hall"))
     browser.show(page.url + "#source=hall", size)
     browser.wait_for("document.querySelectorAll('#detail figure image').length === 2")
-    browser.ask("document.querySelector('#detail .edit').click()")
+    browser.tap("#detail .edit")
     browser.wait_for("document.querySelector('.overlay').classList.contains('drawing')")
     browser.ask("document.querySelector('.canvas').scrollIntoView({block: 'center'})")
     left, top, width, height = browser.ask(
@@ -210,16 +219,14 @@ def test_a_region_is_drawn_on_the_page(
     assert boxes() == [[0.25, 0, 0.75, 0.9]]
     browser.press("ArrowLeft")  # would show another source, and end the drawing
     assert browser.ask("detailed.status.source") == "hall"
-    browser.ask(
-        "const named = document.querySelector('.drafts .long input'); named.value = ' <i>wall '; "
-        "named.dispatchEvent(new Event('input')); "
-        "document.querySelector('.add-mask').click(); "
-        "document.querySelector('.add-region').click()"
-    )
-    browser.ask("document.querySelector('.draft:last-child button').click()")
-    assert len(boxes()) == 2
-    assert browser.ask("document.querySelector('#detail').scrollWidth") <= size[0]
-    browser.ask("document.querySelector('.areas .drawing').requestSubmit()")
+    browser.write(".drafts .long input", " <i>wall ")
+    browser.tap(".add-mask")
+    browser.wait_for("draft.length === 2")
+    browser.tap(".add-region")
+    browser.tap(".draft:nth-child(3) button")
+    browser.wait_for("draft.length === 2")
+    assert too_wide(browser) == []
+    browser.tap(".areas .save")
     browser.wait_for("document.querySelectorAll('.regions .region').length === 1")
     [region] = one.running.status().regions
     assert (region.region, region.box) == ("<i>wall", (0.25, 0.0, 0.75, 0.9))
@@ -231,6 +238,30 @@ def test_a_region_is_drawn_on_the_page(
     one.path.write_text(TOML + "mask = [[0, 0.9, 1, 0.1]]\n")
     one.manager.reload(read_config(one.path, {}))
     browser.wait_for("detailed.status.masks[0]?.[1] === 0.9")
-    browser.ask("document.querySelector('#detail .edit').click()")
+    browser.tap("#detail .edit")
     browser.wait_for("document.querySelector('.areas .said').textContent.includes('change them')")
     assert browser.ask("draft") is None
+
+
+def test_reviewers_review_and_are_offered_nothing_else(
+    service: Callable[..., Service], browser: Browser
+) -> None:
+    one = service()
+    ann = User(name="Ann", role="reviewer", token="ann-" + TOKEN)
+    page = one.serve(Http(address="127.0.0.1:0", token=TOKEN, users=(ann,)))
+    page.sinks.send(stream_event(1, source="hall"))
+    browser.show(page.url)
+    browser.write("#token", ann.token)
+    browser.press("Enter")
+    browser.tap("#events .look")
+    browser.tap("#event [value=unclear]")
+    browser.wait_for("document.querySelector('#events .state').textContent === 'unclear'")
+    assert one.store.events()[0].by == "Ann"
+    browser.tap(".tile .screen")
+    browser.wait_for("document.querySelector('#detail').open")
+    assert browser.ask("document.querySelector('#detail .edit').hidden")
+    browser.tap("#detail .close")
+    browser.tap("nav [href='#manage']")
+    browser.wait_for("document.querySelectorAll('#sessions .managed').length === 1")
+    shown = "[...document.querySelectorAll('#manage section:not([hidden])')]"
+    assert browser.ask(f"{shown}.map((one) => one.className)") == ["of-people"]

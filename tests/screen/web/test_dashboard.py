@@ -9,19 +9,18 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from dashboard_demo import DemoMonitor, DemoSource, demo_sources
-from dashboard_screenshots import DESKTOP, PHONE, Browser, lived
+from dashboard_demo import DemoMonitor, DemoSource, demo_sources, region
+from dashboard_screenshots import lived
+from headless import DESKTOP, PHONE, Browser
 from msgspec import structs
-from telling import eventually, source_event, stream_event
-from visits import TOKEN
+from pages import LIVE, SIZES, complaints, open_page, texts, too_wide
+from telling import eventually, frame_event, stream_event
 
 from mpft_deploy.screen.streams.records import SourceStatus
-from mpft_deploy.screen.tell.config import Http, Live, User
+from mpft_deploy.screen.tell.config import Http, Live
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.web import serve
 from mpft_deploy.screen.web.server import Dashboard
-
-LIVE = "document.querySelector('#link')?.textContent === 'live'"
 
 
 @pytest.fixture(scope="module")
@@ -42,31 +41,6 @@ def server(monitor: DemoMonitor) -> Iterator[Dashboard]:
     lived(monitor, one.sinks, 60)
     yield one
     one.sinks.close(1)
-
-
-def complaints(browser: Browser, server: Dashboard) -> list[str]:
-    """Errors that this server's page made: exceptions, refused requests, rules broken."""
-    found = []
-    for message in browser.messages:
-        if message["method"] == "Runtime.exceptionThrown":
-            found.append(str(message["params"]))
-        elif message["method"] == "Log.entryAdded":
-            entry = message["params"]["entry"]
-            ours = entry.get("url", server.url).startswith(server.url)  # not a page left before
-            if entry["level"] == "error" and ours:
-                found.append(f"{entry['text']} {entry.get('url', '')}")
-    return found
-
-
-def texts(browser: Browser, selector: str) -> list[str]:
-    script = f"[...document.querySelectorAll('{selector}')].map(one => one.textContent)"
-    return list(browser.ask(script))
-
-
-def open_page(browser: Browser, url: str, size: tuple[int, int] = DESKTOP) -> None:
-    browser.messages.clear()
-    browser.show(url, size)
-    browser.wait_for(LIVE)
 
 
 def test_tiles_tell_what_the_monitor_says(
@@ -194,6 +168,45 @@ def test_the_cells_are_drawn_on_demand(browser: Browser, server: Dashboard) -> N
     browser.wait_for("document.querySelectorAll('.tile .unseen').length === 0")
 
 
+def test_a_display_on_a_wall_is_told_by_the_address_what_to_show(
+    browser: Browser, server: Dashboard, monitor: DemoMonitor
+) -> None:
+    open_page(browser, server.url + "#cells&urgent")
+    browser.wait_for("document.querySelectorAll('.tile .unseen').length >= 3")
+    assert texts(browser, ".tile .name span")[0] == "Video call 1"
+    pressed = (
+        "[...document.querySelectorAll('#choices [aria-pressed]')].map((one) => one.ariaPressed)"
+    )
+    assert browser.ask(pressed) == ["true", "true"]
+    # A page that is open follows, too.
+    browser.ask("location.hash = 'source=Main+street'")
+    browser.wait_for("document.querySelector('#detail').open")
+    assert texts(browser, "#detail-name") == ["Main street"]
+    browser.press("Escape")
+    [number] = [one.id for one in server.sinks.store.events(verdict="generated")]
+    browser.ask(f"location.hash = 'event={number}'")
+    browser.wait_for("document.querySelector('#event').open")
+    assert texts(browser, "#event-name") == ["Video call 1"]
+    assert complaints(browser, server) == []
+
+
+def test_the_evidence_of_regions_is_drawn_from_the_past_on(
+    browser: Browser, server: Dashboard, monitor: DemoMonitor
+) -> None:
+    box = (0.0, 0.0, 0.5, 0.5)
+    wall, door = (region(name, box, "unsure", 1.0) for name in ("wall", "door"))
+    monitor.sources["Main street"].regions = (wall, door)
+    for second in range(30):
+        for name, evidence in (("wall", 2.0), ("door", -1.0)):
+            seen = {"region": name, "time": 1.7e9 + second, "evidence": evidence}
+            server.board.note(frame_event(second, "Main street", **seen))
+    open_page(browser, server.url + "#source=Main+street")
+    browser.wait_for("detailed?.history.length >= 30")
+    assert browser.ask("detailed.history[0]") == [1.7e9, 2.0, 0.125]
+    curve = "document.querySelector('#detail .line .curve').getAttribute('d').split('L').length"
+    assert browser.ask(curve) >= 30
+
+
 def test_everything_works_by_keyboard(
     browser: Browser, server: Dashboard, monitor: DemoMonitor
 ) -> None:
@@ -223,21 +236,30 @@ def test_everything_works_by_keyboard(
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE, (320, 640)])
 def test_nothing_is_wider_than_the_window(
-    browser: Browser, server: Dashboard, size: tuple[int, int]
+    browser: Browser, server: Dashboard, monitor: DemoMonitor, size: tuple[int, int]
 ) -> None:
     open_page(browser, server.url, size)
-    assert browser.ask("document.documentElement.scrollWidth") <= size[0]
-    browser.ask("openDetail('Main street')")
-    browser.wait_for("document.querySelector('#detail').open")
-    assert browser.ask("document.querySelector('#detail').scrollWidth") <= size[0]
-    browser.ask("document.querySelector('#detail').close()")
-    browser.ask("location.hash = 'events'")
+    browser.wait_for("document.querySelectorAll('.tile image').length > 0")
+    assert too_wide(browser) == []
+    browser.tap(".tile .screen")
+    browser.wait_for("document.querySelectorAll('#detail figure image').length === 2")
+    assert too_wide(browser) == []
+    browser.tap("#detail .next")
+    browser.wait_for(
+        f"document.querySelector('#detail-name').textContent === '{list(monitor.sources)[1]}'"
+    )
+    browser.tap("#detail .close")
+    browser.tap("nav [href='#events']")
     browser.wait_for("document.querySelectorAll('#all-events .look').length > 0")
-    assert browser.ask("document.documentElement.scrollWidth") <= size[0]
-    browser.press("j")
-    browser.press("Enter")
+    assert too_wide(browser) == []
+    browser.tap("#all-events .look")
     browser.wait_for("document.querySelector('#event').open")
-    assert browser.ask("document.querySelector('#event').scrollWidth") <= size[0]
+    assert too_wide(browser) == []
+    browser.tap("#event .close")
+    browser.wait_for("!document.querySelector('#event').open")
+    # A word without blanks that is wider than the page is seen, or this could not fail.
+    browser.ask("document.querySelector('#precision').textContent = 'W'.repeat(200)")
+    assert too_wide(browser)
 
 
 def test_names_are_text_and_nothing_else(browser: Browser, drawn: list[DemoSource]) -> None:
@@ -263,8 +285,9 @@ def test_names_are_text_and_nothing_else(browser: Browser, drawn: list[DemoSourc
     server.sinks.close(1)
 
 
+@SIZES
 def test_a_stream_is_watched_where_another_server_shows_it(
-    browser: Browser, monitor: DemoMonitor
+    browser: Browser, monitor: DemoMonitor, size: tuple[int, int]
 ) -> None:
     asked = []
 
@@ -282,45 +305,23 @@ def test_a_stream_is_watched_where_another_server_shows_it(
     live = Live(url=f"http://127.0.0.1:{other.server_port}/stream.html?src={{source}}")
     server = serve(monitor, Http(address="127.0.0.1:0"), Sinks(), live=live)
     lived(monitor, server.sinks, 2)
-    open_page(browser, server.url + "#source=Main+street")
+    open_page(browser, server.url + "#source=Main+street", size)
     browser.wait_for("document.querySelector('#detail').open")
     assert not browser.ask("document.querySelector('#detail iframe')")
-    browser.ask("document.querySelector('#detail .watch').click()")
+    browser.tap("#detail .watch")
     eventually(lambda: asked)
     assert asked == ["/stream.html?src=Main%20street"]
     assert browser.ask("document.querySelector('.elsewhere').href").endswith(asked[0])
+    assert too_wide(browser) == []
     assert complaints(browser, server) == []
     # Any other server is refused by the policy, and with the next source the frame is gone.
     browser.ask("document.querySelector('#detail iframe').src = 'http://localhost:1/'")
     browser.wait_for("document.querySelector('#detail .watch').ariaPressed === 'true'")
     eventually(lambda: [one for one in complaints(browser, server) if "frame-src" in one])
-    browser.press("ArrowRight")
+    browser.tap("#detail .next")
     browser.wait_for("document.querySelector('#detail iframe') === null")
     server.sinks.close(1)
     other.shutdown()
-
-
-def test_logging_in(browser: Browser, monitor: DemoMonitor) -> None:
-    server = serve(monitor, Http(address="127.0.0.1:0", token=TOKEN), Sinks())
-    browser.show(server.url)
-    form = "document.querySelector('#token')"
-    browser.wait_for(f"{form} !== null")
-    browser.ask(f"{form}.value = 'not-the-right-token'; document.forms[0].requestSubmit()")
-    browser.wait_for("'refused' in document.documentElement.dataset")
-    assert browser.ask("getComputedStyle(document.querySelector('.refused')).display") != "none"
-    browser.ask(f"{form}.value = '{TOKEN}'; document.forms[0].requestSubmit()")
-    browser.wait_for(LIVE)
-    assert texts(browser, ".tile .name span") == list(monitor.sources)
-    # Who is logged in, and who did what; and out again.
-    browser.ask("location.hash = 'manage'")
-    browser.wait_for("document.querySelectorAll('#sessions .managed').length === 1")
-    browser.wait_for("document.querySelectorAll('#audit .audited').length === 1")
-    assert texts(browser, "#audit b, #audit span") == ["admin", "logged in "]
-    assert browser.ask("document.documentElement.scrollWidth") <= DESKTOP[0]
-    browser.ask("document.querySelector('#sessions button').click()")
-    browser.wait_for("document.querySelector('#token') !== null")  # of itself, as it is told
-    assert server.sinks.store.rows("SELECT count(*) FROM sessions") == [(0,)]
-    server.sinks.close(1)
 
 
 def test_a_server_that_goes_away_is_said_and_comes_back(
@@ -337,151 +338,4 @@ def test_a_server_that_goes_away_is_said_and_comes_back(
     server.sinks.send(stream_event(77))
     browser.wait_for(LIVE)
     browser.wait_for("document.querySelectorAll('#events li').length >= 1")
-    server.sinks.close(1)
-
-
-VERDICTS = "document.querySelectorAll('#all-events .look').length"
-
-
-@pytest.fixture
-def reviewed(monitor: DemoMonitor) -> Iterator[Dashboard]:
-    """With 120 verdicts, newest last."""
-    one = serve(monitor, Http(address="127.0.0.1:0"), Sinks())
-    for number in range(120):
-        one.sinks.send(stream_event(number, source="Main street"))
-        one.sinks.send(source_event(number))
-    yield one
-    one.sinks.close(1)
-
-
-def test_an_event_is_reviewed_in_two_strokes(browser: Browser, reviewed: Dashboard) -> None:
-    open_page(browser, reviewed.url + "#events")
-    browser.wait_for(f"{VERDICTS} === 25")  # of a page of 50 events
-    browser.press("j")
-    said = browser.ask("document.activeElement.getAttribute('aria-label')")
-    assert said.startswith("Main street: generated, ")
-    assert said.endswith("open; review")
-    browser.press("y")
-    # The next one is the current one now.
-    browser.wait_for("document.querySelector('#all-events .state').textContent === 'confirmed'")
-    browser.wait_for("current === listed[3].id")
-    browser.press("n")
-    browser.wait_for("document.querySelector('#precision').textContent.startsWith('50')")
-    states = [stored.state for stored in reviewed.sinks.store.events(verdict="generated", limit=3)]
-    assert states == ["confirmed", "dismissed", "open"]
-    assert texts(browser, "#precision")[0].endswith("118 open")
-    # Somebody else's review appears by itself.
-    number = reviewed.sinks.store.events(verdict="generated", limit=3)[2].id
-    browser.ask(
-        f"call('/events/{number}/review', {{}}, {{method: 'PUT', body: "
-        "JSON.stringify({state: 'unclear'})})"
-    )
-    browser.wait_for("document.querySelector('#precision').textContent.includes('1 unclear')")
-    # What is left to do is one click away.
-    browser.ask("document.querySelector('#precision button').click()")
-    browser.wait_for("listed.length === 50 && listed.every((one) => one.state === 'open')")
-    assert complaints(browser, reviewed) == []
-
-
-def test_a_note_is_kept_with_who_wrote_it(browser: Browser, reviewed: Dashboard) -> None:
-    open_page(browser, reviewed.url + "#events")
-    browser.wait_for(f"{VERDICTS} === 25")
-    browser.press("j")
-    browser.press("Enter")
-    browser.wait_for("document.querySelector('#event').open")
-    browser.ask(
-        "const by = document.querySelector('[name=by]'); by.value = 'Ann'; "
-        "by.dispatchEvent(new Event('change'))"
-    )
-    browser.press("e")
-    for key in "ynm":  # is text there
-        browser.press(key)
-    browser.press("Enter")
-    browser.press("n")
-    browser.wait_for("document.querySelector('#all-events .note')?.textContent === 'ynm'")
-    browser.wait_for("document.querySelector('#event').open && current === listed[3].id")
-    [stored] = reviewed.sinks.store.events(state="dismissed")
-    assert (stored.note, stored.by) == ("ynm", "Ann")
-    # What cannot be done is said.
-    browser.ask("current = 999999; say('confirmed')")
-    notice = "document.querySelector('#notice').textContent"
-    browser.wait_for(f"{notice} === 'Not done: there is no such verdict to review.'")
-
-
-def test_thousands_are_paged_and_filtered(browser: Browser, reviewed: Dashboard) -> None:
-    open_page(browser, reviewed.url + "#events")
-    browser.wait_for(f"{VERDICTS} === 25")
-    for _ in range(30):  # over the end of the page
-        browser.press("j")
-    browser.wait_for(f"{VERDICTS} === 50")
-    while not browser.ask("document.querySelector('#more').hidden"):
-        browser.ask("document.querySelector('#more').click()")
-        time.sleep(0.1)
-    browser.wait_for(f"{VERDICTS} === 120")
-    assert browser.ask("new Set(listed.map(one => one.id)).size") == 240
-    browser.ask(
-        "document.querySelector('[name=verdict]').value = 'no sign'; "
-        "document.querySelector('#filters').dispatchEvent(new Event('input'))"
-    )
-    browser.wait_for("!document.querySelector('#none-listed').hidden")
-    assert complaints(browser, reviewed) == []
-
-
-def test_events_are_chosen_by_source_and_date(browser: Browser, monitor: DemoMonitor) -> None:
-    """Of sources that are no more, too; and what is said of precision is of what is chosen."""
-    server = serve(monitor, Http(address="127.0.0.1:0"), Sinks())
-    noon = [time.mktime((2026, 3, day, 12, 0, 0, 0, 0, -1)) for day in (1, 2, 3)]
-    for number, when in enumerate(noon):
-        server.sinks.send(stream_event(number, source="sold camera", time=when))
-        server.sinks.send(stream_event(9 + number, source="Main street", time=when))
-        state = "confirmed" if number else "dismissed"
-        server.sinks.store.review(2 * number + 1, state, "", "", when)
-    open_page(browser, server.url + "#events")
-    options = (
-        "[...document.querySelector('#filters [name=source]').options].map((one) => one.value)"
-    )
-    browser.wait_for(f"{options}.length === 3")
-    assert browser.ask(options) == ["", "Main street", "sold camera"]
-
-    def choose(**values: str) -> None:
-        for name, value in values.items():
-            browser.ask(f"document.querySelector('#filters [name={name}]').value = '{value}'")
-        browser.ask("document.querySelector('#filters').dispatchEvent(new Event('input'))")
-
-    choose(source="sold camera")
-    browser.wait_for(
-        "listed.length === 3 && listed.every((one) => one.event.source === 'sold camera')"
-    )
-    said = "document.querySelector('#precision').textContent"
-    browser.wait_for(f"{said}.startsWith('67\u00a0% of 3 reviewed')")
-    choose(since="2026-03-02", until="2026-03-02")
-    browser.wait_for("listed.length === 1")
-    assert browser.ask("listed[0].event.time") == noon[1]
-    browser.wait_for(f"{said}.startsWith('100\u00a0% of 1 reviewed')")
-    choose(since="", until="2026-03-01")
-    browser.wait_for(f"{said}.startsWith('0\u00a0% of 1 reviewed')")
-    choose(source="", until="")
-    browser.wait_for("listed.length === 6")
-    assert browser.ask(f"{said}.endsWith('3 open')")
-    assert complaints(browser, server) == []
-    server.sinks.close(1)
-
-
-def test_viewers_see_no_buttons(browser: Browser, monitor: DemoMonitor) -> None:
-    viewer = User(name="Val", role="viewer", token="val-" + TOKEN)
-    server = serve(monitor, Http(address="127.0.0.1:0", users=(viewer,)), Sinks())
-    server.sinks.send(stream_event(1))
-    browser.show(server.url)
-    browser.wait_for("document.querySelector('#token') !== null")
-    browser.ask(
-        f"document.querySelector('#token').value = '{viewer.token}'; "
-        "document.forms[0].requestSubmit()"
-    )
-    browser.wait_for(LIVE)
-    browser.wait_for("document.querySelectorAll('#events .look').length === 1")
-    browser.ask("document.querySelector('#events .look').click()")
-    browser.wait_for("document.querySelector('#event').open")
-    assert browser.ask("document.querySelector('#event .review').hidden")
-    browser.press("y")
-    assert server.sinks.store.events()[0].state == "open"
     server.sinks.close(1)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from dashboard_demo import DemoMonitor
-from dashboard_screenshots import DESKTOP, PHONE, Browser
+from headless import Browser
+from pages import SIZES, too_wide
 from telling import Hook, Receiver, eventually, receiving, source_event, stream_event
 from visits import API, TOKEN, get, log_in
 
@@ -41,7 +42,7 @@ def server(hook: Hook, monitor: DemoMonitor) -> Iterator[Dashboard]:
 NOTICE = "document.querySelector('#notice').textContent"
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+@SIZES
 def test_it_is_said_and_sent_again(
     browser: Browser, server: Dashboard, hook: Hook, receiver: Receiver, size: tuple[int, int]
 ) -> None:
@@ -60,17 +61,17 @@ def test_it_is_said_and_sent_again(
     browser.wait_for(f"{rows}.length === 2")
     assert "webhook: gate generated" in browser.ask(f"{rows}[1].textContent")
     assert "it answered 422" in browser.ask(f"{rows}[1].textContent")
-    assert browser.ask("document.documentElement.scrollWidth") <= size[0]
-    again = "document.querySelector('#refused [aria-label=\"Send again: event {}, webhook\"]')"
+    assert too_wide(browser) == []
+    again = "#refused [aria-label='Send again: event 1, webhook']"
     before = receiver.attempts
-    browser.ask(again.format(1) + ".click()")
+    browser.tap(again)
     eventually(lambda: receiver.attempts == before + 1)
     browser.wait_for(f"{rows}.length === 2")
     receiver.mode = "ok"
-    browser.ask(again.format(1) + ".click()")
+    browser.tap(again)
     eventually(lambda: receiver.ids() == ["e000001"])
     browser.wait_for(f"{NOTICE} === 'webhook refused 1 event: see Manage.'")
-    browser.ask("document.querySelector('#all-again').click()")
+    browser.tap("#all-again")
     eventually(lambda: receiver.ids() == ["e000001", "s000002"])
     browser.wait_for("document.querySelector('#notice').hidden")
     assert browser.ask("document.querySelector('.of-refused').hidden")

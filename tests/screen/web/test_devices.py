@@ -11,8 +11,8 @@ from urllib.request import urlopen
 
 import pytest
 from dashboard_demo import DemoMonitor
-from dashboard_screenshots import DESKTOP, Browser
-from dashboard_screenshots import PHONE as POCKET
+from headless import DESKTOP, Browser
+from pages import SIZES, too_wide
 from pushing import CONTACT, Phone, PushService, serving, unbase64
 from telling import eventually, stream_event
 from visits import API, TOKEN, get
@@ -228,10 +228,6 @@ def text(browser: Browser, selector: str) -> str:
     return str(browser.ask(f"document.querySelector('{selector}').textContent"))
 
 
-def press(browser: Browser, selector: str) -> None:
-    browser.ask(f"document.querySelector('{selector}').click()")
-
-
 def in_worker(browser: Browser, server: Dashboard, script: str) -> None:
     """Run something in the page's service worker, and wait for what it promises."""
     from websockets.sync.client import connect
@@ -255,7 +251,7 @@ navigator.serviceWorker.ready.then((worker) => worker.getNotifications())
 """
 
 
-@pytest.mark.parametrize("size", [DESKTOP, POCKET])
+@SIZES
 def test_notify_me_on_this_device(
     browser: Browser, page: Serve, service: PushService, size: tuple[int, int]
 ) -> None:
@@ -265,7 +261,7 @@ def test_notify_me_on_this_device(
         show(browser, server, size)
         assert text(browser, "#notified") == "Off: this device is not notified."
         assert browser.ask("document.querySelector('#try-notify').hidden")
-        press(browser, "#notify")
+        browser.tap("#notify")
         browser.wait_for(f"{STATE} === 'On: this device is notified.'")
         key = ask(server, "GET", "/key")[1]
         asked = browser.ask("window.subscribedWith")
@@ -274,20 +270,20 @@ def test_notify_me_on_this_device(
         assert "Chrome" in device["agent"]
         assert text(browser, "#notify") == "Stop on this device"
         assert "by 127.0.0.1, since" in text(browser, "#devices li")
-        assert browser.ask("document.documentElement.scrollWidth") <= size[0]
-        press(browser, "#try-notify")
+        assert too_wide(browser) == []
+        browser.tap("#try-notify")
         browser.wait_for(f"{SAID} === 'It was sent.'")
         assert phone.told()[0]["body"] == "Verdicts come to this device."
         server.sinks.send(stream_event(1))
         eventually(lambda: len(phone.told()) == 2)
         assert phone.told()[1]["event"] == server.sinks.store.events()[0].id
         service.answers[phone.path] = 410  # it is told at once that this device is gone
-        press(browser, "#try-notify")
+        browser.tap("#try-notify")
         browser.wait_for(f"{SAID}.includes('add this device again')")
         browser.wait_for(f"{STATE} === 'Off: this device is not notified.'")
-        press(browser, "#notify")
+        browser.tap("#notify")
         browser.wait_for(f"{STATE} === 'On: this device is notified.'")
-        press(browser, "#notify")
+        browser.tap("#notify")
         browser.wait_for(f"{STATE} === 'Off: this device is not notified.'")
         assert users(server) == []
         assert text(browser, "#devices") == ""
@@ -370,7 +366,7 @@ def test_a_browser_that_refuses_says_so(browser: Browser, page: Serve) -> None:
     why = "PushManager.prototype.subscribe = async () => { throw new Error('no push service'); }"
     with injected(browser, why):
         show(browser, server)
-        press(browser, "#notify")
+        browser.tap("#notify")
         browser.wait_for(f"{SAID} === 'no push service'")
     assert text(browser, "#notified") == "Off: this device is not notified."
     assert users(server) == []

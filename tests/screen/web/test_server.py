@@ -14,7 +14,8 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from dashboard_demo import DemoMonitor, demo_sources
-from dashboard_screenshots import Browser
+from headless import DESKTOP, PHONE, Browser
+from pages import open_page, texts, too_wide
 from PIL import Image
 from telling import eventually, frame_event, free_port, source_event, stream_event
 from visits import API, TOKEN, ask, get, port_of
@@ -277,16 +278,17 @@ def test_other_nodes_are_shown(monitor: DemoMonitor, browser: Browser) -> None:
     assert get(here, f"{API}/nodes/attic/picture?source=x")[0] == 404
     assert get(here, f"{API}/nodes/yard/picture?source=x")[0] == 404
     # On the page they stand beside the own ones, and lead to their own.
-    browser.show(here.url)
     count = len(monitor.sources) + 2
-    browser.wait_for(f"document.querySelectorAll('.tile').length === {count}")
-    browser.wait_for("document.querySelectorAll('.tile:last-child image').length === 1")
-    shown = browser.ask("document.querySelector('.tile:last-child .name span').textContent")
-    assert shown == f"yard: {name}"
-    browser.ask("window.open = (url) => { window.opened = url; }")
-    browser.ask("document.querySelector('.tile:last-child .screen').click()")
-    assert browser.ask("opened") == f"{there.url}#source={quote(name)}"
-    assert not browser.ask("document.querySelector('#detail').open")
+    for size in (DESKTOP, PHONE):
+        open_page(browser, here.url, size)
+        browser.wait_for(f"document.querySelectorAll('.tile').length === {count}")
+        browser.ask("window.open = (url) => { window.opened = url; }")
+        browser.tap(".tile:last-child .screen")
+        browser.wait_for("document.querySelectorAll('.tile:last-child image').length === 1")
+        assert texts(browser, ".tile:last-child .name span") == [f"yard: {name}"]
+        assert browser.wait_for("window.opened") == f"{there.url}#source={quote(name)}"
+        assert not browser.ask("document.querySelector('#detail').open")
+        assert too_wide(browser) == []
     notice = "document.querySelector('#notice').textContent"
     browser.wait_for(f"{notice}.includes('locked: it does not know the token.')")
     there.sinks.close(1)
