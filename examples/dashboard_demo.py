@@ -14,6 +14,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -197,9 +198,11 @@ class DemoMonitor:
         previous = source.verdict
         if abs(source.evidence) > BOUND:
             source.verdict = "generated" if source.evidence > 0 else "no sign"
+        region = source.status().region
         frame = FrameEvent(
             id=self.identity(),
             source=source.name,
+            region=region,
             time=at,
             captured=at - age / 1000,
             age_ms=age,
@@ -214,6 +217,7 @@ class DemoMonitor:
         changed = StreamEvent(
             id=self.identity(),
             source=source.name,
+            region=region,
             time=at,
             verdict=source.verdict,
             previous=previous,
@@ -244,8 +248,11 @@ def region(name: str, box: Box, verdict: StreamVerdict, evidence: float) -> Regi
     )
 
 
+ANYWHERE = Http(address="127.0.0.1:0")
+
+
 def open_demo(
-    monitor: DemoMonitor, folder: Path, address: str = "127.0.0.1:0"
+    monitor: DemoMonitor, folder: Path, http: Http = ANYWHERE, **more: Any
 ) -> tuple[Dashboard, Sinks]:
     """The page, and whom to tell of events: page, store, and snapshots in a folder."""
     store = Store(None)
@@ -253,7 +260,7 @@ def open_demo(
         Snapshots(folder=str(folder)), lambda event: monitor.picture(event.source), store
     )
     sinks = Sinks(snapshots=shots, store=store)
-    return serve(monitor, Http(address=address), sinks), sinks
+    return serve(monitor, http, sinks, **more), sinks
 
 
 def past(monitor: DemoMonitor, sinks: Sinks, hours: int = 60) -> None:
@@ -280,7 +287,7 @@ def past(monitor: DemoMonitor, sinks: Sinks, hours: int = 60) -> None:
             size=(HEIGHT, WIDTH),
         )
         assert sinks.snapshots is not None
-        sinks.store.add(sinks.snapshots.attach(event))
+        sinks.store.send(sinks.snapshots.attach(event))
         while sinks.snapshots.stats().waiting:  # more at a time would be dropped
             time.sleep(0.01)
     for stored in sinks.store.events(verdict="generated", limit=200)[4:]:
@@ -325,7 +332,7 @@ def main() -> None:
     chosen = parser.parse_args()
     monitor = DemoMonitor(demo_sources(chosen.sources))
     folder = tempfile.TemporaryDirectory()
-    server, sinks = open_demo(monitor, Path(folder.name), chosen.address)
+    server, sinks = open_demo(monitor, Path(folder.name), Http(address=chosen.address))
     monitor.step(time.time())
     past(monitor, sinks)
     print(f"dashboard: {server.url}")

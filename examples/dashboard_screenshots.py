@@ -12,14 +12,18 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import msgspec
 from dashboard_demo import VIEW, DemoMonitor, cells_of, demo_sources, open_demo, past, region
+from dashboard_manage import ANN, CAMERAS, DemoManager, DemoReceiver, with_device
 from headless import DESKTOP, PHONE, Browser, save
 
 from mpft_deploy.prepared import LookedAt
 from mpft_deploy.screen.streams.areas import pixels_of
 from mpft_deploy.screen.streams.records import Sink
+from mpft_deploy.screen.tell.alerts import Push
+from mpft_deploy.screen.tell.config import Http, User
 from mpft_deploy.views import Window, share_in
 
 COMPLETE = """
@@ -87,6 +91,7 @@ def main() -> None:
             _idle(browser, folder, Path(shots))
             _busy(browser, folder, Path(shots))
             _regions(browser, folder, Path(shots))
+            _managed(browser, folder, Path(shots))
     finally:
         browser.close()
 
@@ -170,6 +175,49 @@ def _regions(browser: Browser, folder: Path, shots: Path) -> None:
     lived(monitor, sinks, 60)
     url = f"{server.url}#source={name.replace(' ', '+')}"
     shoot(browser, url, folder / "dashboard-regions.png")
+    sinks.close(1)
+
+
+def _managed(browser: Browser, folder: Path, shots: Path) -> None:
+    """What Ann manages: sources, one of them being taught, cameras that were found; who is told."""
+    monitor = DemoMonitor(demo_sources(3, generated=0, down=0))
+    monitor.step(time.time())
+    http = Http(
+        address="127.0.0.1:0",
+        users=(User(name="Ann", role="admin"),),
+        trusted_proxy="127.0.0.1",
+        user_header="X-User",
+    )
+    push = Push(contact="mailto:ops@example.org")
+    manager = DemoManager(monitor.sources)
+    browser.call("Network.setExtraHTTPHeaders", headers=ANN)
+    server, sinks = open_demo(monitor, shots, http, manager=manager)
+    lived(monitor, sinks, 30)
+    sinks.send(monitor.change("Pier 2", "paused", "not in its hours", time.time()))
+    found = "document.querySelectorAll('#cameras .managed').length === 2"
+    with patch("mpft_deploy.screen.web.cameras.find_cameras", return_value=CAMERAS):
+        for size, name in ((DESKTOP, "manage"), (PHONE, "manage-phone")):
+            browser.show(server.url + "#manage", size, dark=size == PHONE)
+            browser.wait_for("document.querySelectorAll('#managed .managed').length === 3")
+            browser.write("#find [name=user]", "viewer")
+            browser.tap("#find button")
+            browser.wait_for(found)
+            browser.ask("scrollTo(0, 0); document.activeElement.blur()")
+            time.sleep(0.6)
+            save(browser.picture(), folder / f"dashboard-{name}.png")
+    sinks.close(1)
+    server, sinks = open_demo(monitor, shots, http, push=push)
+    sinks.append(receiver := DemoReceiver(sinks.store))
+    past(monitor, sinks, 14)
+    receiver.wake()
+    script = browser.call("Page.addScriptToEvaluateOnNewDocument", source=with_device(server.url))
+    rows = "document.querySelectorAll('#refused .managed').length === 3 && !$('#notice').hidden"
+    for size, name in ((DESKTOP, "told"), (PHONE, "told-phone")):
+        shoot(
+            browser, server.url + "#manage", folder / f"dashboard-{name}.png", size=size, wait=rows
+        )
+    browser.call("Page.removeScriptToEvaluateOnNewDocument", **script)
+    browser.call("Network.setExtraHTTPHeaders", headers={})
     sinks.close(1)
 
 
