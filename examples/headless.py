@@ -25,7 +25,7 @@ DESKTOP, PHONE = (1280, 800), (390, 844)
 MIDDLE = """
 ((selector) => {
   const found = document.querySelector(selector);
-  if (!found?.checkVisibility()) return null;
+  if (!found?.checkVisibility() || document.readyState !== "complete") return null;
   found.scrollIntoView({ block: "center", behavior: "instant" });
   const { x, y, width, height } = found.getBoundingClientRect();
   const place = [x + width / 2, y + height / 2];
@@ -123,7 +123,11 @@ class Browser:
 
     def tap(self, selector: str) -> None:
         """Press an element where everybody would, once it is there: by finger, or by mouse."""
-        x, y = self.wait_for(f"{MIDDLE}({json.dumps(selector)})")
+        before, place = None, (0.0, 0.0)
+        while place != before:  # what is still being laid out moves
+            before, place = place, self.wait_for(f"{MIDDLE}({json.dumps(selector)})")
+            time.sleep(0.03)
+        x, y = place
         if self._touched:
             self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
             self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
