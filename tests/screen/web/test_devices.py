@@ -298,6 +298,8 @@ def test_a_message_is_shown_and_opens_its_event(browser: Browser, page: Serve) -
     browser.ask("navigator.serviceWorker.register('/worker.js')")
     browser.wait_for("navigator.serviceWorker.controller?.state === 'activated'")
     browser.call("ServiceWorker.enable")
+    browser.call("BackgroundService.startObserving", service="notifications")
+    browser.call("BackgroundService.setRecording", service="notifications", shouldRecord=True)
     found: list[dict[str, Any]] = []
 
     def registered() -> list[dict[str, Any]]:
@@ -322,7 +324,14 @@ def test_a_message_is_shown_and_opens_its_event(browser: Browser, page: Serve) -
         given = {"expression": SHOWN, "awaitPromise": True, "returnByValue": True}
         return list(browser.call("Runtime.evaluate", **given)["result"]["value"])
 
-    eventually(lambda: len(shown()) == 2)
+    def displayed() -> int:
+        browser.ask("1")
+        events = [one["params"].get("backgroundServiceEvent") for one in browser.messages]
+        return [one["eventName"] for one in events if one].count("Notification displayed")
+
+    # Whoever asks for them before they are displayed has the browser take them for closed.
+    eventually(lambda: displayed() == 3)
+    assert len(shown()) == 2
     assert wanted in shown()
     # Pressed: the page that is open shows the event.
     in_worker(
