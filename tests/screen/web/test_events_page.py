@@ -6,6 +6,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dashboard_demo import HEIGHT, LOOKED_AT, WIDTH, DemoMonitor, open_demo
@@ -124,7 +125,12 @@ def test_frames_that_decided_are_shown_and_exported(
     server, sinks = open_demo(monitor, tmp_path / "shots")
     shots = sinks.snapshots
     assert shots is not None
-    seen = {"source": "Main street", "size": (HEIGHT, WIDTH), "looked_at": LOOKED_AT}
+    seen: dict[str, Any] = {
+        "source": "Main street",
+        "size": (HEIGHT, WIDTH),
+        "looked_at": LOOKED_AT,
+    }
+    seen["package"] = "20231114T221320Z-generated-main-street-1.zip"
     for number in range(3):
         sinks.send(stream_event(number, **seen))
     sinks.send(stream_event(3, **{**seen, "source": "Pier 2"}))
@@ -133,6 +139,7 @@ def test_frames_that_decided_are_shown_and_exported(
     for stored in (kept, old, other):
         sinks.store.review(stored.id, "dismissed", "", "Ann", 1.7e9)
     shots.kept.delete(str(old.snapshot))
+    sinks.store.rows("UPDATE events SET package = NULL")  # as when packages are deleted
     fetched = (
         "performance.getEntriesByType('resource').filter((one) => one.name.includes('/snapshots/'))"
         ".map((one) => one.responseStatus)"
