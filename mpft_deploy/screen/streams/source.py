@@ -89,7 +89,7 @@ class Source:
         self.turns = 0
         self._read, self._emitter, self._clock = read, emitter, clock
         self._wake = wake
-        self._failures = 0
+        self._failures = -1
         self._lock = threading.RLock()
         self._pending: Captured | Coded | None = None
         self._attempt: SourceAttempt | None = None
@@ -148,7 +148,7 @@ class Source:
     def resume(self) -> None:
         """Read again what was paused."""
         with self._lock:
-            self._failures = 0
+            self._failures = -1
             self._set_state("connecting")
             self.start()
 
@@ -283,7 +283,7 @@ class Source:
                         self._set_state("ended")
                 return
             if attempt.pictures and attempt.seen - attempt.began >= HEALTHY:
-                self._failures = 0
+                self._failures = -1
             if not self._pause(attempt, reason, gone=gone):
                 return
             with self._lock:
@@ -300,10 +300,10 @@ class Source:
         second; a server that has no stream for us is left alone for a second too, then two, four
         and so on.
         """
-        if gone:
-            self._failures = 0
+        if gone or not attempt.pictures:
+            self._failures = 0 if gone else max(0, self._failures)
         # 2**30 s is beyond any cap, and no float overflows on the way.
-        wait = CUT if attempt.pictures and not self._failures else 2.0 ** min(self._failures, 30)
+        wait = CUT if self._failures < 0 else 2.0 ** min(self._failures, 30)
         longest = min(self.settings.retry, wait)
         delay = longest * (1 - JITTER * random.random())
         if not gone:

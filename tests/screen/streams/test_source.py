@@ -144,7 +144,7 @@ def test_what_was_cut_is_tried_at_once_and_what_is_cut_again_and_again_is_not(
     monkeypatch.setattr(Attempt, "wait", wait)
     one = bench(read, clock, retry=60.0)
     one.until(lambda: len(begun) > 4)
-    assert (np.diff(begun) <= [0.25, 2, 4, 8]).all()
+    assert (np.diff(begun) <= [0.25, 1, 2, 4]).all()
     one.source.stop()
 
 
