@@ -7,6 +7,7 @@ import json
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
@@ -20,7 +21,8 @@ from mpft_deploy.bundle import Device
 from mpft_deploy.cores import available_cores
 from mpft_deploy.profile.percentiles import intervals
 
-SHIPPED = Path(__file__).resolve().parents[1] / "models" / "mpft-vit-b16"
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = ROOT / "models" / "mpft-vit-b16"
 
 PAUSE_SECONDS = 0.1
 """Between turns: an engine's threads spin for a while and would take the next one's cores."""
@@ -85,8 +87,18 @@ def provenance() -> dict[str, Any]:
         "cores": available_cores(),
         "commit": commit,
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *map(_portable, sys.argv)]),
     }
+
+
+def _portable(word: str) -> str:
+    """A word of a command without where this checkout and the system's temporary folder are."""
+    path = Path(word)
+    for place in (ROOT, Path(tempfile.gettempdir())):
+        if path.is_relative_to(place):
+            parts = path.relative_to(place).parts
+            return "/".join(parts if place == ROOT else parts[-1:])
+    return word
 
 
 def shipped() -> dict[str, str]:
