@@ -24,7 +24,7 @@ from mpft_deploy.spec import Calibration
 logger = logging.getLogger(__name__)
 
 LONGEST = 60.0
-"""Seconds between two frames that are taken for that."""
+"""Seconds between two frames that count as time, at most."""
 
 KEPT = 10
 """Baselines of a source that are kept."""
@@ -52,7 +52,7 @@ class Frames:
             frames = self.frames.setdefault(event.stream, [])
             at = frames[-1][0] if frames else 0.0
             step = event.captured - self._captured.get(event.stream, event.captured)
-            now = at + (step if 0 <= step < LONGEST else 0.0)  # else somebody set the clock
+            now = at + min(max(0.0, step), LONGEST)  # beyond these somebody set the clock
             new = not frames or int(now) != int(at)
             self._seconds[event.stream] = self._seconds.get(event.stream, 0) + new
             self._captured[event.stream] = event.captured

@@ -100,7 +100,7 @@ def confine(settings: SourceSettings) -> None:
     families: tuple[int, ...] = _INTERNET if target.network else ()
     if target.host.endswith(".local"):  # names that the C library asks Avahi for, by such a socket
         families = (*families, socket.AF_UNIX)
-    _filter(families, datagrams=settings.transport == "udp" or not _is_numeric(target))
+    _filter(families, datagrams=settings.transport == "udp" or _needs_lookup(target))
 
 
 def landlock_version() -> int:
@@ -140,15 +140,17 @@ def has_filters() -> bool:
     return known and ctypes.CDLL(None).prctl(_GET_FILTER) >= 0
 
 
-def _is_numeric(target: Address) -> bool:
-    """Whether a camera's name needs no looking up, nor any that it may lead to.
+def _needs_lookup(target: Address) -> bool:
+    """Whether a camera's name is to be looked up, or one that it may lead to.
 
     Names of interfaces, as in fe80::1%eth0, are looked up by a datagram's socket, too.
     """
     if "%" in target.host or target.scheme not in ("rtsp", "rtsps"):
-        return False
-    with contextlib.suppress(ValueError):
-        return bool(ipaddress.ip_address(target.host))
+        return True
+    try:
+        ipaddress.ip_address(target.host)
+    except ValueError:
+        return True
     return False
 
 

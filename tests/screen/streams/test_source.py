@@ -99,14 +99,20 @@ def test_when_it_is_tried_again_is_known(bench: Any) -> None:
     assert one.source.state == "down"
 
 
-def test_where_nobody_is_it_is_tried_every_second_and_a_server_that_refuses_ever_less_often(
-    bench: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock, begun = HandClock(), list[float]()
+def waits_by(clock: HandClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have waits take no time but the clock's."""
 
     def wait(attempt: Attempt, seconds: float) -> bool:
         clock.now += seconds
         return not attempt.stopping
+
+    monkeypatch.setattr(Attempt, "wait", wait)
+
+
+def test_where_nobody_is_it_is_tried_every_second_and_a_server_that_refuses_ever_less_often(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, begun = HandClock(), list[float]()
 
     def read(settings: SourceSettings, attempt: Attempt) -> None:
         begun.append(clock.now)
@@ -114,7 +120,7 @@ def test_where_nobody_is_it_is_tried_every_second_and_a_server_that_refuses_ever
             attempt.cancelled.wait()
         raise SourceLostError("refused", gone=2 < len(begun) <= 20)
 
-    monkeypatch.setattr(Attempt, "wait", wait)
+    waits_by(clock, monkeypatch)
     one = bench(read, clock, retry=60.0)
     one.until(lambda: len(begun) > 30)
     waits = np.diff(begun)
@@ -130,10 +136,6 @@ def test_what_was_cut_is_tried_at_once_and_what_is_cut_again_and_again_is_not(
 ) -> None:
     clock, begun = HandClock(), list[float]()
 
-    def wait(attempt: Attempt, seconds: float) -> bool:
-        clock.now += seconds
-        return not attempt.stopping
-
     def read(settings: SourceSettings, attempt: Attempt) -> None:
         begun.append(clock.now)
         if len(begun) > 4:
@@ -141,7 +143,7 @@ def test_what_was_cut_is_tried_at_once_and_what_is_cut_again_and_again_is_not(
         attempt.offer(SHOT, attempt.packet())
         raise SourceLostError("cut")
 
-    monkeypatch.setattr(Attempt, "wait", wait)
+    waits_by(clock, monkeypatch)
     one = bench(read, clock, retry=60.0)
     one.until(lambda: len(begun) > 4)
     assert (np.diff(begun) <= [0.25, 1, 2, 4]).all()

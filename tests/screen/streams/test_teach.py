@@ -168,16 +168,23 @@ def test_what_is_not_valid_in_the_store_is_told_and_left_out(
     assert "hall: what it was taught is not valid" in caplog.text
 
 
-@pytest.mark.parametrize("step", [-86400.0, 10 * 86400.0])
-def test_a_clock_that_is_set_during_a_lesson_teaches_nothing(step: float) -> None:
+@pytest.mark.parametrize(("step", "counts"), [(-86400.0, -1), (10 * 86400.0, 59)])
+def test_a_clock_that_is_set_during_a_lesson_teaches_nothing(step: float, counts: int) -> None:
     told, sound = Frames(), Frames()
     for second in range(700):
         at = 1.7e9 + second
         sound.send(frame_event(second, captured=at))
         told.send(frame_event(second, captured=at + (step if second >= 300 else 0)))
     first, again = (one.frames["gate"] for one in (sound, told))
-    assert np.allclose(again, [(at - (at >= 300), logit) for at, logit in first])
+    assert np.allclose(again, [(at + counts * (at >= 300), logit) for at, logit in first])
     assert told.seconds >= sound.seconds - 1
+
+
+def test_a_camera_that_is_looked_at_every_two_minutes_can_be_taught() -> None:
+    told = Frames()
+    for look in range(700):
+        told.send(frame_event(look, captured=1.7e9 + 120 * look))
+    assert told.seconds == 700
 
 
 def test_what_is_taught_disturbs_no_other_source(service: Callable[..., Service]) -> None:
