@@ -62,6 +62,8 @@ def test_it_is_said_and_sent_again(
     assert "webhook: gate generated" in browser.ask(f"{rows}[1].textContent")
     assert "it answered 422" in browser.ask(f"{rows}[1].textContent")
     assert too_wide(browser) == []
+    browser.ask(f"{rows}[0].remove()")
+    browser.wait_for(f"{rows}.length === 2")
     again = "#refused [aria-label='Send again: event 1, webhook']"
     before = receiver.attempts
     browser.tap(again)

@@ -154,7 +154,7 @@ async function drawKept() {
 
 // What receivers refused
 
-let refusals = 0; // as told last
+const LISTED = 200; // of a receiver, at most: deliveries.SHOWN
 
 function refusedRow({ receiver, event, source, time, what, error, attempts }) {
   const { row, buttons, output } = listRow(`${receiver}: ${source} ${what}`, `${moment(time)} · ${error} · tried ${several(attempts, "time", "times")}`);
@@ -173,10 +173,11 @@ async function drawRefused() {
   $(".of-refused").hidden = !rows.length;
 }
 
+// Counts are compared with the list, not with counts before: between two of these an event may have
+// been sent again, listed no more, and refused again.
 function followRefused(sinks) {
-  const total = sinks.reduce((sum, sink) => sum + sink.refused, 0);
-  if (total !== refusals && user.role === "admin" && !$("#manage").hidden) drawRefused().catch(() => {});
-  refusals = total;
+  const total = sinks.reduce((sum, sink) => sum + Math.min(sink.refused, LISTED), 0);
+  if (total !== $("#refused").children.length && user.role === "admin" && !$("#manage").hidden) drawRefused().catch(() => {});
 }
 $("#all-again").addEventListener("click", () => saying($("#refused-said"), async () => {
   await call("/refused", {}, { method: "POST" });
