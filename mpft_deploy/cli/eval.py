@@ -250,10 +250,11 @@ def _finish(predictions: Predictions, out: Path, pictures: Path, as_json: bool) 
     if as_json:
         emit_json({"header": predictions.header, "groups": groups})
         return
-    for table in tables[:2]:
+    brief = [table for table in tables if table.brief]
+    for table in brief:
         _print(table)
-    if tables[0].note:
-        click.echo(tables[0].note)
+    for note in dict.fromkeys(table.note for table in brief if table.note):
+        click.echo(note)
     unreadable = len(predictions.header.unreadable)
     if unreadable:
         click.echo(f"{unreadable} images could not be decoded and were not scored")

@@ -20,7 +20,7 @@ from mpft_deploy.errors import InputError
 from mpft_deploy.files import display, write_atomic
 from mpft_deploy.spec import MALFORMED, Calibration, KeepRule, Record, ViewPolicy
 
-VERSION = 4
+VERSION = 5
 HEADER = b"mpft.evaluation"
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         ("label", pa.int8()),
         ("set", _NAME),
         ("generator", _NAME),
+        ("source", _NAME),
         ("protocol", _NAME),
         ("keep", _NAME),
         ("reason", _NAME),
@@ -100,6 +101,7 @@ class Rows:
     labels: npt.NDArray[np.int64]
     sets: npt.NDArray[np.object_]
     generators: npt.NDArray[np.object_]
+    sources: npt.NDArray[np.object_]
     reasons: npt.NDArray[np.object_]
     logits: npt.NDArray[np.float64]
     probabilities: npt.NDArray[np.float64]
@@ -159,6 +161,7 @@ class Predictions:
             column("label").astype(np.int64),
             column("set"),
             column("generator"),
+            column("source"),
             column("reason"),
             column("logit").astype(np.float64),
             column("probability"),

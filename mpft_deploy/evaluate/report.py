@@ -14,6 +14,7 @@ from mpft_deploy.evaluate.figures import drawings
 from mpft_deploy.evaluate.mistakes import MISTAKES, Mistake, read_mistakes
 from mpft_deploy.evaluate.predictions import Header, Predictions, is_predictions
 from mpft_deploy.evaluate.run import PARTS, PREDICTIONS
+from mpft_deploy.evaluate.streams import simulate
 from mpft_deploy.evaluate.summary import Group, summarise
 from mpft_deploy.evaluate.tables import (
     Table,
@@ -64,14 +65,14 @@ def write_results(
         pictures: the folder that may hold MISTAKES beside the predictions.
     """
     header = predictions.header
-    groups = summarise(predictions)
-    shown = tables(header, groups)
+    groups, streams = summarise(predictions), simulate(predictions)
+    shown = tables(header, groups, streams)
     page = render(predictions, groups, shown, read_mistakes(pictures / MISTAKES))
     with explain_unwritable(out):
         out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / TABLES, markdown(header, groups, shown).encode())
     write_atomic(out / FIGURES_CSV, as_csv(groups).encode())
-    write_atomic(out / FIGURES_JSON, as_json(header, groups))
+    write_atomic(out / FIGURES_JSON, as_json(header, groups, streams))
     write_atomic(out / REPORT, page.encode(), mode=PICTURES)
     return groups, shown
 

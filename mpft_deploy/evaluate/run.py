@@ -293,6 +293,7 @@ def _predict(
                         sample.label,
                         sample.set,
                         sample.generator,
+                        sample.source,
                         protocol,
                         keep,
                         loaded.reasons[place],

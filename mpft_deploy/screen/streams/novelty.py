@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +20,14 @@ def movement(before: I32, after: I32) -> float:
     Args:
         before, after: i32, texture scores of the same cells; of unequal shapes the answer is 1.
     """
-    if before.shape != after.shape:
-        return 1.0
-    changed = np.abs(after.astype(np.int64) - before).sum()
-    return 2 * float(changed) / max(1.0, float(before.sum()) + float(after.sum()))
+    return float(_movements([before], after)[0]) if before.shape == after.shape else 1.0
+
+
+def _movements(before: Sequence[I32], after: I32) -> npt.NDArray[np.float64]:
+    """`movement` from each of some pictures, [n], all of one shape."""
+    scores, cells = np.asarray(before, np.int64), tuple(range(1, after.ndim + 1))
+    changed = np.abs(scores - after).sum(cells)
+    return np.asarray(2.0 * changed / np.maximum(1, scores.sum(cells) + after.sum(dtype=np.int64)))
 
 
 class Seen:
@@ -38,7 +43,8 @@ class Seen:
 
     def add(self, scores: I32) -> bool:
         """Whether a picture, i32 scores of its cells, is like none of these; then it is kept."""
-        if any(movement(one, scores) < self._apart for one in self._kept):
+        alike = [one for one in self._kept if one.shape == scores.shape]
+        if alike and _movements(alike, scores).min() < self._apart:
             return False
         self._kept.append(scores)
         return True
