@@ -109,7 +109,9 @@ def test_it_is_in_every_output(tmp_path: Path) -> None:
     _, tables = write_results(predictions, tmp_path, tmp_path)
     shown = next(table for table in tables if table.title == "Streams, keep all")
     assert shown.brief
-    assert [row[:2] for row in shown.rows] == [["raw", promise] for promise in PROMISES]
+    assert [row[:2] for row in shown.rows] == [
+        [protocol, promise] for protocol in ("raw", "aligned") for promise in PROMISES
+    ]
     assert shown.rows[0][4] == "100.0"
     assert "## Streams, keep all" in (tmp_path / "tables.md").read_text()
     assert "Streams, keep all" in (tmp_path / "report.html").read_text()
