@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,12 @@ from folds import RESAMPLES, ROOT, interval, write_result
 if TYPE_CHECKING:
     import torch
 
+    from mpft_deploy.dataset import Sample
+    from mpft_deploy.detector.backbone import Backbone
     from mpft_deploy.detector.model import Detector
+
+    Seen = Callable[[Detector, npt.NDArray[Any]], torch.Tensor]
+    """What a head reads of some images, f32 [n, F]."""
 
 RESULT = ROOT / "benchmarks" / "results" / "hiding.json"
 JUDGED = "textured:143"
@@ -81,68 +87,43 @@ def cli() -> None:
 @click.option("--backbone", required=True, help="As `mpft train` takes it.")
 def measure(manifest: Path, work: Path, parquet: Path, backbone: str) -> None:
     """Fine-tune by each rule in each fold, and write the logits of what was left out."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from mpft_deploy.dataset import drop_contradicting, drop_unreadable, find_samples
     from mpft_deploy.detector.backbone import load_backbone
-    from mpft_deploy.detector.folds import assign_folds, fit_on_looks
     from mpft_deploy.detector.model import Detector
-    from mpft_deploy.detector.probe import Probe, sample_weights
-    from mpft_deploy.files import write_atomic
 
     work.mkdir(parents=True, exist_ok=True)
-    found = drop_contradicting(drop_unreadable(find_samples([manifest]), click.echo), click.echo)
-    drawn = np.random.default_rng(0).permutation(len(found))[:IMAGES]
-    samples = [found[place] for place in np.sort(drawn)]
-    labels = np.array([sample.label for sample in samples])
+    samples, assigned, columns = draw_images(manifest)
+    labels = columns["label"]
     tower = load_backbone(backbone)
     net = Detector.from_backbone(tower, DEPTH, taps=TAPS).eval()
     states = first_blocks(net, samples, work)
-    assigned = assign_folds(samples, FOLDS, 0)
-    columns: dict[str, Any] = {
-        "path": [sample.path.name for sample in samples],
-        "label": labels.astype(np.int8),
-        "group": [sample.generator or sample.set for sample in samples],
-        "fold 0": assigned,
-    }
-
-    def judged(features: Array, fold: int) -> Array:
-        """Logits f32 of the fold, by a head of the others."""
-        others = np.flatnonzero(assigned != fold)
-        head = fit_on_looks(features[None, others], [samples[place] for place in others])
-        return head.logits(features[assigned == fold])
-
     begun: dict[str, Array] = {}
     for seed, rule in product(SEEDS, TUNED):
         logits = columns[f"tuned, {rule}|{seed}|0"] = np.empty(len(samples), np.float32)
+        seen = partial(from_states, states[rule])
         for fold in range(LEFT_OUT):
             kept = work / f"tuned-{rule.replace(':', '-')}-{seed}-{fold}.npy"
             if not kept.exists():
-                others = np.flatnonzero(assigned != fold)
-                weights = sample_weights([samples[place] for place in others])
-                learner = Detector.from_backbone(tower, DEPTH, taps=1)
                 if rule not in begun:
-                    begun[rule] = read(learner, states[rule])
-                Probe.fit(begun[rule][others], labels[others], weights).put_into(learner)
-                drawn_by = seed * FOLDS + fold
-                tune(learner, states[rule], others, labels[others], weights, drawn_by)
+                    plain = Detector.from_backbone(tower, DEPTH, taps=1).eval()
+                    begun[rule] = read(plain, seen, len(samples))
+                learner, others, weights = begin(tower, begun[rule], samples, assigned, fold)
+                thaw(learner, FROZEN)
+                loss = partial(plain_loss, seen, labels, weights)
+                tune(learner, loss, others, labels[others], seed * FOLDS + fold)
                 tuned = Detector.from_backbone(tower, DEPTH, taps=TAPS).eval()
                 tuned.visual.load_state_dict(learner.visual.state_dict())
-                np.save(kept, read(tuned, states[JUDGED]))
-            logits[assigned == fold] = judged(np.load(kept), fold)
+                np.save(kept, read(tuned, partial(from_states, states[JUDGED]), len(samples)))
+            logits[assigned == fold] = judged(np.load(kept), samples, assigned, fold)
             click.echo(f"{rule}: seed {seed}, fold {fold + 1} of {LEFT_OUT}")
     for rule in RULES:
-        features = read(net, states[rule])
+        features = read(net, partial(from_states, states[rule]), len(samples))
         logits = columns[f"frozen, {rule}|0|0"] = np.empty(len(samples), np.float32)
         for fold in range(LEFT_OUT):
-            logits[assigned == fold] = judged(features, fold)
-    buffer, judged_ones = io.BytesIO(), pa.array(assigned < LEFT_OUT)
-    pq.write_table(pa.table(columns).filter(judged_ones), buffer, compression="zstd")
-    write_atomic(parquet, buffer.getvalue())
+            logits[assigned == fold] = judged(features, samples, assigned, fold)
+    write_columns(parquet, columns)
 
 
-def first_blocks(net: Detector, samples: Sequence[Any], work: Path) -> dict[str, Array]:
+def first_blocks(net: Detector, samples: Sequence[Sample], work: Path) -> dict[str, Array]:
     """What frozen blocks give of one disturbed view of each image: by rule f16 [n, K + 1, W]."""
     import torch
 
@@ -167,34 +148,126 @@ def first_blocks(net: Detector, samples: Sequence[Any], work: Path) -> dict[str,
     return {rule: np.load(path, mmap_mode="r") for rule, path in kept.items()}
 
 
-def read(net: Detector, states: Array) -> Array:
-    """What the head reads, f32 [n, F]."""
+def draw_images(manifest: Path) -> tuple[list[Sample], Array, dict[str, Any]]:
+    """IMAGES of a manifest, the fold of each, and the columns of a table that say what they are."""
+    from mpft_deploy.dataset import drop_contradicting, drop_unreadable, find_samples
+    from mpft_deploy.detector.folds import assign_folds
+
+    found = drop_contradicting(drop_unreadable(find_samples([manifest]), click.echo), click.echo)
+    drawn = np.random.default_rng(0).permutation(len(found))[:IMAGES]
+    samples = [found[place] for place in np.sort(drawn)]
+    assigned = assign_folds(samples, FOLDS, 0)
+    columns = {
+        "path": [sample.path.name for sample in samples],
+        "label": np.array([sample.label for sample in samples], np.int8),
+        "group": [sample.generator or sample.set for sample in samples],
+        "fold 0": assigned,
+    }
+    return samples, assigned, columns
+
+
+def write_columns(parquet: Path, columns: Mapping[str, Any]) -> None:
+    """Those of the images that were left out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from mpft_deploy.files import write_atomic
+
+    buffer, judged_ones = io.BytesIO(), pa.array(columns["fold 0"] < LEFT_OUT)
+    pq.write_table(pa.table(dict(columns)).filter(judged_ones), buffer, compression="zstd")
+    write_atomic(parquet, buffer.getvalue())
+
+
+def judged(features: Array, samples: Sequence[Sample], assigned: Array, fold: int) -> Array:
+    """Logits f32 of the fold, by a head of the others."""
+    from mpft_deploy.detector.folds import fit_on_looks
+
+    others = np.flatnonzero(assigned != fold)
+    head = fit_on_looks(features[None, others], [samples[place] for place in others])
+    return head.logits(features[assigned == fold])
+
+
+def from_states(states: Array, net: Detector, places: Array) -> torch.Tensor:
+    """What the head reads of some images, f32 [n, F], from what the frozen blocks gave."""
     import torch
 
-    parts = []
-    for first in range(0, len(states), BATCH):
-        with torch.inference_mode():
-            parts.append(net.features_from(_tokens(states[first : first + BATCH]), FROZEN).numpy())
+    return net.features_from(torch.from_numpy(states[places].astype(np.float32)), FROZEN)
+
+
+def read(net: Detector, seen: Seen, count: int) -> Array:
+    """What the head reads of all images, f32 [count, F]."""
+    import torch
+
+    with torch.inference_mode():
+        parts = [
+            seen(net, places).numpy()
+            for places in np.split(np.arange(count), range(BATCH, count, BATCH))
+        ]
     return np.concatenate(parts)
 
 
-def _tokens(states: Array) -> torch.Tensor:
-    import torch
+def begin(
+    tower: Backbone, begun: Array, samples: Sequence[Sample], assigned: Array, fold: int
+) -> tuple[Detector, Array, Array]:
+    """What is to be fine-tuned, with a fitted head; the places of the images of other folds, and
+    what each image counts, f64 [n].
 
-    return torch.from_numpy(states.astype(np.float32))
+    Args:
+        begun: what that head reads of all images before.
+    """
+    from mpft_deploy.detector.model import Detector
+    from mpft_deploy.detector.probe import Probe, sample_weights
+
+    others, weights = np.flatnonzero(assigned != fold), np.zeros(len(samples))
+    kept = [samples[place] for place in others]
+    weights[others] = sample_weights(kept)
+    learner = Detector.from_backbone(tower, DEPTH, taps=1)
+    labels = [sample.label for sample in kept]
+    Probe.fit(begun[others], labels, weights[others]).put_into(learner)
+    return learner, others, weights
+
+
+def plain_loss(
+    seen: Seen, labels: Array, weights: Array, model: Detector, chosen: Array, step: int
+) -> torch.Tensor:
+    """Cross entropy of the chosen images, each with what it counts."""
+    return cross_entropy(model.judge(seen(model, chosen)), labels[chosen], weights[chosen])
+
+
+def cross_entropy(logits: torch.Tensor, labels: Array, weights: Array) -> torch.Tensor:
+    """Of logits f32 [n], with what each counts."""
+    import torch
+    from torch.nn import functional
+
+    return functional.binary_cross_entropy_with_logits(
+        logits, torch.from_numpy(labels).float(), torch.from_numpy(weights).float()
+    )
+
+
+def thaw(model: Detector, frozen: int) -> None:
+    """Let all blocks but the first ones learn, and what stands after the last."""
+    for name, parameter in model.visual.named_parameters():
+        parts = name.split(".")
+        late = "resblocks" in parts and int(parts[2]) >= frozen
+        parameter.requires_grad_(late or name in ("ln_post.weight", "proj"))
 
 
 def tune(
-    model: Detector, states: Array, places: Array, labels: Array, weights: Array, seed: int
+    model: Detector,
+    loss: Callable[[Detector, Array, int], torch.Tensor],
+    places: Array,
+    labels: Array,
+    seed: int,
+    rate: float = LEARNING_RATE,
 ) -> None:
-    """Fine-tune the blocks after the frozen ones, and the fitted head, as `mpft train` does.
+    """Fine-tune what may learn, and the fitted head, as `mpft train` does.
 
     Args:
+        loss: of a model, images and a step.
         places: of the images that are learnt from, i64 [n].
-        labels, weights: of these, [n].
+        labels: of these, [n].
     """
     import torch
-    from torch.nn import functional
 
     from mpft_deploy.detector.batches import BalancedOrder
     from mpft_deploy.detector.loop import CLIP_NORM
@@ -202,28 +275,18 @@ def tune(
     from mpft_deploy.detector.settings import TrainSettings
 
     torch.manual_seed(seed)
-    for name, parameter in model.visual.named_parameters():
-        parts = name.split(".")
-        late = "resblocks" in parts and int(parts[2]) >= FROZEN
-        parameter.requires_grad_(late or name in ("ln_post.weight", "proj"))
-    optimiser = optimise(Tower(model), model.head, TrainSettings(backbone_lr=LEARNING_RATE))
+    optimiser = optimise(Tower(model), model.head, TrainSettings(backbone_lr=rate))
     rates = schedule(optimiser, STEPS)
     order = BalancedOrder(labels.tolist(), BATCH, seed, range(len(labels)))
     model.train()
     for step in range(STEPS):
         rates.step_update(step + 1)
-        chosen = order.indices(step)
-        logits = model.judge(model.features_from(_tokens(states[places[chosen]]), FROZEN))
-        loss = functional.binary_cross_entropy_with_logits(
-            logits,
-            torch.from_numpy(labels[chosen]).float(),
-            torch.from_numpy(weights[chosen]).float(),
-        )
+        value = loss(model, places[order.indices(step)], step)
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        value.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         optimiser.step()
-        click.echo(f"step {step + 1} of {STEPS}: loss {float(loss.detach()):.3f}", err=True)
+        click.echo(f"step {step + 1} of {STEPS}: loss {float(value.detach()):.3f}", err=True)
 
 
 @cli.command()
@@ -274,11 +337,12 @@ def draw() -> None:
         "| fine-tuned on these, judged as shipped | against frozen |\n|---|---|---|---|---|---|"
     )
     for rule, one in found["rules"].items():
-        cells = [_cell(one[state]) if state in one else "– | –" for state in ("frozen", "tuned")]
+        cells = [cell(one[state]) if state in one else "– | –" for state in ("frozen", "tuned")]
         click.echo(f"| {rule} | {RULES[rule]} | {' | '.join(cells)} |")
 
 
-def _cell(one: dict[str, dict[str, float]]) -> str:
+def cell(one: Mapping[str, Mapping[str, float]]) -> str:
+    """AUC and gain of a row, with their intervals."""
     auc, gain = one["auc"], one["gain"]
     return (
         f"{auc['value']:.3f} ({auc['low']:.3f}–{auc['high']:.3f}) | {gain['value']:+.3f} "
