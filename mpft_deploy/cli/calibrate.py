@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mpft_deploy.cli.console import parse_share
-from mpft_deploy.cli.options import PATH, VIEWS, Place, hold
+from mpft_deploy.cli.options import PATH, VIEWS, Place, Span, hold
 
 if TYPE_CHECKING:
     from mpft_deploy.dataset import Sample
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 @click.option("--config", type=PATH, help="The cameras.toml that names --camera.")
 @click.option(
     "--duration",
+    type=Span(),
     metavar="TIME",
     help="How long to look at --camera, such as 1h.  [default: 1h]",
 )
@@ -76,7 +77,7 @@ def command(
     held_out: bool,
     camera: str | None,
     config: Path | None,
-    duration: str | None,
+    duration: float | None,
     accept: bool,
     split: str | None,
     limit: int | None,
@@ -125,7 +126,7 @@ def command(
             raise UsageError(
                 "--camera takes --config, --duration, --accept and --json, and no other option"
             )
-        teach(detector, camera, config, data, duration or "1h", accept=accept, as_json=as_json)
+        teach(detector, camera, config, data, duration or 3600.0, accept=accept, as_json=as_json)
         return
     if find_kind(detector) == "bundle":
         raise UsageError(

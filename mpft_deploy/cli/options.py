@@ -57,6 +57,26 @@ class Number(click.FloatRange):
         return number
 
 
+class Span(click.FloatRange):
+    """A time such as 90, 90s, 10m, 1h or 1d, in seconds."""
+
+    def __init__(self) -> None:
+        super().__init__(0, min_open=True)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+        number, unit = (value[:-1], units[value[-1]]) if value[-1:] in units else (value, 1)
+        try:
+            seconds = float(number) * unit
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds < math.inf:
+            self.fail(f"{value!r} is no time; write 90s, 10m, 1h or 1d.", param, ctx)
+        return seconds
+
+
 class Threads(click.IntRange):
     """Threads of an engine: 0, for all cores, up to `cores.MOST_THREADS`."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpft_deploy.cli.options import PATH, VIEWS, Number, Place, Threads, hold, parse_decode
+from mpft_deploy.cli.options import PATH, VIEWS, Number, Place, Span, Threads, hold, parse_decode
 
 if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle
@@ -85,9 +85,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--duration",
-    type=Number(0, min_open=True),
-    metavar="SECONDS",
-    help="Of streams: stop after that time.  [default: never]",
+    type=Span(),
+    metavar="TIME",
+    help="Of streams: stop after that time, such as 90s or 1h.  [default: never]",
 )
 @click.option(
     "--archive",

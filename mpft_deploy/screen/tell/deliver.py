@@ -70,7 +70,7 @@ class Deliverer(ABC):
     def __init__(self, name: str, where: str, store: Store, first_wait: float) -> None:
         self.name, self._where, self._store, self._first_wait = name, where, store, first_wait
         self._trouble, self._refusing = Trouble(logger), Trouble(logger)
-        self._closing, self._news = threading.Event(), threading.Event()
+        self._closing, self._news, self._due = (threading.Event() for _ in range(3))
         self._delivered = self._failures = 0
         self._dropped: Counter[str] = Counter()
         store.receivers.append(self)
@@ -106,9 +106,17 @@ class Deliverer(ABC):
         """Look into the store."""
         self._news.set()
 
+    def try_now(self) -> None:
+        """Make what waits due, even of a receiver that asked to be left alone."""
+        waits = "receiver = ?1 AND due IS NOT NULL"
+        self._store.rows(f"UPDATE deliveries SET due = 0 WHERE {waits}", self.name)
+        self._due.set()
+        self.wake()
+
     def close(self, timeout: float) -> None:
         """Deliver what waits, unless the receiver is down; the rest stays in the store."""
         self._closing.set()
+        self._due.set()
         self._news.set()
         self._task.join(timeout)
         if self._task.is_alive():
@@ -135,8 +143,10 @@ class Deliverer(ABC):
                 wait = min(LONGEST_PAUSE, waiting[0].due - self._store.now())
                 if wait <= 0:
                     self._deliver(waiting)
-                elif self._closing.wait(wait):
-                    break
+                elif self._due.wait(wait):
+                    if self._closing.is_set():
+                        break
+                    self._due.clear()
             elif self._closing.is_set():
                 break
             else:

@@ -71,7 +71,12 @@ class Deliveries:
         self, note: Note, receiver: str | None = None, event: Number | None = None
     ) -> int:
         """Send what was refused once more: all, or that of a receiver, or one event of it."""
-        return self._change("UPDATE deliveries SET due = 0", receiver, event, note, "sent again")
+        change = "UPDATE deliveries SET due = 0"
+        changed = self._change(change, receiver, event, note, "sent again")
+        for sink in self._deliverers():
+            if receiver in (None, sink.name):
+                sink.try_now()
+        return changed
 
     @operation("DELETE", "/refused", role="admin")
     def forget(self, note: Note, receiver: str | None = None, event: Number | None = None) -> int:
@@ -88,7 +93,6 @@ class Deliveries:
                 count = self._store.number(f"SELECT count(*) {REFUSED}", sink.name, event)
                 chosen = f"receiver = ?1 AND event IN (SELECT event {REFUSED})"
                 self._store.rows(f"{change} WHERE {chosen}", sink.name, event)
-                sink.wake()
                 if count:
                     what = f"event {event}" if event else f"{count} events"
                     note(done, f"{what} to {sink.name}")

@@ -67,7 +67,7 @@ def test_an_address_is_all_that_it_takes(rtsp: Any, run: Any, tmp_path: Path) ->
 
 
 def test_lines_for_people_and_a_duration(rtsp: Any, run: Any) -> None:
-    one = run(rtsp().url("cam"), "--duration", "3")
+    one = run(rtsp().url("cam"), "--duration", "3s")
     one.until(lambda: any("live" in line for line in one.lines))
     assert one.end(None) < 3 + AT_ONCE
     assert one.process.returncode == 0

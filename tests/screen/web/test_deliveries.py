@@ -155,3 +155,18 @@ def test_what_is_sent_again_in_vain_holds_up_no_other(hook: Hook, receiver: Rece
     assert hook.webhook.stats().refused == 1
     assert hook.webhook.stats().failures == 0
     hook.close(1)
+
+
+def test_who_sends_again_waits_for_no_pause(
+    hook: Hook, receiver: Receiver, server: Dashboard
+) -> None:
+    receiver.answers, receiver.pause = {"e000000": 422, "e000001": 503}, 200
+    for number in range(2):
+        hook.send(stream_event(number))
+    eventually(lambda: hook.webhook.stats().failures == 1)
+    [paused] = hook.store.waiting("webhook", 2)
+    assert paused.due - hook.store.now() > 100
+    receiver.answers = {}
+    status, _, changed = get(server, API + "/refused", "POST")
+    assert (status, json.loads(changed)) == (200, 1)
+    eventually(lambda: receiver.ids() == ["e000000", "e000001"])

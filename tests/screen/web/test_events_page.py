@@ -108,6 +108,11 @@ def test_a_note_beside_the_tiles_is_kept_without_an_answer(
 ) -> None:
     open_page(browser, reviewed.url, size)
     browser.tap("#events .look")
+    newest = browser.ask("current")
+    browser.tap("#event .next")  # of events that were not listed yet
+    browser.wait_for(f"current === {newest - 2}")
+    browser.tap("#event .previous")
+    browser.wait_for(f"current === {newest}")
     browser.write("#event [name=note]", "a poster")
     if size == PHONE:
         browser.tap("#event .close")

@@ -139,6 +139,7 @@ function mark() {
 const reviewable = () => listed.filter((stored) => stored.state);
 
 async function move(by) {
+  if (!listed.length) await loadEvents(); // an event was opened beside the tiles
   const all = reviewable();
   const index = all.findIndex((stored) => stored.id === current);
   let next = index < 0 ? 0 : index + by;
