@@ -268,6 +268,7 @@ def test_notify_me_on_this_device(
         assert asked == {"userVisibleOnly": True, "applicationServerKey": key}
         [device] = ask(server, "GET", "")[1]
         assert "Chrome" in device["agent"]
+        assert " on Linuxby" in text(browser, "#devices")  # not all that a browser calls itself
         assert text(browser, "#notify") == "Stop on this device"
         assert "by 127.0.0.1, since" in text(browser, "#devices li")
         assert too_wide(browser) == []

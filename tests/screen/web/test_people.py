@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from dashboard_demo import DemoMonitor
 from headless import DESKTOP, Browser
 from pages import LIVE, SIZES, complaints, open_page, texts, too_wide
@@ -11,6 +13,17 @@ from visits import TOKEN
 from mpft_deploy.screen.tell.config import Http, User
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.web import serve
+
+AGENTS = {
+    "Mozilla/5.0 (Linux; Android 10) Chrome/120.0.0.0 Safari/537.36": "Chrome 120 on Android",
+    "Mozilla/5.0 (Macintosh; Mac OS X 10_15) Version/17.1 Safari/605.1": "Safari 17 on Mac OS",
+    "Mozilla/5.0 (iPhone; CPU OS 17) Version/17.1 Mobile/15E148": "Safari 17 on iPhone",
+    "Mozilla/5.0 (Windows NT 10.0) Chrome/120.0 Safari/537.36 Edg/121.0": "Edge 121 on Windows",
+    "Mozilla/5.0 (X11; Linux x86_64) Gecko/20100101 Firefox/121.0": "Firefox 121 on Linux",
+    "curl/8.5.0": "curl/8.5.0",
+    "": "unknown browser",
+}
+"""What browsers call themselves, shortened; and what the page calls them."""
 
 
 def log_in(browser: Browser, url: str, token: str, size: tuple[int, int] = DESKTOP) -> None:
@@ -34,6 +47,8 @@ def test_logging_in(browser: Browser, monitor: DemoMonitor, size: tuple[int, int
     # Who is logged in, and who did what; and out again.
     browser.tap("nav [href='#manage']")
     browser.wait_for("document.querySelectorAll('#sessions .managed').length === 1")
+    shown = browser.ask(f"{json.dumps(list(AGENTS))}.map(browserOf)")
+    assert shown == list(AGENTS.values())
     browser.wait_for("document.querySelectorAll('#audit .audited').length === 1")
     assert texts(browser, "#audit b, #audit span") == ["admin", "logged in "]
     assert too_wide(browser) == []

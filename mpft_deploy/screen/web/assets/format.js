@@ -107,6 +107,15 @@ function looks(value) {
   return `${shown} independent ${shown === "1" ? "look" : "looks"}`;
 }
 
+// "Chrome 120 on Android", of what a browser calls itself: that names others, too, in this order.
+const BROWSERS = { Edg: "Edge", OPR: "Opera", Firefox: "Firefox", Chrome: "Chrome", Version: "Safari" };
+function browserOf(agent) {
+  const word = Object.keys(BROWSERS).find((one) => agent.includes(`${one}/`));
+  const system = ["iPhone", "iPad", "Android", "Windows", "Mac OS", "Linux"].find((one) => agent.includes(one));
+  if (!word || !system) return agent || "unknown browser";
+  return `${BROWSERS[word]} ${parseInt(agent.split(`${word}/`)[1])} on ${system}`;
+}
+
 const REASONS = {
   "scene change": "the picture has another size",
   "reconnect": "the camera was away",

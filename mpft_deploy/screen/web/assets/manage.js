@@ -121,7 +121,7 @@ setInterval(() => {
 // What can be ended or deleted with one button: who is logged in, and evidence that no event names
 
 function sessionRow({ id, user: name, began, agent }) {
-  return endedRow("Log out", `/sessions/${id}`, name, agent || "unknown browser", `since ${moment(began)}`);
+  return endedRow("Log out", `/sessions/${id}`, name, browserOf(agent), `since ${moment(began)}`);
 }
 
 function keptRow({ name, verdict, bytes }) {
