@@ -1,4 +1,4 @@
-"""What else may be tried while fine-tuning, on generators that are left out.
+"""What else may be tried, while fine-tuning or with a frozen tower, on generators left out.
 
     python examples/tuning.py measure MANIFEST WORK PARQUET --backbone NAME@FILE --autoencoder FILE
     python examples/tuning.py record PARQUET --commit COMMIT
@@ -45,7 +45,7 @@ class Way:
     """How is learnt.
 
     deep: in all eight blocks, not in the last three alone.
-    hidden: cells are learnt from by this rule, and what becomes of the others: "drop" or "zero".
+    hidden: by which rule cells are learnt from, and what becomes of the others: "drop" or "zero".
     rank: of updates of the matrices, which alone are learnt (LoRA); 0 for the weights themselves.
     near: what the mean square distance to the frozen features counts, in deviations of these.
     close: what the mean square distance of real images from their mean counts, likewise.
@@ -74,12 +74,16 @@ WAYS = (
     Way("low rank, last three blocks", rank=8),
     Way("near the frozen features", near=1.0),
     Way("real images close together", close=0.3),
-    Way("textured cells left out", hidden=("smooth:127", "drop")),
     Way("textured cells grey", hidden=("smooth:127", "zero")),
     Way("low rank, all eight blocks", deep=True, rank=8),
     Way("all eight blocks", deep=True, back=0.5),
 )
 BACK = "{}, halfway back"
+
+DEEPER = tuple(
+    (*blocks, rule) for blocks in ((7, 9), (6, 10)) for rule in ("textured:127", JUDGED, "all")
+)
+"""What a head reads of a frozen tower: after which blocks, first and last, by which cells."""
 
 
 @click.group()
@@ -107,7 +111,18 @@ def measure(manifest: Path, work: Path, parquet: Path, backbone: str, autoencode
                 logits = columns.setdefault(f"{name}|0|0", np.empty(len(samples), np.float32))
                 logits[assigned == fold] = hiding.judged(one, samples, assigned, fold)
             click.echo(f"{way.name if way else PLAIN}: fold {fold + 1} of {LEFT_OUT}")
+    for one in DEEPER:
+        features = bench.deeper(*one)
+        logits = columns[f"{PLAIN}, {deep_name(*one)}|0|0"] = np.empty(len(samples), np.float32)
+        for fold in range(LEFT_OUT):
+            logits[assigned == fold] = hiding.judged(features, samples, assigned, fold)
+        click.echo(deep_name(*one))
     hiding.write_columns(parquet, columns)
+
+
+def deep_name(first: int, last: int, rule: str) -> str:
+    """Of one of DEEPER."""
+    return f"blocks {first} to {last}, {rule}"
 
 
 def fast(seen: Seen, net: Detector, places: Array) -> torch.Tensor:
@@ -169,6 +184,16 @@ class Bench:
 
         made = self._kept(f"{way.name.replace(' ', '-').replace(',', '')}-{fold}", learn)
         return dict(zip(shares, made, strict=True))
+
+    def deeper(self, first: int, last: int, rule: str) -> Array:
+        """What the head reads of the frozen tower after some blocks."""
+        from mpft_deploy.detector.model import Detector
+
+        def read() -> Array:
+            net = Detector.from_backbone(self._tower, last, taps=last - first + 1).eval()
+            return self._read(net, self.seen(rule))
+
+        return self._kept(f"deeper-{first}-{last}-{rule.replace(':', '-')}", read)
 
     def seen(self, rule: str = JUDGED, fill: str = "drop", *, deep: bool = False) -> Seen:
         """How a head's features come from images."""
@@ -328,21 +353,29 @@ def read_figures(parquet: Path, resamples: int = RESAMPLES) -> dict[str, Any]:
         for name in (way.name, BACK.format(way.name)) if way.back else (way.name,):
             mine = figures.of(name, "one")[:, 0]
             ways[name] = {"auc": interval(mine), "gain": interval(mine - base)}
+    deeper = {}
+    for one in DEEPER:
+        mine = figures.of(f"{PLAIN}, {deep_name(*one)}", "one")[:, 0]
+        deeper[deep_name(*one)] = {"auc": interval(mine), "gain": interval(mine - base)}
     return {
         "images": figures.count,
         "folds": LEFT_OUT,
         "steps": STEPS,
         PLAIN: interval(base),
         "ways": ways,
+        "deeper": deeper,
     }
 
 
 @cli.command()
 def draw() -> None:
-    """The table."""
+    """The tables."""
     found = json.loads(RESULT.read_bytes())
     click.echo("| fine-tuned | AUC over generators | against frozen |\n|---|---|---|")
     for name, one in found["ways"].items():
+        click.echo(f"| {name} | {hiding.cell(one)} |")
+    click.echo("\n| frozen, read after | AUC over generators | as shipped |\n|---|---|---|")
+    for name, one in found["deeper"].items():
         click.echo(f"| {name} | {hiding.cell(one)} |")
 
 
