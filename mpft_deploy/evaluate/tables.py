@@ -226,7 +226,7 @@ def _of_streams(header: Header, streams: Sequence[Streams]) -> Table:
         row = cells.setdefault((one.protocol, one.promise), [])
         row += [_plain(100 * one.found), _plain(100 * one.alarmed)]
     spans = list(dict.fromkeys(one.span for one in streams))
-    columns = [f"{span}: {what}" for span in spans for what in ("found", "false alarms")]
+    columns = [f"{what} in {span}" for span in spans for what in ("found", "false alarms")]
     return Table(
         f"Streams, keep {header.calibrated_keep}",
         ["protocol", "a false alarm in", *columns],
