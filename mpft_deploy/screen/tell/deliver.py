@@ -113,11 +113,14 @@ class Deliverer(ABC):
         self._due.set()
         self.wake()
 
+    def leave(self) -> None:
+        """Have the thread end, once nothing more is due."""
+        for one in (self._closing, self._due, self._news):
+            one.set()
+
     def close(self, timeout: float) -> None:
         """Deliver what waits, unless the receiver is down; the rest stays in the store."""
-        self._closing.set()
-        self._due.set()
-        self._news.set()
+        self.leave()
         self._task.join(timeout)
         if self._task.is_alive():
             self.abort()

@@ -150,7 +150,7 @@ class PushSink(Notifier):
         user = printable(self.device.user or "somebody")
         logger.info("%s: the subscription of %s has ended", self._where, user)
         self._forget(self.device.id)
-        self._closing.set()
+        self.leave()
         return LEFT
 
     def abort(self) -> None:
