@@ -44,7 +44,7 @@ MAKERS = ("autoencoder", "demo")
 class Way:
     """How is learnt.
 
-    deep: in all eight blocks, not in the last three alone.
+    deep: in all eight blocks, not in the last three alone; by updates of some rank.
     hidden: by which rule cells are learnt from, and what becomes of the others: "drop" or "zero".
     rank: of updates of the matrices, which alone are learnt (LoRA); 0 for the weights themselves.
     near: what the mean square distance to the frozen features counts, in deviations of these.
@@ -76,7 +76,6 @@ WAYS = (
     Way("real images close together", close=0.3),
     Way("textured cells grey", hidden=("smooth:127", "zero")),
     Way("low rank, all eight blocks", deep=True, rank=8),
-    Way("all eight blocks", deep=True, back=0.5),
 )
 BACK = "{}, halfway back"
 
@@ -215,11 +214,10 @@ class Bench:
             self._tower, last, self._samples, self._assigned, fold
         )
         torch.manual_seed(fold)
-        hiding.thaw(learner, 0 if way.deep else FROZEN)
-        if way.deep:
-            learner.visual.requires_grad_(True)
         if way.rank:
             adapt(learner.visual, way.rank)
+        else:
+            hiding.thaw(learner, FROZEN)
         loss = partial(self._loss, way, seen, weights, last)
         hiding.tune(learner, loss, others, self._labels[others], fold, way.rate)
         return learner.eval()
