@@ -372,7 +372,7 @@ def draw() -> None:
     click.echo("| fine-tuned | AUC over generators | against frozen |\n|---|---|---|")
     for name, one in found["ways"].items():
         click.echo(f"| {name} | {hiding.cell(one)} |")
-    click.echo("\n| frozen, read after | AUC over generators | as shipped |\n|---|---|---|")
+    click.echo("\n| frozen, read after | AUC over generators | against as shipped |\n|---|---|---|")
     for name, one in found["deeper"].items():
         click.echo(f"| {name} | {hiding.cell(one)} |")
 

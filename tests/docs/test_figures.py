@@ -90,6 +90,9 @@ def test_results_are_what_the_logits_say(figures: ModuleType, record: dict[str, 
     hiding = importlib.import_module("hiding").read_figures(ROOT / "docs" / "hiding.parquet", 0)
     written = record["results"]["hiding"]
     assert_close(central(hiding), central({key: written[key] for key in hiding}))
+    tuning = importlib.import_module("tuning").read_figures(ROOT / "docs" / "tuning.parquet", 0)
+    written = record["results"]["tuning"]
+    assert_close(central(tuning), central({key: written[key] for key in tuning}))
     folds = importlib.import_module("folds")
     read, written = (
         folds.read_figures(ROOT / "docs" / "folds.parquet", 0),
