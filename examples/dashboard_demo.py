@@ -335,9 +335,9 @@ def main() -> None:
     server, sinks = open_demo(monitor, Path(folder.name), Http(address=chosen.address))
     monitor.step(time.time())
     past(monitor, sinks)
-    print(f"dashboard: {server.url}")
     last = list(monitor.sources)[-1]
     try:
+        print(f"dashboard: {server.url}")
         for second in range(10**9):
             for event in monitor.step(time.time()):
                 sinks.send(event)

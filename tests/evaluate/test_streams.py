@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from mpft_deploy.evaluate import streams
 from mpft_deploy.evaluate.predictions import Header, Predictions, make_table, write_predictions
 from mpft_deploy.evaluate.report import write_results
 from mpft_deploy.evaluate.streams import PROMISES, SPANS, Streams, simulate
@@ -103,7 +104,8 @@ def test_nothing_is_said_of_other_views_or_without_a_measure(changed: dict[str, 
     assert simulate(predicted(separation=5.0, error=0.8, **changed)) == []
 
 
-def test_it_is_in_every_output(tmp_path: Path) -> None:
+def test_it_is_in_every_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "STREAMS", 8)
     predictions = predicted(separation=5.0, error=0.8, protocols=["raw", "aligned"])
     write_predictions(tmp_path / "predictions.parquet", predictions.header, [predictions.table])
     _, tables = write_results(predictions, tmp_path, tmp_path)
@@ -115,5 +117,5 @@ def test_it_is_in_every_output(tmp_path: Path) -> None:
     assert shown.rows[0][4] == "100.0"
     assert "## Streams, keep all" in (tmp_path / "tables.md").read_text()
     assert "Streams, keep all" in (tmp_path / "report.html").read_text()
-    streams = json.loads((tmp_path / "metrics.json").read_bytes())["streams"]
-    assert msgspec.convert(streams, list[Streams]) == simulate(predictions)
+    written = json.loads((tmp_path / "metrics.json").read_bytes())["streams"]
+    assert msgspec.convert(written, list[Streams]) == simulate(predictions)
