@@ -74,7 +74,7 @@ WAYS = (
     Way("low rank, last three blocks", rank=8),
     Way("near the frozen features", near=1.0),
     Way("real images close together", close=0.3),
-    Way("textured cells grey", hidden=("smooth:127", "zero")),
+    Way("textured cells black", hidden=("smooth:127", "zero")),
     Way("low rank, all eight blocks", deep=True, rank=8),
 )
 BACK = "{}, halfway back"

@@ -246,9 +246,9 @@ def _finish(predictions: Predictions, out: Path, pictures: Path, as_json: bool) 
     from mpft_deploy.evaluate.tables import told_unsure
     from mpft_deploy.files import display
 
-    groups, tables = write_results(predictions, out, pictures)
+    groups, streams, tables = write_results(predictions, out, pictures)
     if as_json:
-        emit_json({"header": predictions.header, "groups": groups})
+        emit_json({"header": predictions.header, "groups": groups, "streams": streams})
         return
     brief = [table for table in tables if table.brief]
     for table in brief:

@@ -66,8 +66,9 @@ class Span(click.FloatRange):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-        number, unit = (value[:-1], units[value[-1]]) if value[-1:] in units else (value, 1)
+        from mpft_deploy.screen.streams.settings import UNITS
+
+        number, unit = (value[:-1], UNITS[value[-1]]) if value[-1:] in UNITS else (value, 1)
         try:
             seconds = float(number) * unit
         except ValueError:

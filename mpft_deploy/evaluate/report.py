@@ -14,7 +14,7 @@ from mpft_deploy.evaluate.figures import drawings
 from mpft_deploy.evaluate.mistakes import MISTAKES, Mistake, read_mistakes
 from mpft_deploy.evaluate.predictions import Header, Predictions, is_predictions
 from mpft_deploy.evaluate.run import PARTS, PREDICTIONS
-from mpft_deploy.evaluate.streams import simulate
+from mpft_deploy.evaluate.streams import Streams, simulate
 from mpft_deploy.evaluate.summary import Group, summarise
 from mpft_deploy.evaluate.tables import (
     Table,
@@ -58,7 +58,7 @@ OUTPUT = Kind("an evaluation", _own, into=NAMES)
 
 def write_results(
     predictions: Predictions, out: Path, pictures: Path
-) -> tuple[list[Group], list[Table]]:
+) -> tuple[list[Group], list[Streams], list[Table]]:
     """Write every table and the report into `out`, the same bytes for the same predictions.
 
     Args:
@@ -74,7 +74,7 @@ def write_results(
     write_atomic(out / FIGURES_CSV, as_csv(groups).encode())
     write_atomic(out / FIGURES_JSON, as_json(header, groups, streams))
     write_atomic(out / REPORT, page.encode(), mode=PICTURES)
-    return groups, shown
+    return groups, streams, shown
 
 
 def render(

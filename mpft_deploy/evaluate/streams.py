@@ -62,7 +62,9 @@ def simulate(predictions: Predictions) -> list[Streams]:
     for protocol in header.protocols:
         rows = predictions.rows(protocol, header.calibrated_keep)
         rows = rows.where(rows.judged)
-        if len(set(rows.labels.tolist())) == 2 and (protocol in BASIC or protocol[:2] == "h2"):
+        if len(set(rows.labels.tolist())) == 2 and (
+            protocol in BASIC or protocol.startswith(("h264", "h265"))
+        ):
             out += _under(protocol, rows, header.calibration)
     return out
 

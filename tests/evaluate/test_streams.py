@@ -108,7 +108,7 @@ def test_it_is_in_every_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(streams, "STREAMS", 8)
     predictions = predicted(separation=5.0, error=0.8, protocols=["raw", "aligned"])
     write_predictions(tmp_path / "predictions.parquet", predictions.header, [predictions.table])
-    _, tables = write_results(predictions, tmp_path, tmp_path)
+    _, returned, tables = write_results(predictions, tmp_path, tmp_path)
     shown = next(table for table in tables if table.title == "Streams, keep all")
     assert shown.brief
     assert [row[:2] for row in shown.rows] == [
@@ -118,4 +118,4 @@ def test_it_is_in_every_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "## Streams, keep all" in (tmp_path / "tables.md").read_text()
     assert "Streams, keep all" in (tmp_path / "report.html").read_text()
     written = json.loads((tmp_path / "metrics.json").read_bytes())["streams"]
-    assert msgspec.convert(written, list[Streams]) == simulate(predictions)
+    assert msgspec.convert(written, list[Streams]) == simulate(predictions) == returned

@@ -118,7 +118,7 @@ def test_images_without_a_verdict_are_in_no_figure_and_counted(tmp_path: Path) -
         "1_fake/1.png": "",
         "1_fake/small.png": "20 × 20 pixels are too few to judge: the shorter side needs 128",
     }
-    groups, shown = write_results(predictions, tmp_path / "out", tmp_path / "out")
+    groups, _, shown = write_results(predictions, tmp_path / "out", tmp_path / "out")
     for group in groups:
         assert (group.real, group.generated) == (2, 2)
         assert (group.unsure_real, group.unsure_generated) == (1, 1)
@@ -141,7 +141,7 @@ def test_a_set_without_any_verdict_has_no_figures(tmp_path: Path) -> None:
         blobs(label, 60).save(tmp_path / "data" / folder / "small.png")
     entries = find_entries([tmp_path / "data"])
     predictions = evaluate(Brightness(), entries, BASIC, tmp_path / "out")
-    groups, shown = write_results(predictions, tmp_path / "out", tmp_path / "out")
+    groups, _, shown = write_results(predictions, tmp_path / "out", tmp_path / "out")
     assert all(figure is None for group in groups for figure in group.figures.values())
     assert shown[0].note.endswith("has no real or generated images with a verdict.")
 

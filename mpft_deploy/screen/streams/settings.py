@@ -21,14 +21,14 @@ Share = Annotated[float, msgspec.Meta(ge=0)]
 Readers = Literal["auto", "processes", "threads"]
 Duration = Annotated[str, msgspec.Meta(pattern=r"^[1-9]\d{0,5}[smhd]$")]
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 
 
 def seconds(duration: str) -> int:
     """Seconds of a Duration such as "10m"."""
-    return int(duration[:-1]) * _UNITS[duration[-1]]
+    return int(duration[:-1]) * UNITS[duration[-1]]
 
 
 class SourceSettings(Record, frozen=True):

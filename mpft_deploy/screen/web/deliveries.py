@@ -73,30 +73,30 @@ class Deliveries:
         """Send what was refused once more: all, or that of a receiver, or one event of it."""
         change = "UPDATE deliveries SET due = 0"
         changed = self._change(change, receiver, event, note, "sent again")
-        for sink in self._deliverers():
-            if receiver in (None, sink.name):
-                sink.try_now()
-        return changed
+        for sink in changed:
+            sink.try_now()
+        return sum(changed.values())
 
     @operation("DELETE", "/refused", role="admin")
     def forget(self, note: Note, receiver: str | None = None, event: Number | None = None) -> int:
         """Have what was refused sent no more; the events stay. Chosen as at /refused."""
-        return self._change("DELETE FROM deliveries", receiver, event, note, "gave up sending")
+        change = "DELETE FROM deliveries"
+        return sum(self._change(change, receiver, event, note, "gave up sending").values())
 
     def _change(
         self, change: str, receiver: str | None, event: int | None, note: Note, done: str
-    ) -> int:
-        """How many deliveries were changed; a MissingError for none."""
-        changed = 0
+    ) -> dict[Deliverer, int]:
+        """How many deliveries of whom were changed; a MissingError for none."""
+        changed = {}
         for sink in self._deliverers():
             if receiver in (None, sink.name):
                 count = self._store.number(f"SELECT count(*) {REFUSED}", sink.name, event)
                 chosen = f"receiver = ?1 AND event IN (SELECT event {REFUSED})"
                 self._store.rows(f"{change} WHERE {chosen}", sink.name, event)
                 if count:
+                    changed[sink] = count
                     what = f"event {event}" if event else f"{count} events"
                     note(done, f"{what} to {sink.name}")
-                changed += count
         if not changed:
             raise MissingError("nothing like that was refused, or it was sent again already")
         return changed
