@@ -134,7 +134,7 @@ train-shipped: .venv-test/installed
 	.venv-test/bin/mpft train $(SHARED)/data/manifest.csv --out $(SHIPPED) --overwrite \
 		$(if $(wildcard $(SHIPPED).run),--resume) --folds 5 \
 		--backbone ViT-B-16-quickgelu@$(SHARED)/backbones/clip-vit-b-16-openai-int8.safetensors \
-		--stored int6 --golden synthetic
+		--stored int6 --golden synthetic --precision f32
 
 # Goes on where it was cut off; delete build/demo-decoder.pt to begin anew.
 train-demo-decoder: .venv-test/installed

@@ -72,10 +72,12 @@ def make_network(
         for index in range(spec.depth):
             x = block(f"transformer.resblocks.{index}", x)
             if index >= spec.depth - spec.taps:
-                read = norm("ln_post", x[:, 0]) @ w["proj"]
-                taps.append(
-                    read / read.norm(dim=-1, keepdim=True) if spec.feature == "unit" else read
-                )
+                read = norm("ln_post", x[:, 0])
+                if spec.feature != "token":
+                    read = read @ w["proj"]
+                if spec.feature == "unit":
+                    read = read / read.norm(dim=-1, keepdim=True)
+                taps.append(read)
         return linear(torch.cat(taps, 1), w["head.weight"], w["head.bias"])[:, 0].float()
 
     return logits

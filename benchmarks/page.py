@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape
 
 from gpu_page import NO_GPU, draw_gpu, gpus
 from tables import cell, interval, table, targets
+from turns import shipped
 
 from mpft_deploy.files import write_atomic
 
@@ -26,10 +27,16 @@ HEAD = """# Benchmarks
 Drawn by `make bench` from the JSON in `benchmarks/results/`; nothing here is
 typed. Contestants of a table took turns in one run (A B A B), so that what disturbed one disturbed
 all. Milliseconds are medians with 95 % intervals by block bootstrap. Losses are shown too. All
-results are of the shipped detector, whatever its calibration; what is missing was not measured yet.
+results are of the shipped detector's tower, which times depend on; what is missing was not measured
+yet.
 """
 
 EMPTY = "\nNo results are committed yet: run `make bench` on a quiet machine.\n"
+
+EARLIER = """
+By an earlier head of the same tower: times are those of the shipped detector, differences of logits
+and verdicts are that head's.
+"""
 
 DECISIVE = {"amx_int8": "AMX", "avx512_vnni": "VNNI", "avx2": "AVX2"}
 
@@ -124,6 +131,7 @@ def _head(record: Json) -> str:
         f"\n## {title}, {record['cores']} cores\n\n{record['date']}, commit "
         f"`{record['commit']}`, {device['machine']}{able}, {device['system']}{told}. "
         f"[{record['file']}](../benchmarks/results/{record['file']})\n"
+        + (EARLIER if record["weights"] != shipped()["weights"] else "")
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import hashlib
 import json
 import shlex
 import subprocess
@@ -20,6 +22,7 @@ import numpy as np
 from mpft_deploy.bundle import Device
 from mpft_deploy.cores import available_cores
 from mpft_deploy.profile.percentiles import intervals
+from mpft_deploy.weights import decode
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "models" / "mpft-vit-b16"
@@ -103,9 +106,22 @@ def _portable(word: str) -> str:
 
 def shipped() -> dict[str, str]:
     """What a result is of: the shipped detector's seal, and the hash of its weights, which a new
-    card or calibration leaves as it is."""
+    card or calibration leaves as it is; and of its tower's alone, which decide of time and memory
+    and are left as they are by a new head."""
     manifest = json.loads((SHIPPED / "detector.json").read_bytes())
-    return {"detector": manifest["seal"], "weights": manifest["files"]["weights.safetensors"]}
+    weights = manifest["files"]["weights.safetensors"]
+    return {"detector": manifest["seal"], "weights": weights, "tower": tower(SHIPPED)}
+
+
+@functools.cache
+def tower(folder: Path) -> str:
+    """Hash of a detector's blocks and of what stands before them."""
+    digest = hashlib.sha256()
+    stored = decode((folder / "weights.safetensors").read_bytes(), str(folder))
+    for name in sorted(stored):
+        if not name.startswith(("head.", "proj", "ln_post.")):
+            digest.update(name.encode() + stored[name].tobytes())
+    return digest.hexdigest()
 
 
 def measured(folder: Path) -> dict[str, str]:
@@ -113,7 +129,11 @@ def measured(folder: Path) -> dict[str, str]:
     ours, bundle = shipped(), folder / "bundle.json"
     manifest = json.loads((bundle if bundle.exists() else folder / "detector.json").read_bytes())
     seal = manifest["sources"]["detector_seal"] if bundle.exists() else manifest["seal"]
-    return ours if seal == ours["detector"] else {"detector": seal, "weights": "others"}
+    return (
+        ours
+        if seal == ours["detector"]
+        else {"detector": seal, "weights": "others", "tower": "others"}
+    )
 
 
 def target(

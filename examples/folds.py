@@ -45,12 +45,14 @@ class Variant:
     """What is changed.
 
     blocks: whose class tokens the head reads, counted from the last that the features hold.
+    embedded: whether it reads CLIP's embeddings of them in place of the tokens.
     learn: looks that it learns from.
     """
 
     name: str
-    blocks: tuple[int, ...] = (-3, -2, -1)
-    learn: int = 2
+    blocks: tuple[int, ...] = (-6, -5, -4, -3, -2, -1)
+    embedded: bool = False
+    learn: int = 4
     penalty: float = 0.003
     power: float = -0.5
 
@@ -58,17 +60,20 @@ class Variant:
 DEFAULT = "as shipped"
 VARIANTS = (
     Variant(DEFAULT),
+    Variant("CLIP's embeddings", embedded=True),
+    Variant("CLIP's embeddings, blocks 6 to 8", (-3, -2, -1), embedded=True),
     Variant("block 8 alone", (-1,)),
     Variant("block 7 alone", (-2,)),
     Variant("block 6 alone", (-3,)),
     Variant("block 5 alone", (-4,)),
-    Variant("blocks 7 and 8", (-2, -1)),
+    Variant("blocks 6 to 8", (-3, -2, -1)),
     Variant("blocks 5 to 8", (-4, -3, -2, -1)),
+    Variant("blocks 1 to 8", (-8, -7, -6, -5, -4, -3, -2, -1)),
     Variant("one look", learn=1),
+    Variant("two looks", learn=2),
     Variant("penalty 10 times", penalty=0.0003),
     Variant("penalty 3 times", penalty=0.001),
     Variant("penalty a third", penalty=0.01),
-    Variant("penalty a tenth", penalty=0.03),
     Variant("images count alike", power=0.0),
     Variant("groups count alike", power=-1.0),
 )
@@ -84,23 +89,29 @@ def cli() -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.argument("parquet", type=click.Path(path_type=Path))
+@click.option("--backbone", required=True, help="As `mpft train` takes it; its projection is read.")
 @click.option("--stored", default="int6", show_default=True, help="As in training.")
 @click.option("--folds", default=5, show_default=True)
-def measure(run: Path, manifest: Path, parquet: Path, stored: str, folds: int) -> None:
+def measure(
+    run: Path, manifest: Path, parquet: Path, backbone: str, stored: str, folds: int
+) -> None:
     """Fit the heads of every variant, and write their logits of what was left out."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from mpft_deploy.dataset import drop_contradicting, drop_unreadable, find_samples
+    from mpft_deploy.detector.backbone import load_backbone
     from mpft_deploy.detector.features import LOOKS
-    from mpft_deploy.detector.folds import assign_folds, families, out_of_fold
+    from mpft_deploy.detector.folds import JUDGED, assign_folds, families, out_of_fold
     from mpft_deploy.detector.probe import at_most
     from mpft_deploy.files import write_atomic
 
     found = drop_contradicting(drop_unreadable(find_samples([manifest]), click.echo), click.echo)
     samples = at_most(found, 0)
     raw = np.fromfile(run / f"features.{stored}.raw", np.float32)
-    features = raw.reshape(LOOKS, len(samples), -1, 512)
+    tower = load_backbone(backbone)
+    projection = tower.weights["proj"].numpy()
+    features = raw.reshape(LOOKS, len(samples), -1, len(projection))
     columns: dict[str, Any] = {
         "path": [sample.path.name for sample in samples],
         "label": np.array([sample.label for sample in samples], np.int8),
@@ -118,9 +129,11 @@ def measure(run: Path, manifest: Path, parquet: Path, stored: str, folds: int) -
         for one in VARIANTS:
             if -min(one.blocks) > features.shape[2]:
                 continue
-            read = features[:, :, list(one.blocks)].reshape(LOOKS, len(samples), -1)
+            read = features[:, :, list(one.blocks)]
+            read = read @ projection if one.embedded else read
+            read = read.reshape(LOOKS, len(samples), -1)
             logits = left_out(read, inverse_penalty=one.penalty, power=one.power, learn=one.learn)
-            for look, values in enumerate(logits):
+            for look, values in enumerate(logits[:JUDGED]):
                 columns[f"{one.name}|{seed}|{look}"] = values
             click.echo(f"folds {seed}: {one.name}")
         for name, values in others.items():

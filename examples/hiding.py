@@ -66,6 +66,9 @@ SEEDS = (0, 1)
 DEPTH, TAPS, FROZEN = 8, 3, 5
 """Blocks of the detector, those that its head reads, and those that do not learn."""
 
+INVERSE_PENALTY = 0.003
+"""Of heads, see `Probe.fit`."""
+
 FOLDS, LEFT_OUT = 3, 2
 """Folds, and how many of them are left out in turn: of the images of others nothing is said."""
 
@@ -88,13 +91,12 @@ def cli() -> None:
 def measure(manifest: Path, work: Path, parquet: Path, backbone: str) -> None:
     """Fine-tune by each rule in each fold, and write the logits of what was left out."""
     from mpft_deploy.detector.backbone import load_backbone
-    from mpft_deploy.detector.model import Detector
 
     work.mkdir(parents=True, exist_ok=True)
     samples, assigned, columns = draw_images(manifest)
     labels = columns["label"]
     tower = load_backbone(backbone)
-    net = Detector.from_backbone(tower, DEPTH, taps=TAPS).eval()
+    net = detector(tower).eval()
     states = first_blocks(net, samples, work)
     begun: dict[str, Array] = {}
     for seed, rule in product(SEEDS, TUNED):
@@ -104,13 +106,13 @@ def measure(manifest: Path, work: Path, parquet: Path, backbone: str) -> None:
             kept = work / f"tuned-{rule.replace(':', '-')}-{seed}-{fold}.npy"
             if not kept.exists():
                 if rule not in begun:
-                    plain = Detector.from_backbone(tower, DEPTH, taps=1).eval()
+                    plain = detector(tower, taps=1).eval()
                     begun[rule] = read(plain, seen, len(samples))
                 learner, others, weights = begin(tower, begun[rule], samples, assigned, fold)
                 thaw(learner, FROZEN)
                 loss = partial(plain_loss, seen, labels, weights)
                 tune(learner, loss, others, labels[others], seed * FOLDS + fold)
-                tuned = Detector.from_backbone(tower, DEPTH, taps=TAPS).eval()
+                tuned = detector(tower).eval()
                 tuned.visual.load_state_dict(learner.visual.state_dict())
                 np.save(kept, read(tuned, partial(from_states, states[JUDGED]), len(samples)))
             logits[assigned == fold] = judged(np.load(kept), samples, assigned, fold)
@@ -121,6 +123,14 @@ def measure(manifest: Path, work: Path, parquet: Path, backbone: str) -> None:
         for fold in range(LEFT_OUT):
             logits[assigned == fold] = judged(features, samples, assigned, fold)
     write_columns(parquet, columns)
+
+
+def detector(tower: Backbone, taps: int = TAPS) -> Detector:
+    """One whose head reads CLIP's embeddings of the class token, as the shipped one's did when this
+    was asked."""
+    from mpft_deploy.detector.model import Detector
+
+    return Detector.from_backbone(tower, DEPTH, taps=taps, feature="plain")
 
 
 def first_blocks(net: Detector, samples: Sequence[Sample], work: Path) -> dict[str, Array]:
@@ -183,7 +193,8 @@ def judged(features: Array, samples: Sequence[Sample], assigned: Array, fold: in
     from mpft_deploy.detector.folds import fit_on_looks
 
     others = np.flatnonzero(assigned != fold)
-    head = fit_on_looks(features[None, others], [samples[place] for place in others])
+    kept = [samples[place] for place in others]
+    head = fit_on_looks(features[None, others], kept, INVERSE_PENALTY)
     return head.logits(features[assigned == fold])
 
 
@@ -215,15 +226,14 @@ def begin(
     Args:
         begun: what that head reads of all images before.
     """
-    from mpft_deploy.detector.model import Detector
     from mpft_deploy.detector.probe import Probe, sample_weights
 
     others, weights = np.flatnonzero(assigned != fold), np.zeros(len(samples))
     kept = [samples[place] for place in others]
     weights[others] = sample_weights(kept)
-    learner = Detector.from_backbone(tower, DEPTH, taps=1)
+    learner = detector(tower, taps=1)
     labels = [sample.label for sample in kept]
-    Probe.fit(begun[others], labels, weights[others]).put_into(learner)
+    Probe.fit(begun[others], labels, weights[others], INVERSE_PENALTY).put_into(learner)
     return learner, others, weights
 
 

@@ -23,7 +23,7 @@ import folds
 import hiding
 import numpy as np
 from folds import RESAMPLES, ROOT, interval, write_result
-from hiding import BATCH, DEPTH, FROZEN, JUDGED, LEFT_OUT, STEPS, TAPS, Array
+from hiding import BATCH, FROZEN, JUDGED, LEFT_OUT, STEPS, Array
 
 if TYPE_CHECKING:
     import torch
@@ -80,9 +80,12 @@ WAYS = (
 BACK = "{}, halfway back"
 
 DEEPER = tuple(
-    (*blocks, rule) for blocks in ((7, 9), (6, 10)) for rule in ("textured:127", JUDGED, "all")
+    (*blocks, rule)
+    for blocks in ((6, 8), (7, 9), (6, 10))
+    for rule in ("textured:127", JUDGED, "all")
 )
-"""What a head reads of a frozen tower: after which blocks, first and last, by which cells."""
+"""What a head reads of a frozen tower in place of CLIP's embeddings: the class token itself, after
+which blocks, first and last, by which cells."""
 
 
 @click.group()
@@ -152,28 +155,25 @@ class Bench:
         work: Path,
         autoencoder: Path,
     ) -> None:
-        from mpft_deploy.detector.model import Detector
-
         self._samples, self._assigned, self._tower = samples, assigned, tower
         self._labels = np.array([sample.label for sample in samples])
         self._real = np.flatnonzero(self._labels == 0)
         self._work, self._autoencoder = work, autoencoder
         self._whole: tuple[Array, Array] | None = None
-        self._net = Detector.from_backbone(tower, DEPTH, taps=TAPS).eval()
+        self._net = hiding.detector(tower).eval()
         self.begun: Array = self._kept("begun", lambda: self._read(self._net, self.seen()))
         """What the head reads of the frozen tower."""
 
     def tuned(self, way: Way, fold: int) -> dict[str, Array]:
         """By name, what the head reads of all images after learning from the other folds."""
         from mpft_deploy.detector.lora import merged
-        from mpft_deploy.detector.model import Detector
 
         shares = {way.name: 0.0} | ({BACK.format(way.name): way.back} if way.back else {})
 
         def learn() -> Array:
             state = merged(self._learnt(way, fold).visual)
             frozen = self._net.visual.state_dict()
-            tuned = Detector.from_backbone(self._tower, DEPTH, taps=TAPS).eval()
+            tuned = hiding.detector(self._tower).eval()
             out = []
             for share in shares.values():
                 mixed = {name: state[name].lerp(frozen[name], share) for name in frozen}
@@ -185,14 +185,14 @@ class Bench:
         return dict(zip(shares, made, strict=True))
 
     def deeper(self, first: int, last: int, rule: str) -> Array:
-        """What the head reads of the frozen tower after some blocks."""
+        """The frozen tower's class token after some blocks."""
         from mpft_deploy.detector.model import Detector
 
         def read() -> Array:
             net = Detector.from_backbone(self._tower, last, taps=last - first + 1).eval()
             return self._read(net, self.seen(rule))
 
-        return self._kept(f"deeper-{first}-{last}-{rule.replace(':', '-')}", read)
+        return self._kept(f"token-{first}-{last}-{rule.replace(':', '-')}", read)
 
     def seen(self, rule: str = JUDGED, fill: str = "drop", *, deep: bool = False) -> Seen:
         """How a head's features come from images."""
@@ -372,7 +372,7 @@ def draw() -> None:
     click.echo("| fine-tuned | AUC over generators | against frozen |\n|---|---|---|")
     for name, one in found["ways"].items():
         click.echo(f"| {name} | {hiding.cell(one)} |")
-    click.echo("\n| frozen, read after | AUC over generators | against as shipped |\n|---|---|---|")
+    click.echo("\n| class token after | AUC over generators | against frozen |\n|---|---|---|")
     for name, one in found["deeper"].items():
         click.echo(f"| {name} | {hiding.cell(one)} |")
 

@@ -85,7 +85,9 @@ def measure(
     samples = find_samples([large])
     kin = families([*learnt, *samples])
     fold_of = dict(zip(kin.tolist(), assigned.tolist(), strict=False))
-    net = Detector.from_backbone(load_backbone(backbone), 8, taps=features.shape[2] // 512)
+    tower = load_backbone(backbone)
+    width = tower.geometry.architecture.width
+    net = Detector.from_backbone(tower, 8, taps=features.shape[2] // width)
     net.round_tower(STORED)
     masking = Masking((KeepRule("textured", KEPT),), False, 16, 224)
     columns: dict[str, list[Any]] = {

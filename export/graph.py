@@ -358,16 +358,16 @@ def _head(
     """Class tokens f32 [B, 1, D] of the blocks that are read → logit f32 [B]."""
     x = read[0] if len(read) == 1 else builder.node("Concat", "features", *read, axis=1)
     normal = builder.layer_norm("ln_post", x, weights["ln_post.weight"], weights["ln_post.bias"])
-    proj, head = weights["proj"], weights["head.weight"]
+    vector = weights["head.weight"].ravel()
     if spec.feature == "unit":  # what is divided by its length must be there
-        projected = builder.node("MatMul", "proj.matmul", normal, builder.constant("proj", proj))
+        proj = builder.constant("proj", weights["proj"])
+        projected = builder.node("MatMul", "proj.matmul", normal, proj)
         axis = builder.constant("last", np.array([-1]))
         length = builder.node("ReduceL2", "length", projected, axis, keepdims=1)
         normal = builder.node("Div", "unit", projected, length)
-        vector = head.ravel()
-    else:
-        parts = head.astype(np.float64).reshape(len(read), -1)
-        vector = (parts @ proj.astype(np.float64).T).ravel().astype(np.float32)
+    elif spec.feature == "plain":
+        parts = vector.astype(np.float64).reshape(len(read), -1)
+        vector = (parts @ weights["proj"].astype(np.float64).T).ravel().astype(np.float32)
     rows = builder.node("Flatten", "head.rows", normal, axis=1)
     product = builder.node("MatMul", "head.matmul", rows, builder.constant("head.weight", vector))
     bias = builder.constant("head.bias", np.array(weights["head.bias"][0], np.float32))

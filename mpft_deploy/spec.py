@@ -25,6 +25,7 @@ MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 ViewPolicy = Literal["centre", "moving", "three", "five", "grid"]
 """Which windows of a picture are looked at; see `mpft_deploy.views`."""
 KeepKind = Literal["smooth", "textured", "random", "all"]
+Feature = Literal["token", "plain", "unit"]
 Decision = Literal["real", "generated"]
 Verdict = Literal["real", "generated", "unsure"]
 StreamVerdict = Literal["no sign", "generated", "unsure"]
@@ -103,6 +104,11 @@ class Architecture(Record, frozen=True):
     hidden: Positive
     output_dim: Positive
     activation: Literal["gelu", "quick_gelu"]
+
+
+def feature_width(architecture: Architecture, feature: Feature) -> int:
+    """How many numbers the head reads after one block."""
+    return architecture.width if feature == "token" else architecture.output_dim
 
 
 class Scaling(Record, frozen=True):
@@ -248,7 +254,8 @@ class DetectorSpec(Record, frozen=True):
         architecture: the backbone.
         depth: how many of its first blocks are run, 1 to `architecture.layers`.
         taps: after how many of these, the last ones, the class token is read.
-        feature: what the head reads of each: CLIP's embedding as it is, or divided by its length.
+        feature: what the head reads of each: the `token` itself after the last normalisation, or
+            the backbone's embedding of it, as it is (`plain`) or divided by its length (`unit`).
         patch: side of a cell in pixels.
         crop: size and policy of the views.
         train_keep, fill: the masking rule of fine-tuning (`drop` the other cells or `zero` their
@@ -271,7 +278,7 @@ class DetectorSpec(Record, frozen=True):
     keep: str
     keep_seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     taps: Positive = 1
-    feature: Literal["plain", "unit"] = "plain"
+    feature: Feature = "plain"
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
     decoder: Literal["libjpeg-exact"] = "libjpeg-exact"

@@ -18,7 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from mpft_deploy.errors import InputError
-from mpft_deploy.spec import Architecture, DetectorSpec
+from mpft_deploy.spec import Architecture, DetectorSpec, feature_width
 
 F32 = npt.NDArray[np.float32]
 SCALE = ".scale"
@@ -164,12 +164,15 @@ def dequantise(
 def quantise(weights: Mapping[str, F32], stored: Stored) -> dict[str, npt.NDArray[np.generic]]:
     """Round matrices with one scale a row, as `stored` says; everything else stays float32.
 
+    So does a matrix of one row, the head's: what it reads differs a hundredfold in size, and so do
+    its weights.
+
     Symmetric; of 8 bits the scale of a row is its largest magnitude / 127, of 6 bits the one with
     the least squared error. Exact again on values that `dequantise` gave.
     """
     out: dict[str, npt.NDArray[np.generic]] = {}
     for key, value in weights.items():
-        if value.ndim < 2 or stored == "float32":
+        if value.ndim < 2 or len(value) == 1 or stored == "float32":
             out[key] = np.ascontiguousarray(value, np.float32)
             continue
         narrow = stored == "int6" and key.startswith(BLOCKS)
@@ -236,14 +239,18 @@ def _unpack(
 
 
 def tower_shapes(
-    architecture: Architecture, *, patch: int, cells: int, depth: int
+    architecture: Architecture, *, patch: int, cells: int, depth: int, projected: bool = True
 ) -> dict[str, tuple[int, ...]]:
-    """Shape of every weight of an image tower's first `depth` blocks, by open_clip's names."""
+    """Shape of every weight of an image tower's first `depth` blocks, by open_clip's names.
+
+    Args:
+        projected: with the projection into CLIP's embeddings.
+    """
     width, hidden = architecture.width, architecture.hidden
     shapes: dict[str, tuple[int, ...]] = {
         "class_embedding": (width,),
         "positional_embedding": (cells + 1, width),
-        "proj": (width, architecture.output_dim),
+        **({"proj": (width, architecture.output_dim)} if projected else {}),
         "conv1.weight": (width, 3, patch, patch),
     }
     for norm in ("ln_pre", "ln_post"):
@@ -265,6 +272,9 @@ def tower_shapes(
 
 def detector_shapes(spec: DetectorSpec) -> dict[str, tuple[int, ...]]:
     """Shape of every weight of a detector: its tower's, and the head's."""
-    arch = spec.architecture
-    tower = tower_shapes(arch, patch=spec.patch, cells=spec.cells, depth=spec.depth)
-    return {**tower, "head.weight": (1, spec.taps * arch.output_dim), "head.bias": (1,)}
+    arch, projected = spec.architecture, spec.feature != "token"
+    tower = tower_shapes(
+        arch, patch=spec.patch, cells=spec.cells, depth=spec.depth, projected=projected
+    )
+    read = spec.taps * feature_width(arch, spec.feature)
+    return {**tower, "head.weight": (1, read), "head.bias": (1,)}

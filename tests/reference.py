@@ -90,7 +90,8 @@ def logits(spec: DetectorSpec, weights: Mapping[str, F32], cut: Patches) -> F32:
         hidden = _activation(hidden + w[f"{own}.mlp.c_fc.bias"], arch.activation)
         hidden = hidden * w.get(f"{own}.mlp.c_proj.smoothed", 1)
         x = x + hidden @ w[f"{own}.mlp.c_proj.weight"].T + w[f"{own}.mlp.c_proj.bias"]
-        read = _norm(x[:, 0], w, "ln_post") @ w["proj"]
+        read = _norm(x[:, 0], w, "ln_post")
+        read = read if spec.feature == "token" else read @ w["proj"]
         unit = spec.feature == "unit"
         features.append(read / np.sqrt((read**2).sum(1, keepdims=True)) if unit else read)
     read = np.concatenate(features[spec.depth - spec.taps :], 1)

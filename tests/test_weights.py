@@ -83,11 +83,13 @@ def test_only_matrices_of_blocks_are_narrow():
         "proj": np.ones((4, 8), np.float32),
         f"{BLOCKS}0.mlp.c_fc.weight": np.ones((4, 8), np.float32),
         f"{BLOCKS}0.mlp.c_fc.bias": np.ones(4, np.float32),
+        "head.weight": np.ones((1, 8), np.float32),
     }
     stored = quantise(weights, "int6")
     assert stored["proj"].dtype == np.int8
     assert stored[f"{BLOCKS}0.mlp.c_fc.weight"].dtype == np.uint8
     assert stored[f"{BLOCKS}0.mlp.c_fc.bias"].dtype == np.float32
+    assert stored["head.weight"].dtype == np.float32
     assert all(np.array_equal(value, weights[key]) for key, value in dequantise(stored).items())
 
 

@@ -158,9 +158,11 @@ def make_network(
     kernel = patch.integers.reshape(arch.width, 3, -1)
     scale, mean, std = (np.asarray(one, np.float64) for one in (patch.scale, spec.mean, spec.std))
     sums = kernel.sum(2, dtype=np.float64)
-    head, projection = real("head.weight").reshape(spec.taps, -1), real("proj")
-    if plain := spec.feature == "plain":
-        products = projection.astype(np.float64) * head.astype(np.float64)[:, None]
+    head, projection = real("head.weight").reshape(spec.taps, -1), None
+    if spec.feature == "unit":
+        projection = _f32(real("proj").T)
+    elif spec.feature == "plain":
+        products = real("proj").astype(np.float64) * head.astype(np.float64)[:, None]
         head = _f32(_in_order(products))
     return Network(
         heads=arch.heads,
@@ -174,7 +176,7 @@ def make_network(
         ln_pre=norm("ln_pre"),
         blocks=tuple(block(index) for index in range(spec.depth)),
         ln_post=norm("ln_post"),
-        projection=None if plain else _f32(projection.T),
+        projection=projection,
         head=_f32(head),
         head_bias=np.float32(real("head.bias")[0]),
     )

@@ -49,7 +49,11 @@ def setting(
     click.Choice(["drop", "zero"]),
 )
 @setting("--depth", "Use the first D blocks. Default: two thirds.", click.IntRange(1))
-@setting("--taps", "Read the class token after each of the last T of them.", click.IntRange(1))
+@setting(
+    "--taps",
+    "Read the class token after each of the last T of them. Default: three quarters.",
+    click.IntRange(1),
+)
 @setting("--epochs", "Passes over the images; 0 leaves the backbone frozen.", click.IntRange(0))
 @setting("--batch", "Images a step, of all processes together.", click.IntRange(2))
 @click.option(

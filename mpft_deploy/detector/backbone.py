@@ -126,11 +126,15 @@ def read_tensors(path: Path) -> Weights:
     return _read_pickle(path)
 
 
-def shapes(tower: Geometry, depth: int | None = None) -> dict[str, tuple[int, ...]]:
+def shapes(
+    tower: Geometry, depth: int | None = None, *, projected: bool = True
+) -> dict[str, tuple[int, ...]]:
     """Shape of every weight of the tower's first `depth` blocks (all of them by default)."""
     arch = tower.architecture
     blocks = arch.layers if depth is None else depth
-    return tower_shapes(arch, patch=tower.patch, cells=tower.cells, depth=blocks)
+    return tower_shapes(
+        arch, patch=tower.patch, cells=tower.cells, depth=blocks, projected=projected
+    )
 
 
 def check_weights(

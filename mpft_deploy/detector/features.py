@@ -17,8 +17,8 @@ from mpft_deploy.detector.processes import ALONE, Processes
 from mpft_deploy.files import explain_unwritable
 from mpft_deploy.weights import F32
 
-LOOKS = 2
-"""Random views of each image; docs/method.md has what one and two are worth."""
+LOOKS = 4
+"""Random views of each image; docs/method.md has what fewer are worth."""
 
 
 def features_of(

@@ -20,6 +20,9 @@ from mpft_deploy.weights import F32
 
 I64 = npt.NDArray[np.int64]
 
+JUDGED = 2
+"""Of the views that heads learn from, those whose mean stands for what is said of a picture."""
+
 
 def families(samples: Sequence[Sample]) -> I64:
     """i64 [n]: which images are kin: of one generator, or of one source, or kin of the same.
@@ -137,7 +140,7 @@ class LeftOut:
     @property
     def means(self) -> F32:
         """f32 [n], the logit of each image as one of several views."""
-        return np.asarray(self.logits.mean(0))
+        return np.asarray(self.logits[:JUDGED].mean(0))
 
     def calibrations(self, rule: KeepRule, false_alarm: float) -> tuple[Outcome, Outcome]:
         """Of pictures, by the mean over several views, and of frames, by one view that moves."""

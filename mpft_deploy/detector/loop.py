@@ -187,7 +187,8 @@ class Loop:
             check: called between batches; may raise.
         """
         settings = self.settings
-        model = Detector(self.model.tower, self.model.depth, taps=settings.taps).to(self.device)
+        depth = self.model.depth
+        model = Detector(self.model.tower, depth, taps=settings.read(depth)).to(self.device)
         learnt = self.average.module if self.average else self.model.visual
         model.visual.load_state_dict(merged(learnt))
         if settings.blend < 1 and settings.epochs:
@@ -199,7 +200,7 @@ class Loop:
         model.round_tower(stored)
         self.processes.align(model.visual.state_dict().values())
         rule = KeepRule.parse(settings.keep)
-        self.reporter.line(f"fitting the head for {rule}, blocks read: {settings.taps}")
+        self.reporter.line(f"fitting the head for {rule}, blocks read: {model.taps}")
         masking = Masking((rule,), False, self.masking.patch, self.masking.size)
         samples = self.images.head
         if not settings.augment:

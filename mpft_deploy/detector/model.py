@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from mpft_deploy.detector_folder import DetectorFolder, read_detector
 from mpft_deploy.errors import UsageError
 from mpft_deploy.files import display
 from mpft_deploy.kernels.texture_patchify import texture_patchify
-from mpft_deploy.spec import CLIP_MEAN, CLIP_STD, DetectorSpec, KeepRule
+from mpft_deploy.spec import CLIP_MEAN, CLIP_STD, DetectorSpec, Feature, KeepRule, feature_width
 from mpft_deploy.weights import F32, Stored, dequantise, quantise
 
 NORM_EPS = 1e-6
@@ -29,9 +29,10 @@ HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
 class Detector(nn.Module):
     """Logit of "generated" from the kept cells of a view.
 
-    What the head reads is CLIP's own embedding of the class token, taken after each of the last
-    `taps` blocks: middle blocks see traces that later ones give up for meaning (RINE, Koutlis and
-    Papadopoulos, arXiv 2402.19091).
+    What the head reads is the class token after each of the last `taps` blocks, normalised as after
+    the tower's last one: middle blocks see traces that later ones give up for meaning (RINE,
+    Koutlis and Papadopoulos, arXiv 2402.19091). CLIP's projection, which is made for meaning, would
+    take a third of its dimensions away, and traces with them (docs/method.md).
 
     Cells are embedded one by one, so those that are left out cost nothing in any block. `visual` is
     open_clip's own tower, so weights go by open_clip's names.
@@ -52,7 +53,7 @@ class Detector(nn.Module):
         depth: int,
         *,
         taps: int = 1,
-        feature: Literal["plain", "unit"] = "plain",
+        feature: Feature = "token",
         dropout: float = 0.0,
         mean: tuple[float, float, float] = CLIP_MEAN,
         std: tuple[float, float, float] = CLIP_STD,
@@ -81,25 +82,33 @@ class Detector(nn.Module):
             output_dim=arch.output_dim,
             act_layer=QuickGELU if arch.activation == "quick_gelu" else nn.GELU,
         )
-        self.norm = nn.BatchNorm1d(taps * arch.output_dim, eps=NORM_EPS, affine=False)
+        if feature == "token":
+            self.visual.proj = None
+        width = taps * feature_width(arch, feature)
+        self.norm = nn.BatchNorm1d(width, eps=NORM_EPS, affine=False)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(taps * arch.output_dim, 1)
+        self.head = nn.Linear(width, 1)
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
     @classmethod
     def from_backbone(
-        cls, backbone: Backbone, depth: int, *, taps: int = 1, dropout: float = 0.0
+        cls,
+        backbone: Backbone,
+        depth: int,
+        *,
+        taps: int = 1,
+        feature: Feature = "token",
+        dropout: float = 0.0,
     ) -> Detector:
         """A detector with a backbone's first `depth` blocks and a head of zeros."""
-        detector = cls(backbone.geometry, depth, taps=taps, dropout=dropout)
+        detector = cls(backbone.geometry, depth, taps=taps, feature=feature, dropout=dropout)
         detector.take_backbone(backbone)
         return detector
 
     def take_backbone(self, backbone: Backbone) -> None:
         """Take a backbone's first blocks, and a head of zeros."""
-        kept = {name: backbone.weights[name] for name in shapes(backbone.geometry, self.depth)}
-        self.visual.load_state_dict(kept)
+        self.visual.load_state_dict({name: backbone.weights[name] for name in self._tower_shapes()})
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -135,7 +144,7 @@ class Detector(nn.Module):
 
     def set_weights(self, weights: Mapping[str, F32], where: str) -> None:
         """Take weights by the names of a detector folder; an InputError if they do not fit."""
-        expected = shapes(self.tower, self.depth)
+        expected = self._tower_shapes()
         expected[HEAD_WEIGHT] = (1, self.head.in_features)
         expected[HEAD_BIAS] = (1,)
         writable = {key: np.require(value, requirements="W") for key, value in weights.items()}
@@ -148,6 +157,9 @@ class Detector(nn.Module):
         mean.zero_()
         variance.fill_(1 - NORM_EPS)
 
+    def _tower_shapes(self) -> dict[str, tuple[int, ...]]:
+        return shapes(self.tower, self.depth, projected=self.feature != "token")
+
     def round_tower(self, stored: Stored) -> None:
         """Round all weights but the head's as they will be stored, so that it learns from that."""
         device = next(self.parameters()).device
@@ -158,7 +170,7 @@ class Detector(nn.Module):
         )
 
     def norm_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Running mean and variance of the feature, f32 [taps · E] each, to be set in place."""
+        """Running mean and variance of the feature, f32 [taps · F] each, to be set in place."""
         return (
             cast(torch.Tensor, self.norm.running_mean),
             cast(torch.Tensor, self.norm.running_var),
@@ -169,19 +181,19 @@ class Detector(nn.Module):
         return self.judge(self.features(patches, positions))
 
     def judge(self, feature: torch.Tensor) -> torch.Tensor:
-        """Logits f32 [B] of features f32 [B, taps · E]."""
+        """Logits f32 [B] of features f32 [B, taps · F]."""
         with torch.autocast(feature.device.type, enabled=False):
             return cast(torch.Tensor, self.head(self.dropout(self.norm(feature)))[:, 0])
 
     def features(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """The class token's embeddings after the last `taps` blocks, one after the other.
+        """What the head reads after the last `taps` blocks, one after the other.
 
         Args:
             patches: u8 [B, K, 3·p·p], pixels in the order row, column, channel.
             positions: i32 or i64 [B, K], index of each cell in raster order.
 
         Returns:
-            f32 [B, taps · E].
+            f32 [B, taps · F].
         """
         return self.features_from(self._embed(patches, positions))
 
@@ -190,7 +202,9 @@ class Detector(nn.Module):
         tokens = self._class_tokens(tokens, done)
         # The feature differs little between images beside its own size: keep it in full precision.
         with torch.autocast(tokens.device.type, enabled=False):
-            feature = self.visual.ln_post(tokens.float()) @ self.visual.proj
+            feature = self.visual.ln_post(tokens.float())
+            if self.feature != "token":
+                feature = feature @ self.visual.proj
             if self.feature == "unit":
                 feature = feature / feature.norm(dim=-1, keepdim=True)
         return cast(torch.Tensor, feature.flatten(1))

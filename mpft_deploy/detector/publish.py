@@ -73,6 +73,7 @@ def publish(
         fill=settings.fill,
         keep=settings.keep,
         taps=model.taps,
+        feature=model.feature,
     )
     rounded = Detector.from_spec(spec, weights, "the trained weights")
     rounded.to(next(model.parameters()).device)

@@ -16,7 +16,7 @@ class Recipe:
     fill: Literal["drop", "zero"] = "drop"
     keep = "textured:143"
     depth: int | None = None
-    taps = 3
+    taps: int | None = None
     epochs = 0
     batch = 32
     backbone_lr = 2e-5

@@ -26,7 +26,8 @@ class TrainSettings(Record, frozen=True):
             whether the others are dropped or their pixels zeroed.
         keep: cells kept at inference; validation and calibration go by it.
         depth: how many of the backbone's blocks are used; None for two thirds of them.
-        taps: after how many of these, the last ones, the class token is read at inference.
+        taps: after how many of these, the last ones, the class token is read at inference; None for
+            three quarters of them.
         epochs, batch: passes over the training images; images a step, of all processes together.
             Without any, the backbone stays as it is and the head alone is fitted.
         backbone_lr, head_lr: highest learning rates of the schedule.
@@ -55,7 +56,7 @@ class TrainSettings(Record, frozen=True):
     fill: Literal["drop", "zero"] = Recipe.fill
     keep: str = Recipe.keep
     depth: int | None = Recipe.depth
-    taps: int = Recipe.taps
+    taps: int | None = Recipe.taps
     epochs: int = Recipe.epochs
     batch: int = Recipe.batch
     backbone_lr: float = Recipe.backbone_lr
@@ -103,9 +104,13 @@ class TrainSettings(Record, frozen=True):
         depth = math.ceil(2 / 3 * layers) if self.depth is None else self.depth
         if not 1 <= depth <= layers:
             raise UsageError(f"depth {depth}: {tower.architecture.name} has 1 to {layers} blocks")
-        if not 1 <= self.taps <= depth:
+        if not 1 <= self.read(depth) <= depth:
             raise UsageError(f"taps {self.taps}: read 1 to {depth} blocks, those that are run")
         return depth
+
+    def read(self, depth: int) -> int:
+        """After how many of `depth` blocks the class token is read."""
+        return max(1, round(depth * 3 / 4)) if self.taps is None else self.taps
 
     def needs_backbone(self, resumed: bool) -> bool:
         """Whether the backbone's weights are read: a resumed run has its own, unless it also needs

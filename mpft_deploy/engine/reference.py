@@ -54,7 +54,9 @@ class Reference:
         for index in range(spec.depth):
             x = self._block(index, x, see)
             if index >= spec.depth - spec.taps:
-                read = self._norm("ln_post", x[:, 0]) @ w["proj"]
+                read = self._norm("ln_post", x[:, 0])
+                if spec.feature != "token":
+                    read = read @ w["proj"]
                 if spec.feature == "unit":
                     read = read / np.linalg.norm(read, axis=-1, keepdims=True)
                 taps.append(read)

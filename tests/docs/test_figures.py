@@ -61,13 +61,15 @@ def test_one_digit_is_noticed(
     assert first.startswith(page)
 
 
+@pytest.mark.parametrize("of", ["weights", "tower"])
 def test_a_result_of_another_detector_is_noticed(
-    figures: ModuleType, record: dict[str, Any]
+    figures: ModuleType, record: dict[str, Any], of: str
 ) -> None:
-    for weights in ({}, {"weights": "0" * 64}):
-        record["results"]["soak-other"] = {"benchmark": "soak", **weights}
+    name = "folds" if of == "weights" else next(n for n in record["results"] if "soak" in n)
+    for other in (None, "0" * 64):
+        record["results"][name][of] = other
         [fault] = figures.faults(**record)
-        assert fault.startswith("benchmarks/results/soak-other.json is not of the shipped detector")
+        assert fault.startswith(f"benchmarks/results/{name}.json is not of the shipped detector")
 
 
 def test_a_result_that_changed_is_noticed(figures: ModuleType, record: dict[str, Any]) -> None:

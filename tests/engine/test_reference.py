@@ -12,7 +12,7 @@ from mpft_deploy.spec import Architecture
 
 
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
-@pytest.mark.parametrize("feature", ["plain", "unit"])
+@pytest.mark.parametrize("feature", ["token", "plain", "unit"])
 @pytest.mark.parametrize("taps", [1, 2])
 def test_logits_are_those_of_the_network(activation: str, feature: str, taps: int) -> None:
     arch = Architecture("tiny", 64, 3, 2, 128, 32, activation)  # type: ignore[arg-type]

@@ -40,11 +40,13 @@ from mpft_deploy.spec import (
     Calibration,
     Crop,
     DetectorSpec,
+    Feature,
     Scaling,
 )
 from mpft_deploy.weights import F32
 
 Features = Literal["pooled", "projected", "unit"]
+FEATURES: dict[Features, Feature] = {"pooled": "token", "projected": "plain", "unit": "unit"}
 Normalisation = Literal["clip", "imagenet"]
 
 NORMALISATIONS = {
@@ -139,7 +141,8 @@ def assemble(request: Request) -> Imported:
     folded = _folded(weights, head, features, extra)
     shape = _geometry(folded, request, found, known, where, told)
     head_shapes = {key: tuple(folded[key].shape) for key in ("head.weight", "head.bias")}
-    folded = check_weights(folded, shapes(shape) | head_shapes, where)
+    tower_shapes = shapes(shape, projected=features != "pooled")
+    folded = check_weights(folded, tower_shapes | head_shapes, where)
     if broken := [key for key, value in folded.items() if not torch.isfinite(value).all()]:
         raise InputError(f"{where}: {display(broken[0])} holds numbers that are not finite")
     mean, std = NORMALISATIONS[request.normalisation]
@@ -151,7 +154,7 @@ def assemble(request: Request) -> Imported:
         train_keep="all",
         fill="drop",
         keep=request.keep,
-        feature="unit" if features == "unit" else "plain",
+        feature=FEATURES[features],
         mean=mean,
         std=std,
         calibration=Calibration(unsure=(0.5, 0.5)),
@@ -255,11 +258,11 @@ def _is_c2p(head: Head, place: Place | None) -> bool:
 def _folded(
     weights: Weights, head: Head, features: Features, extra: torch.Tensor | None
 ) -> Weights:
-    """The tower's weights with the head's; without projection, the head stands in its place."""
+    """The tower's weights with the head's."""
     vector, bias = head.weight, head.bias
     out = dict(weights)
     if features == "pooled":
-        out["proj"], vector = vector[:, None].float(), torch.ones(1)
+        out.pop("proj", None)
     elif extra is not None and extra.abs().max() > 0:
         if features == "unit":
             raise InputError("a projection with a bias before features of length one is not CLIP's")
@@ -301,14 +304,13 @@ def _geometry(
         )
     if width % heads:
         raise UsageError(f"{where}: a width of {width} is not divided by {heads} heads")
-    output = int(weights["proj"].shape[1])
     shape = Architecture(
         name="",
         width=width,
         layers=layers,
         heads=heads,
         hidden=len(hidden),
-        output_dim=output,
+        output_dim=weights["proj"].shape[1] if "proj" in weights else width,
         activation=activation,
     )
     name = stated.name if stated else _name(shape, patch)

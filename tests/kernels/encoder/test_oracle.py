@@ -55,7 +55,8 @@ def logits(network: Network, cut: Patches) -> F32:
 
 
 @pytest.mark.parametrize(
-    ("taps", "feature"), [(1, "plain"), (2, "plain"), (1, "unit"), (2, "unit")]
+    ("taps", "feature"),
+    [(1, "token"), (2, "token"), (1, "plain"), (2, "plain"), (1, "unit"), (2, "unit")],
 )
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
 @pytest.mark.parametrize("stored", ["int8", "int6"])
