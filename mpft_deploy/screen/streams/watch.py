@@ -201,10 +201,8 @@ class Watch:
 
     def picture(self, source: str) -> Picture | None:
         """See `Monitor`."""
-        for channel in self.scheduler.channels:
-            if channel.source.name == source:
-                return self.scheduler.picture(channel)
-        raise KeyError(source)
+        kept = self._of(source).shown
+        return None if kept is None else kept.picture(source)
 
     def take_evidence(self, event: StreamEvent) -> Picture | None:
         """The picture that decided, for a sink while it is told of that event."""
@@ -216,20 +214,18 @@ class Watch:
         Raises:
             KeyError: an unknown name.
         """
-        for channel in self.scheduler.channels:
-            if channel.source.name == source:
-                ring, kept = channel.source.ring, channel.kept
-                coded = None if ring is None else ring.cut(begin, end)
-                streams = {stream_name(source, one.region) for one in channel.streams}
-                taught = self._config.baselines
-                return Recording(
-                    address=channel.source.address.shown,
-                    baselines={name: taught[name] for name in streams & taught.keys()},
-                    looks=[] if kept is None else kept.cut(begin, end),
-                    coded=coded,
-                    no_clip="" if coded else ring.trouble if ring and ring.trouble else NO_CLIP,
-                )
-        raise KeyError(source)
+        channel = self._of(source)
+        ring, kept = channel.source.ring, channel.kept
+        coded = None if ring is None else ring.cut(begin, end)
+        streams = {stream_name(source, one.region) for one in channel.streams}
+        taught = self._config.baselines
+        return Recording(
+            address=channel.source.address.shown,
+            baselines={name: taught[name] for name in streams & taught.keys()},
+            looks=[] if kept is None else kept.cut(begin, end),
+            coded=coded,
+            no_clip="" if coded else ring.trouble if ring and ring.trouble else NO_CLIP,
+        )
 
     def alive(self) -> bool:
         """See `Monitor`."""
@@ -244,6 +240,13 @@ class Watch:
         """See `Monitor`."""
         wanted = [c.source for c in self.scheduler.channels if c.source.state != "paused"]
         return self.alive() and (not wanted or any(source.state == "live" for source in wanted))
+
+    def _of(self, source: str) -> Channel:
+        """A source's; a KeyError for an unknown name."""
+        for channel in self.scheduler.channels:
+            if channel.source.name == source:
+                return channel
+        raise KeyError(source)
 
     def _run_sources(self) -> None:
         """Start those that are new, and pause and resume as the configuration says."""
@@ -261,8 +264,8 @@ class Watch:
         known = {_bare(channel.source.settings): channel for channel in self.scheduler.channels}
         several = sum(settings.target.network for settings in sources) > 1
         apart = several or self._config.screen.readers == "processes"
-        self.scheduler.set_channels(
-            [known.get(_bare(s)) or self._channel(s, apart=apart) for s in sources]
+        self.scheduler.channels = tuple(
+            known.get(_bare(s)) or self._channel(s, apart=apart) for s in sources
         )
 
     def _channel(self, settings: SourceSettings, *, apart: bool) -> Channel:

@@ -43,7 +43,7 @@ class Bench:
         ]
         self.sources = added + self.sources
         channels = [self.scheduler.channel(source) for source in added]
-        self.scheduler.set_channels([*channels, *self.scheduler.channels])
+        self.scheduler.channels = (*channels, *self.scheduler.channels)
         for source in added:
             source.start()
         eventually(lambda: all(source.waiting for source in added))
@@ -141,7 +141,7 @@ def test_an_end_waits_for_what_is_decoded_however_late_that_began(bench: Any) ->
     scheduler, held, free = one.scheduler, threading.Event(), threading.Event()
     scheduler.start()
     asking = threading.Thread(
-        target=scheduler._inbox.ask, args=(lambda: (held.set(), free.wait()),), daemon=True
+        target=scheduler._ask, args=(lambda: (held.set(), free.wait()),), daemon=True
     )
     asking.start()
     assert held.wait(60)

@@ -135,7 +135,7 @@ def test_old_frames_are_dropped_never_judged(bundle: Path, age: float, judged: b
     )
     settings = source_settings("gst:test", name="s", size="1x1", gate=0.0)
     source = Source(settings, read, emitter, clock, lambda: None)
-    scheduler.set_channels([scheduler.channel(source)])
+    scheduler.channels = (scheduler.channel(source),)
     source.start()
     eventually(lambda: source.waiting)
     clock.now += age
