@@ -75,19 +75,25 @@ class Attempt(ABC):
     Readers call `within` before whatever may block, `packet` for every frame that comes in, and
     then exactly one of `offer`, `hold` and `drop` for it.
 
+    Args:
+        ring: what keeps coded pictures, where evidence is wanted.
+
     Attributes:
+        ring: the same.
         began, heard, seen: when it was begun, and when data and pictures came last, by the
             monotonic clock.
         deadline: until when its reader must be heard of, or it hangs.
+        turns: how many of its source's frames were taken to be judged meanwhile.
+        occupied: whether the frame that was offered last still waits.
     """
 
-    def __init__(self, settings: SourceSettings, clock: Clock) -> None:
-        self.settings, self._clock = settings, clock
+    def __init__(self, settings: SourceSettings, clock: Clock, ring: Recorder | None) -> None:
+        self.settings, self._clock, self.ring = settings, clock, ring
         self.began = self.heard = self.seen = clock.monotonic()
         self.deadline = self.began + settings.connect + GRACE
         self.cancelled = threading.Event()
-        self.pictures = 0
-        self.opened = False
+        self.pictures = self.turns = 0
+        self.opened = self.occupied = False
 
     @property
     def stopping(self) -> bool:
@@ -98,21 +104,6 @@ class Attempt(ABC):
     def now(self) -> float:
         """By the monotonic clock."""
         return self._clock.monotonic()
-
-    @property
-    @abstractmethod
-    def ring(self) -> Recorder | None:
-        """What keeps coded pictures, where evidence is wanted."""
-
-    @property
-    @abstractmethod
-    def occupied(self) -> bool:
-        """Whether the frame that was offered last still waits."""
-
-    @property
-    @abstractmethod
-    def turns(self) -> int:
-        """How many of the source's frames were taken to be judged, since its start."""
 
     def within(self, seconds: float) -> None:
         """What comes next may take that long."""

@@ -24,7 +24,7 @@ from mpft_deploy.screen.streams.decision import Change, StreamDecision
 from mpft_deploy.screen.streams.decoding import Decoding
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.novelty import I32
-from mpft_deploy.screen.streams.pixels import Cutter, Shot
+from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.records import FrameEvent, Picture, SourceEvent, StreamEvent
 from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.spec import Crop, StreamVerdict
@@ -61,7 +61,7 @@ class Stream:
     judged: tuple[I32, float] | None = None
     probability: float | None = None
 
-    def cut(self, shot: Shot, turn: int, screener: Screener, cutter: Cutter) -> Prepared:
+    def cut(self, shot: Shot, turn: int, screener: Screener) -> Prepared:
         """Its views of a picture; only one window is converted where that is all it takes."""
         row, column, height, width = self.window
         window = screener.window(height, width, turn, self.masks)
@@ -70,7 +70,7 @@ class Stream:
             prepared = screener.prepare(pixels, None, turn, self.masks)
         else:
             place = window._replace(row=row + window.row, column=column + window.column)
-            pixels = shot.cut(place, cutter)
+            pixels = shot.cut(place)
             prepared = screener.prepare(pixels, (height, width), turn, self.masks)
         return prepared.within(self.window, (shot.height, shot.width))
 
@@ -101,7 +101,7 @@ class Kept:
         return Picture(pixels, self.time, cells, LookedAt(share=share, windows=windows))
 
 
-@dataclass
+@dataclass(eq=False)
 class Channel:
     """A source, its streams, and what was seen of it; changed by the engine's thread alone.
 

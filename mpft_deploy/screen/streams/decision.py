@@ -57,8 +57,7 @@ import math
 import msgspec
 
 from mpft_deploy.screen.streams.baseline import Baseline
-from mpft_deploy.screen.streams.drift import Drift
-from mpft_deploy.screen.streams.hypothesis import AGAINST, LONGEST, Hypothesis, limits
+from mpft_deploy.screen.streams.hypothesis import AGAINST, LONGEST, Drift, Hypothesis, limits
 from mpft_deploy.screen.streams.novelty import I32, Seen
 from mpft_deploy.screen.streams.records import Reason
 from mpft_deploy.screen.streams.runs import Pool, Run, Second
@@ -187,7 +186,7 @@ class StreamDecision:
 
     @property
     def drifted(self) -> bool:
-        """Whether its camera does not show any more what it was taught by; see `drift`."""
+        """Whether its camera does not show any more what it was taught by; see `Drift`."""
         return self._drift is not None and self._drift.drifted
 
     @property

@@ -28,7 +28,7 @@ from mpft_deploy.screen.evidence.ring import Coding
 from mpft_deploy.screen.streams import wire
 from mpft_deploy.screen.streams.attempt import Attempt, Cause, SourceLostError
 from mpft_deploy.screen.streams.open_av import check_size, why_no_hardware
-from mpft_deploy.screen.streams.pixels import Cutter, Shot
+from mpft_deploy.screen.streams.pixels import RgbShot, Shot
 from mpft_deploy.screen.streams.reader_child import WIRES, Order
 from mpft_deploy.screen.streams.settings import Readers, SourceSettings
 from mpft_deploy.screen.streams.wire import Wire
@@ -282,24 +282,23 @@ class RemoteShot:
     def __init__(self, reader: _Reader, picture: wire.Picture) -> None:
         self._reader, self._number = reader, picture.number
         self.height, self.width = picture.height, picture.width
-        self._whole: U8 | None = None
+        self._fetched: RgbShot | None = None
 
     def __del__(self) -> None:
         self._reader.unused.append(self._number)
 
-    def cut(self, window: Window, cutter: Cutter) -> U8:
+    def cut(self, window: Window) -> U8:
         """See `Shot`."""
-        if self._whole is not None:
-            row, column, height, width = window
-            return self._whole[row : row + height, column : column + width]
+        if self._fetched is not None:
+            return self._fetched.cut(window)
         return self._reader.pixels(self._number, window, window.height, window.width)
 
     def whole(self) -> U8:
         """See `Shot`."""
-        if self._whole is not None:
-            return self._whole
+        if self._fetched is not None:
+            return self._fetched.whole()
         return self._reader.pixels(self._number, None, self.height, self.width)
 
     def fetch(self) -> None:
         """Have it here, for the process ends."""
-        self._whole = self.whole()
+        self._fetched = RgbShot(self.whole())

@@ -76,8 +76,7 @@ def read(settings: SourceSettings, attempt: Attempt) -> None:
                     raise
                 continue
             # A camera that gives one picture is asked for the next, at the rate that is wanted.
-            pause = 1 / settings.decode if isinstance(settings.decode, float) else STILL
-            if not still or not attempt.wait(pause):
+            if not still or not attempt.wait(settings.interval or STILL):
                 return
     except InputError:
         raise
@@ -165,7 +164,7 @@ class _Decoder:
         self._keyframes = settings.decode == "keyframes"
         if self._keyframes:
             context.skip_frame = "NONKEY"
-        self._interval = 1 / settings.decode if isinstance(settings.decode, float) else 0.0
+        self._interval = settings.interval
         # Where every frame stands alone, one that is not due need not be decoded.
         self._alone = context.codec.intra_only
         self._due = -math.inf

@@ -22,7 +22,6 @@ def read(settings: SourceSettings, attempt: Attempt) -> None:
     """
     folder = Path(settings.target.rest)
     attempt.describe("images")
-    interval = 1 / settings.decode if isinstance(settings.decode, float) else 0.0
     count = 0
     for path in find_images(folder):
         count += 1
@@ -33,7 +32,7 @@ def read(settings: SourceSettings, attempt: Attempt) -> None:
             attempt.drop("damaged", picture=True)
             continue
         attempt.offer(RgbShot(picture.pixels), now)
-        if interval and not attempt.wait(interval):
+        if settings.interval and not attempt.wait(settings.interval):
             return
         while attempt.occupied:
             if not attempt.wait(_POLL):

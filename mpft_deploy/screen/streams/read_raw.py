@@ -135,8 +135,7 @@ def _read(
     """Pictures from a file descriptor until it ends; patient: however long it is silent."""
     height, width = sides
     size = 3 * height * width
-    interval = 1 / settings.decode if isinstance(settings.decode, float) else 0.0
-    due = 0.0
+    interval, due = settings.interval, 0.0
     while not attempt.stopping:
         data = _exactly(descriptor, size, settings, attempt, patient=patient)
         if data is None:

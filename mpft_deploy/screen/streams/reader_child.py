@@ -30,7 +30,7 @@ from mpft_deploy.screen.streams.attempt import Attempt, Cause, Decode, SourceLos
 from mpft_deploy.screen.streams.clock import SystemClock
 from mpft_deploy.screen.streams.memory import give_frames_back
 from mpft_deploy.screen.streams.open_av import OUT_OF_MEMORY
-from mpft_deploy.screen.streams.pixels import Cutter, Shot
+from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.sandbox import confine
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.wire import Wire
@@ -123,12 +123,10 @@ class _Recorder:
         self._coding: Coding | None = None
 
     def add(self, coding: Coding, picture: Coded) -> None:
-        """See `Ring`."""
         self._tell(wire.Recorded(None if coding is self._coding else coding, picture))
         self._coding = coding
 
     def fail(self, why: str) -> None:
-        """See `Ring`."""
         self.trouble = why
         self._tell(wire.Unrecorded(why[: wire.LONGEST_TEXT]))
 
@@ -136,24 +134,16 @@ class _Recorder:
 class _Attempt(Attempt):
     """The attempt of a reader whose source is in another process."""
 
-    turns, occupied = 0, False  # as the source told last
-
     def __init__(self, order: Order, events: Wire) -> None:
-        super().__init__(order.settings, SystemClock())
+        ring = _Recorder(self._tell) if order.record else None
+        super().__init__(order.settings, SystemClock(), ring)
         self._events, self._telling = events, threading.Lock()
         self._requests = wire.decoder(wire.Request)
-        self._recorder = _Recorder(self._tell) if order.record else None
         self._numbers = count()
         self._held: OrderedDict[int, Decode] = OrderedDict()
         self._shots: dict[int, Shot] = {}
 
-    @property
-    def ring(self) -> _Recorder | None:
-        """See `Attempt`."""
-        return self._recorder
-
     def describe(self, codec: str, note: str = "") -> None:
-        """See `Attempt`."""
         super().describe(codec, note)
         self._tell(wire.Opened(codec, note[: wire.LONGEST_TEXT]))
 
@@ -163,12 +153,10 @@ class _Attempt(Attempt):
         return super().packet()
 
     def offer(self, shot: Shot, received: float) -> None:
-        """See `Attempt`."""
         super().offer(shot, received)
         self._tell(self._keep(next(self._numbers), shot, received))
 
     def hold(self, decode: Decode, received: float) -> None:
-        """See `Attempt`."""
         number = next(self._numbers)
         self._held[number] = decode
         if len(self._held) > HELD:
@@ -176,7 +164,6 @@ class _Attempt(Attempt):
         self._tell(wire.Held(number, received))
 
     def drop(self, cause: Cause, count: int = 1, *, picture: bool = False) -> None:
-        """See `Attempt`."""
         super().drop(cause, count, picture=picture)
         if count > 0 or picture:
             self._tell(wire.Dropped(cause, count, picture))
@@ -187,12 +174,11 @@ class _Attempt(Attempt):
 
     def serve(self, asked: Wire) -> NoReturn:
         """Answer requests, in a thread of its own, until the other end goes or the reader hangs."""
-        cutter = Cutter()
         try:
             while True:
                 if asked.ready(LOOK):
                     request = self._requests.decode(asked.receive(LARGEST))
-                    asked.send(self._answer(request, cutter))
+                    asked.send(self._answer(request))
                 elif self.now > self.deadline:
                     self.end("the connection hangs; it was given up")
                     break
@@ -201,7 +187,7 @@ class _Attempt(Attempt):
         finally:
             os._exit(0)
 
-    def _answer(self, request: wire.Request, cutter: Cutter) -> bytes | memoryview:
+    def _answer(self, request: wire.Request) -> bytes | memoryview:
         if isinstance(request, wire.Free):
             for number in request.numbers:
                 self._shots.pop(number, None)
@@ -219,7 +205,7 @@ class _Attempt(Attempt):
         try:
             shot = self._shots[request.number]
             window = request.window
-            pixels = shot.whole() if window is None else shot.cut(Window(*window), cutter)
+            pixels = shot.whole() if window is None else shot.cut(Window(*window))
             return np.ascontiguousarray(pixels).data.cast("B")
         except Exception:
             return b""

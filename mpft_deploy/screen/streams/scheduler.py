@@ -31,11 +31,9 @@ from mpft_deploy.screen.streams.baseline import Baseline
 from mpft_deploy.screen.streams.channel import Channel, Kept, Stream
 from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.decision import StreamDecision
-from mpft_deploy.screen.streams.decoding import Decoding
+from mpft_deploy.screen.streams.decoding import MOST, Decoding, Pace, mean
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.novelty import movement
-from mpft_deploy.screen.streams.pace import MOST, Pace
-from mpft_deploy.screen.streams.pixels import Cutter
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings
 from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.streams.task import HUNG, Task
@@ -95,7 +93,6 @@ class Scheduler:
         self._clock, self._keep = clock, keep or bool(evidence)
         self._emitter, self._evidence = emitter, evidence
         self._metrics = metrics or Metrics()
-        self._cutter = Cutter()
         self.channels: tuple[Channel, ...] = ()
         """To be served, in the order of the configuration."""
         self._turn = 0
@@ -128,45 +125,43 @@ class Scheduler:
         self._set_areas(channel, areas)
         return channel
 
-    def look_at(self, channel: Channel, areas: Areas) -> None:
-        """Look at other areas of a source from now on: all of it is decided afresh.
+    def reload(
+        self,
+        channels: Sequence[Channel],
+        areas: Sequence[Areas],
+        decision: DecisionSettings,
+        baselines: Mapping[str, Baseline],
+    ) -> None:
+        """Serve these sources from now on: what changes is decided afresh, and told.
+
+        Of those that are not among them nothing is told later.
+
+        Args:
+            areas: of each source, where is looked.
 
         Raises:
-            TimeoutError: the engine's thread does not come to it.
+            TimeoutError: the thread does not come to it.
         """
+        gone = [channel for channel in self.channels if channel not in channels]
+        before, taught = self._decision, self._baselines
+        self.channels, self._decision, self._baselines = tuple(channels), decision, baselines
 
         def change() -> None:
-            gone = {one.region for one in channel.streams} - {one.name for one in areas.regions}
-            channel.restart(gone - {""})
-            self._set_areas(channel, areas)
+            for channel in gone:
+                channel.restart({one.region for one in channel.streams} | {""})
+            for channel, own in zip(channels, areas, strict=True):
+                names = [stream_name(channel.source.name, one.region) for one in channel.streams]
+                taught_alike = all(taught.get(name) == baselines.get(name) for name in names)
+                if channel.areas != own:
+                    kept = {""} | {one.name for one in own.regions}
+                    channel.restart({one.region for one in channel.streams} - kept)
+                    self._set_areas(channel, own)
+                elif decision != before or not taught_alike:
+                    channel.restart()
+                    for stream in channel.streams:
+                        stream.decision = self._new_decision(channel, stream.region)
 
         self._ask(change)
-
-    def decide_by(self, decision: DecisionSettings, baselines: Mapping[str, Baseline]) -> None:
-        """Decide streams anew whose settings or baseline are others, and tell what changes."""
-        before, taught = self._decision, self._baselines
-        self._decision, self._baselines = decision, baselines
-
-        def decide() -> None:
-            for channel in self.channels:
-                names = [stream_name(channel.source.name, one.region) for one in channel.streams]
-                same = all(taught.get(name) == baselines.get(name) for name in names)
-                if same and decision == before:
-                    continue
-                channel.restart()
-                for stream in channel.streams:
-                    stream.decision = self._new_decision(channel, stream.region)
-
-        self._ask(decide)
-
-    def remove(self, channels: Sequence[Channel]) -> None:
-        """Tell that sources are gone, which `channels` has no more; they tell nothing later."""
-
-        def tell() -> None:
-            for channel in channels:
-                channel.restart({one.region for one in channel.streams} | {""})
-
-        self._ask(tell)
 
     def start(self) -> None:
         """Begin to judge."""
@@ -281,7 +276,7 @@ class Scheduler:
         frame = channel.source.take(Coded)
         if frame is None:
             return
-        age = self._clock.monotonic() - frame.received + place * self._pace.judging.seconds
+        age = self._clock.monotonic() - frame.received + place * self._pace.judging
         if age <= self._pace.oldest:
             with contextlib.suppress(RuntimeError):  # the system allows no further thread
                 channel.decoding = Decoding(channel.source, frame, self._clock, self.wake)
@@ -295,7 +290,7 @@ class Scheduler:
             return channel.source.take(Captured)
         if not isinstance(frame := channel.decoding.result, Captured):
             return None
-        self._pace.decoding.add(channel.decoding.seconds)
+        self._pace.decoding = mean(self._pace.decoding, channel.decoding.seconds)
         channel.decoding = None
         if channel.source.state == "paused":
             channel.source.tally.drop("stopped")
@@ -340,9 +335,7 @@ class Scheduler:
         # A window that moves shows other texture in a picture that does not: by the first of all,
         # the centre, it is told whether the picture moved.
         firsts = [
-            (one, one.cut(shot, 0, self._screener, self._cutter))
-            for one in channel.streams
-            if not one.blocked
+            (one, one.cut(shot, 0, self._screener)) for one in channel.streams if not one.blocked
         ]
         for stream in channel.streams:
             if stream.blocked:
@@ -360,7 +353,7 @@ class Scheduler:
                 if now - when < settings.look and movement(last, scores) < settings.gate:
                     continue
             if stream.looks:
-                first = stream.cut(shot, stream.looks, self._screener, self._cutter)
+                first = stream.cut(shot, stream.looks, self._screener)
             parts.append((stream, first))
             stream.judged = (scores, now)
             if self._screener.policy == "moving":
@@ -375,7 +368,7 @@ class Scheduler:
             self._screener.judge([prepared for work in batch for _, prepared in work.parts])
         )
         done = time.perf_counter()
-        self._pace.judging.add((done - started) / len(batch))
+        self._pace.judging = mean(self._pace.judging, (done - started) / len(batch))
         self._metrics.observe_stage("engine", done - started)
         self._metrics.observe_batch(len(batch))
         for work in batch:

@@ -116,6 +116,11 @@ class SourceSettings(Record, frozen=True):
         return list(self.boxes)
 
     @property
+    def interval(self) -> float:
+        """Seconds from one frame to the next, where `decode` is a rate; else 0."""
+        return 1 / self.decode if isinstance(self.decode, float) else 0.0
+
+    @property
     def sides(self) -> tuple[int, int] | None:
         """Height and width of raw pictures, where given."""
         found = _SIZE.fullmatch(self.size)

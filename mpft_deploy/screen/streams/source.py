@@ -67,7 +67,7 @@ class Source:
 
     Attributes:
         sides: height and width of the last picture that came decoded.
-        turns: frames that were taken to be judged.
+        retry_at: when it is tried again, by the monotonic clock; None if it does not wait for that.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Source:
         self.sides: tuple[int, int] | None = None
         self.reason = ""
         self.state: State = "connecting"
-        self.turns = 0
+        self.retry_at: float | None = None
         self._read, self._emitter, self._clock = read, emitter, clock
         self._wake = wake
         self._failures = -1
@@ -104,12 +104,6 @@ class Source:
     def name(self) -> str:
         """In events and pages."""
         return self.settings.name
-
-    @property
-    def retry_at(self) -> float | None:
-        """When it is tried again, by the monotonic clock; None if it is not waiting for that."""
-        attempt = self._attempt
-        return None if attempt is None or self.state != "down" else attempt.retry_at
 
     @property
     def started(self) -> bool:
@@ -189,7 +183,7 @@ class Source:
                 self.tally.drop("overload")
             elif self._pending is not None:
                 self.tally.drop("superseded")
-            self._pending = frame
+            self._pending, attempt.occupied = frame, True
             if isinstance(frame, Captured):
                 self.sides = (frame.shot.height, frame.shot.width)
                 if attempt.pictures == 1:
@@ -211,7 +205,9 @@ class Source:
             if not isinstance(frame, kind):
                 return None
             self._pending = None
-            self.turns += 1
+            if self._attempt is not None:
+                self._attempt.occupied = False
+                self._attempt.turns += 1
             return frame
 
     def look(self, scores: I32, now: float) -> None:
@@ -290,6 +286,7 @@ class Source:
                 if self._attempt is not attempt:
                     return
                 attempt = self._attempt = SourceAttempt(self, self._clock)
+                self.retry_at = None
                 if self._stopped.is_set():
                     return
 
@@ -311,8 +308,8 @@ class Source:
         with self._lock:
             if attempt is not self._attempt:
                 return False
-            attempt.retry_at = self._clock.monotonic() + delay
             self._set_state("down", reason, delay)
+            self.retry_at = self._clock.monotonic() + delay
         return attempt.wait(delay)
 
     def clean(self, text: str) -> str:
@@ -322,6 +319,7 @@ class Source:
     def _set_state(self, state: State, reason: str = "", retry_in: float | None = None) -> None:
         """Under the lock. Repeated attempts at a source that is down are no news."""
         previous, self.state, self.reason = self.state, state, reason
+        self.retry_at = None
         if previous != state and not self._stopped.is_set():
             self._emitter.emit(
                 SourceEvent,
@@ -334,40 +332,19 @@ class Source:
 
 
 class SourceAttempt(Attempt):
-    """The attempt of a source, which counts what it is told and takes the frames.
-
-    Attributes:
-        retry_at: when the next attempt is made, by the monotonic clock, once this one has failed.
-    """
+    """The attempt of a source, which counts what it is told and takes the frames."""
 
     def __init__(self, source: Source, clock: Clock) -> None:
-        super().__init__(source.settings, clock)
+        super().__init__(source.settings, clock, source.ring)
         self._source = source
         self._open_frames = 0
-        self.retry_at: float | None = None
-
-    @property
-    def ring(self) -> Ring | None:
-        """See `Attempt`."""
-        return self._source.ring
-
-    @property
-    def occupied(self) -> bool:
-        """See `Attempt`."""
-        return self._source.waiting
-
-    @property
-    def turns(self) -> int:
-        """See `Attempt`."""
-        return self._source.turns
+        self.occupied = source.waiting
 
     def describe(self, codec: str, note: str = "") -> None:
-        """See `Attempt`."""
         super().describe(codec, note)
         self._source.codec, self._source.note = codec, note
 
     def packet(self) -> float:
-        """See `Attempt`."""
         now = super().packet()
         self._open_frames += 1
         self._source.tally.receive(now)
@@ -376,20 +353,17 @@ class SourceAttempt(Attempt):
         return now
 
     def offer(self, shot: Shot, received: float) -> None:
-        """See `Attempt`."""
         super().offer(shot, received)
         self._open_frames -= 1
         age = self.seen - received
         self._source.put(Captured(shot, received, self._clock.time() - age), self)
 
     def hold(self, decode: Decode, received: float) -> None:
-        """See `Attempt`."""
         self._open_frames -= 1
         age = self.now - received
         self._source.put(Coded(decode, received, self._clock.time() - age, self), self)
 
     def drop(self, cause: Cause, count: int = 1, *, picture: bool = False) -> None:
-        """See `Attempt`."""
         super().drop(cause, count, picture=picture)
         self._open_frames -= count
         self._source.tally.drop(cause, count)

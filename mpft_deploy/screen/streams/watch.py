@@ -17,7 +17,6 @@ from mpft_deploy.screen.streams.channel import Channel, Stream
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
 from mpft_deploy.screen.streams.config import Config
 from mpft_deploy.screen.streams.emitter import Emitter
-from mpft_deploy.screen.streams.load import Load
 from mpft_deploy.screen.streams.processes import open_processes
 from mpft_deploy.screen.streams.readers import find_reader
 from mpft_deploy.screen.streams.records import (
@@ -30,6 +29,7 @@ from mpft_deploy.screen.streams.records import (
 from mpft_deploy.screen.streams.scheduler import Scheduler
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.source import Source
+from mpft_deploy.screen.streams.tally import Load
 from mpft_deploy.screen.streams.task import failure_of
 from mpft_deploy.screen.tell.config import TABLES
 from mpft_deploy.screen.tell.metrics import Metrics
@@ -91,7 +91,7 @@ class Watch:
         self.started = False
         self.processes = open_processes(config.screen.readers)
         """Where sources are read apart from this process; None where none may be."""
-        self._set_sources(config.sources)
+        self.scheduler.channels = tuple(self._channels(config.sources))
 
     def __enter__(self) -> Watch:
         self.start()
@@ -130,7 +130,7 @@ class Watch:
 
     def tell(self, sink: Sink) -> None:
         """Where events go; before the start, for sinks that ask this for pictures."""
-        self._emitter.tell(sink)
+        self._emitter.sink = sink
 
     def start(self) -> None:
         """Begin."""
@@ -149,20 +149,15 @@ class Watch:
     def reload(self, config: Config) -> None:
         """Take another configuration: sources that are the same in both go on undisturbed."""
         old, before = self.scheduler.channels, self._config
-        kept = {_bare(one) for one in before.sources} & {_bare(one) for one in config.sources}
-        going = [channel for channel in old if _bare(channel.source.settings) not in kept]
         self._config = config
-        self._set_sources(config.sources)
+        channels = self._channels(config.sources)
+        going = [channel for channel in old if channel not in channels]
         for channel in going:
             channel.source.stop()
+        areas = [settings.areas for settings in config.sources]
         try:
             # Before the new ones begin: one may have the name of one that goes.
-            self.scheduler.remove(going)
-            if (config.decision, config.baselines) != (before.decision, before.baselines):
-                self.scheduler.decide_by(config.decision, config.baselines)
-            for channel, settings in zip(self.scheduler.channels, config.sources, strict=True):
-                if channel.areas != settings.areas:
-                    self.scheduler.look_at(channel, settings.areas)
+            self.scheduler.reload(channels, areas, config.decision, config.baselines)
         except TimeoutError:
             logger.error("the engine does not answer; what was removed is not told")
         if changed := _changed_tables(before, config):
@@ -170,13 +165,13 @@ class Watch:
         if self.started:
             self._run_sources()
         was = {channel.source.name for channel in old}
-        now = {channel.source.name for channel in self.scheduler.channels}
+        now = {channel.source.name for channel in channels}
         logger.info(
             "configuration taken: %d sources, %d added, %d removed, %d changed",
             len(now),
             len(now - was),
             len(was - now),
-            len(now & was) - len(kept),
+            len(now & was) - (len(old) - len(going)),
         )
 
     def stop(self, timeout: float = 1.5) -> bool:
@@ -260,13 +255,12 @@ class Watch:
             elif not source.started:
                 source.start()
 
-    def _set_sources(self, sources: Sequence[SourceSettings]) -> None:
+    def _channels(self, sources: Sequence[SourceSettings]) -> list[Channel]:
+        """Of sources: those that there are, and new ones for the others."""
         known = {_bare(channel.source.settings): channel for channel in self.scheduler.channels}
         several = sum(settings.target.network for settings in sources) > 1
         apart = several or self._config.screen.readers == "processes"
-        self.scheduler.channels = tuple(
-            known.get(_bare(s)) or self._channel(s, apart=apart) for s in sources
-        )
+        return [known.get(_bare(s)) or self._channel(s, apart=apart) for s in sources]
 
     def _channel(self, settings: SourceSettings, *, apart: bool) -> Channel:
         wanted, ring, kept = self._config.tell.evidence, None, None

@@ -13,9 +13,9 @@ from telling import HandClock, Told, eventually
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams import decoding
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
+from mpft_deploy.screen.streams.decoding import MOST
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.library import source_settings
-from mpft_deploy.screen.streams.pace import MOST
 from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.scheduler import Scheduler
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings, SourceSettings

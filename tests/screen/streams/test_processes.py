@@ -33,7 +33,7 @@ from mpft_deploy.screen.streams.attempt import Attempt, Cause, Decode, SourceLos
 from mpft_deploy.screen.streams.clock import SystemClock
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
-from mpft_deploy.screen.streams.pixels import Cutter, Shot
+from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.processes import ReaderProcesses
 from mpft_deploy.screen.streams.records import SourceEvent
 from mpft_deploy.screen.streams.sandbox import has_filters, landlock_version
@@ -60,17 +60,11 @@ def reading() -> Iterator[ReaderProcesses]:
 class Seen(Attempt):
     """Takes every picture of a source, whole and cut, at once."""
 
-    occupied, turns = False, 0
-
     def __init__(self, settings: SourceSettings) -> None:
-        super().__init__(settings, SystemClock())
+        self.kept = Ring(60, 2**24)
+        super().__init__(settings, SystemClock(), self.kept)
         self.pixels: list[tuple[U8, U8]] = []
-        self.kept, self.codec, self.packets, self.dropped = Ring(60, 2**24), "", 0, 0
-        self._cutter = Cutter()
-
-    @property
-    def ring(self) -> Ring:
-        return self.kept
+        self.codec, self.packets, self.dropped = "", 0, 0
 
     def describe(self, codec: str, note: str = "") -> None:
         super().describe(codec, note)
@@ -83,7 +77,7 @@ class Seen(Attempt):
     def offer(self, shot: Shot, received: float) -> None:
         super().offer(shot, received)
         assert self.began <= received <= self.now
-        self.pixels.append((shot.whole(), shot.cut(WINDOW, self._cutter)))
+        self.pixels.append((shot.whole(), shot.cut(WINDOW)))
 
     def hold(self, decode: Decode, received: float) -> None:
         shot = decode()

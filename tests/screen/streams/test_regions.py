@@ -22,7 +22,7 @@ from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import FrameEvent, SourceEvent, StreamEvent
-from mpft_deploy.screen.streams.settings import SourceSettings
+from mpft_deploy.screen.streams.settings import DecisionSettings, SourceSettings
 from mpft_deploy.views import windows_of
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 0.5, 1.0)
@@ -149,7 +149,7 @@ def test_the_strongest_verdict_of_its_regions_is_the_sources(
     assert verdicts("generated", "unsure") == "generated"
     assert running.status().region == "left"
     # A region that is decided afresh says what that makes of its source.
-    scheduler.look_at(channel, Areas())
+    scheduler.reload([channel], [Areas()], DecisionSettings(), {})
     events = [e for e in running.events if isinstance(e, StreamEvent)]
     eventually(lambda: len(running.events) >= 5)
     events = [e for e in running.events if isinstance(e, StreamEvent)]
