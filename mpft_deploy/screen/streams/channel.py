@@ -19,7 +19,7 @@ from mpft_deploy.prepared import LookedAt, Prepared
 from mpft_deploy.screen.evidence.ring import Looks
 from mpft_deploy.screen.screener import Judged, Screener
 from mpft_deploy.screen.streams.areas import Areas, Box, masks_in, pixels_of
-from mpft_deploy.screen.streams.attempt import Captured, SourceLostError
+from mpft_deploy.screen.streams.attempt import SourceLostError
 from mpft_deploy.screen.streams.decision import Change, StreamDecision
 from mpft_deploy.screen.streams.decoding import Decoding
 from mpft_deploy.screen.streams.emitter import Emitter
@@ -159,18 +159,25 @@ class Channel:
             name = printable(self.source.name)
             logger.warning("%s: not all of it is judged: %s", name, self.trouble)
 
-    def decide(self, stream: Stream, frame: Captured, prepared: Prepared, judged: Judged) -> None:
-        """What a judged frame means for a stream."""
+    def decide(
+        self, stream: Stream, received: float, time: float, prepared: Prepared, judged: Judged
+    ) -> None:
+        """What a judged frame means for a stream.
+
+        Args:
+            received: when that came, by the monotonic clock.
+            time: the same by the clock that tells the date.
+        """
         decision, judgement = stream.decision, judged.judgement
         # By the centre: a window that moves shows another texture of a picture that stands still.
         scores = stream.judged[0] if stream.judged else prepared.patches.scores
-        changes = decision.add(judgement.logit, scores, frame.received, judgement.reason)
+        changes = decision.add(judgement.logit, scores, received, judgement.reason)
         stream.probability = judgement.probability
         event = self.emitter.emit(
             FrameEvent,
             source=self.source.name,
             region=stream.region,
-            captured=frame.time,
+            captured=time,
             age_ms=1e3 * (self.age or 0.0),
             verdict=decision.of_frame(judgement.verdict, judgement.probability),
             probability=judgement.probability,
@@ -180,7 +187,7 @@ class Channel:
             unjudged=judgement.reason,
         )
         if self.kept is not None:
-            self.kept.add(event, frame.received, prepared, judged.view_logits)
+            self.kept.add(event, received, prepared, judged.view_logits)
         self.tell(stream, changes, prepared)
 
     def restart(self, gone: Collection[str] = ()) -> None:

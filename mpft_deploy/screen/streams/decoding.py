@@ -57,7 +57,7 @@ class Decoding:
         result: Captured | str
         try:
             shot = frame.decode()
-            result = shot if isinstance(shot, str) else Captured(shot, frame.received, frame.time)
+            result = shot if isinstance(shot, str) else Captured(shot, frame.received)
         except Exception:
             # Whatever a library makes of a damaged frame, the next one must be decoded. That there
             # are none for long ends the connection, and a new one says why.

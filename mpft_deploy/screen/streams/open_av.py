@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpft_deploy.images import check_readable
-from mpft_deploy.screen.streams.attempt import GONE, Attempt, SourceLostError
+from mpft_deploy.screen.streams.attempt import GONE, OUT_OF_MEMORY, Attempt, SourceLostError
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.video import CONTAINERS, size_limit
 
@@ -46,8 +46,6 @@ FORMATS = {
     "file": CONTAINERS,
 }
 """What a stream may be: playlists, which lead to further addresses, only where asked for."""
-
-OUT_OF_MEMORY = "what it sends takes more memory than its reader may have"
 
 _ASKING_HARDWARE = threading.Lock()
 """Sources that start together ask once."""

@@ -26,7 +26,7 @@ from mpft_deploy.files import printable
 from mpft_deploy.images import U8
 from mpft_deploy.screen.evidence.ring import Coding
 from mpft_deploy.screen.streams import wire
-from mpft_deploy.screen.streams.attempt import Attempt, Cause, SourceLostError
+from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
 from mpft_deploy.screen.streams.open_av import check_size, why_no_hardware
 from mpft_deploy.screen.streams.pixels import RgbShot, Shot
 from mpft_deploy.screen.streams.reader_child import WIRES, Order
@@ -171,7 +171,7 @@ class _Reader:
         self._attempt = attempt
         self._events, self._cuts, self._decodes = events, cuts, decodes
         self._locks = {cuts: threading.Lock(), decodes: threading.Lock()}
-        self._decoded = wire.decoder(wire.Picture | Cause)
+        self._decoded = wire.decoder(wire.Picture | wire.Cause)
         self._lost = False
         self._coding: Coding | None = None
         self._shots = weakref.WeakValueDictionary[int, RemoteShot]()

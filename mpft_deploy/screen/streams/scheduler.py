@@ -372,12 +372,13 @@ class Scheduler:
         self._metrics.observe_stage("engine", done - started)
         self._metrics.observe_batch(len(batch))
         for work in batch:
-            channel, now = work.channel, self._clock.monotonic()
-            channel.age = now - work.frame.received
+            channel, received = work.channel, work.frame.received
+            now, date = self._clock.monotonic(), self._clock.time()
+            channel.age = now - received
             channel.source.tally.screen(now)
             if self._keep:
                 looked = [prepared for _, prepared in work.parts]
-                channel.shown = Kept(work.frame.shot, looked, self._clock.time())
+                channel.shown = Kept(work.frame.shot, looked, date)
             for stream, prepared in work.parts:
-                channel.decide(stream, work.frame, prepared, next(judged))
+                channel.decide(stream, received, date - channel.age, prepared, next(judged))
         self._metrics.observe_stage("decide", time.perf_counter() - done)

@@ -29,7 +29,7 @@ from mpft_deploy.images import U8
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.evidence.ring import Ring
 from mpft_deploy.screen.streams import processes, read_av, wire
-from mpft_deploy.screen.streams.attempt import Attempt, Cause, Decode, SourceLostError
+from mpft_deploy.screen.streams.attempt import Attempt, Decode, SourceLostError
 from mpft_deploy.screen.streams.clock import SystemClock
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
@@ -62,7 +62,7 @@ class Seen(Attempt):
 
     def __init__(self, settings: SourceSettings) -> None:
         self.kept = Ring(60, 2**24)
-        super().__init__(settings, SystemClock(), self.kept)
+        super().__init__(settings, SystemClock(), self.kept, lambda *_: None)
         self.pixels: list[tuple[U8, U8]] = []
         self.codec, self.packets, self.dropped = "", 0, 0
 
@@ -84,7 +84,7 @@ class Seen(Attempt):
         assert not isinstance(shot, str)
         self.offer(shot, received)
 
-    def drop(self, cause: Cause, count: int = 1, *, picture: bool = False) -> None:
+    def drop(self, cause: wire.Cause, count: int = 1, *, picture: bool = False) -> None:
         super().drop(cause, count, picture=picture)
         self.dropped += count
 

@@ -20,14 +20,14 @@ from engines import read_pictures
 from telling import Told, eventually, frame_event, source_event
 
 from mpft_deploy.screen import Screener
-from mpft_deploy.screen.streams.attempt import SourceLostError
+from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import Event, FrameEvent
 from mpft_deploy.screen.streams.scheduler import Scheduler
-from mpft_deploy.screen.streams.source import Source, SourceAttempt
+from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.streams.task import HUNG, Task
 from mpft_deploy.screen.streams.watch import TICK, Watch
 from mpft_deploy.screen.tell import open_sinks, parse_tables
@@ -196,12 +196,12 @@ def test_a_thread_that_can_be_replaced_is(service: Any, monkeypatch: pytest.Monk
             kill()
         return real(*arguments, **keywords)
 
-    def lost(attempt: SourceAttempt) -> float:
+    def lost(attempt: Attempt) -> float:
         raise SourceLostError("the connection ended")
 
     monkeypatch.setattr(Source, "_pause", fail_once)
     with monkeypatch.context() as patch:
-        patch.setattr(SourceAttempt, "packet", lost)
+        patch.setattr(Attempt, "packet", lost)
         eventually(died.is_set)
     eventually(lambda: one.livez() == 503)  # nobody has noticed yet
     before = one.frames()
