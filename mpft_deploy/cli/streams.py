@@ -292,7 +292,7 @@ def _warn_undecidable(config: Config, calibration: Calibration) -> None:
         logger.warning("streams stay unsure: %s", UNMEASURED)
         return
     for source in config.sources:
-        tests = hypotheses(config.decision, calibration, None, len(source.streams))
+        tests = hypotheses(config.decision, calibration, None, len(source.boxes))
         if tests is not None:
             reach, bound = tests[0].reach(held.separation / 2), tests[0].bound
             if reach < bound:

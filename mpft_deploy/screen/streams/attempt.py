@@ -21,7 +21,6 @@ GRACE = 10.0
 GONE = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT}
 """How the system says that nobody is at an address; one who is silent may be there."""
 
-
 OUT_OF_MEMORY = "what it sends takes more memory than its reader may have"
 
 
@@ -98,7 +97,7 @@ class Attempt:
     def run(self, read: Reader) -> Ended:
         """Have a reader read until it ends, and say why it did."""
         try:
-            read(self.settings, self)
+            read(self)
         except SourceLostError as error:
             return Ended(str(error), error.gone)
         except MpftError as error:
@@ -173,5 +172,5 @@ class Attempt:
         self._tell(self, Dropped(cause, count, picture))
 
 
-Reader = Callable[[SourceSettings, Attempt], None]
-"""Reads a source until it ends; raises SourceLostError if it should be tried again."""
+Reader = Callable[[Attempt], None]
+"""Reads its source until that ends; raises SourceLostError if it should be tried again."""

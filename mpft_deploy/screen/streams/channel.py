@@ -23,9 +23,9 @@ from mpft_deploy.screen.streams.attempt import SourceLostError
 from mpft_deploy.screen.streams.decision import Change, StreamDecision
 from mpft_deploy.screen.streams.decoding import Decoding
 from mpft_deploy.screen.streams.emitter import Emitter
-from mpft_deploy.screen.streams.novelty import I32
 from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.records import FrameEvent, Picture, SourceEvent, StreamEvent
+from mpft_deploy.screen.streams.runs import I32
 from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.spec import Crop, StreamVerdict
 from mpft_deploy.views import Masks, Window, share_in, why_no_window

@@ -42,7 +42,7 @@ class Shot(Protocol):
         """u8 [height, width, 3] RGB, read-only where several hold it."""
 
 
-class RgbShot:
+class RgbShot(Shot):
     """A picture that came as RGB."""
 
     def __init__(self, pixels: U8) -> None:
@@ -50,15 +50,13 @@ class RgbShot:
         self._pixels = pixels
 
     def cut(self, window: Window) -> U8:
-        """See `Shot`."""
         return _part(self._pixels, window)
 
     def whole(self) -> U8:
-        """See `Shot`."""
         return self._pixels
 
 
-class DecodedShot:
+class DecodedShot(Shot):
     """A frame as the decoder gave it, turned as its stream says; from any thread.
 
     A conversion writes to the frame it reads meanwhile: one thread at a time is let near it.
@@ -73,7 +71,6 @@ class DecodedShot:
         self.height, self.width = sides if self._turns % 2 == 0 else sides[::-1]
 
     def cut(self, window: Window) -> U8:
-        """See `Shot`."""
         if self._turns:
             return _part(self.whole(), window)
         with self._lock:

@@ -76,8 +76,9 @@ class ReaderProcesses:
         self._server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
-    def read(self, settings: SourceSettings, attempt: Attempt) -> None:
+    def read(self, attempt: Attempt) -> None:
         """Read a source with FFmpeg; see `read_av.read`."""
+        settings = attempt.settings
         if settings.hwaccel and why_no_hardware(settings.hwaccel):  # said once, by this process
             settings = msgspec.structs.replace(settings, hwaccel="")
         child, wires = self._fork()
@@ -276,8 +277,8 @@ class _Reader:
         raise SourceLostError("the process that reads it does not answer")
 
 
-class RemoteShot:
-    """A picture that lies in the process that decoded it; see `Shot`."""
+class RemoteShot(Shot):
+    """A picture that lies in the process that decoded it."""
 
     def __init__(self, reader: _Reader, picture: wire.Picture) -> None:
         self._reader, self._number = reader, picture.number
@@ -288,13 +289,11 @@ class RemoteShot:
         self._reader.unused.append(self._number)
 
     def cut(self, window: Window) -> U8:
-        """See `Shot`."""
         if self._fetched is not None:
             return self._fetched.cut(window)
         return self._reader.pixels(self._number, window, window.height, window.width)
 
     def whole(self) -> U8:
-        """See `Shot`."""
         if self._fetched is not None:
             return self._fetched.whole()
         return self._reader.pixels(self._number, None, self.height, self.width)

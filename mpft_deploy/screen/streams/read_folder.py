@@ -8,18 +8,18 @@ from mpft_deploy.errors import InputError
 from mpft_deploy.images import find_images, read_picture
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
 from mpft_deploy.screen.streams.pixels import RgbShot
-from mpft_deploy.screen.streams.settings import SourceSettings
 
 _POLL = 0.005
 """Seconds between two looks at whether the last image was taken."""
 
 
-def read(settings: SourceSettings, attempt: Attempt) -> None:
+def read(attempt: Attempt) -> None:
     """Give the images of a folder, in the order of their names; then the source has ended.
 
     Each waits until the one before was taken; with a number of frames a second for `decode`, at
     that pace.
     """
+    settings = attempt.settings
     folder = Path(settings.target.rest)
     attempt.describe("images")
     count = 0

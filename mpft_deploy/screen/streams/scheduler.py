@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
@@ -27,14 +27,13 @@ from mpft_deploy.screen.evidence.ring import Looks
 from mpft_deploy.screen.screener import Screener
 from mpft_deploy.screen.streams.areas import WHOLE, Areas, stream_name
 from mpft_deploy.screen.streams.attempt import Captured, Coded, SourceLostError
-from mpft_deploy.screen.streams.baseline import Baseline
 from mpft_deploy.screen.streams.channel import Channel, Kept, Stream
 from mpft_deploy.screen.streams.clock import Clock
+from mpft_deploy.screen.streams.config import Config
 from mpft_deploy.screen.streams.decision import StreamDecision
 from mpft_deploy.screen.streams.decoding import MOST, Decoding, Pace, mean
 from mpft_deploy.screen.streams.emitter import Emitter
-from mpft_deploy.screen.streams.novelty import movement
-from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings
+from mpft_deploy.screen.streams.runs import movement
 from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.streams.task import HUNG, Task
 from mpft_deploy.screen.tell.metrics import Metrics
@@ -68,7 +67,6 @@ class Scheduler:
 
     Args:
         screener: its engine is called from one thread alone.
-        baselines: of the cameras that were taught, by the name of their source.
         keep: whether to keep the last judged frame of each source, for pictures.
         evidence: stream verdicts whose events come with the picture that decided.
         metrics: told how long the stages took. Of a frame: "wait", from receipt to its turn, and
@@ -78,18 +76,15 @@ class Scheduler:
     def __init__(
         self,
         screener: Screener,
-        settings: ScreenSettings,
-        decision: DecisionSettings,
+        config: Config,
         emitter: Emitter,
         clock: Clock,
         *,
-        baselines: Mapping[str, Baseline] | None = None,
         keep: bool = False,
         evidence: Collection[StreamVerdict] = (),
         metrics: Metrics | None = None,
     ) -> None:
-        self._screener, self._decision = screener, decision
-        self._baselines = baselines or {}
+        self._screener, self._config = screener, config
         self._clock, self._keep = clock, keep or bool(evidence)
         self._emitter, self._evidence = emitter, evidence
         self._metrics = metrics or Metrics()
@@ -97,7 +92,7 @@ class Scheduler:
         """To be served, in the order of the configuration."""
         self._turn = 0
         self._wake, self._stop = threading.Event(), threading.Event()
-        self._pace = Pace(screener.batch_size, settings.max_age)
+        self._pace = Pace(screener.batch_size, config.screen.max_age)
         self.turned = clock.monotonic()
         """When the thread last went round, by the monotonic clock."""
         self.idle = True
@@ -125,38 +120,33 @@ class Scheduler:
         self._set_areas(channel, areas)
         return channel
 
-    def reload(
-        self,
-        channels: Sequence[Channel],
-        areas: Sequence[Areas],
-        decision: DecisionSettings,
-        baselines: Mapping[str, Baseline],
-    ) -> None:
-        """Serve these sources from now on: what changes is decided afresh, and told.
+    def reload(self, channels: Sequence[Channel], config: Config) -> None:
+        """Serve the sources of another configuration: what is new is decided afresh, and told.
 
         Of those that are not among them nothing is told later.
 
         Args:
-            areas: of each source, where is looked.
+            channels: of each source of the configuration.
 
         Raises:
             TimeoutError: the thread does not come to it.
         """
         gone = [channel for channel in self.channels if channel not in channels]
-        before, taught = self._decision, self._baselines
-        self.channels, self._decision, self._baselines = tuple(channels), decision, baselines
+        before = self._config
+        self.channels, self._config = tuple(channels), config
 
         def change() -> None:
             for channel in gone:
                 channel.restart({one.region for one in channel.streams} | {""})
-            for channel, own in zip(channels, areas, strict=True):
-                names = [stream_name(channel.source.name, one.region) for one in channel.streams]
-                taught_alike = all(taught.get(name) == baselines.get(name) for name in names)
-                if channel.areas != own:
-                    kept = {""} | {one.name for one in own.regions}
+            for channel, settings in zip(channels, config.sources, strict=True):
+                areas = settings.areas
+                names = [stream_name(settings.name, one.region) for one in channel.streams]
+                taught = [(before.baselines.get(n), config.baselines.get(n)) for n in names]
+                if channel.areas != areas:
+                    kept = {""} | {one.name for one in areas.regions}
                     channel.restart({one.region for one in channel.streams} - kept)
-                    self._set_areas(channel, own)
-                elif decision != before or not taught_alike:
+                    self._set_areas(channel, areas)
+                elif before.decision != config.decision or any(a != b for a, b in taught):
                     channel.restart()
                     for stream in channel.streams:
                         stream.decision = self._new_decision(channel, stream.region)
@@ -215,9 +205,9 @@ class Scheduler:
         )
 
     def _new_decision(self, channel: Channel, region: str) -> StreamDecision:
-        baseline = self._baselines.get(stream_name(channel.source.name, region))
+        baseline = self._config.baselines.get(stream_name(channel.source.name, region))
         calibration, regions = self._screener.calibration, len(channel.areas.regions)
-        return StreamDecision(self._decision, calibration, baseline, max(1, regions))
+        return StreamDecision(self._config.decision, calibration, baseline, max(1, regions))
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -359,7 +349,7 @@ class Scheduler:
             if self._screener.policy == "moving":
                 stream.looks += 1
         if not parts:
-            source.tally.gate()
+            source.tally.gated += 1
         return parts
 
     def _judge(self, batch: Sequence[_Work]) -> None:

@@ -28,8 +28,8 @@ from mpft_deploy.screen.streams.attempt import (
 )
 from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.emitter import Emitter
-from mpft_deploy.screen.streams.novelty import I32
 from mpft_deploy.screen.streams.records import SourceEvent, State
+from mpft_deploy.screen.streams.runs import I32
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.tally import Tally
 from mpft_deploy.screen.streams.task import Task
@@ -204,7 +204,7 @@ class Source:
             if isinstance(frame, Captured):
                 self.sides = (frame.shot.height, frame.shot.width)
                 if attempt.pictures == 1:
-                    self.tally.connect()
+                    self.tally.connections += 1
                     self._same = None
             if self.state in ("connecting", "stalled", "down"):
                 self._set_state("live", self.note)
@@ -289,7 +289,8 @@ class Source:
                 return
             if attempt.pictures and attempt.seen - attempt.began >= HEALTHY:
                 self._failures = -1
-            if not self._pause(attempt, self.clean(end.why), gone=end.gone):
+            reason = redact_text(end.why, self.address.secrets)
+            if not self._pause(attempt, reason, gone=end.gone):
                 return
             with self._lock:
                 if self._attempt is not attempt:
@@ -320,10 +321,6 @@ class Source:
             self._set_state("down", reason, delay)
             self.retry_at = self._clock.monotonic() + delay
         return attempt.wait(delay)
-
-    def clean(self, text: str) -> str:
-        """A message without this source's secrets."""
-        return redact_text(text, self.address.secrets)
 
     def _set_state(self, state: State, reason: str = "", retry_in: float | None = None) -> None:
         """Under the lock. Repeated attempts at a source that is down are no news."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -52,6 +53,10 @@ class Tally:
     """Counts of a source since its start; from any thread.
 
     Every received frame is screened, gated, dropped for a cause, or on its way.
+
+    Attributes:
+        gated: frames that were passed over, since nothing had moved; set by the engine's thread.
+        connections: those that gave a picture; set under the source's lock.
     """
 
     def __init__(self) -> None:
@@ -73,21 +78,11 @@ class Tally:
             self.screened += 1
             self._out.add(now)
 
-    def gate(self) -> None:
-        """A frame was passed over, since nothing had moved."""
-        with self._lock:
-            self.gated += 1
-
     def drop(self, cause: str, count: int = 1) -> None:
         """Frames were lost."""
         if count > 0:
             with self._lock:
                 self._dropped[cause] += count
-
-    def connect(self) -> None:
-        """A connection gave its first picture."""
-        with self._lock:
-            self.connections += 1
 
     @property
     def reconnects(self) -> int:
@@ -114,27 +109,27 @@ class Load:
 
     def __init__(self) -> None:
         self.reason = ""
-        self._began: float | None = None
+        self._began = -math.inf
         self._told = 0.0
         self._before = (0, 0)
 
     def check(self, tallies: Iterable[Tally], now: float) -> None:
         """Look at all sources' counts; called a few times a second, now monotonic."""
-        if self._began is not None and now - self._began < WINDOW:
+        seconds = now - self._began
+        if seconds < WINDOW:
             return
         lost = done = 0
         for tally in tallies:
             dropped = tally.dropped()
             lost += sum(dropped.get(cause, 0) for cause in CAUSES)
             done += tally.screened + tally.gated
-        seconds = now - self._began if self._began is not None else 0.0
         new_lost, new_done = lost - self._before[0], done - self._before[1]
-        new, first = new_lost + new_done, self._began is None
-        if not first and new == 0 and seconds < REMIND:  # frames may come more seldom than windows
+        new = new_lost + new_done
+        if new == 0 and seconds < REMIND:  # frames may come more seldom than windows
             return
         self._began, self._before = now, (lost, done)
         # Sources that went take their counts with them.
-        if first or new_lost < 0 or new_done < 0:
+        if math.isinf(seconds) or new_lost < 0 or new_done < 0:
             return
         share = new_lost / new if new else 0.0
         if share > OVERLOADED or (self.reason and share >= RELIEVED):

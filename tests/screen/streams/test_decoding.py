@@ -13,12 +13,12 @@ from telling import HandClock, Told, eventually
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams import decoding
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
+from mpft_deploy.screen.streams.config import Config
 from mpft_deploy.screen.streams.decoding import MOST
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.scheduler import Scheduler
-from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings, SourceSettings
 from mpft_deploy.screen.streams.source import Source
 
 
@@ -29,9 +29,7 @@ class Bench:
         self.clock, self.go, self.lose = HandClock(), threading.Event(), threading.Event()
         self.attempts: list[Attempt] = []
         self._emitter = Emitter(Told(), self.clock)
-        self.scheduler = Scheduler(
-            screener, ScreenSettings(), DecisionSettings(), self._emitter, self.clock
-        )
+        self.scheduler = Scheduler(screener, Config(sources=()), self._emitter, self.clock)
         self.sources: list[Source] = []
 
     def add(self, count: int) -> None:
@@ -48,7 +46,7 @@ class Bench:
             source.start()
         eventually(lambda: all(source.waiting for source in added))
 
-    def _read(self, settings: SourceSettings, attempt: Attempt) -> None:
+    def _read(self, attempt: Attempt) -> None:
         self.attempts.append(attempt)
         if len(self.attempts) <= len(self.sources):
             attempt.hold(self._decode, attempt.packet())

@@ -29,7 +29,7 @@ from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.pixels import DecodedShot
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import Picture, StreamEvent
-from mpft_deploy.screen.streams.settings import DecisionSettings, SourceSettings
+from mpft_deploy.screen.streams.settings import DecisionSettings
 from mpft_deploy.screen.streams.watch import Watch
 
 SIDES = (720, 1280)
@@ -67,10 +67,10 @@ class Cameras:
 
         monkeypatch.setattr(DecodedShot, "whole", record)
 
-    def read(self, settings: SourceSettings, attempt: Attempt) -> None:
+    def read(self, attempt: Attempt) -> None:
         index = 0
         while attempt.wait(0.15):
-            frame = self._made[settings.name][index % 4].reformat(format="yuv420p")
+            frame = self._made[attempt.settings.name][index % 4].reformat(format="yuv420p")
             attempt.offer(DecodedShot(frame), attempt.packet())
             index += 1
 
