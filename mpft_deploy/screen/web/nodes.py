@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import time
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
+from msgspec.structs import replace
 
 from mpft_deploy.extras import require
 from mpft_deploy.screen.tell.config import Node
 from mpft_deploy.screen.tell.post import reason_of
+from mpft_deploy.screen.web.asked import Asked
 from mpft_deploy.screen.web.board import NodeNow, Shown, SourceNow
 from mpft_deploy.screen.web.operations import MissingError, operation
-
-PERIOD = 1.0
-"""Seconds between two questions to a node."""
 
 PATIENCE = 5.0
 """Seconds that an answer may take."""
 
 IDLE = 10.0
-"""Seconds after the last visitor's question for which nodes are still asked."""
+"""Seconds after the last visitor's question for which an answer is shown."""
 
 MAX_ANSWER = 8 * 1024**2
 
@@ -48,9 +47,10 @@ class Nodes:
     def __init__(self, nodes: Sequence[Node]) -> None:
         self._urls = {one.name: one.url.rstrip("/") + "/" for one in nodes}
         self._tokens = {one.name: one.read_token() for one in nodes}
-        self._now = {name: NodeNow(name, url) for name, url in self._urls.items()}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._asked = float("-inf")
+        self._told = [
+            Asked(NodeNow(name, url), partial(self._ask, name), IDLE)
+            for name, url in self._urls.items()
+        ]
         if nodes:
             require("webhook", "[[http.nodes]]", "httpx2")
             import httpx2
@@ -60,13 +60,9 @@ class Nodes:
                 timeout=None, trust_env=False, verify=ssl.create_default_context()
             )
 
-    async def look(self) -> list[NodeNow]:
+    def look(self) -> list[NodeNow]:
         """What each told last."""
-        self._asked = time.monotonic()
-        for name in self._urls:
-            if name not in self._tasks or self._tasks[name].done():
-                self._tasks[name] = asyncio.create_task(self._follow(name))
-        return list(self._now.values())
+        return [one.look() for one in self._told]
 
     @operation("GET", "/nodes/{node}/picture")
     async def picture(self, node: str, source: str, near: bool = False) -> Shown | None:
@@ -79,24 +75,17 @@ class Nodes:
         except Exception as error:
             raise MissingError(f"{node}: {self._why(error)}") from None
 
-    async def _follow(self, name: str) -> None:
-        now = NodeNow(name, self._urls[name])
-        while time.monotonic() - self._asked < IDLE:
-            try:
-                body = await self._get(name, "sources", {"own": "true"})
-                found = msgspec.json.decode(body, type=_Overview)
-                problem = "" if found.alive else "it has stopped judging"
-                now = msgspec.structs.replace(now, problem=problem, sources=found.sources)
-            except Exception as error:  # whatever another machine does
-                why = self._why(error)
-                down = [
-                    msgspec.structs.replace(one, state="down", reason=f"{name}: {why}")
-                    for one in now.sources
-                ]
-                now = msgspec.structs.replace(now, problem=why, sources=down)
-            self._now[name] = now
-            await asyncio.sleep(PERIOD)
-        self._now[name] = NodeNow(name, self._urls[name])  # not shown as if it were new
+    async def _ask(self, name: str, last: NodeNow) -> NodeNow:
+        try:
+            body = await self._get(name, "sources", {"own": "true"})
+            found = msgspec.json.decode(body, type=_Overview)
+        except Exception as error:  # whatever another machine does
+            why = self._why(error)
+            reason = f"{name}: {why}"
+            down = [replace(one, state="down", reason=reason) for one in last.sources]
+            return replace(last, problem=why, sources=down)
+        problem = "" if found.alive else "it has stopped judging"
+        return replace(last, problem=problem, sources=found.sources)
 
     async def _get(self, name: str, path: str, query: dict[str, str]) -> bytes:
         token = self._tokens[name]
