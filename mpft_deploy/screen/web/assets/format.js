@@ -53,10 +53,14 @@ function offer(select, names) {
 
 class Unreachable extends Error {}
 
-async function call(path, parameters = {}, options = {}) {
+// Of those parameters that are given.
+function query(parameters) {
   const given = Object.entries(parameters).filter((entry) => entry[1] !== "" && entry[1] !== null);
-  const query = given.length ? `?${new URLSearchParams(given)}` : "";
-  const answer = await fetch(API + path + query, options).catch(() => {
+  return given.length ? `?${new URLSearchParams(given)}` : "";
+}
+
+async function call(path, parameters = {}, options = {}) {
+  const answer = await fetch(API + path + query(parameters), options).catch(() => {
     throw new Unreachable("the screener does not answer");
   });
   const said = await answer.json();
