@@ -168,9 +168,6 @@ class Board:
         live: where streams are shown as they are.
         groups: of sources that are in one.
         places: live connections at a time.
-
-    Attributes:
-        closed: whether live connections are to end.
     """
 
     def __init__(
@@ -183,7 +180,7 @@ class Board:
         places: int,
     ) -> None:
         self._monitor, self._sinks, self._live, self._groups = monitor, sinks, live, groups
-        self._nodes, self._places, self.closed = nodes, places, False
+        self._nodes, self._places = nodes, places
         self._told = Asked[list[SinkNow]]([], lambda _: run_in_threadpool(self._look_at_sinks))
         self._lock, self._encoding = threading.Lock(), threading.Lock()
         self._frames = threading.BoundedSemaphore(FRAMES)
@@ -236,7 +233,7 @@ class Board:
             return
         self._places -= 1
         try:
-            while not self.closed and still():  # he may be logged out meanwhile
+            while still():  # he may be logged out meanwhile
                 body = msgspec.json.encode(await self.sources())
                 yield b"event: overview\ndata: %b\n\n" % body
                 await asyncio.sleep(TICK)

@@ -105,17 +105,16 @@ def _endpoint(one: Operation, audit: Audit) -> Callable[[Request], Any]:
 
 def openapi(apis: Sequence[object]) -> dict[str, Any]:
     """OpenAPI 3.1 of objects' operations."""
-    kinds = {
+    kinds = dict.fromkeys(
         kind
         for one in operations(apis)
         for name, kind in one.types.items()
         if name == "body" or (name == "return" and one.media == JSON)
-    }
-    order = sorted(kinds, key=repr)
-    schemas, components = msgspec.json.schema_components(
-        order, ref_template="#/components/schemas/{name}"
     )
-    schema_of = dict(zip(order, schemas, strict=True))
+    schemas, components = msgspec.json.schema_components(
+        kinds, ref_template="#/components/schemas/{name}"
+    )
+    schema_of = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for one in operations(apis):
         text = re.split(r"\n\n(?:Args|Raises):", inspect.getdoc(one.call) or "")[0]

@@ -166,10 +166,6 @@ class Dashboard(Server):
         self.metrics.observe_event(event)
         self.board.note(event)
 
-    def close(self, timeout: float = 1.0) -> None:
-        self.board.closed = True
-        super().close(timeout)
-
     def _application(self, apis: list[object], monitor: Monitor) -> Starlette:
         page = resources.files("mpft_deploy.screen.web") / "assets"
         self._form = (page / "login.html").read_bytes()
