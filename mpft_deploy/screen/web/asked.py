@@ -1,4 +1,4 @@
-"""What others tell, who may take long: asked in the background, and only while somebody looks."""
+"""What others tell, who may take long: asked in the background, while somebody looks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 PERIOD = 1.0
-"""Seconds between two questions, at least."""
+"""Seconds between two questions."""
+
+IDLE = 10.0
+"""Seconds after the last look for which it is still asked."""
 
 T = TypeVar("T")
 
@@ -18,28 +21,26 @@ class Asked(Generic[T]):
 
     Args:
         first: before there is one.
-        ask: makes the next answer of the last; must not raise.
-        idle: seconds without a look after which the last is not shown as if it were new.
+        ask: makes the next answer of the last.
+        stays: whether the last is shown to whoever looks after a while, until there is a new one.
     """
 
-    def __init__(
-        self, first: T, ask: Callable[[T], Awaitable[T]], idle: float = float("inf")
-    ) -> None:
+    def __init__(self, first: T, ask: Callable[[T], Awaitable[T]], *, stays: bool) -> None:
         self._first = self._now = first
-        self._ask, self._idle = ask, idle
+        self._ask, self._stays = ask, stays
         self._task: asyncio.Task[None] | None = None
-        self._looked = self._next = float("-inf")
+        self._looked = 0.0
 
     def look(self) -> T:
-        """The last answer; the next is asked for."""
-        now = time.monotonic()
-        if now - self._looked > self._idle:
-            self._now = self._first
-        self._looked = now
-        if now >= self._next and (self._task is None or self._task.done()):
-            self._next = now + PERIOD
+        """What was told last."""
+        self._looked = time.monotonic()
+        if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._follow())
         return self._now
 
     async def _follow(self) -> None:
-        self._now = await self._ask(self._now)
+        while time.monotonic() - self._looked < IDLE:
+            self._now = await self._ask(self._now)
+            await asyncio.sleep(PERIOD)
+        if not self._stays:
+            self._now = self._first

@@ -64,8 +64,6 @@ QUALITY = 82
 MARGIN = 16
 """Pixels around the cells in a close view."""
 
-Cells = list[tuple[int, int, int]]
-
 
 class Shown(msgspec.Struct, frozen=True):
     """A picture as the page gets it.
@@ -83,7 +81,7 @@ class Shown(msgspec.Struct, frozen=True):
     width: int
     height: int
     jpeg: str
-    cells: Cells
+    cells: list[tuple[int, int, int]]
     windows: list[Window]
     share: float
 
@@ -181,7 +179,9 @@ class Board:
     ) -> None:
         self._monitor, self._sinks, self._live, self._groups = monitor, sinks, live, groups
         self._nodes, self._places = nodes, places
-        self._told = Asked[list[SinkNow]]([], lambda _: run_in_threadpool(self._look_at_sinks))
+        self._told = Asked[list[SinkNow]](
+            [], lambda _: run_in_threadpool(self._look_at_sinks), stays=True
+        )
         self._lock, self._encoding = threading.Lock(), threading.Lock()
         self._frames = threading.BoundedSemaphore(FRAMES)
         self._history: dict[str, deque[list[float]]] = {}
@@ -353,7 +353,10 @@ def _encode(picture: Picture, *, near: bool) -> Shown:
 
     pixels, cells, windows = picture.pixels, picture.cells, picture.looked_at.windows
     if near and cells:
-        top, left, bottom, right = _around(cells)
+        top = max(0, min(row for row, _, _ in cells) - MARGIN)
+        left = max(0, min(column for _, column, _ in cells) - MARGIN)
+        bottom = max(row + side for row, _, side in cells) + MARGIN
+        right = max(column + side for _, column, side in cells) + MARGIN
         pixels = pixels[top:bottom, left:right]
         cells = [(row - top, column - left, side) for row, column, side in cells]
         windows = tuple(Window(row - top, column - left, *size) for row, column, *size in windows)
@@ -361,13 +364,3 @@ def _encode(picture: Picture, *, near: bool) -> Shown:
     jpeg = base64.b64encode(encode_jpeg(Image.fromarray(pixels), LONGER_SIDE)).decode("ascii")
     share = picture.looked_at.share
     return Shown(picture.time, width, height, jpeg, cells, list(windows), share)
-
-
-def _around(cells: Cells) -> tuple[int, int, int, int]:
-    """Top, left, bottom and right of the part of a frame that holds the cells."""
-    return (
-        max(0, min(row for row, _, _ in cells) - MARGIN),
-        max(0, min(column for _, column, _ in cells) - MARGIN),
-        max(row + side for row, _, side in cells) + MARGIN,
-        max(column + side for _, column, side in cells) + MARGIN,
-    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any
 from urllib.parse import parse_qs
@@ -169,13 +169,6 @@ class Dashboard(Server):
     def _application(self, apis: list[object], monitor: Monitor) -> Starlette:
         page = resources.files("mpft_deploy.screen.web") / "assets"
         self._form = (page / "login.html").read_bytes()
-        described = openapi(apis)
-
-        async def to_page(request: Request) -> Response:
-            return RedirectResponse("/", 303)
-
-        async def description(request: Request) -> Response:
-            return as_json(described)
 
         def scrape(request: Request) -> Response:
             return Response(self.metrics.text(), media_type=CONTENT_TYPE)
@@ -183,11 +176,11 @@ class Dashboard(Server):
         stranger = Response(self._form, media_type=HTML)
         return Starlette(
             routes=[
-                Route("/login", to_page),
+                Route("/login", RedirectResponse("/", 303), methods=["GET"]),
                 Route("/login", self._log_in, methods=["POST"]),
                 Route("/logout", self._log_out, methods=["POST"]),
                 Route("/metrics", scrape),
-                Route(f"{PREFIX}/openapi.json", description),
+                Route(f"{PREFIX}/openapi.json", as_json(openapi(apis)), methods=["GET"]),
                 *routes(apis, self._audit),
                 *health_routes(monitor),
                 Mount("/", StaticFiles(packages=[("mpft_deploy.screen.web", "assets")], html=True)),
@@ -233,17 +226,15 @@ class Dashboard(Server):
 def health_routes(monitor: Monitor) -> list[BaseRoute]:
     """Whether it lives, and nothing else."""
 
-    def state(good: bool) -> Response:
-        text, status = ("ok\n", 200) if good else ("not ok\n", 503)
-        return Response(text, status, {"Cache-Control": "no-store"}, "text/plain; charset=utf-8")
+    def route(path: str, good: Callable[[], bool]) -> BaseRoute:
+        async def state(request: Request) -> Response:
+            text, status = ("ok\n", 200) if good() else ("not ok\n", 503)
+            kept = {"Cache-Control": "no-store"}
+            return Response(text, status, kept, "text/plain; charset=utf-8")
 
-    async def livez(request: Request) -> Response:
-        return state(monitor.alive())
+        return Route(path, state)
 
-    async def readyz(request: Request) -> Response:
-        return state(monitor.ready())
-
-    return [Route("/livez", livez), Route("/readyz", readyz)]
+    return [route("/livez", monitor.alive), route("/readyz", monitor.ready)]
 
 
 async def _refused(request: Request, error: Exception) -> Response:
