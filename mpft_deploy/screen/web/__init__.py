@@ -38,6 +38,14 @@ def serve(
 ) -> Dashboard:
     """Start a `Dashboard`.
 
+    Args:
+        sinks: whose store and files are shown, and whose queues and failures the metrics show.
+        metrics: from `open_metrics`.
+        engine: what the metrics tell of the engine: backend, precision, device.
+        manager: through which admins add, pause and remove sources; None for nobody.
+        live: where streams are shown as they are.
+        push: how devices are notified.
+
     Raises:
         EnvironmentLacksError: the address is taken, or an extra is missing.
     """
@@ -52,7 +60,9 @@ def serve(
 def serve_health(monitor: Monitor, health: Health) -> Server:
     """Start /livez and /readyz on a port of their own; raises as `serve` does."""
     require("dashboard", "[health]", *NEEDS)
-    from mpft_deploy.screen.web.app import health as application
-    from mpft_deploy.screen.web.server import Server
+    from starlette.applications import Starlette
 
-    return Server("health", application(monitor), health.bind(), health.clients)
+    from mpft_deploy.screen.web.server import Server, health_routes
+
+    app = Starlette(routes=health_routes(monitor))
+    return Server("health", app, health.bind(), health.clients)
