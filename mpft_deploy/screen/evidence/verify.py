@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +18,9 @@ from mpft_deploy.prepared import Prepared, prepare_views
 from mpft_deploy.screen.evidence.package import Judged, Package
 from mpft_deploy.screen.screener import Judged as Judgement
 from mpft_deploy.screen.screener import Screener
+from mpft_deploy.screen.streams.settings import ScreenSettings
 from mpft_deploy.spec import DetectorSpec
 from mpft_deploy.views import Window
-
-BATCH = 8
-"""Views that are judged at once."""
 
 CLOSE = 1e-12
 """Of probabilities: exp may differ in its last digit between C libraries."""
@@ -79,18 +77,19 @@ def recompute(
             engine,
             views=told.views,
             threshold=told.threshold,
-            batch=1 if bundle.info.mixes_views else BATCH,
+            batch=ScreenSettings().batch_of(bundle.info),
         )
     except UsageError as error:
         raise InputError(f"{display(package.path)} cannot be: {error}") from None
     frames = package.manifest.frames
     prepared = [_prepared(package, screener.spec, frame) for frame in frames]
     judged = screener.judge(prepared, advance)
-    differences = []
-    for number, (frame, result) in enumerate(zip(frames, judged, strict=True), 1):
-        for what, said, found in _compared(package, frame, result):
-            differences.append(Difference(number, what, said, found))
-    return differences
+    return [
+        Difference(number, what, said, found)
+        for number, (frame, result) in enumerate(zip(frames, judged, strict=True), 1)
+        for what, said, found in _compared(package, frame, result)
+        if said != found
+    ]
 
 
 def _prepared(package: Package, spec: DetectorSpec, frame: Judged) -> Prepared:
@@ -111,22 +110,16 @@ def _prepared(package: Package, spec: DetectorSpec, frame: Judged) -> Prepared:
 
 def _compared(
     package: Package, frame: Judged, result: Judgement
-) -> Sequence[tuple[str, object, object]]:
-    """What differs: its name, as told and as found."""
+) -> Iterator[tuple[str, object, object]]:
+    """What a package tells of a frame: its name, as told and as found."""
     told, found = frame.frame, result.judgement
+    for number, (said, now) in enumerate(zip(frame.logits, result.view_logits, strict=True), 1):
+        yield f"the logit of view {number}", said, float(now)
     baseline, verdict = package.manifest.engine.baselines.get(told.stream), found.verdict
     if baseline is not None:
         verdict = baseline.of_frame(verdict, found.probability)
-    logits = tuple(map(float, result.view_logits))
-    rows: list[tuple[str, object, object]] = [
-        (f"the logit of view {number}", said, now)
-        for number, (said, now) in enumerate(zip(frame.logits, logits, strict=True), 1)
-    ]
-    rows += [
-        ("its logit", told.logit, found.logit),
-        ("its verdict", told.verdict, verdict),
-        ("why it is not judged", told.unjudged, found.reason),
-    ]
+    yield "its logit", told.logit, found.logit
+    yield "its verdict", told.verdict, verdict
+    yield "why it is not judged", told.unjudged, found.reason
     if abs(told.probability - found.probability) > CLOSE:
-        rows.append(("its probability", told.probability, found.probability))
-    return [row for row in rows if row[1] != row[2]]
+        yield "its probability", told.probability, found.probability
