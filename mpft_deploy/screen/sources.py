@@ -11,8 +11,8 @@ from typing import Literal
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import absolute, display
-from mpft_deploy.images import IMAGE_SUFFIXES, U8, find_files, passed_over, read_picture
-from mpft_deploy.screen.clips import read_clip
+from mpft_deploy.images import IMAGE_SUFFIXES, find_files, passed_over, read_picture
+from mpft_deploy.screen.clips import Frame, read_clip
 
 VIDEO_SUFFIXES = frozenset(
     {".3g2", ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"}
@@ -55,22 +55,6 @@ class PassedOver:
 Found = Item | Missing | PassedOver
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One frame of an item.
-
-    pixels: u8 [H, W, 3] RGB.
-    time: seconds from the start of a video; 0 for an image.
-    note: what a reader of the verdict should know; mostly empty.
-    whole: height and width of the frame, where `pixels` are only its centre window.
-    """
-
-    pixels: U8
-    time: float = 0.0
-    note: str = ""
-    whole: tuple[int, int] | None = None
-
-
 def find_items(paths: Iterable[Path]) -> Iterator[Found]:
     """Files to screen under some paths, each once, found as they are asked for.
 
@@ -84,24 +68,21 @@ def find_items(paths: Iterable[Path]) -> Iterator[Found]:
         if not _is_folder(path):
             yield Item(path, _kind(path))
             continue
-        failures: list[Missing] = []
+        failures: list[InputError] = []
         others: Counter[str] = Counter()
-
-        def failed(error: InputError, path: Path = path, to: list[Missing] = failures) -> None:
-            to.append(Missing(path, error))
-
         found = False
         # What is named itself, a file or a folder within this one, has its own turn.
         for file in find_files(
             path,
             IMAGE_SUFFIXES | VIDEO_SUFFIXES,
             skip=given.keys(),
-            on_error=failed,
+            on_error=failures.append,
             others=others,
         ):
             found = True
             yield Item(file, _kind(file))
-        yield from failures
+        for failure in failures:
+            yield Missing(path, failure)
         if not found and not failures:
             there = f": {passed_over(others)}" if others else ""
             yield Missing(
@@ -125,8 +106,7 @@ def read_frames(item: Item, fps: float = 1.0, *, centre: int | None = None) -> I
     if not fps > 0:
         raise UsageError(f"fps must be more than 0, got {fps}")
     if item.kind == "video":
-        for pixels, time, note in read_clip(item.path, fps):
-            yield Frame(pixels, time=time, note=note)
+        yield from read_clip(item.path, fps)
     else:
         picture = read_picture(item.path, centre=centre)
         yield Frame(picture.pixels, note=picture.note, whole=picture.whole)
