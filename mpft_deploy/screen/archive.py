@@ -12,12 +12,13 @@ import hashlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from mpft_deploy.errors import EnvironmentLacksError, InputError, MpftError, UsageError
-from mpft_deploy.extras import require
 from mpft_deploy.files import display, printable, sha256, write_atomic
 from mpft_deploy.images import read_picture
 from mpft_deploy.screen.storage import bytes_of
@@ -187,19 +188,9 @@ def judge(screener: Screener, name: bytes) -> dict[str, Any]:
         raise
     except Exception as error:  # one file must not stop ten million
         return row | {"error": f"cannot be screened ({type(error).__name__}: {error})"}
-    height, width = prepared.size
-    return row | {
-        "verdict": judgement.verdict,
-        "probability": judgement.probability,
-        "logit": judgement.logit,
-        "views": judgement.views,
-        "share": judgement.looked_at.share,
-        "windows": [list(window) for window in judgement.looked_at.windows],
-        "width": width,
-        "height": height,
-        "reason": judgement.reason,
-        "note": picture.note,
-    }
+    said: dict[str, Any] = msgspec.to_builtins(judgement)
+    at, (height, width) = said.pop("looked_at"), prepared.size
+    return row | said | at | {"width": width, "height": height, "note": picture.note}
 
 
 def parts(names: Sequence[bytes], done: npt.NDArray[np.uint64]) -> list[list[bytes]]:
@@ -239,21 +230,20 @@ def judge_archive(
     *,
     workers: int,
     address: str | None = None,
-    progress: Callable[[int, int], None] = lambda done, errors: None,
-) -> None:
+) -> Iterator[tuple[int, int]]:
     """Judge parts by Ray's actors, each with an engine of one thread.
+
+    Yields how many files are done, and how many of them have an error.
 
     Args:
         workers: how many.
         address: of a cluster whose machines see the sources, `out` and the bundle, and have this
             package; None runs here.
-        progress: told how many files are done and how many of them have an error.
 
     Raises:
-        EnvironmentLacksError: the extra `ray` is not installed, or Ray does not start or ends.
+        EnvironmentLacksError: Ray does not start or ends.
         MpftError: a worker's.
     """
-    require("ray", "an archive", "ray", "pyarrow")
     import logging
 
     os.environ.setdefault(*PATIENCE)
@@ -291,7 +281,7 @@ def judge_archive(
             free, part = running.pop(ended)
             judged, failed = ray.get(ended)
             done, errors = done + judged, errors + failed
-            progress(done, errors)
+            yield done, errors
             if left:
                 part = left.popleft()
                 running[free.part.remote(part)] = (free, part)
