@@ -189,7 +189,8 @@ def judge(screener: Screener, name: bytes) -> dict[str, Any]:
     except Exception as error:  # one file must not stop ten million
         return row | {"error": f"cannot be screened ({type(error).__name__}: {error})"}
     said: dict[str, Any] = msgspec.to_builtins(judgement)
-    at, (height, width) = said.pop("looked_at"), prepared.size
+    at: dict[str, Any] = said.pop("looked_at")
+    height, width = prepared.size
     return row | said | at | {"width": width, "height": height, "note": picture.note}
 
 
