@@ -13,7 +13,7 @@ from mpft_deploy.cli.options import PATH, VIEWS, Number, Place, Span, Threads, h
 if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle
     from mpft_deploy.screen.pipeline import Screened
-    from mpft_deploy.screen.sources import Found
+    from mpft_deploy.screen.sources import Item
     from mpft_deploy.spec import ViewPolicy
 
 
@@ -179,19 +179,19 @@ def command(
     from mpft_deploy.screen.pipeline import screen_items
     from mpft_deploy.screen.report import MAX_PICTURES, write_report
     from mpft_deploy.screen.screener import Screener
-    from mpft_deploy.screen.sources import PassedOver, find_items
+    from mpft_deploy.screen.sources import find_items
 
     engine = load_engine(content, threads=threads)
     content = content.without_engine()
     screener = Screener(content, engine, views=views, threshold=threshold, batch=batch)
     kept: list[Screened] = []
 
-    def items() -> Iterator[Found]:
+    def items() -> Iterator[Item]:
         return find_items(map(Path, paths))
 
     unfinished = ""
     with output(
-        as_json=as_json, count=lambda: sum(not isinstance(item, PassedOver) for item in items())
+        as_json=as_json, count=lambda: sum(item.kind != "folder" for item in items())
     ) as shown:
         try:
             for screened in screen_items(

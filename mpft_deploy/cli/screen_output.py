@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from mpft_deploy.screen.results import Result
-    from mpft_deploy.screen.sources import Found
-
-    AnyItem = TypeVar("AnyItem", bound=Found)
+    from mpft_deploy.screen.sources import Item
 
 COLOURS = {"generated": "red", "unsure": "yellow", "real": "green"}
 
@@ -86,7 +84,7 @@ class Output:
         """Take note of how many items there are."""
         self._show(total=count)
 
-    def reading(self, items: Iterable[AnyItem]) -> Iterator[AnyItem]:
+    def reading(self, items: Iterable[Item]) -> Iterator[Item]:
         """The same items; shows their names as they are read."""
         for item in items:
             self._show(name=_printable(item.path.name))

@@ -19,7 +19,7 @@ from mpft_deploy.prepared import Prepared
 from mpft_deploy.screen.picture import Picture, draw, thumbnail
 from mpft_deploy.screen.results import FrameResult, Result, Spread, file_name
 from mpft_deploy.screen.screener import Advance, Judged, Judgement, Screener
-from mpft_deploy.screen.sources import Found, Item, Missing, PassedOver, read_frames
+from mpft_deploy.screen.sources import Item, read_frames
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class _Part:
     error: why it has no judgement, or at the end what ended it, if not all could be read.
     """
 
-    item: Found
+    item: Item
     number: int
     prepared: Prepared | None = None
     time: float = 0.0
@@ -73,7 +73,7 @@ class _Sum:
 
 
 def screen_items(
-    items: Iterable[Found],
+    items: Iterable[Item],
     screener: Screener,
     *,
     fps: float = 1.0,
@@ -135,15 +135,14 @@ def prefetch(source: Iterable[T], depth: int) -> Iterator[Iterator[T]]:
                 ready.get_nowait()
 
 
-def _read(items: Iterable[Found], screener: Screener, fps: float, pictures: int) -> Iterator[_Part]:
+def _read(items: Iterable[Item], screener: Screener, fps: float, pictures: int) -> Iterator[_Part]:
     """Everything that happens before the engine; run by the decoding thread."""
     for number, item in enumerate(items):
-        error = str(item.reason) if isinstance(item, Missing) else ""
+        error = item.error
         try:
             # A picture for the report shows the whole frame.
             centre = None if number < pictures else screener.centre
-            frames = read_frames(item, fps, centre=centre) if isinstance(item, Item) else ()
-            for index, frame in enumerate(frames):
+            for index, frame in enumerate(read_frames(item, fps, centre=centre)):
                 drawn = index == 0 and number < pictures
                 small = thumbnail(frame.pixels) if drawn else b""
                 prepared = screener.prepare(frame.pixels, frame.whole, index)
@@ -208,31 +207,33 @@ def _screened(parts: Iterable[_Part], screener: Screener, sources: Mapping[str, 
         said = msgspec.structs.asdict(judgement)
         del said["views"]
         kept.add(FrameResult(time=round(part.time, 3), **said))
-    name = file_name(item.path)
-    if isinstance(item, PassedOver):
-        return Screened(Result(file=name, kind="folder", passed_over=item.counts), None)
-    kind, source = item.kind if isinstance(item, Item) else None, sources.get(item.path.name, "")
+    source = "" if item.kind == "folder" else sources.get(item.path.name, "")
+    result = Result(
+        file=file_name(item.path),
+        kind=item.kind,
+        source=source,
+        error=error,
+        passed_over=item.passed_over,
+    )
     if first is None:
-        return Screened(Result(file=name, kind=kind, source=source, error=error), None)
+        return Screened(result, None)
     over = told if told.count else refused
     judgement = screener.verdict_of(
         over.logits / over.count, over.views, first[2].looked_at, over.reason
     )
-    video, left_out = kind == "video", ""
+    left_out = ""
     if told.count and refused.count:
         left_out = f"{refused.count} frames were left out: {refused.reason}"
     height, width = first[1].size
-    result = Result(
-        file=name,
-        kind=kind,
+    result = msgspec.structs.replace(
+        result,
         width=width,
         height=height,
-        screened=over.count if video else None,
-        seconds=round(seconds, 3) if video else None,
-        frames=tuple(kept.kept) if video else (),
         note="; ".join(filter(None, [first[0].note, left_out, screener.uncalibrated])),
-        source=source,
-        error=error,
         **msgspec.structs.asdict(judgement),
     )
+    if item.kind == "video":
+        result = msgspec.structs.replace(
+            result, screened=over.count, seconds=round(seconds, 3), frames=tuple(kept.kept)
+        )
     return Screened(result, picture)

@@ -97,9 +97,8 @@ class Spread:
     def add(self, frame: FrameResult) -> None:
         """Take the next of the run."""
         if self.seen % self._stride == 0:
-            if len(self.kept) == KEPT_FRAMES:
-                self.kept = self.kept[::2]
-                self._stride *= 2
-            if self.seen % self._stride == 0:
-                self.kept.append(frame)
+            self.kept.append(frame)
+        if len(self.kept) > KEPT_FRAMES:
+            self.kept = self.kept[::2]
+            self._stride *= 2
         self.seen += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -30,32 +30,21 @@ _VIDEO_MAGIC = (b"\x1a\x45\xdf\xa3", b"FLV\1", b"0&\xb2u\x8ef\xcf\x11", b"\0\0\1
 
 @dataclass(frozen=True)
 class Item:
-    """A file to screen."""
+    """A file to screen, or what is said of a path in the place of one.
+
+    Attributes:
+        kind: "folder" tells of what is beside images and videos; None of what cannot be screened.
+        error: why it cannot.
+        passed_over: of a folder, how many files of other kinds it holds by their suffix.
+    """
 
     path: Path
-    kind: Literal["image", "video"]
+    kind: Literal["image", "video", "folder"] | None
+    error: str = ""
+    passed_over: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Missing:
-    """A path that leads to nothing to screen, and why."""
-
-    path: Path
-    reason: InputError
-
-
-@dataclass(frozen=True)
-class PassedOver:
-    """What a folder holds beside images and videos: how many files by their suffix."""
-
-    path: Path
-    counts: dict[str, int]
-
-
-Found = Item | Missing | PassedOver
-
-
-def find_items(paths: Iterable[Path]) -> Iterator[Found]:
+def find_items(paths: Iterable[Path]) -> Iterator[Item]:
     """Files to screen under some paths, each once, found as they are asked for.
 
     A folder gives its images and videos by suffix, without hidden ones and without following links
@@ -82,14 +71,12 @@ def find_items(paths: Iterable[Path]) -> Iterator[Found]:
             found = True
             yield Item(file, _kind(file))
         for failure in failures:
-            yield Missing(path, failure)
+            yield Item(path, None, str(failure))
         if not found and not failures:
             there = f": {passed_over(others)}" if others else ""
-            yield Missing(
-                path, InputError(f"{display(path)}: no images or videos in this folder{there}")
-            )
+            yield Item(path, None, f"{display(path)}: no images or videos in this folder{there}")
         elif others:
-            yield PassedOver(path, dict(others.most_common()))
+            yield Item(path, "folder", passed_over=dict(others.most_common()))
 
 
 def read_frames(item: Item, fps: float = 1.0, *, centre: int | None = None) -> Iterator[Frame]:
@@ -107,7 +94,7 @@ def read_frames(item: Item, fps: float = 1.0, *, centre: int | None = None) -> I
         raise UsageError(f"fps must be more than 0, got {fps}")
     if item.kind == "video":
         yield from read_clip(item.path, fps)
-    else:
+    elif item.kind == "image":
         picture = read_picture(item.path, centre=centre)
         yield Frame(picture.pixels, note=picture.note, whole=picture.whole)
 
