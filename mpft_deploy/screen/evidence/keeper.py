@@ -186,7 +186,7 @@ def _judged(look: Look, files: dict[str, bytes]) -> Judged:
     return Judged(
         frame=look.frame,
         size=look.size,
-        windows=tuple((row, column, tall, wide) for row, column, tall, wide in look.windows),
+        windows=tuple(look.windows),
         views=tuple(names),
         logits=tuple(map(float, look.logits)),
     )

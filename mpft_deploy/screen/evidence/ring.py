@@ -52,7 +52,6 @@ class Group:
 
     coding: Coding
     pictures: list[Coded] = field(default_factory=list)
-    size: int = 0
 
     @property
     def begin(self) -> float:
@@ -94,15 +93,14 @@ class Ring:
                 self._groups.append(Group(coding))
             if not self._groups or self._groups[-1].coding != coding:
                 return
-            group = self._groups[-1]
-            group.pictures.append(picture)
-            group.size += len(picture.data)
+            self._groups[-1].pictures.append(picture)
             self._size += len(picture.data)
             old = picture.received - self._seconds
             while self._size > self._most or (
                 len(self._groups) > 1 and self._groups[1].begin <= old
             ):
-                self._size -= self._groups.popleft().size
+                gone = self._groups.popleft().pictures
+                self._size -= sum(len(picture.data) for picture in gone)
 
     def fail(self, why: str) -> None:
         """Nothing can be kept."""

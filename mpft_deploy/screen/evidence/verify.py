@@ -20,7 +20,6 @@ from mpft_deploy.screen.screener import Judged as Judgement
 from mpft_deploy.screen.screener import Screener
 from mpft_deploy.screen.streams.settings import ScreenSettings
 from mpft_deploy.spec import DetectorSpec
-from mpft_deploy.views import Window
 
 CLOSE = 1e-12
 """Of probabilities: exp may differ in its last digit between C libraries."""
@@ -104,8 +103,7 @@ def _prepared(package: Package, spec: DetectorSpec, frame: Judged) -> Prepared:
         if data[:8] != SIGNATURE or data[16:24] != struct.pack(">II", side, side):
             raise InputError(f"{where}: {name} is no PNG of {side} × {side} pixels, as views are")
         views.append(read_picture(package.path / name, data=data).pixels)
-    windows = [Window(*window) for window in frame.windows]
-    return prepare_views(spec, np.stack(views), windows, frame.size)
+    return prepare_views(spec, np.stack(views), frame.windows, frame.size)
 
 
 def _compared(
