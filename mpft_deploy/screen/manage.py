@@ -7,7 +7,6 @@ a source alike, the file's settings count, and the log and the page say so.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import threading
 import time
@@ -193,8 +192,7 @@ class Manager:
         """Connect to a source once more, for a few seconds; an InputError if it cannot be read."""
         note("tried", source)
         with self._lock:
-            self._managed(source)
-            settings = self._sources[source]
+            settings = self._used(source)
         return self._look(settings)
 
     @operation("POST", "/sources/{source}/pause", role="admin", told="paused")
@@ -215,8 +213,7 @@ class Manager:
         This is in place of a lesson that there is. How far it is stands in /sources/settings.
         """
         with self._lock:
-            self._managed(source)
-            self.teacher.begin(source, self._sources[source].boxes, body.minutes)
+            self.teacher.begin(source, self._used(source).boxes, body.minutes)
             return self._managed(source)
 
     @operation(
@@ -246,7 +243,7 @@ class Manager:
         Raises:
             UsageError: nothing was accepted.
         """
-        return self._change(source, lambda: self.teacher.go_back(self._sources[source].streams))
+        return self._change(source, lambda: self.teacher.go_back(self._used(source).streams))
 
     @operation("PUT", "/sources/{source}/regions", role="admin", told="drew regions and masks of")
     def look_at(self, source: str, body: Areas) -> Managed:
@@ -266,7 +263,7 @@ class Manager:
                     "change them there"
                 )
             drawn = None if body == Areas() else msgspec.json.encode(body)
-            return self._put(_looking_at(self._sources[source], body), "areas", drawn)
+            return self._put(_looking_at(self._used(source), body), "areas", drawn)
 
     @operation("PATCH", "/sources/{source}", role="admin", told="changed")
     def change(self, source: str, body: Table) -> Managed:
@@ -302,8 +299,8 @@ class Manager:
                 self._store.set_setting(source, "source", None)
             else:
                 self._store.forget_settings(source)
-                rest = (one.streams for name, one in self._sources.items() if name != source)
-                self.teacher.forget(source, set(itertools.chain.from_iterable(rest)))
+                stay = {s for n, one in self._sources.items() if n != source for s in one.streams}
+                self.teacher.forget(source, stay)
             self._apply()
 
     def _change(self, name: str, change: Callable[[], None]) -> Managed:
@@ -326,8 +323,7 @@ class Manager:
 
     def _put(self, settings: SourceSettings, key: str, value: bytes | None) -> Managed:
         """Under the lock: set what gives a source these settings; an InputError for taken names."""
-        others = (one for name, one in self._sources.items() if name != settings.name)
-        named([*others, settings], "source")
+        named([*{**self._sources, settings.name: settings}.values()], "source")
         self._store.set_setting(settings.name, key, value)
         self._apply()
         return self._managed(settings.name)
@@ -337,6 +333,13 @@ class Manager:
             if one.source == name:
                 return one
         raise MissingError("there is no such source")
+
+    def _used(self, name: str) -> SourceSettings:
+        """Settings that a source is screened by; a UsageError where those added cannot be used."""
+        self._managed(name)
+        if name not in self._sources:
+            raise UsageError(f"{name!r} is not screened: {self._problems[name]}")
+        return self._sources[name]
 
     def _checked(self, table: Mapping[str, Any]) -> SourceSettings:
         settings = read_added(table, self._file)
@@ -348,9 +351,8 @@ class Manager:
         drawn, before = self._store.settings("areas"), self._sources
         self._problems, self._fixed = {}, set()
         sources = {one.name: self._with_areas(one, drawn) for one in self._file.sources}
-        filed = set(sources)
         for name, value in self._store.settings("source").items():
-            if name in filed:
+            if name in sources:
                 logger.warning("%s: added on the page, but the configuration's counts", name)
                 continue
             try:
