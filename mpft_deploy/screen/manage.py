@@ -263,7 +263,9 @@ class Manager:
                     "change them there"
                 )
             drawn = None if body == Areas() else msgspec.json.encode(body)
-            return self._put(_looking_at(self._used(source), body), "areas", drawn)
+            areas = {"region": body.regions, "mask": body.masks}
+            settings = msgspec.structs.replace(self._used(source), **areas)
+            return self._put(settings, "areas", drawn)
 
     @operation("PATCH", "/sources/{source}", role="admin", told="changed")
     def change(self, source: str, body: Table) -> Managed:
@@ -392,9 +394,6 @@ class Manager:
             if name in drawn:
                 logger.warning("%s: regions were drawn, but those of its settings count", name)
         elif name in drawn:
-            return _looking_at(settings, msgspec.json.decode(drawn[name], type=Areas))
+            areas = msgspec.json.decode(drawn[name], type=Areas)
+            return msgspec.structs.replace(settings, region=areas.regions, mask=areas.masks)
         return settings
-
-
-def _looking_at(settings: SourceSettings, areas: Areas) -> SourceSettings:
-    return msgspec.structs.replace(settings, region=areas.regions, mask=areas.masks)
