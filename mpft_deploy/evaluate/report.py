@@ -101,12 +101,5 @@ def render(
             (keep, [(one, Markup(one.svg)) for one in drawings(predictions, keep)])
             for keep in header.keeps
         ],
-        mistakes=[(one, _unseen(one)) for one in mistakes],
+        mistakes=mistakes,
     )
-
-
-def _unseen(mistake: Mistake) -> str:
-    """Path over the view, to be filled by the even-odd rule: all cells but those that were seen."""
-    side, cell = mistake.picture.side, mistake.picture.cell
-    holes = "".join(f"M{c} {r}h{cell}v{cell}h-{cell}z" for r, c in mistake.picture.seen)
-    return f"M0 0h{side}v{side}h-{side}z{holes}"
