@@ -48,7 +48,7 @@ def run_archive(
     how = How(str(bundle.path.absolute()), views, threshold)
     others: Counter[str] = Counter()
     names = list(find_sources(sources, others))
-    work = parts(names, done_in(out, mark_of(how)))
+    work = parts(names, done_in(out, mark_of(bundle.seal, how)))
     left, failed = sum(map(len, work)), 0
     total = len(set(names))
     click.echo(f"{total} files, {total - left} of them judged before", err=True)

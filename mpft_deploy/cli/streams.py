@@ -225,7 +225,7 @@ def _open_watch(
         return watch.statuses() if watch.started else None  # the manager adds sources
 
     sinks = open_sinks(tell, watch.take_evidence, statuses)
-    teacher = Teacher(screener.calibration, bundle.seal, sinks.store)
+    teacher = Teacher(screener.calibration, screener.seal, sinks.store)
     sinks.append(teacher)
     manager = Manager(watch, config, sinks.store, teacher, secrets)
     if tell.evidence is not None:
@@ -239,7 +239,7 @@ def _open_watch(
     if tell.http is not None:
         info = bundle.info
         engine = {"backend": info.backend, "precision": str(info.precision)}
-        engine["bundle"] = bundle.seal[:12]
+        engine["bundle"] = screener.seal[:12]
         page = serve(
             watch,
             tell.http,

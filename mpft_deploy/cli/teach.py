@@ -95,7 +95,7 @@ def teach(
             break
     frames = taught.frames
     learnt = {
-        stream: learn(frames.get(stream, []), screener.calibration, read.seal, time.time(), box)
+        stream: learn(frames.get(stream, []), screener.calibration, screener.seal, time.time(), box)
         for stream, box in known[name].boxes.items()
     }
     for stream, baseline in learnt.items():

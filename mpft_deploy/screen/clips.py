@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -115,15 +116,11 @@ def _read(path: Path, fps: float, name: str, *, strict: bool) -> Iterator[Frame]
 
 def _at_least_two(frames: Iterator[Frame], clip: _Clip) -> Iterator[Frame]:
     """The frames, unless the track is a cover: one picture beside sound or other tracks."""
-    first = next(frames, None)
-    second = next(frames, None)
+    head = list(itertools.islice(frames, 2))
     # Frames that were not due count as well.
-    if second is None and clip.count == 1:
+    if len(head) < 2 and clip.count == 1:
         raise InputError(f"{clip.name}: holds no video, only a picture")
-    for frame in (first, second):
-        if frame is not None:
-            yield frame
-    yield from frames
+    yield from itertools.chain(head, frames)
 
 
 def _sample(

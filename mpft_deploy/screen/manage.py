@@ -97,11 +97,11 @@ class Manager:
         config: Config,
         store: Store,
         teacher: Teacher,
-        secrets: set[str] | None = None,
+        secrets: set[str],
     ) -> None:
         self._watch, self._file, self._store, self.teacher = watch, config, store, teacher
-        self._secrets = set() if secrets is None else secrets
-        self._lock, self._trying = threading.RLock(), threading.Semaphore(AT_ONCE)
+        self._secrets, self._lock = secrets, threading.RLock()
+        self._trying = threading.Semaphore(AT_ONCE)
         self._problems: dict[str, str] = {}
         self._sources: dict[str, SourceSettings] = {}
         self._fixed: set[str] = set()

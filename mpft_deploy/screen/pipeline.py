@@ -14,10 +14,10 @@ from typing import TypeVar
 import msgspec
 
 from mpft_deploy.errors import InputError, MpftError
-from mpft_deploy.files import display
+from mpft_deploy.files import display, file_name
 from mpft_deploy.prepared import Prepared
 from mpft_deploy.screen.picture import Picture, draw, thumbnail
-from mpft_deploy.screen.results import FrameResult, Result, Spread, file_name
+from mpft_deploy.screen.results import FrameResult, Result, Spread
 from mpft_deploy.screen.screener import Advance, Judged, Judgement, Screener
 from mpft_deploy.screen.sources import Item, read_frames
 

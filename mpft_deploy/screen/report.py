@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -58,9 +57,7 @@ def render(
 ) -> str:
     """The report as HTML."""
     environment = templates_beside(__file__)
-    environment.filters["data_uri"] = _data_uri
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}\u00a0%"
-    environment.filters["printable"] = printable
     environment.filters["share"] = share_text
     environment.filters["timeline"] = _timeline
     environment.filters["basename"] = lambda file: printable(Path(file).name)
@@ -86,10 +83,6 @@ def render(
         errors=[item.result for item in items if item.result.error],
         others=passed_over(others) if others else "",
     )
-
-
-def _data_uri(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
 
 
 def _latency(quantiles: dict[str, float]) -> list[dict[str, Any]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -76,11 +74,6 @@ def share_text(share: float) -> str:
     if 0 < share < 0.001:
         return "< 0.1 %"
     return "100 %" if share == 1 else f"{min(100 * share, 99.9):.1f} %"
-
-
-def file_name(path: Path) -> str:
-    """A path as JSON can hold it: exact if it is UTF-8, else with \\xNN for the other bytes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 KEPT_FRAMES = 16

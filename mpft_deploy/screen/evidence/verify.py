@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,13 +57,11 @@ def recompute(
     bundle: Bundle,
     *,
     threads: int = 0,
-    advance: Callable[[int, int], None] = lambda views, of: None,
 ) -> list[Difference]:
     """All that is not as it was told; empty if every logit and verdict of a frame is the same.
 
     Args:
         bundle: of the engine that judged; see `require_same_engine`.
-        advance: told after each call of the engine how many views are done, of how many.
 
     Raises:
         InputError: the package cannot be what a screener made.
@@ -82,7 +80,7 @@ def recompute(
         raise InputError(f"{display(package.path)} cannot be: {error}") from None
     frames = package.manifest.frames
     prepared = [_prepared(package, screener.spec, frame) for frame in frames]
-    judged = screener.judge(prepared, advance)
+    judged = screener.judge(prepared)
     return [
         Difference(number, what, said, found)
         for number, (frame, result) in enumerate(zip(frames, judged, strict=True), 1)
