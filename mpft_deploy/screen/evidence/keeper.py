@@ -7,6 +7,7 @@ import logging
 import math
 import platform
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,6 @@ from mpft_deploy.screen.evidence.package import (
     pack,
 )
 from mpft_deploy.screen.evidence.ring import Look, Recording
-from mpft_deploy.screen.streams.clock import Clock, SystemClock
 from mpft_deploy.screen.streams.records import Event, StreamEvent
 from mpft_deploy.screen.tell.kept import Kept
 from mpft_deploy.screen.tell.limits import Evidence
@@ -70,10 +70,8 @@ class EvidenceSink(Worker[_Job]):
         record: Callable[[str, float, float], Recording],
         engine: Engine,
         store: Store,
-        clock: Clock | None = None,
     ) -> None:
         self._config, self._record, self._engine = config, record, engine
-        self._clock = clock or SystemClock()
         self._sign = load_signer(Path(config.key_file)) if config.key_file else None
         self.after = config.after
         self.kept = Kept("evidence", ".zip", config, store)
@@ -88,8 +86,8 @@ class EvidenceSink(Worker[_Job]):
         name = self.kept.name(event.time, event.verdict, event.stream, event.id)
         named = msgspec.structs.replace(event, package=name)
         # An event is told at once, so its moment is now, less what the date says it waited.
-        waited = max(0.0, self._clock.time() - event.time)
-        moment = self._clock.monotonic() - min(waited, self._config.before)
+        waited = max(0.0, time.time() - event.time)
+        moment = time.monotonic() - min(waited, self._config.before)
         self.put(_Job(name, event.source, event.verdict, named, "", moment))
         return named
 
@@ -101,12 +99,12 @@ class EvidenceSink(Worker[_Job]):
         Raises:
             KeyError: an unknown name.
         """
-        now = self._clock.monotonic()
+        now = time.monotonic()
         self._record(source, now, now)
         with self._lock:
             name, moment = self._asked.get(source, ("", -math.inf))
             if now - moment > self._config.after:
-                date = self._clock.time()
+                date = time.time()
                 name = self.kept.name(date, verdict, source, f"asked-{int(1000 * date):x}")
                 self._asked[source] = name, now
                 self.put(_Job(name, source, verdict, None, by, now))
@@ -128,7 +126,7 @@ class EvidenceSink(Worker[_Job]):
 
     def _make(self, job: _Job) -> None:
         begin, end = job.moment - self._config.before, job.moment + self._config.after
-        self._hurry.wait(max(0.0, end - self._clock.monotonic()))
+        self._hurry.wait(max(0.0, end - time.monotonic()))
         try:
             recording = self._record(job.source, begin, end)
         except KeyError:
@@ -139,7 +137,7 @@ class EvidenceSink(Worker[_Job]):
     def _packed(self, job: _Job, recording: Recording, begin: float, end: float) -> bytes:
         files: dict[str, bytes] = {}
         frames = tuple(_judged(look, files) for look in recording.looks)
-        date = self._clock.time() - self._clock.monotonic()
+        date = time.time() - time.monotonic()
         clip, no_clip = None, recording.no_clip
         if recording.coded is not None:
             coding, pictures = recording.coded
@@ -188,7 +186,7 @@ def _judged(look: Look, files: dict[str, bytes]) -> Judged:
     return Judged(
         frame=look.frame,
         size=look.size,
-        windows=tuple((row, column, tall, wide) for row, column, tall, wide in look.windows),
+        windows=tuple(look.windows),
         views=tuple(names),
         logits=tuple(map(float, look.logits)),
     )
