@@ -12,6 +12,7 @@ import argparse
 import math
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -263,8 +264,10 @@ def open_demo(
     return serve(monitor, http, sinks, **more), sinks
 
 
-def past(monitor: DemoMonitor, sinks: Sinks, hours: int = 60) -> None:
-    """Verdicts of the last days, most of them reviewed."""
+def past(
+    monitor: DemoMonitor, sinks: Sinks, hours: int = 60, receivers: Sequence[str] = ()
+) -> None:
+    """Verdicts of the last days, most of them reviewed; some receivers are still to be told."""
     names = [name for name, source in monitor.sources.items() if source.picture is not None]
     rng = np.random.default_rng(3)
     now = time.time()
@@ -287,7 +290,7 @@ def past(monitor: DemoMonitor, sinks: Sinks, hours: int = 60) -> None:
             size=(HEIGHT, WIDTH),
         )
         assert sinks.snapshots is not None
-        sinks.store.send(sinks.snapshots.attach(event))
+        sinks.store.add(sinks.snapshots.attach(event), receivers)
         while sinks.snapshots.stats().waiting:  # more at a time would be dropped
             time.sleep(0.01)
     for stored in sinks.store.events(verdict="generated", limit=200)[4:]:

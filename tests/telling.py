@@ -273,7 +273,8 @@ class Hook(Sinks):
         super().__init__(store=Store(path))
         url = {} if receiver is None else {"url": receiver.url}
         config = Webhook(**{**url, **table})
-        self.webhook = WebhookSink(config, self.store, first_wait=wait)
+        self.webhook = WebhookSink(config, self.store)
+        self.webhook.first_wait = wait
         self.append(self.webhook)
 
     def stats(self) -> SinkStats:

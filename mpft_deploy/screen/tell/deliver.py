@@ -64,16 +64,19 @@ class Deliverer(ABC):
     Args:
         name: by which the store knows it, the same over restarts.
         where: what may be said of the receiver's address.
+
+    Attributes:
         first_wait: seconds before the second attempt.
     """
 
-    def __init__(self, name: str, where: str, store: Store, first_wait: float) -> None:
-        self.name, self._where, self._store, self._first_wait = name, where, store, first_wait
+    first_wait = FIRST_WAIT
+
+    def __init__(self, name: str, where: str, store: Store) -> None:
+        self.name, self._where, self._store = name, where, store
         self._trouble, self._refusing = Trouble(logger), Trouble(logger)
-        self._closing, self._news, self._due = (threading.Event() for _ in range(3))
+        self._closing, self._news = threading.Event(), threading.Event()
         self._delivered = self._failures = 0
         self._dropped: Counter[str] = Counter()
-        store.receivers.append(self)
         self._task = Task(name, self._run)
         self._task.start()
 
@@ -90,33 +93,26 @@ class Deliverer(ABC):
     def attempt(self, delivery: Delivery) -> Answer:
         """Send an event once. A ValueError says that this one cannot be sent."""
 
-    @abstractmethod
-    def abort(self) -> None:
-        """End an `attempt` that waits, from another thread."""
+    def abort(self) -> None:  # noqa: B027, as the next: some have nothing to do
+        """End an `attempt` that waits, from another thread; for those without a time-out."""
 
-    @abstractmethod
-    def end(self) -> None:
-        """No `attempt` comes any more; by the same thread."""
+    def end(self) -> None:  # noqa: B027
+        """Close what is open, by the same thread: no `attempt` comes any more."""
 
     def send(self, event: Event) -> None:
         """Look into the store, which has the event by now."""
-        self.wake()
-
-    def wake(self) -> None:
-        """Look into the store."""
         self._news.set()
 
     def try_now(self) -> None:
         """Make what waits due, even of a receiver that asked to be left alone."""
         waits = "receiver = ?1 AND due IS NOT NULL"
         self._store.rows(f"UPDATE deliveries SET due = 0 WHERE {waits}", self.name)
-        self._due.set()
-        self.wake()
+        self._news.set()
 
     def leave(self) -> None:
         """Have the thread end, once nothing more is due."""
-        for one in (self._closing, self._due, self._news):
-            one.set()
+        self._closing.set()
+        self._news.set()
 
     def close(self, timeout: float) -> None:
         """Deliver what waits, unless the receiver is down; the rest stays in the store."""
@@ -128,32 +124,27 @@ class Deliverer(ABC):
 
     def stats(self) -> SinkStats:
         """Counts of events."""
-        problem, since = self._trouble.now
         return SinkStats(
             delivered=self._delivered,
             failures=self._failures,
             dropped=dict(self._dropped),
             waiting=self._store.count_waiting(self.name),
             refused=self._store.number(f"SELECT count(*) {REFUSED}", self.name, None),
-            problem=problem,
-            since=since,
+            **self._trouble.now,
         )
 
     def _run(self) -> None:
         while True:
             self._news.clear()
+            wait: float | None = None
             if waiting := self._store.waiting(self.name, PROBES):
                 wait = min(LONGEST_PAUSE, waiting[0].due - self._store.now())
                 if wait <= 0:
                     self._deliver(waiting)
-                elif self._due.wait(wait):
-                    if self._closing.is_set():
-                        break
-                    self._due.clear()
-            elif self._closing.is_set():
+                    continue
+            if self._closing.is_set():
                 break
-            else:
-                self._news.wait()
+            self._news.wait(wait)
         self.end()
 
     def _deliver(self, waiting: list[Delivery]) -> None:
@@ -182,7 +173,7 @@ class Deliverer(ABC):
         if not self._closing.is_set():
             self._trouble.begin(f"{self._where}: {failure.reason}; events wait")
         self._failures += 1
-        longest: float = min(LONGEST_WAIT, self._first_wait * 2 ** min(waiting[0].attempts, 20))
+        longest: float = min(LONGEST_WAIT, self.first_wait * 2 ** min(waiting[0].attempts, 20))
         pause = max(failure.pause, longest * random.uniform(0.5, 1.0))
         for one in failed:
             due = self._store.now() + pause

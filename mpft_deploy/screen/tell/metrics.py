@@ -22,6 +22,7 @@ from mpft_deploy.screen.streams.records import (
     StreamEvent,
     StreamStatus,
 )
+from mpft_deploy.screen.tell.config import TellConfig
 from mpft_deploy.screen.tell.stats import Counted
 
 if TYPE_CHECKING:
@@ -90,22 +91,16 @@ class PrometheusMetrics(Metrics):
         self._counted.setdefault(event.stream, set()).add((counter, event.verdict))
 
     def watch(self, monitor: Monitor, sinks: Iterable[Sink], engine: Mapping[str, str]) -> None:
-        """Show these as well, from now on."""
-        self.registry.register(_Collector(monitor, sinks, engine))
+        """Show these as well, from now on: they are read whenever somebody asks."""
+        self._monitor, self._sinks = monitor, sinks
+        self._engine = {"version": __version__, "python": platform.python_version(), **engine}
+        self.registry.register(self)
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
         from prometheus_client import generate_latest
 
         return generate_latest(self.registry)
-
-
-class _Collector:
-    """Reads monitor and sinks when it is asked."""
-
-    def __init__(self, monitor: Monitor, sinks: Iterable[Sink], engine: Mapping[str, str]) -> None:
-        self._monitor, self._sinks = monitor, sinks
-        self._engine = {"version": __version__, "python": platform.python_version(), **engine}
 
     def describe(self) -> list[Metric]:
         """Nothing: else registering would collect, before there is anything."""
@@ -158,6 +153,11 @@ class _Collector:
             )
         dropped = [(sink, cause, n) for sink, one in sinks for cause, n in one.dropped.items()]
         yield count("sink_dropped", "What is lost.", "sink cause", dropped)
+
+
+def open_metrics(config: TellConfig) -> Metrics:
+    """What the pipeline tells its timings to; without `[http]` it forgets them."""
+    return Metrics() if config.http is None else PrometheusMetrics()
 
 
 def _family(

@@ -133,15 +133,14 @@ class MqttSink:
 
     def stats(self) -> SinkStats:
         """Counts of messages; failures are of connections."""
-        queue, (problem, since) = self._worker.stats(), self._trouble.now
+        queue = self._worker.stats()
         dropped = {**queue.dropped, **({"broker": self._refused} if self._refused else {})}
         return SinkStats(
             delivered=self._acknowledged,
             failures=self._failures,
             dropped=dropped,
             waiting=queue.waiting + self._unacknowledged(),
-            problem=problem,
-            since=since,
+            **self._trouble.now,
         )
 
     # Called by the worker: every message comes from one thread, so a newer state never loses

@@ -8,15 +8,13 @@ from abc import abstractmethod
 from collections import Counter, deque
 from pathlib import Path
 
-import msgspec
-
 from mpft_deploy.errors import UsageError
 from mpft_deploy.extras import require
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
 from mpft_deploy.screen.streams.hours import within
 from mpft_deploy.screen.streams.records import Event, SourceEvent, StreamEvent
 from mpft_deploy.screen.tell.alerts import Alerts, Notify
-from mpft_deploy.screen.tell.deliver import FIRST_WAIT, LEFT, Answer, Deliverer
+from mpft_deploy.screen.tell.deliver import LEFT, Answer, Deliverer
 from mpft_deploy.screen.tell.store import Delivery, Store
 from mpft_deploy.screen.tell.text import line
 
@@ -24,8 +22,6 @@ HOUR = 3600.0
 
 PICTURE_SECONDS = 5.0
 """How long a notification waits for its picture, which another thread writes."""
-
-_event = msgspec.json.Decoder(StreamEvent | SourceEvent)
 
 
 class Notifier(Deliverer):
@@ -41,28 +37,27 @@ class Notifier(Deliverer):
         where: str,
         config: Alerts,
         store: Store,
-        first_wait: float,
         clock: Clock | None,
     ) -> None:
         self._config, self._clock = config, clock or SystemClock()
         self._sent: deque[float] = deque()  # when, in the last hour
         self._told: dict[str, float] = {}  # when, of each source
         self._unsent: Counter[str] = Counter()
-        super().__init__(name, where, store, first_wait)
+        super().__init__(name, where, store)
 
     @abstractmethod
     def notify(self, delivery: Delivery, event: StreamEvent | SourceEvent, text: str) -> Answer:
         """Tell of an event once, in these words."""
 
     def wants(self, event: Event) -> bool:
-        """See `Receiver`."""
+        """See `Deliverer`."""
         if isinstance(event, StreamEvent):
             return event.verdict in self._config.when or event.reason in self._config.when
         return isinstance(event, SourceEvent) and event.state in self._config.when
 
     def attempt(self, delivery: Delivery) -> Answer:
         """Notify of an event, or leave it at that for now: the next notification says how many."""
-        event = _event.decode(delivery.body)
+        event = delivery.told
         now = self._clock.monotonic()
         while self._sent and now - self._sent[0] >= HOUR:
             self._sent.popleft()
@@ -103,8 +98,6 @@ class NotifySink(Notifier):
         number: int,
         store: Store,
         folder: Path | None,
-        *,
-        first_wait: float = FIRST_WAIT,
         clock: Clock | None = None,
     ) -> None:
         require("notify", "[notify]", "apprise")
@@ -119,7 +112,7 @@ class NotifySink(Notifier):
             )
         self._folder = folder if config.picture else None
         where = f"notify {url.partition('://')[0]}"
-        super().__init__(f"notify {number + 1}", where, config, store, first_wait, clock)
+        super().__init__(f"notify {number + 1}", where, config, store, clock)
 
     def notify(self, delivery: Delivery, event: StreamEvent | SourceEvent, text: str) -> Answer:
         """See `Notifier`."""
@@ -131,12 +124,6 @@ class NotifySink(Notifier):
         if not self._service.notify(title=title(event), body=text, attach=attached):
             return Answer(503, "the service did not take a notification")
         return Answer(200, "")
-
-    def abort(self) -> None:
-        """Services have time-outs of their own."""
-
-    def end(self) -> None:
-        """Nothing is kept open."""
 
     def _picture(self, event: StreamEvent | SourceEvent) -> Path | None:
         """The snapshot of a verdict, when it is written."""

@@ -118,7 +118,6 @@ class PushSink(Notifier):
         forget: Callable[[str], object],
         config: Push,
         store: Store,
-        first_wait: float,
         clock: Clock | None,
     ) -> None:
         self.device, self._sender, self._forget = device, sender, forget
@@ -126,7 +125,7 @@ class PushSink(Notifier):
         self._contact, self._posting = config.contact, threading.Lock()
         self._poster = Poster(self._endpoint, TIMEOUT, "endpoint", public=not config.local)
         where = f"push {device.service}"
-        super().__init__(f"push {device.id}", where, config, store, first_wait, clock)
+        super().__init__(f"push {device.id}", where, config, store, clock)
 
     def say(self, title: str, text: str, event: int | None) -> Answer:
         """Send a message once; event: that is opened when it is pressed."""

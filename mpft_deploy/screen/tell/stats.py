@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -68,16 +68,16 @@ class Trouble:
     What fails for moments, again and again, would fill the log otherwise; all is counted anyway.
 
     Attributes:
-        now: what fails and since when, as in `SinkStats`.
+        now: `problem` and `since` as in `SinkStats`, while something fails.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger, self._told, self._next = logger, False, float("-inf")
-        self.now: tuple[str, float | None] = ("", None)
+        self.now: dict[str, Any] = {}
 
     def begin(self, what: str) -> None:
         """It failed, once more."""
-        self.now = (what, self.now[1] or time.time())
+        self.now = {"problem": what, "since": self.now.get("since") or time.time()}
         now = time.monotonic()
         if not self._told and now >= self._next:
             self._told, self._next = True, now + QUIET
@@ -85,7 +85,7 @@ class Trouble:
 
     def end(self, what: str) -> None:
         """It worked."""
-        self.now = ("", None)
+        self.now = {}
         if self._told:
             self._told = False
             self._logger.info("%s", what)
@@ -161,7 +161,6 @@ class Worker(Generic[Item]):
 
     def stats(self) -> SinkStats:
         """Counts of items."""
-        problem, since = self._trouble.now
         with self._changed:
             causes = {"queue": self._overflowed, "error": self._failures, "closed": self._left}
             return SinkStats(
@@ -170,8 +169,7 @@ class Worker(Generic[Item]):
                 dropped={cause: count for cause, count in causes.items() if count},
                 waiting=len(self._items),
                 disk_bytes=self.disk_bytes,
-                problem=problem,
-                since=since,
+                **self._trouble.now,
             )
 
     def _run(self) -> None:

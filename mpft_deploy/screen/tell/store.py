@@ -15,14 +15,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.files import display
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
-from mpft_deploy.screen.streams.records import Event, FrameEvent, StreamEvent
+from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
 from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.database import WAITING, open_database, write_out
 from mpft_deploy.screen.tell.limits import Limits, Storage
@@ -54,9 +54,11 @@ UPKEEP = 60.0
 
 
 class Delivery(NamedTuple):
-    """An event that waits for a receiver: its number, and what is sent.
+    """An event that waits for a receiver.
 
     Attributes:
+        event: its number.
+        body: what is sent, as JSON.
         attempts: so far.
         due: when the next is, by the store's clock.
         error: why it was refused before, where it is sent once more.
@@ -68,14 +70,10 @@ class Delivery(NamedTuple):
     due: float
     error: str | None
 
-
-class Receiver(Protocol):
-    """Who takes events from the store when it can; its name stays the same over restarts."""
-
-    name: str
-
-    def wants(self, event: Event) -> bool:
-        """Whether an event is for it."""
+    @property
+    def told(self) -> StreamEvent | SourceEvent:
+        """The event itself."""
+        return BODY.decode(self.body)
 
 
 class Store:
@@ -87,7 +85,6 @@ class Store:
 
     Attributes:
         path: of the file.
-        receivers: of what is sent here.
         dropped: events that are lost, by cause.
         changes: how many events and reviews were written since the start.
 
@@ -112,7 +109,6 @@ class Store:
         self._closed = threading.Event()
         self._delivered = self._failures = 0
         self._next_try = float("-inf")
-        self.receivers: list[Receiver] = []
         self.dropped: Counter[str] = Counter()
         self.changes = 0
         self._db = open_database(path)
@@ -127,8 +123,8 @@ class Store:
         return self._task.failure
 
     def send(self, event: Event) -> None:
-        """Keep an event, and deliver it to all receivers that want it."""
-        self.add(event, [receiver.name for receiver in self.receivers if receiver.wants(event)])
+        """Keep an event, and deliver it to nobody."""
+        self.add(event)
 
     def add(self, event: Event, receivers: Sequence[str] = ()) -> int:
         """Keep an event, and deliver it to some receivers; never raises for a disk.
@@ -318,7 +314,6 @@ class Store:
 
     def stats(self) -> SinkStats:
         """Counts of events."""
-        problem, since = self._trouble.now
         with self._lock:
             return SinkStats(
                 delivered=self._delivered,
@@ -326,8 +321,7 @@ class Store:
                 dropped=dict(self.dropped),
                 waiting=self.number("SELECT count(*) FROM new_events"),
                 disk_bytes=0 if self._closed.is_set() else self._retention.size(),
-                problem=problem,
-                since=since,
+                **self._trouble.now,
             )
 
     def close(self, timeout: float = 0.0) -> None:

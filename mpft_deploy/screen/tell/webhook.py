@@ -12,24 +12,16 @@ import hashlib
 import hmac
 import time
 
-import msgspec
-
 from mpft_deploy import __version__
 from mpft_deploy.errors import UsageError
 from mpft_deploy.screen.streams.records import Event, FrameEvent
 from mpft_deploy.screen.tell.config import Webhook
-from mpft_deploy.screen.tell.deliver import FIRST_WAIT, Answer, Deliverer
+from mpft_deploy.screen.tell.deliver import Answer, Deliverer
 from mpft_deploy.screen.tell.post import Poster
 from mpft_deploy.screen.tell.store import Delivery, Store
 
 MIN_KEY = 16
 """Bytes that a signing key has at least: fewer can be guessed."""
-
-
-class _Identity(msgspec.Struct):
-    """What is read of an event that is sent."""
-
-    id: str
 
 
 def signature(key: bytes, identity: str, timestamp: int, body: bytes) -> str:
@@ -57,19 +49,18 @@ def signing_key(text: bytes) -> bytes:
 class WebhookSink(Deliverer):
     """Posts events."""
 
-    def __init__(self, config: Webhook, store: Store, *, first_wait: float = FIRST_WAIT) -> None:
+    def __init__(self, config: Webhook, store: Store) -> None:
         self._keys = [signing_key(text) for text in config.signing_keys()]
         self._poster = Poster(config.url, config.timeout)
-        super().__init__("webhook", f"webhook {self._poster.where}", store, first_wait)
+        super().__init__("webhook", f"webhook {self._poster.where}", store)
 
     def wants(self, event: Event) -> bool:
-        """See `Receiver`."""
+        """See `Deliverer`."""
         return not isinstance(event, FrameEvent)
 
     def attempt(self, delivery: Delivery) -> Answer:
         """Post an event."""
-        identity = msgspec.json.decode(delivery.body, type=_Identity).id
-        timestamp = int(time.time())
+        identity, timestamp = delivery.told.id, int(time.time())
         headers = {
             "Content-Type": "application/json",
             "User-Agent": f"mpft-deploy/{__version__}",

@@ -13,7 +13,6 @@ from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.files import sha256
 from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.tell.alerts import Push
-from mpft_deploy.screen.tell.deliver import FIRST_WAIT
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.push import GONE, Device, PushSink, Subscription
 from mpft_deploy.screen.tell.vapid import Sender
@@ -40,12 +39,10 @@ class Devices:
         config: Push,
         sinks: Sinks,
         may_be: Callable[[str], bool],
-        *,
-        first_wait: float = FIRST_WAIT,
         clock: Clock | None = None,
     ) -> None:
         self._config, self._sinks, self._store = config, sinks, sinks.store
-        self._first_wait, self._clock = first_wait, clock
+        self._clock = clock
         self._lock, self._trying = threading.RLock(), threading.Lock()
         self._told: dict[str, PushSink] = {}
         path = self._store.path
@@ -127,7 +124,6 @@ class Devices:
             self._forget,
             self._config,
             self._store,
-            self._first_wait,
             self._clock,
         )
         self._sinks.append(sink)
@@ -143,8 +139,8 @@ class Devices:
             found = self._told.pop(number, None)
             if found is not None:
                 self._sinks.remove(found)
-            name, receivers = f"push {number}", self._store.receivers
-            self._store.receivers = [one for one in receivers if one.name != name]
             for new in ("", "new_"):
-                self._store.rows(f"DELETE FROM {new}deliveries WHERE receiver = ?", name)
+                self._store.rows(
+                    f"DELETE FROM {new}deliveries WHERE receiver = ?", f"push {number}"
+                )
         return found

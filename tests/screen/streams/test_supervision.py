@@ -30,9 +30,8 @@ from mpft_deploy.screen.streams.scheduler import Scheduler
 from mpft_deploy.screen.streams.source import Source, SourceAttempt
 from mpft_deploy.screen.streams.task import HUNG, Task
 from mpft_deploy.screen.streams.watch import TICK, Watch
-from mpft_deploy.screen.tell import open_sinks, parse_tables
-from mpft_deploy.screen.tell.config import Http
-from mpft_deploy.screen.tell.fanout import Sinks
+from mpft_deploy.screen.tell.config import Http, parse_tables
+from mpft_deploy.screen.tell.fanout import Sinks, open_sinks
 from mpft_deploy.screen.tell.stats import Worker
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.screen.web import serve

@@ -47,6 +47,12 @@ ADMIN = User("admin", "admin")
 KEY = ec.generate_private_key(ec.SECP256R1())
 
 
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No long wait before a second attempt."""
+    monkeypatch.setattr(PushSink, "first_wait", 0.05)
+
+
 @pytest.fixture
 def service() -> Iterator[PushService]:
     with serving() as one:
@@ -60,7 +66,7 @@ class Node(Sinks):
         super().__init__(store=Store(folder and folder / "screen.db"))
         self.clock = HandClock()
         config = Push(**{"contact": CONTACT, "local": True, "interval": 0, **table})
-        self.devices = Devices(config, self, lambda name: True, first_wait=0.05, clock=self.clock)
+        self.devices = Devices(config, self, lambda name: True, self.clock)
         self.key = self.devices.push_key()
 
     def add(self, phone: Phone, user: str = "ann") -> str:
