@@ -35,10 +35,9 @@ from mpft_deploy.screen.streams.records import (
     State,
     StreamEvent,
 )
-from mpft_deploy.screen.tell.config import Http
+from mpft_deploy.screen.tell.config import Http, Snapshots
 from mpft_deploy.screen.tell.fanout import Sinks
-from mpft_deploy.screen.tell.limits import Snapshots
-from mpft_deploy.screen.tell.snapshots import SnapshotSink
+from mpft_deploy.screen.tell.kept import SnapshotSink
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.screen.tell.stored import ReviewState
 from mpft_deploy.screen.web import serve

@@ -22,8 +22,7 @@ from headless import DESKTOP, PHONE, Browser, save
 from mpft_deploy.prepared import LookedAt
 from mpft_deploy.screen.streams.areas import pixels_of
 from mpft_deploy.screen.streams.records import Sink
-from mpft_deploy.screen.tell.alerts import Push
-from mpft_deploy.screen.tell.config import Http, User
+from mpft_deploy.screen.tell.config import Http, Push, User
 from mpft_deploy.views import Window, share_in
 
 COMPLETE = """

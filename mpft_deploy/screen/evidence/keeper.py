@@ -27,8 +27,8 @@ from mpft_deploy.screen.evidence.package import (
 from mpft_deploy.screen.evidence.ring import Look, Recording
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
 from mpft_deploy.screen.streams.records import Event, StreamEvent
+from mpft_deploy.screen.tell.config import Evidence
 from mpft_deploy.screen.tell.kept import Kept
-from mpft_deploy.screen.tell.limits import Evidence
 from mpft_deploy.screen.tell.stats import Worker
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.signing import load_signer

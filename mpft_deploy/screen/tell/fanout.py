@@ -14,8 +14,8 @@ from mpft_deploy.screen.streams.task import Task, failure_of
 from mpft_deploy.screen.tell.config import TellConfig
 from mpft_deploy.screen.tell.deliver import ABORT_SECONDS, Deliverer
 from mpft_deploy.screen.tell.jsonl import JsonLines
+from mpft_deploy.screen.tell.kept import SnapshotSink
 from mpft_deploy.screen.tell.notify import NotifySink
-from mpft_deploy.screen.tell.snapshots import SnapshotSink
 from mpft_deploy.screen.tell.store import Store
 
 logger = logging.getLogger(__name__)

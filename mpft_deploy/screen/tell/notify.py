@@ -1,8 +1,12 @@
-"""People are told by the services they use: not too often, not at night, and with a picture."""
+"""People are told: by lines of text, and by the services they use.
+
+The latter not too often, not at night, and with a picture.
+"""
 
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from abc import abstractmethod
 from collections import Counter, deque
@@ -10,18 +14,36 @@ from pathlib import Path
 
 from mpft_deploy.errors import UsageError
 from mpft_deploy.extras import require
+from mpft_deploy.files import printable
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
 from mpft_deploy.screen.streams.hours import within
-from mpft_deploy.screen.streams.records import Event, SourceEvent, StreamEvent
-from mpft_deploy.screen.tell.alerts import Alerts, Notify
+from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
+from mpft_deploy.screen.tell.config import Notify
 from mpft_deploy.screen.tell.deliver import LEFT, Answer, Deliverer
+from mpft_deploy.screen.tell.stats import Worker
 from mpft_deploy.screen.tell.store import Delivery, Store
-from mpft_deploy.screen.tell.text import line
+from mpft_deploy.screen.tell.table import Alerts
 
 HOUR = 3600.0
 
 PICTURE_SECONDS = 5.0
 """How long a notification waits for its picture, which another thread writes."""
+
+
+class TextSink(Worker[str]):
+    """Changes of verdicts and states, a line each, on standard output."""
+
+    def __init__(self) -> None:
+        super().__init__("text", self._print, 1000)
+
+    def send(self, event: Event) -> None:
+        """Queue a line."""
+        if not isinstance(event, FrameEvent):
+            self.put(line(event))
+
+    def _print(self, text: str) -> None:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
 
 class Notifier(Deliverer):
@@ -141,3 +163,22 @@ def title(event: StreamEvent | SourceEvent) -> str:
     if isinstance(event, SourceEvent):
         return f"{event.stream}: {event.state}"
     return f"{event.stream}: {'camera drifted' if event.reason == 'drift' else event.verdict}"
+
+
+def line(event: StreamEvent | SourceEvent) -> str:
+    """When, of what, and what happened."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time))
+    if isinstance(event, StreamEvent):
+        of = " of generation found" if event.verdict == "no sign" else ""
+        what = (
+            f"{event.verdict.upper()}{of} (was {event.previous}: {event.reason}; "
+            f"evidence {event.evidence:+.1f} from {event.frames} frames, "
+            f"worth {event.independent:.1f} independent ones)"
+        )
+        if event.reason == "drift":
+            what += "; the camera does not show what it was taught by: teach it again"
+    else:
+        what = event.state + (f": {event.reason}" if event.reason else "")
+        if event.retry_in is not None:
+            what += f"; trying again in {event.retry_in:.0f} s"
+    return printable(f"{when}  {event.stream}  {what}")

@@ -15,7 +15,7 @@ from typing import get_args
 import msgspec
 
 from mpft_deploy.screen.streams.clock import Clock
-from mpft_deploy.screen.tell.limits import EventClass, Limits
+from mpft_deploy.screen.tell.table import EventClass, Limits
 
 DAY = 86400.0
 

@@ -24,8 +24,8 @@ from mpft_deploy.files import display
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
 from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
 from mpft_deploy.screen.streams.task import Task
+from mpft_deploy.screen.tell.config import Storage
 from mpft_deploy.screen.tell.database import WAITING, open_database, write_out
-from mpft_deploy.screen.tell.limits import Limits, Storage
 from mpft_deploy.screen.tell.retention import Retention
 from mpft_deploy.screen.tell.stats import SinkStats, Trouble
 from mpft_deploy.screen.tell.stored import (
@@ -36,6 +36,7 @@ from mpft_deploy.screen.tell.stored import (
     StoredEvent,
     read_row,
 )
+from mpft_deploy.screen.tell.table import Limits
 from mpft_deploy.spec import StreamVerdict
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from mpft_deploy.screen.streams.records import (
     SourceStatus,
 )
 from mpft_deploy.screen.tell.config import Live
-from mpft_deploy.screen.tell.snapshots import encode_jpeg
+from mpft_deploy.screen.tell.kept import encode_jpeg
 from mpft_deploy.screen.web.operations import MissingError
 from mpft_deploy.views import Window
 

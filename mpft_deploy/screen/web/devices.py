@@ -12,10 +12,9 @@ from starlette.datastructures import Headers
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.files import sha256
 from mpft_deploy.screen.streams.clock import Clock
-from mpft_deploy.screen.tell.alerts import Push
+from mpft_deploy.screen.tell.config import Push
 from mpft_deploy.screen.tell.fanout import Sinks
-from mpft_deploy.screen.tell.push import GONE, Device, PushSink, Subscription
-from mpft_deploy.screen.tell.vapid import Sender
+from mpft_deploy.screen.tell.push import GONE, Device, PushSink, Sender, Subscription
 from mpft_deploy.screen.web.operations import MissingError, Note, User, operation
 from mpft_deploy.screen.web.sessions import LONGEST_AGENT
 

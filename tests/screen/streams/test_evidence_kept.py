@@ -26,9 +26,8 @@ from mpft_deploy.screen.evidence.keeper import EvidenceSink
 from mpft_deploy.screen.evidence.package import MANIFEST, engine_of, read_package
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
-from mpft_deploy.screen.tell.config import Http, TellConfig
+from mpft_deploy.screen.tell.config import Evidence, Http, TellConfig
 from mpft_deploy.screen.tell.fanout import Sinks
-from mpft_deploy.screen.tell.limits import Evidence
 from mpft_deploy.screen.web import serve
 
 

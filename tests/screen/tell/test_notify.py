@@ -22,7 +22,7 @@ from telling import (
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.prepared import LookedAt
-from mpft_deploy.screen.tell.alerts import Notify
+from mpft_deploy.screen.tell.config import Notify
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.notify import NotifySink
 from mpft_deploy.views import Window

@@ -32,13 +32,11 @@ from telling import HandClock, eventually, source_event, stream_event
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.screen.tell import database
-from mpft_deploy.screen.tell.alerts import Push
-from mpft_deploy.screen.tell.config import parse_tables
+from mpft_deploy.screen.tell.config import Push, parse_tables
 from mpft_deploy.screen.tell.deliver import PATIENCE
 from mpft_deploy.screen.tell.fanout import Sinks
-from mpft_deploy.screen.tell.push import Device, PushSink, Subscription
+from mpft_deploy.screen.tell.push import Device, PushSink, Subscription, encrypt
 from mpft_deploy.screen.tell.store import Store
-from mpft_deploy.screen.tell.vapid import encrypt
 from mpft_deploy.screen.web.devices import MOST, MOST_OF_USER, Devices
 from mpft_deploy.screen.web.operations import MissingError, User
 

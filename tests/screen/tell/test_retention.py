@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from telling import HandClock, source_event, stream_event
 
-from mpft_deploy.screen.tell.limits import Storage
+from mpft_deploy.screen.tell.config import Storage
 from mpft_deploy.screen.tell.retention import AT_ONCE, DAY
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.screen.web.audit import Audit

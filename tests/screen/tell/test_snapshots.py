@@ -15,10 +15,9 @@ from telling import HandClock, eventually, frame_event, source_event, stream_eve
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.prepared import LookedAt
 from mpft_deploy.screen.streams.records import Event, Picture, StreamEvent
-from mpft_deploy.screen.tell.config import parse_tables
+from mpft_deploy.screen.tell.config import Snapshots, parse_tables
 from mpft_deploy.screen.tell.fanout import open_sinks
-from mpft_deploy.screen.tell.limits import Snapshots
-from mpft_deploy.screen.tell.snapshots import SnapshotSink
+from mpft_deploy.screen.tell.kept import SnapshotSink
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.views import Window
 

@@ -18,10 +18,9 @@ from telling import source_event, stream_event
 
 from mpft_deploy.dataset import drop_unreadable, find_samples
 from mpft_deploy.screen.streams.records import Picture
-from mpft_deploy.screen.tell.config import Http
+from mpft_deploy.screen.tell.config import Http, Snapshots
 from mpft_deploy.screen.tell.fanout import Sinks
-from mpft_deploy.screen.tell.limits import Snapshots
-from mpft_deploy.screen.tell.snapshots import SnapshotSink
+from mpft_deploy.screen.tell.kept import SnapshotSink
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.screen.web import serve
 from mpft_deploy.screen.web.server import Dashboard
