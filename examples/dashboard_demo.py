@@ -38,8 +38,7 @@ from mpft_deploy.screen.streams.records import (
 from mpft_deploy.screen.tell.config import Http, Snapshots
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.kept import SnapshotSink
-from mpft_deploy.screen.tell.store import Store
-from mpft_deploy.screen.tell.stored import ReviewState
+from mpft_deploy.screen.tell.store import ReviewState, Store
 from mpft_deploy.screen.web import serve
 from mpft_deploy.screen.web.server import Dashboard
 from mpft_deploy.spec import KeepRule, StreamVerdict

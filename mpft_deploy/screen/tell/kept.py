@@ -22,8 +22,8 @@ from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.files import PICTURES, display, write_atomic
 from mpft_deploy.screen.streams.records import Event, Picture, StreamEvent
 from mpft_deploy.screen.tell.config import Snapshots
+from mpft_deploy.screen.tell.database import DAY
 from mpft_deploy.screen.tell.discovery import slug
-from mpft_deploy.screen.tell.retention import DAY
 from mpft_deploy.screen.tell.stats import Worker
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.screen.tell.table import KeptLimits

@@ -19,7 +19,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from mpft_deploy.screen.evidence.package import open_clip
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.kept import KeptFile
-from mpft_deploy.screen.tell.stored import Precision, ReviewState, StoredEvent
+from mpft_deploy.screen.tell.store import Precision, ReviewState, StoredEvent
 from mpft_deploy.screen.web.audit import Audit, Number, PageLength
 from mpft_deploy.screen.web.board import Board, Overview, Shown, thumbnail
 from mpft_deploy.screen.web.deliveries import Deliveries

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mpft_deploy.screen.streams.records import StreamEvent
-from mpft_deploy.screen.tell.stored import StoredEvent
+from mpft_deploy.screen.tell.store import StoredEvent
 
 PAGE = 200
 
