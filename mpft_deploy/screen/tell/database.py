@@ -214,6 +214,16 @@ class Database:
             except sqlite3.Error as error:
                 raise EnvironmentLacksError(f"store {self._where}: {error}") from None
 
+    def write_out(self) -> int:
+        """Have the file hold what is in memory: all of it, or a sqlite3.Error; how many events."""
+        events, *others = _WRITE.split(";")
+        with self._lock, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            count = self._db.execute(events).rowcount
+            for statement in others:
+                self._db.execute(statement)
+        return count
+
     def number(self, sql: str, *values: object) -> int:
         """One number that a statement gives; 0 for none, and after the end."""
         return 0 if self._closed.is_set() else self.rows(sql, *values)[0][0] or 0
@@ -292,14 +302,3 @@ def _open(path: Path | None, where: str) -> sqlite3.Connection:
             f"{where} is no store, or is damaged ({error}): move it away, and a new one is made"
         ) from None
     return db
-
-
-def write_out(db: sqlite3.Connection) -> int:
-    """Have the file hold what is in memory: all of it, or a sqlite3.Error; how many events."""
-    events, *others = _WRITE.split(";")
-    with db:
-        db.execute("BEGIN IMMEDIATE")
-        count = db.execute(events).rowcount
-        for statement in others:
-            db.execute(statement)
-    return count

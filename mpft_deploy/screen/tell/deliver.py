@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from typing import NamedTuple
 
 from mpft_deploy.screen.streams.records import Event
 from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.database import REFUSED
-from mpft_deploy.screen.tell.stats import SinkStats, Trouble
+from mpft_deploy.screen.tell.stats import Counted, SinkStats, Trouble
 from mpft_deploy.screen.tell.store import Delivery, Store
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ LEFT = Answer(204, "")
 """The receiver need not be told of this event after all."""
 
 
-class Deliverer(ABC):
+class Deliverer(Counted):
     """A sink that takes what waits for it in the store, in a thread of its own.
 
     Args:
@@ -80,11 +80,6 @@ class Deliverer(ABC):
         self._task = Task(name, self._run)
         self._task.start()
 
-    @property
-    def failure(self) -> BaseException | None:
-        """See `Supervised`."""
-        return self._task.failure
-
     @abstractmethod
     def wants(self, event: Event) -> bool:
         """Whether it is to be sent this."""
@@ -93,10 +88,10 @@ class Deliverer(ABC):
     def attempt(self, delivery: Delivery) -> Answer:
         """Send an event once. A ValueError says that this one cannot be sent."""
 
-    def abort(self) -> None:  # noqa: B027, as the next: some have nothing to do
+    def abort(self) -> None:
         """End an `attempt` that waits, from another thread; for those without a time-out."""
 
-    def end(self) -> None:  # noqa: B027
+    def end(self) -> None:
         """Close what is open, by the same thread: no `attempt` comes any more."""
 
     def send(self, event: Event) -> None:

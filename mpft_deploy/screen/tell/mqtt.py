@@ -27,7 +27,7 @@ from mpft_deploy.screen.streams.records import (
 from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.config import Mqtt
 from mpft_deploy.screen.tell.discovery import device, identity, slug
-from mpft_deploy.screen.tell.stats import SinkStats, Trouble, Worker
+from mpft_deploy.screen.tell.stats import Counted, SinkStats, Trouble, Worker
 from mpft_deploy.screen.tell.store import Store
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ CAPACITY = 10_000
 
 MAX_WAITING = 1000
 """Messages that wait in memory for the broker."""
+
+LONGEST_WAIT = 15
+"""Seconds between attempts to connect, at most; the first is 1."""
 
 LOOK = 1.0
 """Seconds between two looks at the states."""
@@ -60,7 +63,7 @@ State = dict[str, Any]
 UNTOLD: tuple[State, float] = {}, float("-inf")
 
 
-class MqttSink:
+class MqttSink(Counted):
     """Publishes with QoS 1; paho's own thread connects, reconnects and repeats.
 
     States are published while the broker is there, all of them when it comes back; events wait.
@@ -70,7 +73,6 @@ class MqttSink:
         store: remembers what a broker was told of.
         statuses: of those that are screened now; None as long as these are not known.
         folder: where snapshots are; None where there are none.
-        longest_wait: seconds between attempts to connect, at most; the first is 1.
     """
 
     name = "mqtt"
@@ -81,8 +83,6 @@ class MqttSink:
         store: Store,
         statuses: Callable[[], Sequence[SourceStatus] | None],
         folder: Path | None = None,
-        *,
-        longest_wait: int = 15,
     ) -> None:
         client = _client(config)
         self._config, self._client, self._statuses = config, client, statuses
@@ -94,7 +94,7 @@ class MqttSink:
         self._queued = self._acknowledged = self._failures = self._refused = 0
         self._bridge = f"{config.prefix}/availability"
         client.max_queued_messages_set(MAX_WAITING)
-        client.reconnect_delay_set(1, longest_wait)
+        client.reconnect_delay_set(1, LONGEST_WAIT)
         client.will_set(self._bridge, "offline", qos=1, retain=True)
         client.on_connect = self._connected
         client.on_connect_fail = self._failed_to_connect
@@ -109,7 +109,7 @@ class MqttSink:
 
     @property
     def failure(self) -> BaseException | None:
-        """See `Supervised`; paho's thread tells of its end only by being gone."""
+        """As of any sink; paho's thread tells of its end only by being gone."""
         if self._client._thread is None and not self._closing:
             return RuntimeError("the thread of the MQTT client failed")
         return self._worker.failure

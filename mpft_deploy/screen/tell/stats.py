@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -43,12 +44,18 @@ class SinkStats(msgspec.Struct, frozen=True, kw_only=True):
     since: float | None = None
 
 
-@runtime_checkable
-class Counted(Protocol):
-    """A sink that has stats."""
+class Counted(ABC):
+    """A sink that has stats, and a thread, without which it does nothing."""
 
     name: str
+    _task: Task
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the thread before its time."""
+        return self._task.failure
+
+    @abstractmethod
     def stats(self) -> SinkStats:
         """From any thread."""
 
@@ -91,7 +98,7 @@ class Trouble:
             self._logger.info("%s", what)
 
 
-class Worker(Generic[Item]):
+class Worker(Counted, Generic[Item]):
     """A thread that handles items in order, from a queue that drops its oldest when it is full.
 
     Most sinks are one.
@@ -120,11 +127,6 @@ class Worker(Generic[Item]):
         self._delivered = self._failures = self._overflowed = self._left = 0
         self._task = Task(name, self._run)
         self._task.start()
-
-    @property
-    def failure(self) -> BaseException | None:
-        """See `Supervised`."""
-        return self._task.failure
 
     def put(self, item: Item) -> None:
         """Queue an item; never waits."""

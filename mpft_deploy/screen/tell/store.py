@@ -23,8 +23,8 @@ from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
 from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.config import Storage
-from mpft_deploy.screen.tell.database import DAY, USED, WAITING, Database, write_out
-from mpft_deploy.screen.tell.stats import SinkStats, Trouble
+from mpft_deploy.screen.tell.database import DAY, USED, WAITING, Database
+from mpft_deploy.screen.tell.stats import Counted, SinkStats, Trouble
 from mpft_deploy.screen.tell.table import EventClass, Limits
 from mpft_deploy.spec import StreamVerdict
 
@@ -109,7 +109,7 @@ class Precision(msgspec.Struct, frozen=True):
     open: int = 0
 
 
-class Store(Database):
+class Store(Database, Counted):
     """A file of events; see `Database`.
 
     Args:
@@ -138,11 +138,6 @@ class Store(Database):
         self._last = self.number("SELECT max(seq) FROM sqlite_sequence WHERE name = 'events'")
         self._task = Task("store", self._look_after)
         self._task.start()
-
-    @property
-    def failure(self) -> BaseException | None:
-        """See `Supervised`."""
-        return self._task.failure
 
     def send(self, event: Event) -> None:
         """Keep an event, and deliver it to nobody."""
@@ -340,10 +335,9 @@ class Store(Database):
                     verdict = None if kind == "source" else kind
                     oldest = self.now() - DAY * self._limits.days_of(kind)
                     self._delete("verdict IS ? AND at < ?", verdict, oldest)
-                while self.number(USED) > self._limits.max_bytes and self._delete(
-                    "true ORDER BY id"
-                ):
-                    pass  # until what is left is confirmed
+                while self.number(USED) > self._limits.max_bytes:
+                    if not self._delete("true ORDER BY id"):
+                        break  # what is left is confirmed
                 self.rows(f"DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - {AUDITED}")
                 lost = self.number(f"SELECT count(*) {orphans} AND due NOTNULL")
                 self.rows(f"DELETE {orphans}")
@@ -365,7 +359,7 @@ class Store(Database):
         if self._closed.is_set() or (time.monotonic() < self._next_try and not last):
             return
         try:
-            count = write_out(self._db)
+            count = self.write_out()
         except sqlite3.Error as error:
             self._failures += 1
             self._next_try = time.monotonic() + AGAIN
