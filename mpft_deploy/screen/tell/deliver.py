@@ -7,13 +7,16 @@ import random
 import threading
 from abc import abstractmethod
 from collections import Counter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mpft_deploy.screen.streams.records import Event
 from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.database import REFUSED
 from mpft_deploy.screen.tell.stats import Counted, SinkStats, Trouble
 from mpft_deploy.screen.tell.store import Delivery, Store
+
+if TYPE_CHECKING:
+    from mpft_deploy.screen.tell.post import Poster
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +73,8 @@ class Deliverer(Counted):
     """
 
     first_wait = FIRST_WAIT
+    _poster: Poster | None = None
+    """By which `attempt` posts, if it does; it is closed with this."""
 
     def __init__(self, name: str, where: str, store: Store) -> None:
         self.name, self._where, self._store = name, where, store
@@ -87,12 +92,6 @@ class Deliverer(Counted):
     @abstractmethod
     def attempt(self, delivery: Delivery) -> Answer:
         """Send an event once. A ValueError says that this one cannot be sent."""
-
-    def abort(self) -> None:
-        """End an `attempt` that waits, from another thread; for those without a time-out."""
-
-    def end(self) -> None:
-        """Close what is open, by the same thread: no `attempt` comes any more."""
 
     def send(self, event: Event) -> None:
         """Look into the store, which has the event by now."""
@@ -114,7 +113,8 @@ class Deliverer(Counted):
         self.leave()
         self._task.join(timeout)
         if self._task.is_alive():
-            self.abort()
+            if self._poster is not None:
+                self._poster.abort()
             self._task.join(ABORT_SECONDS)
 
     def stats(self) -> SinkStats:
@@ -140,7 +140,8 @@ class Deliverer(Counted):
             if self._closing.is_set():
                 break
             self._news.wait(wait)
-        self.end()
+        if self._poster is not None:
+            self._poster.close()
 
     def _deliver(self, waiting: list[Delivery]) -> None:
         """Have the first taken or refused, or due again later."""

@@ -16,7 +16,7 @@ from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.files import display
 from mpft_deploy.screen.streams.records import Event
 from mpft_deploy.screen.tell.config import Jsonl
-from mpft_deploy.screen.tell.stats import Worker, kind
+from mpft_deploy.screen.tell.stats import Worker
 
 CAPACITY = 10_000
 """Events that wait for a slow disk, or for a reader of standard output that stopped reading."""
@@ -55,7 +55,7 @@ class JsonLines(Worker[bytes]):
 
     def send(self, event: Event) -> None:
         """Queue an event."""
-        if kind(event) in self._config.events:
+        if type(event).__struct_config__.tag in self._config.events:
             self.put(msgspec.json.encode(event) + b"\n")
 
     def close(self, timeout: float) -> None:

@@ -5,7 +5,6 @@ The store knows each, and which are to go.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import re
@@ -81,13 +80,14 @@ class Kept:
         return f"{when}-{said}-{slug(source)[:60]}-{slug(number)[:40]}{self._suffix}"
 
     def write(self, name: str, verdict: StreamVerdict, data: bytes) -> None:
-        """Keep a file, and delete what is too old or too much. An OSError if that fails."""
-        try:
-            write_atomic(self.folder / name, data, mode=PICTURES)
-            self._note(name, verdict, len(data))
-            self.prune()
-        except EnvironmentLacksError as error:
-            raise OSError(errno.EIO, str(error)) from None
+        """Keep a file, and delete what is too old or too much.
+
+        Raises:
+            OSError or EnvironmentLacksError: that fails, as on a full disk.
+        """
+        write_atomic(self.folder / name, data, mode=PICTURES)
+        self._note(name, verdict, len(data))
+        self.prune()
 
     def find(self, name: str) -> Path | None:
         """A file that is kept, and no other."""

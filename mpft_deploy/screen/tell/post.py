@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import ssl
+import threading
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -24,7 +25,7 @@ _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 
 
 class Poster:
-    """Posts to one address, from one thread. Neither redirects nor proxies are followed.
+    """Posts to one address, once at a time. Neither redirects nor proxies are followed.
 
     Args:
         what: names the address in errors.
@@ -60,25 +61,27 @@ class Poster:
         self._client = httpx2.AsyncClient(timeout=None, trust_env=False, verify=_trust())
         self._loop = asyncio.new_event_loop()
         self._task: asyncio.Task[Answer] | None = None
+        self._posting = threading.Lock()
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Post once. A ValueError where these headers cannot be sent."""
-        if self._aborted:  # by now the loop may be closed
-            return Answer(0, "given up")
-        request = asyncio.wait_for(self._request(body, headers), self._timeout)
-        self._task = self._loop.create_task(request)
-        try:
-            return self._loop.run_until_complete(self._task)
-        except asyncio.TimeoutError:
-            self._failed += 1
-            return Answer(0, "no reply in time")
-        except asyncio.CancelledError:
-            return Answer(0, "given up")
-        except self._unsendable as error:
-            raise ValueError(str(error)) from None
-        except (self._failures, OSError) as error:
-            self._failed += 1
-            return Answer(0, reason_of(error))
+        with self._posting:
+            if self._aborted:  # by now the loop may be closed
+                return Answer(0, "given up")
+            request = asyncio.wait_for(self._request(body, headers), self._timeout)
+            self._task = self._loop.create_task(request)
+            try:
+                return self._loop.run_until_complete(self._task)
+            except asyncio.TimeoutError:
+                self._failed += 1
+                return Answer(0, "no reply in time")
+            except asyncio.CancelledError:
+                return Answer(0, "given up")
+            except self._unsendable as error:
+                raise ValueError(str(error)) from None
+            except (self._failures, OSError) as error:
+                self._failed += 1
+                return Answer(0, reason_of(error))
 
     def abort(self) -> None:
         """End a `post` that waits, from another thread, and all later ones."""
@@ -87,9 +90,11 @@ class Poster:
             self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
 
     def close(self) -> None:
-        """Close the connection; by the thread that posts."""
-        self._loop.run_until_complete(self._client.aclose())
-        self._loop.close()
+        """Close the connection, after a `post` that another thread began."""
+        self.abort()
+        with self._posting:
+            self._loop.run_until_complete(self._client.aclose())
+            self._loop.close()
 
     async def _request(self, body: bytes, headers: Mapping[str, str]) -> Answer:
         url, extensions = self._url, {}

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import struct
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -139,6 +138,8 @@ class PushSink(Notifier):
         forget: called then, with its id.
     """
 
+    _poster: Poster
+
     def __init__(
         self,
         device: Device,
@@ -151,7 +152,7 @@ class PushSink(Notifier):
     ) -> None:
         self.device, self._sender, self._forget = device, sender, forget
         self._endpoint, self._keys = subscription.endpoint, subscription.keys.read()
-        self._contact, self._posting = config.contact, threading.Lock()
+        self._contact = config.contact
         self._poster = Poster(self._endpoint, TIMEOUT, "endpoint", public=not config.local)
         where = f"push {device.service}"
         super().__init__(f"push {device.id}", where, config, store, clock)
@@ -166,9 +167,7 @@ class PushSink(Notifier):
             "TTL": str(KEPT),
             "Urgency": "high",
         }
-        body = encrypt(msgspec.json.encode(said), *self._keys)
-        with self._posting:
-            return self._poster.post(body, headers)
+        return self._poster.post(encrypt(msgspec.json.encode(said), *self._keys), headers)
 
     def notify(self, delivery: Delivery, event: StreamEvent | SourceEvent, text: str) -> Answer:
         """See `Notifier`."""
@@ -180,16 +179,6 @@ class PushSink(Notifier):
         self._forget(self.device.id)
         self.leave()
         return LEFT
-
-    def abort(self) -> None:
-        """End a request that waits."""
-        self._poster.abort()
-
-    def end(self) -> None:
-        """Close the connection; a visitor may be trying it meanwhile."""
-        self.abort()
-        with self._posting:
-            self._poster.close()
 
 
 def encrypt(text: bytes, key: bytes, secret: bytes) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from mpft_deploy.screen.streams.records import Event
+from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen.streams.task import Task
 
 logger = logging.getLogger(__name__)
@@ -60,11 +60,6 @@ class Counted(ABC):
         """From any thread."""
 
 
-def kind(event: Event) -> str:
-    """What the event's `event` field says: frame, stream or source."""
-    return str(type(event).__struct_config__.tag)
-
-
 QUIET = 60.0
 """Seconds between two complaints of one kind, at least."""
 
@@ -104,8 +99,8 @@ class Worker(Counted, Generic[Item]):
     Most sinks are one.
 
     Args:
-        handle: called for each item. An OSError is counted as a failure and costs that item;
-            anything else does too and is logged with its traceback.
+        handle: called for each item. An OSError or EnvironmentLacksError is counted as a failure
+            and costs that item; anything else does too and is logged with its traceback.
         capacity: items that wait, at most.
         idle: called every `period` seconds while there is nothing to do.
     """
@@ -200,8 +195,9 @@ class Worker(Counted, Generic[Item]):
     def _failed(self, item: Item) -> bool:
         try:
             self._handle(item)
-        except OSError as error:
-            self._trouble.begin(f"{self.name}: {error.strerror}; what it costs is counted")
+        except (OSError, EnvironmentLacksError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            self._trouble.begin(f"{self.name}: {why}; what it costs is counted")
             return True
         except Exception:
             logger.exception("%s: an event was lost", self.name)

@@ -49,6 +49,8 @@ def signing_key(text: bytes) -> bytes:
 class WebhookSink(Deliverer):
     """Posts events."""
 
+    _poster: Poster
+
     def __init__(self, config: Webhook, store: Store) -> None:
         self._keys = [signing_key(text) for text in config.signing_keys()]
         self._poster = Poster(config.url, config.timeout)
@@ -71,11 +73,3 @@ class WebhookSink(Deliverer):
             signed = [signature(key, identity, timestamp, delivery.body) for key in self._keys]
             headers["webhook-signature"] = " ".join(signed)
         return self._poster.post(delivery.body, headers)
-
-    def abort(self) -> None:
-        """End a request that waits."""
-        self._poster.abort()
-
-    def end(self) -> None:
-        """Close the connection."""
-        self._poster.close()
