@@ -24,9 +24,9 @@ from mpft_deploy.screen.streams.records import (
 )
 from mpft_deploy.screen.tell.config import Webhook
 from mpft_deploy.screen.tell.fanout import Sinks
+from mpft_deploy.screen.tell.post import WebhookSink
 from mpft_deploy.screen.tell.stats import SinkStats
 from mpft_deploy.screen.tell.store import Store
-from mpft_deploy.screen.tell.webhook import WebhookSink
 
 Mode = Literal["ok", "fail", "refuse", "hang", "dribble", "reset"]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from abc import abstractmethod
-from collections import Counter
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from mpft_deploy.screen.streams.records import Event
 from mpft_deploy.screen.streams.task import Task
@@ -61,7 +62,7 @@ LEFT = Answer(204, "")
 """The receiver need not be told of this event after all."""
 
 
-class Deliverer(Counted):
+class Deliverer(Counted, ABC):
     """A sink that takes what waits for it in the store, in a thread of its own.
 
     Args:
@@ -77,11 +78,9 @@ class Deliverer(Counted):
     """By which `attempt` posts, if it does; it is closed with this."""
 
     def __init__(self, name: str, where: str, store: Store) -> None:
-        self.name, self._where, self._store = name, where, store
-        self._trouble, self._refusing = Trouble(logger), Trouble(logger)
+        super().__init__(name, logger)
+        self._where, self._store, self._refusing = where, store, Trouble(logger)
         self._closing, self._news = threading.Event(), threading.Event()
-        self._delivered = self._failures = 0
-        self._dropped: Counter[str] = Counter()
         self._task = Task(name, self._run)
         self._task.start()
 
@@ -119,14 +118,9 @@ class Deliverer(Counted):
 
     def stats(self) -> SinkStats:
         """Counts of events."""
-        return SinkStats(
-            delivered=self._delivered,
-            failures=self._failures,
-            dropped=dict(self._dropped),
-            waiting=self._store.count_waiting(self.name),
-            refused=self._store.number(f"SELECT count(*) {REFUSED}", self.name, None),
-            **self._trouble.now,
-        )
+        waiting = self._store.count_waiting(self.name)
+        refused = self._store.number(f"SELECT count(*) {REFUSED}", self.name, None)
+        return msgspec.structs.replace(super().stats(), waiting=waiting, refused=refused)
 
     def _run(self) -> None:
         while True:
@@ -189,7 +183,7 @@ class Deliverer(Counted):
 
     def _refuse(self, delivery: Delivery, reason: str) -> None:
         self._refusing.begin(f"{self._where}: an event is not taken: {reason}")
-        self._dropped["refused"] += 1
+        self.dropped["refused"] += 1
         self._store.settle(self.name, delivery.event, reason, delivery.attempts + 1)
 
     def _answer(self, delivery: Delivery) -> Answer:

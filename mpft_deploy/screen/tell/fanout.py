@@ -124,7 +124,7 @@ def open_sinks(
         if config.jsonl is not None:
             opened.append(JsonLines(config.jsonl))
         if config.webhook is not None:
-            from mpft_deploy.screen.tell.webhook import WebhookSink
+            from mpft_deploy.screen.tell.post import WebhookSink
 
             opened.append(WebhookSink(config.webhook, opened.store))
         if config.notify is not None:

@@ -33,10 +33,6 @@ CAPACITY = 16
 
 QUALITY = 90
 
-_VERDICTS: dict[str, StreamVerdict] = {
-    verdict.replace(" ", "-"): verdict for verdict in get_args(StreamVerdict)
-}
-
 _OF_KIND = "WHERE substr(name, -length(?1)) = ?1"
 
 
@@ -62,7 +58,7 @@ class Kept:
     def __init__(self, table: str, suffix: str, limits: KeptLimits, store: Store) -> None:
         self.folder = Path(limits.folder)
         self._suffix, self._limits, self._store = suffix, limits, store
-        verdicts = "|".join(_VERDICTS)
+        verdicts = "|".join(get_args(StreamVerdict)).replace(" ", "-")
         self._name = re.compile(rf"\d{{8}}T\d{{6}}Z-({verdicts})-[A-Za-z0-9_-]+{re.escape(suffix)}")
         try:
             self.folder.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -141,9 +137,9 @@ class Kept:
         for name in sorted(there.keys() - known, key=lambda name: there[name].st_mtime):
             found = self._name.fullmatch(name)
             assert found is not None
-            self._note(name, _VERDICTS[found[1]], there[name].st_size)
+            self._note(name, found[1].replace("-", " "), there[name].st_size)
 
-    def _note(self, name: str, verdict: StreamVerdict, size: int) -> None:
+    def _note(self, name: str, verdict: str, size: int) -> None:
         row = (name, self._store.now(), verdict, size)
         self._store.rows("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", *row)
 

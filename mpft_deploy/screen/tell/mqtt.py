@@ -27,7 +27,7 @@ from mpft_deploy.screen.streams.records import (
 from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.config import Mqtt
 from mpft_deploy.screen.tell.discovery import device, identity, slug
-from mpft_deploy.screen.tell.stats import Counted, SinkStats, Trouble, Worker
+from mpft_deploy.screen.tell.stats import Counted, SinkStats, Worker
 from mpft_deploy.screen.tell.store import Store
 
 if TYPE_CHECKING:
@@ -75,8 +75,6 @@ class MqttSink(Counted):
         folder: where snapshots are; None where there are none.
     """
 
-    name = "mqtt"
-
     def __init__(
         self,
         config: Mqtt,
@@ -84,14 +82,14 @@ class MqttSink(Counted):
         statuses: Callable[[], Sequence[SourceStatus] | None],
         folder: Path | None = None,
     ) -> None:
+        super().__init__("mqtt", logger)
         client = _client(config)
         self._config, self._client, self._statuses = config, client, statuses
         self._store, self._folder = store, folder
         self._pictures: dict[str, tuple[Path, float]] = {}  # to be told of, and until when
-        self._trouble, self._closing = Trouble(logger), False
         self._told: dict[str, tuple[State, float]] = {}  # what, and when
         self._gone: set[str] = set()  # to be taken back, though there may be others of their names
-        self._queued = self._acknowledged = self._failures = self._refused = 0
+        self._queued, self._closing = 0, False
         self._bridge = f"{config.prefix}/availability"
         client.max_queued_messages_set(MAX_WAITING)
         client.reconnect_delay_set(1, LONGEST_WAIT)
@@ -133,15 +131,10 @@ class MqttSink(Counted):
 
     def stats(self) -> SinkStats:
         """Counts of messages; failures are of connections."""
-        queue = self._worker.stats()
-        dropped = {**queue.dropped, **({"broker": self._refused} if self._refused else {})}
-        return SinkStats(
-            delivered=self._acknowledged,
-            failures=self._failures,
-            dropped=dropped,
-            waiting=queue.waiting + self._unacknowledged(),
-            **self._trouble.now,
-        )
+        queue, own = self._worker.stats(), super().stats()
+        waiting = queue.waiting + self._unacknowledged()
+        dropped = {**queue.dropped, **own.dropped}
+        return msgspec.structs.replace(own, waiting=waiting, dropped=dropped)
 
     # Called by the worker: every message comes from one thread, so a newer state never loses
     # against an older one.
@@ -226,12 +219,12 @@ class MqttSink(Counted):
     def _publish(self, topic: str, payload: str | bytes, *, retain: bool) -> None:
         info = self._client.publish(topic, payload, qos=1, retain=retain)
         if info.rc == QUEUE_FULL:
-            self._refused += 1
+            self.dropped["broker"] += 1
         else:
             self._queued += 1
 
     def _unacknowledged(self) -> int:
-        return max(0, self._queued - self._acknowledged)
+        return max(0, self._queued - self._delivered)
 
     def _wait_for_acknowledgements(self, deadline: float) -> None:
         while self._unacknowledged() and time.monotonic() < deadline:
@@ -265,7 +258,7 @@ class MqttSink(Counted):
     def _published(
         self, client: paho.Client, data: Any, mid: int, reason: Any, properties: Any
     ) -> None:
-        self._acknowledged += 1
+        self._delivered += 1
 
 
 def _client(config: Mqtt) -> paho.Client:

@@ -84,11 +84,10 @@ class Notifier(Deliverer):
         while self._sent and now - self._sent[0] >= HOUR:
             self._sent.popleft()
         often = now - self._told.get(event.source, float("-inf")) < self._config.interval
-        hours = [self._config.quiet] if self._config.quiet else []
-        quiet = within(hours, time.localtime(self._clock.time()))
+        quiet = within(filter(None, [self._config.quiet]), time.localtime(self._clock.time()))
         if quiet or often or len(self._sent) >= self._config.per_hour:
             self._unsent[event.stream] += 1
-            self._dropped["quiet" if quiet else "rate"] += 1
+            self.dropped["quiet" if quiet else "rate"] += 1
             return LEFT
         text = line(event)
         if others := self._unsent.total():

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -44,22 +43,6 @@ class SinkStats(msgspec.Struct, frozen=True, kw_only=True):
     since: float | None = None
 
 
-class Counted(ABC):
-    """A sink that has stats, and a thread, without which it does nothing."""
-
-    name: str
-    _task: Task
-
-    @property
-    def failure(self) -> BaseException | None:
-        """What ended the thread before its time."""
-        return self._task.failure
-
-    @abstractmethod
-    def stats(self) -> SinkStats:
-        """From any thread."""
-
-
 QUIET = 60.0
 """Seconds between two complaints of one kind, at least."""
 
@@ -93,6 +76,35 @@ class Trouble:
             self._logger.info("%s", what)
 
 
+class Counted:
+    """A sink that counts what it does, in a thread without which it does nothing.
+
+    Attributes:
+        dropped: events that are lost, by cause.
+    """
+
+    _task: Task
+
+    def __init__(self, name: str, logger: logging.Logger) -> None:
+        self.name, self._trouble = name, Trouble(logger)
+        self.dropped: Counter[str] = Counter()
+        self._delivered = self._failures = 0
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the thread before its time."""
+        return self._task.failure
+
+    def stats(self) -> SinkStats:
+        """From any thread."""
+        return SinkStats(
+            delivered=self._delivered,
+            failures=self._failures,
+            dropped=dict(self.dropped),
+            **self._trouble.now,
+        )
+
+
 class Worker(Counted, Generic[Item]):
     """A thread that handles items in order, from a queue that drops its oldest when it is full.
 
@@ -114,12 +126,11 @@ class Worker(Counted, Generic[Item]):
         idle: Callable[[], None] | None = None,
         period: float = 3600.0,
     ) -> None:
-        self.name, self._handle, self._capacity = name, handle, capacity
+        super().__init__(name, logger)
+        self._handle, self._capacity, self._closing = handle, capacity, False
         self._idle, self._period = idle, period if idle is not None else None
         self._items: deque[Item] = deque()
         self._changed = threading.Condition()
-        self._closing, self._trouble = False, Trouble(logger)
-        self._delivered = self._failures = self._overflowed = self._left = 0
         self._task = Task(name, self._run)
         self._task.start()
 
@@ -127,11 +138,11 @@ class Worker(Counted, Generic[Item]):
         """Queue an item; never waits."""
         with self._changed:
             if self._closing:
-                self._left += 1
+                self.dropped["closed"] += 1
                 return
             if len(self._items) >= self._capacity:
                 self._items.popleft()
-                self._overflowed += 1
+                self.dropped["queue"] += 1
             self._items.append(item)
             self._changed.notify()
 
@@ -148,8 +159,9 @@ class Worker(Counted, Generic[Item]):
             self._changed.notify()
         self._task.join(max(0.0, deadline - time.monotonic()))
         with self._changed:
-            self._left += len(self._items)
-            self._items.clear()
+            if self._items:
+                self.dropped["closed"] += len(self._items)
+                self._items.clear()
 
     @property
     def disk_bytes(self) -> int:
@@ -158,49 +170,36 @@ class Worker(Counted, Generic[Item]):
 
     def stats(self) -> SinkStats:
         """Counts of items."""
-        with self._changed:
-            causes = {"queue": self._overflowed, "error": self._failures, "closed": self._left}
-            return SinkStats(
-                delivered=self._delivered,
-                failures=self._failures,
-                dropped={cause: count for cause, count in causes.items() if count},
-                waiting=len(self._items),
-                disk_bytes=self.disk_bytes,
-                **self._trouble.now,
-            )
+        sizes = {"waiting": len(self._items), "disk_bytes": self.disk_bytes}
+        return msgspec.structs.replace(super().stats(), **sizes)
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._items and not self._closing and self._changed.wait(self._period):
-                    pass
-                if not self._items and self._closing:
-                    return
+                if not self._items and not self._closing:
+                    self._changed.wait(self._period)
                 items = [self._items.popleft()] if self._items else []
+                if not items and self._closing:
+                    return
             for item in items:
-                failed = self._failed(item)
-                with self._changed:
-                    self._failures += failed
-                    self._delivered += not failed
-            if not items:
-                self._rest()
+                self._work(item)
+            if not items and self._idle is not None:
+                try:
+                    self._idle()
+                except Exception:
+                    logger.exception("%s: upkeep failed", self.name)
 
-    def _rest(self) -> None:
-        try:
-            if self._idle is not None:
-                self._idle()
-        except Exception:
-            logger.exception("%s: upkeep failed", self.name)
-
-    def _failed(self, item: Item) -> bool:
+    def _work(self, item: Item) -> None:
         try:
             self._handle(item)
         except (OSError, EnvironmentLacksError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             self._trouble.begin(f"{self.name}: {why}; what it costs is counted")
-            return True
         except Exception:
             logger.exception("%s: an event was lost", self.name)
-            return True
-        self._trouble.end(f"{self.name}: works again")
-        return False
+        else:
+            self._trouble.end(f"{self.name}: works again")
+            self._delivered += 1
+            return
+        self._failures += 1
+        self.dropped["error"] += 1

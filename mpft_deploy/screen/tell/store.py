@@ -11,7 +11,6 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -116,24 +115,19 @@ class Store(Database, Counted):
         limits: of what is kept.
 
     Attributes:
-        dropped: events that are lost, by cause.
         changes: how many events and reviews were written since the start.
     """
-
-    name = "store"
 
     def __init__(
         self, path: Path | None, limits: Limits | None = None, clock: Clock | None = None
     ) -> None:
-        super().__init__(path, clock)
+        Database.__init__(self, path, clock)
+        Counted.__init__(self, "store", logger)
         self._limits = limits or Storage()
         if path is None:
             small = min(self._limits.max_bytes, MEMORY_BYTES)
             self._limits = msgspec.structs.replace(self._limits, max_bytes=small)
-        self._trouble, self._unfit = Trouble(logger), Trouble(logger)
-        self._delivered = self._failures = 0
-        self._next_try = float("-inf")
-        self.dropped: Counter[str] = Counter()
+        self._unfit, self._next_try = Trouble(logger), float("-inf")
         self.changes = 0
         self._last = self.number("SELECT max(seq) FROM sqlite_sequence WHERE name = 'events'")
         self._task = Task("store", self._look_after)
@@ -293,14 +287,9 @@ class Store(Database, Counted):
     def stats(self) -> SinkStats:
         """Counts of events."""
         with self._lock:
-            return SinkStats(
-                delivered=self._delivered,
-                failures=self._failures,
-                dropped=dict(self.dropped),
-                waiting=self.number("SELECT count(*) FROM new_events"),
-                disk_bytes=self.number(USED),
-                **self._trouble.now,
-            )
+            waiting = self.number("SELECT count(*) FROM new_events")
+            used = self.number(USED)
+            return msgspec.structs.replace(super().stats(), waiting=waiting, disk_bytes=used)
 
     def close(self, timeout: float = 0.0) -> None:
         """Write what is left, and let another process have the file; waits for nobody."""

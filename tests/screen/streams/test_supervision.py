@@ -139,8 +139,7 @@ def test_a_dead_sink_fails_livez_and_ends_the_run(
         monkeypatch.setattr(Store, "waiting", kill)
         one.sinks.send(source_event())
     else:
-        monkeypatch.setattr(Worker, "_failed", kill)
-        monkeypatch.setattr(Worker, "_rest", kill)
+        monkeypatch.setattr(Worker, "_work", kill)
         for sink in one.sinks:
             if sink.name == table:
                 sink.put(None)
