@@ -120,7 +120,7 @@ def open_sinks(
     try:
         if config.snapshots is not None:
             opened.snapshots = SnapshotSink(config.snapshots, evidence, opened.store)
-        folder = None if opened.snapshots is None else opened.snapshots.kept.folder
+        folder = None if opened.snapshots is None else opened.snapshots.folder
         if config.jsonl is not None:
             opened.append(JsonLines(config.jsonl))
         if config.webhook is not None:

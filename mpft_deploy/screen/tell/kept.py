@@ -9,6 +9,7 @@ import io
 import os
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -23,7 +24,7 @@ from mpft_deploy.screen.streams.records import Event, Picture, StreamEvent
 from mpft_deploy.screen.tell.config import Snapshots
 from mpft_deploy.screen.tell.database import DAY
 from mpft_deploy.screen.tell.discovery import slug
-from mpft_deploy.screen.tell.stats import Worker
+from mpft_deploy.screen.tell.stats import Item, Worker
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.screen.tell.table import KeptLimits
 from mpft_deploy.spec import StreamVerdict
@@ -44,22 +45,37 @@ class KeptFile(msgspec.Struct, frozen=True):
     bytes: int
 
 
-class Kept:
-    """The files of one kind in a folder; no other file of it is ever touched.
+class Kept(Worker[Item], ABC):
+    """A sink that keeps files of one kind in a folder; no other file of it is ever touched.
 
     Args:
-        table: of the configuration, for messages.
+        table: of the configuration.
         suffix: of the files: ".jpg".
+        make: writes one, with `write`; see `Worker`.
+        capacity: files that wait to be written, at most.
+
+    Attributes:
+        folder: that they are in.
 
     Raises:
         EnvironmentLacksError: the folder cannot be used.
     """
 
-    def __init__(self, table: str, suffix: str, limits: KeptLimits, store: Store) -> None:
+    def __init__(
+        self,
+        table: str,
+        suffix: str,
+        limits: KeptLimits,
+        store: Store,
+        make: Callable[[Item], None],
+        capacity: int,
+    ) -> None:
         self.folder = Path(limits.folder)
         self._suffix, self._limits, self._store = suffix, limits, store
         verdicts = "|".join(get_args(StreamVerdict)).replace(" ", "-")
-        self._name = re.compile(rf"\d{{8}}T\d{{6}}Z-({verdicts})-[A-Za-z0-9_-]+{re.escape(suffix)}")
+        self._known = re.compile(
+            rf"\d{{8}}T\d{{6}}Z-({verdicts})-[A-Za-z0-9_-]+{re.escape(suffix)}"
+        )
         try:
             self.folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._adopt()
@@ -68,8 +84,32 @@ class Kept:
             raise EnvironmentLacksError(
                 f"[{table}] folder: {display(self.folder)} cannot be used: {error.strerror}"
             ) from None
+        super().__init__(table, make, capacity, idle=self.prune)
 
-    def name(self, at: float, verdict: StreamVerdict, source: str, number: str) -> str:
+    @abstractmethod
+    def plan(self, event: StreamEvent, name: str) -> StreamEvent:
+        """Queue the file of a verdict; the event with its name, or as it is if there is none."""
+
+    def attach(self, event: Event) -> Event:
+        """Queue the file of a stream's verdict, if it is to have one; the event with its name.
+
+        The file appears a moment later, or never if the disk is full: that is counted.
+        """
+        if not isinstance(event, StreamEvent) or event.verdict not in self._limits.when:
+            return event
+        name = self.name_of(event.time, event.verdict, event.stream, event.id)
+        return self.plan(event, name)
+
+    def send(self, event: Event) -> None:
+        """Queue the file of a stream's verdict."""
+        self.attach(event)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of all files."""
+        return self._store.number(f"SELECT sum(bytes) FROM files {_OF_KIND}", self._suffix)
+
+    def name_of(self, at: float, verdict: StreamVerdict, source: str, number: str) -> str:
         """What a file is called; number: of the event, which tells it from all others."""
         when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at))
         said = verdict.replace(" ", "-")
@@ -88,7 +128,7 @@ class Kept:
     def find(self, name: str) -> Path | None:
         """A file that is kept, and no other."""
         path = self.folder / name
-        known = self._name.fullmatch(name) and path.is_file() and not path.is_symlink()
+        known = self._known.fullmatch(name) and path.is_file() and not path.is_symlink()
         return path if known else None
 
     def prune(self) -> None:
@@ -121,21 +161,17 @@ class Kept:
         )
         return [KeptFile(*row) for row in self._store.rows(sql, self._suffix)]
 
-    def size(self) -> int:
-        """Bytes of all."""
-        return self._store.number(f"SELECT sum(bytes) FROM files {_OF_KIND}", self._suffix)
-
     def _adopt(self) -> None:
         """Take the folder as it is: what is new there begins to age now."""
         rows = self._store.rows(f"SELECT name FROM files {_OF_KIND}", self._suffix)
         known = {row[0] for row in rows}
         files = [one for one in os.scandir(self.folder) if one.is_file(follow_symlinks=False)]
-        there = {one.name: one.stat() for one in files if self._name.fullmatch(one.name)}
+        there = {one.name: one.stat() for one in files if self._known.fullmatch(one.name)}
         if known & there.keys():  # or its file system may not be mounted
             for name in known - there.keys():
                 self.delete(name)
         for name in sorted(there.keys() - known, key=lambda name: there[name].st_mtime):
-            found = self._name.fullmatch(name)
+            found = self._known.fullmatch(name)
             assert found is not None
             self._note(name, found[1].replace("-", " "), there[name].st_size)
 
@@ -144,7 +180,7 @@ class Kept:
         self._store.rows("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", *row)
 
 
-class SnapshotSink(Worker[tuple[StreamEvent, Picture]]):
+class SnapshotSink(Kept[tuple[StreamEvent, Picture]]):
     """Writes pictures from a thread of its own.
 
     Args:
@@ -152,43 +188,23 @@ class SnapshotSink(Worker[tuple[StreamEvent, Picture]]):
     """
 
     def __init__(
-        self,
-        config: Snapshots,
-        evidence: Callable[[StreamEvent], Picture | None],
-        store: Store,
+        self, config: Snapshots, evidence: Callable[[StreamEvent], Picture | None], store: Store
     ) -> None:
-        self._when, self._evidence = config.when, evidence
-        self.kept = Kept("snapshots", ".jpg", config, store)
-        super().__init__("snapshots", self._write, CAPACITY, idle=self.kept.prune)
+        self._evidence = evidence
+        super().__init__("snapshots", ".jpg", config, store, self._write, CAPACITY)
 
-    def attach(self, event: Event) -> Event:
-        """Queue the picture of a stream's verdict; the event with its file's name.
-
-        The file appears a moment later, or never if the disk is full: that is counted.
-        """
-        if not isinstance(event, StreamEvent) or event.verdict not in self._when:
-            return event
+    def plan(self, event: StreamEvent, name: str) -> StreamEvent:
         picture = self._evidence(event)
         if picture is None:
             return event
-        name = self.kept.name(event.time, event.verdict, event.stream, event.id)
         named = msgspec.structs.replace(event, snapshot=name)
         self.put((named, picture))
         return named
 
-    def send(self, event: Event) -> None:
-        """Queue the picture of a stream's verdict."""
-        self.attach(event)
-
-    @property
-    def disk_bytes(self) -> int:
-        """Of the files kept."""
-        return self.kept.size()
-
     def _write(self, item: tuple[StreamEvent, Picture]) -> None:
         event, picture = item
         data = encode_jpeg(picture.pixels, quality=QUALITY, comment=msgspec.json.encode(event))
-        self.kept.write(event.snapshot, event.verdict, data)
+        self.write(event.snapshot, event.verdict, data)
 
 
 def encode_jpeg(pixels: npt.NDArray[np.uint8], *, quality: int, comment: bytes = b"") -> bytes:

@@ -5,6 +5,7 @@ Counts of frames are read from the monitor at each scrape, so nothing is counted
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,9 +25,10 @@ from mpft_deploy.screen.streams.records import (
 )
 from mpft_deploy.screen.tell.config import TellConfig
 from mpft_deploy.screen.tell.stats import Counted
+from mpft_deploy.spec import StreamVerdict, Verdict
 
 if TYPE_CHECKING:
-    from prometheus_client import Counter, Metric
+    from prometheus_client import Metric
 
 STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 AGE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
@@ -56,7 +58,6 @@ class PrometheusMetrics(Metrics):
         from prometheus_client import CollectorRegistry, Counter, Histogram
 
         self.registry = CollectorRegistry()
-        self._counted: dict[str, set[tuple[Counter, str]]] = {}  # what there is of each source
         histogram = functools.partial(Histogram, registry=self.registry)
         counter = functools.partial(Counter, registry=self.registry)
         said = ["source", "verdict"]
@@ -79,16 +80,14 @@ class PrometheusMetrics(Metrics):
     def observe_event(self, event: Event) -> None:
         if isinstance(event, FrameEvent):
             self._age.observe(event.age_ms / 1000)
-            self._count(self._verdicts, event)
+            self._verdicts.labels(event.stream, event.verdict).inc()
         elif isinstance(event, StreamEvent):
-            self._count(self._changes, event)
+            self._changes.labels(event.stream, event.verdict).inc()
         elif event.state == "removed":
-            for counter, verdict in self._counted.pop(event.stream, ()):
-                counter.remove(event.stream, verdict)
-
-    def _count(self, counter: Counter, event: FrameEvent | StreamEvent) -> None:
-        counter.labels(event.stream, event.verdict).inc()
-        self._counted.setdefault(event.stream, set()).add((counter, event.verdict))
+            for counter in (self._verdicts, self._changes):
+                for verdict in {*get_args(Verdict), *get_args(StreamVerdict)}:
+                    with contextlib.suppress(KeyError):  # it was never that
+                        counter.remove(event.stream, verdict)
 
     def watch(self, monitor: Monitor, sinks: Iterable[Sink], engine: Mapping[str, str]) -> None:
         """Show these as well, from now on: they are read whenever somebody asks."""

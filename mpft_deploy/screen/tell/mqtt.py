@@ -123,7 +123,7 @@ class MqttSink(Counted):
         self._closing = True
         self._worker.close(timeout)
         if self._client.is_connected():
-            self._publish(self._bridge, "offline", retain=True)
+            self._publish(self._bridge, "offline")
             self._wait_for_acknowledgements(deadline)
         self._client.disconnect()
         # The thread may sit in a name lookup or a connect; it is a daemon, so it is not waited for.
@@ -143,7 +143,7 @@ class MqttSink(Counted):
         if event is None:
             # What an earlier connection left unacknowledged is repeated first.
             self._wait_for_acknowledgements(time.monotonic() + PATIENCE)
-            self._publish(self._bridge, "online", retain=True)
+            self._publish(self._bridge, "online")
             # More than the store has, where its disk was full.
             self._told = dict.fromkeys([*self._told, *self._store.settings("mqtt")], UNTOLD)
         else:
@@ -156,7 +156,7 @@ class MqttSink(Counted):
         if self._folder is not None and isinstance(event, StreamEvent) and event.snapshot:
             awaited = self._folder / event.snapshot, time.monotonic() + PICTURE_SECONDS
             self._pictures |= dict.fromkeys((event.source, event.stream), awaited)
-        topic = self._topic(slug(event.source), "event")
+        topic = self._topic(event.source, "event")
         self._publish(topic, msgspec.json.encode(event), retain=False)
 
     def _look(self) -> None:
@@ -181,7 +181,7 @@ class MqttSink(Counted):
                 del self._pictures[name]
                 with contextlib.suppress(OSError):  # the disk was full, or it grew too old
                     picture = path.read_bytes()
-                    self._publish(self._topic(slug(name), "picture"), picture, retain=True)
+                    self._publish(self._topic(name, "picture"), picture)
 
     def _take_back(self, source: str) -> None:
         """Have the broker and Home Assistant forget a source: retained messages without content."""
@@ -189,7 +189,7 @@ class MqttSink(Counted):
         self._pictures.pop(source, None)
         self._publish_device(source, b"")
         for leaf in ("picture", "availability", "state"):
-            self._publish(self._topic(slug(source), leaf), b"", retain=True)
+            self._publish(self._topic(source, leaf), b"")
         self._remember(source, None)
 
     def _introduce(self, source: str, *, region: bool) -> None:
@@ -205,18 +205,18 @@ class MqttSink(Counted):
     def _publish_device(self, source: str, message: bytes) -> None:
         if prefix := self._config.discovery_prefix:
             topic = f"{prefix}/device/{identity(self._config.prefix, source)}/config"
-            self._publish(topic, message, retain=True)
+            self._publish(topic, message)
 
     def _tell_state(self, source: str, state: State) -> None:
         self._told[source] = state, time.monotonic()
         available = "online" if state["state"] in ("live", "frozen") else "offline"
-        self._publish(self._topic(slug(source), "availability"), available, retain=True)
-        self._publish(self._topic(slug(source), "state"), msgspec.json.encode(state), retain=True)
+        self._publish(self._topic(source, "availability"), available)
+        self._publish(self._topic(source, "state"), msgspec.json.encode(state))
 
-    def _topic(self, name: str, leaf: str) -> str:
-        return f"{self._config.prefix}/{name}/{leaf}"
+    def _topic(self, source: str, leaf: str) -> str:
+        return f"{self._config.prefix}/{slug(source)}/{leaf}"
 
-    def _publish(self, topic: str, payload: str | bytes, *, retain: bool) -> None:
+    def _publish(self, topic: str, payload: str | bytes, *, retain: bool = True) -> None:
         info = self._client.publish(topic, payload, qos=1, retain=retain)
         if info.rc == QUEUE_FULL:
             self.dropped["broker"] += 1
@@ -242,7 +242,7 @@ class MqttSink(Counted):
         self._trouble.end(f"mqtt {self._config.host}: works again")
         self._worker.put(None)
 
-    def _failed_to_connect(self, client: paho.Client, data: Any) -> None:
+    def _failed_to_connect(self, *_: Any) -> None:
         self._fail("cannot be reached; tried again")
 
     def _disconnected(
@@ -255,9 +255,7 @@ class MqttSink(Counted):
         self._failures += 1
         self._trouble.begin(f"mqtt {self._config.host}: {why}")
 
-    def _published(
-        self, client: paho.Client, data: Any, mid: int, reason: Any, properties: Any
-    ) -> None:
+    def _published(self, *_: Any) -> None:
         self._delivered += 1
 
 

@@ -51,17 +51,15 @@ class Notifier(Deliverer):
 
     Args:
         name, where: see `Deliverer`.
+
+    Attributes:
+        clock: by which that is judged.
     """
 
-    def __init__(
-        self,
-        name: str,
-        where: str,
-        config: Alerts,
-        store: Store,
-        clock: Clock | None,
-    ) -> None:
-        self._config, self._clock = config, clock or SystemClock()
+    clock: Clock = SystemClock()
+
+    def __init__(self, name: str, where: str, config: Alerts, store: Store) -> None:
+        self._config = config
         self._sent: deque[float] = deque()  # when, in the last hour
         self._told: dict[str, float] = {}  # when, of each source
         self._unsent: Counter[str] = Counter()
@@ -80,11 +78,11 @@ class Notifier(Deliverer):
     def attempt(self, delivery: Delivery) -> Answer:
         """Notify of an event, or leave it at that for now: the next notification says how many."""
         event = delivery.told
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         while self._sent and now - self._sent[0] >= HOUR:
             self._sent.popleft()
         often = now - self._told.get(event.source, float("-inf")) < self._config.interval
-        quiet = within(filter(None, [self._config.quiet]), time.localtime(self._clock.time()))
+        quiet = within(filter(None, [self._config.quiet]), time.localtime(self.clock.time()))
         if quiet or often or len(self._sent) >= self._config.per_hour:
             self._unsent[event.stream] += 1
             self.dropped["quiet" if quiet else "rate"] += 1
@@ -113,14 +111,7 @@ class NotifySink(Notifier):
         EnvironmentLacksError: the extra `notify` is missing.
     """
 
-    def __init__(
-        self,
-        config: Notify,
-        number: int,
-        store: Store,
-        folder: Path | None,
-        clock: Clock | None = None,
-    ) -> None:
+    def __init__(self, config: Notify, number: int, store: Store, folder: Path | None) -> None:
         require("notify", "[notify]", "apprise")
         import apprise
 
@@ -133,7 +124,7 @@ class NotifySink(Notifier):
             )
         self._folder = folder if config.picture else None
         where = f"notify {url.partition('://')[0]}"
-        super().__init__(f"notify {number + 1}", where, config, store, clock)
+        super().__init__(f"notify {number + 1}", where, config, store)
 
     def notify(self, delivery: Delivery, event: StreamEvent | SourceEvent, text: str) -> Answer:
         """See `Notifier`."""

@@ -34,7 +34,6 @@ from msgspec import Meta
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import display, printable, read_small, write_atomic
-from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.records import SourceEvent, StreamEvent
 from mpft_deploy.screen.tell.config import Push
 from mpft_deploy.screen.tell.deliver import LEFT, Answer
@@ -148,14 +147,13 @@ class PushSink(Notifier):
         forget: Callable[[str], object],
         config: Push,
         store: Store,
-        clock: Clock | None,
     ) -> None:
         self.device, self._sender, self._forget = device, sender, forget
         self._endpoint, self._keys = subscription.endpoint, subscription.keys.read()
         self._contact = config.contact
         self._poster = Poster(self._endpoint, TIMEOUT, "endpoint", public=not config.local)
         where = f"push {device.service}"
-        super().__init__(f"push {device.id}", where, config, store, clock)
+        super().__init__(f"push {device.id}", where, config, store)
 
     def say(self, title: str, text: str, event: int | None) -> Answer:
         """Send a message once; event: that is opened when it is pressed."""

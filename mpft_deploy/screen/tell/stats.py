@@ -146,11 +146,6 @@ class Worker(Counted, Generic[Item]):
             self._items.append(item)
             self._changed.notify()
 
-    @property
-    def ended(self) -> bool:
-        """Whether its thread is gone."""
-        return not self._task.is_alive()
-
     def close(self, timeout: float) -> None:
         """Handle what is queued, for at most `timeout` seconds."""
         deadline = time.monotonic() + timeout

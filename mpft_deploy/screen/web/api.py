@@ -236,14 +236,14 @@ class Api:
     @operation("GET", "/evidence")
     def packages(self) -> list[KeptFile]:
         """Packages of evidence that no event names, as those asked for by hand, newest first."""
-        return [] if self._evidence is None else self._evidence.kept.unnamed()
+        return [] if self._evidence is None else self._evidence.unnamed()
 
     @operation("DELETE", "/evidence/{name}", role="admin")
     def delete_package(self, name: str, note: Note) -> None:
         """Delete a package of evidence that no event names."""
         if self._evidence is None or name not in {one.name for one in self.packages()}:
             raise MissingError("there is no such package, or an event names it")
-        self._evidence.kept.delete(name)
+        self._evidence.delete(name)
         note("deleted evidence", name)
 
     @operation("GET", "/export", "application/zip", told="exported reviewed frames")
@@ -273,14 +273,14 @@ class Api:
         return StreamingResponse(parts, media_type="application/zip", headers=name)
 
     def _package(self, name: str) -> Path:
-        path = self._evidence.kept.find(name) if self._evidence is not None else None
+        path = self._evidence.find(name) if self._evidence is not None else None
         if path is None:
             raise MissingError("there is no such package: it is to come, or grew too old")
         return path
 
     def _snapshot(self, name: str) -> Path | None:
         """A file of the snapshots, and no other."""
-        return self._snapshots.kept.find(name) if self._snapshots is not None else None
+        return self._snapshots.find(name) if self._snapshots is not None else None
 
     async def _follow(self, still: Callable[[], bool]) -> AsyncIterator[bytes]:
         if self._streams <= 0:  # others asked meanwhile; a place is taken no sooner than here

@@ -11,7 +11,6 @@ from starlette.datastructures import Headers
 
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.files import sha256
-from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.tell.config import Push
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.push import GONE, Device, PushSink, Sender, Subscription
@@ -38,10 +37,8 @@ class Devices:
         config: Push,
         sinks: Sinks,
         may_be: Callable[[str], bool],
-        clock: Clock | None = None,
     ) -> None:
         self._config, self._sinks, self._store = config, sinks, sinks.store
-        self._clock = clock
         self._lock, self._trying = threading.RLock(), threading.Lock()
         self._told: dict[str, PushSink] = {}
         path = self._store.path
@@ -123,7 +120,6 @@ class Devices:
             self._forget,
             self._config,
             self._store,
-            self._clock,
         )
         self._sinks.append(sink)
 

@@ -66,7 +66,7 @@ def test_a_verdict_is_kept_with_what_was_before_and_after(
     assert stored.package == stored.event.package
     keeper = sinks.evidence
     assert keeper is not None
-    while not (path := keeper.kept.find(stored.package)):
+    while not (path := keeper.find(stored.package)):
         running.frame()
     found = read_package(path)
     told = found.manifest

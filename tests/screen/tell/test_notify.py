@@ -43,8 +43,8 @@ class Phone(Sinks):
         super().__init__()
         self.clock = HandClock()
         config = Notify(**{"urls": (f"json://user:{PLANTED}@127.0.0.1:{receiver.port}/",), **table})
-        self.sink = NotifySink(config, 0, self.store, folder, self.clock)
-        self.sink.first_wait = 0.05
+        self.sink = NotifySink(config, 0, self.store, folder)
+        self.sink.first_wait, self.sink.clock = 0.05, self.clock
         self.append(self.sink)
         self._receiver = receiver
 

@@ -64,7 +64,7 @@ class Node(Sinks):
         super().__init__(store=Store(folder and folder / "screen.db"))
         self.clock = HandClock()
         config = Push(**{"contact": CONTACT, "local": True, "interval": 0, **table})
-        self.devices = Devices(config, self, lambda name: True, self.clock)
+        self.devices = Devices(config, self, lambda name: True)
         self.key = self.devices.push_key()
 
     def add(self, phone: Phone, user: str = "ann") -> str:
@@ -73,7 +73,11 @@ class Node(Sinks):
     def subscribe(self, subscription: object, user: str = "eve") -> str:
         body = msgspec.convert(subscription, Subscription)
         headers = Headers({"user-agent": "a browser"})
-        return self.devices.add_device(body, User(user, "viewer"), headers, self._note).id
+        number = self.devices.add_device(body, User(user, "viewer"), headers, self._note).id
+        for sink in self:
+            if isinstance(sink, PushSink):
+                sink.clock = self.clock
+        return number
 
     def there(self) -> list[Device]:
         return self.devices.devices(ADMIN)

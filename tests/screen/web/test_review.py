@@ -113,7 +113,7 @@ def test_snapshots_from_before_1980_are_exported(server: Dashboard) -> None:
     for stored in ask(server, "/events?verdict=generated")["events"]:
         ask(server, f"/events/{stored['id']}/review", {"state": "confirmed", "by": "Ann"})
         assert server.sinks.snapshots is not None
-        path = server.sinks.snapshots.kept.find(stored["snapshot"])
+        path = server.sinks.snapshots.find(stored["snapshot"])
         assert path is not None
         os.utime(path, (0, 0))
     with urlopen(f"{server.url}api/v1/export") as answer:
