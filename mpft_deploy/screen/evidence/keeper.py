@@ -77,7 +77,7 @@ class EvidenceSink(Kept[_Job]):
         self.after = config.after
         self._lock, self._asked = threading.Lock(), dict[str, tuple[str, float]]()
         self._hurry = threading.Event()
-        super().__init__("evidence", ".zip", config, store, self._make, CAPACITY)
+        super().__init__("evidence", ".zip", config, store, CAPACITY)
 
     def plan(self, event: StreamEvent, name: str) -> StreamEvent:
         named = msgspec.structs.replace(event, package=name)

@@ -51,11 +51,7 @@ class Kept(Worker[Item], ABC):
     Args:
         table: of the configuration.
         suffix: of the files: ".jpg".
-        make: writes one, with `write`; see `Worker`.
         capacity: files that wait to be written, at most.
-
-    Attributes:
-        folder: that they are in.
 
     Raises:
         EnvironmentLacksError: the folder cannot be used.
@@ -67,15 +63,13 @@ class Kept(Worker[Item], ABC):
         suffix: str,
         limits: KeptLimits,
         store: Store,
-        make: Callable[[Item], None],
         capacity: int,
     ) -> None:
         self.folder = Path(limits.folder)
         self._suffix, self._limits, self._store = suffix, limits, store
         verdicts = "|".join(get_args(StreamVerdict)).replace(" ", "-")
-        self._known = re.compile(
-            rf"\d{{8}}T\d{{6}}Z-({verdicts})-[A-Za-z0-9_-]+{re.escape(suffix)}"
-        )
+        name = rf"\d{{8}}T\d{{6}}Z-({verdicts})-[A-Za-z0-9_-]+{re.escape(suffix)}"
+        self._known = re.compile(name)
         try:
             self.folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._adopt()
@@ -84,11 +78,15 @@ class Kept(Worker[Item], ABC):
             raise EnvironmentLacksError(
                 f"[{table}] folder: {display(self.folder)} cannot be used: {error.strerror}"
             ) from None
-        super().__init__(table, make, capacity, idle=self.prune)
+        super().__init__(table, self._make, capacity, idle=self.prune)
 
     @abstractmethod
     def plan(self, event: StreamEvent, name: str) -> StreamEvent:
         """Queue the file of a verdict; the event with its name, or as it is if there is none."""
+
+    @abstractmethod
+    def _make(self, item: Item) -> None:
+        """Make a file, and `write` it; see `Worker`."""
 
     def attach(self, event: Event) -> Event:
         """Queue the file of a stream's verdict, if it is to have one; the event with its name.
@@ -191,7 +189,7 @@ class SnapshotSink(Kept[tuple[StreamEvent, Picture]]):
         self, config: Snapshots, evidence: Callable[[StreamEvent], Picture | None], store: Store
     ) -> None:
         self._evidence = evidence
-        super().__init__("snapshots", ".jpg", config, store, self._write, CAPACITY)
+        super().__init__("snapshots", ".jpg", config, store, CAPACITY)
 
     def plan(self, event: StreamEvent, name: str) -> StreamEvent:
         picture = self._evidence(event)
@@ -201,7 +199,7 @@ class SnapshotSink(Kept[tuple[StreamEvent, Picture]]):
         self.put((named, picture))
         return named
 
-    def _write(self, item: tuple[StreamEvent, Picture]) -> None:
+    def _make(self, item: tuple[StreamEvent, Picture]) -> None:
         event, picture = item
         data = encode_jpeg(picture.pixels, quality=QUALITY, comment=msgspec.json.encode(event))
         self.write(event.snapshot, event.verdict, data)
