@@ -117,7 +117,6 @@ class Deliverer(Counted, ABC):
             self._task.join(ABORT_SECONDS)
 
     def stats(self) -> SinkStats:
-        """Counts of events."""
         waiting = self._store.count_waiting(self.name)
         refused = self._store.number(f"SELECT count(*) {REFUSED}", self.name, None)
         return msgspec.structs.replace(super().stats(), waiting=waiting, refused=refused)

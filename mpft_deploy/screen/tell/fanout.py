@@ -57,17 +57,15 @@ class Sinks:
         self._sinks = [one for one in self._sinks if one is not sink]
 
     def __iter__(self) -> Iterator[Sink]:
-        for files in (self.snapshots, self.evidence):
-            if files is not None:
-                yield files
-        yield self.store
-        yield from self._sinks
+        yield from (*self._files(), self.store, *self._sinks)
+
+    def _files(self) -> list[SnapshotSink | EvidenceSink]:
+        return [one for one in (self.snapshots, self.evidence) if one is not None]
 
     def send(self, event: Event) -> None:
         """Hand an event to each."""
-        for files in (self.snapshots, self.evidence):
-            if files is not None:
-                event = files.attach(event)
+        for files in self._files():
+            event = files.attach(event)
         sinks = [one for one in self._sinks if not isinstance(one, Deliverer) or one.wants(event)]
         receivers = [one.name for one in sinks if isinstance(one, Deliverer)]
         ways: list[tuple[str, Callable[[Event], object]]] = [

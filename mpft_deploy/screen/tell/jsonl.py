@@ -54,7 +54,6 @@ class JsonLines(Worker[bytes]):
         super().__init__("jsonl", self._append if self._out < 0 else self._print, CAPACITY)
 
     def send(self, event: Event) -> None:
-        """Queue an event."""
         if type(event).__struct_config__.tag in self._config.events:
             self.put(msgspec.json.encode(event) + b"\n")
 

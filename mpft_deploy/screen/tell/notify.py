@@ -37,7 +37,6 @@ class TextSink(Worker[str]):
         super().__init__("text", self._print, 1000)
 
     def send(self, event: Event) -> None:
-        """Queue a line."""
         if not isinstance(event, FrameEvent):
             self.put(line(event))
 
@@ -70,7 +69,6 @@ class Notifier(Deliverer):
         """Tell of an event once, in these words."""
 
     def wants(self, event: Event) -> bool:
-        """See `Deliverer`."""
         if isinstance(event, StreamEvent):
             return event.verdict in self._config.when or event.reason in self._config.when
         return isinstance(event, SourceEvent) and event.state in self._config.when
@@ -127,7 +125,6 @@ class NotifySink(Notifier):
         super().__init__(f"notify {number + 1}", where, config, store)
 
     def notify(self, delivery: Delivery, event: StreamEvent | SourceEvent, text: str) -> Answer:
-        """See `Notifier`."""
         picture = self._picture(event)
         attached = picture and str(picture)
         if picture and isinstance(event, StreamEvent) and event.looked_at:

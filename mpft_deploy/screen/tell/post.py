@@ -205,7 +205,6 @@ class WebhookSink(Deliverer):
         super().__init__("webhook", f"webhook {self._poster.where}", store)
 
     def wants(self, event: Event) -> bool:
-        """See `Deliverer`."""
         return not isinstance(event, FrameEvent)
 
     def attempt(self, delivery: Delivery) -> Answer:

@@ -168,7 +168,6 @@ class PushSink(Notifier):
         return self._poster.post(encrypt(msgspec.json.encode(said), *self._keys), headers)
 
     def notify(self, delivery: Delivery, event: StreamEvent | SourceEvent, text: str) -> Answer:
-        """See `Notifier`."""
         answer = self.say(title(event), text, delivery.event)
         if answer.status not in GONE:
             return answer

@@ -164,7 +164,6 @@ class Worker(Counted, Generic[Item]):
         return 0
 
     def stats(self) -> SinkStats:
-        """Counts of items."""
         sizes = {"waiting": len(self._items), "disk_bytes": self.disk_bytes}
         return msgspec.structs.replace(super().stats(), **sizes)
 

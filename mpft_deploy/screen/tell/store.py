@@ -285,7 +285,6 @@ class Store(Database, Counted):
         return Precision(**dict(self.rows(sql, source, since, until)))
 
     def stats(self) -> SinkStats:
-        """Counts of events."""
         with self._lock:
             waiting = self.number("SELECT count(*) FROM new_events")
             used = self.number(USED)
