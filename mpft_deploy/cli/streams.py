@@ -211,8 +211,9 @@ def _open_watch(
     from mpft_deploy.screen.manage import Manager
     from mpft_deploy.screen.streams.watch import Watch
     from mpft_deploy.screen.teach import Teacher
-    from mpft_deploy.screen.tell import open_metrics, open_sinks
-    from mpft_deploy.screen.tell.text import TextSink
+    from mpft_deploy.screen.tell.fanout import open_sinks
+    from mpft_deploy.screen.tell.metrics import open_metrics
+    from mpft_deploy.screen.tell.notify import TextSink
     from mpft_deploy.screen.web import serve, serve_health
 
     tell = config.tell

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from mpft_deploy.extras import require
 from mpft_deploy.screen.streams.records import Monitor
-from mpft_deploy.screen.tell.alerts import Push
-from mpft_deploy.screen.tell.config import Health, Http, Live
+from mpft_deploy.screen.tell.config import Health, Http, Live, Push
 
 if TYPE_CHECKING:
     from mpft_deploy.screen.manage import Manager

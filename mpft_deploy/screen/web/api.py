@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from mpft_deploy.screen.evidence.package import open_clip
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.kept import KeptFile
-from mpft_deploy.screen.tell.stored import Precision, ReviewState, StoredEvent
+from mpft_deploy.screen.tell.store import Precision, ReviewState, StoredEvent
 from mpft_deploy.screen.web.audit import Audit, Number, PageLength
 from mpft_deploy.screen.web.board import Board, thumbnail
 from mpft_deploy.screen.web.export import zipped
@@ -183,14 +183,14 @@ class Api:
     @operation("GET", "/evidence")
     def packages(self) -> list[KeptFile]:
         """Packages of evidence that no event names, as those asked for by hand, newest first."""
-        return [] if self._evidence is None else self._evidence.kept.unnamed()
+        return [] if self._evidence is None else self._evidence.unnamed()
 
     @operation("DELETE", "/evidence/{name}", role="admin")
     def delete_package(self, name: str, note: Note) -> None:
         """Delete a package of evidence that no event names."""
         if self._evidence is None or name not in {one.name for one in self.packages()}:
             raise MissingError("there is no such package, or an event names it")
-        self._evidence.kept.delete(name)
+        self._evidence.delete(name)
         note("deleted evidence", name)
 
     @operation("GET", "/export", "application/zip", told="exported reviewed frames")
@@ -220,11 +220,11 @@ class Api:
         return StreamingResponse(parts, media_type="application/zip", headers=name)
 
     def _package(self, name: str) -> Path:
-        path = self._evidence.kept.find(name) if self._evidence is not None else None
+        path = self._evidence.find(name) if self._evidence is not None else None
         if path is None:
             raise MissingError("there is no such package: it is to come, or grew too old")
         return path
 
     def _snapshot(self, name: str) -> Path | None:
         """A file of the snapshots, and no other."""
-        return self._snapshots.kept.find(name) if self._snapshots is not None else None
+        return self._snapshots.find(name) if self._snapshots is not None else None

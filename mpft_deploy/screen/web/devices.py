@@ -11,12 +11,9 @@ from starlette.datastructures import Headers
 
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.files import sha256
-from mpft_deploy.screen.streams.clock import Clock
-from mpft_deploy.screen.tell.alerts import Push
-from mpft_deploy.screen.tell.deliver import FIRST_WAIT
+from mpft_deploy.screen.tell.config import Push
 from mpft_deploy.screen.tell.fanout import Sinks
-from mpft_deploy.screen.tell.push import GONE, Device, PushSink, Subscription
-from mpft_deploy.screen.tell.vapid import Sender
+from mpft_deploy.screen.tell.push import GONE, Device, PushSink, Sender, Subscription
 from mpft_deploy.screen.web.access import LONGEST_AGENT
 from mpft_deploy.screen.web.operations import MissingError, Note, User, operation
 
@@ -40,12 +37,8 @@ class Devices:
         config: Push,
         sinks: Sinks,
         may_be: Callable[[str], bool],
-        *,
-        first_wait: float = FIRST_WAIT,
-        clock: Clock | None = None,
     ) -> None:
         self._config, self._sinks, self._store = config, sinks, sinks.store
-        self._first_wait, self._clock = first_wait, clock
         self._lock, self._trying = threading.RLock(), threading.Lock()
         path = self._store.path
         self.sender = Sender(path and path.with_suffix(".push.pem"))
@@ -131,8 +124,6 @@ class Devices:
             self._forget,
             self._config,
             self._store,
-            self._first_wait,
-            self._clock,
         )
         self._sinks.append(sink)
 
@@ -147,8 +138,8 @@ class Devices:
             found = self._told().get(number)
             if found is not None:
                 self._sinks.remove(found)
-            name, receivers = f"push {number}", self._store.receivers
-            self._store.receivers = [one for one in receivers if one.name != name]
             for new in ("", "new_"):
-                self._store.rows(f"DELETE FROM {new}deliveries WHERE receiver = ?", name)
+                self._store.rows(
+                    f"DELETE FROM {new}deliveries WHERE receiver = ?", f"push {number}"
+                )
         return found

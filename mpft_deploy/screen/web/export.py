@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mpft_deploy.screen.tell.stored import StoredEvent
+from mpft_deploy.screen.tell.store import StoredEvent
 
 PAGE = 200
 

@@ -29,8 +29,7 @@ from mpft_deploy.files import printable
 from mpft_deploy.screen.manage import Manager
 from mpft_deploy.screen.streams.records import Event, Monitor
 from mpft_deploy.screen.streams.task import Task
-from mpft_deploy.screen.tell.alerts import Push
-from mpft_deploy.screen.tell.config import Http, Live
+from mpft_deploy.screen.tell.config import Http, Live, Push
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.metrics import CONTENT_TYPE, Metrics, PrometheusMetrics
 from mpft_deploy.screen.web.access import DAYS, Access, Gate

@@ -30,9 +30,8 @@ from mpft_deploy.screen.streams.scheduler import Scheduler
 from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.streams.task import HUNG, Task
 from mpft_deploy.screen.streams.watch import TICK, Watch
-from mpft_deploy.screen.tell import open_sinks, parse_tables
-from mpft_deploy.screen.tell.config import Http
-from mpft_deploy.screen.tell.fanout import Sinks
+from mpft_deploy.screen.tell.config import Http, parse_tables
+from mpft_deploy.screen.tell.fanout import Sinks, open_sinks
 from mpft_deploy.screen.tell.stats import Worker
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.screen.web import serve
@@ -140,8 +139,7 @@ def test_a_dead_sink_fails_livez_and_ends_the_run(
         monkeypatch.setattr(Store, "waiting", kill)
         one.sinks.send(source_event())
     else:
-        monkeypatch.setattr(Worker, "_failed", kill)
-        monkeypatch.setattr(Worker, "_rest", kill)
+        monkeypatch.setattr(Worker, "_work", kill)
         for sink in one.sinks:
             if sink.name == table:
                 sink.put(None)

@@ -22,10 +22,9 @@ from visits import API, TOKEN, ask, get, port_of
 
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen.streams.records import Picture
-from mpft_deploy.screen.tell.config import Health, Http, Node, User
+from mpft_deploy.screen.tell.config import Health, Http, Node, Snapshots, User
 from mpft_deploy.screen.tell.fanout import Sinks
-from mpft_deploy.screen.tell.limits import Snapshots
-from mpft_deploy.screen.tell.snapshots import SnapshotSink
+from mpft_deploy.screen.tell.kept import SnapshotSink
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.screen.web import serve, serve_health
 from mpft_deploy.screen.web.server import Dashboard
