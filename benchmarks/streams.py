@@ -34,10 +34,10 @@ from turns import measured, provenance
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.engine import load_engine
 from mpft_deploy.screen import Screener
+from mpft_deploy.screen.streams.channel import Kept
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.memory import give_frames_back
-from mpft_deploy.screen.streams.pictures import Kept
 from mpft_deploy.screen.streams.records import Event, FrameEvent
 from mpft_deploy.screen.streams.settings import Readers, ScreenSettings
 from mpft_deploy.screen.streams.watch import TICK, Watch

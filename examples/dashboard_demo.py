@@ -12,6 +12,7 @@ import argparse
 import math
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,10 @@ from mpft_deploy.screen.streams.records import (
     State,
     StreamEvent,
 )
-from mpft_deploy.screen.tell.config import Http
+from mpft_deploy.screen.tell.config import Http, Snapshots
 from mpft_deploy.screen.tell.fanout import Sinks
-from mpft_deploy.screen.tell.limits import Snapshots
-from mpft_deploy.screen.tell.snapshots import SnapshotSink
-from mpft_deploy.screen.tell.store import Store
-from mpft_deploy.screen.tell.stored import ReviewState
+from mpft_deploy.screen.tell.kept import SnapshotSink
+from mpft_deploy.screen.tell.store import ReviewState, Store
 from mpft_deploy.screen.web import serve
 from mpft_deploy.screen.web.server import Dashboard
 from mpft_deploy.spec import KeepRule, StreamVerdict
@@ -263,8 +262,10 @@ def open_demo(
     return serve(monitor, http, sinks, **more), sinks
 
 
-def past(monitor: DemoMonitor, sinks: Sinks, hours: int = 60) -> None:
-    """Verdicts of the last days, most of them reviewed."""
+def past(
+    monitor: DemoMonitor, sinks: Sinks, hours: int = 60, receivers: Sequence[str] = ()
+) -> None:
+    """Verdicts of the last days, most of them reviewed; some receivers are still to be told."""
     names = [name for name, source in monitor.sources.items() if source.picture is not None]
     rng = np.random.default_rng(3)
     now = time.time()
@@ -287,7 +288,7 @@ def past(monitor: DemoMonitor, sinks: Sinks, hours: int = 60) -> None:
             size=(HEIGHT, WIDTH),
         )
         assert sinks.snapshots is not None
-        sinks.store.send(sinks.snapshots.attach(event))
+        sinks.store.add(sinks.snapshots.attach(event), receivers)
         while sinks.snapshots.stats().waiting:  # more at a time would be dropped
             time.sleep(0.01)
     for stored in sinks.store.events(verdict="generated", limit=200)[4:]:

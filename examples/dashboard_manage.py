@@ -90,9 +90,11 @@ class DemoManager:
 class DemoReceiver(Deliverer):
     """Refuses verdicts that it is told of first, and fails at all further ones."""
 
+    first_wait = 60.0
+
     def __init__(self, store: Store) -> None:
         self.refuses = 3
-        super().__init__("webhook", "webhook https://hooks.example.org", store, 60)
+        super().__init__("webhook", "webhook https://hooks.example.org", store)
 
     def wants(self, event: Event) -> bool:
         return isinstance(event, StreamEvent)
@@ -102,9 +104,3 @@ class DemoReceiver(Deliverer):
         return (
             Answer(422, "it answered 422") if self.refuses >= 0 else Answer(503, "it answered 503")
         )
-
-    def abort(self) -> None:
-        """Nothing waits."""
-
-    def end(self) -> None:
-        """Nothing is open."""

@@ -22,8 +22,7 @@ from headless import DESKTOP, PHONE, Browser, save
 from mpft_deploy.prepared import LookedAt
 from mpft_deploy.screen.streams.areas import pixels_of
 from mpft_deploy.screen.streams.records import Sink
-from mpft_deploy.screen.tell.alerts import Push
-from mpft_deploy.screen.tell.config import Http, User
+from mpft_deploy.screen.tell.config import Http, Push, User
 from mpft_deploy.views import Window, share_in
 
 COMPLETE = """
@@ -207,9 +206,8 @@ def _managed(browser: Browser, folder: Path, shots: Path) -> None:
             save(browser.picture(), folder / f"dashboard-{name}.png")
     sinks.close(1)
     server, sinks = open_demo(monitor, shots, http, push=push)
-    sinks.append(receiver := DemoReceiver(sinks.store))
-    past(monitor, sinks, 14)
-    receiver.wake()
+    past(monitor, sinks, 14, ["webhook"])
+    sinks.append(DemoReceiver(sinks.store))
     script = browser.call("Page.addScriptToEvaluateOnNewDocument", source=with_device(server.url))
     rows = "document.querySelectorAll('#refused .managed').length === 3 && !$('#notice').hidden"
     for size, name in ((DESKTOP, "told"), (PHONE, "told-phone")):

@@ -34,7 +34,7 @@ from mpft_deploy.fitness import FLAT, bounded_crop, has_texture
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.screen.streams.baseline import Baseline, learn
 from mpft_deploy.screen.streams.decision import StreamDecision
-from mpft_deploy.screen.streams.novelty import movement
+from mpft_deploy.screen.streams.runs import movement
 from mpft_deploy.screen.streams.settings import DecisionSettings, seconds
 from mpft_deploy.spec import Calibration, HeldOut, KeepRule
 

@@ -30,13 +30,18 @@ def sha256_of_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def display(path: os.PathLike[str] | str) -> str:
+def file_name(path: os.PathLike[str] | str | bytes) -> str:
+    """A path as JSON can hold it: exact if it is UTF-8, else with \\xNN for the other bytes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def display(path: os.PathLike[str] | str | bytes) -> str:
     """A path as text that can be printed anywhere.
 
     Undecodable bytes become \\xNN, and so do line breaks, terminal escapes and marks that reorder
     text: a file's name must not be able to write on someone's terminal.
     """
-    return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
+    return printable(file_name(path))
 
 
 MOST = 2**26

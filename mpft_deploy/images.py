@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from mpft_deploy import png, tiff
 from mpft_deploy.errors import InputError
-from mpft_deploy.files import absolute, display, printable
+from mpft_deploy.files import absolute, display
 from mpft_deploy.orientation import orientation
 from mpft_deploy.packed import is_packed, packed_files, read_bytes
 from mpft_deploy.views import Window, view_corners, view_side, views
@@ -402,7 +402,7 @@ def find_files(
             if suffix in suffixes:
                 yield Path(root, name)
             elif others is not None and suffix not in _SIDECARS and name.lower() not in _SIDECARS:
-                others[printable(os.fsencode(suffix).decode("utf-8", "backslashreplace"))] += 1
+                others[display(suffix)] += 1
 
 
 def find_images(folder: Path, others: Counter[str] | None = None) -> Iterator[Path]:

@@ -24,9 +24,9 @@ from mpft_deploy.screen.streams.records import (
 )
 from mpft_deploy.screen.tell.config import Webhook
 from mpft_deploy.screen.tell.fanout import Sinks
+from mpft_deploy.screen.tell.post import WebhookSink
 from mpft_deploy.screen.tell.stats import SinkStats
 from mpft_deploy.screen.tell.store import Store
-from mpft_deploy.screen.tell.webhook import WebhookSink
 
 Mode = Literal["ok", "fail", "refuse", "hang", "dribble", "reset"]
 
@@ -273,7 +273,8 @@ class Hook(Sinks):
         super().__init__(store=Store(path))
         url = {} if receiver is None else {"url": receiver.url}
         config = Webhook(**{**url, **table})
-        self.webhook = WebhookSink(config, self.store, first_wait=wait)
+        self.webhook = WebhookSink(config, self.store)
+        self.webhook.first_wait = wait
         self.append(self.webhook)
 
     def stats(self) -> SinkStats:

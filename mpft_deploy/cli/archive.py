@@ -33,13 +33,7 @@ def run_archive(
     from mpft_deploy.errors import EnvironmentLacksError
     from mpft_deploy.files import display
     from mpft_deploy.images import passed_over
-    from mpft_deploy.screen.archive import (
-        How,
-        done_in,
-        judge_archive,
-        mark_of,
-        parts,
-    )
+    from mpft_deploy.screen.archive import How, done_in, judge_archive, mark_of, parts
     from mpft_deploy.screen.screener import with_threshold
     from mpft_deploy.screen.storage import find_sources
 
@@ -54,7 +48,7 @@ def run_archive(
     how = How(str(bundle.path.absolute()), views, threshold)
     others: Counter[str] = Counter()
     names = list(find_sources(sources, others))
-    work = parts(names, done_in(out, mark_of(how)))
+    work = parts(names, done_in(out, mark_of(bundle.seal, how)))
     left, failed = sum(map(len, work)), 0
     total = len(set(names))
     click.echo(f"{total} files, {total - left} of them judged before", err=True)
@@ -63,19 +57,10 @@ def run_archive(
     if work:
         with progress(total, "files") as tell, resumable():
             tell(total - left)
-
-            def advance(done: int, errors: int) -> None:
-                nonlocal failed
+            for done, errors in judge_archive(
+                work, how, out, workers=workers or available_cores(), address=address
+            ):
                 failed = errors
                 tell(total - left + done)
-
-            judge_archive(
-                work,
-                how,
-                out,
-                workers=workers or available_cores(),
-                address=address,
-                progress=advance,
-            )
     click.echo(f"{display(out)}: {left} judged, {failed} of them with an error")
     return 1 if failed else 0

@@ -89,10 +89,7 @@ def verify(
             {
                 "package": display(package),
                 "passed": not differences,
-                "differences": [
-                    {"frame": d.frame, "what": d.what, "told": d.told, "found": d.found}
-                    for d in differences
-                ],
+                "differences": differences,
                 "signed_by": signer,
                 "signature_checked": key is not None,
                 **describe(found),

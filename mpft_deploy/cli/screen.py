@@ -13,7 +13,7 @@ from mpft_deploy.cli.options import PATH, VIEWS, Number, Place, Span, Threads, h
 if TYPE_CHECKING:
     from mpft_deploy.bundle import Bundle
     from mpft_deploy.screen.pipeline import Screened
-    from mpft_deploy.screen.sources import Found
+    from mpft_deploy.screen.sources import Item
     from mpft_deploy.spec import ViewPolicy
 
 
@@ -142,23 +142,24 @@ def command(
     if archive:
         from mpft_deploy.cli.archive import run_archive
 
-        _check_archive(click.get_current_context())
+        _refuse((*_OF_FILES, *_OF_STREAMS, *_OF_BOTH), "for an archive")
+        if not paths or out is None:
+            raise click.UsageError("name what to judge, and a folder for the results with --out")
         content = _open_bundle(bundle, require_signature)
         return run_archive(paths, content, out, views, threshold, workers, address)
-    for name in _given(click.get_current_context(), _ARCHIVE_OPTIONS):
-        raise click.UsageError(f"--{name} has no meaning without --archive")
-    streams = config is not None or any(map(is_address, paths))
-    _check_options(click.get_current_context(), streams=streams)
-    if streams:
+    _refuse(("out", "workers", "address"), "without --archive")
+    if config is not None or any(map(is_address, paths)):
         from mpft_deploy.cli.streams import load_config, run_streams
 
-        given = _given(click.get_current_context(), _STREAM_OPTIONS)
+        _refuse(_OF_FILES, "for streams (use --decode)")
+        given = _given(("views", "threshold", "batch", "threads", "decode", "http"))
         return run_streams(
             lambda: load_config(config, paths, given, as_json),
             lambda named: _open_bundle(bundle or named, require_signature),
             as_json=as_json,
             seconds=duration,
         )
+    _refuse(_OF_STREAMS, "for files; it is for streams")
     if not paths:
         raise click.UsageError(
             "Missing argument 'PATH|ADDRESS...': name images, folders or clips, the address of a "
@@ -174,22 +175,23 @@ def command(
     from mpft_deploy.cli.screen_output import output
     from mpft_deploy.cli.signals import Interrupted, held
     from mpft_deploy.engine import load_engine
+    from mpft_deploy.files import display
     from mpft_deploy.screen.pipeline import screen_items
     from mpft_deploy.screen.report import MAX_PICTURES, write_report
     from mpft_deploy.screen.screener import Screener
-    from mpft_deploy.screen.sources import PassedOver, find_items
+    from mpft_deploy.screen.sources import find_items
 
     engine = load_engine(content, threads=threads)
     content = content.without_engine()
     screener = Screener(content, engine, views=views, threshold=threshold, batch=batch)
     kept: list[Screened] = []
 
-    def items() -> Iterator[Found]:
+    def items() -> Iterator[Item]:
         return find_items(map(Path, paths))
 
     unfinished = ""
     with output(
-        as_json=as_json, count=lambda: sum(not isinstance(item, PassedOver) for item in items())
+        as_json=as_json, count=lambda: sum(item.kind != "folder" for item in items())
     ) as shown:
         try:
             for screened in screen_items(
@@ -214,41 +216,31 @@ def command(
             with held():
                 if report is not None and (kept or not unfinished):
                     write_report(report, kept, content, screener, unfinished=unfinished)
-                    click.echo(f"report: {_shown(report)}", err=True)
+                    click.echo(f"report: {display(report)}", err=True)
                 shown.summary()
                 if screener.uncalibrated and not as_json:
                     click.echo(f"{screener.uncalibrated} (mpft calibrate --views)")
     return 1 if shown.failures else 0
 
 
-_ARCHIVE_OPTIONS = ("out", "workers", "address")
-_STREAM_OPTIONS = ("views", "threshold", "batch", "threads", "decode", "http")
+_OF_FILES = ("fps", "report", "notes")
+_OF_STREAMS = ("decode", "http", "duration")
+_OF_BOTH = ("as_json", "config", "batch", "threads")
 
 
-def _given(context: click.Context, names: Iterable[str]) -> dict[str, Any]:
+def _given(names: Iterable[str]) -> dict[str, Any]:
     """Options that were given, without those that have their default."""
     from click.core import ParameterSource
 
+    context = click.get_current_context()
     given = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
     return {n: context.params[n] for n in names if context.get_parameter_source(n) in given}
 
 
-def _check_archive(context: click.Context) -> None:
-    """A usage error for options that an archive does not take."""
-    others = ("fps", "report", "notes", "as_json", "config", "decode", "http", "duration", "batch")
-    for name in _given(context, (*others, "threads")):
-        option = name.removeprefix("as_")
-        raise click.UsageError(f"--{option} has no meaning for an archive")
-    if not context.params["paths"] or context.params["out"] is None:
-        raise click.UsageError("name what to judge, and a folder for the results with --out")
-
-
-def _check_options(context: click.Context, *, streams: bool) -> None:
+def _refuse(names: Iterable[str], why: str) -> None:
     """A usage error for options that have no meaning here: none is ignored in silence."""
-    others = ("fps", "report", "notes") if streams else ("decode", "http", "duration")
-    for name in _given(context, others):
-        what = "streams (use --decode)" if streams else "files; it is for streams"
-        raise click.UsageError(f"--{name} has no meaning for {what}")
+    for name in _given(names):
+        raise click.UsageError(f"--{name.removeprefix('as_')} has no meaning {why}")
 
 
 def _open_bundle(path: Path | None, require_signature: Path | None) -> Bundle:
@@ -270,7 +262,7 @@ def _read_notes(path: Path | None) -> dict[str, str]:
     import msgspec
 
     from mpft_deploy.errors import InputError
-    from mpft_deploy.files import read_small
+    from mpft_deploy.files import display, read_small
     from mpft_deploy.spec import MALFORMED
 
     if path is None:
@@ -279,11 +271,5 @@ def _read_notes(path: Path | None) -> dict[str, str]:
         return msgspec.json.decode(read_small(path, "--notes"), type=dict[str, str])
     except MALFORMED as error:
         raise InputError(
-            f"--notes {_shown(path)} must be a JSON object of file names and lines: {error}"
+            f"--notes {display(path)} must be a JSON object of file names and lines: {error}"
         ) from None
-
-
-def _shown(path: Path) -> str:
-    from mpft_deploy.files import display
-
-    return display(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -9,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from mpft_deploy.screen.results import Result
-    from mpft_deploy.screen.sources import Found
-
-    AnyItem = TypeVar("AnyItem", bound=Found)
+    from mpft_deploy.screen.sources import Item
 
 COLOURS = {"generated": "red", "unsure": "yellow", "real": "green"}
 
@@ -30,19 +29,31 @@ PROGRESS_SECONDS = 5.0
 
 
 class Output:
-    """Prints results, a line each, and counts them; of progress it says nothing.
+    """Prints results, a line each, counts them, and shows how far it is.
 
     A line is out before the next item is judged, so that nothing is lost whatever comes.
+
+    Args:
+        bar: shows how far it is, below the results.
+        lines: whether a plain line tells that from time to time.
     """
 
-    def __init__(self, *, as_json: bool) -> None:
-        self._json = as_json
+    def __init__(self, *, as_json: bool, bar: Progress | None = None, lines: bool = False) -> None:
+        self._json, self._bar = as_json, bar
+        self._task = bar.add_task("", total=None, name="", views="") if bar else None
+        self._next = time.monotonic() + PROGRESS_SECONDS if lines else math.inf
         self._verdicts: Counter[str] = Counter()
         self._others: Counter[str] = Counter()
-        self.count = self.failures = 0
+        self._frames = self.count = self.failures = 0
 
     def result(self, result: Result) -> None:
         """Print one."""
+        self._print(result)
+        self._frames = 0
+        self._show(completed=self.count, views="")
+        self._tell("")
+
+    def _print(self, result: Result) -> None:
         self.count += result.kind != "folder"
         self._others.update(result.passed_over)
         self.failures += bool(result.error)
@@ -69,12 +80,32 @@ class Output:
 
             click.echo(passed_over(self._others))
 
-    def reading(self, items: Iterable[AnyItem]) -> Iterator[AnyItem]:
-        """The same items; their names are noted as they are read."""
-        yield from items
+    def total(self, count: int) -> None:
+        """Take note of how many items there are."""
+        self._show(total=count)
+
+    def reading(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The same items; shows their names as they are read."""
+        for item in items:
+            self._show(name=_printable(item.path.name))
+            yield item
 
     def views(self, done: int, of: int) -> None:
-        """Take note of how many views are done of the frame that is judged now."""
+        """Show how many views are done of the frame that is judged now, or frames of a clip."""
+        self._frames += done == of
+        text = f"{done} of {of} views" if of > 1 else f"{self._frames} frames"
+        self._show(views=text if max(of, self._frames) > 1 else "")
+        self._tell(f", {done} of {of} views of the next" if of > 1 else "")
+
+    def _show(self, **changes: Any) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, **changes)
+
+    def _tell(self, more: str) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + PROGRESS_SECONDS
+            text = f"{self.count} screened, {self.failures} with errors{more}"
+            click.echo(text, err=True)
 
 
 def _row(result: Result) -> str:
@@ -87,60 +118,6 @@ def _row(result: Result) -> str:
     share = share_text(result.looked_at.share) if result.looked_at else ""
     figures = f"{result.probability:11.3f}  {result.logit:+6.2f}  {share:>9}"
     return f"{verdict}  {figures}  {_printable(result.file)}{note}"
-
-
-class _Lines(Output):
-    """Says how far it is by a plain line from time to time."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        super().__init__(as_json=as_json)
-        self._next = time.monotonic() + PROGRESS_SECONDS
-
-    def result(self, result: Result) -> None:
-        """Print one."""
-        super().result(result)
-        self._tell("")
-
-    def views(self, done: int, of: int) -> None:
-        """Say so if the time has come."""
-        self._tell(f", {done} of {of} views of the next" if of > 1 else "")
-
-    def _tell(self, more: str) -> None:
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + PROGRESS_SECONDS
-            text = f"{self.count} screened, {self.failures} with errors{more}"
-            click.echo(text, err=True)
-
-
-class _Bar(Output):
-    """Says how far it is by a bar below the results."""
-
-    def __init__(self, bar: Progress, *, as_json: bool) -> None:
-        super().__init__(as_json=as_json)
-        self._bar, self._task = bar, bar.add_task("", total=None, name="", views="")
-        self._frames = 0
-
-    def result(self, result: Result) -> None:
-        """Print one."""
-        super().result(result)
-        self._frames = 0
-        self._bar.update(self._task, completed=self.count, views="")
-
-    def total(self, count: int) -> None:
-        """Take note of how many items there are."""
-        self._bar.update(self._task, total=count)
-
-    def reading(self, items: Iterable[AnyItem]) -> Iterator[AnyItem]:
-        """The same items; shows their names as they are read."""
-        for item in items:
-            self._bar.update(self._task, name=_printable(item.path.name))
-            yield item
-
-    def views(self, done: int, of: int) -> None:
-        """Show it, or of a clip how many frames are done."""
-        self._frames += done == of
-        text = f"{done} of {of} views" if of > 1 else f"{self._frames} frames"
-        self._bar.update(self._task, views=text if max(of, self._frames) > 1 else "")
 
 
 @contextmanager
@@ -177,11 +154,11 @@ def output(*, as_json: bool, count: Callable[[], int]) -> Iterator[Output]:
             redirect_stdout=is_terminal(sys.stdout),
             redirect_stderr=is_terminal(sys.stderr),
         ) as bar:
-            shown = _Bar(bar, as_json=as_json)
+            shown = Output(as_json=as_json, bar=bar)
             threading.Thread(target=lambda: shown.total(count()), daemon=True).start()
             yield shown
     else:
-        yield _Lines(as_json=as_json)
+        yield Output(as_json=as_json, lines=True)
 
 
 def _note(result: Result) -> str:

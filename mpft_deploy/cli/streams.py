@@ -16,8 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mpft_deploy.bundle import Bundle, BundleInfo
-    from mpft_deploy.screen.evidence.package import Engine as Judging
+    from mpft_deploy.bundle import Bundle
     from mpft_deploy.screen.manage import Manager
     from mpft_deploy.screen.screener import Screener
     from mpft_deploy.screen.streams.config import Config
@@ -87,6 +86,8 @@ def run_streams(
     from mpft_deploy.screen.streams.notify import Notifier
 
     _need_posix()
+    from mpft_deploy.screen.streams.watch import TICK
+
     secrets: set[str] = set()
     set_up_logging(as_json=as_json, secrets=lambda: frozenset(secrets))
 
@@ -107,20 +108,11 @@ def run_streams(
             threshold=screen.threshold,
             batch=screen.batch_of(bundle.info),
         ).for_streams()
-        info, seal = bundle.info, bundle.seal
-        judging = None
-        if config.tell.evidence is not None:
-            from mpft_deploy.screen.evidence.package import engine_of
-
-            judging = engine_of(bundle, screener.policy, screen.threshold)
-        del bundle  # as large as what was loaded of it
-
         if screener.uncalibrated:
             logger.warning("%s (mpft calibrate --views)", screener.uncalibrated)
         _warn_undecidable(config, screener.calibration)
-        watch, sinks, manager = _open_watch(
-            config, screener, info, seal, judging, secrets, people=not as_json
-        )
+        watch, sinks, manager = _open_watch(config, screener, bundle, secrets, people=not as_json)
+        del bundle  # as large as what was loaded of it
         notifier = Notifier()
         end = None if seconds is None else time.monotonic() + seconds
         watch.start()
@@ -135,7 +127,7 @@ def run_streams(
             manager.tick()
             if watch.alive():
                 notifier.alive()
-            flags.stop.wait(_TICK)
+            flags.stop.wait(TICK)
         told = flags.stop.is_set() or _reader_left()
         notifier.send("STOPPING=1")
         # Python would wait for threads that look names up, as long as a name server is silent.
@@ -170,8 +162,6 @@ def _need_posix() -> None:
             "images, folders and clips"
         ) from None
 
-
-_TICK = 0.25
 
 _CUT_SHORT = (
     b"ended at once: events that still waited to be told are lost, but for those in the store, "
@@ -212,22 +202,18 @@ def _signals() -> Iterator[_Flags]:
 def _open_watch(
     config: Config,
     screener: Screener,
-    info: BundleInfo,
-    seal: str,
-    judging: Judging | None,
+    bundle: Bundle,
     secrets: set[str],
     *,
     people: bool,
 ) -> tuple[Watch, Iterable[Sink], Manager]:
-    """Sources, put together but not started, and whom they tell; lines for people if wanted.
-
-    judging: for evidence, where that is wanted.
-    """
+    """Sources, put together but not started, and whom they tell; lines for people if wanted."""
     from mpft_deploy.screen.manage import Manager
     from mpft_deploy.screen.streams.watch import Watch
     from mpft_deploy.screen.teach import Teacher
-    from mpft_deploy.screen.tell import open_metrics, open_sinks
-    from mpft_deploy.screen.tell.text import TextSink
+    from mpft_deploy.screen.tell.fanout import open_sinks
+    from mpft_deploy.screen.tell.metrics import open_metrics
+    from mpft_deploy.screen.tell.notify import TextSink
     from mpft_deploy.screen.web import serve, serve_health
 
     tell = config.tell
@@ -240,17 +226,21 @@ def _open_watch(
         return watch.statuses() if watch.started else None  # the manager adds sources
 
     sinks = open_sinks(tell, watch.take_evidence, statuses)
-    teacher = Teacher(screener.calibration, seal, sinks.store)
+    teacher = Teacher(screener.calibration, screener.seal, sinks.store)
     sinks.append(teacher)
     manager = Manager(watch, config, sinks.store, teacher, secrets)
-    if tell.evidence is not None and judging is not None:
+    if tell.evidence is not None:
         from mpft_deploy.screen.evidence.keeper import EvidenceSink
+        from mpft_deploy.screen.evidence.package import engine_of
 
+        judging = engine_of(bundle, screener.policy, config.screen.threshold)
         sinks.evidence = EvidenceSink(tell.evidence, watch.record, judging, sinks.store)
     if people and (tell.jsonl is None or tell.jsonl.path != "-"):
         sinks.append(TextSink())
     if tell.http is not None:
-        engine = {"backend": info.backend, "precision": str(info.precision), "bundle": seal[:12]}
+        info = bundle.info
+        engine = {"backend": info.backend, "precision": str(info.precision)}
+        engine["bundle"] = screener.seal[:12]
         page = serve(
             watch,
             tell.http,
@@ -292,7 +282,7 @@ def _warn_undecidable(config: Config, calibration: Calibration) -> None:
         logger.warning("streams stay unsure: %s", UNMEASURED)
         return
     for source in config.sources:
-        tests = hypotheses(config.decision, calibration, None, len(source.streams))
+        tests = hypotheses(config.decision, calibration, None, len(source.boxes))
         if tests is not None:
             reach, bound = tests[0].reach(held.separation / 2), tests[0].bound
             if reach < bound:

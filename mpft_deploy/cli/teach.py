@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mpft_deploy.screen.screener import Screener
     from mpft_deploy.screen.streams.config import Config
     from mpft_deploy.screen.streams.settings import SourceSettings
+    from mpft_deploy.screen.teach import Frames
 
 
 def teach(
@@ -57,6 +58,7 @@ def teach(
         write_baseline,
     )
     from mpft_deploy.screen.streams.config import read_config
+    from mpft_deploy.screen.teach import Frames
 
     config = read_config(path)
     known = {source.name: source for source in config.sources}
@@ -87,17 +89,13 @@ def teach(
         threshold=config.screen.threshold,
         batch=config.screen.batch_of(read.info),
     )
-    frames: dict[str, list[tuple[float, float]]] = {}
-    stopped = False
+    taught = Frames()
     for source in sources:
-        start = max((one[-1][0] + 1 for one in frames.values() if one), default=0.0)
-        judged, stopped = _judge(screener, config, source, start, duration)
-        for stream, found in judged.items():
-            frames.setdefault(stream, []).extend(found)
-        if stopped:
+        if _judge(screener, config, source, taught, duration):
             break
+    frames = taught.frames
     learnt = {
-        stream: learn(frames.get(stream, []), screener.calibration, read.seal, time.time(), box)
+        stream: learn(frames.get(stream, []), screener.calibration, screener.seal, time.time(), box)
         for stream, box in known[name].boxes.items()
     }
     for stream, baseline in learnt.items():
@@ -122,11 +120,12 @@ def teach(
 
 
 def _judge(
-    screener: Screener, config: Config, source: SourceSettings, start: float, limit: float
-) -> tuple[dict[str, list[tuple[float, float]]], bool]:
-    """By stream, time from `start` on, in seconds, and logit of each frame that can be judged.
+    screener: Screener, config: Config, source: SourceSettings, taught: Frames, limit: float
+) -> bool:
+    """Look at a source for so many seconds, or at all images of a folder.
 
-    With them whether Ctrl-C ended the looking.
+    Returns:
+        Whether Ctrl-C ended the looking.
     """
     import msgspec
 
@@ -137,15 +136,14 @@ def _judge(
     from mpft_deploy.screen.streams import read_folder
     from mpft_deploy.screen.streams.readers import find_reader
     from mpft_deploy.screen.streams.watch import TICK, Watch
-    from mpft_deploy.screen.teach import Frames
 
-    sink = Frames()
     images = find_reader(source.target) is read_folder.read
+    taught.each = 1.0 if images else None
     one = msgspec.structs.replace(config, sources=(source,), baselines={})
     total = sum(1 for _ in find_images(Path(source.target.rest))) if images else math.ceil(limit)
     what = f"{'images' if images else 'seconds'} of {source.name}"
     began, stopped = time.monotonic(), False
-    with progress(total, what) as tell, Watch(screener, one, sink) as watch:
+    with progress(total, what) as tell, Watch(screener, one, taught) as watch:
         try:
             while not watch.finished and (images or time.monotonic() - began < limit):
                 watch.tick()
@@ -163,12 +161,4 @@ def _judge(
         raise watch.scheduler.failure
     if missing:
         raise InputError(f"{source.name}: not one frame came: {missing[source.name]}")
-    if images:  # how far apart they were taken nobody knows
-        return {
-            stream: [(start + index, logit) for index, (_, logit) in enumerate(frames)]
-            for stream, frames in sink.frames.items()
-        }, stopped
-    return {
-        stream: [(start + when - frames[0][0], logit) for when, logit in frames]
-        for stream, frames in sink.frames.items()
-    }, stopped
+    return stopped

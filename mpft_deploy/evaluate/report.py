@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from mpft_deploy.evaluate.tables import (
     tables,
     told_unsure,
 )
-from mpft_deploy.files import PICTURES, explain_unwritable, printable, write_atomic
+from mpft_deploy.files import PICTURES, explain_unwritable, write_atomic
 from mpft_deploy.pages import templates_beside
 from mpft_deploy.standing import Kind, has_mark
 
@@ -85,10 +84,6 @@ def render(
 ) -> str:
     """The report as HTML that needs no other file and no network."""
     environment = templates_beside(__file__)
-    environment.filters["data_uri"] = lambda jpeg: (
-        "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
-    )
-    environment.filters["printable"] = printable
     environment.filters["bold"] = lambda cell: re.sub(r"^\*\*(.*)\*\*$", r"\1", cell)
     header: Header = predictions.header
     return environment.get_template("report.html").render(
@@ -101,12 +96,5 @@ def render(
             (keep, [(one, Markup(one.svg)) for one in drawings(predictions, keep)])
             for keep in header.keeps
         ],
-        mistakes=[(one, _unseen(one)) for one in mistakes],
+        mistakes=mistakes,
     )
-
-
-def _unseen(mistake: Mistake) -> str:
-    """Path over the view, to be filled by the even-odd rule: all cells but those that were seen."""
-    side, cell = mistake.picture.side, mistake.picture.cell
-    holes = "".join(f"M{c} {r}h{cell}v{cell}h-{cell}z" for r, c in mistake.picture.seen)
-    return f"M0 0h{side}v{side}h-{side}z{holes}"

@@ -16,7 +16,7 @@ from mpft_deploy.evaluate.metrics import generator
 from mpft_deploy.evaluate.predictions import Predictions, Rows
 from mpft_deploy.evaluate.protocols import BASIC
 from mpft_deploy.screen.streams.decision import StreamDecision
-from mpft_deploy.screen.streams.novelty import I32
+from mpft_deploy.screen.streams.runs import I32
 from mpft_deploy.screen.streams.settings import DecisionSettings, seconds
 from mpft_deploy.spec import Calibration, Record
 

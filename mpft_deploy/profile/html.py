@@ -5,7 +5,6 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from mpft_deploy import __version__
-from mpft_deploy.files import printable
 from mpft_deploy.pages import templates_beside
 from mpft_deploy.profile import charts, wording
 from mpft_deploy.profile.flame import icicle
@@ -17,7 +16,6 @@ def render_html(profile: Profile) -> str:
     """The page."""
     environment = templates_beside(__file__)
     environment.filters["number"] = wording.number
-    environment.filters["printable"] = printable
     layers = profile.layers
     return environment.get_template("report.html").render(
         version=__version__,

@@ -12,13 +12,14 @@ import hashlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from mpft_deploy.errors import EnvironmentLacksError, InputError, MpftError, UsageError
-from mpft_deploy.extras import require
-from mpft_deploy.files import display, printable, sha256, write_atomic
+from mpft_deploy.files import canonical_json, display, file_name, printable, sha256, write_atomic
 from mpft_deploy.images import read_picture
 from mpft_deploy.screen.storage import bytes_of
 
@@ -125,11 +126,6 @@ def done_in(out: Path, mark: bytes) -> npt.NDArray[np.uint64]:
     return np.unique(np.concatenate(found))
 
 
-def shown(name: bytes) -> str:
-    """A name as results have it."""
-    return name.decode("utf-8", "backslashreplace")
-
-
 class Judge:
     """Judges parts with an engine of its own, and writes them."""
 
@@ -142,7 +138,7 @@ class Judge:
             threshold=how.threshold,
             threads=1,
         )
-        self._out, self._mark = Path(out), mark_of(how)
+        self._out, self._mark = Path(out), mark_of(self._screener.seal, how)
 
     def ready(self) -> tuple[int, int]:
         """What it has judged when it has started: nothing."""
@@ -162,19 +158,15 @@ class Judge:
         return len(rows), sum(bool(row["error"]) for row in rows)
 
 
-def mark_of(how: How) -> bytes:
+def mark_of(seal: str, how: How) -> bytes:
     """What the parts of a run have in common: the bundle by its seal, views and threshold."""
-    from mpft_deploy.bundle import read_bundle
-    from mpft_deploy.files import canonical_json
-
-    seal = read_bundle(Path(how.bundle)).seal
     return canonical_json({"seal": seal, "views": how.views, "threshold": how.threshold})
 
 
 def judge(screener: Screener, name: bytes) -> dict[str, Any]:
     """The row of a file; one that cannot be judged has an error and no verdict."""
     path = Path(os.fsdecode(name))
-    row: dict[str, Any] = {"path": shown(name), "reason": "", "note": "", "error": ""}
+    row: dict[str, Any] = {"path": file_name(name), "reason": "", "note": "", "error": ""}
     try:
         data = bytes_of(name)
         row["sha256"] = sha256(data)
@@ -187,19 +179,10 @@ def judge(screener: Screener, name: bytes) -> dict[str, Any]:
         raise
     except Exception as error:  # one file must not stop ten million
         return row | {"error": f"cannot be screened ({type(error).__name__}: {error})"}
+    said: dict[str, Any] = msgspec.to_builtins(judgement)
+    at: dict[str, Any] = said.pop("looked_at")
     height, width = prepared.size
-    return row | {
-        "verdict": judgement.verdict,
-        "probability": judgement.probability,
-        "logit": judgement.logit,
-        "views": judgement.views,
-        "share": judgement.looked_at.share,
-        "windows": [list(window) for window in judgement.looked_at.windows],
-        "width": width,
-        "height": height,
-        "reason": judgement.reason,
-        "note": picture.note,
-    }
+    return row | said | at | {"width": width, "height": height, "note": picture.note}
 
 
 def parts(names: Sequence[bytes], done: npt.NDArray[np.uint64]) -> list[list[bytes]]:
@@ -211,7 +194,7 @@ def parts(names: Sequence[bytes], done: npt.NDArray[np.uint64]) -> list[list[byt
     import numpy as np
 
     each = list(dict.fromkeys(names))
-    missing = ~np.isin(digest(shown(one).encode() for one in each), done)
+    missing = ~np.isin(digest(file_name(one).encode() for one in each), done)
     whole: list[list[bytes]] = []
     rest: list[bytes] = []
     for one in slices(len(each)):
@@ -239,21 +222,20 @@ def judge_archive(
     *,
     workers: int,
     address: str | None = None,
-    progress: Callable[[int, int], None] = lambda done, errors: None,
-) -> None:
+) -> Iterator[tuple[int, int]]:
     """Judge parts by Ray's actors, each with an engine of one thread.
+
+    Yields how many files are done, and how many of them have an error.
 
     Args:
         workers: how many.
         address: of a cluster whose machines see the sources, `out` and the bundle, and have this
             package; None runs here.
-        progress: told how many files are done and how many of them have an error.
 
     Raises:
-        EnvironmentLacksError: the extra `ray` is not installed, or Ray does not start or ends.
+        EnvironmentLacksError: Ray does not start or ends.
         MpftError: a worker's.
     """
-    require("ray", "an archive", "ray", "pyarrow")
     import logging
 
     os.environ.setdefault(*PATIENCE)
@@ -291,7 +273,7 @@ def judge_archive(
             free, part = running.pop(ended)
             judged, failed = ray.get(ended)
             done, errors = done + judged, errors + failed
-            progress(done, errors)
+            yield done, errors
             if left:
                 part = left.popleft()
                 running[free.part.remote(part)] = (free, part)
@@ -300,7 +282,7 @@ def judge_archive(
         if isinstance(cause, MpftError):
             raise cause from None
         said = str(error).strip().rpartition("Error: ")[2].partition("\n")[0]
-        over = f"over a part of {len(part)}, from {shown(part[0])}" if part else "at its start"
+        over = f"over a part of {len(part)}, from {display(part[0])}" if part else "at its start"
         raise EnvironmentLacksError(
             f"a worker of Ray cannot go on, {over}: {printable(said)}. The same command goes on "
             "from what is written."

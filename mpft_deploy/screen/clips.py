@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -39,19 +41,23 @@ _CLOCK = 2e-3
 _HOURS = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 
-class ClipFrame(NamedTuple):
-    """A frame of a clip.
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a clip, or an image.
 
-    pixels: u8 [H, W, 3] RGB. time: seconds from the clip's first frame.
-    note: what a reader of the verdict should know of the clip.
+    pixels: u8 [H, W, 3] RGB.
+    time: seconds from the first frame of a clip; 0 for an image.
+    note: what a reader of the verdict should know; mostly empty.
+    whole: height and width of the frame, where `pixels` are only its centre window.
     """
 
     pixels: U8
-    time: float
-    note: str
+    time: float = 0.0
+    note: str = ""
+    whole: tuple[int, int] | None = None
 
 
-def read_clip(path: Path, fps: float) -> Iterator[ClipFrame]:
+def read_clip(path: Path, fps: float) -> Iterator[Frame]:
     """The sound frames of a clip at `fps` of its media time; the first one always comes.
 
     Raises:
@@ -80,7 +86,7 @@ def read_clip(path: Path, fps: float) -> Iterator[ClipFrame]:
         raise InputError(f"{name}: damaged video ({error or type(error).__name__})") from None
 
 
-def _read(path: Path, fps: float, name: str, *, strict: bool) -> Iterator[ClipFrame]:
+def _read(path: Path, fps: float, name: str, *, strict: bool) -> Iterator[Frame]:
     import av
 
     # FFmpeg is handed an open file, never a name that it might take for an address.
@@ -108,22 +114,18 @@ def _read(path: Path, fps: float, name: str, *, strict: bool) -> Iterator[ClipFr
         clip.judge_end(file)
 
 
-def _at_least_two(frames: Iterator[ClipFrame], clip: _Clip) -> Iterator[ClipFrame]:
+def _at_least_two(frames: Iterator[Frame], clip: _Clip) -> Iterator[Frame]:
     """The frames, unless the track is a cover: one picture beside sound or other tracks."""
-    first = next(frames, None)
-    second = next(frames, None)
+    head = list(itertools.islice(frames, 2))
     # Frames that were not due count as well.
-    if second is None and clip.count == 1:
+    if len(head) < 2 and clip.count == 1:
         raise InputError(f"{clip.name}: holds no video, only a picture")
-    for frame in (first, second):
-        if frame is not None:
-            yield frame
-    yield from frames
+    yield from itertools.chain(head, frames)
 
 
 def _sample(
     frames: Iterator[tuple[av.VideoFrame, float]], fps: float, note: str
-) -> Iterator[ClipFrame]:
+) -> Iterator[Frame]:
     from av.video.reformatter import VideoReformatter
 
     interval, reformatter = 1 / fps, VideoReformatter()
@@ -135,7 +137,7 @@ def _sample(
             taken = time
             # As a player should turn it.
             pixels = np.rot90(to_rgb(frame, reformatter), round(frame.rotation / 90) % 4)
-            yield ClipFrame(np.ascontiguousarray(pixels), time - first, note)
+            yield Frame(np.ascontiguousarray(pixels), time - first, note)
 
 
 class _Clip:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from mpft_deploy import __version__
 from mpft_deploy.cores import available_cores
-from mpft_deploy.errors import EnvironmentLacksError, InputError, MpftError
+from mpft_deploy.errors import EnvironmentLacksError, MpftError
 from mpft_deploy.extras import how_to_install
 from mpft_deploy.spec import Record
 
@@ -64,6 +64,10 @@ def examine(bundle: Path | None = None, address: str | None = None) -> Iterator[
 
 def _found(name: str, text: str, *, fine: bool = True) -> Check:
     return Check(name=name, result="ok" if fine else "note", text=text)
+
+
+def _fault(name: str, error: MpftError) -> Check:
+    return Check(name=name, result="fault", text=str(error), exit_code=error.exit_code)
 
 
 def _kernel() -> Check:
@@ -143,8 +147,6 @@ def _jetson() -> Iterator[Check]:
 
 
 def _optional() -> Iterator[Check]:
-    import importlib.util
-
     extras = {
         "export": "onnxruntime",
         "mqtt": "paho",
@@ -163,10 +165,8 @@ def _optional() -> Iterator[Check]:
 def _disk() -> Check:
     where = Path(os.environ.get("STATE_DIRECTORY", str(Path.cwd())).split(":")[0])
     free = shutil.disk_usage(where).free
-    text, enough = f"{free / 2**30:.1f} GiB free", free >= LOW_DISK
-    return _found(
-        "disk", text if enough else f"{text}: too little for snapshots and the store", fine=enough
-    )
+    lack = "" if free >= LOW_DISK else ": too little for snapshots and the store"
+    return _found("disk", f"{free / 2**30:.1f} GiB free{lack}", fine=not lack)
 
 
 def _bundle(path: Path) -> Check:
@@ -178,7 +178,7 @@ def _bundle(path: Path) -> Check:
         bundle = read_bundle(path)
         load_engine(bundle)
     except MpftError as error:
-        return Check(name="bundle", result="fault", text=str(error), exit_code=error.exit_code)
+        return _fault("bundle", error)
     info, kept = bundle.info, bundle.certificate.answer == "kept"
     text = f"{display(path)}: {info.backend} {info.precision}, verified and loaded"
     return _found("bundle", text if kept else f"{text}; {bundle.certificate.summary}", fine=kept)
@@ -191,5 +191,4 @@ def _camera(address: str) -> Check:
     try:
         return _found("camera", describe(address))
     except MpftError as error:
-        code = InputError.exit_code if error.exit_code == 1 else error.exit_code
-        return Check(name="camera", result="fault", text=str(error), exit_code=code)
+        return _fault("camera", error)

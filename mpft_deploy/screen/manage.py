@@ -18,7 +18,7 @@ import msgspec
 from mpft_deploy.errors import MpftError, UsageError
 from mpft_deploy.screen.added import Table, read_added
 from mpft_deploy.screen.streams.address import redact
-from mpft_deploy.screen.streams.areas import Areas, Box
+from mpft_deploy.screen.streams.areas import Areas
 from mpft_deploy.screen.streams.baseline import Baseline
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.doctor import Found, look
@@ -97,30 +97,28 @@ class Manager:
         config: Config,
         store: Store,
         teacher: Teacher,
-        secrets: set[str] | None = None,
+        secrets: set[str],
     ) -> None:
         self._watch, self._file, self._store, self.teacher = watch, config, store, teacher
-        self._secrets = set() if secrets is None else secrets
-        self._lock, self._trying = threading.RLock(), threading.Semaphore(AT_ONCE)
+        self._secrets, self._lock = secrets, threading.RLock()
+        self._trying = threading.Semaphore(AT_ONCE)
         self._problems: dict[str, str] = {}
-        self._sources: tuple[SourceSettings, ...] = ()
+        self._sources: dict[str, SourceSettings] = {}
         self._fixed: set[str] = set()
         self._rested: set[str] = set()
         self._baselines: dict[str, Baseline] = {}
-        self._boxes: dict[str, dict[str, Box | None]] = {}
         self._apply()
 
     def tick(self) -> None:
         """Pause and resume what has hours; to be called every second or so."""
         with self._lock:
             resting = self._resting()
-            if resting == self._rested:
-                return
-            try:
-                self._apply()
-            except MpftError as error:
-                self._rested = resting  # the next time that it changes
-                logger.error("sources with hours go on as they are: %s", error)
+            if resting != self._rested:
+                try:
+                    self._apply()
+                except MpftError as error:
+                    self._rested = resting  # the next time that it changes
+                    logger.error("sources with hours go on as they are: %s", error)
 
     def reload(self, config: Config) -> None:
         """Take another configuration of the file."""
@@ -138,7 +136,8 @@ class Manager:
             tables = {name: msgspec.json.decode(table) for name, table in kept.items()}
             listed = []
             for name in dict.fromkeys([*filed, *tables]):
-                one, streams = filed.get(name), self._boxes.get(name, {})
+                one, used = filed.get(name), self._sources.get(name)
+                streams = used.streams if used is not None else []
                 said = tables[name] if one is None else msgspec.structs.asdict(one)
                 taught = [self._baselines[s].time for s in streams if s in self._baselines]
                 listed.append(
@@ -159,7 +158,7 @@ class Manager:
 
     def groups(self) -> dict[str, str]:
         """Of the sources that are in one."""
-        return {one.name: one.group for one in self._sources if one.group}
+        return {name: one.group for name, one in self._sources.items() if one.group}
 
     @operation("POST", "/sources", role="admin", told="added")
     def add(self, body: Table) -> Managed:
@@ -175,10 +174,7 @@ class Manager:
         with self._lock:
             if settings.name in {one.source for one in self.sources()}:
                 raise UsageError(f"there is a source {settings.name!r} already: remove it first")
-            named([*self._sources, settings], "source")
-            self._store.set_setting(settings.name, "source", msgspec.json.encode(body))
-            self._apply()
-            return self._managed(settings.name)
+            return self._put(settings, "source", msgspec.json.encode(body))
 
     @operation("POST", "/sources/test", role="admin")
     def test_new(self, body: Table, note: Note) -> Found:
@@ -196,20 +192,19 @@ class Manager:
         """Connect to a source once more, for a few seconds; an InputError if it cannot be read."""
         note("tried", source)
         with self._lock:
-            self._managed(source)
-            [settings] = [one for one in self._sources if one.name == source]
+            settings = self._used(source)
         return self._look(settings)
 
     @operation("POST", "/sources/{source}/pause", role="admin", told="paused")
     def pause(self, source: str, user: User) -> Managed:
         """Read a source no more, until it is resumed; after a restart neither."""
-        by = f"by {user.name or 'the page'}"
-        return self._set(source, "paused", msgspec.json.encode(by))
+        by = msgspec.json.encode(f"by {user.name or 'the page'}")
+        return self._change(source, lambda: self._store.set_setting(source, "paused", by))
 
     @operation("POST", "/sources/{source}/resume", role="admin", told="resumed")
     def resume(self, source: str) -> Managed:
         """Read a paused source again."""
-        return self._set(source, "paused", None)
+        return self._change(source, lambda: self._store.set_setting(source, "paused", None))
 
     @operation("POST", "/sources/{source}/lesson", role="admin", told="began to teach")
     def teach(self, source: str, body: Minutes) -> Managed:
@@ -218,8 +213,7 @@ class Manager:
         This is in place of a lesson that there is. How far it is stands in /sources/settings.
         """
         with self._lock:
-            self._managed(source)
-            self.teacher.begin(source, self._boxes[source], body.minutes)
+            self.teacher.begin(source, self._used(source).boxes, body.minutes)
             return self._managed(source)
 
     @operation(
@@ -249,7 +243,7 @@ class Manager:
         Raises:
             UsageError: nothing was accepted.
         """
-        return self._change(source, lambda: self.teacher.go_back(self._boxes[source]))
+        return self._change(source, lambda: self.teacher.go_back(self._used(source).streams))
 
     @operation("PUT", "/sources/{source}/regions", role="admin", told="drew regions and masks of")
     def look_at(self, source: str, body: Areas) -> Managed:
@@ -268,11 +262,10 @@ class Manager:
                     f"the settings of {source!r} name its regions and masks, and they count: "
                     "change them there"
                 )
-            named(
-                [_looking_at(s, body) if s.name == source else s for s in self._sources], "source"
-            )
             drawn = None if body == Areas() else msgspec.json.encode(body)
-            return self._set(source, "areas", drawn)
+            areas = {"region": body.regions, "mask": body.masks}
+            settings = msgspec.structs.replace(self._used(source), **areas)
+            return self._put(settings, "areas", drawn)
 
     @operation("PATCH", "/sources/{source}", role="admin", told="changed")
     def change(self, source: str, body: Table) -> Managed:
@@ -290,8 +283,7 @@ class Manager:
             settings = self._checked(table)
             if settings.name != source:
                 raise UsageError("source: name: it stays; add another source")
-            named([*(one for one in self._sources if one.name != source), settings], "source")
-            return self._set(source, "source", msgspec.json.encode(table))
+            return self._put(settings, "source", msgspec.json.encode(table))
 
     # After what has a longer path: a source may be called by its address, slashes and all.
     @operation("DELETE", "/sources/{source}", role="admin", told="removed")
@@ -309,8 +301,8 @@ class Manager:
                 self._store.set_setting(source, "source", None)
             else:
                 self._store.forget_settings(source)
-                self._boxes.pop(source, None)
-                self.teacher.forget(source, {one for own in self._boxes.values() for one in own})
+                stay = {s for n, one in self._sources.items() if n != source for s in one.streams}
+                self.teacher.forget(source, stay)
             self._apply()
 
     def _change(self, name: str, change: Callable[[], None]) -> Managed:
@@ -331,15 +323,25 @@ class Manager:
         finally:
             self._trying.release()
 
-    def _set(self, name: str, key: str, value: bytes | None) -> Managed:
-        """Set something of a source, which counts at once."""
-        return self._change(name, lambda: self._store.set_setting(name, key, value))
+    def _put(self, settings: SourceSettings, key: str, value: bytes | None) -> Managed:
+        """Under the lock: set what gives a source these settings; an InputError for taken names."""
+        named([*{**self._sources, settings.name: settings}.values()], "source")
+        self._store.set_setting(settings.name, key, value)
+        self._apply()
+        return self._managed(settings.name)
 
     def _managed(self, name: str) -> Managed:
         for one in self.sources():
             if one.source == name:
                 return one
         raise MissingError("there is no such source")
+
+    def _used(self, name: str) -> SourceSettings:
+        """Settings that a source is screened by; a UsageError where those added cannot be used."""
+        self._managed(name)
+        if name not in self._sources:
+            raise UsageError(f"{name!r} is not screened: {self._problems[name]}")
+        return self._sources[name]
 
     def _checked(self, table: Mapping[str, Any]) -> SourceSettings:
         settings = read_added(table, self._file)
@@ -348,44 +350,41 @@ class Manager:
 
     def _apply(self) -> None:
         """Under the lock: have the watch do what file and store say."""
-        names = {one.name for one in self._file.sources}
-        drawn = self._store.settings("areas")
+        drawn, before = self._store.settings("areas"), self._sources
         self._problems, self._fixed = {}, set()
-        self._sources = tuple(self._with_areas(one, drawn) for one in self._file.sources)
+        sources = {one.name: self._with_areas(one, drawn) for one in self._file.sources}
         for name, value in self._store.settings("source").items():
-            if name in names:
+            if name in sources:
                 logger.warning("%s: added on the page, but the configuration's counts", name)
                 continue
             try:
                 added = self._with_areas(self._checked(msgspec.json.decode(value)), drawn)
-                self._sources = named([*self._sources, added], "source")
+                named([*sources.values(), added], "source")
+                sources[name] = added
             except MpftError as error:
                 self._problems[name] = str(error)
                 logger.error("%s: added on the page, but not screened: %s", name, error)
+        self._sources = sources
         self._rested = self._resting()
         paused = dict.fromkeys(self._rested, RESTS)
         for name, by in self._store.settings("paused").items():
             paused[name] = msgspec.json.decode(by)
-        before, self._boxes = self._boxes, {one.name: one.boxes for one in self._sources}
-        for name in self._boxes.keys() & before.keys():
-            if self._boxes[name] != before[name]:
+        for name, one in sources.items():
+            if name in before and one.boxes != before[name].boxes:
                 with contextlib.suppress(KeyError):
                     self.teacher.discard(name)  # it would mix what two places show
-        boxes = {name: box for own in self._boxes.values() for name, box in own.items()}
+        boxes = {name: box for one in sources.values() for name, box in one.boxes.items()}
         self._baselines = self.teacher.baselines(self._file.baselines, boxes)
-        self._watch.reload(
-            msgspec.structs.replace(
-                self._file,
-                sources=self._sources,
-                baselines=self._baselines,
-                paused=paused,
-            )
+        config = msgspec.structs.replace(
+            self._file, sources=tuple(sources.values()), baselines=self._baselines, paused=paused
         )
+        self._watch.reload(config)
 
     def _resting(self) -> set[str]:
         """Sources whose hours it is not."""
         now = time.localtime()
-        return {one.name for one in self._sources if one.hours and not within(one.hours, now)}
+        sources = self._sources.items()
+        return {name for name, one in sources if one.hours and not within(one.hours, now)}
 
     def _with_areas(self, settings: SourceSettings, drawn: Mapping[str, bytes]) -> SourceSettings:
         """A source as it is looked at: areas of its settings count, then those that were drawn."""
@@ -395,9 +394,6 @@ class Manager:
             if name in drawn:
                 logger.warning("%s: regions were drawn, but those of its settings count", name)
         elif name in drawn:
-            return _looking_at(settings, msgspec.json.decode(drawn[name], type=Areas))
+            areas = msgspec.json.decode(drawn[name], type=Areas)
+            return msgspec.structs.replace(settings, region=areas.regions, mask=areas.masks)
         return settings
-
-
-def _looking_at(settings: SourceSettings, areas: Areas) -> SourceSettings:
-    return msgspec.structs.replace(settings, region=areas.regions, mask=areas.masks)

@@ -47,6 +47,13 @@ class Picture:
     seen: list[tuple[int, int]]
     cell: int
 
+    @property
+    def unseen(self) -> str:
+        """Path over the view, to be filled by the even-odd rule: all but the cells seen."""
+        cell, side = self.cell, self.side
+        holes = "".join(f"M{c} {r}h{cell}v{cell}h-{cell}z" for r, c in self.seen)
+        return f"M0 0h{side}v{side}h-{side}z{holes}"
+
 
 def thumbnail(frame: U8) -> bytes:
     """A JPEG of a frame, u8 [H, W, 3], of at most THUMBNAIL pixels a side."""

@@ -9,15 +9,17 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
+
+import msgspec
 
 from mpft_deploy.errors import InputError, MpftError
-from mpft_deploy.files import display
+from mpft_deploy.files import display, file_name
 from mpft_deploy.prepared import Prepared
 from mpft_deploy.screen.picture import Picture, draw, thumbnail
-from mpft_deploy.screen.results import FrameResult, Result, Spread, file_name
+from mpft_deploy.screen.results import FrameResult, Result, Spread
 from mpft_deploy.screen.screener import Advance, Judged, Judgement, Screener
-from mpft_deploy.screen.sources import Found, Item, Missing, PassedOver, read_frames
+from mpft_deploy.screen.sources import Item, read_frames
 
 T = TypeVar("T")
 
@@ -33,20 +35,23 @@ class Screened:
     picture: Picture | None
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Part:
-    """A frame of an item on its way to the engine, or its end.
+    """A frame of an item on its way through the engine, or the item's end.
 
     number: of the item, from 0.
-    prepared: None at the end; then `error` says what ended it, if not all of it could be read.
+    prepared: None at the end.
+    judged: once it was in the engine.
+    error: why it has no judgement, or at the end what ended it, if not all could be read.
     """
 
-    item: Found
+    item: Item
     number: int
     prepared: Prepared | None = None
     time: float = 0.0
     note: str = ""
     thumbnail: bytes = b""
+    judged: Judged | None = None
     error: str = ""
 
 
@@ -68,7 +73,7 @@ class _Sum:
 
 
 def screen_items(
-    items: Iterable[Found],
+    items: Iterable[Item],
     screener: Screener,
     *,
     fps: float = 1.0,
@@ -88,64 +93,56 @@ def screen_items(
         sources: file name → where that file comes from.
         advance: told now and then how many views of the frames at hand are judged, of how many.
     """
-    with Prefetch(_read(items, screener, fps, pictures), AHEAD) as parts:
+    with prefetch(_read(items, screener, fps, pictures), AHEAD) as parts:
         judged = _judge(parts, screener, advance)
-        for _, of_item in itertools.groupby(judged, lambda pair: pair[0].number):
+        for _, of_item in itertools.groupby(judged, lambda part: part.number):
             yield _screened(of_item, screener, sources or {})
 
 
-class Prefetch(Generic[T]):
-    """An iterator that a thread runs ahead of its reader, by at most `depth` values.
+@contextlib.contextmanager
+def prefetch(source: Iterable[T], depth: int) -> Iterator[Iterator[T]]:
+    """Have a thread run an iterator ahead of its reader, by at most `depth` values.
 
-    What the source raises is raised here. Used as a context, it stops the thread on leaving.
+    What the source raises is raised to the reader. On leaving, the thread stops; the decoder that
+    it may be in is left to finish by itself.
     """
+    ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
+    left = threading.Event()
 
-    def __init__(self, source: Iterable[T], depth: int) -> None:
-        self._source = source
-        self._queue: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._fill, name="mpft-decode", daemon=True)
-
-    def __enter__(self) -> Iterator[T]:
-        self._thread.start()
-        return self._drain()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        # The thread may wait for room; the decoder it may be in is left to finish by itself.
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._queue.get_nowait()
-
-    def _drain(self) -> Iterator[T]:
-        while True:
-            value, error = self._queue.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield value  # type: ignore[misc]  # a value of None is a T too
-
-    def _fill(self) -> None:
+    def fill() -> None:
         try:
-            for value in self._source:
-                if self._stop.is_set():
+            for value in source:
+                if left.is_set():
                     return
-                self._queue.put((value, None))
-            self._queue.put((None, StopIteration()))
+                ready.put((value,))
+            ready.put(None)
         except BaseException as error:
-            self._queue.put((None, error))
+            ready.put(error)
+
+    def drain() -> Iterator[T]:
+        while (found := ready.get()) is not None:
+            if isinstance(found, BaseException):
+                raise found
+            yield found[0]
+
+    threading.Thread(target=fill, name="mpft-decode", daemon=True).start()
+    try:
+        yield drain()
+    finally:
+        left.set()
+        with contextlib.suppress(queue.Empty):  # it may wait for room
+            while True:
+                ready.get_nowait()
 
 
-def _read(items: Iterable[Found], screener: Screener, fps: float, pictures: int) -> Iterator[_Part]:
+def _read(items: Iterable[Item], screener: Screener, fps: float, pictures: int) -> Iterator[_Part]:
     """Everything that happens before the engine; run by the decoding thread."""
     for number, item in enumerate(items):
-        error = str(item.reason) if isinstance(item, Missing) else ""
+        error = item.error
         try:
             # A picture for the report shows the whole frame.
             centre = None if number < pictures else screener.centre
-            frames = read_frames(item, fps, centre=centre) if isinstance(item, Item) else ()
-            for index, frame in enumerate(frames):
+            for index, frame in enumerate(read_frames(item, fps, centre=centre)):
                 drawn = index == 0 and number < pictures
                 small = thumbnail(frame.pixels) if drawn else b""
                 prepared = screener.prepare(frame.pixels, frame.whole, index)
@@ -164,9 +161,7 @@ def _unforeseen(path: Path, failure: Exception) -> str:
     return f"{display(path)}: cannot be screened ({type(failure).__name__}: {failure})"
 
 
-def _judge(
-    parts: Iterable[_Part], screener: Screener, advance: Advance
-) -> Iterator[tuple[_Part, Judged | Exception | None]]:
+def _judge(parts: Iterable[_Part], screener: Screener, advance: Advance) -> Iterator[_Part]:
     """The same parts in order, frames with their judgement, in batches of the screener's size."""
     waiting: list[_Part] = []
     views = 0
@@ -179,82 +174,66 @@ def _judge(
     yield from _judge_batch(waiting, screener, advance)
 
 
-def _judge_batch(
-    parts: list[_Part], screener: Screener, advance: Advance
-) -> Iterator[tuple[_Part, Judged | Exception | None]]:
-    judged: Iterator[Judged | Exception]
+def _judge_batch(parts: list[_Part], screener: Screener, advance: Advance) -> list[_Part]:
+    frames = {index: one.prepared for index, one in enumerate(parts) if one.prepared is not None}
     try:
-        judged = iter(
-            screener.judge([p.prepared for p in parts if p.prepared is not None], advance)
-        )
+        for index, judged in zip(
+            frames, screener.judge(list(frames.values()), advance), strict=True
+        ):
+            parts[index].judged = judged
     except MpftError:
         raise
     except Exception as failure:
-        judged = itertools.repeat(failure)
-    for part in parts:
-        yield part, None if part.prepared is None else next(judged)
+        for index in frames:
+            parts[index].error = _unforeseen(parts[index].item.path, failure)
+    return parts
 
 
-def _screened(
-    parts: Iterable[tuple[_Part, Judged | Exception | None]],
-    screener: Screener,
-    sources: Mapping[str, str],
-) -> Screened:
+def _screened(parts: Iterable[_Part], screener: Screener, sources: Mapping[str, str]) -> Screened:
     """The result of an item, of the frames that have a verdict, or of those that can have none."""
     told, refused, kept = _Sum(), _Sum(), Spread()
     first: tuple[_Part, Prepared, Judgement] | None = None
     picture, error, seconds = None, "", 0.0
-    for part, judged in parts:
+    for part in parts:
         item, error = part.item, error or part.error
-        if isinstance(judged, Exception):
-            error = _unforeseen(item.path, judged)
-        elif judged is not None and part.prepared is not None:
-            judgement, seconds = judged.judgement, part.time
-            if first is None:
-                first = part, part.prepared, judgement
-                if part.thumbnail:
-                    picture = draw(part.thumbnail, part.prepared, judged.view_logits)
-            (refused if judgement.reason else told).add(judgement)
-            kept.add(
-                FrameResult(
-                    time=round(part.time, 3),
-                    verdict=judgement.verdict,
-                    probability=judgement.probability,
-                    logit=judgement.logit,
-                    looked_at=judgement.looked_at,
-                    reason=judgement.reason,
-                )
-            )
-    name = file_name(item.path)
-    if isinstance(item, PassedOver):
-        return Screened(Result(file=name, kind="folder", passed_over=item.counts), None)
-    kind, source = item.kind if isinstance(item, Item) else None, sources.get(item.path.name, "")
+        if part.judged is None or part.prepared is None:
+            continue
+        judgement, seconds = part.judged.judgement, part.time
+        if first is None:
+            first = part, part.prepared, judgement
+            if part.thumbnail:
+                picture = draw(part.thumbnail, part.prepared, part.judged.view_logits)
+        (refused if judgement.reason else told).add(judgement)
+        said = msgspec.structs.asdict(judgement)
+        del said["views"]
+        kept.add(FrameResult(time=round(part.time, 3), **said))
+    source = "" if item.kind == "folder" else sources.get(item.path.name, "")
+    result = Result(
+        file=file_name(item.path),
+        kind=item.kind,
+        source=source,
+        error=error,
+        passed_over=item.passed_over,
+    )
     if first is None:
-        return Screened(Result(file=name, kind=kind, source=source, error=error), None)
+        return Screened(result, None)
     over = told if told.count else refused
     judgement = screener.verdict_of(
         over.logits / over.count, over.views, first[2].looked_at, over.reason
     )
-    video, left_out = kind == "video", ""
+    left_out = ""
     if told.count and refused.count:
         left_out = f"{refused.count} frames were left out: {refused.reason}"
     height, width = first[1].size
-    result = Result(
-        file=name,
-        kind=kind,
-        verdict=judgement.verdict,
-        probability=judgement.probability,
-        logit=judgement.logit,
-        reason=judgement.reason,
-        looked_at=judgement.looked_at,
-        views=judgement.views,
+    result = msgspec.structs.replace(
+        result,
         width=width,
         height=height,
-        screened=over.count if video else None,
-        seconds=round(seconds, 3) if video else None,
-        frames=tuple(kept.kept) if video else (),
         note="; ".join(filter(None, [first[0].note, left_out, screener.uncalibrated])),
-        source=source,
-        error=error,
+        **msgspec.structs.asdict(judgement),
     )
+    if item.kind == "video":
+        result = msgspec.structs.replace(
+            result, screened=over.count, seconds=round(seconds, 3), frames=tuple(kept.kept)
+        )
     return Screened(result, picture)

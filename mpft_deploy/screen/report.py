@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -15,7 +14,6 @@ from mpft_deploy.files import PICTURES, display, printable
 from mpft_deploy.images import passed_over
 from mpft_deploy.outputs import write_output
 from mpft_deploy.pages import templates_beside
-from mpft_deploy.screen.picture import Picture
 from mpft_deploy.screen.pipeline import Screened
 from mpft_deploy.screen.results import Result, share_text
 from mpft_deploy.screen.screener import Screener
@@ -59,10 +57,10 @@ def render(
 ) -> str:
     """The report as HTML."""
     environment = templates_beside(__file__)
-    environment.filters["data_uri"] = _data_uri
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}\u00a0%"
-    environment.filters["printable"] = printable
     environment.filters["share"] = share_text
+    environment.filters["timeline"] = _timeline
+    environment.filters["basename"] = lambda file: printable(Path(file).name)
     judged = [item for item in items if item.result.verdict is not None]
     others = Counter[str]()
     for item in items:
@@ -80,15 +78,11 @@ def render(
         counts={
             verdict: sum(item.result.verdict == verdict for item in judged) for verdict in VERDICTS
         },
-        cards=[_card(item.result, item.picture) for item in judged if item.picture],
+        cards=[(item.result, item.picture) for item in judged if item.picture],
         rows=[item.result for item in judged if not item.picture],
         errors=[item.result for item in items if item.result.error],
         others=passed_over(others) if others else "",
     )
-
-
-def _data_uri(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
 
 
 def _latency(quantiles: dict[str, float]) -> list[dict[str, Any]]:
@@ -96,20 +90,6 @@ def _latency(quantiles: dict[str, float]) -> list[dict[str, Any]]:
     shown = [(name, quantiles[name]) for name in ("p50", "p90", "p99") if name in quantiles]
     longest = max((value for _, value in shown), default=0.0) or 1.0
     return [{"name": name, "ms": ms, "length": 100 * ms / longest} for name, ms in shown]
-
-
-def _card(result: Result, picture: Picture) -> dict[str, Any]:
-    """What the template shows of an item."""
-    side, cell = picture.side, picture.cell
-    holes = "".join(f"M{c} {r}h{cell}v{cell}h-{cell}z" for r, c in picture.seen)
-    return {
-        "result": result,
-        "picture": picture,
-        "title": printable(Path(result.file).name),
-        # Filled by the even-odd rule: everything but the cells that were seen.
-        "unseen": f"M0 0h{side}v{side}h-{side}z{holes}",
-        "timeline": _timeline(result),
-    }
 
 
 def _timeline(result: Result) -> list[tuple[float, float, str]]:

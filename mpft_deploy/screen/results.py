@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -78,11 +76,6 @@ def share_text(share: float) -> str:
     return "100 %" if share == 1 else f"{min(100 * share, 99.9):.1f} %"
 
 
-def file_name(path: Path) -> str:
-    """A path as JSON can hold it: exact if it is UTF-8, else with \\xNN for the other bytes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 KEPT_FRAMES = 16
 
 
@@ -97,9 +90,8 @@ class Spread:
     def add(self, frame: FrameResult) -> None:
         """Take the next of the run."""
         if self.seen % self._stride == 0:
-            if len(self.kept) == KEPT_FRAMES:
-                self.kept = self.kept[::2]
-                self._stride *= 2
-            if self.seen % self._stride == 0:
-                self.kept.append(frame)
+            self.kept.append(frame)
+        if len(self.kept) > KEPT_FRAMES:
+            self.kept = self.kept[::2]
+            self._stride *= 2
         self.seen += 1

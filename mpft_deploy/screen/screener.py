@@ -82,6 +82,9 @@ class Screener:
             The spec's unsure band stays if it holds this threshold and is dropped otherwise.
         batch: views in one call of the engine, at most. An engine whose logits depend on their
             batch gets one at a time all the same, so that a verdict depends on its image alone.
+
+    Attributes:
+        seal: of the bundle.
     """
 
     def __init__(
@@ -95,7 +98,7 @@ class Screener:
     ) -> None:
         if batch < 1:
             raise UsageError(f"batch must be 1 or more, got {batch}")
-        self.spec = bundle.spec
+        self.spec, self.seal = bundle.spec, bundle.seal
         self._views, self._threshold = views, threshold
         self._look(views or self.spec.calibration.views)
         self.batch_size = 1 if bundle.info.mixes_views else batch

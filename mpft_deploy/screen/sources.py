@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import absolute, display
-from mpft_deploy.images import IMAGE_SUFFIXES, U8, find_files, passed_over, read_picture
-from mpft_deploy.screen.clips import read_clip
+from mpft_deploy.images import IMAGE_SUFFIXES, find_files, passed_over, read_picture
+from mpft_deploy.screen.clips import Frame, read_clip
 
 VIDEO_SUFFIXES = frozenset(
     {".3g2", ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"}
@@ -30,48 +30,21 @@ _VIDEO_MAGIC = (b"\x1a\x45\xdf\xa3", b"FLV\1", b"0&\xb2u\x8ef\xcf\x11", b"\0\0\1
 
 @dataclass(frozen=True)
 class Item:
-    """A file to screen."""
+    """A file to screen, or what is said of a path in the place of one.
 
-    path: Path
-    kind: Literal["image", "video"]
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A path that leads to nothing to screen, and why."""
-
-    path: Path
-    reason: InputError
-
-
-@dataclass(frozen=True)
-class PassedOver:
-    """What a folder holds beside images and videos: how many files by their suffix."""
-
-    path: Path
-    counts: dict[str, int]
-
-
-Found = Item | Missing | PassedOver
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One frame of an item.
-
-    pixels: u8 [H, W, 3] RGB.
-    time: seconds from the start of a video; 0 for an image.
-    note: what a reader of the verdict should know; mostly empty.
-    whole: height and width of the frame, where `pixels` are only its centre window.
+    Attributes:
+        kind: "folder" tells of what is beside images and videos; None of what cannot be screened.
+        error: why it cannot.
+        passed_over: of a folder, how many files of other kinds it holds by their suffix.
     """
 
-    pixels: U8
-    time: float = 0.0
-    note: str = ""
-    whole: tuple[int, int] | None = None
+    path: Path
+    kind: Literal["image", "video", "folder"] | None
+    error: str = ""
+    passed_over: dict[str, int] = field(default_factory=dict)
 
 
-def find_items(paths: Iterable[Path]) -> Iterator[Found]:
+def find_items(paths: Iterable[Path]) -> Iterator[Item]:
     """Files to screen under some paths, each once, found as they are asked for.
 
     A folder gives its images and videos by suffix, without hidden ones and without following links
@@ -84,31 +57,26 @@ def find_items(paths: Iterable[Path]) -> Iterator[Found]:
         if not _is_folder(path):
             yield Item(path, _kind(path))
             continue
-        failures: list[Missing] = []
+        failures: list[InputError] = []
         others: Counter[str] = Counter()
-
-        def failed(error: InputError, path: Path = path, to: list[Missing] = failures) -> None:
-            to.append(Missing(path, error))
-
         found = False
         # What is named itself, a file or a folder within this one, has its own turn.
         for file in find_files(
             path,
             IMAGE_SUFFIXES | VIDEO_SUFFIXES,
             skip=given.keys(),
-            on_error=failed,
+            on_error=failures.append,
             others=others,
         ):
             found = True
             yield Item(file, _kind(file))
-        yield from failures
+        for failure in failures:
+            yield Item(path, None, str(failure))
         if not found and not failures:
             there = f": {passed_over(others)}" if others else ""
-            yield Missing(
-                path, InputError(f"{display(path)}: no images or videos in this folder{there}")
-            )
+            yield Item(path, None, f"{display(path)}: no images or videos in this folder{there}")
         elif others:
-            yield PassedOver(path, dict(others.most_common()))
+            yield Item(path, "folder", passed_over=dict(others.most_common()))
 
 
 def read_frames(item: Item, fps: float = 1.0, *, centre: int | None = None) -> Iterator[Frame]:
@@ -125,9 +93,8 @@ def read_frames(item: Item, fps: float = 1.0, *, centre: int | None = None) -> I
     if not fps > 0:
         raise UsageError(f"fps must be more than 0, got {fps}")
     if item.kind == "video":
-        for pixels, time, note in read_clip(item.path, fps):
-            yield Frame(pixels, time=time, note=note)
-    else:
+        yield from read_clip(item.path, fps)
+    elif item.kind == "image":
         picture = read_picture(item.path, centre=centre)
         yield Frame(picture.pixels, note=picture.note, whole=picture.whole)
 

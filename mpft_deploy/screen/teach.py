@@ -37,12 +37,14 @@ class Frames:
 
     Attributes:
         frames: time in seconds from the first one on, and logit of each, in order, by stream.
+        each: seconds from one to the next, where how far apart they were taken nobody knows.
     """
 
     name = "frames"
 
     def __init__(self) -> None:
         self.frames: dict[str, list[tuple[float, float]]] = {}
+        self.each: float | None = None
         self._seconds: dict[str, int] = {}
         self._captured: dict[str, float] = {}
 
@@ -52,7 +54,8 @@ class Frames:
             frames = self.frames.setdefault(event.stream, [])
             at = frames[-1][0] if frames else 0.0
             step = event.captured - self._captured.get(event.stream, event.captured)
-            now = at + min(max(0.0, step), LONGEST)  # beyond these somebody set the clock
+            step = min(max(0.0, step), LONGEST)  # beyond these somebody set the clock
+            now = at + (step if self.each is None or not frames else self.each)
             new = not frames or int(now) != int(at)
             self._seconds[event.stream] = self._seconds.get(event.stream, 0) + new
             self._captured[event.stream] = event.captured
@@ -136,17 +139,15 @@ class Teacher:
         """How far a source's is; None if it has none."""
         with self._lock:
             lesson = self._lessons.get(source)
-            if lesson is None:
-                return None
-            if lesson.over is not None:
-                return lesson.over
-            left, seconds = lesson.left, lesson.frames.seconds
-            if left:
-                return Lesson(lesson.minutes, left, seconds)
+            if lesson is None or lesson.over is not None:
+                return None if lesson is None else lesson.over
+            told = Lesson(lesson.minutes, lesson.left, lesson.frames.seconds)
+            if told.left:
+                return told
             try:
-                lesson.over = Lesson(lesson.minutes, 0.0, seconds, self._learn(lesson))
+                lesson.over = msgspec.structs.replace(told, learnt=self._learn(lesson))
             except InputError as error:
-                lesson.over = Lesson(lesson.minutes, 0.0, seconds, problem=str(error))
+                lesson.over = msgspec.structs.replace(told, problem=str(error))
             return lesson.over
 
     def accept(self, source: str) -> None:

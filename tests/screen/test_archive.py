@@ -152,7 +152,8 @@ def test_a_run_goes_on_with_what_has_no_row(
     monkeypatch.setattr(archives, "PART", 2)
     how, out = How(str(bundle)), tmp_path / "out"
     out.mkdir()
-    mark, names = mark_of(how), names_in(photos)[0]
+    seal = Screener.open(bundle).seal
+    mark, names = mark_of(seal, how), names_in(photos)[0]
     work = parts([*names, names[0]], done_in(out, mark))
     assert [name for part in work for name in part] == names
     judge = Judge(how, str(out))
@@ -169,7 +170,7 @@ def test_a_run_goes_on_with_what_has_no_row(
     assert parts(names, done_in(out, mark)) == []
 
     with pytest.raises(UsageError, match="verdicts of another bundle or of other settings"):
-        done_in(out, mark_of(How(str(bundle), threshold=0.9)))
+        done_in(out, mark_of(seal, How(str(bundle), threshold=0.9)))
     (out / "holiday.jpg").write_bytes(b"mine")
     with pytest.raises(UsageError, match="no result of an archive"):
         done_in(out, mark)
@@ -185,7 +186,8 @@ def test_a_worker_that_outlives_its_run_writes_no_second_row(
     judge = Judge(how, str(tmp_path))
     late = parts(names, np.zeros(0, np.uint64))[1]
     judge.part(names[:1])
-    for part in parts(names, done_in(tmp_path, mark_of(how))):
+    mark = mark_of(Screener.open(bundle).seal, how)
+    for part in parts(names, done_in(tmp_path, mark)):
         judge.part(part)
     judge.part(late)
     assert len(read(tmp_path)) == len(names)

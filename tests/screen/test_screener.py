@@ -20,7 +20,7 @@ from mpft_deploy.fitness import FLAT
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.prepared import LookedAt
 from mpft_deploy.screen import Screener
-from mpft_deploy.screen.pipeline import Prefetch
+from mpft_deploy.screen.pipeline import prefetch
 from mpft_deploy.screen.results import KEPT_FRAMES, FrameResult, Spread
 from mpft_deploy.screen.screener import with_threshold
 from mpft_deploy.spec import Calibration, ViewPolicy
@@ -205,7 +205,7 @@ def test_kept_frames_are_evenly_spread(count: int) -> None:
 @settings(deadline=None, max_examples=30)
 @given(values=st.lists(st.integers() | st.none(), max_size=20), depth=st.integers(1, 5))
 def test_prefetch_yields_the_same_in_order(values: list[int | None], depth: int) -> None:
-    with Prefetch(values, depth) as ahead:
+    with prefetch(values, depth) as ahead:
         assert list(ahead) == values
 
 
@@ -219,10 +219,10 @@ def test_prefetch_is_bounded_raises_and_stops() -> None:
             if number == 5:
                 raise OSError("gone")
 
-    with Prefetch(source(), 2) as ahead:
+    with prefetch(source(), 2) as ahead:
         assert next(ahead) == 0
         assert next(ahead) == 1
     # Two read, two in the queue, one in hand, and one more where the thread notices the end.
     assert len(produced) <= 6
-    with pytest.raises(OSError, match="gone"), Prefetch(source(), 2) as ahead:
+    with pytest.raises(OSError, match="gone"), prefetch(source(), 2) as ahead:
         list(ahead)

@@ -9,7 +9,7 @@ from command import Screen
 from media import encoded, picture, write_video
 
 from mpft_deploy.images import passed_over
-from mpft_deploy.screen.sources import Item, Missing, PassedOver, find_items
+from mpft_deploy.screen.sources import Item, find_items
 
 OTHERS = ("b.HEIC", "c.heic", "d.jxl", "e.JP2", "f.txt", "noext", "deep/g.dng", "deep/h.heic")
 UNTOLD = ("a.xmp", "a.AAE", "Thumbs.db", "desktop.ini", ".hidden.heic", ".git/x.heic")
@@ -31,12 +31,12 @@ COUNTS = {".heic": 3, "": 1, ".dng": 1, ".jp2": 1, ".jxl": 1, ".txt": 1}
 def test_what_a_folder_holds_beside_pictures_is_counted(mixed: Path) -> None:
     assert list(find_items([mixed])) == [
         Item(mixed / "a.png", "image"),
-        PassedOver(mixed, COUNTS),
+        Item(mixed, "folder", passed_over=COUNTS),
     ]
     (mixed / "a.png").unlink()
     [missing] = find_items([mixed])
-    assert isinstance(missing, Missing)
-    assert "no images or videos in this folder: 8 files of other kinds" in str(missing.reason)
+    assert missing.kind is None
+    assert "no images or videos in this folder: 8 files of other kinds" in missing.error
 
 
 def test_the_counts_are_told(mixed: Path, screen: Screen) -> None:

@@ -7,6 +7,7 @@ import logging
 import math
 import platform
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +26,9 @@ from mpft_deploy.screen.evidence.package import (
     pack,
 )
 from mpft_deploy.screen.evidence.ring import Look, Recording
-from mpft_deploy.screen.streams.clock import Clock, SystemClock
-from mpft_deploy.screen.streams.records import Event, StreamEvent
+from mpft_deploy.screen.streams.records import StreamEvent
+from mpft_deploy.screen.tell.config import Evidence
 from mpft_deploy.screen.tell.kept import Kept
-from mpft_deploy.screen.tell.limits import Evidence
-from mpft_deploy.screen.tell.stats import Worker
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.signing import load_signer
 from mpft_deploy.spec import StreamVerdict
@@ -55,7 +54,7 @@ class _Job:
     moment: float
 
 
-class EvidenceSink(Worker[_Job]):
+class EvidenceSink(Kept[_Job]):
     """Makes packages in a thread of its own, some seconds after what they are for.
 
     Args:
@@ -70,26 +69,19 @@ class EvidenceSink(Worker[_Job]):
         record: Callable[[str, float, float], Recording],
         engine: Engine,
         store: Store,
-        clock: Clock | None = None,
     ) -> None:
         self._config, self._record, self._engine = config, record, engine
-        self._clock = clock or SystemClock()
         self._sign = load_signer(Path(config.key_file)) if config.key_file else None
         self.after = config.after
-        self.kept = Kept("evidence", ".zip", config, store)
         self._lock, self._asked = threading.Lock(), dict[str, tuple[str, float]]()
         self._hurry = threading.Event()
-        super().__init__("evidence", self._make, CAPACITY, idle=self.kept.prune)
+        super().__init__("evidence", ".zip", config, store, CAPACITY)
 
-    def attach(self, event: Event) -> Event:
-        """Plan the package of a stream's verdict; the event with its file's name."""
-        if not isinstance(event, StreamEvent) or event.verdict not in self._config.when:
-            return event
-        name = self.kept.name(event.time, event.verdict, event.stream, event.id)
+    def plan(self, event: StreamEvent, name: str) -> StreamEvent:
         named = msgspec.structs.replace(event, package=name)
         # An event is told at once, so its moment is now, less what the date says it waited.
-        waited = max(0.0, self._clock.time() - event.time)
-        moment = self._clock.monotonic() - min(waited, self._config.before)
+        waited = max(0.0, time.time() - event.time)
+        moment = time.monotonic() - min(waited, self._config.before)
         self.put(_Job(name, event.source, event.verdict, named, "", moment))
         return named
 
@@ -101,50 +93,41 @@ class EvidenceSink(Worker[_Job]):
         Raises:
             KeyError: an unknown name.
         """
-        now = self._clock.monotonic()
+        now = time.monotonic()
         self._record(source, now, now)
         with self._lock:
             name, moment = self._asked.get(source, ("", -math.inf))
             if now - moment > self._config.after:
-                date = self._clock.time()
-                name = self.kept.name(date, verdict, source, f"asked-{int(1000 * date):x}")
+                date = time.time()
+                name = self.name_of(date, verdict, source, f"asked-{int(1000 * date):x}")
                 self._asked[source] = name, now
                 self.put(_Job(name, source, verdict, None, by, now))
             return name
-
-    def send(self, event: Event) -> None:
-        """Plan the package of a stream's verdict."""
-        self.attach(event)
 
     def close(self, timeout: float) -> None:
         """Make what is planned, of what there is until now."""
         self._hurry.set()
         super().close(timeout)
 
-    @property
-    def disk_bytes(self) -> int:
-        """Of the packages kept."""
-        return self.kept.size()
-
     def _make(self, job: _Job) -> None:
         begin, end = job.moment - self._config.before, job.moment + self._config.after
-        self._hurry.wait(max(0.0, end - self._clock.monotonic()))
+        self._hurry.wait(max(0.0, end - time.monotonic()))
         try:
             recording = self._record(job.source, begin, end)
         except KeyError:
             logger.warning("%s: it was removed before its evidence was kept", job.source)
             return
-        self.kept.write(job.name, job.verdict, self._packed(job, recording, begin, end))
+        self.write(job.name, job.verdict, self._packed(job, recording, begin, end))
 
     def _packed(self, job: _Job, recording: Recording, begin: float, end: float) -> bytes:
         files: dict[str, bytes] = {}
         frames = tuple(_judged(look, files) for look in recording.looks)
-        date = self._clock.time() - self._clock.monotonic()
+        date = time.time() - time.monotonic()
         clip, no_clip = None, recording.no_clip
         if recording.coded is not None:
             coding, pictures = recording.coded
             try:
-                suffix, data = remux(coding, pictures, self.kept.folder)
+                suffix, data = remux(coding, pictures, self.folder)
             except OSError:
                 raise
             except Exception as error:  # whatever FFmpeg makes of what a stream sent
@@ -188,7 +171,7 @@ def _judged(look: Look, files: dict[str, bytes]) -> Judged:
     return Judged(
         frame=look.frame,
         size=look.size,
-        windows=tuple((row, column, tall, wide) for row, column, tall, wide in look.windows),
+        windows=tuple(look.windows),
         views=tuple(names),
         logits=tuple(map(float, look.logits)),
     )

@@ -24,6 +24,7 @@ from mpft_deploy.screen.streams.records import FrameEvent, StreamEvent
 from mpft_deploy.sealed import Sealed, Verify, make_manifest, read_held, read_regular
 from mpft_deploy.signing import Signature
 from mpft_deploy.spec import Record, ViewPolicy, convert_record
+from mpft_deploy.views import Window
 
 KIND: Literal["evidence"] = "evidence"
 VERSION: Literal[1] = 1
@@ -78,7 +79,7 @@ class Judged(Record, frozen=True):
 
     frame: FrameEvent
     size: tuple[int, int]
-    windows: tuple[tuple[int, int, int, int], ...]
+    windows: tuple[Window, ...]
     views: tuple[str, ...]
     logits: tuple[float, ...]
 

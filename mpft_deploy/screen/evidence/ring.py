@@ -5,6 +5,7 @@ All of it is plain data: what a reader in another process gets comes here by mes
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -51,7 +52,6 @@ class Group:
 
     coding: Coding
     pictures: list[Coded] = field(default_factory=list)
-    size: int = 0
 
     @property
     def begin(self) -> float:
@@ -83,30 +83,24 @@ class Ring:
         self._seconds, self._most, self._size = seconds, most, 0
         self._lock = threading.Lock()
         self._groups: deque[Group] = deque()
-        self._open: Group | None = None
         self.trouble = ""
         """Why nothing can be kept, if so."""
 
     def add(self, coding: Coding, picture: Coded) -> None:
-        """The next picture; until there is a keyframe none is kept."""
+        """The next picture; until there is a keyframe of its coding none is kept."""
         with self._lock:
             if picture.key:
-                self._open = Group(coding)
-                self._groups.append(self._open)
-            group = self._open
-            if group is None or group.coding != coding:
-                self._open = None
+                self._groups.append(Group(coding))
+            if not self._groups or self._groups[-1].coding != coding:
                 return
-            group.pictures.append(picture)
-            group.size += len(picture.data)
+            self._groups[-1].pictures.append(picture)
             self._size += len(picture.data)
             old = picture.received - self._seconds
-            while len(self._groups) > 1 and self._groups[1].begin <= old:
-                self._drop()
-            while self._size > self._most:
-                self._drop()
-            if not self._groups:
-                self._open = None
+            while self._size > self._most or (
+                len(self._groups) > 1 and self._groups[1].begin <= old
+            ):
+                gone = self._groups.popleft().pictures
+                self._size -= sum(len(picture.data) for picture in gone)
 
     def fail(self, why: str) -> None:
         """Nothing can be kept."""
@@ -118,21 +112,15 @@ class Ring:
         They are of one coding: where a connection was made anew within the span, the longer part.
         None if there are none.
         """
-        with self._lock:
-            groups = [Group(g.coding, g.pictures[:], g.size) for g in self._groups]
-        after = [number for number, group in enumerate(groups) if group.begin > begin]
-        first = max(0, (after[0] if after else len(groups)) - 1)
         parts: list[tuple[Coding, list[Coded]]] = []
-        for group in groups[first:]:
-            wanted = [picture for picture in group.pictures if picture.received <= end]
-            if parts and parts[-1][0] == group.coding:
-                parts[-1][1].extend(wanted)
-            elif wanted:
-                parts.append((group.coding, wanted))
+        with self._lock:
+            before = sum(group.begin <= begin for group in self._groups)
+            groups = itertools.islice(self._groups, max(0, before - 1), None)
+            for coding, some in itertools.groupby(groups, lambda group: group.coding):
+                of_coding = (picture for group in some for picture in group.pictures)
+                if wanted := [picture for picture in of_coding if picture.received <= end]:
+                    parts.append((coding, wanted))
         return max(parts, key=lambda part: part[1][-1].received - part[1][0].received, default=None)
-
-    def _drop(self) -> None:
-        self._size -= self._groups.popleft().size
 
 
 @dataclass(frozen=True)

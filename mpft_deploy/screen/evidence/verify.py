@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +18,8 @@ from mpft_deploy.prepared import Prepared, prepare_views
 from mpft_deploy.screen.evidence.package import Judged, Package
 from mpft_deploy.screen.screener import Judged as Judgement
 from mpft_deploy.screen.screener import Screener
+from mpft_deploy.screen.streams.settings import ScreenSettings
 from mpft_deploy.spec import DetectorSpec
-from mpft_deploy.views import Window
-
-BATCH = 8
-"""Views that are judged at once."""
 
 CLOSE = 1e-12
 """Of probabilities: exp may differ in its last digit between C libraries."""
@@ -60,13 +57,11 @@ def recompute(
     bundle: Bundle,
     *,
     threads: int = 0,
-    advance: Callable[[int, int], None] = lambda views, of: None,
 ) -> list[Difference]:
     """All that is not as it was told; empty if every logit and verdict of a frame is the same.
 
     Args:
         bundle: of the engine that judged; see `require_same_engine`.
-        advance: told after each call of the engine how many views are done, of how many.
 
     Raises:
         InputError: the package cannot be what a screener made.
@@ -79,18 +74,19 @@ def recompute(
             engine,
             views=told.views,
             threshold=told.threshold,
-            batch=1 if bundle.info.mixes_views else BATCH,
+            batch=ScreenSettings().batch_of(bundle.info),
         )
     except UsageError as error:
         raise InputError(f"{display(package.path)} cannot be: {error}") from None
     frames = package.manifest.frames
     prepared = [_prepared(package, screener.spec, frame) for frame in frames]
-    judged = screener.judge(prepared, advance)
-    differences = []
-    for number, (frame, result) in enumerate(zip(frames, judged, strict=True), 1):
-        for what, said, found in _compared(package, frame, result):
-            differences.append(Difference(number, what, said, found))
-    return differences
+    judged = screener.judge(prepared)
+    return [
+        Difference(number, what, said, found)
+        for number, (frame, result) in enumerate(zip(frames, judged, strict=True), 1)
+        for what, said, found in _compared(package, frame, result)
+        if said != found
+    ]
 
 
 def _prepared(package: Package, spec: DetectorSpec, frame: Judged) -> Prepared:
@@ -105,28 +101,21 @@ def _prepared(package: Package, spec: DetectorSpec, frame: Judged) -> Prepared:
         if data[:8] != SIGNATURE or data[16:24] != struct.pack(">II", side, side):
             raise InputError(f"{where}: {name} is no PNG of {side} × {side} pixels, as views are")
         views.append(read_picture(package.path / name, data=data).pixels)
-    windows = [Window(*window) for window in frame.windows]
-    return prepare_views(spec, np.stack(views), windows, frame.size)
+    return prepare_views(spec, np.stack(views), frame.windows, frame.size)
 
 
 def _compared(
     package: Package, frame: Judged, result: Judgement
-) -> Sequence[tuple[str, object, object]]:
-    """What differs: its name, as told and as found."""
+) -> Iterator[tuple[str, object, object]]:
+    """What a package tells of a frame: its name, as told and as found."""
     told, found = frame.frame, result.judgement
+    for number, (said, now) in enumerate(zip(frame.logits, result.view_logits, strict=True), 1):
+        yield f"the logit of view {number}", said, float(now)
     baseline, verdict = package.manifest.engine.baselines.get(told.stream), found.verdict
     if baseline is not None:
         verdict = baseline.of_frame(verdict, found.probability)
-    logits = tuple(map(float, result.view_logits))
-    rows: list[tuple[str, object, object]] = [
-        (f"the logit of view {number}", said, now)
-        for number, (said, now) in enumerate(zip(frame.logits, logits, strict=True), 1)
-    ]
-    rows += [
-        ("its logit", told.logit, found.logit),
-        ("its verdict", told.verdict, verdict),
-        ("why it is not judged", told.unjudged, found.reason),
-    ]
+    yield "its logit", told.logit, found.logit
+    yield "its verdict", told.verdict, verdict
+    yield "why it is not judged", told.unjudged, found.reason
     if abs(told.probability - found.probability) > CLOSE:
-        rows.append(("its probability", told.probability, found.probability))
-    return [row for row in rows if row[1] != row[2]]
+        yield "its probability", told.probability, found.probability

@@ -16,13 +16,11 @@ class Clock(Protocol):
         """Since the Unix epoch; may jump whenever someone sets it."""
 
 
-class SystemClock:
+class SystemClock(Clock):
     """The machine's own."""
 
     def monotonic(self) -> float:
-        """See `Clock`."""
         return time.monotonic()
 
     def time(self) -> float:
-        """See `Clock`."""
         return time.time()

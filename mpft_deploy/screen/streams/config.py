@@ -101,23 +101,22 @@ def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
 def named(sources: Sequence[SourceSettings], where: str) -> tuple[SourceSettings, ...]:
     """The sources with a name each: the given one, or the address without its secrets."""
     taken: set[str] = set()
+    for source in sources:
+        if source.name and source.name in taken:
+            raise InputError(
+                f"{where}: two sources are called {source.name!r}: give each its own name"
+            )
+        taken.add(source.name)
     result = []
     for source in sources:
-        name = source.name
-        if name in taken and name:
-            raise InputError(f"{where}: two sources are called {name!r}: give each its own name")
+        name = base = source.name or short_name(source.address)
+        number = 2
+        while not source.name and name in taken:
+            name, number = f"{base} {number}", number + 1
         taken.add(name)
-        result.append(source)
-    for index, source in enumerate(result):
-        if not source.name:
-            base = short_name(source.address)
-            name, number = base, 2
-            while name in taken:
-                name, number = f"{base} {number}", number + 1
-            taken.add(name)
-            result[index] = msgspec.structs.replace(source, name=name)
+        result.append(msgspec.structs.replace(source, name=name))
     for source in result:
-        for stream in source.streams:
+        for stream in source.boxes:
             if source.region and stream in taken:
                 raise InputError(f"{where}: a source and a region are both called {stream!r}")
     return tuple(result)

@@ -16,7 +16,7 @@ scatter by `HeldOut.spread`, correlated for any length of time.
 Where V is at least the variance of the mean, E[exp(evidence)] ≤ 1 for real streams, and more frames
 only take V away: error² stays, so that no number of frames of one camera makes surer than about
 d² / (2 · error²). V comes from the stream itself (`runs`): all of spread² until frames have
-shown that they scatter, and as many opinions as there were different pictures (`novelty`).
+shown that they scatter, and as many opinions as there were different pictures.
 
 **A camera that was taught** (`baseline`) has a known mean μ for real frames, and a spread and
 correlation of its own. Evidence for "generated" is then d · (m − μ − d/2) / (e² + V), where e is
@@ -57,11 +57,9 @@ import math
 import msgspec
 
 from mpft_deploy.screen.streams.baseline import Baseline
-from mpft_deploy.screen.streams.drift import Drift
-from mpft_deploy.screen.streams.hypothesis import AGAINST, LONGEST, Hypothesis, limits
-from mpft_deploy.screen.streams.novelty import I32, Seen
+from mpft_deploy.screen.streams.hypothesis import AGAINST, LONGEST, Drift, Hypothesis, limits
 from mpft_deploy.screen.streams.records import Reason
-from mpft_deploy.screen.streams.runs import Pool, Run, Second
+from mpft_deploy.screen.streams.runs import I32, Pool, Run, Second, Seen
 from mpft_deploy.screen.streams.settings import DecisionSettings, seconds
 from mpft_deploy.spec import Calibration, StreamVerdict, Verdict
 
@@ -187,7 +185,7 @@ class StreamDecision:
 
     @property
     def drifted(self) -> bool:
-        """Whether its camera does not show any more what it was taught by; see `drift`."""
+        """Whether its camera does not show any more what it was taught by; see `Drift`."""
         return self._drift is not None and self._drift.drifted
 
     @property

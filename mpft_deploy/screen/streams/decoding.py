@@ -7,12 +7,22 @@ as long as decoding does. A newer one takes its place for nothing meanwhile.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from mpft_deploy.screen.streams.attempt import GRACE, Captured, Coded
 from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.streams.task import Task
+
+WEIGHT = 0.1
+"""Of the newest duration in a mean."""
+
+BATCH_SECONDS = 0.25
+"""A batch is full with as many frames as are judged in this time."""
+
+MOST = 8
+"""Frames that are decoded at a time, at most: hundreds of keyframes of 1080p a second."""
 
 
 class Decoding:
@@ -47,7 +57,7 @@ class Decoding:
         result: Captured | str
         try:
             shot = frame.decode()
-            result = shot if isinstance(shot, str) else Captured(shot, frame.received, frame.time)
+            result = shot if isinstance(shot, str) else Captured(shot, frame.received)
         except Exception:
             # Whatever a library makes of a damaged frame, the next one must be decoded. That there
             # are none for long ends the connection, and a new one says why.
@@ -58,3 +68,45 @@ class Decoding:
         if self.result is None:  # it was not given up meanwhile
             self.result = result
         self._done()
+
+
+def mean(before: float, seconds: float) -> float:
+    """A running mean of durations, in seconds, with one more; 0 before the first."""
+    return before + (WEIGHT if before else 1.0) * (seconds - before)
+
+
+class Pace:
+    """What a scheduler and its decoders know of the engine's speed.
+
+    Args:
+        batch: frames that are judged at once, at most.
+        max_age: seconds that a verdict's frame may be old.
+
+    Attributes:
+        judging: how long the engine takes for one frame, as a part of its batch, on average.
+        decoding: how long a frame takes that waits coded, on average.
+    """
+
+    def __init__(self, batch: int, max_age: float) -> None:
+        self._batch, self._max_age = batch, max_age
+        self.judging = self.decoding = 0.0
+
+    @property
+    def batch(self) -> int:
+        """Frames of a full batch."""
+        most = self._batch
+        return min(most, math.ceil(BATCH_SECONDS / self.judging)) if self.judging else most
+
+    @property
+    def ahead(self) -> int:
+        """Frames that are to be decoded, or are, while the engine judges a batch."""
+        more = math.ceil(self.decoding / self.judging) if self.judging else MOST
+        return self.batch + more
+
+    @property
+    def oldest(self) -> float:
+        """How old a frame may be at its turn to be no older than `max_age` at its verdict.
+
+        At least half of `max_age`: an engine that takes longer than that must judge all the same.
+        """
+        return self._max_age - min(self.batch * self.judging, self._max_age / 2)

@@ -32,7 +32,9 @@ class Emitter:
     """Numbers events and hands them to a sink, from one thread, in order."""
 
     def __init__(self, sink: Sink | None, clock: Clock, capacity: int = CAPACITY) -> None:
-        self._sink, self._clock, self._capacity = sink, clock, capacity
+        self._clock, self._capacity = clock, capacity
+        self.sink = sink
+        """Who is told; another one before the start alone."""
         # Ids of a later process sort after those of an earlier one, as long as the clock is right;
         # processes that start at once differ by chance.
         self._prefix = f"{int(clock.time() * 1000):012x}-{secrets.token_hex(4)}"
@@ -51,16 +53,12 @@ class Emitter:
     @property
     def failure(self) -> BaseException | None:
         """What ended its thread, or one of the sink's."""
-        return self._task.failure or failure_of([self._sink])
+        return self._task.failure or failure_of([self.sink])
 
     def alive(self, now: float) -> bool:
         """Whether events go on: sinks never wait, so none may keep one for long."""
         sending = self._sending
         return self.failure is None and (sending is None or now - sending < HUNG)
-
-    def tell(self, sink: Sink) -> None:
-        """Another sink; before the start."""
-        self._sink = sink
 
     def start(self) -> None:
         """Begin to hand events on."""
@@ -93,8 +91,8 @@ class Emitter:
             self._changed.notify()
         if self._task.is_alive():
             self._task.join(max(0.0, end - time.monotonic()))
-        if self._sink is not None:
-            self._sink.close(max(0.0, end - time.monotonic()))
+        if self.sink is not None:
+            self.sink.close(max(0.0, end - time.monotonic()))
 
     def _drop_picture(self) -> None:
         if not self._unpictured:
@@ -122,9 +120,9 @@ class Emitter:
                     return
                 event = self._queue.popleft()
                 self.picture = self._pictures.pop(event.id, None)
-            if self._sink is not None:
+            if self.sink is not None:
                 self._sending = self._clock.monotonic()
-                self._send(self._sink, event)
+                self._send(self.sink, event)
                 self._sending = None
 
     def _send(self, sink: Sink, event: Event) -> None:

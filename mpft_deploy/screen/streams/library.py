@@ -11,7 +11,7 @@ import msgspec
 
 from mpft_deploy.errors import UsageError
 from mpft_deploy.screen.streams.config import Config, named
-from mpft_deploy.screen.streams.records import Event
+from mpft_deploy.screen.streams.records import Event, Sink
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.watch import TICK, Watch
 
@@ -22,7 +22,7 @@ DEPTH = 1000
 """Events that wait for the program; beyond that the oldest are lost."""
 
 
-class _Queue:
+class _Queue(Sink):
     """A sink that a program takes events from."""
 
     name = "program"
@@ -31,7 +31,7 @@ class _Queue:
         self.events: queue.Queue[Event] = queue.Queue(DEPTH)
 
     def send(self, event: Event) -> None:
-        """See `Sink`; whoever reads too slowly gets what is new."""
+        """Take it: whoever reads too slowly gets what is new."""
         while True:
             with contextlib.suppress(queue.Full):
                 return self.events.put_nowait(event)

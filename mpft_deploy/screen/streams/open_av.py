@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpft_deploy.images import check_readable
-from mpft_deploy.screen.streams.attempt import GONE, Attempt, SourceLostError
+from mpft_deploy.screen.streams.attempt import GONE, OUT_OF_MEMORY, Attempt, SourceLostError
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.video import CONTAINERS, size_limit
 
@@ -20,34 +20,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PROTOCOLS = {
-    "rtsp": "rtsp,rtp,udp,tcp",
-    "rtsps": "rtsp,rtsps,rtp,srtp,udp,tcp,tls",
-    "http": "http,https,tcp,tls,crypto",
-    "https": "https,tcp,tls,crypto",
-    "hls+http": "http,https",
-    "hls+https": "http,https",
-    "rtmp": "rtmp,tcp",
-    "file": "file",
-}
-"""What a stream may make FFmpeg open: a playlist from a stranger must not lead to local files."""
-
 _HTTP = f"{CONTAINERS},mpjpeg,mjpeg,h264,hevc,image2,jpeg_pipe,png_pipe,webp_pipe,bmp_pipe"
 _HLS = "hls,mpegts,mov,mp4"
 
-FORMATS = {
-    "rtsp": "rtsp,sdp,rtp,mpegts",
-    "rtsps": "rtsp,sdp,rtp,mpegts",
-    "http": _HTTP,
-    "https": _HTTP,
-    "hls+http": _HLS,
-    "hls+https": _HLS,
-    "rtmp": "flv,live_flv",
-    "file": CONTAINERS,
+ALLOWED = {
+    "rtsp": ("rtsp,rtp,udp,tcp", "rtsp,sdp,rtp,mpegts"),
+    "rtsps": ("rtsp,rtsps,rtp,srtp,udp,tcp,tls", "rtsp,sdp,rtp,mpegts"),
+    "http": ("http,https,tcp,tls,crypto", _HTTP),
+    "https": ("https,tcp,tls,crypto", _HTTP),
+    "hls+http": ("http,https", _HLS),
+    "hls+https": ("http,https", _HLS),
+    "rtmp": ("rtmp,tcp", "flv,live_flv"),
+    "file": ("file", CONTAINERS),
 }
-"""What a stream may be: playlists, which lead to further addresses, only where asked for."""
-
-OUT_OF_MEMORY = "what it sends takes more memory than its reader may have"
+"""By scheme, protocols and formats of FFmpeg. A stream may not make it open any others: a playlist
+from a stranger must not lead to local files, and playlists, which lead to further addresses, are
+read only where asked for."""
 
 _ASKING_HARDWARE = threading.Lock()
 """Sources that start together ask once."""
@@ -71,9 +59,10 @@ def open_source(settings: SourceSettings, location: str | None) -> av.container.
         from av.codec.hwaccel import HWAccel
 
         arguments["hwaccel"] = HWAccel(settings.hwaccel, allow_software_fallback=True)
+    protocols, formats = ALLOWED[target.scheme]
     options = {
-        "protocol_whitelist": PROTOCOLS[target.scheme],
-        "format_whitelist": FORMATS[target.scheme],
+        "protocol_whitelist": protocols,
+        "format_whitelist": formats,
         # Of the decoders that look at what a stream sends before it is read.
         **size_limit(settings.max_pixels),
     }
@@ -137,10 +126,9 @@ def check_size(width: int, height: int, settings: SourceSettings) -> None:
         )
 
 
-def lost(
-    error: av.error.FFmpegError, settings: SourceSettings, attempt: Attempt
-) -> SourceLostError:
+def lost(error: av.error.FFmpegError, attempt: Attempt) -> SourceLostError:
     """What happened, without the address: str(error) names it."""
+    settings = attempt.settings
     why, gone = error.strerror or type(error).__name__, error.errno in GONE
     if error.errno == errno.ENOMEM:
         why = OUT_OF_MEMORY

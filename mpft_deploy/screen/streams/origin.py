@@ -13,9 +13,9 @@ import ssl
 from typing import Any
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
+from mpft_deploy.screen.streams.address import PORTS
 from mpft_deploy.screen.streams.attempt import GONE, SourceLostError
 
-_PORTS = {"http": 80, "https": 443}
 _REDIRECTS = 5
 
 
@@ -103,17 +103,7 @@ class Playlists:
 
 
 def _port(parts: SplitResult) -> int:
-    return parts.port or _PORTS.get(parts.scheme, 0)
-
-
-def _connect(parts: SplitResult, timeout: float) -> http.client.HTTPConnection:
-    host, port = parts.hostname or "", _port(parts)
-    if parts.scheme == "https":
-        # As FFmpeg does: cameras sign for themselves, and what they send is no secret of ours.
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
-    return http.client.HTTPConnection(host, port, timeout=timeout)
+    return parts.port or PORTS.get(parts.scheme, 0)
 
 
 def _ask(parts: SplitResult, timeout: float, headers: dict[str, str]) -> http.client.HTTPResponse:
@@ -131,7 +121,13 @@ def _ask(parts: SplitResult, timeout: float, headers: dict[str, str]) -> http.cl
 def _request(
     parts: SplitResult, timeout: float, headers: dict[str, str]
 ) -> http.client.HTTPResponse:
-    connection = _connect(parts, timeout)
+    host, port = parts.hostname or "", _port(parts)
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    if parts.scheme == "https":
+        # As FFmpeg does: cameras sign for themselves, and what they send is no secret of ours.
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     connection.request("GET", target, headers={"Connection": "close", **headers})
     return connection.getresponse()

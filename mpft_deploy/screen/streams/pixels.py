@@ -17,7 +17,7 @@ from mpft_deploy.views import Window
 
 if TYPE_CHECKING:
     import av
-
+    from av.video.reformatter import VideoReformatter
 
 _ROWS, _COLUMNS = 8, 64
 """Converters look at a few neighbours, and treat so many columns at once: a cut starts on multiples
@@ -26,6 +26,8 @@ of these, and takes one more on each side."""
 _WHOLE = 64
 """Columns or rows of luma that are a whole number of chroma."""
 
+_OF_THREAD = threading.local()
+
 
 class Shot(Protocol):
     """A received picture, not yet RGB."""
@@ -33,30 +35,28 @@ class Shot(Protocol):
     height: int
     width: int
 
-    def cut(self, window: Window, cutter: Cutter) -> U8:
+    def cut(self, window: Window) -> U8:
         """A window that lies within the picture, u8 [height, width, 3] RGB."""
 
     def whole(self) -> U8:
         """u8 [height, width, 3] RGB, read-only where several hold it."""
 
 
-class RgbShot:
+class RgbShot(Shot):
     """A picture that came as RGB."""
 
     def __init__(self, pixels: U8) -> None:
         self.height, self.width = pixels.shape[:2]
         self._pixels = pixels
 
-    def cut(self, window: Window, cutter: Cutter) -> U8:
-        """See `Shot`."""
+    def cut(self, window: Window) -> U8:
         return _part(self._pixels, window)
 
     def whole(self) -> U8:
-        """See `Shot`."""
         return self._pixels
 
 
-class DecodedShot:
+class DecodedShot(Shot):
     """A frame as the decoder gave it, turned as its stream says; from any thread.
 
     A conversion writes to the frame it reads meanwhile: one thread at a time is let near it.
@@ -70,12 +70,11 @@ class DecodedShot:
         sides = (frame.height, frame.width)
         self.height, self.width = sides if self._turns % 2 == 0 else sides[::-1]
 
-    def cut(self, window: Window, cutter: Cutter) -> U8:
-        """See `Shot`."""
+    def cut(self, window: Window) -> U8:
         if self._turns:
             return _part(self.whole(), window)
         with self._lock:
-            return cutter.cut(self._frame, window)
+            return cut(self._frame, window)
 
     def whole(self) -> U8:
         """See `Shot`; what is turned is converted once, for windows are cut out of it."""
@@ -88,27 +87,29 @@ class DecodedShot:
             return self._turned
 
 
-class Cutter:
-    """Cuts windows out of frames; keeps what the conversion needs. For one thread."""
+def cut(frame: av.VideoFrame, window: Window) -> U8:
+    """A window of a frame, u8 [height, width, 3] RGB: the bytes of the converted whole."""
+    form = frame.format
+    across, down = _WHOLE // form.chroma_width(_WHOLE), _WHOLE // form.chroma_height(_WHOLE)
+    # Along sides that are odd, or that chroma does not fill, it is stretched, unevenly.
+    # Of formats that mix it with luma FFmpeg's crop takes other columns than are asked for.
+    mixed = form.is_bit_stream or (across > 1 and not form.is_planar)
+    if mixed or frame.height % max(2, down) or frame.width % max(2, across):
+        return _part(to_rgb(frame), window)
+    row, height = _span(window.row, window.height, frame.height, _ROWS)
+    column, width = _span(window.column, window.width, frame.width, _COLUMNS)
+    part = to_rgb(_crop(frame, Window(row, column, height, width)), _reformatter())
+    return _part(part, window._replace(row=window.row - row, column=window.column - column))
 
-    def __init__(self) -> None:
+
+def _reformatter() -> VideoReformatter:
+    """This thread's, which keeps what it needs for one size of pictures after another."""
+    if not hasattr(_OF_THREAD, "reformatter"):
         from av.video.reformatter import VideoReformatter
 
-        self._reformatter = VideoReformatter()
-
-    def cut(self, frame: av.VideoFrame, window: Window) -> U8:
-        """A window, u8 [height, width, 3] RGB: the bytes of the converted whole."""
-        form = frame.format
-        across, down = _WHOLE // form.chroma_width(_WHOLE), _WHOLE // form.chroma_height(_WHOLE)
-        # Along sides that are odd, or that chroma does not fill, it is stretched, unevenly.
-        # Of formats that mix it with luma FFmpeg's crop takes other columns than are asked for.
-        mixed = form.is_bit_stream or (across > 1 and not form.is_planar)
-        if mixed or frame.height % max(2, down) or frame.width % max(2, across):
-            return _part(to_rgb(frame), window)
-        row, height = _span(window.row, window.height, frame.height, _ROWS)
-        column, width = _span(window.column, window.width, frame.width, _COLUMNS)
-        part = to_rgb(_crop(frame, Window(row, column, height, width)), self._reformatter)
-        return _part(part, window._replace(row=window.row - row, column=window.column - column))
+        _OF_THREAD.reformatter = VideoReformatter()
+    reformatter: VideoReformatter = _OF_THREAD.reformatter
+    return reformatter
 
 
 def _crop(frame: av.VideoFrame, window: Window) -> Any:

@@ -26,9 +26,9 @@ from mpft_deploy.files import printable
 from mpft_deploy.images import U8
 from mpft_deploy.screen.evidence.ring import Coding
 from mpft_deploy.screen.streams import wire
-from mpft_deploy.screen.streams.attempt import Attempt, Cause, SourceLostError
+from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
 from mpft_deploy.screen.streams.open_av import check_size, why_no_hardware
-from mpft_deploy.screen.streams.pixels import Cutter, Shot
+from mpft_deploy.screen.streams.pixels import RgbShot, Shot
 from mpft_deploy.screen.streams.reader_child import WIRES, Order
 from mpft_deploy.screen.streams.settings import Readers, SourceSettings
 from mpft_deploy.screen.streams.wire import Wire
@@ -76,8 +76,9 @@ class ReaderProcesses:
         self._server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
-    def read(self, settings: SourceSettings, attempt: Attempt) -> None:
+    def read(self, attempt: Attempt) -> None:
         """Read a source with FFmpeg; see `read_av.read`."""
+        settings = attempt.settings
         if settings.hwaccel and why_no_hardware(settings.hwaccel):  # said once, by this process
             settings = msgspec.structs.replace(settings, hwaccel="")
         child, wires = self._fork()
@@ -171,7 +172,7 @@ class _Reader:
         self._attempt = attempt
         self._events, self._cuts, self._decodes = events, cuts, decodes
         self._locks = {cuts: threading.Lock(), decodes: threading.Lock()}
-        self._decoded = wire.decoder(wire.Picture | Cause)
+        self._decoded = wire.decoder(wire.Picture | wire.Cause)
         self._lost = False
         self._coding: Coding | None = None
         self._shots = weakref.WeakValueDictionary[int, RemoteShot]()
@@ -276,30 +277,27 @@ class _Reader:
         raise SourceLostError("the process that reads it does not answer")
 
 
-class RemoteShot:
-    """A picture that lies in the process that decoded it; see `Shot`."""
+class RemoteShot(Shot):
+    """A picture that lies in the process that decoded it."""
 
     def __init__(self, reader: _Reader, picture: wire.Picture) -> None:
         self._reader, self._number = reader, picture.number
         self.height, self.width = picture.height, picture.width
-        self._whole: U8 | None = None
+        self._fetched: RgbShot | None = None
 
     def __del__(self) -> None:
         self._reader.unused.append(self._number)
 
-    def cut(self, window: Window, cutter: Cutter) -> U8:
-        """See `Shot`."""
-        if self._whole is not None:
-            row, column, height, width = window
-            return self._whole[row : row + height, column : column + width]
+    def cut(self, window: Window) -> U8:
+        if self._fetched is not None:
+            return self._fetched.cut(window)
         return self._reader.pixels(self._number, window, window.height, window.width)
 
     def whole(self) -> U8:
-        """See `Shot`."""
-        if self._whole is not None:
-            return self._whole
+        if self._fetched is not None:
+            return self._fetched.whole()
         return self._reader.pixels(self._number, None, self.height, self.width)
 
     def fetch(self) -> None:
         """Have it here, for the process ends."""
-        self._whole = self.whole()
+        self._fetched = RgbShot(self.whole())

@@ -13,7 +13,6 @@ from mpft_deploy.screen.evidence.clip import Tap
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
 from mpft_deploy.screen.streams.open_av import check_size, is_still, lost, open_source
 from mpft_deploy.screen.streams.pixels import DecodedShot, Shot
-from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.video import (
     RefusedError,
     Sent,
@@ -45,7 +44,7 @@ JUMP, BACK = 10.0, 1.0
 """Seconds: a clock that jumps further, forward or back, starts anew."""
 
 
-def read(settings: SourceSettings, attempt: Attempt) -> None:
+def read(attempt: Attempt) -> None:
     """Read a source with FFmpeg; returns at the end of a file.
 
     Raises:
@@ -53,13 +52,13 @@ def read(settings: SourceSettings, attempt: Attempt) -> None:
     """
     import av
 
-    strict, location = True, None
+    strict, location, settings = True, None, attempt.settings
     try:
         while not attempt.stopping:
             attempt.within(2 * settings.connect)  # to connect, and again to see what it sends
             try:
                 with open_source(settings, location) as container:
-                    _read_open(container, settings, attempt, strict=strict)
+                    _read_open(container, attempt, strict=strict)
                     still = settings.target.network and is_still(container)
             except RefusedError:
                 strict = False
@@ -76,25 +75,18 @@ def read(settings: SourceSettings, attempt: Attempt) -> None:
                     raise
                 continue
             # A camera that gives one picture is asked for the next, at the rate that is wanted.
-            pause = 1 / settings.decode if isinstance(settings.decode, float) else STILL
-            if not still or not attempt.wait(pause):
+            if not still or not attempt.wait(settings.interval or STILL):
                 return
     except InputError:
         raise
     except av.error.FFmpegError as error:
-        raise lost(error, settings, attempt) from None
+        raise lost(error, attempt) from None
     except OSError as error:
         raise SourceLostError(error.strerror or type(error).__name__) from None
 
 
-def _read_open(
-    container: av.container.InputContainer,
-    settings: SourceSettings,
-    attempt: Attempt,
-    *,
-    strict: bool,
-) -> None:
-    track = pick_track(container)
+def _read_open(container: av.container.InputContainer, attempt: Attempt, *, strict: bool) -> None:
+    settings, track = attempt.settings, pick_track(container)
     still = settings.target.network and is_still(container)
     if track is None and still:
         track = Track(container.streams.video[0], "")
@@ -104,11 +96,10 @@ def _read_open(
     if stream.codec_context is None:
         raise SourceLostError("its video is coded in a way that cannot be read")
     check_size(stream.width, stream.height, settings)
-    target = settings.target
-    local = target.scheme == "file"
-    finite = local or still
-    finite = finite or (target.scheme in ("http", "https") and container.duration is not None)
-    decoder = _Decoder(stream, settings, attempt, shed=not finite, strict=strict)
+    scheme = settings.target.scheme
+    finite = still or scheme == "file"
+    finite = finite or (scheme in ("http", "https") and container.duration is not None)
+    decoder = _Decoder(stream, attempt, shed=not finite, strict=strict)
     attempt.describe(stream.codec_context.name, track.note)
     pace = _Pace(attempt) if finite and not still else None
     packets = container.demux(stream)
@@ -143,15 +134,10 @@ class _Decoder:
     """
 
     def __init__(
-        self,
-        stream: av.VideoStream,
-        settings: SourceSettings,
-        attempt: Attempt,
-        *,
-        shed: bool,
-        strict: bool,
+        self, stream: av.VideoStream, attempt: Attempt, *, shed: bool, strict: bool
     ) -> None:
-        self._settings, self._attempt, self._strict = settings, attempt, strict
+        settings = attempt.settings
+        self._attempt, self._strict = attempt, strict
         self._tap = None if attempt.ring is None else Tap(stream, attempt.ring)
         self._context = context = stream.codec_context
         # Frame threads delay every frame by their number; sources are what runs side by side here.
@@ -165,7 +151,7 @@ class _Decoder:
         self._keyframes = settings.decode == "keyframes"
         if self._keyframes:
             context.skip_frame = "NONKEY"
-        self._interval = 1 / settings.decode if isinstance(settings.decode, float) else 0.0
+        self._interval = settings.interval
         # Where every frame stands alone, one that is not due need not be decoded.
         self._alone = context.codec.intra_only
         self._due = -math.inf
@@ -244,7 +230,7 @@ class _Decoder:
         except av.error.ArgumentError:
             if self._attempt.pictures:
                 return None
-            limit = self._settings.max_pixels
+            limit = self._attempt.settings.max_pixels
             raise SourceLostError(
                 f"its pictures have more than max_pixels = {limit} pixels, or cannot be decoded"
             ) from None
@@ -318,7 +304,7 @@ class _Decoder:
                     attempt.drop("rate", picture=True)
                     continue
                 self._wait_for_due(received)
-            check_size(frame.width, frame.height, self._settings)
+            check_size(frame.width, frame.height, attempt.settings)
             attempt.offer(DecodedShot(frame), received)
 
 

@@ -8,21 +8,20 @@ from mpft_deploy.errors import InputError
 from mpft_deploy.images import find_images, read_picture
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
 from mpft_deploy.screen.streams.pixels import RgbShot
-from mpft_deploy.screen.streams.settings import SourceSettings
 
 _POLL = 0.005
 """Seconds between two looks at whether the last image was taken."""
 
 
-def read(settings: SourceSettings, attempt: Attempt) -> None:
+def read(attempt: Attempt) -> None:
     """Give the images of a folder, in the order of their names; then the source has ended.
 
     Each waits until the one before was taken; with a number of frames a second for `decode`, at
     that pace.
     """
+    settings = attempt.settings
     folder = Path(settings.target.rest)
     attempt.describe("images")
-    interval = 1 / settings.decode if isinstance(settings.decode, float) else 0.0
     count = 0
     for path in find_images(folder):
         count += 1
@@ -33,7 +32,7 @@ def read(settings: SourceSettings, attempt: Attempt) -> None:
             attempt.drop("damaged", picture=True)
             continue
         attempt.offer(RgbShot(picture.pixels), now)
-        if interval and not attempt.wait(interval):
+        if settings.interval and not attempt.wait(settings.interval):
             return
         while attempt.occupied:
             if not attempt.wait(_POLL):

@@ -16,7 +16,6 @@ import numpy as np
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
 from mpft_deploy.screen.streams.pixels import RgbShot
-from mpft_deploy.screen.streams.settings import SourceSettings
 
 HEADS = {
     # Of a camera at a Jetson's CSI port; nvvidconv brings its picture out of the GPU's memory.
@@ -44,26 +43,26 @@ _SLICE = 0.2
 """Seconds between two looks at whether to stop."""
 
 
-def read_pipe(settings: SourceSettings, attempt: Attempt) -> None:
+def read_pipe(attempt: Attempt) -> None:
     """Read rgb24 pictures of the given size from standard input, until it ends.
 
     A pause of any length is waited for: there is nothing to connect anew, and what follows goes on
     in the middle of a picture.
     """
-    assert settings.sides is not None  # no settings without
+    assert attempt.settings.sides is not None  # no settings without
     attempt.describe("rgb24")
-    _read(sys.stdin.fileno(), settings.sides, settings, attempt, patient=True)
+    _read(sys.stdin.fileno(), attempt.settings.sides, attempt, patient=True)
 
 
-def read_gstreamer(settings: SourceSettings, attempt: Attempt) -> None:
+def read_gstreamer(attempt: Attempt) -> None:
     """Read the pictures of a GStreamer pipeline, run in a process of its own.
 
     Raises:
         EnvironmentLacksError: GStreamer is not here.
         SourceLostError: the pipeline failed or ended, or holds a secret.
     """
-    target = settings.target
-    sides = settings.sides or SIDES
+    target = attempt.settings.target
+    sides = attempt.settings.sides or SIDES
     where = target.rest.strip("/") or "0" if target.scheme == "csi" else target.rest
     head = HEADS[target.scheme].format(where)
     height, width = sides
@@ -79,7 +78,7 @@ def read_gstreamer(settings: SourceSettings, attempt: Attempt) -> None:
         said = _Tail(process.stderr)
         attempt.describe("gstreamer")
         try:
-            _read(process.stdout.fileno(), sides, settings, attempt)
+            _read(process.stdout.fileno(), sides, attempt)
         finally:
             if process.poll() is None:
                 process.kill()
@@ -125,20 +124,14 @@ class _Tail(threading.Thread):
 
 
 def _read(
-    descriptor: int,
-    sides: tuple[int, int],
-    settings: SourceSettings,
-    attempt: Attempt,
-    *,
-    patient: bool = False,
+    descriptor: int, sides: tuple[int, int], attempt: Attempt, *, patient: bool = False
 ) -> None:
     """Pictures from a file descriptor until it ends; patient: however long it is silent."""
     height, width = sides
     size = 3 * height * width
-    interval = 1 / settings.decode if isinstance(settings.decode, float) else 0.0
-    due = 0.0
+    interval, due = attempt.settings.interval, 0.0
     while not attempt.stopping:
-        data = _exactly(descriptor, size, settings, attempt, patient=patient)
+        data = _exactly(descriptor, size, attempt, patient=patient)
         if data is None:
             return
         now = attempt.packet()
@@ -150,12 +143,10 @@ def _read(
         attempt.offer(RgbShot(pixels), now)
 
 
-def _exactly(
-    descriptor: int, size: int, settings: SourceSettings, attempt: Attempt, *, patient: bool
-) -> bytearray | None:
+def _exactly(descriptor: int, size: int, attempt: Attempt, *, patient: bool) -> bytearray | None:
     """So many bytes; None at the end, or if the attempt was stopped."""
     data = bytearray(size)
-    filled, silence = 0, 0.0
+    filled, silence, settings = 0, 0.0, attempt.settings
     limit = settings.timeout if attempt.pictures else settings.connect
     view = memoryview(data)
     while filled < size:

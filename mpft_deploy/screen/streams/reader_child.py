@@ -23,14 +23,12 @@ from typing import NoReturn
 import msgspec
 import numpy as np
 
-from mpft_deploy.errors import MpftError
-from mpft_deploy.screen.evidence.ring import Coded, Coding
+from mpft_deploy.screen.evidence import ring
 from mpft_deploy.screen.streams import read_av, wire
-from mpft_deploy.screen.streams.attempt import Attempt, Cause, Decode, SourceLostError
+from mpft_deploy.screen.streams.attempt import Attempt, Captured, Coded, Decode, Told
 from mpft_deploy.screen.streams.clock import SystemClock
 from mpft_deploy.screen.streams.memory import give_frames_back
-from mpft_deploy.screen.streams.open_av import OUT_OF_MEMORY
-from mpft_deploy.screen.streams.pixels import Cutter, Shot
+from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.sandbox import confine
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.wire import Wire
@@ -98,19 +96,10 @@ def _read(events: Wire, cuts: Wire, decodes: Wire) -> NoReturn:
     with contextlib.suppress(EOFError, OSError):  # the other end is gone
         order = msgspec.msgpack.decode(events.receive(LARGEST), type=Order)
         confine(order.settings)
-        attempt = _Attempt(order, events)
+        reader = _Reader(order, events)
         for one in (cuts, decodes):
-            threading.Thread(target=attempt.serve, args=(one,), daemon=True).start()
-        why, gone = "", False
-        try:
-            read_av.read(order.settings, attempt)
-        except MpftError as error:
-            why, gone = str(error), isinstance(error, SourceLostError) and error.gone
-        except MemoryError:
-            why = OUT_OF_MEMORY
-        except Exception as error:
-            why = f"{type(error).__name__}: {error}"
-        attempt.end(why, gone=gone)
+            threading.Thread(target=reader.serve, args=(one,), daemon=True).start()
+        reader.end(reader.attempt.run(read_av.read))
         signal.pause()  # until its pictures are fetched that are still wanted
     os._exit(0)
 
@@ -120,92 +109,53 @@ class _Recorder:
 
     def __init__(self, tell: Callable[[wire.Event], None]) -> None:
         self._tell, self.trouble = tell, ""
-        self._coding: Coding | None = None
+        self._coding: ring.Coding | None = None
 
-    def add(self, coding: Coding, picture: Coded) -> None:
-        """See `Ring`."""
+    def add(self, coding: ring.Coding, picture: ring.Coded) -> None:
         self._tell(wire.Recorded(None if coding is self._coding else coding, picture))
         self._coding = coding
 
     def fail(self, why: str) -> None:
-        """See `Ring`."""
         self.trouble = why
         self._tell(wire.Unrecorded(why[: wire.LONGEST_TEXT]))
 
 
-class _Attempt(Attempt):
-    """The attempt of a reader whose source is in another process."""
-
-    turns, occupied = 0, False  # as the source told last
+class _Reader:
+    """Reads a source that is in another process, and answers what that asks."""
 
     def __init__(self, order: Order, events: Wire) -> None:
-        super().__init__(order.settings, SystemClock())
+        recorder = _Recorder(self._send) if order.record else None
+        self.attempt = Attempt(order.settings, SystemClock(), recorder, self._tell)
         self._events, self._telling = events, threading.Lock()
         self._requests = wire.decoder(wire.Request)
-        self._recorder = _Recorder(self._tell) if order.record else None
         self._numbers = count()
         self._held: OrderedDict[int, Decode] = OrderedDict()
         self._shots: dict[int, Shot] = {}
 
-    @property
-    def ring(self) -> _Recorder | None:
-        """See `Attempt`."""
-        return self._recorder
-
-    def describe(self, codec: str, note: str = "") -> None:
-        """See `Attempt`."""
-        super().describe(codec, note)
-        self._tell(wire.Opened(codec, note[: wire.LONGEST_TEXT]))
-
-    def packet(self) -> float:
-        """See `Attempt`; whether there is a picture of it is looked at by the other process."""
-        self._tell(wire.Received())
-        return super().packet()
-
-    def offer(self, shot: Shot, received: float) -> None:
-        """See `Attempt`."""
-        super().offer(shot, received)
-        self._tell(self._keep(next(self._numbers), shot, received))
-
-    def hold(self, decode: Decode, received: float) -> None:
-        """See `Attempt`."""
-        number = next(self._numbers)
-        self._held[number] = decode
-        if len(self._held) > HELD:
-            self._held.popitem(last=False)
-        self._tell(wire.Held(number, received))
-
-    def drop(self, cause: Cause, count: int = 1, *, picture: bool = False) -> None:
-        """See `Attempt`."""
-        super().drop(cause, count, picture=picture)
-        if count > 0 or picture:
-            self._tell(wire.Dropped(cause, count, picture))
-
-    def end(self, why: str, *, gone: bool = False) -> None:
+    def end(self, end: wire.Ended) -> None:
         """Tell that nothing more comes."""
-        self._tell(wire.Ended(why[: wire.LONGEST_TEXT], gone))
+        self._send(wire.Ended(end.why[: wire.LONGEST_TEXT], end.gone))
 
     def serve(self, asked: Wire) -> NoReturn:
         """Answer requests, in a thread of its own, until the other end goes or the reader hangs."""
-        cutter = Cutter()
         try:
             while True:
                 if asked.ready(LOOK):
                     request = self._requests.decode(asked.receive(LARGEST))
-                    asked.send(self._answer(request, cutter))
-                elif self.now > self.deadline:
-                    self.end("the connection hangs; it was given up")
+                    asked.send(self._answer(request))
+                elif self.attempt.now > self.attempt.deadline:
+                    self.end(wire.Ended("the connection hangs; it was given up"))
                     break
         except (EOFError, OSError):
             pass
         finally:
             os._exit(0)
 
-    def _answer(self, request: wire.Request, cutter: Cutter) -> bytes | memoryview:
+    def _answer(self, request: wire.Request) -> bytes | memoryview:
         if isinstance(request, wire.Free):
             for number in request.numbers:
                 self._shots.pop(number, None)
-            self.turns, self.occupied = request.turns, request.occupied
+            self.attempt.turns, self.attempt.occupied = request.turns, request.occupied
             return b""
         if isinstance(request, wire.Decode):
             decode = self._held.pop(request.number, None)
@@ -219,7 +169,7 @@ class _Attempt(Attempt):
         try:
             shot = self._shots[request.number]
             window = request.window
-            pixels = shot.whole() if window is None else shot.cut(Window(*window), cutter)
+            pixels = shot.whole() if window is None else shot.cut(Window(*window))
             return np.ascontiguousarray(pixels).data.cast("B")
         except Exception:
             return b""
@@ -228,6 +178,21 @@ class _Attempt(Attempt):
         self._shots[number] = shot
         return wire.Picture(number, shot.height, shot.width, received)
 
-    def _tell(self, event: wire.Event) -> None:
+    def _tell(self, attempt: Attempt, told: Told) -> None:
+        """Whether there is a picture of what comes is looked at by the other process."""
+        if isinstance(told, Captured):
+            self._send(self._keep(next(self._numbers), told.shot, told.received))
+        elif isinstance(told, Coded):
+            number = next(self._numbers)
+            self._held[number] = told.decode
+            if len(self._held) > HELD:
+                self._held.popitem(last=False)
+            self._send(wire.Held(number, told.received))
+        elif isinstance(told, wire.Opened):
+            self._send(wire.Opened(told.codec, told.note[: wire.LONGEST_TEXT]))
+        elif not isinstance(told, wire.Dropped) or told.count > 0 or told.picture:
+            self._send(told)
+
+    def _send(self, event: wire.Event) -> None:
         with self._telling:
             self._events.send(wire.encode(event))

@@ -14,32 +14,28 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 
 import numpy as np
 
-from mpft_deploy.files import printable
 from mpft_deploy.prepared import Prepared
 from mpft_deploy.screen.evidence.ring import Looks
 from mpft_deploy.screen.screener import Screener
 from mpft_deploy.screen.streams.areas import WHOLE, Areas, stream_name
 from mpft_deploy.screen.streams.attempt import Captured, Coded, SourceLostError
-from mpft_deploy.screen.streams.baseline import Baseline
-from mpft_deploy.screen.streams.channel import Channel, Stream
+from mpft_deploy.screen.streams.channel import Channel, Kept, Stream
 from mpft_deploy.screen.streams.clock import Clock
+from mpft_deploy.screen.streams.config import Config
 from mpft_deploy.screen.streams.decision import StreamDecision
-from mpft_deploy.screen.streams.decoding import Decoding
+from mpft_deploy.screen.streams.decoding import MOST, Decoding, Pace, mean
 from mpft_deploy.screen.streams.emitter import Emitter
-from mpft_deploy.screen.streams.novelty import movement
-from mpft_deploy.screen.streams.pace import MOST, Pace
-from mpft_deploy.screen.streams.pictures import Kept
-from mpft_deploy.screen.streams.pixels import Cutter, Shot
-from mpft_deploy.screen.streams.records import Picture
-from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings
+from mpft_deploy.screen.streams.runs import movement
 from mpft_deploy.screen.streams.source import Source
-from mpft_deploy.screen.streams.task import HUNG, Inbox, Task
-from mpft_deploy.screen.streams.verdicts import Verdicts
+from mpft_deploy.screen.streams.task import HUNG, Task
 from mpft_deploy.screen.tell.metrics import Metrics
 from mpft_deploy.spec import StreamVerdict
 
@@ -47,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 IDLE = 0.2
 """Seconds that the thread sleeps at most: how soon it notices that it should stop."""
+
+PATIENCE = 5.0
+"""Seconds that others wait for the thread to do something for them."""
 
 _NOTHING = np.zeros(0, np.int32)
 """Scores of what is not judged."""
@@ -68,7 +67,6 @@ class Scheduler:
 
     Args:
         screener: its engine is called from one thread alone.
-        baselines: of the cameras that were taught, by the name of their source.
         keep: whether to keep the last judged frame of each source, for pictures.
         evidence: stream verdicts whose events come with the picture that decided.
         metrics: told how long the stages took. Of a frame: "wait", from receipt to its turn, and
@@ -78,37 +76,29 @@ class Scheduler:
     def __init__(
         self,
         screener: Screener,
-        settings: ScreenSettings,
-        decision: DecisionSettings,
+        config: Config,
         emitter: Emitter,
         clock: Clock,
         *,
-        baselines: Mapping[str, Baseline] | None = None,
         keep: bool = False,
         evidence: Collection[StreamVerdict] = (),
         metrics: Metrics | None = None,
     ) -> None:
-        self._screener, self._decision = screener, decision
-        self._baselines = baselines or {}
+        self._screener, self._config = screener, config
         self._clock, self._keep = clock, keep or bool(evidence)
-        self._verdicts = Verdicts(emitter, evidence)
+        self._emitter, self._evidence = emitter, evidence
         self._metrics = metrics or Metrics()
-        self._cutter = Cutter()
-        self._channels: tuple[Channel, ...] = ()
+        self.channels: tuple[Channel, ...] = ()
+        """To be served, in the order of the configuration."""
         self._turn = 0
         self._wake, self._stop = threading.Event(), threading.Event()
-        self._pace = Pace(screener.batch_size, settings.max_age)
+        self._pace = Pace(screener.batch_size, config.screen.max_age)
         self.turned = clock.monotonic()
         """When the thread last went round, by the monotonic clock."""
         self.idle = True
         """Whether no frame is between its source and its event."""
         self._task = Task("engine", self._run)
-        self._inbox = Inbox(self._task, self._wake)
-
-    @property
-    def channels(self) -> tuple[Channel, ...]:
-        """In the order of the configuration."""
-        return self._channels
+        self._asked: deque[tuple[Future[object], Callable[[], object]]] = deque()
 
     @property
     def failure(self) -> BaseException | None:
@@ -126,53 +116,42 @@ class Scheduler:
     def channel(self, source: Source, kept: Looks | None = None) -> Channel:
         """A channel for a new source."""
         areas = source.settings.areas
-        channel = Channel(source, areas, kept=kept)
+        channel = Channel(source, areas, self._emitter, self._evidence, kept)
         self._set_areas(channel, areas)
         return channel
 
-    def look_at(self, channel: Channel, areas: Areas) -> None:
-        """Look at other areas of a source from now on: all of it is decided afresh.
+    def reload(self, channels: Sequence[Channel], config: Config) -> None:
+        """Serve the sources of another configuration: what is new is decided afresh, and told.
+
+        Of those that are not among them nothing is told later.
+
+        Args:
+            channels: of each source of the configuration.
 
         Raises:
-            TimeoutError: the engine's thread does not come to it.
+            TimeoutError: the thread does not come to it.
         """
+        gone = [channel for channel in self.channels if channel not in channels]
+        before = self._config
+        self.channels, self._config = tuple(channels), config
 
         def change() -> None:
-            gone = {one.region for one in channel.streams} - {one.name for one in areas.regions}
-            self._verdicts.restart(channel, gone - {""})
-            self._set_areas(channel, areas)
+            for channel in gone:
+                channel.restart({one.region for one in channel.streams} | {""})
+            for channel, settings in zip(channels, config.sources, strict=True):
+                areas = settings.areas
+                names = [stream_name(settings.name, one.region) for one in channel.streams]
+                taught = [(before.baselines.get(n), config.baselines.get(n)) for n in names]
+                if channel.areas != areas:
+                    kept = {""} | {one.name for one in areas.regions}
+                    channel.restart({one.region for one in channel.streams} - kept)
+                    self._set_areas(channel, areas)
+                elif before.decision != config.decision or any(a != b for a, b in taught):
+                    channel.restart()
+                    for stream in channel.streams:
+                        stream.decision = self._new_decision(channel, stream.region)
 
-        self._inbox.ask(change)
-
-    def set_channels(self, channels: Sequence[Channel]) -> None:
-        """The sources to serve from now on."""
-        self._channels = tuple(channels)
-
-    def decide_by(self, decision: DecisionSettings, baselines: Mapping[str, Baseline]) -> None:
-        """Decide streams anew whose settings or baseline are others, and tell what changes."""
-        before, taught = self._decision, self._baselines
-        self._decision, self._baselines = decision, baselines
-
-        def decide() -> None:
-            for channel in self._channels:
-                names = [stream_name(channel.source.name, one.region) for one in channel.streams]
-                same = all(taught.get(name) == baselines.get(name) for name in names)
-                if same and decision == before:
-                    continue
-                self._verdicts.restart(channel)
-                for stream in channel.streams:
-                    stream.decision = self._new_decision(channel, stream.region)
-
-        self._inbox.ask(decide)
-
-    def remove(self, channels: Sequence[Channel]) -> None:
-        """Tell that sources are gone, which `set_channels` left out; they tell nothing later."""
-
-        def tell() -> None:
-            for channel in channels:
-                self._verdicts.restart(channel, {one.region for one in channel.streams} | {""})
-
-        self._inbox.ask(tell)
+        self._ask(change)
 
     def start(self) -> None:
         """Begin to judge."""
@@ -185,15 +164,38 @@ class Scheduler:
         self._wake.set()
         if self._task.is_alive():
             self._task.join(timeout)
-        decoding = [one.thread for c in self._channels if (one := c.decoding) is not None]
+        decoding = [one.thread for c in self.channels if (one := c.decoding) is not None]
         for thread in decoding:
             thread.join(max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in (self._task, *decoding))
 
-    def picture(self, channel: Channel) -> Picture | None:
-        """The last judged frame of a source, from any thread; None before the first one."""
-        kept = channel.shown
-        return kept.picture(channel.source.name) if kept is not None else None
+    def _ask(self, work: Callable[[], object]) -> None:
+        """Have the thread do something between what it does anyway.
+
+        Raises:
+            TimeoutError: it did not come to it in PATIENCE seconds.
+        """
+        if self._task.ident is None:
+            work()  # it has not begun
+            return
+        future = Future[object]()
+        self._asked.append((future, work))
+        self._wake.set()
+        try:
+            future.result(PATIENCE)
+        except FutureTimeout:
+            future.cancel()
+            raise TimeoutError from None
+
+    def _answer(self) -> None:
+        """Do what others ask for; by the thread alone."""
+        while self._asked:
+            future, work = self._asked.popleft()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except Exception as error:
+                    future.set_exception(error)
 
     def _set_areas(self, channel: Channel, areas: Areas) -> None:
         channel.areas, channel.sides = areas, None
@@ -203,23 +205,23 @@ class Scheduler:
         )
 
     def _new_decision(self, channel: Channel, region: str) -> StreamDecision:
-        baseline = self._baselines.get(stream_name(channel.source.name, region))
+        baseline = self._config.baselines.get(stream_name(channel.source.name, region))
         calibration, regions = self._screener.calibration, len(channel.areas.regions)
-        return StreamDecision(self._decision, calibration, baseline, max(1, regions))
+        return StreamDecision(self._config.decision, calibration, baseline, max(1, regions))
 
     def _run(self) -> None:
         while not self._stop.is_set():
             self.turned = self._clock.monotonic()
-            self._inbox.answer()
+            self._answer()
             self.idle = False
             found = self._round()
-            self.idle = all(channel.decoding is None for channel in self._channels)
+            self.idle = all(channel.decoding is None for channel in self.channels)
             if not found:
                 self._wake.wait(IDLE)
                 self._wake.clear()
-        for channel in self._channels:
+        for channel in self.channels:
             channel.source.tally.drop("stopped", int(channel.decoding is not None))
-        self._inbox.answer()
+        self._answer()
 
     def _round(self) -> bool:
         """Judge one batch; whether there was a frame at all."""
@@ -240,7 +242,7 @@ class Scheduler:
 
     def _in_turn(self) -> list[Channel]:
         """All sources, that which was served longest ago first."""
-        return sorted(self._channels, key=lambda channel: channel.served)
+        return sorted(self.channels, key=lambda channel: channel.served)
 
     def _decode_ahead(self) -> None:
         """Have decoded what will be judged next."""
@@ -264,7 +266,7 @@ class Scheduler:
         frame = channel.source.take(Coded)
         if frame is None:
             return
-        age = self._clock.monotonic() - frame.received + place * self._pace.judging.seconds
+        age = self._clock.monotonic() - frame.received + place * self._pace.judging
         if age <= self._pace.oldest:
             with contextlib.suppress(RuntimeError):  # the system allows no further thread
                 channel.decoding = Decoding(channel.source, frame, self._clock, self.wake)
@@ -278,7 +280,7 @@ class Scheduler:
             return channel.source.take(Captured)
         if not isinstance(frame := channel.decoding.result, Captured):
             return None
-        self._pace.decoding.add(channel.decoding.seconds)
+        self._pace.decoding = mean(self._pace.decoding, channel.decoding.seconds)
         channel.decoding = None
         if channel.source.state == "paused":
             channel.source.tally.drop("stopped")
@@ -319,18 +321,16 @@ class Scheduler:
         """What is to be judged of a frame; nothing, which is counted, if nothing moved."""
         source, shot, settings = channel.source, frame.shot, channel.source.settings
         if channel.sides != (shot.height, shot.width):
-            self._fit(channel, shot)
+            channel.fit(self._screener.spec.crop, shot.height, shot.width)
         # A window that moves shows other texture in a picture that does not: by the first of all,
         # the centre, it is told whether the picture moved.
         firsts = [
-            (one, one.cut(shot, 0, self._screener, self._cutter))
-            for one in channel.streams
-            if not one.blocked
+            (one, one.cut(shot, 0, self._screener)) for one in channel.streams if not one.blocked
         ]
         for stream in channel.streams:
             if stream.blocked:
                 changes = stream.decision.add(0.0, _NOTHING, frame.received, stream.blocked)
-                self._verdicts.tell(channel, stream, changes)
+                channel.tell(stream, changes)
         if not firsts:
             source.tally.drop("masked")
             return []
@@ -343,23 +343,14 @@ class Scheduler:
                 if now - when < settings.look and movement(last, scores) < settings.gate:
                     continue
             if stream.looks:
-                first = stream.cut(shot, stream.looks, self._screener, self._cutter)
+                first = stream.cut(shot, stream.looks, self._screener)
             parts.append((stream, first))
             stream.judged = (scores, now)
             if self._screener.policy == "moving":
                 stream.looks += 1
         if not parts:
-            source.tally.gate()
+            source.tally.gated += 1
         return parts
-
-    def _fit(self, channel: Channel, shot: Shot) -> None:
-        """Pictures have another size than before: each stream begins afresh at its new place."""
-        for stream in channel.streams:
-            self._verdicts.tell(channel, stream, stream.decision.restart("scene change"))
-        channel.fit(self._screener.spec.crop, shot.height, shot.width)
-        if channel.trouble:
-            name = printable(channel.source.name)
-            logger.warning("%s: not all of it is judged: %s", name, channel.trouble)
 
     def _judge(self, batch: Sequence[_Work]) -> None:
         started = time.perf_counter()
@@ -367,16 +358,17 @@ class Scheduler:
             self._screener.judge([prepared for work in batch for _, prepared in work.parts])
         )
         done = time.perf_counter()
-        self._pace.judging.add((done - started) / len(batch))
+        self._pace.judging = mean(self._pace.judging, (done - started) / len(batch))
         self._metrics.observe_stage("engine", done - started)
         self._metrics.observe_batch(len(batch))
         for work in batch:
-            channel, now = work.channel, self._clock.monotonic()
-            channel.age = now - work.frame.received
+            channel, received = work.channel, work.frame.received
+            now, date = self._clock.monotonic(), self._clock.time()
+            channel.age = now - received
             channel.source.tally.screen(now)
             if self._keep:
                 looked = [prepared for _, prepared in work.parts]
-                channel.shown = Kept(work.frame.shot, looked, self._clock.time())
+                channel.shown = Kept(work.frame.shot, looked, date)
             for stream, prepared in work.parts:
-                self._verdicts.decide(channel, stream, work.frame, prepared, next(judged))
+                channel.decide(stream, received, date - channel.age, prepared, next(judged))
         self._metrics.observe_stage("decide", time.perf_counter() - done)

@@ -111,9 +111,9 @@ class SourceSettings(Record, frozen=True):
         return regions or {self.name: None}
 
     @property
-    def streams(self) -> list[str]:
-        """Names of what is decided by itself."""
-        return list(self.boxes)
+    def interval(self) -> float:
+        """Seconds from one frame to the next, where `decode` is a rate; else 0."""
+        return 1 / self.decode if isinstance(self.decode, float) else 0.0
 
     @property
     def sides(self) -> tuple[int, int] | None:

@@ -16,26 +16,24 @@ from typing import TypeVar
 
 import numpy as np
 
-from mpft_deploy.errors import MpftError
 from mpft_deploy.screen.evidence.ring import Ring
 from mpft_deploy.screen.streams.address import redact_text
 from mpft_deploy.screen.streams.attempt import (
     Attempt,
     Captured,
-    Cause,
     Coded,
-    Decode,
     Reader,
     SourceLostError,
+    Told,
 )
 from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.emitter import Emitter
-from mpft_deploy.screen.streams.novelty import I32
-from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.records import SourceEvent, State
+from mpft_deploy.screen.streams.runs import I32
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.tally import Tally
 from mpft_deploy.screen.streams.task import Task
+from mpft_deploy.screen.streams.wire import Dropped, Opened, Received
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +65,7 @@ class Source:
 
     Attributes:
         sides: height and width of the last picture that came decoded.
-        turns: frames that were taken to be judged.
+        retry_at: when it is tried again, by the monotonic clock; None if it does not wait for that.
     """
 
     def __init__(
@@ -86,13 +84,13 @@ class Source:
         self.sides: tuple[int, int] | None = None
         self.reason = ""
         self.state: State = "connecting"
-        self.turns = 0
+        self.retry_at: float | None = None
         self._read, self._emitter, self._clock = read, emitter, clock
         self._wake = wake
         self._failures = -1
         self._lock = threading.RLock()
         self._pending: Captured | Coded | None = None
-        self._attempt: SourceAttempt | None = None
+        self._attempt: Attempt | None = None
         self._thread: Task | None = None
         self._abandoned: set[threading.Thread] = set()
         self._hung = False
@@ -106,12 +104,6 @@ class Source:
         return self.settings.name
 
     @property
-    def retry_at(self) -> float | None:
-        """When it is tried again, by the monotonic clock; None if it is not waiting for that."""
-        attempt = self._attempt
-        return None if attempt is None or self.state != "down" else attempt.retry_at
-
-    @property
     def started(self) -> bool:
         """Whether it is read, or was."""
         return self._thread is not None
@@ -123,7 +115,7 @@ class Source:
 
     def start(self) -> None:
         """Begin to read, in a thread of its own."""
-        attempt = self._attempt = SourceAttempt(self, self._clock)
+        attempt = self._attempt = self._new_attempt()
         self._thread = Task(self.name, lambda: self._run(attempt))
         try:
             self._thread.start()
@@ -178,8 +170,27 @@ class Source:
             self._pending = None
             self.tally.drop("stopped")
 
-    def put(self, frame: Captured | Coded, attempt: SourceAttempt) -> None:
-        """Take a frame from the reader of `attempt`; it replaces one that nobody took."""
+    def _new_attempt(self) -> Attempt:
+        attempt = Attempt(self.settings, self._clock, self.ring, self._hear)
+        attempt.occupied = self.waiting
+        return attempt
+
+    def _hear(self, attempt: Attempt, told: Told) -> None:
+        """Count what the reader of `attempt` tells, and take its frames."""
+        if isinstance(told, Opened):
+            self.codec, self.note = told.codec, told.note
+        elif isinstance(told, Dropped):
+            self.tally.drop(told.cause, told.count)
+        elif isinstance(told, Received):
+            self.tally.receive(attempt.heard)
+            limit = self.settings.picture_timeout
+            if attempt.heard - attempt.seen > limit:
+                raise SourceLostError(f"no picture in {limit:g} s of data")
+        else:
+            self._put(told, attempt)
+
+    def _put(self, frame: Captured | Coded, attempt: Attempt) -> None:
+        """Take a frame; it replaces one that nobody took."""
         with self._lock:
             if attempt is not self._attempt or attempt.stopping:
                 self.tally.drop("stopped")
@@ -189,11 +200,11 @@ class Source:
                 self.tally.drop("overload")
             elif self._pending is not None:
                 self.tally.drop("superseded")
-            self._pending = frame
+            self._pending, attempt.occupied = frame, True
             if isinstance(frame, Captured):
                 self.sides = (frame.shot.height, frame.shot.width)
                 if attempt.pictures == 1:
-                    self.tally.connect()
+                    self.tally.connections += 1
                     self._same = None
             if self.state in ("connecting", "stalled", "down"):
                 self._set_state("live", self.note)
@@ -211,7 +222,9 @@ class Source:
             if not isinstance(frame, kind):
                 return None
             self._pending = None
-            self.turns += 1
+            if self._attempt is not None:
+                self._attempt.occupied = False
+                self._attempt.turns += 1
             return frame
 
     def look(self, scores: I32, now: float) -> None:
@@ -263,37 +276,31 @@ class Source:
             self._hung = True
             self._set_state("down", "the connection hangs; it was given up")
 
-    def _run(self, attempt: SourceAttempt) -> None:
+    def _run(self, attempt: Attempt) -> None:
         while True:
-            reason, gone = "", False
-            try:
-                self._read(self.settings, attempt)
-            except MpftError as error:
-                reason = self.clean(str(error))
-                gone = isinstance(error, SourceLostError) and error.gone
-            except Exception as error:
-                # Whatever a library makes of a damaged stream, the next attempt must be made.
-                reason = self.clean(f"{type(error).__name__}: {error}")
-            attempt.settle()
+            end = attempt.run(self._read)
+            self.tally.drop("disconnected", attempt.on_the_way)
             if attempt.stopping:
                 return
-            if not reason:
+            if not end.why:
                 with self._lock:
                     if attempt is self._attempt:
                         self._set_state("ended")
                 return
             if attempt.pictures and attempt.seen - attempt.began >= HEALTHY:
                 self._failures = -1
-            if not self._pause(attempt, reason, gone=gone):
+            reason = redact_text(end.why, self.address.secrets)
+            if not self._pause(attempt, reason, gone=end.gone):
                 return
             with self._lock:
                 if self._attempt is not attempt:
                     return
-                attempt = self._attempt = SourceAttempt(self, self._clock)
+                attempt = self._attempt = self._new_attempt()
+                self.retry_at = None
                 if self._stopped.is_set():
                     return
 
-    def _pause(self, attempt: SourceAttempt, reason: str, *, gone: bool) -> bool:
+    def _pause(self, attempt: Attempt, reason: str, *, gone: bool) -> bool:
         """Wait before the next attempt; whether to go on.
 
         A stream that was cut is asked for again after CUT. Where nobody is there the wait is a
@@ -311,17 +318,14 @@ class Source:
         with self._lock:
             if attempt is not self._attempt:
                 return False
-            attempt.retry_at = self._clock.monotonic() + delay
             self._set_state("down", reason, delay)
+            self.retry_at = self._clock.monotonic() + delay
         return attempt.wait(delay)
-
-    def clean(self, text: str) -> str:
-        """A message without this source's secrets."""
-        return redact_text(text, self.address.secrets)
 
     def _set_state(self, state: State, reason: str = "", retry_in: float | None = None) -> None:
         """Under the lock. Repeated attempts at a source that is down are no news."""
         previous, self.state, self.reason = self.state, state, reason
+        self.retry_at = None
         if previous != state and not self._stopped.is_set():
             self._emitter.emit(
                 SourceEvent,
@@ -331,70 +335,3 @@ class Source:
                 reason=reason,
                 retry_in=retry_in,
             )
-
-
-class SourceAttempt(Attempt):
-    """The attempt of a source, which counts what it is told and takes the frames.
-
-    Attributes:
-        retry_at: when the next attempt is made, by the monotonic clock, once this one has failed.
-    """
-
-    def __init__(self, source: Source, clock: Clock) -> None:
-        super().__init__(source.settings, clock)
-        self._source = source
-        self._open_frames = 0
-        self.retry_at: float | None = None
-
-    @property
-    def ring(self) -> Ring | None:
-        """See `Attempt`."""
-        return self._source.ring
-
-    @property
-    def occupied(self) -> bool:
-        """See `Attempt`."""
-        return self._source.waiting
-
-    @property
-    def turns(self) -> int:
-        """See `Attempt`."""
-        return self._source.turns
-
-    def describe(self, codec: str, note: str = "") -> None:
-        """See `Attempt`."""
-        super().describe(codec, note)
-        self._source.codec, self._source.note = codec, note
-
-    def packet(self) -> float:
-        """See `Attempt`."""
-        now = super().packet()
-        self._open_frames += 1
-        self._source.tally.receive(now)
-        if now - self.seen > self.settings.picture_timeout:
-            raise SourceLostError(f"no picture in {self.settings.picture_timeout:g} s of data")
-        return now
-
-    def offer(self, shot: Shot, received: float) -> None:
-        """See `Attempt`."""
-        super().offer(shot, received)
-        self._open_frames -= 1
-        age = self.seen - received
-        self._source.put(Captured(shot, received, self._clock.time() - age), self)
-
-    def hold(self, decode: Decode, received: float) -> None:
-        """See `Attempt`."""
-        self._open_frames -= 1
-        age = self.now - received
-        self._source.put(Coded(decode, received, self._clock.time() - age, self), self)
-
-    def drop(self, cause: Cause, count: int = 1, *, picture: bool = False) -> None:
-        """See `Attempt`."""
-        super().drop(cause, count, picture=picture)
-        self._open_frames -= count
-        self._source.tally.drop(cause, count)
-
-    def settle(self) -> None:
-        """Whatever came in and went nowhere is lost with the connection."""
-        self._source.tally.drop("disconnected", self._open_frames)
-        self._open_frames = 0

@@ -1,12 +1,26 @@
-"""What is counted of a source: frames and where they went, rates, reconnects."""
+"""What is counted of sources: frames and where they went, rates, reconnects; overload by that."""
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
 from collections import Counter, deque
+from collections.abc import Iterable
+
+logger = logging.getLogger(__name__)
 
 WINDOW = 5
-"""Seconds that a frame rate is told over."""
+"""Seconds over which frames are counted."""
+
+OVERLOADED, RELIEVED = 0.10, 0.03
+"""Shares of pictures lost for want of time: overload begins above one, ends below the other."""
+
+REMIND = 60.0
+"""Seconds until an overload that goes on is told again."""
+
+CAUSES = ("overload", "superseded", "stale", "behind")
+"""Of frames that a faster machine would have judged."""
 
 
 class Rate:
@@ -39,6 +53,10 @@ class Tally:
     """Counts of a source since its start; from any thread.
 
     Every received frame is screened, gated, dropped for a cause, or on its way.
+
+    Attributes:
+        gated: frames that were passed over, since nothing had moved; set by the engine's thread.
+        connections: those that gave a picture; set under the source's lock.
     """
 
     def __init__(self) -> None:
@@ -60,21 +78,11 @@ class Tally:
             self.screened += 1
             self._out.add(now)
 
-    def gate(self) -> None:
-        """A frame was passed over, since nothing had moved."""
-        with self._lock:
-            self.gated += 1
-
     def drop(self, cause: str, count: int = 1) -> None:
         """Frames were lost."""
         if count > 0:
             with self._lock:
                 self._dropped[cause] += count
-
-    def connect(self) -> None:
-        """A connection gave its first picture."""
-        with self._lock:
-            self.connections += 1
 
     @property
     def reconnects(self) -> int:
@@ -90,3 +98,50 @@ class Tally:
         """Frames received and judged a second."""
         with self._lock:
             return self._in.per_second(now), self._out.per_second(now)
+
+
+class Load:
+    """Tells when overload begins, goes on and ends; screening fewer frames is never silent.
+
+    Attributes:
+        reason: what is lost and what helps, in words; empty without overload.
+    """
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self._began = -math.inf
+        self._told = 0.0
+        self._before = (0, 0)
+
+    def check(self, tallies: Iterable[Tally], now: float) -> None:
+        """Look at all sources' counts; called a few times a second, now monotonic."""
+        seconds = now - self._began
+        if seconds < WINDOW:
+            return
+        lost = done = 0
+        for tally in tallies:
+            dropped = tally.dropped()
+            lost += sum(dropped.get(cause, 0) for cause in CAUSES)
+            done += tally.screened + tally.gated
+        new_lost, new_done = lost - self._before[0], done - self._before[1]
+        new = new_lost + new_done
+        if new == 0 and seconds < REMIND:  # frames may come more seldom than windows
+            return
+        self._began, self._before = now, (lost, done)
+        # Sources that went take their counts with them.
+        if math.isinf(seconds) or new_lost < 0 or new_done < 0:
+            return
+        share = new_lost / new if new else 0.0
+        if share > OVERLOADED or (self.reason and share >= RELIEVED):
+            begins = not self.reason
+            self.reason = (
+                f"{new_done / seconds:.1f} of {new / seconds:.1f} frames a second are judged, "
+                "fewer of each source alike; use fewer sources, --decode keyframes or a lower "
+                "rate, or a faster engine"
+            )
+            if begins or now - self._told >= REMIND:
+                self._told = now
+                logger.warning("overloaded: %s", self.reason)
+        elif self.reason:
+            self.reason = ""
+            logger.warning("no longer overloaded: %.1f frames a second", new_done / seconds)

@@ -17,10 +17,10 @@ from mpft_deploy.screen.streams.channel import Channel, Stream
 from mpft_deploy.screen.streams.clock import Clock, SystemClock
 from mpft_deploy.screen.streams.config import Config
 from mpft_deploy.screen.streams.emitter import Emitter
-from mpft_deploy.screen.streams.load import Load
-from mpft_deploy.screen.streams.processes import open_processes
+from mpft_deploy.screen.streams.processes import ReaderProcesses, open_processes
 from mpft_deploy.screen.streams.readers import find_reader
 from mpft_deploy.screen.streams.records import (
+    Monitor,
     Picture,
     RegionStatus,
     Sink,
@@ -30,7 +30,7 @@ from mpft_deploy.screen.streams.records import (
 from mpft_deploy.screen.streams.scheduler import Scheduler
 from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.source import Source
-from mpft_deploy.screen.streams.task import failure_of
+from mpft_deploy.screen.streams.tally import Load
 from mpft_deploy.screen.tell.config import TABLES
 from mpft_deploy.screen.tell.metrics import Metrics
 from mpft_deploy.spec import StreamVerdict
@@ -46,8 +46,8 @@ TICK = 0.25
 """Seconds between two calls of `tick`."""
 
 
-class Watch:
-    """Watches sources until it is stopped; a `Monitor`.
+class Watch(Monitor):
+    """Watches sources until it is stopped.
 
     Args:
         screener: judges the frames.
@@ -78,11 +78,9 @@ class Watch:
         self._config = config
         self.scheduler = Scheduler(
             screener,
-            config.screen,
-            config.decision,
+            config,
             self._emitter,
             self._clock,
-            baselines=config.baselines,
             keep=keep,
             evidence=evidence,
             metrics=metrics,
@@ -91,7 +89,7 @@ class Watch:
         self.started = False
         self.processes = open_processes(config.screen.readers)
         """Where sources are read apart from this process; None where none may be."""
-        self._set_sources(config.sources)
+        self.scheduler.channels = tuple(self._channels(config.sources))
 
     def __enter__(self) -> Watch:
         self.start()
@@ -112,25 +110,23 @@ class Watch:
     @property
     def failure(self) -> BaseException | None:
         """What ended a thread that cannot be replaced: of the engine, of telling, of a sink."""
-        return failure_of([self.scheduler, self._emitter])
+        return self.scheduler.failure or self._emitter.failure
 
     def without_frames(self) -> dict[str, str]:
         """Sources that never showed a frame, and why."""
-        sources = [channel.source for channel in self.scheduler.channels]
         return {
-            s.name: s.reason or s.state
-            for s in sources
-            if not s.tally.connections and s.state != "paused"
+            source.name: source.reason or source.state
+            for source in (channel.source for channel in self.scheduler.channels)
+            if not source.tally.connections and source.state != "paused"
         }
 
     @property
     def lost_events(self) -> int:
-        """See `Monitor`."""
         return self._emitter.lost
 
     def tell(self, sink: Sink) -> None:
         """Where events go; before the start, for sinks that ask this for pictures."""
-        self._emitter.tell(sink)
+        self._emitter.sink = sink
 
     def start(self) -> None:
         """Begin."""
@@ -149,20 +145,14 @@ class Watch:
     def reload(self, config: Config) -> None:
         """Take another configuration: sources that are the same in both go on undisturbed."""
         old, before = self.scheduler.channels, self._config
-        kept = {_bare(one) for one in before.sources} & {_bare(one) for one in config.sources}
-        going = [channel for channel in old if _bare(channel.source.settings) not in kept]
         self._config = config
-        self._set_sources(config.sources)
+        channels = self._channels(config.sources)
+        going = [channel for channel in old if channel not in channels]
         for channel in going:
             channel.source.stop()
         try:
             # Before the new ones begin: one may have the name of one that goes.
-            self.scheduler.remove(going)
-            if (config.decision, config.baselines) != (before.decision, before.baselines):
-                self.scheduler.decide_by(config.decision, config.baselines)
-            for channel, settings in zip(self.scheduler.channels, config.sources, strict=True):
-                if channel.areas != settings.areas:
-                    self.scheduler.look_at(channel, settings.areas)
+            self.scheduler.reload(channels, config)
         except TimeoutError:
             logger.error("the engine does not answer; what was removed is not told")
         if changed := _changed_tables(before, config):
@@ -170,13 +160,13 @@ class Watch:
         if self.started:
             self._run_sources()
         was = {channel.source.name for channel in old}
-        now = {channel.source.name for channel in self.scheduler.channels}
+        now = {channel.source.name for channel in channels}
         logger.info(
             "configuration taken: %d sources, %d added, %d removed, %d changed",
             len(now),
             len(now - was),
             len(was - now),
-            len(now & was) - len(kept),
+            len(now & was) - (len(old) - len(going)),
         )
 
     def stop(self, timeout: float = 1.5) -> bool:
@@ -194,17 +184,13 @@ class Watch:
         return clean
 
     def statuses(self) -> list[SourceStatus]:
-        """See `Monitor`."""
         now = self._clock.monotonic()
         overload = self._load.reason
         return [_status(channel, now, overload) for channel in self.scheduler.channels]
 
     def picture(self, source: str) -> Picture | None:
-        """See `Monitor`."""
-        for channel in self.scheduler.channels:
-            if channel.source.name == source:
-                return self.scheduler.picture(channel)
-        raise KeyError(source)
+        kept = self._of(source).shown
+        return None if kept is None else kept.picture(source)
 
     def take_evidence(self, event: StreamEvent) -> Picture | None:
         """The picture that decided, for a sink while it is told of that event."""
@@ -216,23 +202,20 @@ class Watch:
         Raises:
             KeyError: an unknown name.
         """
-        for channel in self.scheduler.channels:
-            if channel.source.name == source:
-                ring, kept = channel.source.ring, channel.kept
-                coded = None if ring is None else ring.cut(begin, end)
-                streams = {stream_name(source, one.region) for one in channel.streams}
-                taught = self._config.baselines
-                return Recording(
-                    address=channel.source.address.shown,
-                    baselines={name: taught[name] for name in streams & taught.keys()},
-                    looks=[] if kept is None else kept.cut(begin, end),
-                    coded=coded,
-                    no_clip="" if coded else ring.trouble if ring and ring.trouble else NO_CLIP,
-                )
-        raise KeyError(source)
+        channel = self._of(source)
+        ring, kept = channel.source.ring, channel.kept
+        coded = None if ring is None else ring.cut(begin, end)
+        streams = {stream_name(source, one.region) for one in channel.streams}
+        taught = self._config.baselines
+        return Recording(
+            address=channel.source.address.shown,
+            baselines={name: taught[name] for name in streams & taught.keys()},
+            looks=[] if kept is None else kept.cut(begin, end),
+            coded=coded,
+            no_clip="" if coded else ring.trouble if ring and ring.trouble else NO_CLIP,
+        )
 
     def alive(self) -> bool:
-        """See `Monitor`."""
         now = self._clock.monotonic()
         return (
             self.scheduler.alive(now)
@@ -241,9 +224,15 @@ class Watch:
         )
 
     def ready(self) -> bool:
-        """See `Monitor`."""
         wanted = [c.source for c in self.scheduler.channels if c.source.state != "paused"]
         return self.alive() and (not wanted or any(source.state == "live" for source in wanted))
+
+    def _of(self, source: str) -> Channel:
+        """A source's; a KeyError for an unknown name."""
+        for channel in self.scheduler.channels:
+            if channel.source.name == source:
+                return channel
+        raise KeyError(source)
 
     def _run_sources(self) -> None:
         """Start those that are new, and pause and resume as the configuration says."""
@@ -257,29 +246,22 @@ class Watch:
             elif not source.started:
                 source.start()
 
-    def _set_sources(self, sources: Sequence[SourceSettings]) -> None:
+    def _channels(self, sources: Sequence[SourceSettings]) -> list[Channel]:
+        """Of sources: those that there are, and new ones for the others."""
         known = {_bare(channel.source.settings): channel for channel in self.scheduler.channels}
         several = sum(settings.target.network for settings in sources) > 1
         apart = several or self._config.screen.readers == "processes"
-        self.scheduler.set_channels(
-            [known.get(_bare(s)) or self._channel(s, apart=apart) for s in sources]
-        )
+        processes = self.processes if apart else None
+        return [known.get(_bare(one)) or self._channel(one, processes) for one in sources]
 
-    def _channel(self, settings: SourceSettings, *, apart: bool) -> Channel:
+    def _channel(self, settings: SourceSettings, processes: ReaderProcesses | None) -> Channel:
         wanted, ring, kept = self._config.tell.evidence, None, None
         if wanted is not None:
             seconds = wanted.before + wanted.after + SLACK
             ring, kept = Ring(seconds, wanted.memory), Looks(seconds, wanted.memory)
-        scheduler = self.scheduler
-        source = Source(
-            settings,
-            find_reader(settings.target, self.processes if apart else None),
-            self._emitter,
-            self._clock,
-            scheduler.wake,
-            ring,
-        )
-        return scheduler.channel(source, kept)
+        read, wake = find_reader(settings.target, processes), self.scheduler.wake
+        source = Source(settings, read, self._emitter, self._clock, wake, ring)
+        return self.scheduler.channel(source, kept)
 
 
 def _bare(settings: SourceSettings) -> SourceSettings:
@@ -299,7 +281,7 @@ def _status(channel: Channel, now: float, overload: str) -> SourceStatus:
     fps_in, fps_screened = tally.rates(now)
     retry_at = source.retry_at  # once: its thread may be about to try
     height, width = channel.sides or (None, None)
-    streams, lead = channel.streams, channel.lead
+    lead = channel.lead
     return SourceStatus(
         source=source.name,
         address=source.address.shown,
@@ -322,7 +304,7 @@ def _status(channel: Channel, now: float, overload: str) -> SourceStatus:
         region=lead.region,
         regions=tuple(
             RegionStatus(region=one.region, box=one.box, **_decided(one))
-            for one in streams
+            for one in channel.streams
             if one.region
         ),
         masks=channel.areas.masks,

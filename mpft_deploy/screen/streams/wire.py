@@ -10,12 +10,14 @@ import select
 import socket
 import time
 from fractions import Fraction
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
 from mpft_deploy.screen.evidence import ring
-from mpft_deploy.screen.streams.attempt import Cause
+
+Cause = Literal["behind", "damaged", "no keyframe", "overload", "rate"]
+"""Why a reader drops a frame."""
 
 LONGEST_TEXT = 400
 

@@ -1,4 +1,4 @@
-"""The tables of a configuration file that say whom to tell; errors name table and key."""
+"""The tables of a configuration file: whom to tell, and what is kept; errors name table and key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Literal
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -14,16 +14,20 @@ from msgspec import Meta
 
 from mpft_deploy.errors import UsageError
 from mpft_deploy.files import printable
-from mpft_deploy.screen.tell.alerts import Notify, Push
-from mpft_deploy.screen.tell.limits import Evidence, Snapshots, Storage
 from mpft_deploy.screen.tell.table import (
     MIN_TOKEN,
+    Alerts,
+    Bytes,
     Clients,
+    Days,
+    KeptLimits,
+    Limits,
     Table,
     Text,
     check,
     check_one_secret,
     check_token,
+    explain,
     host_and_port,
     is_loopback,
     is_network,
@@ -36,6 +40,84 @@ from mpft_deploy.spec import Record
 
 EventName = Literal["frame", "stream", "source"]
 Role = Literal["viewer", "reviewer", "admin"]
+Span = Annotated[float, Meta(ge=0, le=300)]
+
+
+class Storage(Limits, frozen=True, kw_only=True):
+    """`[store]`: the file of events, reviews and deliveries that wait.
+
+    Attributes:
+        path: "" for a file beside the configuration, or in systemd's folder for the service.
+    """
+
+    path: str = ""
+    max_bytes: Bytes = 256 * 1024**2
+    max_age_days: Days = 90.0
+
+
+class Snapshots(KeptLimits, frozen=True, kw_only=True):
+    """`[snapshots]`: JPEG files of the frames that decided."""
+
+    max_bytes: Bytes = 1024**3
+    max_age_days: Days = 30.0
+
+
+class Evidence(KeptLimits, frozen=True, kw_only=True):
+    """`[evidence]`: packages of video, judged pixels and logits around verdicts.
+
+    Attributes:
+        before, after: seconds of a package around its verdict.
+        memory: bytes of coded video that are kept of a source meanwhile, and as many of judged
+            pixels, at most.
+        key_file: a private key that packages are signed with (extra `sign`); "" for none.
+    """
+
+    before: Span = 10.0
+    after: Span = 5.0
+    memory: Bytes = 32 * 1024**2
+    max_bytes: Bytes = 4 * 1024**3
+    max_age_days: Days = 90.0
+    key_file: str = ""
+
+
+class Notify(Alerts, frozen=True, kw_only=True):
+    """`[notify]`: people, by Apprise's services (extra `notify`).
+
+    Attributes:
+        urls, urls_file: Apprise's addresses, which hold secrets, or a file with one a line.
+        picture: whether the snapshot comes along, where `[snapshots]` keeps one.
+    """
+
+    urls: tuple[str, ...] = ()
+    urls_file: str = ""
+    picture: bool = True
+
+    def __post_init__(self) -> None:
+        check("notify", "urls", bool(self.urls) != bool(self.urls_file), "give urls or urls_file")
+        super().__post_init__()
+
+    def addresses(self) -> list[str]:
+        """Apprise's addresses. An InputError if their file cannot be read."""
+        return list(self.urls) or read_secrets("notify", "urls", "", self.urls_file)
+
+
+class Push(Alerts, frozen=True, kw_only=True):
+    """`[push]`: browsers of whoever asked for it on the page (extra `push`).
+
+    Attributes:
+        contact: whom a push service may ask about what it is sent; it is told with each message.
+        local: whether devices may be reached by services in local networks, too, and on this
+            machine without TLS.
+    """
+
+    contact: str
+    local: bool = False
+
+    def __post_init__(self) -> None:
+        mail = re.fullmatch(r"mailto:[^\s@]+@[^\s@]+\.[^\s@]+", self.contact) is not None
+        page = self.contact.startswith("https://") and is_web_address(self.contact, plain=True)
+        check("push", "contact", mail or page, "write mailto: and an address, or an https:// page")
+        super().__post_init__()
 
 
 class Webhook(Table, frozen=True):
@@ -307,7 +389,7 @@ def parse_tables(tables: Mapping[str, object]) -> TellConfig:
     try:
         return msgspec.convert(dict(tables), TellConfig)
     except msgspec.ValidationError as error:
-        raise UsageError(_explain(str(error))) from None
+        raise UsageError(explain(str(error), TellConfig)) from None
 
 
 def store_path(config: Path) -> Path:
@@ -315,29 +397,3 @@ def store_path(config: Path) -> Path:
     name = config.with_suffix(".db").name
     state = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     return Path(state) / name if state else config.with_name(name)
-
-
-def _explain(message: str) -> str:
-    """msgspec's message, with the path put in the words of the file."""
-    text, _, path = message.partition(" - at ")
-    place = path.removeprefix("`key` in ").strip("`").removeprefix("$").removeprefix(".")
-    if found := re.search(r"(unknown|missing required) field `(.*)`", text):
-        table, key = re.sub(r"\[.*?\]", "", place), printable(found[2])
-        if found[1] != "unknown":
-            return f"[{table}] {key}: is missing"
-        if not table:
-            return f"[{key}]: unknown table; known are {', '.join(TABLES)}"
-        kind: Any = TellConfig
-        for part in table.split("."):
-            kind = _table_in(get_type_hints(kind)[part])
-        return f"[{table}] {key}: unknown key; known are {', '.join(kind.__struct_fields__)}"
-    table, _, key = place.partition(".")
-    where = f"[{table}] {key}".strip() if table else "the configuration"
-    return f"{where}: {printable(text[:1].lower() + text[1:])}"
-
-
-def _table_in(kind: Any) -> type[Table] | None:
-    """The table in a type such as `Http | None` or `tuple[User, ...]`."""
-    if parts := get_args(kind):
-        return next(filter(None, map(_table_in, parts)), None)
-    return kind if isinstance(kind, type) and issubclass(kind, Table) else None

@@ -1,14 +1,20 @@
-"""The store's SQLite file: made, locked and opened."""
+"""The store's SQLite file: made, locked, opened and asked; with a clock that ages are told by."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
+import threading
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.files import display
+from mpft_deploy.screen.streams.clock import Clock, SystemClock
+
+DAY = 86400.0
 
 APPLICATION = 0x6D706674
 """Tells our files from others': SQLite's `application_id`."""
@@ -150,19 +156,103 @@ WHERE receiver = ?1 AND due IS NULL AND event = coalesce(?2, event)
 """
 """What a receiver refused: one event, or all."""
 
+USED = """
+SELECT (page_count - freelist_count) * page_size
+FROM pragma_page_count, pragma_freelist_count, pragma_page_size
+"""
+"""Bytes of the file that hold something."""
 
-def open_database(path: Path | None) -> sqlite3.Connection:
-    """A database with the tables of the store, for this process alone; None for memory.
+
+class Database:
+    """A file with the tables of the store, for this process alone; any thread may ask.
 
     Two processes would deliver everything twice; and without one's own lock SQLite would need room
     to open it, which a full disk has not.
+
+    Args:
+        path: made if absent, readable by its owner alone; None for memory.
+
+    Attributes:
+        path: of the file.
 
     Raises:
         UsageError: another process has it.
         InputError: it is another program's, damaged, or of another version.
         EnvironmentLacksError: it cannot be written.
     """
-    where = "memory" if path is None else display(path)
+
+    def __init__(self, path: Path | None, clock: Clock | None = None) -> None:
+        self.path, self._where = path, "memory" if path is None else display(path)
+        self._lock, self._closed = threading.RLock(), threading.Event()
+        self._db = _open(path, self._where)
+        self._clock = clock or SystemClock()
+        date = self._clock.time()
+        kept = self.settings("clock").get("")
+        last = {"now": 0.0, "date": date} if kept is None else msgspec.json.decode(kept)
+        away = min(max(0.0, date - last["date"]), DAY)
+        self._ahead: float = last["now"] + away - self._clock.monotonic()
+
+    def now(self) -> float:
+        """Seconds by a clock of the store's own, which counts while it is open.
+
+        Nobody may lose evidence because somebody set a clock, or a board without a battery woke up
+        in 1970: so the date is asked for nothing but how long the store was closed, and believed
+        for a day of that at most.
+        """
+        return self._clock.monotonic() + self._ahead
+
+    def keep_clock(self) -> None:
+        """Have it go on from here after a restart; an EnvironmentLacksError if it cannot be."""
+        reading = {"now": self.now(), "date": self._clock.time()}
+        self.set_setting("", "clock", msgspec.json.encode(reading))
+
+    def rows(self, sql: str, *values: object) -> list[Any]:
+        """What a statement gives, which may write; an EnvironmentLacksError if it cannot."""
+        with self._lock:
+            try:
+                return self._db.execute(sql, values).fetchall()
+            except sqlite3.Error as error:
+                raise EnvironmentLacksError(f"store {self._where}: {error}") from None
+
+    def write_out(self) -> int:
+        """Have the file hold what is in memory: all of it, or a sqlite3.Error; how many events."""
+        events, *others = _WRITE.split(";")
+        with self._lock, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            count = self._db.execute(events).rowcount
+            for statement in others:
+                self._db.execute(statement)
+        return count
+
+    def number(self, sql: str, *values: object) -> int:
+        """One number that a statement gives; 0 for none, and after the end."""
+        return 0 if self._closed.is_set() else self.rows(sql, *values)[0][0] or 0
+
+    def settings(self, key: str) -> dict[str, bytes]:
+        """What was set of sources under a key, by source."""
+        return dict(self.rows("SELECT source, value FROM settings WHERE key = ?", key))
+
+    def set_setting(self, source: str, key: str, value: bytes | None) -> None:
+        """Set something of a source, which `settings` tells from now on; None takes it back.
+
+        Raises:
+            EnvironmentLacksError: it cannot be written.
+        """
+        if value is None:
+            self.rows("DELETE FROM settings WHERE source = ? AND key = ?", source, key)
+        else:
+            self.rows("INSERT OR REPLACE INTO settings VALUES (?, ?, ?)", source, key, value)
+
+    def forget_settings(self, source: str) -> None:
+        """Take back all that was set of a source; an EnvironmentLacksError if it cannot be.
+
+        What a broker was told stays known: that is taken back there first, once it can be reached.
+        """
+        self.rows("DELETE FROM settings WHERE source = ? AND key <> 'mqtt'", source)
+
+
+def _open(path: Path | None, where: str) -> sqlite3.Connection:
+    """The file, made if it is absent; raises as `Database` does."""
     if path is not None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -212,16 +302,3 @@ def open_database(path: Path | None) -> sqlite3.Connection:
             f"{where} is no store, or is damaged ({error}): move it away, and a new one is made"
         ) from None
     return db
-
-
-def write_out(db: sqlite3.Connection) -> None:
-    """Have the file hold what is in memory: all of it, or a sqlite3.Error."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        for statement in _WRITE.split(";"):
-            db.execute(statement)
-        db.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):  # some errors have rolled back already
-            db.execute("ROLLBACK")
-        raise

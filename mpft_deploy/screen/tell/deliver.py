@@ -6,14 +6,18 @@ import logging
 import random
 import threading
 from abc import ABC, abstractmethod
-from collections import Counter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from mpft_deploy.screen.streams.records import Event
 from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.database import REFUSED
-from mpft_deploy.screen.tell.stats import SinkStats, Trouble
+from mpft_deploy.screen.tell.stats import Counted, SinkStats, Trouble
 from mpft_deploy.screen.tell.store import Delivery, Store
+
+if TYPE_CHECKING:
+    from mpft_deploy.screen.tell.post import Poster
 
 logger = logging.getLogger(__name__)
 
@@ -58,29 +62,27 @@ LEFT = Answer(204, "")
 """The receiver need not be told of this event after all."""
 
 
-class Deliverer(ABC):
+class Deliverer(Counted, ABC):
     """A sink that takes what waits for it in the store, in a thread of its own.
 
     Args:
         name: by which the store knows it, the same over restarts.
         where: what may be said of the receiver's address.
+
+    Attributes:
         first_wait: seconds before the second attempt.
     """
 
-    def __init__(self, name: str, where: str, store: Store, first_wait: float) -> None:
-        self.name, self._where, self._store, self._first_wait = name, where, store, first_wait
-        self._trouble, self._refusing = Trouble(logger), Trouble(logger)
-        self._closing, self._news, self._due = (threading.Event() for _ in range(3))
-        self._delivered = self._failures = 0
-        self._dropped: Counter[str] = Counter()
-        store.receivers.append(self)
+    first_wait = FIRST_WAIT
+    _poster: Poster | None = None
+    """By which `attempt` posts, if it does; it is closed with this."""
+
+    def __init__(self, name: str, where: str, store: Store) -> None:
+        super().__init__(name, logger)
+        self._where, self._store, self._refusing = where, store, Trouble(logger)
+        self._closing, self._news = threading.Event(), threading.Event()
         self._task = Task(name, self._run)
         self._task.start()
-
-    @property
-    def failure(self) -> BaseException | None:
-        """See `Supervised`."""
-        return self._task.failure
 
     @abstractmethod
     def wants(self, event: Event) -> bool:
@@ -90,71 +92,49 @@ class Deliverer(ABC):
     def attempt(self, delivery: Delivery) -> Answer:
         """Send an event once. A ValueError says that this one cannot be sent."""
 
-    @abstractmethod
-    def abort(self) -> None:
-        """End an `attempt` that waits, from another thread."""
-
-    @abstractmethod
-    def end(self) -> None:
-        """No `attempt` comes any more; by the same thread."""
-
     def send(self, event: Event) -> None:
         """Look into the store, which has the event by now."""
-        self.wake()
-
-    def wake(self) -> None:
-        """Look into the store."""
         self._news.set()
 
     def try_now(self) -> None:
         """Make what waits due, even of a receiver that asked to be left alone."""
         waits = "receiver = ?1 AND due IS NOT NULL"
         self._store.rows(f"UPDATE deliveries SET due = 0 WHERE {waits}", self.name)
-        self._due.set()
-        self.wake()
+        self._news.set()
 
     def leave(self) -> None:
         """Have the thread end, once nothing more is due."""
-        for one in (self._closing, self._due, self._news):
-            one.set()
+        self._closing.set()
+        self._news.set()
 
     def close(self, timeout: float) -> None:
         """Deliver what waits, unless the receiver is down; the rest stays in the store."""
         self.leave()
         self._task.join(timeout)
         if self._task.is_alive():
-            self.abort()
+            if self._poster is not None:
+                self._poster.abort()
             self._task.join(ABORT_SECONDS)
 
     def stats(self) -> SinkStats:
-        """Counts of events."""
-        problem, since = self._trouble.now
-        return SinkStats(
-            delivered=self._delivered,
-            failures=self._failures,
-            dropped=dict(self._dropped),
-            waiting=self._store.count_waiting(self.name),
-            refused=self._store.number(f"SELECT count(*) {REFUSED}", self.name, None),
-            problem=problem,
-            since=since,
-        )
+        waiting = self._store.count_waiting(self.name)
+        refused = self._store.number(f"SELECT count(*) {REFUSED}", self.name, None)
+        return msgspec.structs.replace(super().stats(), waiting=waiting, refused=refused)
 
     def _run(self) -> None:
         while True:
             self._news.clear()
+            wait: float | None = None
             if waiting := self._store.waiting(self.name, PROBES):
                 wait = min(LONGEST_PAUSE, waiting[0].due - self._store.now())
                 if wait <= 0:
                     self._deliver(waiting)
-                elif self._due.wait(wait):
-                    if self._closing.is_set():
-                        break
-                    self._due.clear()
-            elif self._closing.is_set():
+                    continue
+            if self._closing.is_set():
                 break
-            else:
-                self._news.wait()
-        self.end()
+            self._news.wait(wait)
+        if self._poster is not None:
+            self._poster.close()
 
     def _deliver(self, waiting: list[Delivery]) -> None:
         """Have the first taken or refused, or due again later."""
@@ -182,7 +162,7 @@ class Deliverer(ABC):
         if not self._closing.is_set():
             self._trouble.begin(f"{self._where}: {failure.reason}; events wait")
         self._failures += 1
-        longest: float = min(LONGEST_WAIT, self._first_wait * 2 ** min(waiting[0].attempts, 20))
+        longest: float = min(LONGEST_WAIT, self.first_wait * 2 ** min(waiting[0].attempts, 20))
         pause = max(failure.pause, longest * random.uniform(0.5, 1.0))
         for one in failed:
             due = self._store.now() + pause
@@ -202,7 +182,7 @@ class Deliverer(ABC):
 
     def _refuse(self, delivery: Delivery, reason: str) -> None:
         self._refusing.begin(f"{self._where}: an event is not taken: {reason}")
-        self._dropped["refused"] += 1
+        self.dropped["refused"] += 1
         self._store.settle(self.name, delivery.event, reason, delivery.attempts + 1)
 
     def _answer(self, delivery: Delivery) -> Answer:

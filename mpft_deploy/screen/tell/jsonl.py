@@ -16,7 +16,7 @@ from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.files import display
 from mpft_deploy.screen.streams.records import Event
 from mpft_deploy.screen.tell.config import Jsonl
-from mpft_deploy.screen.tell.stats import Worker, kind
+from mpft_deploy.screen.tell.stats import Worker
 
 CAPACITY = 10_000
 """Events that wait for a slow disk, or for a reader of standard output that stopped reading."""
@@ -54,14 +54,15 @@ class JsonLines(Worker[bytes]):
         super().__init__("jsonl", self._append if self._out < 0 else self._print, CAPACITY)
 
     def send(self, event: Event) -> None:
-        """Queue an event."""
-        if kind(event) in self._config.events:
+        if type(event).__struct_config__.tag in self._config.events:
             self.put(msgspec.json.encode(event) + b"\n")
 
     def close(self, timeout: float) -> None:
         """Write what is queued."""
         super().close(timeout)
-        if self.ended and self._out >= 0:  # a thread that is stuck in a write keeps its file
+        if (
+            self._out >= 0 and not self._task.is_alive()
+        ):  # a thread that is stuck in a write keeps its file
             os.close(self._out)
 
     @property

@@ -5,6 +5,7 @@ Counts of frames are read from the monitor at each scrape, so nothing is counted
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,10 +23,12 @@ from mpft_deploy.screen.streams.records import (
     StreamEvent,
     StreamStatus,
 )
+from mpft_deploy.screen.tell.config import TellConfig
 from mpft_deploy.screen.tell.stats import Counted
+from mpft_deploy.spec import StreamVerdict, Verdict
 
 if TYPE_CHECKING:
-    from prometheus_client import Counter, Metric
+    from prometheus_client import Metric
 
 STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 AGE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
@@ -55,7 +58,6 @@ class PrometheusMetrics(Metrics):
         from prometheus_client import CollectorRegistry, Counter, Histogram
 
         self.registry = CollectorRegistry()
-        self._counted: dict[str, set[tuple[Counter, str]]] = {}  # what there is of each source
         histogram = functools.partial(Histogram, registry=self.registry)
         counter = functools.partial(Counter, registry=self.registry)
         said = ["source", "verdict"]
@@ -78,34 +80,26 @@ class PrometheusMetrics(Metrics):
     def observe_event(self, event: Event) -> None:
         if isinstance(event, FrameEvent):
             self._age.observe(event.age_ms / 1000)
-            self._count(self._verdicts, event)
+            self._verdicts.labels(event.stream, event.verdict).inc()
         elif isinstance(event, StreamEvent):
-            self._count(self._changes, event)
+            self._changes.labels(event.stream, event.verdict).inc()
         elif event.state == "removed":
-            for counter, verdict in self._counted.pop(event.stream, ()):
-                counter.remove(event.stream, verdict)
-
-    def _count(self, counter: Counter, event: FrameEvent | StreamEvent) -> None:
-        counter.labels(event.stream, event.verdict).inc()
-        self._counted.setdefault(event.stream, set()).add((counter, event.verdict))
+            for counter in (self._verdicts, self._changes):
+                for verdict in {*get_args(Verdict), *get_args(StreamVerdict)}:
+                    with contextlib.suppress(KeyError):  # it was never that
+                        counter.remove(event.stream, verdict)
 
     def watch(self, monitor: Monitor, sinks: Iterable[Sink], engine: Mapping[str, str]) -> None:
-        """Show these as well, from now on."""
-        self.registry.register(_Collector(monitor, sinks, engine))
+        """Show these as well, from now on: they are read whenever somebody asks."""
+        self._monitor, self._sinks = monitor, sinks
+        self._engine = {"version": __version__, "python": platform.python_version(), **engine}
+        self.registry.register(self)
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
         from prometheus_client import generate_latest
 
         return generate_latest(self.registry)
-
-
-class _Collector:
-    """Reads monitor and sinks when it is asked."""
-
-    def __init__(self, monitor: Monitor, sinks: Iterable[Sink], engine: Mapping[str, str]) -> None:
-        self._monitor, self._sinks = monitor, sinks
-        self._engine = {"version": __version__, "python": platform.python_version(), **engine}
 
     def describe(self) -> list[Metric]:
         """Nothing: else registering would collect, before there is anything."""
@@ -158,6 +152,11 @@ class _Collector:
             )
         dropped = [(sink, cause, n) for sink, one in sinks for cause, n in one.dropped.items()]
         yield count("sink_dropped", "What is lost.", "sink cause", dropped)
+
+
+def open_metrics(config: TellConfig) -> Metrics:
+    """What the pipeline tells its timings to; without `[http]` it forgets them."""
+    return Metrics() if config.http is None else PrometheusMetrics()
 
 
 def _family(

@@ -27,7 +27,7 @@ from mpft_deploy.screen.streams.records import (
 from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.config import Mqtt
 from mpft_deploy.screen.tell.discovery import device, identity, slug
-from mpft_deploy.screen.tell.stats import SinkStats, Trouble, Worker
+from mpft_deploy.screen.tell.stats import Counted, SinkStats, Worker
 from mpft_deploy.screen.tell.store import Store
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ CAPACITY = 10_000
 
 MAX_WAITING = 1000
 """Messages that wait in memory for the broker."""
+
+LONGEST_WAIT = 15
+"""Seconds between attempts to connect, at most; the first is 1."""
 
 LOOK = 1.0
 """Seconds between two looks at the states."""
@@ -60,7 +63,7 @@ State = dict[str, Any]
 UNTOLD: tuple[State, float] = {}, float("-inf")
 
 
-class MqttSink:
+class MqttSink(Counted):
     """Publishes with QoS 1; paho's own thread connects, reconnects and repeats.
 
     States are published while the broker is there, all of them when it comes back; events wait.
@@ -70,10 +73,7 @@ class MqttSink:
         store: remembers what a broker was told of.
         statuses: of those that are screened now; None as long as these are not known.
         folder: where snapshots are; None where there are none.
-        longest_wait: seconds between attempts to connect, at most; the first is 1.
     """
-
-    name = "mqtt"
 
     def __init__(
         self,
@@ -81,20 +81,18 @@ class MqttSink:
         store: Store,
         statuses: Callable[[], Sequence[SourceStatus] | None],
         folder: Path | None = None,
-        *,
-        longest_wait: int = 15,
     ) -> None:
+        super().__init__("mqtt", logger)
         client = _client(config)
         self._config, self._client, self._statuses = config, client, statuses
         self._store, self._folder = store, folder
         self._pictures: dict[str, tuple[Path, float]] = {}  # to be told of, and until when
-        self._trouble, self._closing = Trouble(logger), False
         self._told: dict[str, tuple[State, float]] = {}  # what, and when
         self._gone: set[str] = set()  # to be taken back, though there may be others of their names
-        self._queued = self._acknowledged = self._failures = self._refused = 0
+        self._queued, self._closing = 0, False
         self._bridge = f"{config.prefix}/availability"
         client.max_queued_messages_set(MAX_WAITING)
-        client.reconnect_delay_set(1, longest_wait)
+        client.reconnect_delay_set(1, LONGEST_WAIT)
         client.will_set(self._bridge, "offline", qos=1, retain=True)
         client.on_connect = self._connected
         client.on_connect_fail = self._failed_to_connect
@@ -109,7 +107,7 @@ class MqttSink:
 
     @property
     def failure(self) -> BaseException | None:
-        """See `Supervised`; paho's thread tells of its end only by being gone."""
+        """As of any sink; paho's thread tells of its end only by being gone."""
         if self._client._thread is None and not self._closing:
             return RuntimeError("the thread of the MQTT client failed")
         return self._worker.failure
@@ -125,7 +123,7 @@ class MqttSink:
         self._closing = True
         self._worker.close(timeout)
         if self._client.is_connected():
-            self._publish(self._bridge, "offline", retain=True)
+            self._publish(self._bridge, "offline")
             self._wait_for_acknowledgements(deadline)
         self._client.disconnect()
         # The thread may sit in a name lookup or a connect; it is a daemon, so it is not waited for.
@@ -133,16 +131,10 @@ class MqttSink:
 
     def stats(self) -> SinkStats:
         """Counts of messages; failures are of connections."""
-        queue, (problem, since) = self._worker.stats(), self._trouble.now
-        dropped = {**queue.dropped, **({"broker": self._refused} if self._refused else {})}
-        return SinkStats(
-            delivered=self._acknowledged,
-            failures=self._failures,
-            dropped=dropped,
-            waiting=queue.waiting + self._unacknowledged(),
-            problem=problem,
-            since=since,
-        )
+        queue, own = self._worker.stats(), super().stats()
+        waiting = queue.waiting + self._unacknowledged()
+        dropped = {**queue.dropped, **own.dropped}
+        return msgspec.structs.replace(own, waiting=waiting, dropped=dropped)
 
     # Called by the worker: every message comes from one thread, so a newer state never loses
     # against an older one.
@@ -151,7 +143,7 @@ class MqttSink:
         if event is None:
             # What an earlier connection left unacknowledged is repeated first.
             self._wait_for_acknowledgements(time.monotonic() + PATIENCE)
-            self._publish(self._bridge, "online", retain=True)
+            self._publish(self._bridge, "online")
             # More than the store has, where its disk was full.
             self._told = dict.fromkeys([*self._told, *self._store.settings("mqtt")], UNTOLD)
         else:
@@ -164,7 +156,7 @@ class MqttSink:
         if self._folder is not None and isinstance(event, StreamEvent) and event.snapshot:
             awaited = self._folder / event.snapshot, time.monotonic() + PICTURE_SECONDS
             self._pictures |= dict.fromkeys((event.source, event.stream), awaited)
-        topic = self._topic(slug(event.source), "event")
+        topic = self._topic(event.source, "event")
         self._publish(topic, msgspec.json.encode(event), retain=False)
 
     def _look(self) -> None:
@@ -189,7 +181,7 @@ class MqttSink:
                 del self._pictures[name]
                 with contextlib.suppress(OSError):  # the disk was full, or it grew too old
                     picture = path.read_bytes()
-                    self._publish(self._topic(slug(name), "picture"), picture, retain=True)
+                    self._publish(self._topic(name, "picture"), picture)
 
     def _take_back(self, source: str) -> None:
         """Have the broker and Home Assistant forget a source: retained messages without content."""
@@ -197,7 +189,7 @@ class MqttSink:
         self._pictures.pop(source, None)
         self._publish_device(source, b"")
         for leaf in ("picture", "availability", "state"):
-            self._publish(self._topic(slug(source), leaf), b"", retain=True)
+            self._publish(self._topic(source, leaf), b"")
         self._remember(source, None)
 
     def _introduce(self, source: str, *, region: bool) -> None:
@@ -213,26 +205,26 @@ class MqttSink:
     def _publish_device(self, source: str, message: bytes) -> None:
         if prefix := self._config.discovery_prefix:
             topic = f"{prefix}/device/{identity(self._config.prefix, source)}/config"
-            self._publish(topic, message, retain=True)
+            self._publish(topic, message)
 
     def _tell_state(self, source: str, state: State) -> None:
         self._told[source] = state, time.monotonic()
         available = "online" if state["state"] in ("live", "frozen") else "offline"
-        self._publish(self._topic(slug(source), "availability"), available, retain=True)
-        self._publish(self._topic(slug(source), "state"), msgspec.json.encode(state), retain=True)
+        self._publish(self._topic(source, "availability"), available)
+        self._publish(self._topic(source, "state"), msgspec.json.encode(state))
 
-    def _topic(self, name: str, leaf: str) -> str:
-        return f"{self._config.prefix}/{name}/{leaf}"
+    def _topic(self, source: str, leaf: str) -> str:
+        return f"{self._config.prefix}/{slug(source)}/{leaf}"
 
-    def _publish(self, topic: str, payload: str | bytes, *, retain: bool) -> None:
+    def _publish(self, topic: str, payload: str | bytes, *, retain: bool = True) -> None:
         info = self._client.publish(topic, payload, qos=1, retain=retain)
         if info.rc == QUEUE_FULL:
-            self._refused += 1
+            self.dropped["broker"] += 1
         else:
             self._queued += 1
 
     def _unacknowledged(self) -> int:
-        return max(0, self._queued - self._acknowledged)
+        return max(0, self._queued - self._delivered)
 
     def _wait_for_acknowledgements(self, deadline: float) -> None:
         while self._unacknowledged() and time.monotonic() < deadline:
@@ -250,7 +242,7 @@ class MqttSink:
         self._trouble.end(f"mqtt {self._config.host}: works again")
         self._worker.put(None)
 
-    def _failed_to_connect(self, client: paho.Client, data: Any) -> None:
+    def _failed_to_connect(self, *_: Any) -> None:
         self._fail("cannot be reached; tried again")
 
     def _disconnected(
@@ -263,10 +255,8 @@ class MqttSink:
         self._failures += 1
         self._trouble.begin(f"mqtt {self._config.host}: {why}")
 
-    def _published(
-        self, client: paho.Client, data: Any, mid: int, reason: Any, properties: Any
-    ) -> None:
-        self._acknowledged += 1
+    def _published(self, *_: Any) -> None:
+        self._delivered += 1
 
 
 def _client(config: Mqtt) -> paho.Client:

@@ -1,20 +1,35 @@
-"""HTTP POST with one deadline for everything, over a connection that is kept open."""
+"""HTTP POST with one deadline for everything; and events posted to a receiver of one's own.
+
+Those are signed, in order, and arrive at least once. Headers and signature are those of Standard
+Webhooks (https://www.standardwebhooks.com), for which there are libraries in most languages;
+`docs/telling.md` verifies one without.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import contextlib
+import hashlib
+import hmac
 import ipaddress
 import logging
 import os
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Mapping
 from functools import lru_cache
 
+from mpft_deploy import __version__
 from mpft_deploy.errors import UsageError
 from mpft_deploy.extras import require
-from mpft_deploy.screen.tell.deliver import LONGEST_PAUSE, Answer
+from mpft_deploy.screen.streams.records import Event, FrameEvent
+from mpft_deploy.screen.tell.config import Webhook
+from mpft_deploy.screen.tell.deliver import LONGEST_PAUSE, Answer, Deliverer
+from mpft_deploy.screen.tell.store import Delivery, Store
 
 MAX_REPLY = 64 * 1024
 """Bytes of a reply that are read; nobody needs them, but the next request comes after them."""
@@ -23,8 +38,12 @@ _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """By which networks without IPv4 reach what has nothing else."""
 
 
+MIN_KEY = 16
+"""Bytes that a signing key has at least: fewer can be guessed."""
+
+
 class Poster:
-    """Posts to one address, from one thread. Neither redirects nor proxies are followed.
+    """Posts to one address, once at a time. Neither redirects nor proxies are followed.
 
     Args:
         what: names the address in errors.
@@ -60,25 +79,27 @@ class Poster:
         self._client = httpx2.AsyncClient(timeout=None, trust_env=False, verify=_trust())
         self._loop = asyncio.new_event_loop()
         self._task: asyncio.Task[Answer] | None = None
+        self._posting = threading.Lock()
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Post once. A ValueError where these headers cannot be sent."""
-        if self._aborted:  # by now the loop may be closed
-            return Answer(0, "given up")
-        request = asyncio.wait_for(self._request(body, headers), self._timeout)
-        self._task = self._loop.create_task(request)
-        try:
-            return self._loop.run_until_complete(self._task)
-        except asyncio.TimeoutError:
-            self._failed += 1
-            return Answer(0, "no reply in time")
-        except asyncio.CancelledError:
-            return Answer(0, "given up")
-        except self._unsendable as error:
-            raise ValueError(str(error)) from None
-        except (self._failures, OSError) as error:
-            self._failed += 1
-            return Answer(0, reason_of(error))
+        with self._posting:
+            if self._aborted:  # by now the loop may be closed
+                return Answer(0, "given up")
+            request = asyncio.wait_for(self._request(body, headers), self._timeout)
+            self._task = self._loop.create_task(request)
+            try:
+                return self._loop.run_until_complete(self._task)
+            except asyncio.TimeoutError:
+                self._failed += 1
+                return Answer(0, "no reply in time")
+            except asyncio.CancelledError:
+                return Answer(0, "given up")
+            except self._unsendable as error:
+                raise ValueError(str(error)) from None
+            except (self._failures, OSError) as error:
+                self._failed += 1
+                return Answer(0, reason_of(error))
 
     def abort(self) -> None:
         """End a `post` that waits, from another thread, and all later ones."""
@@ -87,9 +108,11 @@ class Poster:
             self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
 
     def close(self) -> None:
-        """Close the connection; by the thread that posts."""
-        self._loop.run_until_complete(self._client.aclose())
-        self._loop.close()
+        """Close the connection, after a `post` that another thread began."""
+        self.abort()
+        with self._posting:
+            self._loop.run_until_complete(self._client.aclose())
+            self._loop.close()
 
     async def _request(self, body: bytes, headers: Mapping[str, str]) -> Answer:
         url, extensions = self._url, {}
@@ -147,3 +170,53 @@ def reason_of(error: BaseException) -> str:
             return os.strerror(number) if number > 0 else cause.strerror
         cause = cause.__cause__ or cause.__context__
     return "it closed the connection, or its reply is not HTTP"
+
+
+def signature(key: bytes, identity: str, timestamp: int, body: bytes) -> str:
+    """HMAC-SHA256 over `ID.TIMESTAMP.BODY`, as the header has it: "v1," and base64."""
+    signed = f"{identity}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+
+
+def signing_key(text: bytes) -> bytes:
+    """A key as configured: `whsec_` and base64, or any other text for its own bytes."""
+    key = text
+    if text.startswith(b"whsec_"):
+        try:
+            key = base64.b64decode(text.removeprefix(b"whsec_"), validate=True)
+        except binascii.Error:
+            raise UsageError("[webhook] secret: what follows whsec_ is not base64") from None
+    if len(key) < MIN_KEY:
+        raise UsageError(
+            f"[webhook] secret: the key has {len(key)} bytes and needs {MIN_KEY} or more; "
+            "docs/telling.md shows how to make one"
+        )
+    return key
+
+
+class WebhookSink(Deliverer):
+    """Posts events."""
+
+    _poster: Poster
+
+    def __init__(self, config: Webhook, store: Store) -> None:
+        self._keys = [signing_key(text) for text in config.signing_keys()]
+        self._poster = Poster(config.url, config.timeout)
+        super().__init__("webhook", f"webhook {self._poster.where}", store)
+
+    def wants(self, event: Event) -> bool:
+        return not isinstance(event, FrameEvent)
+
+    def attempt(self, delivery: Delivery) -> Answer:
+        """Post an event."""
+        identity, timestamp = delivery.told.id, int(time.time())
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": f"mpft-deploy/{__version__}",
+            "webhook-id": identity,
+            "webhook-timestamp": str(timestamp),
+        }
+        if self._keys:
+            signed = [signature(key, identity, timestamp, delivery.body) for key in self._keys]
+            headers["webhook-signature"] = " ".join(signed)
+        return self._poster.post(delivery.body, headers)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from mpft_deploy.screen.streams.records import Event
+from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen.streams.task import Task
 
 logger = logging.getLogger(__name__)
@@ -43,21 +43,6 @@ class SinkStats(msgspec.Struct, frozen=True, kw_only=True):
     since: float | None = None
 
 
-@runtime_checkable
-class Counted(Protocol):
-    """A sink that has stats."""
-
-    name: str
-
-    def stats(self) -> SinkStats:
-        """From any thread."""
-
-
-def kind(event: Event) -> str:
-    """What the event's `event` field says: frame, stream or source."""
-    return str(type(event).__struct_config__.tag)
-
-
 QUIET = 60.0
 """Seconds between two complaints of one kind, at least."""
 
@@ -68,16 +53,16 @@ class Trouble:
     What fails for moments, again and again, would fill the log otherwise; all is counted anyway.
 
     Attributes:
-        now: what fails and since when, as in `SinkStats`.
+        now: `problem` and `since` as in `SinkStats`, while something fails.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger, self._told, self._next = logger, False, float("-inf")
-        self.now: tuple[str, float | None] = ("", None)
+        self.now: dict[str, Any] = {}
 
     def begin(self, what: str) -> None:
         """It failed, once more."""
-        self.now = (what, self.now[1] or time.time())
+        self.now = {"problem": what, "since": self.now.get("since") or time.time()}
         now = time.monotonic()
         if not self._told and now >= self._next:
             self._told, self._next = True, now + QUIET
@@ -85,20 +70,49 @@ class Trouble:
 
     def end(self, what: str) -> None:
         """It worked."""
-        self.now = ("", None)
+        self.now = {}
         if self._told:
             self._told = False
             self._logger.info("%s", what)
 
 
-class Worker(Generic[Item]):
+class Counted:
+    """A sink that counts what it does, in a thread without which it does nothing.
+
+    Attributes:
+        dropped: events that are lost, by cause.
+    """
+
+    _task: Task
+
+    def __init__(self, name: str, logger: logging.Logger) -> None:
+        self.name, self._trouble = name, Trouble(logger)
+        self.dropped: Counter[str] = Counter()
+        self._delivered = self._failures = 0
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the thread before its time."""
+        return self._task.failure
+
+    def stats(self) -> SinkStats:
+        """From any thread."""
+        return SinkStats(
+            delivered=self._delivered,
+            failures=self._failures,
+            dropped=dict(self.dropped),
+            **self._trouble.now,
+        )
+
+
+class Worker(Counted, Generic[Item]):
     """A thread that handles items in order, from a queue that drops its oldest when it is full.
 
     Most sinks are one.
 
     Args:
-        handle: called for each item. An OSError is counted as a failure and costs that item;
-            anything else does too and is logged with its traceback.
+        handle: called for each item. An OSError or EnvironmentLacksError is counted as a failure
+            and costs that item; anything else does too and is logged with its traceback.
         capacity: items that wait, at most.
         idle: called every `period` seconds while there is nothing to do.
     """
@@ -112,36 +126,25 @@ class Worker(Generic[Item]):
         idle: Callable[[], None] | None = None,
         period: float = 3600.0,
     ) -> None:
-        self.name, self._handle, self._capacity = name, handle, capacity
+        super().__init__(name, logger)
+        self._handle, self._capacity, self._closing = handle, capacity, False
         self._idle, self._period = idle, period if idle is not None else None
         self._items: deque[Item] = deque()
         self._changed = threading.Condition()
-        self._closing, self._trouble = False, Trouble(logger)
-        self._delivered = self._failures = self._overflowed = self._left = 0
         self._task = Task(name, self._run)
         self._task.start()
-
-    @property
-    def failure(self) -> BaseException | None:
-        """See `Supervised`."""
-        return self._task.failure
 
     def put(self, item: Item) -> None:
         """Queue an item; never waits."""
         with self._changed:
             if self._closing:
-                self._left += 1
+                self.dropped["closed"] += 1
                 return
             if len(self._items) >= self._capacity:
                 self._items.popleft()
-                self._overflowed += 1
+                self.dropped["queue"] += 1
             self._items.append(item)
             self._changed.notify()
-
-    @property
-    def ended(self) -> bool:
-        """Whether its thread is gone."""
-        return not self._task.is_alive()
 
     def close(self, timeout: float) -> None:
         """Handle what is queued, for at most `timeout` seconds."""
@@ -151,8 +154,9 @@ class Worker(Generic[Item]):
             self._changed.notify()
         self._task.join(max(0.0, deadline - time.monotonic()))
         with self._changed:
-            self._left += len(self._items)
-            self._items.clear()
+            if self._items:
+                self.dropped["closed"] += len(self._items)
+                self._items.clear()
 
     @property
     def disk_bytes(self) -> int:
@@ -160,51 +164,36 @@ class Worker(Generic[Item]):
         return 0
 
     def stats(self) -> SinkStats:
-        """Counts of items."""
-        problem, since = self._trouble.now
-        with self._changed:
-            causes = {"queue": self._overflowed, "error": self._failures, "closed": self._left}
-            return SinkStats(
-                delivered=self._delivered,
-                failures=self._failures,
-                dropped={cause: count for cause, count in causes.items() if count},
-                waiting=len(self._items),
-                disk_bytes=self.disk_bytes,
-                problem=problem,
-                since=since,
-            )
+        sizes = {"waiting": len(self._items), "disk_bytes": self.disk_bytes}
+        return msgspec.structs.replace(super().stats(), **sizes)
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._items and not self._closing and self._changed.wait(self._period):
-                    pass
-                if not self._items and self._closing:
-                    return
+                if not self._items and not self._closing:
+                    self._changed.wait(self._period)
                 items = [self._items.popleft()] if self._items else []
+                if not items and self._closing:
+                    return
             for item in items:
-                failed = self._failed(item)
-                with self._changed:
-                    self._failures += failed
-                    self._delivered += not failed
-            if not items:
-                self._rest()
+                self._work(item)
+            if not items and self._idle is not None:
+                try:
+                    self._idle()
+                except Exception:
+                    logger.exception("%s: upkeep failed", self.name)
 
-    def _rest(self) -> None:
-        try:
-            if self._idle is not None:
-                self._idle()
-        except Exception:
-            logger.exception("%s: upkeep failed", self.name)
-
-    def _failed(self, item: Item) -> bool:
+    def _work(self, item: Item) -> None:
         try:
             self._handle(item)
-        except OSError as error:
-            self._trouble.begin(f"{self.name}: {error.strerror}; what it costs is counted")
-            return True
+        except (OSError, EnvironmentLacksError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            self._trouble.begin(f"{self.name}: {why}; what it costs is counted")
         except Exception:
             logger.exception("%s: an event was lost", self.name)
-            return True
-        self._trouble.end(f"{self.name}: works again")
-        return False
+        else:
+            self._trouble.end(f"{self.name}: works again")
+            self._delivered += 1
+            return
+        self._failures += 1
+        self.dropped["error"] += 1

@@ -10,35 +10,31 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
 from mpft_deploy.errors import EnvironmentLacksError
-from mpft_deploy.files import display
-from mpft_deploy.screen.streams.clock import Clock, SystemClock
-from mpft_deploy.screen.streams.records import Event, FrameEvent, StreamEvent
+from mpft_deploy.screen.streams.clock import Clock
+from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
 from mpft_deploy.screen.streams.task import Task
-from mpft_deploy.screen.tell.database import WAITING, open_database, write_out
-from mpft_deploy.screen.tell.limits import Limits, Storage
-from mpft_deploy.screen.tell.retention import Retention
-from mpft_deploy.screen.tell.stats import SinkStats, Trouble
-from mpft_deploy.screen.tell.stored import (
-    BODY,
-    COLUMNS,
-    Precision,
-    ReviewState,
-    StoredEvent,
-    read_row,
-)
+from mpft_deploy.screen.tell.config import Storage
+from mpft_deploy.screen.tell.database import DAY, USED, WAITING, Database
+from mpft_deploy.screen.tell.stats import Counted, SinkStats, Trouble
+from mpft_deploy.screen.tell.table import EventClass, Limits
 from mpft_deploy.spec import StreamVerdict
 
 logger = logging.getLogger(__name__)
+
+ReviewState = Literal["open", "confirmed", "dismissed", "unclear"]
+
+BODY = msgspec.json.Decoder(StreamEvent | SourceEvent)
+
+_COLUMNS = "id, body, state, note, reviewer, reviewed_at, snapshot, package"
+"""Of the table `events`, for `_read_row`."""
 
 MEMORY_BYTES = 16 * 1024**2
 """Of a store that has no file."""
@@ -52,11 +48,19 @@ AGAIN = 1.0
 UPKEEP = 60.0
 """Seconds between two looks for what is too old or too much."""
 
+AT_ONCE = 500
+"""Rows of a class that are deleted in one go, at most."""
+
+AUDITED = 100_000
+"""Rows of who did what, at most."""
+
 
 class Delivery(NamedTuple):
-    """An event that waits for a receiver: its number, and what is sent.
+    """An event that waits for a receiver.
 
     Attributes:
+        event: its number.
+        body: what is sent, as JSON.
         attempts: so far.
         due: when the next is, by the store's clock.
         error: why it was refused before, where it is sent once more.
@@ -68,67 +72,70 @@ class Delivery(NamedTuple):
     due: float
     error: str | None
 
-
-class Receiver(Protocol):
-    """Who takes events from the store when it can; its name stays the same over restarts."""
-
-    name: str
-
-    def wants(self, event: Event) -> bool:
-        """Whether an event is for it."""
+    @property
+    def told(self) -> StreamEvent | SourceEvent:
+        """The event itself."""
+        return BODY.decode(self.body)
 
 
-class Store:
-    """A file of events, for one process; any thread may ask.
+class StoredEvent(msgspec.Struct, frozen=True):
+    """An event, and what became of it.
+
+    Attributes:
+        id: counts up in the order of events; not the `id` that the event itself carries.
+        state: of its review; None where there is nothing to review, as of a stream turned unsure.
+        by, reviewed_at: who said so, and when, in seconds since the Unix epoch; None if nobody did.
+        snapshot, package: files of the frame that decided and of the evidence, as long as they are
+            kept.
+    """
+
+    id: int
+    event: StreamEvent | SourceEvent
+    state: ReviewState | None
+    note: str
+    by: str
+    reviewed_at: float | None
+    snapshot: str | None
+    package: str | None
+
+
+class Precision(msgspec.Struct, frozen=True):
+    """What reviewers said of verdicts "generated"."""
+
+    confirmed: int = 0
+    dismissed: int = 0
+    unclear: int = 0
+    open: int = 0
+
+
+class Store(Database, Counted):
+    """A file of events; see `Database`.
 
     Args:
-        path: made if absent, readable by its owner alone; None for memory.
         limits: of what is kept.
 
     Attributes:
-        path: of the file.
-        receivers: of what is sent here.
-        dropped: events that are lost, by cause.
         changes: how many events and reviews were written since the start.
-
-    Raises:
-        UsageError: another process has it.
-        InputError: it is not such a file, or of another version.
-        EnvironmentLacksError: it cannot be written.
     """
-
-    name = "store"
 
     def __init__(
         self, path: Path | None, limits: Limits | None = None, clock: Clock | None = None
     ) -> None:
-        self.path, self._where = path, "memory" if path is None else display(path)
+        Database.__init__(self, path, clock)
+        Counted.__init__(self, "store", logger)
         self._limits = limits or Storage()
         if path is None:
             small = min(self._limits.max_bytes, MEMORY_BYTES)
             self._limits = msgspec.structs.replace(self._limits, max_bytes=small)
-        self._lock = threading.RLock()
-        self._trouble, self._unfit = Trouble(logger), Trouble(logger)
-        self._closed = threading.Event()
-        self._delivered = self._failures = 0
-        self._next_try = float("-inf")
-        self.receivers: list[Receiver] = []
-        self.dropped: Counter[str] = Counter()
+        self._unfit, self._next_try = Trouble(logger), float("-inf")
         self.changes = 0
-        self._db = open_database(path)
-        self._retention = Retention(self._db, clock or SystemClock())
         self._last = self.number("SELECT max(seq) FROM sqlite_sequence WHERE name = 'events'")
         self._task = Task("store", self._look_after)
         self._task.start()
 
-    @property
-    def failure(self) -> BaseException | None:
-        """See `Supervised`."""
-        return self._task.failure
-
     def send(self, event: Event) -> None:
-        """Keep an event, and deliver it to all receivers that want it."""
-        self.add(event, [receiver.name for receiver in self.receivers if receiver.wants(event)])
+        """Keep an event, and deliver it to nobody."""
+        self.add(event)
 
     def add(self, event: Event, receivers: Sequence[str] = ()) -> int:
         """Keep an event, and deliver it to some receivers; never raises for a disk.
@@ -158,7 +165,7 @@ class Store:
                 self.dropped["closed"] += 1
                 return self._last
             self._last += 1
-            row = (self._last, self._retention.now(), event.time, event.source, verdict, body)
+            row = (self._last, self.now(), event.time, event.source, verdict, body)
             sql = "INSERT INTO new_events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', '', NULL)"
             self._db.execute(sql, (*row, snapshot, package, state))
             sql = "INSERT INTO new_deliveries VALUES (?, ?, NULL, 0, 0)"
@@ -205,20 +212,6 @@ class Store:
         with self._lock:
             return sum(self.number(sql(new, ""), receiver) for new in ("", "new_"))
 
-    def rows(self, sql: str, *values: object) -> list[Any]:
-        """What a statement gives, which may write; an EnvironmentLacksError if it cannot."""
-        with self._lock, self._explained():
-            return self._db.execute(sql, values).fetchall()
-
-    def number(self, sql: str, *values: object) -> int:
-        """One number that a statement gives; 0 for none, and after the end."""
-        return 0 if self._closed.is_set() else self.rows(sql, *values)[0][0] or 0
-
-    def now(self) -> float:
-        """Seconds by the clock that ages are told by; see `Retention`."""
-        with self._lock:
-            return self._retention.now()
-
     def events(
         self,
         *,
@@ -247,8 +240,8 @@ class Store:
         given = {test: value for test, value in wanted.items() if value is not None}
         where = f"WHERE {' AND '.join(given)}" if given else ""
         by = "" if source is None else "INDEXED BY events_by_source"  # of all, the rarest value
-        sql = f"SELECT {COLUMNS} FROM events {by} {where} ORDER BY id DESC LIMIT ?"
-        return [read_row(row) for row in self.rows(sql, *given.values(), limit)]
+        sql = f"SELECT {_COLUMNS} FROM events {by} {where} ORDER BY id DESC LIMIT ?"
+        return [_read_row(row) for row in self.rows(sql, *given.values(), limit)]
 
     def sources(self) -> list[str]:
         """Of all events, by name, whether they are screened still or not."""
@@ -256,8 +249,8 @@ class Store:
 
     def event(self, number: int) -> StoredEvent | None:
         """One event; None if there is none of that number, or no more."""
-        rows = self.rows(f"SELECT {COLUMNS} FROM events WHERE id = ?", number)
-        return read_row(rows[0]) if rows else None
+        rows = self.rows(f"SELECT {_COLUMNS} FROM events WHERE id = ?", number)
+        return _read_row(rows[0]) if rows else None
 
     def review(
         self, number: int, state: ReviewState, note: str, by: str, now: float
@@ -271,17 +264,14 @@ class Store:
             KeyError: there is no such event, or it is of a source and has no verdict.
             EnvironmentLacksError: it cannot be written.
         """
-        sql = (
-            "UPDATE events SET state = ?, note = ?, reviewer = ?, reviewed_at = ? "
-            "WHERE id = ? AND state IS NOT NULL"
-        )
-        with self._lock, self._explained():
-            if self._db.execute(sql, (state, note, by, now, number)).rowcount == 0:
-                raise KeyError(number)
-            self.changes += 1
+        with self._lock:
             stored = self.event(number)
-        assert stored is not None
-        return stored
+            if stored is None or stored.state is None:
+                raise KeyError(number)
+            values = "state = ?, note = ?, reviewer = ?, reviewed_at = ?"
+            self.rows(f"UPDATE events SET {values} WHERE id = ?", state, note, by, now, number)
+            self.changes += 1
+        return msgspec.structs.replace(stored, state=state, note=note, by=by, reviewed_at=now)
 
     def precision(
         self, source: str | None = None, since: float | None = None, until: float | None = None
@@ -294,41 +284,11 @@ class Store:
         )
         return Precision(**dict(self.rows(sql, source, since, until)))
 
-    def settings(self, key: str) -> dict[str, bytes]:
-        """What was set of sources under a key, by source."""
-        return dict(self.rows("SELECT source, value FROM settings WHERE key = ?", key))
-
-    def set_setting(self, source: str, key: str, value: bytes | None) -> None:
-        """Set something of a source, which `settings` tells from now on; None takes it back.
-
-        Raises:
-            EnvironmentLacksError: it cannot be written.
-        """
-        if value is None:
-            self.rows("DELETE FROM settings WHERE source = ? AND key = ?", source, key)
-        else:
-            self.rows("INSERT OR REPLACE INTO settings VALUES (?, ?, ?)", source, key, value)
-
-    def forget_settings(self, source: str) -> None:
-        """Take back all that was set of a source; an EnvironmentLacksError if it cannot be.
-
-        What a broker was told stays known: that is taken back there first, once it can be reached.
-        """
-        self.rows("DELETE FROM settings WHERE source = ? AND key <> 'mqtt'", source)
-
     def stats(self) -> SinkStats:
-        """Counts of events."""
-        problem, since = self._trouble.now
         with self._lock:
-            return SinkStats(
-                delivered=self._delivered,
-                failures=self._failures,
-                dropped=dict(self.dropped),
-                waiting=self.number("SELECT count(*) FROM new_events"),
-                disk_bytes=0 if self._closed.is_set() else self._retention.size(),
-                problem=problem,
-                since=since,
-            )
+            waiting = self.number("SELECT count(*) FROM new_events")
+            used = self.number(USED)
+            return msgspec.structs.replace(super().stats(), waiting=waiting, disk_bytes=used)
 
     def close(self, timeout: float = 0.0) -> None:
         """Write what is left, and let another process have the file; waits for nobody."""
@@ -338,8 +298,8 @@ class Store:
             self._write_out(last=True)
             if lost := self.number("SELECT count(*) FROM new_events"):
                 logger.error("store %s: %d events are lost", self._where, lost)
-            with contextlib.suppress(sqlite3.Error):  # it is a minute behind then
-                self._retention.keep_clock()
+            with contextlib.suppress(EnvironmentLacksError):  # it is a minute behind then
+                self.keep_clock()
             self._closed.set()
             self._db.close()
 
@@ -355,24 +315,40 @@ class Store:
                     self.keep_limits()
 
     def keep_limits(self) -> None:
-        """Delete what is too old or too much; done every minute anyway."""
+        """Delete what is too old or too much, but nothing that was confirmed; done every minute."""
+        orphans = "FROM deliveries WHERE event NOT IN (SELECT id FROM events)"
         with self._lock:
             try:
-                if lost := self._retention.events(self._limits):
+                for kind in get_args(EventClass):
+                    verdict = None if kind == "source" else kind
+                    oldest = self.now() - DAY * self._limits.days_of(kind)
+                    self._delete("verdict IS ? AND at < ?", verdict, oldest)
+                while self.number(USED) > self._limits.max_bytes:
+                    if not self._delete("true ORDER BY id"):
+                        break  # what is left is confirmed
+                self.rows(f"DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - {AUDITED}")
+                lost = self.number(f"SELECT count(*) {orphans} AND due NOTNULL")
+                self.rows(f"DELETE {orphans}")
+                if lost:
                     logger.warning("store %s: %d deliveries were dropped", self._where, lost)
                     self.dropped["limit"] += lost
-                self._retention.keep_clock()
-            except sqlite3.Error as error:
-                self._trouble.begin(f"store {self._where}: {error}; nothing can be deleted")
+                self.keep_clock()
+            except EnvironmentLacksError as error:
+                self._trouble.begin(f"{error}; nothing can be deleted")
+
+    def _delete(self, wanted: str, *values: object) -> int:
+        """Delete such events, the first of them; how many."""
+        rows = f"SELECT id FROM events WHERE state IS NOT 'confirmed' AND {wanted} LIMIT {AT_ONCE}"
+        self.rows(f"DELETE FROM events WHERE id IN ({rows})", *values)
+        return self.number("SELECT changes()")
 
     def _write_out(self, *, last: bool = False) -> None:
         """Write what is not written; if that fails it stays in memory, and the log says so."""
         if self._closed.is_set() or (time.monotonic() < self._next_try and not last):
             return
         try:
-            count = self.number("SELECT count(*) FROM new_events")
-            write_out(self._db)
-        except (sqlite3.Error, EnvironmentLacksError) as error:
+            count = self.write_out()
+        except sqlite3.Error as error:
             self._failures += 1
             self._next_try = time.monotonic() + AGAIN
             self._trouble.begin(f"store {self._where}: {error}; events wait in memory")
@@ -381,9 +357,8 @@ class Store:
             self.changes += count
             self._trouble.end(f"store {self._where}: can be written again")
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise EnvironmentLacksError(f"store {self._where}: {error}") from None
+
+def _read_row(row: tuple[Any, ...]) -> StoredEvent:
+    """A row of the table."""
+    number, body, *rest = row
+    return StoredEvent(number, BODY.decode(body), *rest)

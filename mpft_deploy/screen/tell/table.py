@@ -1,23 +1,29 @@
-"""What the tables of a configuration file have in common: checks, and secrets."""
+"""What the tables of a configuration file have in common: limits, checks, secrets."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Meta
 
 from mpft_deploy.errors import InputError, UsageError
-from mpft_deploy.files import display, read_small
-from mpft_deploy.spec import Record
+from mpft_deploy.files import display, printable, read_small
+from mpft_deploy.screen.streams.hours import are_hours
+from mpft_deploy.spec import Record, StreamVerdict
 
 Text = Annotated[str, Meta(min_length=1)]
 Days = Annotated[float, Meta(gt=0)]
 Bytes = Annotated[int, Meta(ge=1024**2)]
 Clients = Annotated[int, Meta(ge=2, le=1000)]
+
+Worth = StreamVerdict | Literal["drift", "down", "live"]
+EventClass = Literal["no sign", "generated", "unsure", "source"]
+"""Of what is kept: changes to a stream's verdict, and of a source's state."""
 
 MIN_TOKEN = 16
 """Characters that a dashboard token has at least."""
@@ -35,6 +41,57 @@ class Table(Record, frozen=True):
             for name, value in ((name, getattr(self, name)) for name in self.__struct_fields__)
         )
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class Limits(Table, frozen=True, kw_only=True):
+    """How much is kept.
+
+    Attributes:
+        max_bytes: in all; the oldest go first.
+        max_age_days: for how long.
+        days: the same for single classes.
+    """
+
+    max_bytes: Bytes
+    max_age_days: Days
+    days: dict[EventClass, Days] = msgspec.field(default_factory=dict)
+
+    def days_of(self, kind: EventClass) -> float:
+        """For how long what is of a class is kept."""
+        return self.days.get(kind, self.max_age_days)
+
+
+class KeptLimits(Limits, frozen=True, kw_only=True):
+    """Of files that are kept of verdicts.
+
+    Attributes:
+        folder: that they are in.
+        when: stream verdicts of which one is kept.
+    """
+
+    folder: Text
+    when: Annotated[tuple[StreamVerdict, ...], Meta(min_length=1)] = ("generated",)
+
+
+class Alerts(Table, frozen=True, kw_only=True):
+    """When people are told, and how often.
+
+    Attributes:
+        when: verdicts of streams, cameras' drift, or states of sources, that are worth it.
+        interval: seconds between two notifications of one source, at least.
+        per_hour: notifications of one address or device, at most.
+        quiet: local time in which nobody is told, such as "22:00-07:00"; see `hours`.
+    """
+
+    when: Annotated[tuple[Worth, ...], Meta(min_length=1)] = ("generated",)
+    interval: Annotated[float, Meta(ge=0, le=86400)] = 300.0
+    per_hour: Annotated[int, Meta(ge=1, le=1000)] = 20
+    quiet: str = ""
+
+    def __post_init__(self) -> None:
+        good = not self.quiet or are_hours(self.quiet)
+        wanted = 'write from when to when, for example "22:00-07:00"'
+        check(type(self).__name__.lower(), "quiet", good, wanted)
 
 
 def is_loopback(host: str) -> bool:
@@ -121,3 +178,29 @@ def check_token(table: str, token: str, file: str) -> None:
 def check_one_secret(table: str, key: str, value: str, file: str) -> None:
     """A UsageError for a secret that is given twice."""
     check(table, key, not (value and file), f"give {key} or {key}_file, not both")
+
+
+def explain(message: str, root: type[Record]) -> str:
+    """msgspec's message on a file's tables, with the path put in the words of the file."""
+    text, _, path = message.partition(" - at ")
+    place = path.removeprefix("`key` in ").strip("`").removeprefix("$").removeprefix(".")
+    if found := re.search(r"(unknown|missing required) field `(.*)`", text):
+        table, key = re.sub(r"\[.*?\]", "", place), printable(found[2])
+        if found[1] != "unknown":
+            return f"[{table}] {key}: is missing"
+        if not table:
+            return f"[{key}]: unknown table; known are {', '.join(root.__struct_fields__)}"
+        kind: Any = root
+        for part in table.split("."):
+            kind = table_in(get_type_hints(kind)[part])
+        return f"[{table}] {key}: unknown key; known are {', '.join(kind.__struct_fields__)}"
+    table, _, key = place.partition(".")
+    where = f"[{table}] {key}".strip() if table else "the configuration"
+    return f"{where}: {printable(text[:1].lower() + text[1:])}"
+
+
+def table_in(kind: Any) -> type[Table] | None:
+    """The table in a type such as `Http | None` or `tuple[User, ...]`."""
+    if parts := get_args(kind):
+        return next(filter(None, map(table_in, parts)), None)
+    return kind if isinstance(kind, type) and issubclass(kind, Table) else None

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from mpft_deploy.extras import require
 from mpft_deploy.screen.streams.records import Monitor
-from mpft_deploy.screen.tell.alerts import Push
-from mpft_deploy.screen.tell.config import Health, Http, Live
+from mpft_deploy.screen.tell.config import Health, Http, Live, Push
 
 if TYPE_CHECKING:
     from mpft_deploy.screen.manage import Manager
@@ -38,6 +37,14 @@ def serve(
 ) -> Dashboard:
     """Start a `Dashboard`.
 
+    Args:
+        sinks: whose store and files are shown, and whose queues and failures the metrics show.
+        metrics: from `open_metrics`.
+        engine: what the metrics tell of the engine: backend, precision, device.
+        manager: through which admins add, pause and remove sources; None for nobody.
+        live: where streams are shown as they are.
+        push: how devices are notified.
+
     Raises:
         EnvironmentLacksError: the address is taken, or an extra is missing.
     """
@@ -52,7 +59,9 @@ def serve(
 def serve_health(monitor: Monitor, health: Health) -> Server:
     """Start /livez and /readyz on a port of their own; raises as `serve` does."""
     require("dashboard", "[health]", *NEEDS)
-    from mpft_deploy.screen.web.app import health as application
-    from mpft_deploy.screen.web.server import Server
+    from starlette.applications import Starlette
 
-    return Server("health", application(monitor), health.bind(), health.clients)
+    from mpft_deploy.screen.web.server import Server, health_routes
+
+    app = Starlette(routes=health_routes(monitor))
+    return Server("health", app, health.bind(), health.clients)

@@ -3,12 +3,20 @@
 A visitor shows a token, or the cookie that a login gave him in its place, or comes by a proxy that
 says who he is. A page of an attacker can make a browser send all of these, so what changes
 something must come from a page of ours.
+
+Of a login the store keeps a hash of the cookie, and one of the token that it was given for: whoever
+reads it has neither, and a session ends with its token.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import ipaddress
+import secrets
 import socket
+import threading
+import time
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,12 +25,11 @@ from starlette.requests import cookie_parser
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mpft_deploy.errors import UsageError
+from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.screen.tell.config import Http
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.screen.web.operations import MissingError, Note, User, operation
 from mpft_deploy.screen.web.routes import refusal
-from mpft_deploy.screen.web.sessions import Session, Sessions, hashed
 
 OPEN = frozenset(
     {"/livez", "/readyz", "/login", "/logout", "/dashboard.css", "/icon.svg", "/app.webmanifest"}
@@ -32,18 +39,94 @@ OPEN = frozenset(
 SAFE = frozenset({"GET", "HEAD"})
 """Methods that change nothing."""
 
+DAYS = 30
+"""After which one logs in again."""
+
+MOST = 50
+"""Sessions of a user; the oldest end."""
+
+LONGEST_AGENT = 200
 
 ANYBODY = User("", "admin")
 """Where no token is asked for; only this machine can be asked."""
 
 
 class LoggedIn(msgspec.Struct, frozen=True):
-    """A session, as people see it; id names it, and no cookie can be told from that."""
+    """A browser that is logged in, as people see it.
+
+    Attributes:
+        id: of the session; no cookie can be told from it.
+        began: when, seconds since the Unix epoch.
+        agent: what the browser calls itself.
+    """
 
     id: str
     user: str
     began: float
     agent: str
+
+
+class Session(LoggedIn, frozen=True):
+    """token: hash of the one that it was begun with."""
+
+    token: str
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is too old."""
+        return time.time() - self.began > 86400 * DAYS
+
+
+class Sessions:
+    """Browsers that are logged in, each by a cookie of its own; from any thread.
+
+    Attributes:
+        cookie: name of the cookie; another store has another, also at the same host.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._lock = store, threading.RLock()
+        name = store.settings("cookie").get("", secrets.token_hex(4).encode())
+        store.set_setting("", "cookie", name)
+        self.cookie = f"mpft_{name.decode()}"
+        rows = store.rows("SELECT id, user, began, agent, token FROM sessions")
+        self._sessions = {row[0]: Session(*row) for row in rows}
+
+    def begin(self, user: str, token: str, agent: str) -> str:
+        """The cookie of a new session, which ends with the process if the store cannot keep it.
+
+        Args:
+            token: that was shown.
+        """
+        cookie = secrets.token_urlsafe(32)
+        session = Session(hashed(cookie), user, time.time(), agent[:LONGEST_AGENT], hashed(token))
+        sql = "INSERT INTO sessions (id, user, began, agent, token) VALUES (?, ?, ?, ?, ?)"
+        with self._lock:
+            stay = [one for one in self.all() if one.user == user][: MOST - 1]
+            with contextlib.suppress(EnvironmentLacksError):  # a full disk: who looks sees why
+                for old in list(self._sessions.values()):
+                    if old.user == user and old not in stay:
+                        self.end(old.id)
+                self._store.rows(sql, *msgspec.structs.astuple(session))
+            self._sessions[session.id] = session
+        return cookie
+
+    def find(self, cookie: str) -> Session | None:
+        """Whose cookie it is; None if it is none, or too old."""
+        session = self._sessions.get(hashed(cookie))
+        return None if session is None or session.is_over else session
+
+    def all(self) -> list[Session]:
+        """Newest first, without those that are over."""
+        with self._lock:
+            found = [one for one in self._sessions.values() if not one.is_over]
+        return sorted(found, key=lambda one: -one.began)
+
+    def end(self, identity: str) -> None:
+        """Log a browser out, if it is in; an EnvironmentLacksError if that cannot be kept."""
+        with self._lock:
+            self._store.rows("DELETE FROM sessions WHERE id = ?", identity)
+            self._sessions.pop(identity, None)
 
 
 class Access:
@@ -61,17 +144,13 @@ class Access:
         self._proxy = ipaddress.ip_network(http.trusted_proxy) if http.trusted_proxy else None
         self._header = http.user_header.lower()
         self._roles = {user.name: user.role for user in http.users}
+        self._open = not self._users and not self._header
         self.sessions = Sessions(store)
 
     def may_be(self, name: str) -> bool:
         """Whether somebody of that name can come; a proxy may name anybody."""
         named = any(user.name == name for user in self._users.values())
-        return named or bool(self._header) or (self.open and name == ANYBODY.name)
-
-    @property
-    def open(self) -> bool:
-        """Whether no token is asked for."""
-        return not self._users and not self._header
+        return named or bool(self._header) or (self._open and name == ANYBODY.name)
 
     @operation("GET", "/sessions")
     def listed(self, user: User) -> list[LoggedIn]:
@@ -107,7 +186,7 @@ class Access:
         """
         if self._header and (names := headers.getlist(self._header)):
             return self._by_proxy(names, peer)
-        if self.open:
+        if self._open:
             return ANYBODY
         scheme, _, given = headers.get("authorization", "").partition(" ")
         # By hashes: how long it takes tells nothing of a token.
@@ -213,3 +292,8 @@ class Gate:
                 401, "a token is needed: send it as 'Authorization: Bearer TOKEN', or log in at /"
             )
         return None
+
+
+def hashed(text: str) -> str:
+    """Of a cookie or token, which are long and random: nobody finds them by guessing."""
+    return hashlib.sha256(b"mpft session 1 " + text.encode()).hexdigest()

@@ -1,37 +1,26 @@
-"""The API, version 1: what the page shows and does, for programs too."""
+"""Events, their reviews, and the files that are kept of them."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
-from msgspec import structs
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from mpft_deploy.screen.evidence.package import open_clip
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.kept import KeptFile
-from mpft_deploy.screen.tell.stored import Precision, ReviewState, StoredEvent
+from mpft_deploy.screen.tell.store import Precision, ReviewState, StoredEvent
 from mpft_deploy.screen.web.audit import Audit, Number, PageLength
-from mpft_deploy.screen.web.board import Board, Overview, Shown, thumbnail
-from mpft_deploy.screen.web.deliveries import Deliveries
+from mpft_deploy.screen.web.board import Board, thumbnail
 from mpft_deploy.screen.web.export import zipped
-from mpft_deploy.screen.web.nodes import Nodes
 from mpft_deploy.screen.web.operations import MissingError, Note, User, operation
 from mpft_deploy.spec import StreamVerdict
-
-PREFIX = "/api/v1"
-
-TICK = 1.0
-"""Seconds between two overviews of a live connection."""
 
 PAGE = 50
 
@@ -69,67 +58,25 @@ class Events(msgspec.Struct, frozen=True):
 
 
 class Api:
-    """Answers from the board and the store.
+    """Answers from the store, and of files that are kept.
 
     Args:
-        sinks: have the store, and may keep snapshots.
-        nodes: others whose sources are shown, too.
-        deliveries: whether they go well is shown, too.
-        streams: live connections at a time.
+        board: says what streams show, for evidence that is kept by hand.
         managed, notifies: whether sources, and devices to be notified, can be added.
     """
 
     def __init__(
-        self,
-        board: Board,
-        sinks: Sinks,
-        audit: Audit,
-        nodes: Nodes,
-        deliveries: Deliveries,
-        streams: int,
-        *,
-        managed: bool = False,
-        notifies: bool = False,
+        self, board: Board, sinks: Sinks, audit: Audit, *, managed: bool, notifies: bool
     ) -> None:
-        self._notifies = notifies
-        self._audit, self._nodes, self._managed = audit, nodes, managed
-        self._deliveries = deliveries
-        self._board, self._store, self._streams = board, sinks.store, streams
+        self._board, self._audit, self._store = board, audit, sinks.store
         self._snapshots, self._evidence = sinks.snapshots, sinks.evidence
-        self._small = lru_cache(256)(thumbnail)
+        self._managed, self._notifies = managed, notifies
 
     @operation("GET", "/me")
     async def me(self, user: User) -> Me:
         """Who asks: name and role; no name where no token is asked for."""
         manages = self._managed and user.role == "admin"
         return Me(user.name, user.role, manages, self._notifies)
-
-    @operation("GET", "/sources")
-    async def sources(self, own: bool = False) -> Overview:
-        """Every source as it is now; `own`: without those of other nodes."""
-        overview = self._board.overview()
-        overview = structs.replace(overview, sinks=await self._deliveries.look())
-        return overview if own else structs.replace(overview, nodes=await self._nodes.look())
-
-    @operation("GET", "/history")
-    async def history(self) -> dict[str, list[list[float]]]:
-        """Time, evidence and probability of the last minutes, by source."""
-        return self._board.history()
-
-    @operation("GET", "/picture")
-    def picture(self, source: str, near: bool = False) -> Shown | None:
-        """The frame of a source that was judged last, and what the detector looked at; or null.
-
-        With `near` only what surrounds the cells that it saw, pixel for pixel if that fits.
-        """
-        return self._board.picture(source, near=near)
-
-    @operation("GET", "/stream", "text/event-stream")
-    async def stream(self, still: Callable[[], bool]) -> Response:
-        """Server-sent events: `overview`, as of /sources, each second."""
-        if self._streams <= 0:
-            raise HTTPException(503, "too many pages are open")
-        return StreamingResponse(self._follow(still), media_type="text/event-stream")
 
     @operation("GET", "/events")
     def events(
@@ -197,7 +144,7 @@ class Api:
         if path is None:
             raise MissingError("there is no such snapshot; it may have grown too old")
         if small:
-            return Response(self._small(path), media_type="image/jpeg", headers=STAYS)
+            return Response(thumbnail(path), media_type="image/jpeg", headers=STAYS)
         return FileResponse(path, media_type="image/jpeg", headers=STAYS)
 
     @operation("POST", "/sources/{source}/evidence", role="reviewer", told="asked for evidence of")
@@ -236,14 +183,14 @@ class Api:
     @operation("GET", "/evidence")
     def packages(self) -> list[KeptFile]:
         """Packages of evidence that no event names, as those asked for by hand, newest first."""
-        return [] if self._evidence is None else self._evidence.kept.unnamed()
+        return [] if self._evidence is None else self._evidence.unnamed()
 
     @operation("DELETE", "/evidence/{name}", role="admin")
     def delete_package(self, name: str, note: Note) -> None:
         """Delete a package of evidence that no event names."""
         if self._evidence is None or name not in {one.name for one in self.packages()}:
             raise MissingError("there is no such package, or an event names it")
-        self._evidence.kept.delete(name)
+        self._evidence.delete(name)
         note("deleted evidence", name)
 
     @operation("GET", "/export", "application/zip", told="exported reviewed frames")
@@ -273,23 +220,11 @@ class Api:
         return StreamingResponse(parts, media_type="application/zip", headers=name)
 
     def _package(self, name: str) -> Path:
-        path = self._evidence.kept.find(name) if self._evidence is not None else None
+        path = self._evidence.find(name) if self._evidence is not None else None
         if path is None:
             raise MissingError("there is no such package: it is to come, or grew too old")
         return path
 
     def _snapshot(self, name: str) -> Path | None:
         """A file of the snapshots, and no other."""
-        return self._snapshots.kept.find(name) if self._snapshots is not None else None
-
-    async def _follow(self, still: Callable[[], bool]) -> AsyncIterator[bytes]:
-        if self._streams <= 0:  # others asked meanwhile; a place is taken no sooner than here
-            return
-        self._streams -= 1
-        try:
-            while not self._board.closed and still():  # he may be logged out meanwhile
-                body = msgspec.json.encode(await self.sources())
-                yield b"event: overview\ndata: %b\n\n" % body
-                await asyncio.sleep(TICK)
-        finally:
-            self._streams += 1
+        return self._snapshots.find(name) if self._snapshots is not None else None

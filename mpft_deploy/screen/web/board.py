@@ -1,20 +1,25 @@
-"""What the dashboard shows, prepared once for everybody: many visitors cost as much as one."""
+"""The live view, prepared once for everybody: many visitors cost as much as one."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
+from msgspec.structs import asdict, replace
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.responses import Response, StreamingResponse
 
+from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen.streams.records import (
     Event,
     FrameEvent,
@@ -24,15 +29,23 @@ from mpft_deploy.screen.streams.records import (
     SourceStatus,
 )
 from mpft_deploy.screen.tell.config import Live
-from mpft_deploy.screen.tell.snapshots import encode_jpeg
-from mpft_deploy.screen.web.operations import MissingError
+from mpft_deploy.screen.tell.fanout import Sinks
+from mpft_deploy.screen.tell.stats import Counted
+from mpft_deploy.screen.web.asked import Asked
+from mpft_deploy.screen.web.operations import MissingError, operation
 from mpft_deploy.views import Window
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 HISTORY = 300
 """Points of evidence a source keeps, one a second at most."""
 
 FRESH = 0.5
 """Seconds for which an overview is good for everybody."""
+
+TICK = 1.0
+"""Seconds between two overviews of a live connection."""
 
 PICTURE_SECONDS = 1.0
 """A source's picture is encoded no more often than this."""
@@ -46,10 +59,10 @@ LONGER_SIDE = 640
 SMALL = 320
 """Pixels of a preview's longer side."""
 
+QUALITY = 82
+
 MARGIN = 16
 """Pixels around the cells in a close view."""
-
-Cells = list[tuple[int, int, int]]
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -68,7 +81,7 @@ class Shown(msgspec.Struct, frozen=True):
     width: int
     height: int
     jpeg: str
-    cells: Cells
+    cells: list[tuple[int, int, int]]
     windows: list[Window]
     share: float
 
@@ -145,29 +158,30 @@ class _Encoded(NamedTuple):
 
 
 class Board:
-    """State of the page. `note` is called by the pipeline; all else by visitors.
+    """What is now. `note` is called by the pipeline; all else by visitors.
 
     Args:
-        changes: counts up with each event and review.
+        sinks: that are looked at, too.
+        nodes: others whose sources are shown.
         live: where streams are shown as they are.
         groups: of sources that are in one.
-
-    Attributes:
-        evidence: whether it can be kept.
-        closed: whether live connections are to end.
+        places: live connections at a time.
     """
 
     def __init__(
         self,
         monitor: Monitor,
-        changes: Callable[[], int],
-        live: Live | None = None,
-        groups: Callable[[], Mapping[str, str]] = dict,
-        *,
-        evidence: bool = False,
+        sinks: Sinks,
+        nodes: Callable[[], list[NodeNow]],
+        live: Live | None,
+        groups: Callable[[], Mapping[str, str]],
+        places: int,
     ) -> None:
-        self._monitor, self._changes, self._live, self._groups = monitor, changes, live, groups
-        self.evidence, self.closed = evidence, False
+        self._monitor, self._sinks, self._live, self._groups = monitor, sinks, live, groups
+        self._nodes, self._places = nodes, places
+        self._told = Asked[list[SinkNow]](
+            [], lambda _: run_in_threadpool(self._look_at_sinks), stays=True
+        )
         self._lock, self._encoding = threading.Lock(), threading.Lock()
         self._frames = threading.BoundedSemaphore(FRAMES)
         self._history: dict[str, deque[list[float]]] = {}
@@ -195,8 +209,39 @@ class Board:
                 at = points.pop()[0]
             points.append([at, round(event.evidence, 3), round(probability, 4)])
 
+    @operation("GET", "/sources")
+    async def sources(self, own: bool = False) -> Overview:
+        """Every source as it is now; `own`: without those of other nodes."""
+        overview = replace(self.overview(), sinks=self._told.look())
+        return overview if own else replace(overview, nodes=self._nodes())
+
+    @operation("GET", "/history")
+    async def history(self) -> dict[str, list[list[float]]]:
+        """Time, evidence and probability of the last minutes, by source."""
+        with self._lock:
+            return {name: list(points) for name, points in self._history.items()}
+
+    @operation("GET", "/stream", "text/event-stream")
+    async def stream(self, still: Callable[[], bool]) -> Response:
+        """Server-sent events: `overview`, as of /sources, each second."""
+        if self._places <= 0:
+            raise HTTPException(503, "too many pages are open")
+        return StreamingResponse(self._follow(still), media_type="text/event-stream")
+
+    async def _follow(self, still: Callable[[], bool]) -> AsyncIterator[bytes]:
+        if self._places <= 0:  # others asked meanwhile; a place is taken no sooner than here
+            return
+        self._places -= 1
+        try:
+            while still():  # he may be logged out meanwhile
+                body = msgspec.json.encode(await self.sources())
+                yield b"event: overview\ndata: %b\n\n" % body
+                await asyncio.sleep(TICK)
+        finally:
+            self._places += 1
+
     def overview(self) -> Overview:
-        """Sources as they are now."""
+        """This node's sources as they are now."""
         now = time.monotonic()
         if self._overview is None or now - self._overview[0] >= FRESH:
             self._overview = (now, self._look())
@@ -211,7 +256,7 @@ class Board:
             self._forget(lambda name: name not in known)
             sources = [
                 SourceNow(
-                    **msgspec.structs.asdict(status),
+                    **asdict(status),
                     picture_time=self._judged.get(status.source),
                     since=self._turned.get(status.stream),
                     live="" if self._live is None else self._live.page(status.source),
@@ -224,21 +269,29 @@ class Board:
             alive=self._monitor.alive(),
             ready=self._monitor.ready(),
             lost_events=self._monitor.lost_events,
-            changes=self._changes(),
-            evidence=self.evidence,
+            changes=self._sinks.store.changes,
+            evidence=self._sinks.evidence is not None,
             sources=sources,
         )
 
-    def history(self) -> dict[str, list[list[float]]]:
-        """Time, evidence and probability of the last minutes, by source."""
-        with self._lock:
-            return {name: list(points) for name, points in self._history.items()}
+    def _look_at_sinks(self) -> list[SinkNow]:
+        found = []
+        for sink in self._sinks:
+            if isinstance(sink, Counted):
+                try:
+                    now = sink.stats()
+                except EnvironmentLacksError as error:  # a store that cannot even be read
+                    found.append(SinkNow(sink.name, problem=str(error)))
+                    continue
+                told = (now.waiting, now.refused, now.problem, now.since)
+                found.append(SinkNow(sink.name, *told))
+        return found
 
-    def picture(self, source: str, *, near: bool) -> Shown | None:
-        """The last judged frame of a source; a MissingError for an unknown name.
+    @operation("GET", "/picture")
+    def picture(self, source: str, near: bool = False) -> Shown | None:
+        """The frame of a source that was judged last, and what the detector looked at; or null.
 
-        Args:
-            near: only what surrounds the cells that the detector saw, pixel for pixel if it fits.
+        With `near` only what surrounds the cells that it saw, pixel for pixel if that fits.
         """
         if (shown := self._encoded(source, near=near)) is not None:
             return shown
@@ -277,46 +330,37 @@ class Board:
                 del kept[source]
 
 
+@lru_cache(256)
 def thumbnail(path: Path) -> bytes:
     """A preview of a JPEG file, of at most SMALL pixels a side."""
     from PIL import Image
 
     with Image.open(path) as image:
         image.draft("RGB", (SMALL, SMALL))  # decodes no more than is shown
-        image.thumbnail((SMALL, SMALL))
-        buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, "JPEG", quality=80)
+        return encode_jpeg(image, SMALL)
+
+
+def encode_jpeg(image: Image.Image, side: int) -> bytes:
+    """A JPEG file of a picture, which is shrunk to so many pixels a side at most."""
+    image.thumbnail((side, side))
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()
 
 
 def _encode(picture: Picture, *, near: bool) -> Shown:
+    from PIL import Image
+
     pixels, cells, windows = picture.pixels, picture.cells, picture.looked_at.windows
     if near and cells:
-        top, left, bottom, right = _around(cells)
+        top = max(0, min(row for row, _, _ in cells) - MARGIN)
+        left = max(0, min(column for _, column, _ in cells) - MARGIN)
+        bottom = max(row + side for row, _, side in cells) + MARGIN
+        right = max(column + side for _, column, side in cells) + MARGIN
         pixels = pixels[top:bottom, left:right]
         cells = [(row - top, column - left, side) for row, column, side in cells]
         windows = tuple(Window(row - top, column - left, *size) for row, column, *size in windows)
     height, width = pixels.shape[:2]
-    jpeg = base64.b64encode(encode_jpeg(_shrunk(pixels), quality=82)).decode("ascii")
+    jpeg = base64.b64encode(encode_jpeg(Image.fromarray(pixels), LONGER_SIDE)).decode("ascii")
     share = picture.looked_at.share
     return Shown(picture.time, width, height, jpeg, cells, list(windows), share)
-
-
-def _around(cells: Cells) -> tuple[int, int, int, int]:
-    """Top, left, bottom and right of the part of a frame that holds the cells."""
-    return (
-        max(0, min(row for row, _, _ in cells) - MARGIN),
-        max(0, min(column for _, column, _ in cells) - MARGIN),
-        max(row + side for row, _, side in cells) + MARGIN,
-        max(column + side for _, column, side in cells) + MARGIN,
-    )
-
-
-def _shrunk(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    from PIL import Image
-
-    if max(pixels.shape[:2]) <= LONGER_SIDE:
-        return pixels
-    image = Image.fromarray(pixels)
-    image.thumbnail((LONGER_SIDE, LONGER_SIDE), reducing_gap=2.0)
-    return np.asarray(image)

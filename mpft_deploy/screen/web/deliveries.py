@@ -1,24 +1,14 @@
-"""Whether telling works, and what a receiver refused: to be sent again, or forgotten."""
+"""What a receiver refused: to be sent again, or forgotten."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-
 import msgspec
-from starlette.concurrency import run_in_threadpool
 
-from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen.tell.database import REFUSED
 from mpft_deploy.screen.tell.deliver import Deliverer
 from mpft_deploy.screen.tell.fanout import Sinks
-from mpft_deploy.screen.tell.stats import Counted
 from mpft_deploy.screen.web.audit import Number
-from mpft_deploy.screen.web.board import SinkNow
 from mpft_deploy.screen.web.operations import MissingError, Note, operation
-
-PERIOD = 1.0
-"""Seconds between two looks at the sinks."""
 
 SHOWN = 200
 """Refused events of a receiver that are listed, at most."""
@@ -43,20 +33,10 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Deliveries:
-    """Looks at sinks; `look` is called from the event loop of the page alone."""
+    """Of those sinks that deliver what waits in the store."""
 
     def __init__(self, sinks: Sinks) -> None:
         self._sinks, self._store = sinks, sinks.store
-        self._now: list[SinkNow] = []
-        self._task: asyncio.Task[None] | None = None
-        self._next = float("-inf")
-
-    async def look(self) -> list[SinkNow]:
-        """What was found last: no visitor waits for a store that hangs."""
-        if (self._task is None or self._task.done()) and time.monotonic() >= self._next:
-            self._next = time.monotonic() + PERIOD
-            self._task = asyncio.create_task(self._follow())
-        return self._now
 
     @operation("GET", "/refused", role="admin")
     def refused(self) -> list[Refused]:
@@ -103,19 +83,3 @@ class Deliveries:
 
     def _deliverers(self) -> list[Deliverer]:
         return [sink for sink in self._sinks if isinstance(sink, Deliverer)]
-
-    async def _follow(self) -> None:
-        self._now = await run_in_threadpool(self._ask)
-
-    def _ask(self) -> list[SinkNow]:
-        found = []
-        for sink in self._sinks:
-            if isinstance(sink, Counted):
-                try:
-                    now = sink.stats()
-                except EnvironmentLacksError as error:  # a store that cannot even be read
-                    found.append(SinkNow(name=sink.name, problem=str(error)))
-                    continue
-                told = (now.waiting, now.refused, now.problem, now.since)
-                found.append(SinkNow(sink.name, *told))
-        return found

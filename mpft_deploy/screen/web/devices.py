@@ -11,14 +11,11 @@ from starlette.datastructures import Headers
 
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
 from mpft_deploy.files import sha256
-from mpft_deploy.screen.streams.clock import Clock
-from mpft_deploy.screen.tell.alerts import Push
-from mpft_deploy.screen.tell.deliver import FIRST_WAIT
+from mpft_deploy.screen.tell.config import Push
 from mpft_deploy.screen.tell.fanout import Sinks
-from mpft_deploy.screen.tell.push import GONE, Device, PushSink, Subscription
-from mpft_deploy.screen.tell.vapid import Sender
+from mpft_deploy.screen.tell.push import GONE, Device, PushSink, Sender, Subscription
+from mpft_deploy.screen.web.access import LONGEST_AGENT
 from mpft_deploy.screen.web.operations import MissingError, Note, User, operation
-from mpft_deploy.screen.web.sessions import LONGEST_AGENT
 
 MOST_OF_USER, MOST = 10, 50
 """Devices of a user, and of all; each has a thread."""
@@ -40,14 +37,9 @@ class Devices:
         config: Push,
         sinks: Sinks,
         may_be: Callable[[str], bool],
-        *,
-        first_wait: float = FIRST_WAIT,
-        clock: Clock | None = None,
     ) -> None:
         self._config, self._sinks, self._store = config, sinks, sinks.store
-        self._first_wait, self._clock = first_wait, clock
         self._lock, self._trying = threading.RLock(), threading.Lock()
-        self._told: dict[str, PushSink] = {}
         path = self._store.path
         self.sender = Sender(path and path.with_suffix(".push.pem"))
         for *row, kept in self._store.rows("SELECT * FROM devices ORDER BY since"):
@@ -60,7 +52,7 @@ class Devices:
     @operation("GET", "/push")
     def devices(self, user: User) -> list[Device]:
         """Devices that are notified of verdicts, oldest first: one's own, and for admins all."""
-        told = [one.device for one in list(self._told.values())]
+        told = [one.device for one in self._told().values()]
         return [one for one in told if user.role == "admin" or one.user == user.name]
 
     @operation("GET", "/push/key")
@@ -75,7 +67,7 @@ class Devices:
         number, agent = sha256(body.endpoint.encode())[:16], headers.get("user-agent", "")
         device = Device(number, user.name, time.time(), agent[:LONGEST_AGENT], body.service)
         with self._lock:
-            others = [one.device.user for one in self._told.values() if one.device.id != number]
+            others = [one.device.user for one in self._told().values() if one.device.id != number]
             if others.count(user.name) >= MOST_OF_USER or len(others) >= MOST:
                 most = f"{MOST_OF_USER} devices of a user, and {MOST} of all"
                 raise UsageError(f"{most} are notified at most: remove one")
@@ -115,20 +107,23 @@ class Devices:
             raise UsageError(f"{found.device.service} did not take it: {answer.reason}")
 
     def _find(self, id: str, user: User) -> PushSink:
-        if id not in {one.id for one in self.devices(user)}:
+        found = self._told().get(id)
+        if found is None or found.device not in self.devices(user):
             raise MissingError("there is no such device of yours")
-        return self._told[id]
+        return found
+
+    def _told(self) -> dict[str, PushSink]:
+        """By their numbers, oldest first."""
+        return {one.device.id: one for one in self._sinks if isinstance(one, PushSink)}
 
     def _start(self, device: Device, subscription: Subscription) -> None:
-        sink = self._told[device.id] = PushSink(
+        sink = PushSink(
             device,
             subscription,
             self.sender,
             self._forget,
             self._config,
             self._store,
-            self._first_wait,
-            self._clock,
         )
         self._sinks.append(sink)
 
@@ -140,11 +135,11 @@ class Devices:
         """Keep nothing of a device, nor what waits for it; its thread has still to end."""
         with self._lock:
             self._store.rows("DELETE FROM devices WHERE id = ?", number)
-            found = self._told.pop(number, None)
+            found = self._told().get(number)
             if found is not None:
                 self._sinks.remove(found)
-            name, receivers = f"push {number}", self._store.receivers
-            self._store.receivers = [one for one in receivers if one.name != name]
             for new in ("", "new_"):
-                self._store.rows(f"DELETE FROM {new}deliveries WHERE receiver = ?", name)
+                self._store.rows(
+                    f"DELETE FROM {new}deliveries WHERE receiver = ?", f"push {number}"
+                )
         return found

@@ -8,23 +8,17 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mpft_deploy.screen.streams.records import StreamEvent
-from mpft_deploy.screen.tell.stored import StoredEvent
+from mpft_deploy.screen.tell.store import StoredEvent
 
 PAGE = 200
 
-OTHER = {"generated": "real", "no sign": "generated"}
-"""What a stream shows whose verdict was dismissed."""
-
-
-def label_of(stored: StoredEvent) -> str | None:
-    """What a frame shows by its review; None where that is not known."""
-    event = stored.event
-    if not isinstance(event, StreamEvent) or event.verdict == "unsure":
-        return None
-    if stored.state == "confirmed":
-        return "generated" if event.verdict == "generated" else "real"
-    return OTHER[event.verdict] if stored.state == "dismissed" else None
+LABELS: dict[object, str] = {
+    ("generated", "confirmed"): "generated",
+    ("generated", "dismissed"): "real",
+    ("no sign", "confirmed"): "real",
+    ("no sign", "dismissed"): "generated",
+}
+"""What a stream showed, by its verdict and review; of others that is not known."""
 
 
 def zipped(
@@ -43,7 +37,8 @@ def zipped(
     # Of files from before 1980, as of boards without a battery, ZIP knows no better date.
     with zipfile.ZipFile(parts, "w", strict_timestamps=False) as archive:
         for stored in _all(events):
-            label, path = label_of(stored), find(stored.snapshot or "")
+            verdict = getattr(stored.event, "verdict", None)  # events of sources have none
+            label, path = LABELS.get((verdict, stored.state)), find(stored.snapshot or "")
             if label is None or path is None:
                 continue
             name = f"images/{path.name}"

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import time
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from mpft_deploy.extras import require
 from mpft_deploy.screen.tell.config import Node
 from mpft_deploy.screen.tell.post import reason_of
+from mpft_deploy.screen.web.asked import Asked
 from mpft_deploy.screen.web.board import NodeNow, Shown, SourceNow
 from mpft_deploy.screen.web.operations import MissingError, operation
 
-PERIOD = 1.0
-"""Seconds between two questions to a node."""
-
 PATIENCE = 5.0
 """Seconds that an answer may take."""
-
-IDLE = 10.0
-"""Seconds after the last visitor's question for which nodes are still asked."""
 
 MAX_ANSWER = 8 * 1024**2
 
@@ -34,10 +31,6 @@ class _Overview(msgspec.Struct):
     sources: list[SourceNow]
 
 
-class _NodeError(Exception):
-    """What is wrong with an answer, in words."""
-
-
 class Nodes:
     """Asks them; from the event loop of the page alone.
 
@@ -46,84 +39,80 @@ class Nodes:
     """
 
     def __init__(self, nodes: Sequence[Node]) -> None:
-        self._urls = {one.name: one.url.rstrip("/") + "/" for one in nodes}
-        self._tokens = {one.name: one.read_token() for one in nodes}
-        self._now = {name: NodeNow(name, url) for name, url in self._urls.items()}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._asked = float("-inf")
-        if nodes:
-            require("webhook", "[[http.nodes]]", "httpx2")
-            import httpx2
+        self._clients: dict[str, Any] = {}
+        self._told: list[Asked[NodeNow]] = []
+        if not nodes:
+            return
+        require("webhook", "[[http.nodes]]", "httpx2")
+        import httpx2
 
-            self._failures = (httpx2.HTTPError, OSError)
-            self._client = httpx2.AsyncClient(
-                timeout=None, trust_env=False, verify=ssl.create_default_context()
+        self._failures, trust = (httpx2.HTTPError, OSError), ssl.create_default_context()
+        for one in nodes:
+            url, token = one.url.rstrip("/") + "/", one.read_token()
+            self._clients[one.name] = httpx2.AsyncClient(
+                base_url=f"{url}api/v1/",
+                headers={"Authorization": f"Bearer {token}"} if token else {},
+                timeout=None,
+                trust_env=False,
+                verify=trust,
             )
+            ask = partial(self._ask, one.name)
+            self._told.append(Asked(NodeNow(one.name, url), ask, stays=False))
 
-    async def look(self) -> list[NodeNow]:
+    def look(self) -> list[NodeNow]:
         """What each told last."""
-        self._asked = time.monotonic()
-        for name in self._urls:
-            if name not in self._tasks or self._tasks[name].done():
-                self._tasks[name] = asyncio.create_task(self._follow(name))
-        return list(self._now.values())
+        return [one.look() for one in self._told]
 
     @operation("GET", "/nodes/{node}/picture")
     async def picture(self, node: str, source: str, near: bool = False) -> Shown | None:
         """The same as /picture, of another node's source."""
-        if node not in self._urls:
+        if node not in self._clients:
             raise MissingError("there is no such node")
         asked = {"source": source, **({"near": "true"} if near else {})}
         try:
-            return msgspec.json.decode(await self._get(node, "picture", asked), type=Shown | None)
-        except Exception as error:
-            raise MissingError(f"{node}: {self._why(error)}") from None
+            found: Shown | None = await self._get(node, "picture", Shown | None, **asked)
+        except MissingError as error:
+            raise MissingError(f"{node}: {error}") from None
+        return found
 
-    async def _follow(self, name: str) -> None:
-        now = NodeNow(name, self._urls[name])
-        while time.monotonic() - self._asked < IDLE:
-            try:
-                body = await self._get(name, "sources", {"own": "true"})
-                found = msgspec.json.decode(body, type=_Overview)
-                problem = "" if found.alive else "it has stopped judging"
-                now = msgspec.structs.replace(now, problem=problem, sources=found.sources)
-            except Exception as error:  # whatever another machine does
-                why = self._why(error)
-                down = [
-                    msgspec.structs.replace(one, state="down", reason=f"{name}: {why}")
-                    for one in now.sources
-                ]
-                now = msgspec.structs.replace(now, problem=why, sources=down)
-            self._now[name] = now
-            await asyncio.sleep(PERIOD)
-        self._now[name] = NodeNow(name, self._urls[name])  # not shown as if it were new
+    async def _ask(self, name: str, last: NodeNow) -> NodeNow:
+        try:
+            found = await self._get(name, "sources", _Overview, own="true")
+        except MissingError as error:
+            reason = f"{name}: {error}"
+            down = [replace(one, state="down", reason=reason) for one in last.sources]
+            return replace(last, problem=str(error), sources=down)
+        problem = "" if found.alive else "it has stopped judging"
+        return replace(last, problem=problem, sources=found.sources)
 
-    async def _get(self, name: str, path: str, query: dict[str, str]) -> bytes:
-        token = self._tokens[name]
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        url = f"{self._urls[name]}api/v1/{path}"
+    async def _get(self, name: str, path: str, kind: Any, **query: str) -> Any:
+        """What a node answers, as such a type.
+
+        Raises:
+            MissingError: it does not; says why, and repeats nothing of what was sent.
+        """
 
         async def read() -> bytes:
-            async with self._client.stream("GET", url, params=query, headers=headers) as reply:
+            body = b""
+            async with self._clients[name].stream("GET", path, params=query) as reply:
+                if reply.status_code == 401:
+                    raise MissingError("it does not know the token")
                 if reply.status_code != 200:
-                    refused = reply.status_code == 401
-                    why = f"it answered {reply.status_code}"
-                    raise _NodeError("it does not know the token" if refused else why)
-                body = b""
+                    raise MissingError(f"it answered {reply.status_code}")
                 async for part in reply.aiter_bytes():
                     body += part
                     if len(body) > MAX_ANSWER:
-                        raise _NodeError("it answers more than is read")
-                return body
+                        raise MissingError("it answers more than is read")
+            return body
 
-        return await asyncio.wait_for(read(), PATIENCE)
-
-    def _why(self, error: Exception) -> str:
-        """In words that repeat nothing of what was sent."""
-        if isinstance(error, asyncio.TimeoutError):
-            return "no reply in time"
-        if isinstance(error, _NodeError):
-            return str(error)
-        if isinstance(error, self._failures):
-            return reason_of(error)
-        return "its answer is of another version"
+        try:
+            return msgspec.json.decode(await asyncio.wait_for(read(), PATIENCE), type=kind)
+        except MissingError:
+            raise
+        except asyncio.TimeoutError:
+            why = "no reply in time"
+        except self._failures as error:
+            why = reason_of(error)
+        except Exception:  # whatever another machine does
+            why = "its answer is of another version"
+        raise MissingError(why)

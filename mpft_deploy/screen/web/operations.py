@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -82,7 +82,7 @@ def operation(
     """Mark a method as an operation; its docstring describes it."""
 
     def mark(call: T) -> T:
-        call.__dict__["operation"] = (method, path, media, role, told)
+        call.__dict__["operation"] = Operation(method, path, media, role, told, call)
         return call
 
     return mark
@@ -93,5 +93,4 @@ def operations(apis: Sequence[object]) -> Iterator[Operation]:
     for api in apis:
         for name, call in vars(type(api)).items():
             if marked := getattr(call, "operation", None):
-                method, path, media, role, told = marked
-                yield Operation(method, path, media, role, told, getattr(api, name))
+                yield replace(marked, call=getattr(api, name))

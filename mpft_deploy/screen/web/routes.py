@@ -22,16 +22,18 @@ from mpft_deploy.screen.web.connection import PATIENCE
 from mpft_deploy.screen.web.operations import JSON, ROLES, Operation, operations
 from mpft_deploy.spec import MALFORMED
 
+PREFIX = "/api/v1"
+
 BODY_BYTES = 16 * 1024
 """Of a request's body; notes are short."""
 
 
-def routes(apis: Sequence[object], prefix: str, audit: Audit) -> list[Route]:
+def routes(apis: Sequence[object], audit: Audit) -> list[Route]:
     """Of every operation."""
     return [
         # A source may be called by its address, slashes and all.
         Route(
-            prefix + one.path.replace("{source}", "{source:path}"),
+            PREFIX + one.path.replace("{source}", "{source:path}"),
             _endpoint(one, audit),
             methods=[one.method],
         )
@@ -101,52 +103,45 @@ def _endpoint(one: Operation, audit: Audit) -> Callable[[Request], Any]:
     return answer
 
 
-def openapi(apis: Sequence[object], prefix: str, title: str) -> dict[str, Any]:
+def openapi(apis: Sequence[object]) -> dict[str, Any]:
     """OpenAPI 3.1 of objects' operations."""
-    kinds = {
+    kinds = dict.fromkeys(
         kind
         for one in operations(apis)
         for name, kind in one.types.items()
         if name == "body" or (name == "return" and one.media == JSON)
-    }
-    order = sorted(kinds, key=repr)
-    schemas, components = msgspec.json.schema_components(
-        order, ref_template="#/components/schemas/{name}"
     )
-    schema_of = dict(zip(order, schemas, strict=True))
+    schemas, components = msgspec.json.schema_components(
+        kinds, ref_template="#/components/schemas/{name}"
+    )
+    schema_of = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for one in operations(apis):
         text = re.split(r"\n\n(?:Args|Raises):", inspect.getdoc(one.call) or "")[0]
         summary, _, rest = text.partition("\n\n")
-        good: dict[str, Any] = {"description": summary}
-        if one.media == JSON:
-            good["content"] = {JSON: {"schema": schema_of[one.types["return"]]}}
-        else:
-            good["content"] = {one.media: {}}
+        needs = "" if one.role == "viewer" else f"Needs the role {one.role}."
+        answer = {"schema": schema_of[one.types["return"]]} if one.media == JSON else {}
+        good = {"description": summary, "content": {one.media: answer}}
         entry: dict[str, Any] = {
             "operationId": one.call.__name__,
             "summary": summary,
+            "description": "\n\n".join(filter(None, (rest, needs))),
+            "parameters": list(_parameters(one)),
             "responses": {"200": good, "default": {"$ref": "#/components/responses/Refusal"}},
         }
-        needs = "" if one.role == "viewer" else f"Needs the role {one.role}."
-        if told := "\n\n".join(filter(None, (rest, needs))):
-            entry["description"] = told
-        if parameters := list(_parameters(one)):
-            entry["parameters"] = parameters
         if "body" in one.types:
             content = {JSON: {"schema": schema_of[one.types["body"]]}}
             entry["requestBody"] = {"required": True, "content": content}
-        paths.setdefault(prefix + one.path, {})[one.method.lower()] = entry
+        paths.setdefault(PREFIX + one.path, {})[one.method.lower()] = entry
     error = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+    refused = {"description": "What is wrong.", "content": {JSON: {"schema": error}}}
     return {
         "openapi": "3.1.0",
-        "info": {"title": title, "version": __version__},
+        "info": {"title": "mpft screen", "version": __version__},
         "paths": paths,
         "components": {
             "schemas": components,
-            "responses": {
-                "Refusal": {"description": "What is wrong.", "content": {JSON: {"schema": error}}}
-            },
+            "responses": {"Refusal": refused},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"token": []}, {}],

@@ -10,13 +10,12 @@ from media import picture
 
 from mpft_deploy.screen.streams.attempt import Attempt
 from mpft_deploy.screen.streams.pixels import RgbShot
-from mpft_deploy.screen.streams.settings import SourceSettings
 
 OLDEST_MS = 2000 + 2000
 """Of a verdict: `max_age`, and as much again as a batch may take on a busy machine."""
 
 
-def read_pictures(settings: SourceSettings, attempt: Attempt) -> None:
+def read_pictures(attempt: Attempt) -> None:
     """Ten pictures a second, half of them to be decoded in their turn."""
     pictures = itertools.cycle([picture(seed=seed) for seed in range(4)])
     while attempt.wait(0.1):

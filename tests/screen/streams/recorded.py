@@ -19,7 +19,7 @@ from mpft_deploy.screen.evidence.keeper import EvidenceSink
 from mpft_deploy.screen.evidence.package import engine_of
 from mpft_deploy.screen.evidence.ring import Looks, Recording, Ring
 from mpft_deploy.screen.streams.baseline import Baseline
-from mpft_deploy.screen.tell.limits import Evidence
+from mpft_deploy.screen.tell.config import Evidence
 from mpft_deploy.screen.tell.store import Store
 
 ALARMED = 0.0

@@ -25,8 +25,8 @@ from stream_promises import (
 
 from mpft_deploy.screen.streams.baseline import Baseline
 from mpft_deploy.screen.streams.decision import StreamDecision, hypotheses
-from mpft_deploy.screen.streams.drift import Drift
-from mpft_deploy.screen.streams.novelty import Seen
+from mpft_deploy.screen.streams.hypothesis import Drift
+from mpft_deploy.screen.streams.runs import Seen
 from mpft_deploy.screen.streams.settings import DecisionSettings, seconds
 from mpft_deploy.spec import Calibration, HeldOut
 

@@ -13,12 +13,12 @@ from telling import HandClock, Told, eventually
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams import decoding
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
+from mpft_deploy.screen.streams.config import Config
+from mpft_deploy.screen.streams.decoding import MOST
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.library import source_settings
-from mpft_deploy.screen.streams.pace import MOST
 from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.scheduler import Scheduler
-from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings, SourceSettings
 from mpft_deploy.screen.streams.source import Source
 
 
@@ -29,9 +29,7 @@ class Bench:
         self.clock, self.go, self.lose = HandClock(), threading.Event(), threading.Event()
         self.attempts: list[Attempt] = []
         self._emitter = Emitter(Told(), self.clock)
-        self.scheduler = Scheduler(
-            screener, ScreenSettings(), DecisionSettings(), self._emitter, self.clock
-        )
+        self.scheduler = Scheduler(screener, Config(sources=()), self._emitter, self.clock)
         self.sources: list[Source] = []
 
     def add(self, count: int) -> None:
@@ -43,12 +41,12 @@ class Bench:
         ]
         self.sources = added + self.sources
         channels = [self.scheduler.channel(source) for source in added]
-        self.scheduler.set_channels([*channels, *self.scheduler.channels])
+        self.scheduler.channels = (*channels, *self.scheduler.channels)
         for source in added:
             source.start()
         eventually(lambda: all(source.waiting for source in added))
 
-    def _read(self, settings: SourceSettings, attempt: Attempt) -> None:
+    def _read(self, attempt: Attempt) -> None:
         self.attempts.append(attempt)
         if len(self.attempts) <= len(self.sources):
             attempt.hold(self._decode, attempt.packet())
@@ -141,7 +139,7 @@ def test_an_end_waits_for_what_is_decoded_however_late_that_began(bench: Any) ->
     scheduler, held, free = one.scheduler, threading.Event(), threading.Event()
     scheduler.start()
     asking = threading.Thread(
-        target=scheduler._inbox.ask, args=(lambda: (held.set(), free.wait()),), daemon=True
+        target=scheduler._ask, args=(lambda: (held.set(), free.wait()),), daemon=True
     )
     asking.start()
     assert held.wait(60)

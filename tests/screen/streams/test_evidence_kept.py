@@ -26,9 +26,8 @@ from mpft_deploy.screen.evidence.keeper import EvidenceSink
 from mpft_deploy.screen.evidence.package import MANIFEST, engine_of, read_package
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
-from mpft_deploy.screen.tell.config import Http, TellConfig
+from mpft_deploy.screen.tell.config import Evidence, Http, TellConfig
 from mpft_deploy.screen.tell.fanout import Sinks
-from mpft_deploy.screen.tell.limits import Evidence
 from mpft_deploy.screen.web import serve
 
 
@@ -67,7 +66,7 @@ def test_a_verdict_is_kept_with_what_was_before_and_after(
     assert stored.package == stored.event.package
     keeper = sinks.evidence
     assert keeper is not None
-    while not (path := keeper.kept.find(stored.package)):
+    while not (path := keeper.find(stored.package)):
         running.frame()
     found = read_package(path)
     told = found.manifest

@@ -125,6 +125,16 @@ def test_the_configuration_may_allow_more(service: Callable[..., Service], tmp_p
     one.manager.reload(read_config(one.path, {}))
     assert one.states().keys() == {"hall"}
     assert "file: may stand" in one.manager.sources()[1].problem
+    one.serve(Http(address="127.0.0.1:0"))
+    for method, what, body in (
+        ("POST", "test", None),
+        ("POST", "lesson", {}),
+        ("DELETE", "baseline", None),
+        ("PUT", "regions", AREAS),
+    ):
+        status, answer = one.ask(method, f"/sources/clip/{what}", body)
+        assert (status, "file: may stand" in answer["error"]) == (400, True), what
+    assert one.ask("POST", "/sources/clip/pause")[0] == 200
     one.manager.remove("clip")
     assert [row.source for row in one.manager.sources()] == ["hall"]
 

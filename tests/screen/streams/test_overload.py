@@ -24,7 +24,6 @@ from mpft_deploy.screen.streams.attempt import Attempt
 from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import FrameEvent
-from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.source import MAX_ABANDONED
 
 SOURCES = 8
@@ -142,7 +141,7 @@ def test_a_source_whose_decoder_hangs_is_given_up_and_read_anew(
             hang.wait()
         return RgbShot(picture())
 
-    def read(settings: SourceSettings, attempt: Attempt) -> None:
+    def read(attempt: Attempt) -> None:
         attempt.offer(RgbShot(picture()), attempt.packet())
         while attempt.wait(0.02):
             attempt.hold(decode, attempt.packet())

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpft_deploy.screen.streams.pace import BATCH_SECONDS, Pace
+from mpft_deploy.screen.streams.decoding import BATCH_SECONDS, Pace
 
 
 def paced(seconds: float, batch: int = 8, max_age: float = 2.0) -> Pace:
     pace = Pace(batch, max_age)
-    pace.judging.add(seconds)
+    pace.judging = seconds
     return pace
 
 
@@ -27,7 +27,7 @@ def test_a_full_batch_takes_a_quarter_second(seconds: float, batch: int) -> None
 
 def test_as_many_are_decoded_ahead_as_are_judged_meanwhile() -> None:
     pace = paced(0.05)
-    pace.decoding.add(0.21)
+    pace.decoding = 0.21
     assert pace.ahead == pace.batch + 5
 
 

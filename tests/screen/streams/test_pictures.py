@@ -23,12 +23,13 @@ from telling import Told, eventually
 from mpft_deploy.images import view_corners
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.attempt import Attempt
+from mpft_deploy.screen.streams.channel import Channel
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.pixels import DecodedShot
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import Picture, StreamEvent
-from mpft_deploy.screen.streams.settings import DecisionSettings, SourceSettings
+from mpft_deploy.screen.streams.settings import DecisionSettings
 from mpft_deploy.screen.streams.watch import Watch
 
 SIDES = (720, 1280)
@@ -66,10 +67,10 @@ class Cameras:
 
         monkeypatch.setattr(DecodedShot, "whole", record)
 
-    def read(self, settings: SourceSettings, attempt: Attempt) -> None:
+    def read(self, attempt: Attempt) -> None:
         index = 0
         while attempt.wait(0.15):
-            frame = self._made[settings.name][index % 4].reformat(format="yuv420p")
+            frame = self._made[attempt.settings.name][index % 4].reformat(format="yuv420p")
             attempt.offer(DecodedShot(frame), attempt.packet())
             index += 1
 
@@ -162,7 +163,7 @@ def test_nobody_asks_and_nothing_is_converted(cameras: Cameras, screener: Screen
 
 
 def test_the_picture_of_a_verdict_is_the_frame_that_decided(
-    cameras: Cameras, screener: Screener
+    cameras: Cameras, screener: Screener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long ago that was when the event is handed on."""
 
@@ -179,18 +180,18 @@ def test_the_picture_of_a_verdict_is_the_frame_that_decided(
     watch = watch_cameras(screener, evidence=("unsure", "generated", "real"))
     watch.tell(told)
     scheduler, judged = watch.scheduler, {}
-    tell = scheduler._verdicts.tell
+    tell = Channel.tell
 
     def note(channel: Any, stream: Any, changes: Any, prepared: Any = None) -> None:
         for _ in changes:
             judged[len(judged)] = (channel.source.name, channel.shown.time)
         tell(channel, stream, changes, prepared)
 
-    scheduler._verdicts.tell = note  # type: ignore[method-assign]
+    monkeypatch.setattr(Channel, "tell", note)
     with watch:
         for _ in range(3):
             eventually(lambda: all(c.lead.probability is not None for c in scheduler.channels))
-            scheduler._inbox.ask(lambda: [_turn(c, scheduler) for c in scheduler.channels])
+            scheduler._ask(lambda: [_turn(c) for c in scheduler.channels])
         eventually(lambda: len(told.pictures) == 9)
     assert set(cameras.converted) == {"mpft-engine"}
     for (source, picture), (name, when) in zip(told.pictures, judged.values(), strict=True):
@@ -199,12 +200,12 @@ def test_the_picture_of_a_verdict_is_the_frame_that_decided(
         assert np.abs(picture.pixels[-9, -9].astype(int) - colour(name)).max() < 12
 
 
-def _turn(channel: Any, scheduler: Any) -> None:
+def _turn(channel: Any) -> None:
     """Its verdict becomes another one."""
     from mpft_deploy.screen.streams.decision import Change
 
     change = Change("generated", "unsure", 5.0, 9, 9.0, 3.0, "evidence")
-    scheduler._verdicts.tell(channel, channel.lead, [change])
+    channel.tell(channel.lead, [change])
 
 
 @pytest.mark.parametrize("method", ["cut", "whole"])
@@ -258,7 +259,7 @@ def test_the_cells_lie_in_the_window_that_was_judged(cameras: Cameras, screener:
 def test_a_picture_that_does_not_come_is_no_hanging_visitor(
     cameras: Cameras, screener: Screener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mpft_deploy.screen.streams.task.PATIENCE", 0.2)
+    monkeypatch.setattr("mpft_deploy.screen.streams.scheduler.PATIENCE", 0.2)
     free = threading.Event()
     with watch_cameras(screener, keep=True) as watch:
         eventually(lambda: all(s.screened for s in watch.statuses()))
@@ -275,7 +276,7 @@ def test_a_picture_that_does_not_come_is_no_hanging_visitor(
 
 def _quietly(scheduler: Any, work: Callable[[], Any]) -> None:
     with contextlib.suppress(TimeoutError):
-        scheduler._inbox.ask(work)
+        scheduler._ask(work)
 
 
 def test_a_crowd_before_the_page(rtsp: Any, run: Any, tmp_path: Path) -> None:

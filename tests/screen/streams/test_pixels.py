@@ -14,9 +14,10 @@ from av.video.reformatter import ColorRange, Colorspace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpft_deploy.screen.streams.pixels import Cutter, DecodedShot, RgbShot, Shot
+from mpft_deploy.screen.streams.pixels import DecodedShot, RgbShot, Shot, cut
 from mpft_deploy.screen.video import to_rgb
-from mpft_deploy.views import Window, cut, views, windows_of
+from mpft_deploy.views import Window, views, windows_of
+from mpft_deploy.views import cut as cut_views
 
 FORMATS = [
     "yuv420p",
@@ -92,25 +93,21 @@ def test_the_crop_is_that_of_the_whole(
     whole = DecodedShot(frame).whole()
     assert whole.shape == (height, width, 3)
     [window] = windows_of(height, width, size, "moving", turn)
-    [expected] = cut(whole, [window], size)
-    assert np.array_equal(DecodedShot(frame).cut(window, Cutter()), expected)
+    [expected] = cut_views(whole, [window], size)
+    assert np.array_equal(DecodedShot(frame).cut(window), expected)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1080, 1920), (720, 1280), (576, 704), (224, 224)])
 def test_sizes_of_cameras(height: int, width: int) -> None:
-    cutter = Cutter()
     for form in ("yuv420p", "nv12", "p010le", "yuvj422p", "yuyv422", "yuv444p", "yuv420p"):
         shot = DecodedShot(frame_of(height, width, form))
-        assert np.array_equal(
-            shot.cut(centre(shot, 224), cutter), views(shot.whole(), 224, "centre")[0]
-        )
+        assert np.array_equal(shot.cut(centre(shot, 224)), views(shot.whole(), 224, "centre")[0])
 
 
-def test_a_cutter_changes_neither_the_frame_nor_an_earlier_view() -> None:
-    cutter = Cutter()
+def test_a_cut_changes_neither_the_frame_nor_an_earlier_view() -> None:
     frames = [frame_of(120, 160, "yuv420p", seed) for seed in (1, 2)]
     before = [frame.to_ndarray() for frame in frames]
-    views_ = [cutter.cut(frame, centre(frame, 32)) for frame in frames]
+    views_ = [cut(frame, centre(frame, 32)) for frame in frames]
     first = DecodedShot(frames[0]).whole()
     assert np.array_equal(views_[0], views(first, 32, "centre")[0])
     for frame, pixels in zip(frames, before, strict=True):
@@ -121,7 +118,7 @@ def test_pictures_that_came_as_rgb() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (50, 61, 3), np.uint8)
     shot = RgbShot(pixels)
     assert (shot.height, shot.width) == (50, 61)
-    assert np.array_equal(shot.cut(centre(shot, 32), Cutter()), views(pixels, 32, "centre")[0])
+    assert np.array_equal(shot.cut(centre(shot, 32)), views(pixels, 32, "centre")[0])
     assert shot.whole() is pixels
 
 
@@ -137,9 +134,8 @@ def test_interlaced_frames(form: str) -> None:
     [frame] = [*decoder.decode(packets[0]), *decoder.decode(None)]
     assert frame.interlaced_frame
     shot = DecodedShot(frame)
-    cutter = Cutter()
     for size in (32, 64):
-        view = shot.cut(centre(shot, size), cutter)
+        view = shot.cut(centre(shot, size))
         assert np.array_equal(view, views(to_rgb(frame), size, "centre")[0])
 
 
@@ -153,7 +149,7 @@ def test_one_frame_is_converted_by_one_thread_at_a_time(form: str) -> None:
 
         def ask(index: int, shot: DecodedShot = shot, start: threading.Barrier = start) -> Any:
             start.wait(10)
-            return shot.whole() if index % 2 else shot.cut(centre(shot, 224), Cutter())
+            return shot.whole() if index % 2 else shot.cut(centre(shot, 224))
 
         with ThreadPoolExecutor(4) as pool:
             pictures = list(pool.map(ask, range(4)))

@@ -29,11 +29,11 @@ from mpft_deploy.images import U8
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.evidence.ring import Ring
 from mpft_deploy.screen.streams import processes, read_av, wire
-from mpft_deploy.screen.streams.attempt import Attempt, Cause, Decode, SourceLostError
+from mpft_deploy.screen.streams.attempt import Attempt, Decode, SourceLostError
 from mpft_deploy.screen.streams.clock import SystemClock
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.library import source_settings
-from mpft_deploy.screen.streams.pixels import Cutter, Shot
+from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.processes import ReaderProcesses
 from mpft_deploy.screen.streams.records import SourceEvent
 from mpft_deploy.screen.streams.sandbox import has_filters, landlock_version
@@ -60,17 +60,11 @@ def reading() -> Iterator[ReaderProcesses]:
 class Seen(Attempt):
     """Takes every picture of a source, whole and cut, at once."""
 
-    occupied, turns = False, 0
-
     def __init__(self, settings: SourceSettings) -> None:
-        super().__init__(settings, SystemClock())
+        self.kept = Ring(60, 2**24)
+        super().__init__(settings, SystemClock(), self.kept, lambda *_: None)
         self.pixels: list[tuple[U8, U8]] = []
-        self.kept, self.codec, self.packets, self.dropped = Ring(60, 2**24), "", 0, 0
-        self._cutter = Cutter()
-
-    @property
-    def ring(self) -> Ring:
-        return self.kept
+        self.codec, self.packets, self.dropped = "", 0, 0
 
     def describe(self, codec: str, note: str = "") -> None:
         super().describe(codec, note)
@@ -83,14 +77,14 @@ class Seen(Attempt):
     def offer(self, shot: Shot, received: float) -> None:
         super().offer(shot, received)
         assert self.began <= received <= self.now
-        self.pixels.append((shot.whole(), shot.cut(WINDOW, self._cutter)))
+        self.pixels.append((shot.whole(), shot.cut(WINDOW)))
 
     def hold(self, decode: Decode, received: float) -> None:
         shot = decode()
         assert not isinstance(shot, str)
         self.offer(shot, received)
 
-    def drop(self, cause: Cause, count: int = 1, *, picture: bool = False) -> None:
+    def drop(self, cause: wire.Cause, count: int = 1, *, picture: bool = False) -> None:
         super().drop(cause, count, picture=picture)
         self.dropped += count
 
@@ -103,8 +97,8 @@ def test_a_process_gives_what_a_thread_gives(
     path = write_video(tmp_path / "a.mkv", seconds=0.5, rate=24, codec=codec)
     settings = source_settings(str(path))
     here, there = Seen(settings), Seen(settings)
-    read_av.read(settings, here)
-    reading.read(settings, there)
+    read_av.read(here)
+    reading.read(there)
     assert len(here.pixels) == 12
     assert (here.codec, here.packets, here.dropped) == (there.codec, there.packets, there.dropped)
     for one, other in zip(here.pixels, there.pixels, strict=True):
@@ -125,7 +119,7 @@ def test_why_a_source_cannot_be_read_comes_through(
     for name, why in (("odd.mp4", "Invalid data"), ("none.mp4", "none.mp4: no such file")):
         settings = source_settings(str(tmp_path / name))
         with pytest.raises(SourceLostError, match=f"(?i){why}"):
-            reading.read(settings, Seen(settings))
+            reading.read(Seen(settings))
 
 
 class Masked(Seen):
@@ -143,7 +137,7 @@ def test_who_takes_pictures_and_wants_no_pixels_has_turns_all_the_same(
     """Keyframes, at which turns count, come every 1.5 s, so that a busy machine tells in time."""
     settings = source_settings(str(write_video(tmp_path / "a.mp4", seconds=3.5, rate=8)))
     attempt = Masked(settings)
-    reading.read(settings, attempt)
+    reading.read(attempt)
     assert (attempt.packets, attempt.turns, attempt.dropped) == (28, 28, 0)
 
 
@@ -152,7 +146,7 @@ def test_a_server_that_is_slow_is_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         settings = source_settings(f"rtsp://127.0.0.1:{listener.getsockname()[1]}/", connect=0.3)
         with pytest.raises(SourceLostError, match=r"no stream within 0\.3 s") as lost:
-            read_av.read(settings, Seen(settings))
+            read_av.read(Seen(settings))
     assert not lost.value.gone
 
 
@@ -210,11 +204,11 @@ def test_without_the_server_those_that_read_go_on(reading: ReaderProcesses, tmp_
     path = write_video(tmp_path / "a.mp4", seconds=1, rate=12, codec="libx264")
     settings = source_settings(str(path))
     first, second = Seen(settings), Seen(settings)
-    thread = threading.Thread(target=reading.read, args=(settings, first))
+    thread = threading.Thread(target=reading.read, args=(first,))
     thread.start()
     eventually(lambda: first.pixels)
     os.kill(servers.pid(reading), signal.SIGKILL)
-    reading.read(settings, second)
+    reading.read(second)
     thread.join(LATE)
     assert len(first.pixels) == len(second.pixels) == 12
 
@@ -380,7 +374,7 @@ def test_an_end_does_not_wait_for_a_beginning(monkeypatch: pytest.MonkeyPatch) -
 
     def read() -> None:
         try:
-            reading.read(settings, Seen(settings))
+            reading.read(Seen(settings))
         except SourceLostError as error:
             failed.append(error)
 

@@ -11,8 +11,7 @@ from pushing import CONTACT, Phone, serving
 from telling import Hook, eventually, receiving, source_event, stream_event
 from visits import TOKEN
 
-from mpft_deploy.screen.tell.alerts import Push
-from mpft_deploy.screen.tell.config import Http
+from mpft_deploy.screen.tell.config import Http, Push
 from mpft_deploy.screen.web import serve
 
 LEAST = 4.5  # as WCAG 2 asks for, level AA

@@ -22,7 +22,6 @@ from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import FrameEvent, SourceEvent, StreamEvent
-from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.views import windows_of
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 0.5, 1.0)
@@ -73,7 +72,7 @@ def feed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     shots: list[Any] = []
     lock = threading.Lock()
 
-    def read(settings: SourceSettings, attempt: Attempt) -> None:
+    def read(attempt: Attempt) -> None:
         while attempt.wait(0.01):
             with lock:
                 shot = shots.pop(0) if shots and not attempt.occupied else None
@@ -149,7 +148,7 @@ def test_the_strongest_verdict_of_its_regions_is_the_sources(
     assert verdicts("generated", "unsure") == "generated"
     assert running.status().region == "left"
     # A region that is decided afresh says what that makes of its source.
-    scheduler.look_at(channel, Areas())
+    scheduler.reload([channel], one(Areas()))
     events = [e for e in running.events if isinstance(e, StreamEvent)]
     eventually(lambda: len(running.events) >= 5)
     events = [e for e in running.events if isinstance(e, StreamEvent)]

@@ -45,7 +45,7 @@ def decide(running: Any, name: str) -> None:
         channel.lead.decision.verdict = "generated"
         channel.lead.decision.add = lambda *arguments, **options: []
 
-    scheduler._inbox.ask(replace)
+    scheduler._ask(replace)
 
 
 def told(running: Any, name: str) -> list[Any]:

@@ -28,17 +28,17 @@ from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import Event, FrameEvent, StreamEvent
 from mpft_deploy.screen.streams.scheduler import Scheduler
-from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings, SourceSettings
+from mpft_deploy.screen.streams.settings import ScreenSettings
 from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.streams.watch import Watch
 from mpft_deploy.spec import ViewPolicy
 
 
-def stream(fps: float, *, still: bool = False) -> Callable[[SourceSettings, Attempt], None]:
+def stream(fps: float, *, still: bool = False) -> Callable[[Attempt], None]:
     """A reader that gives so many pictures a second."""
     pictures = [picture(seed=index) for index in range(1 if still else 32)]
 
-    def read(settings: SourceSettings, attempt: Attempt) -> None:
+    def read(attempt: Attempt) -> None:
         index = 0
         while attempt.wait(1 / fps):
             attempt.offer(RgbShot(pictures[index % len(pictures)]), attempt.packet())
@@ -65,7 +65,7 @@ def run(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
         read = read_bundle(bundle)
         engine = SlowEngine(load_engine(read, threads=1), engine_seconds, view_seconds)
         screener = Screener(read, engine, batch=batch, views=views)
-        monkeypatch.setitem(READERS, "gst", lambda s, a: readers[s.name](s, a))
+        monkeypatch.setitem(READERS, "gst", lambda a: readers[a.settings.name](a))
         sources = [
             source_settings("gst:test", **{"name": name, "gate": 0.0, "size": "1x1", **settings})
             for name in readers
@@ -124,18 +124,16 @@ def test_old_frames_are_dropped_never_judged(bundle: Path, age: float, judged: b
     """By a clock that a test moves: what a busy machine takes does not count."""
     clock = HandClock()
 
-    def read(settings: SourceSettings, attempt: Attempt) -> None:
+    def read(attempt: Attempt) -> None:
         attempt.offer(RgbShot(picture()), attempt.packet())
         attempt.cancelled.wait()
 
     told = Told()
     emitter = Emitter(told, clock)
-    scheduler = Scheduler(
-        Screener.open(bundle, threads=1), ScreenSettings(), DecisionSettings(), emitter, clock
-    )
+    scheduler = Scheduler(Screener.open(bundle, threads=1), Config(sources=()), emitter, clock)
     settings = source_settings("gst:test", name="s", size="1x1", gate=0.0)
     source = Source(settings, read, emitter, clock, lambda: None)
-    scheduler.set_channels([scheduler.channel(source)])
+    scheduler.channels = (scheduler.channel(source),)
     source.start()
     eventually(lambda: source.waiting)
     clock.now += age
@@ -151,7 +149,7 @@ def test_old_frames_are_dropped_never_judged(bundle: Path, age: float, judged: b
 def test_a_source_keeps_its_place_when_its_frame_was_too_old(run: Any) -> None:
     shot = RgbShot(picture())
 
-    def late(settings: SourceSettings, attempt: Attempt) -> None:
+    def late(attempt: Attempt) -> None:
         old = False
         while attempt.wait(0.002):
             if not attempt.occupied:
@@ -197,7 +195,7 @@ def test_windows_that_move_are_no_movement_of_the_picture(run: Any) -> None:
 def test_windows_that_move_over_a_still_picture_are_no_new_pictures(run: Any) -> None:
     rough = np.random.default_rng(0).random((200, 300, 3)) * np.linspace(10, 255, 300)[:, None]
 
-    def read(settings: SourceSettings, attempt: Attempt) -> None:
+    def read(attempt: Attempt) -> None:
         while attempt.wait(0.05):
             attempt.offer(RgbShot(rough.astype(np.uint8)), attempt.packet())
 
@@ -228,7 +226,7 @@ def test_the_gate_passes_over_what_has_not_moved_but_looks_now_and_then(run: Any
 
 
 def test_a_failing_source_takes_nothing_from_the_others(run: Any) -> None:
-    def fail(settings: SourceSettings, attempt: Attempt) -> None:
+    def fail(attempt: Attempt) -> None:
         raise RuntimeError("no")
 
     watch, _, _ = run({"bad": fail, "good": stream(20)}, 2)
@@ -304,4 +302,4 @@ def test_reloading_leaves_the_same_sources_alone(bundle: Path, monkeypatch: Any)
 
 
 def test_every_reader_has_its_protocols() -> None:
-    assert open_av.PROTOCOLS.keys() <= READERS.keys()
+    assert open_av.ALLOWED.keys() <= READERS.keys()

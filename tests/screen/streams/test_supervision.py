@@ -20,19 +20,18 @@ from engines import read_pictures
 from telling import Told, eventually, frame_event, source_event
 
 from mpft_deploy.screen import Screener
-from mpft_deploy.screen.streams.attempt import SourceLostError
+from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
 from mpft_deploy.screen.streams.config import Config, named
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import Event, FrameEvent
 from mpft_deploy.screen.streams.scheduler import Scheduler
-from mpft_deploy.screen.streams.source import Source, SourceAttempt
+from mpft_deploy.screen.streams.source import Source
 from mpft_deploy.screen.streams.task import HUNG, Task
 from mpft_deploy.screen.streams.watch import TICK, Watch
-from mpft_deploy.screen.tell import open_sinks, parse_tables
-from mpft_deploy.screen.tell.config import Http
-from mpft_deploy.screen.tell.fanout import Sinks
+from mpft_deploy.screen.tell.config import Http, parse_tables
+from mpft_deploy.screen.tell.fanout import Sinks, open_sinks
 from mpft_deploy.screen.tell.stats import Worker
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.screen.web import serve
@@ -140,8 +139,7 @@ def test_a_dead_sink_fails_livez_and_ends_the_run(
         monkeypatch.setattr(Store, "waiting", kill)
         one.sinks.send(source_event())
     else:
-        monkeypatch.setattr(Worker, "_failed", kill)
-        monkeypatch.setattr(Worker, "_rest", kill)
+        monkeypatch.setattr(Worker, "_work", kill)
         for sink in one.sinks:
             if sink.name == table:
                 sink.put(None)
@@ -196,12 +194,12 @@ def test_a_thread_that_can_be_replaced_is(service: Any, monkeypatch: pytest.Monk
             kill()
         return real(*arguments, **keywords)
 
-    def lost(attempt: SourceAttempt) -> float:
+    def lost(attempt: Attempt) -> float:
         raise SourceLostError("the connection ended")
 
     monkeypatch.setattr(Source, "_pause", fail_once)
     with monkeypatch.context() as patch:
-        patch.setattr(SourceAttempt, "packet", lost)
+        patch.setattr(Attempt, "packet", lost)
         eventually(died.is_set)
     eventually(lambda: one.livez() == 503)  # nobody has noticed yet
     before = one.frames()

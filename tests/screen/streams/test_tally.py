@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpft_deploy.screen.streams.load import REMIND, WINDOW, Load
-from mpft_deploy.screen.streams.tally import Rate, Tally
+from mpft_deploy.screen.streams.tally import REMIND, WINDOW, Load, Rate, Tally
 
 
 @given(times=st.lists(st.floats(0, 100), max_size=200))

@@ -11,7 +11,8 @@ from dashboard_demo import DemoMonitor, demo_sources
 from PIL import Image
 from telling import Hook, eventually, receiving, stream_event
 
-from mpft_deploy.screen.tell.config import TABLES, TellConfig, _table_in, parse_tables
+from mpft_deploy.screen.tell.config import TABLES, TellConfig, parse_tables
+from mpft_deploy.screen.tell.table import table_in
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 TEXT = (DOCS / "telling.md").read_text()
@@ -50,7 +51,7 @@ def test_the_configuration_at_the_top_is_read() -> None:
 def test_every_key_is_described(table: str) -> None:
     sections = re.split(r"^##+ ", TEXT, flags=re.MULTILINE)
     section = next(one for one in sections if f"`[{table}]`" in one.partition("\n")[0])
-    kind = _table_in(get_type_hints(TellConfig)[table])
+    kind = table_in(get_type_hints(TellConfig)[table])
     assert kind is not None
     for key in kind.__struct_fields__:
         assert f"`{key}`" in section

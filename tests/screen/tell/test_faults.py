@@ -28,11 +28,10 @@ from telling import (
 )
 
 from mpft_deploy.screen.streams.records import Event, Picture
-from mpft_deploy.screen.tell.config import Mqtt
+from mpft_deploy.screen.tell.config import Mqtt, Snapshots
 from mpft_deploy.screen.tell.deliver import FIRST_WAIT
-from mpft_deploy.screen.tell.limits import Snapshots
+from mpft_deploy.screen.tell.kept import SnapshotSink
 from mpft_deploy.screen.tell.mqtt import MqttSink
-from mpft_deploy.screen.tell.snapshots import SnapshotSink
 from mpft_deploy.screen.tell.store import Store
 
 Faults = dict[str, dict[str, Any]]

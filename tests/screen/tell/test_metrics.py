@@ -15,10 +15,9 @@ from msgspec import structs
 from telling import frame_event, source_event, stream_event
 
 from mpft_deploy.screen.streams.records import SourceStatus
-from mpft_deploy.screen.tell import open_metrics
 from mpft_deploy.screen.tell.config import Http, Jsonl, TellConfig
 from mpft_deploy.screen.tell.jsonl import JsonLines
-from mpft_deploy.screen.tell.metrics import Metrics, PrometheusMetrics
+from mpft_deploy.screen.tell.metrics import Metrics, PrometheusMetrics, open_metrics
 
 parser = pytest.importorskip("prometheus_client.parser")
 

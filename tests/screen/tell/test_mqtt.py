@@ -22,6 +22,7 @@ from telling import (
 
 from mpft_deploy.prepared import LookedAt
 from mpft_deploy.screen.streams.records import RegionStatus, SourceStatus
+from mpft_deploy.screen.tell import mqtt
 from mpft_deploy.screen.tell.config import Mqtt
 from mpft_deploy.screen.tell.discovery import device, slug
 from mpft_deploy.screen.tell.mqtt import MqttSink
@@ -32,8 +33,9 @@ MAIN = slug("Main street")
 
 
 @pytest.fixture(autouse=True)
-def _broker_installed() -> None:
+def _broker_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     require_broker()
+    monkeypatch.setattr(mqtt, "LONGEST_WAIT", 1)
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def open_sink(
 ) -> MqttSink:
     fields = {"host": "127.0.0.1", "port": broker.port, "interval": 0.0}
     config = Mqtt(**{**fields, **changes})
-    return MqttSink(config, store or Store(None), lambda: statuses, folder, longest_wait=1)
+    return MqttSink(config, store or Store(None), lambda: statuses, folder)
 
 
 def test_states_events_and_discovery(broker: Broker) -> None:

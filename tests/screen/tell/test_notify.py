@@ -22,7 +22,7 @@ from telling import (
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.prepared import LookedAt
-from mpft_deploy.screen.tell.alerts import Notify
+from mpft_deploy.screen.tell.config import Notify
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.notify import NotifySink
 from mpft_deploy.views import Window
@@ -43,7 +43,8 @@ class Phone(Sinks):
         super().__init__()
         self.clock = HandClock()
         config = Notify(**{"urls": (f"json://user:{PLANTED}@127.0.0.1:{receiver.port}/",), **table})
-        self.sink = NotifySink(config, 0, self.store, folder, first_wait=0.05, clock=self.clock)
+        self.sink = NotifySink(config, 0, self.store, folder)
+        self.sink.first_wait, self.sink.clock = 0.05, self.clock
         self.append(self.sink)
         self._receiver = receiver
 

@@ -32,19 +32,23 @@ from telling import HandClock, eventually, source_event, stream_event
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.screen.tell import database
-from mpft_deploy.screen.tell.alerts import Push
-from mpft_deploy.screen.tell.config import parse_tables
+from mpft_deploy.screen.tell.config import Push, parse_tables
 from mpft_deploy.screen.tell.deliver import PATIENCE
 from mpft_deploy.screen.tell.fanout import Sinks
-from mpft_deploy.screen.tell.push import Device, PushSink, Subscription
+from mpft_deploy.screen.tell.push import Device, PushSink, Subscription, encrypt
 from mpft_deploy.screen.tell.store import Store
-from mpft_deploy.screen.tell.vapid import encrypt
 from mpft_deploy.screen.web.devices import MOST, MOST_OF_USER, Devices
 from mpft_deploy.screen.web.operations import MissingError, User
 
 ADMIN = User("admin", "admin")
 
 KEY = ec.generate_private_key(ec.SECP256R1())
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No long wait before a second attempt."""
+    monkeypatch.setattr(PushSink, "first_wait", 0.05)
 
 
 @pytest.fixture
@@ -60,7 +64,7 @@ class Node(Sinks):
         super().__init__(store=Store(folder and folder / "screen.db"))
         self.clock = HandClock()
         config = Push(**{"contact": CONTACT, "local": True, "interval": 0, **table})
-        self.devices = Devices(config, self, lambda name: True, first_wait=0.05, clock=self.clock)
+        self.devices = Devices(config, self, lambda name: True)
         self.key = self.devices.push_key()
 
     def add(self, phone: Phone, user: str = "ann") -> str:
@@ -69,7 +73,11 @@ class Node(Sinks):
     def subscribe(self, subscription: object, user: str = "eve") -> str:
         body = msgspec.convert(subscription, Subscription)
         headers = Headers({"user-agent": "a browser"})
-        return self.devices.add_device(body, User(user, "viewer"), headers, self._note).id
+        number = self.devices.add_device(body, User(user, "viewer"), headers, self._note).id
+        for sink in self:
+            if isinstance(sink, PushSink):
+                sink.clock = self.clock
+        return number
 
     def there(self) -> list[Device]:
         return self.devices.devices(ADMIN)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from telling import HandClock, source_event, stream_event
 
-from mpft_deploy.screen.tell.limits import Storage
-from mpft_deploy.screen.tell.retention import AT_ONCE, DAY
-from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.screen.tell.config import Storage
+from mpft_deploy.screen.tell.database import DAY
+from mpft_deploy.screen.tell.store import AT_ONCE, Store
 from mpft_deploy.screen.web.audit import Audit
 from mpft_deploy.screen.web.operations import User
 
@@ -49,7 +49,7 @@ def test_who_did_what_is_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -
     audit = Audit(aging.store)
     for number in range(9):
         audit.note(User("Ann", "admin"), "added", str(number))
-    monkeypatch.setattr("mpft_deploy.screen.tell.retention.AUDITED", 4)
+    monkeypatch.setattr("mpft_deploy.screen.tell.store.AUDITED", 4)
     aging.after(0)
     assert [entry.object for entry in audit.audit().entries] == ["8", "7", "6", "5"]
 

@@ -11,7 +11,9 @@ from dashboard_demo import DemoMonitor, demo_sources
 from telling import eventually, everything, frame_event, receiving, source_event, stream_event
 
 from mpft_deploy.errors import MpftError
-from mpft_deploy.screen.tell import open_metrics, open_sinks, parse_tables
+from mpft_deploy.screen.tell.config import parse_tables
+from mpft_deploy.screen.tell.fanout import open_sinks
+from mpft_deploy.screen.tell.metrics import open_metrics
 from mpft_deploy.screen.web import serve
 
 PLANTED = "Xq7PlantedPassword42"

@@ -15,9 +15,9 @@ from telling import HandClock, eventually, frame_event, source_event, stream_eve
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.prepared import LookedAt
 from mpft_deploy.screen.streams.records import Event, Picture, StreamEvent
-from mpft_deploy.screen.tell import open_sinks, parse_tables
-from mpft_deploy.screen.tell.limits import Snapshots
-from mpft_deploy.screen.tell.snapshots import SnapshotSink
+from mpft_deploy.screen.tell.config import Snapshots, parse_tables
+from mpft_deploy.screen.tell.fanout import open_sinks
+from mpft_deploy.screen.tell.kept import SnapshotSink
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.views import Window
 
@@ -43,7 +43,7 @@ def test_the_frame_that_decided_is_kept(tmp_path: Path) -> None:
     assert files(tmp_path / "shots") == [event.snapshot]
     for path in (tmp_path / "shots", tmp_path / "shots" / event.snapshot):
         assert path.stat().st_mode & 0o007 == 0  # it may show people
-    assert sink.kept.find(event.snapshot) == tmp_path / "shots" / event.snapshot
+    assert sink.find(event.snapshot) == tmp_path / "shots" / event.snapshot
     with Image.open(tmp_path / "shots" / event.snapshot) as image:
         assert image.size == (80, 60)
         assert np.abs(np.asarray(image).astype(int) - (200, 40, 10)).max() < 8
@@ -119,7 +119,7 @@ class Pruned:
         self.sink.attach(stream_event(self._count))
         self._count += 1
         eventually(lambda: self.sink.stats().delivered == self._count - 1000)
-        return len(files(self.sink.kept.folder))
+        return len(files(self.sink.folder))
 
 
 def test_the_age_is_bounded(tmp_path: Path) -> None:

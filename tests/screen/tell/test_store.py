@@ -13,8 +13,7 @@ from telling import frame_event, source_event, stream_event
 
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.screen.tell import database
-from mpft_deploy.screen.tell.store import Store
-from mpft_deploy.screen.tell.stored import Precision
+from mpft_deploy.screen.tell.store import Precision, Store
 
 
 @pytest.fixture

@@ -28,9 +28,8 @@ from telling import (
 from mpft_deploy.errors import UsageError
 from mpft_deploy.screen.tell import deliver
 from mpft_deploy.screen.tell.deliver import Answer
-from mpft_deploy.screen.tell.post import Poster
+from mpft_deploy.screen.tell.post import Poster, signature
 from mpft_deploy.screen.tell.stats import Trouble
-from mpft_deploy.screen.tell.webhook import signature
 
 SECRET = "a-secret-of-the-receiver"
 

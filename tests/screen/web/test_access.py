@@ -21,9 +21,8 @@ from mpft_deploy.screen.tell.config import Http, Role, User
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.screen.web import serve
-from mpft_deploy.screen.web.access import Access
+from mpft_deploy.screen.web.access import MOST, Access, Sessions
 from mpft_deploy.screen.web.server import Dashboard
-from mpft_deploy.screen.web.sessions import MOST, Sessions
 
 PATHS = [
     *(API + path for path in ("/sources", "/events", "/history", "/stream", "/openapi.json")),
@@ -227,7 +226,7 @@ def test_two_at_one_host_share_no_cookie(monitor: DemoMonitor) -> None:
 
 def test_sessions_grow_old_and_are_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1.7e9]
-    monkeypatch.setattr("mpft_deploy.screen.web.sessions.time.time", lambda: now[0])
+    monkeypatch.setattr("mpft_deploy.screen.web.access.time.time", lambda: now[0])
     sessions = Sessions(Store(None))
     first = sessions.begin("Ann", TOKEN, "x" * 5000)
     assert sessions.find(first) is not None
@@ -239,6 +238,15 @@ def test_sessions_grow_old_and_are_not_too_many(monkeypatch: pytest.MonkeyPatch)
     last = sessions.begin("Bob", TOKEN, "")
     now[0] += 30 * 86400 + 1
     assert sessions.find(last) is None
+    assert sessions.all() == []
+
+
+def test_a_session_that_two_end_at_the_same_moment_is_no_error() -> None:
+    sessions = Sessions(Store(None))
+    found = sessions.find(sessions.begin("Ann", TOKEN, ""))
+    assert found is not None
+    for _ in range(2):
+        sessions.end(found.id)
     assert sessions.all() == []
 
 

@@ -17,8 +17,7 @@ from pushing import CONTACT, Phone, PushService, serving, unbase64
 from telling import eventually, stream_event
 from visits import API, TOKEN, get
 
-from mpft_deploy.screen.tell.alerts import Push
-from mpft_deploy.screen.tell.config import Http, User
+from mpft_deploy.screen.tell.config import Http, Push, User
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.push import PushSink
 from mpft_deploy.screen.tell.store import Store

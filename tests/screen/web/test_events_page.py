@@ -143,7 +143,7 @@ def test_frames_that_decided_are_shown_and_exported(
     lost, kept, old, other = sinks.store.events()[::-1]
     for stored in (kept, old, other):
         sinks.store.review(stored.id, "dismissed", "", "Ann", 1.7e9)
-    shots.kept.delete(str(old.snapshot))
+    shots.delete(str(old.snapshot))
     sinks.store.rows("UPDATE events SET package = NULL")  # as when packages are deleted
     fetched = (
         "performance.getEntriesByType('resource').filter((one) => one.name.includes('/snapshots/'))"
@@ -165,7 +165,7 @@ def test_frames_that_decided_are_shown_and_exported(
     browser.tap("#event .close")
     assert complaints(browser, server) == []
     assert set(browser.ask(fetched)) == {200}
-    (shots.kept.folder / str(lost.snapshot)).unlink()  # by somebody else
+    (shots.folder / str(lost.snapshot)).unlink()  # by somebody else
     browser.tap(row(lost.id, ".look"))
     browser.wait_for(f"!{picture}")
     browser.tap("#event .close")

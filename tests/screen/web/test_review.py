@@ -18,10 +18,9 @@ from telling import source_event, stream_event
 
 from mpft_deploy.dataset import drop_unreadable, find_samples
 from mpft_deploy.screen.streams.records import Picture
-from mpft_deploy.screen.tell.config import Http
+from mpft_deploy.screen.tell.config import Http, Snapshots
 from mpft_deploy.screen.tell.fanout import Sinks
-from mpft_deploy.screen.tell.limits import Snapshots
-from mpft_deploy.screen.tell.snapshots import SnapshotSink
+from mpft_deploy.screen.tell.kept import SnapshotSink
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.screen.web import serve
 from mpft_deploy.screen.web.server import Dashboard
@@ -114,7 +113,7 @@ def test_snapshots_from_before_1980_are_exported(server: Dashboard) -> None:
     for stored in ask(server, "/events?verdict=generated")["events"]:
         ask(server, f"/events/{stored['id']}/review", {"state": "confirmed", "by": "Ann"})
         assert server.sinks.snapshots is not None
-        path = server.sinks.snapshots.kept.find(stored["snapshot"])
+        path = server.sinks.snapshots.find(stored["snapshot"])
         assert path is not None
         os.utime(path, (0, 0))
     with urlopen(f"{server.url}api/v1/export") as answer:

@@ -22,10 +22,9 @@ from visits import API, TOKEN, ask, get, port_of
 
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen.streams.records import Picture
-from mpft_deploy.screen.tell.config import Health, Http, Node, User
+from mpft_deploy.screen.tell.config import Health, Http, Node, Snapshots, User
 from mpft_deploy.screen.tell.fanout import Sinks
-from mpft_deploy.screen.tell.limits import Snapshots
-from mpft_deploy.screen.tell.snapshots import SnapshotSink
+from mpft_deploy.screen.tell.kept import SnapshotSink
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.screen.web import serve, serve_health
 from mpft_deploy.screen.web.server import Dashboard
@@ -238,10 +237,10 @@ def test_a_history_has_a_point_a_second_and_an_end(server: Dashboard) -> None:
     board.note(stream_event(1, name, time=10.0, evidence=1.00049))
     board.note(frame_event(2, name, time=10.5, evidence=2.0, probability=0.25))  # of that second
     board.note(stream_event(3, name, time=11.4, evidence=3.0))
-    assert board.history()[name] == [[10.0, 2.0, 0.25], [11.4, 3.0, 0.25]]
+    assert ask(server, "/history")[name] == [[10.0, 2.0, 0.25], [11.4, 3.0, 0.25]]
     for second in range(100, 100 + 2 * HISTORY):
         board.note(frame_event(second, name, time=float(second)))
-    times = [point[0] for point in board.history()[name]]
+    times = [point[0] for point in ask(server, "/history")[name]]
     assert times == [float(100 + HISTORY + n) for n in range(HISTORY)]
 
 

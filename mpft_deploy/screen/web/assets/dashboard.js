@@ -29,8 +29,7 @@ function chooseView() {
 // A wall display can be told what to show: /#cells&urgent&source=NAME; a notification asks for its event.
 async function openNamed() {
   const hash = new URLSearchParams(location.hash.slice(1));
-  if (hash.has("cells")) setCells(true);
-  if (hash.has("urgent")) setUrgent(true);
+  for (const name of Object.keys(SWITCHES)) if (hash.has(name)) turn(name, true);
   if (hash.has("source")) openDetail(hash.get("source"));
   const number = hash.get("event");
   if (number) openEvent(await call(`/events/${Number(number)}`));
@@ -46,19 +45,13 @@ function refreshEvents() {
 
 // Controls
 
-function setCells(on) {
-  showCells = on;
-  $("#cells").ariaPressed = on;
-  for (const source of sources.values()) drawTilePicture(source);
+const SWITCHES = { cells: () => sources.forEach(drawTilePicture), urgent: arrange };
+function turn(name, on = !isOn(name)) {
+  $(`#${name}`).ariaPressed = on;
+  SWITCHES[name]();
 }
-function setUrgent(on) {
-  urgentFirst = on;
-  $("#urgent").ariaPressed = on;
-  arrange();
-}
-$("#cells").addEventListener("click", () => setCells(!showCells));
+for (const name of Object.keys(SWITCHES)) $(`#${name}`).addEventListener("click", () => turn(name));
 $("#group").addEventListener("input", arrange);
-$("#urgent").addEventListener("click", () => setUrgent(!urgentFirst));
 $("#detail .previous").addEventListener("click", () => step(-1));
 $("#detail .next").addEventListener("click", () => step(1));
 $("#detail").addEventListener("close", () => {
@@ -83,8 +76,8 @@ document.addEventListener("keydown", (event) => {
   if (looking && event.key === "ArrowLeft") step(-1);
   else if (looking && event.key === "ArrowRight") step(1);
   else if ($("#event").open || !$("#review").hidden) reviewKey(event);
-  else if (event.key === "c") setCells(!showCells);
-  else if (event.key === "u") setUrgent(!urgentFirst);
+  else if (event.key === "c") turn("cells");
+  else if (event.key === "u") turn("urgent");
 });
 window.addEventListener("hashchange", () => {
   chooseView();

@@ -21,11 +21,8 @@ async function subscription() {
 
 function deviceRow({ id, user: name, since, agent, service }) {
   const whose = name || "somebody";
-  const { row, buttons, output } = listRow(whose, browserOf(agent), `by ${service}, since ${moment(since)}`);
-  buttons.append(button("Remove", `Notify this device of ${whose} no more: ${browserOf(agent)}`, () => saying(output, async () => {
-    await call(`/push/${id}`, {}, { method: "DELETE" });
-    await drawDevices();
-  })));
+  const { row, add } = listRow(whose, browserOf(agent), `by ${service}, since ${moment(since)}`);
+  add("Remove", `Notify this device of ${whose} no more: ${browserOf(agent)}`, changing(drawDevices, "DELETE", `/push/${id}`));
   return row;
 }
 

@@ -53,10 +53,14 @@ function offer(select, names) {
 
 class Unreachable extends Error {}
 
-async function call(path, parameters = {}, options = {}) {
+// Of those parameters that are given.
+function query(parameters) {
   const given = Object.entries(parameters).filter((entry) => entry[1] !== "" && entry[1] !== null);
-  const query = given.length ? `?${new URLSearchParams(given)}` : "";
-  const answer = await fetch(API + path + query, options).catch(() => {
+  return given.length ? `?${new URLSearchParams(given)}` : "";
+}
+
+async function call(path, parameters = {}, options = {}) {
+  const answer = await fetch(API + path + query(parameters), options).catch(() => {
     throw new Unreachable("the screener does not answer");
   });
   const said = await answer.json();
@@ -79,10 +83,8 @@ const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(1
 const rate = (value) => (value >= 9.95 ? value.toFixed(0) : value.toFixed(1)) + "/s";
 const count = (value) => value.toLocaleString("en-US");
 const several = (value, one, many) => `${count(value)} ${value === 1 ? one : many}`;
-function percent(share) {
-  const value = 100 * share;
-  return `${value < 10 ? value.toFixed(1).replace(/\.0$/, "") : value.toFixed(0)}\u00a0%`;
-}
+const short = (value) => (value < 9.95 ? value.toFixed(1).replace(/\.0$/, "") : value.toFixed(0));
+const percent = (share) => `${short(100 * share)}\u00a0%`;
 function span(ms) {
   if (ms === null || ms === undefined) return "–";
   if (ms < 1000) return `${Math.round(ms)}\u00a0ms`;
@@ -102,10 +104,7 @@ const urgency = (status) =>
 const verdictWord = (status) => (status.looking ? "looking…" : status.verdict);
 const nextTry = (status) =>
   status.retry_in === null ? "" : `next try in ${Math.ceil(status.retry_in)}\u00a0s`;
-function looks(value) {
-  const shown = value < 9.95 ? value.toFixed(1).replace(/\.0$/, "") : value.toFixed(0);
-  return `${shown} independent ${shown === "1" ? "look" : "looks"}`;
-}
+const looks = (value) => `${short(value)} independent ${short(value) === "1" ? "look" : "looks"}`;
 
 // "Chrome 120 on Android", of what a browser calls itself: that names others, too, in this order.
 const BROWSERS = { Edg: "Edge", OPR: "Opera", Firefox: "Firefox", Chrome: "Chrome", Version: "Safari" };

@@ -7,9 +7,9 @@ const LATE = 2000; // ms of frame age that are worth a colour
 const MANY = 100; // events that wait, which are worth a word
 
 const sources = new Map(); // name → { status, history, picture, near, shown, fetched, tile, visible }
-let showCells = false;
-let urgentFirst = false;
 let detailed = null;
+
+const isOn = (name) => $(`#${name}`).ariaPressed === "true"; // of the switches in the bar
 
 // From "no sign" to "generated", with the two thresholds; a decided stream may be beyond them.
 
@@ -112,7 +112,7 @@ function makeTile(name) {
 function drawTilePicture(source) {
   const { tile, picture } = source;
   tile.classList.toggle("has-picture", Boolean(picture));
-  drawScene($(".scene", tile), picture, showCells);
+  drawScene($(".scene", tile), picture, isOn("cells"));
   drawAreas($(".scene", tile), picture, source.status);
   setText(tile, ".share", looksAt(picture));
 }
@@ -151,7 +151,7 @@ function drawTile(source, now) {
 function arrange() {
   const group = $("#group").value;
   const wanted = [...sources.values()].filter(({ status }) => !group || status.group === group);
-  if (urgentFirst) wanted.sort((a, b) => urgency(a.status) - urgency(b.status));
+  if (isOn("urgent")) wanted.sort((a, b) => urgency(a.status) - urgency(b.status));
   const box = $("#tiles");
   const same =
     box.children.length === wanted.length &&

@@ -38,65 +38,74 @@ function describeLesson({ minutes, left, seconds, learnt, problem }) {
     `${stream}: log odds ${signed(one.offset)} ± ${one.error.toFixed(2)} from ${count(one.seconds)} seconds; a frame is generated from ${one.threshold.toFixed(3)}`).join("\n");
 }
 
-// A row of a list: what it is, what came of what was done, and buttons for that.
+// What has something changed or deleted, and shows that.
+const changing = (redraw, method, path, parameters = {}, body = null) => async () => {
+  await call(path, parameters, { method, body: body && JSON.stringify(body) });
+  await redraw();
+};
+
+// A row of a list: what it is, buttons, and what came of them; `add` makes one that does some work.
 function listRow(name, ...lines) {
   const what = element("div", "what", element("b", "", name), ...lines.map((line) => element("span", "quiet", line)));
   const output = element("p", { className: "said", role: "status" });
   const buttons = element("div", "buttons");
-  return { row: element("li", "managed", what, buttons, output), what, buttons, output };
+  const add = (word, label, work) => buttons.append(button(word, label, () => saying(output, work)));
+  return { row: element("li", "managed", what, buttons, output), what, buttons, output, add };
+}
+
+// A list in a section that is shown while there is something in it.
+async function drawList(list, path, makeRow) {
+  const rows = (await call(path)).map(makeRow);
+  list.replaceChildren(...rows);
+  list.closest("section").hidden = !rows.length;
 }
 
 function managedRow(managed) {
   const { source, lesson } = managed;
   const path = `/sources/${encodeURIComponent(source)}`;
   const state = managed.paused ? "paused" : sources.get(source)?.status.state ?? "not screened";
-  const { row, what, buttons, output } = listRow(source, managed.address,
+  const { row, what, buttons, output, add } = listRow(source, managed.address,
     [managed.group, state, ...managed.hours, ORIGINS[managed.origin]].filter(Boolean).join(" · "));
   row.dataset.source = source;
   if (managed.taught) what.append(element("span", "quiet", `taught ${moment(managed.taught)}`));
   if (managed.problem) what.append(element("span", "problem", managed.problem));
-  const add = (word, label, act) => buttons.append(button(word, label, act));
-  const send = (method, more, body) => saying(output, async () => {
-    await call(path + more, {}, body ? JSON_BODY(body) : { method });
-    await drawManaged();
-  });
-  const ask = (text, ...choices) => {
+  const send = (method, more, body) => changing(drawManaged, method, path + more, {}, body);
+  const addAsking = (word, text, addChoices) => buttons.append(button(word, `${word} ${source}`, () => {
     row.dataset.asked = "";
-    buttons.replaceChildren(...choices, button("Cancel", `Keep ${source}`, () => drawManaged()));
     output.textContent = text;
+    buttons.replaceChildren();
+    addChoices();
+    buttons.append(button("Cancel", `Keep ${source}`, drawManaged));
     buttons.lastElementChild.focus();
-  };
-  const remove = () => ask(
-    "Its events stay; its settings and what it was taught go.",
-    button("Remove it", `Remove ${source} for good`, () => send("DELETE", "")),
-  );
-  const teach = () => {
-    const minutes = element("input", { type: "number", min: 10, max: 240, value: 60 });
-    ask(
-      "It learns what this camera's real frames look like: teach it what it will show, while it shows nothing generated. An hour is good.",
-      ...(managed.accepted ? [button("Take the last back", `Take back what ${source} was taught last`, () => send("DELETE", "/baseline"))] : []),
-      element("label", "minutes", "Minutes ", minutes),
-      button("Begin", `Begin to teach ${source}`, () => send("POST", "/lesson", { minutes: Number(minutes.value) })),
-    );
-  };
+  }));
   if (lesson) {
     const max = 60 * lesson.minutes;
     what.append(
       element("progress", { max, value: max - lesson.left, ariaLabel: `Teaching ${source}` }),
       element("span", lesson.problem ? "problem" : "quiet", describeLesson(lesson)),
     );
-    if (lesson.seconds >= ENOUGH) add("Accept", `Accept what ${source} was taught`, () => send("POST", "/lesson/accept"));
-    add("Discard", `Discard what ${source} was taught`, () => send("DELETE", "/lesson"));
+    if (lesson.seconds >= ENOUGH) add("Accept", `Accept what ${source} was taught`, send("POST", "/lesson/accept"));
+    add("Discard", `Discard what ${source} was taught`, send("DELETE", "/lesson"));
   }
   if (!managed.problem) {
     const word = managed.paused ? "Resume" : "Pause";
-    add(word, `${word} ${source}`, () => send("POST", `/${word.toLowerCase()}`));
-    add("Test", `Test ${source}`, () => saying(output, async () => describeFound(await call(`${path}/test`, {}, { method: "POST" }))));
-    if (!lesson) add("Teach", `Teach ${source}`, teach);
+    add(word, `${word} ${source}`, send("POST", `/${word.toLowerCase()}`));
+    add("Test", `Test ${source}`, async () => describeFound(await call(`${path}/test`, {}, { method: "POST" })));
+    if (!lesson) {
+      const text = "It learns what this camera's real frames look like: teach it what it will show, while it shows nothing generated. An hour is good.";
+      addAsking("Teach", text, () => {
+        const minutes = element("input", { type: "number", min: 10, max: 240, value: 60 });
+        if (managed.accepted) add("Take the last back", `Take back what ${source} was taught last`, send("DELETE", "/baseline"));
+        buttons.append(element("label", "minutes", "Minutes ", minutes));
+        add("Begin", `Begin to teach ${source}`, () => send("POST", "/lesson", { minutes: Number(minutes.value) })());
+      });
+    }
   }
   if (managed.origin !== "file") {
-    add("Change", `Change ${source}`, () => edit(managed));
-    add("Remove", `Remove ${source}`, remove);
+    buttons.append(button("Change", `Change ${source}`, () => edit(managed)));
+    addAsking("Remove", "Its events stay; its settings and what it was taught go.", () => {
+      add("Remove it", `Remove ${source} for good`, send("DELETE", ""));
+    });
   }
   return row;
 }
@@ -121,35 +130,17 @@ setInterval(() => {
 // What can be ended or deleted with one button: who is logged in, and evidence that no event names
 
 function sessionRow({ id, user: name, began, agent }) {
-  return endedRow("Log out", `/sessions/${id}`, name, browserOf(agent), `since ${moment(began)}`);
+  const { row, add } = listRow(name, browserOf(agent), `since ${moment(began)}`);
+  add("Log out", `Log out ${name}, ${browserOf(agent)}`, changing(() => row.remove(), "DELETE", `/sessions/${id}`));
+  return row;
 }
 
 function keptRow({ name, verdict, bytes }) {
-  const row = endedRow("Delete", `/evidence/${encodeURIComponent(name)}`, name, `${verdict} · ${(bytes / 1e6).toFixed(1)} MB`);
-  if (user.role !== "admin") $("button", row).remove();
-  $(".buttons", row).prepend(element("a", { href: packageAt(name), download: name }, "Download"));
+  const line = `${verdict} · ${(bytes / 1e6).toFixed(1)} MB`;
+  const { row, buttons, add } = listRow(name, line);
+  buttons.append(element("a", { href: packageAt(name), download: name }, "Download"));
+  if (user.role === "admin") add("Delete", `Delete ${name}, ${line}`, changing(() => row.remove(), "DELETE", `/evidence/${encodeURIComponent(name)}`));
   return row;
-}
-
-function endedRow(word, path, name, ...lines) {
-  const { row, buttons, output } = listRow(name, ...lines);
-  buttons.append(button(word, `${word} ${name}, ${lines[0]}`, () => saying(output, async () => {
-    await call(path, {}, { method: "DELETE" });
-    row.remove();
-  })));
-  return row;
-}
-
-async function drawSessions() {
-  const rows = (await call("/sessions")).map(sessionRow);
-  $("#sessions").replaceChildren(...rows);
-  $(".of-people").hidden = !rows.length; // whom a proxy names has none
-}
-
-async function drawKept() {
-  const rows = (await call("/evidence")).map(keptRow);
-  $("#kept").replaceChildren(...rows);
-  $(".of-evidence").hidden = !rows.length;
 }
 
 // What receivers refused
@@ -157,21 +148,14 @@ async function drawKept() {
 const LISTED = 200; // of a receiver, at most: deliveries.SHOWN
 
 function refusedRow({ receiver, event, source, time, what, error, attempts }) {
-  const { row, buttons, output } = listRow(`${receiver}: ${source} ${what}`, `${moment(time)} · ${error} · tried ${several(attempts, "time", "times")}`);
-  const add = (word, method, path) => buttons.append(button(word, `${word}: event ${event}, ${receiver}`, () => saying(output, async () => {
-    await call(path, { receiver, event }, { method });
-    await drawRefused();
-  })));
-  add("Send again", "POST", "/refused");
-  add("Forget", "DELETE", "/refused");
+  const { row, add } = listRow(`${receiver}: ${source} ${what}`, `${moment(time)} · ${error} · tried ${several(attempts, "time", "times")}`);
+  for (const [word, method] of [["Send again", "POST"], ["Forget", "DELETE"]]) {
+    add(word, `${word}: event ${event}, ${receiver}`, changing(drawRefused, method, "/refused", { receiver, event }));
+  }
   return row;
 }
 
-async function drawRefused() {
-  const rows = (await call("/refused")).map(refusedRow);
-  $("#refused").replaceChildren(...rows);
-  $(".of-refused").hidden = !rows.length;
-}
+const drawRefused = () => drawList($("#refused"), "/refused", refusedRow);
 
 // Counts are compared with the list, not with counts before: between two of these an event may have
 // been sent again, listed no more, and refused again.
@@ -179,10 +163,7 @@ function followRefused(sinks) {
   const total = sinks.reduce((sum, sink) => sum + Math.min(sink.refused, LISTED), 0);
   if (total !== $("#refused").children.length && user.role === "admin" && !$("#manage").hidden) drawRefused().catch(() => {});
 }
-$("#all-again").addEventListener("click", () => saying($("#refused-said"), async () => {
-  await call("/refused", {}, { method: "POST" });
-  await drawRefused();
-}));
+$("#all-again").addEventListener("click", () => saying($("#refused-said"), changing(drawRefused, "POST", "/refused")));
 
 // Who did what
 
@@ -204,9 +185,9 @@ function drawManage() {
   for (const part of $$(".of-sources")) part.hidden = !user.manages;
   $(".of-devices").hidden = !user.notifies;
   $(".of-admins").hidden = !admin;
-  drawKept();
+  drawList($("#kept"), "/evidence", keptRow);
   if (user.manages) drawManaged();
-  if (user.name) drawSessions();
+  if (user.name) drawList($("#sessions"), "/sessions", sessionRow); // whom a proxy names has none
   if (user.notifies) drawDevices();
   if (admin) drawAudit();
   if (admin) drawRefused();
@@ -241,15 +222,9 @@ function edit({ source, decode, group, hours }) {
 }
 
 function given() {
-  const [name, address, decode, group, hours] = ["name", "address", "decode", "group", "hours"]
-    .map((field) => form.elements[field].value.trim());
-  const all = {
-    name,
-    address,
-    decode: Number(decode) || decode,
-    group,
-    hours: hours ? hours.split(";").map((one) => one.trim()) : "",
-  };
+  const all = Object.fromEntries([...new FormData(form)].map(([field, text]) => [field, text.trim()]));
+  all.decode = Number(all.decode) || all.decode;
+  all.hours &&= all.hours.split(";").map((one) => one.trim());
   const rest = Object.entries(all).filter(([key, value]) => value || (editing && key !== "address"));
   return Object.fromEntries(rest.map(([key, value]) => [key, value || null]));
 }
@@ -277,8 +252,6 @@ $("#try").addEventListener("click", () => {
 
 // Cameras of the local network; an address that is put into the form gets the user they were asked with.
 
-const LOGIN = ["user", "password"];
-
 function cameraRow({ host, name, hardware, location: place, address, streams, problem, sources: added }, login) {
   const called = name || host;
   const { row, what, buttons } = listRow(called, [host, hardware, place].filter(Boolean).join(" · "));
@@ -295,8 +268,8 @@ function cameraRow({ host, name, hardware, location: place, address, streams, pr
 
 $("#find").addEventListener("submit", (event) => {
   event.preventDefault();
-  const body = Object.fromEntries(LOGIN.map((field) => [field, $("#find").elements[field].value]));
-  const login = body.user ? `${LOGIN.map((field) => encodeURIComponent(body[field])).join(":")}@` : "";
+  const body = Object.fromEntries(new FormData(event.target));
+  const login = body.user ? `${encodeURIComponent(body.user)}:${encodeURIComponent(body.password)}@` : "";
   saying($("#find-said"), async () => {
     const found = await call("/sources/discover", {}, JSON_BODY(body));
     $("#cameras").replaceChildren(...found.map((camera) => cameraRow(camera, login)));

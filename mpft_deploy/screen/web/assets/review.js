@@ -67,15 +67,12 @@ async function drawRecent() {
 // The events view
 
 function filters() {
-  const form = new FormData($("#filters"));
-  const chosen = { source: form.get("source"), verdict: form.get("verdict"), state: form.get("state") };
-  const day = (name, later) => {
-    if (!form.get(name)) return "";
-    const date = new Date(`${form.get(name)}T00:00`);
-    date.setDate(date.getDate() + later);
-    return date.getTime() / 1000;
+  const chosen = Object.fromEntries(new FormData($("#filters")));
+  const day = (text, later) => {
+    const date = new Date(`${text}T00:00`);
+    return text && date.setDate(date.getDate() + later) / 1000;
   };
-  return { ...chosen, since: day("since", 0), until: day("until", 1) };
+  return { ...chosen, since: day(chosen.since, 0), until: day(chosen.until, 1) };
 }
 
 function loadEvents(more = false) {
@@ -240,8 +237,7 @@ $("#filters").addEventListener("input", () => {
 $("#filters").addEventListener("submit", (event) => event.preventDefault());
 $("#more").addEventListener("click", () => loadEvents(true));
 $("#export").addEventListener("click", () => {
-  const given = Object.entries(filters()).filter((entry) => entry[1] !== "" && entry[1] !== null);
-  location.href = `${API}/export?${new URLSearchParams(given)}`;
+  location.href = `${API}/export${query(filters())}`;
 });
 for (const button of $$("#event .review button")) {
   button.addEventListener("click", () => say(button.value));

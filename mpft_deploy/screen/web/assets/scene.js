@@ -41,26 +41,22 @@ function snapshotOf({ event, snapshot }, small) {
   return { href, width, height, windows, share, cells: [] };
 }
 
-// Whose picture is oldest among those that someone sees, and has a newer one.
+// Whose picture is oldest among those that someone sees, and has a newer one; what is looked at closely goes first.
 function nextPicture() {
   const now = performance.now();
-  let chosen = null;
-  for (const source of sources.values()) {
-    const time = source.status.picture_time;
-    const fresh = source.shown === time;
-    const inDetail = source === detailed;
-    if (time === null || fresh || !(source.visible || inDetail)) continue;
-    if (source.status.node && isBroken(source.status)) continue; // nobody would answer
-    if (now - source.fetched < PICTURE_PERIOD) continue;
-    if (!chosen || inDetail || source.fetched < chosen.fetched) chosen = source;
-    if (inDetail) break;
-  }
-  return chosen;
+  const wanted = [...sources.values()].filter((source) => {
+    const { picture_time: time, node } = source.status;
+    const silent = node && isBroken(source.status); // nobody would answer
+    return time !== null && source.shown !== time && (source.visible || source === detailed)
+      && !silent && now - source.fetched >= PICTURE_PERIOD;
+  });
+  wanted.sort((a, b) => (b === detailed) - (a === detailed) || a.fetched - b.fetched);
+  return wanted[0];
 }
 
 async function pictureLoop() {
   for (;;) {
-    const source = document.hidden ? null : nextPicture();
+    const source = document.hidden ? undefined : nextPicture();
     if (!source) {
       await new Promise((resolve) => setTimeout(resolve, 250));
       continue;
