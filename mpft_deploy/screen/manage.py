@@ -137,7 +137,7 @@ class Manager:
             listed = []
             for name in dict.fromkeys([*filed, *tables]):
                 one, used = filed.get(name), self._sources.get(name)
-                streams = used.streams if used is not None else []
+                streams = used.boxes if used is not None else {}
                 said = tables[name] if one is None else msgspec.structs.asdict(one)
                 taught = [self._baselines[s].time for s in streams if s in self._baselines]
                 listed.append(
@@ -243,7 +243,7 @@ class Manager:
         Raises:
             UsageError: nothing was accepted.
         """
-        return self._change(source, lambda: self.teacher.go_back(self._used(source).streams))
+        return self._change(source, lambda: self.teacher.go_back(self._used(source).boxes))
 
     @operation("PUT", "/sources/{source}/regions", role="admin", told="drew regions and masks of")
     def look_at(self, source: str, body: Areas) -> Managed:
@@ -301,7 +301,7 @@ class Manager:
                 self._store.set_setting(source, "source", None)
             else:
                 self._store.forget_settings(source)
-                stay = {s for n, one in self._sources.items() if n != source for s in one.streams}
+                stay = {s for n, one in self._sources.items() if n != source for s in one.boxes}
                 self.teacher.forget(source, stay)
             self._apply()
 
