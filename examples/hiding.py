@@ -343,8 +343,9 @@ def draw() -> None:
     """The table."""
     found = json.loads(RESULT.read_bytes())
     click.echo(
-        "| cells kept | hidden | frozen, by these cells | against as shipped "
-        "| fine-tuned on these, judged as shipped | against frozen |\n|---|---|---|---|---|---|"
+        "| cells kept | hidden | frozen, by these cells | against textured:143 "
+        "| fine-tuned on these, judged by textured:143 | against frozen |\n"
+        "|---|---|---|---|---|---|"
     )
     for rule, one in found["rules"].items():
         cells = [cell(one[state]) if state in one else "– | –" for state in ("frozen", "tuned")]

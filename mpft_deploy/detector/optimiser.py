@@ -25,9 +25,11 @@ class Tower(nn.Module):
     def __init__(self, model: Detector) -> None:
         super().__init__()
         self.visual, self._features = model.visual, model.features
-        # The head's normalisation takes it out: its gradient is rounding, and AdamW would make
+        # The head's normalisation takes them out: their gradient is rounding, and AdamW would make
         # steps of that.
         self.visual.ln_post.bias.requires_grad_(False)
+        if self.visual.proj is None:
+            self.visual.ln_post.weight.requires_grad_(False)
 
     def forward(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """As `Detector.features`."""

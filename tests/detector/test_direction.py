@@ -99,7 +99,6 @@ def test_every_block_moves_at_its_own_rate(loop: Loop) -> None:
     settings = loop.settings
     one_step(loop)
     ages = {
-        "visual.proj": 0,
         "visual.transformer.resblocks.1.mlp.c_fc.bias": 1,
         "visual.transformer.resblocks.0.mlp.c_fc.bias": 2,
         "visual.ln_pre.bias": 3,

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpft_deploy.dataset import Sample
+from mpft_deploy.detector.features import LOOKS
 from mpft_deploy.detector.folds import assign_folds, families, out_of_fold
 from mpft_deploy.detector.model import Detector
 from mpft_deploy.detector.settings import TrainSettings
@@ -110,7 +111,7 @@ class Listener:
     def line(self, text: str) -> None: ...
 
     def step(self, done: int, total: int, text: str) -> None:
-        assert (total, text) == (2 * 44, "views")
+        assert (total, text) == (LOOKS * 44, "views")
         self.done.append(done)
         if self.at and done >= self.at:
             os.kill(os.getpid(), signal.SIGINT)
@@ -152,7 +153,7 @@ def test_views_that_were_judged_are_not_judged_again(
     with pytest.raises(InterruptedRunError, match="--resume"):
         go(manifest, parts, settings, Listener(60))
     kept = tmp_path / "parts.run/features.float32.raw"
-    row = 4 * 32
+    row = 4 * 64
     assert kept.stat().st_size % row == 0
     with kept.open("ab") as file:  # as a kill in the middle of a write leaves it
         file.write(b"x" * 77)

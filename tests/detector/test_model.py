@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -18,7 +19,7 @@ from mpft_deploy.detector.backbone import Backbone, Geometry, geometry, shapes
 from mpft_deploy.detector.model import Detector, encode
 from mpft_deploy.errors import InputError
 from mpft_deploy.kernels.texture_patchify import texture_patchify
-from mpft_deploy.spec import CLIP_MEAN, CLIP_STD, KeepRule
+from mpft_deploy.spec import CLIP_MEAN, CLIP_STD, Feature, KeepRule
 
 Make = Callable[..., dict[str, torch.Tensor]]
 
@@ -29,9 +30,16 @@ def shrunk(name: str, layers: int) -> Geometry:
     return dataclasses.replace(tower, architecture=architecture)
 
 
-def detector(tower: Geometry, make: Make, depth: int | None = None, taps: int = 1) -> Detector:
+def detector(
+    tower: Geometry,
+    make: Make,
+    depth: int | None = None,
+    taps: int = 1,
+    feature: Feature = "token",
+) -> Detector:
     depth = tower.architecture.layers if depth is None else depth
-    model = Detector.from_backbone(Backbone(tower, make(tower), "random"), depth, taps=taps)
+    backbone = Backbone(tower, make(tower), "random")
+    model = Detector.from_backbone(backbone, depth, taps=taps, feature=feature)
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         model.head.weight.normal_(generator=generator)
@@ -59,7 +67,8 @@ def plain_forward(model: Detector, images: np.ndarray, positions: torch.Tensor) 
     features = []
     for block in visual.transformer.resblocks:
         x = block(x)
-        features.append(visual.ln_post(x)[:, 0] @ visual.proj)
+        token = visual.ln_post(x)[:, 0]
+        features.append(token if model.feature == "token" else token @ visual.proj)
     return model.head(torch.cat(features[-model.taps :], 1))[:, 0]
 
 
@@ -80,7 +89,7 @@ def test_all_cells_equal_open_clips_own_tower(name: str, random_weights: Make) -
         quick_gelu=config.get("quick_gelu", False),
     ).eval()
     theirs.load_state_dict(random_weights(tower))
-    ours = detector(tower, random_weights)
+    ours = detector(tower, random_weights, feature="plain")
     images = crops(tower.size)
     normalised = (torch.from_numpy(images).float() / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(
         CLIP_STD
@@ -103,7 +112,8 @@ def test_any_subset_of_cells_is_that_subset(
     taps = data.draw(st.integers(1, depth))
     chosen = [sorted(data.draw(st.permutations(range(tiny.cells)))[:count]) for _ in range(2)]
     positions = torch.tensor(chosen, dtype=torch.int32)
-    model, images = detector(tiny, random_weights, depth, taps), crops(tiny.size)
+    feature = data.draw(st.sampled_from(get_args(Feature)[:2]))
+    model, images = detector(tiny, random_weights, depth, taps, feature), crops(tiny.size)
     whole = texture_patchify(images, tiny.patch, KeepRule("all")).patches
     patches = np.take_along_axis(whole, positions.numpy()[:, :, None].astype(np.int64), axis=1)
     with torch.no_grad():
@@ -157,7 +167,7 @@ def test_zero_fill_blanks_the_other_cells_of_the_whole_image() -> None:
 def test_depth_takes_the_first_blocks_alone(tiny: Geometry, random_weights: Make) -> None:
     model = detector(tiny, random_weights, 2)
     names = set(model.weights())
-    assert names == {*shapes(tiny, 2), "head.weight", "head.bias"}
+    assert names == {*shapes(tiny, 2, projected=False), "head.weight", "head.bias"}
     assert not any("resblocks.2" in name for name in names)
 
 
