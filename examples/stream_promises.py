@@ -128,9 +128,9 @@ class Shipped(Scenario):
 
     @property
     def calibration(self) -> Calibration:
-        """Of its streams."""
+        """Of its streams, for log odds in the place of its logits."""
         spec = read_spec(SHIPPED)
-        return spec.stream or spec.calibration
+        return msgspec.structs.replace(spec.stream or spec.calibration, shift=0.0, scale=1.0)
 
     @property
     def held_out(self) -> HeldOut:

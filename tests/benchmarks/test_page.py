@@ -43,6 +43,7 @@ def suite(date: str, p50: float) -> dict[str, object]:
         },
         "cores": 2,
         "commit": "abc",
+        "weights": "0",
         "date": date,
         "disturbed": [],
         "failures": {"texture_patchify": "ended with exit code 1"},

@@ -23,7 +23,7 @@ from mpft_deploy.kernels.encoder.registry import VERSIONS
 IMAGES = int(os.environ.get("MPFT_IMAGES", "3"))
 
 SHA256 = {
-    3: "e21ec61871d8d2d325c6f425eadb1240a6c29042bca6b3c5f24b8aa802f8229e",
+    3: "6d6edd6d0eec842ae47cdcb2d7921af600aac9793da7107301c1bc2baa59870d",
     500: "e3b78629bb1f714362aa2c5b7b9b4392e468fe858a7520fac86b3b0d6c9a5e24",
 }
 """Of what is said of so many pictures."""
