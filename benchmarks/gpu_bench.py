@@ -59,7 +59,7 @@ class Bench:
     def screener(self, precision: str, engine: Any, batch: int) -> Screener:
         """Verdicts by an engine, of the middle of frames."""
         info = SimpleNamespace(mixes_views=False, precision=precision_of(precision))
-        bundle: Any = SimpleNamespace(spec=self.detector.spec, info=info)
+        bundle: Any = SimpleNamespace(spec=self.detector.spec, info=info, seal="")
         return Screener(bundle, engine, views="centre", batch=batch)
 
     def frames(self, count: int) -> U8:

@@ -124,8 +124,9 @@ def test_page_of_the_encoder_alone(page: ModuleType, tmp_path: Path) -> None:
     def times(p50: float) -> dict[str, object]:
         return {"p50": {"value": p50, "low": p50 - 1, "high": p50 + 1}}
 
+    common = ("device", "cores", "commit", "weights", "date")
     record = {
-        **{key: suite("2026-03-01", 1)[key] for key in ("device", "cores", "commit", "date")},
+        **{key: suite("2026-03-01", 1)[key] for key in common},
         "benchmark": "encoder",
         "threads": 2,
         "cells": 143,

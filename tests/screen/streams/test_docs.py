@@ -56,7 +56,7 @@ def test_the_configuration_is_one(tmp_path: Path) -> None:
         ("entrance", "keyframes"),
         ("yard", 2),
     ]
-    assert config.sources[0].streams == ["entrance/left screen", "entrance/right screen"]
+    assert list(config.sources[0].boxes) == ["entrance/left screen", "entrance/right screen"]
 
 
 def commands(text: str) -> list[str]:
