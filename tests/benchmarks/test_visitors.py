@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_short_visits(bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "visitors.json"
-    words = ["--cameras", "1", "--events", "200", "--seconds", "1", "--json", out]
+    words = ["--cameras", "1", "--events", "200", "--seconds", "3", "--json", out]
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "visitors.py", bundle, *words],
         capture_output=True,
