@@ -262,10 +262,11 @@ class Manager:
                     f"the settings of {source!r} name its regions and masks, and they count: "
                     "change them there"
                 )
-            drawn = None if body == Areas() else msgspec.json.encode(body)
+            if body == Areas():  # also where what was drawn is why it is not screened
+                return self._change(source, lambda: self._store.set_setting(source, "areas", None))
             areas = {"region": body.regions, "mask": body.masks}
             settings = msgspec.structs.replace(self._used(source), **areas)
-            return self._put(settings, "areas", drawn)
+            return self._put(settings, "areas", msgspec.json.encode(body))
 
     @operation("PATCH", "/sources/{source}", role="admin", told="changed")
     def change(self, source: str, body: Table) -> Managed:

@@ -427,3 +427,27 @@ def test_what_is_paused_hears_nothing_of_its_reader(watching: Any, monkeypatch: 
     running.frame()
     states = [e.state for e in running.events[count:] if hasattr(e, "state")]
     assert states == ["connecting", "live"]
+
+
+def test_regions_that_keep_a_source_from_being_screened_are_taken_back(
+    service: Callable[..., Service],
+) -> None:
+    one = service()
+    one.serve(Http(address="127.0.0.1:0"))
+    assert one.ask("POST", "/sources", CAMERA)[0] == 200
+    assert one.ask("PUT", "/sources/dock/regions", AREAS)[0] == 200
+    one.path.write_text(TOML + TAKEN)
+    one.manager.reload(read_config(one.path, {}))
+    dock = next(row for row in one.manager.sources() if row.source == "dock")
+    assert "dock/wall" in dock.problem
+    assert one.ask("PUT", "/sources/dock/regions", AREAS)[0] == 400
+    status, dock = one.ask("PUT", "/sources/dock/regions", {})
+    assert (status, dock["problem"]) == (200, "")
+    assert {"dock", "dock/wall"} < one.states().keys()
+
+
+TAKEN = """
+[[source]]
+name = "dock/wall"
+address = "rtsp://192.0.2.9/other"
+"""
