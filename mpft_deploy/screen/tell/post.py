@@ -23,6 +23,8 @@ import time
 from collections.abc import Mapping
 from functools import lru_cache
 
+import msgspec
+
 from mpft_deploy import __version__
 from mpft_deploy.errors import UsageError
 from mpft_deploy.extras import require
@@ -194,6 +196,12 @@ def signing_key(text: bytes) -> bytes:
     return key
 
 
+class _Identity(msgspec.Struct):
+    """What is read of an event: the rest is sent as it stands, whichever version wrote it."""
+
+    id: str
+
+
 class WebhookSink(Deliverer):
     """Posts events."""
 
@@ -209,7 +217,8 @@ class WebhookSink(Deliverer):
 
     def attempt(self, delivery: Delivery) -> Answer:
         """Post an event."""
-        identity, timestamp = delivery.told.id, int(time.time())
+        identity = msgspec.json.decode(delivery.body, type=_Identity).id
+        timestamp = int(time.time())
         headers = {
             "Content-Type": "application/json",
             "User-Agent": f"mpft-deploy/{__version__}",

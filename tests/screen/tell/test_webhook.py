@@ -30,6 +30,7 @@ from mpft_deploy.screen.tell import deliver
 from mpft_deploy.screen.tell.deliver import Answer
 from mpft_deploy.screen.tell.post import Poster, signature
 from mpft_deploy.screen.tell.stats import Trouble
+from mpft_deploy.screen.tell.store import Delivery
 
 SECRET = "a-secret-of-the-receiver"
 
@@ -219,6 +220,16 @@ def test_what_cannot_be_sent_holds_up_no_other(receiver: Receiver, tmp_path: Pat
     assert receiver.ids() == ["e000003", "e000006"]
     assert sink.stats().dropped == {"refused": 2}
     assert sink.store.dropped == {"damaged": 2}
+    sink.close(1)
+
+
+def test_an_event_of_another_version_is_sent_as_it_stands(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    sink = open_sink(receiver, tmp_path)
+    body = b'{"event":"stream","id":"e000001","verdict":"of tomorrow","more":1}'
+    assert sink.webhook.attempt(Delivery(1, body, 0, 0.0, None)).status == 204
+    assert receiver.received[0][1] == body
     sink.close(1)
 
 
