@@ -51,7 +51,7 @@ class Nodes:
             url, token = one.url.rstrip("/") + "/", one.read_token()
             self._clients[one.name] = httpx2.AsyncClient(
                 base_url=f"{url}api/v1/",
-                headers={"Authorization": f"Bearer {token}"} if token else {},
+                headers={b"Authorization": f"Bearer {token}".encode()} if token else {},
                 timeout=None,
                 trust_env=False,
                 verify=trust,

@@ -253,7 +253,7 @@ def test_other_nodes_are_shown(monitor: DemoMonitor, browser: Browser) -> None:
         there.sinks.send(event)
     nodes = (
         Node(name="yard", url=there.url, token=user.token),
-        Node(name="locked", url=there.url, token="wrong-" + TOKEN),
+        Node(name="locked", url=there.url, token="wrong-é\ufeff" + TOKEN),
         Node(name="other", url=there.url + "x", token=user.token),
         Node(name="nowhere", url=f"http://127.0.0.1:{free_port()}"),
     )
