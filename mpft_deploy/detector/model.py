@@ -99,10 +99,9 @@ class Detector(nn.Module):
         *,
         taps: int = 1,
         feature: Feature = "token",
-        dropout: float = 0.0,
     ) -> Detector:
         """A detector with a backbone's first `depth` blocks and a head of zeros."""
-        detector = cls(backbone.geometry, depth, taps=taps, feature=feature, dropout=dropout)
+        detector = cls(backbone.geometry, depth, taps=taps, feature=feature)
         detector.take_backbone(backbone)
         return detector
 

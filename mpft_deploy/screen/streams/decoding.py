@@ -2,7 +2,8 @@
 
 A frame that stands alone, a keyframe for instance, is worth decoding only if it will be judged. So
 sources keep it coded until its turn is near: until the frames that are judged before it take about
-as long as decoding does. A newer one takes its place for nothing meanwhile.
+as long as decoding does. A newer one takes its place for nothing meanwhile. How fast engine and
+decoding are, and so how many frames are a full batch, is told here too.
 """
 
 from __future__ import annotations

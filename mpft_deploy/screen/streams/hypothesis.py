@@ -1,4 +1,4 @@
-"""A test of a stream's mean log odds: what it is compared with, and how much evidence is enough."""
+"""A test of a stream's mean log odds: against what, what evidence is enough; and drift by it."""
 
 from __future__ import annotations
 

@@ -120,18 +120,16 @@ class Scheduler:
         self._set_areas(channel, areas)
         return channel
 
-    def reload(self, channels: Sequence[Channel], config: Config) -> None:
+    def reload(self, channels: Sequence[Channel], gone: Sequence[Channel], config: Config) -> None:
         """Serve the sources of another configuration: what is new is decided afresh, and told.
-
-        Of those that are not among them nothing is told later.
 
         Args:
             channels: of each source of the configuration.
+            gone: of those before that are not among them; nothing is told of them later.
 
         Raises:
             TimeoutError: the thread does not come to it.
         """
-        gone = [channel for channel in self.channels if channel not in channels]
         before = self._config
         self.channels, self._config = tuple(channels), config
 

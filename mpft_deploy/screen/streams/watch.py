@@ -152,7 +152,7 @@ class Watch(Monitor):
             channel.source.stop()
         try:
             # Before the new ones begin: one may have the name of one that goes.
-            self.scheduler.reload(channels, config)
+            self.scheduler.reload(channels, going, config)
         except TimeoutError:
             logger.error("the engine does not answer; what was removed is not told")
         if changed := _changed_tables(before, config):

@@ -1,5 +1,6 @@
-"""What passes between a source and the process that reads it: plain data, and nothing is believed.
+"""What a reader tells its source, and what passes to and from one in a process.
 
+Plain data, of which nothing is believed.
 Whoever took over a reader's process could send anything; it must not become more than data here.
 """
 

@@ -20,7 +20,7 @@ APPLICATION = 0x6D706674
 """Tells our files from others': SQLite's `application_id`."""
 
 _WHOLE = f"""
--- `at` is since when a row is kept, by the clock that retention goes by.
+-- `at` is since when a row is kept, by the store's clock.
 CREATE TABLE events (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     at REAL NOT NULL,

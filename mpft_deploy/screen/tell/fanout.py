@@ -97,7 +97,7 @@ def open_sinks(
     evidence: Callable[[StreamEvent], Picture | None],
     statuses: Callable[[], Sequence[SourceStatus] | None],
 ) -> Sinks:
-    """Start what the configuration names, all but `[http]`.
+    """Start what the configuration names, all but `[evidence]` and what is served.
 
     The result is a sink made of them all. It names the snapshot in an event before the others see
     it, and a fault in one costs the others nothing. What was started is closed again if one cannot

@@ -60,9 +60,8 @@ class JsonLines(Worker[bytes]):
     def close(self, timeout: float) -> None:
         """Write what is queued."""
         super().close(timeout)
-        if (
-            self._out >= 0 and not self._task.is_alive()
-        ):  # a thread that is stuck in a write keeps its file
+        # A thread that is stuck in a write keeps its file.
+        if self._out >= 0 and not self._task.is_alive():
             os.close(self._out)
 
     @property

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import get_args
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.files import PICTURES, display, write_atomic
@@ -200,15 +198,9 @@ class SnapshotSink(Kept[tuple[StreamEvent, Picture]]):
         return named
 
     def _make(self, item: tuple[StreamEvent, Picture]) -> None:
-        event, picture = item
-        data = encode_jpeg(picture.pixels, quality=QUALITY, comment=msgspec.json.encode(event))
-        self.write(event.snapshot, event.verdict, data)
+        from PIL import Image
 
-
-def encode_jpeg(pixels: npt.NDArray[np.uint8], *, quality: int, comment: bytes = b"") -> bytes:
-    """A JPEG file of a picture, u8 [H, W, 3] RGB; the comment is stored in it."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, comment=comment)
-    return buffer.getvalue()
+        (event, picture), buffer = item, io.BytesIO()
+        comment = msgspec.json.encode(event)
+        Image.fromarray(picture.pixels).save(buffer, "JPEG", quality=QUALITY, comment=comment)
+        self.write(event.snapshot, event.verdict, buffer.getvalue())

@@ -40,7 +40,7 @@ def serve(
     Args:
         sinks: whose store and files are shown, and whose queues and failures the metrics show.
         metrics: from `open_metrics`.
-        engine: what the metrics tell of the engine: backend, precision, device.
+        engine: what the metrics tell of the engine: backend, precision, bundle.
         manager: through which admins add, pause and remove sources; None for nobody.
         live: where streams are shown as they are.
         push: how devices are notified.

@@ -148,7 +148,7 @@ def test_the_strongest_verdict_of_its_regions_is_the_sources(
     assert verdicts("generated", "unsure") == "generated"
     assert running.status().region == "left"
     # A region that is decided afresh says what that makes of its source.
-    scheduler.reload([channel], one(Areas()))
+    scheduler.reload([channel], [], one(Areas()))
     events = [e for e in running.events if isinstance(e, StreamEvent)]
     eventually(lambda: len(running.events) >= 5)
     events = [e for e in running.events if isinstance(e, StreamEvent)]
