@@ -55,6 +55,7 @@ class Variant:
     learn: int = 4
     penalty: float = 0.003
     power: float = -0.5
+    steadiness: float = 10
 
 
 DEFAULT = "as shipped"
@@ -74,6 +75,9 @@ VARIANTS = (
     Variant("penalty 10 times", penalty=0.0003),
     Variant("penalty 3 times", penalty=0.001),
     Variant("penalty a third", penalty=0.01),
+    Variant("views may differ", steadiness=0.0),
+    Variant("views may differ a third as much", steadiness=30.0),
+    Variant("views may differ 3 times as much", steadiness=3.0),
     Variant("images count alike", power=0.0),
     Variant("groups count alike", power=-1.0),
 )
@@ -132,7 +136,13 @@ def measure(
             read = features[:, :, list(one.blocks)]
             read = read @ projection if one.embedded else read
             read = read.reshape(LOOKS, len(samples), -1)
-            logits = left_out(read, inverse_penalty=one.penalty, power=one.power, learn=one.learn)
+            logits = left_out(
+                read,
+                inverse_penalty=one.penalty,
+                power=one.power,
+                steadiness=one.steadiness,
+                learn=one.learn,
+            )
             for look, values in enumerate(logits[:JUDGED]):
                 columns[f"{one.name}|{seed}|{look}"] = values
             click.echo(f"folds {seed}: {one.name}")

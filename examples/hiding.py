@@ -233,7 +233,7 @@ def begin(
     weights[others] = sample_weights(kept)
     learner = detector(tower, taps=1)
     labels = [sample.label for sample in kept]
-    Probe.fit(begun[others], labels, weights[others], INVERSE_PENALTY).put_into(learner)
+    Probe.fit(begun[None, others], labels, weights[others], INVERSE_PENALTY).put_into(learner)
     return learner, others, weights
 
 

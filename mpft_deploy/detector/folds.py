@@ -12,7 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mpft_deploy.dataset import Sample
-from mpft_deploy.detector.probe import GROUP_POWER, INVERSE_PENALTY, Probe, sample_weights
+from mpft_deploy.detector.probe import (
+    GROUP_POWER,
+    INVERSE_PENALTY,
+    STEADINESS,
+    Probe,
+    sample_weights,
+)
 from mpft_deploy.detector.recalibrate import Outcome, recalibrate
 from mpft_deploy.errors import InputError
 from mpft_deploy.spec import Calibration, KeepRule, ViewPolicy
@@ -83,6 +89,7 @@ def out_of_fold(
     folds: I64,
     inverse_penalty: float = INVERSE_PENALTY,
     power: float = GROUP_POWER,
+    steadiness: float = STEADINESS,
     learn: int | None = None,
 ) -> F32:
     """Logits of images by heads that learnt from the other folds alone.
@@ -90,7 +97,7 @@ def out_of_fold(
     Args:
         features: f32 [looks, n, F], of random views of each image.
         folds: i64 [n].
-        inverse_penalty: as `Probe.fit` takes it.
+        inverse_penalty, steadiness: as `Probe.fit` takes them.
         power: as `sample_weights` takes it.
         learn: how many of the looks they learn from; None for all.
 
@@ -101,7 +108,7 @@ def out_of_fold(
     for fold in np.unique(folds):
         others, left_out = folds != fold, folds == fold
         kept = [sample for sample, there in zip(samples, others, strict=True) if there]
-        head = fit_on_looks(features[:learn, others], kept, inverse_penalty, power)
+        head = fit_on_looks(features[:learn, others], kept, inverse_penalty, power, steadiness)
         logits[:, left_out] = [head.logits(look) for look in features[:, left_out]]
     return logits
 
@@ -111,12 +118,11 @@ def fit_on_looks(
     samples: Sequence[Sample],
     inverse_penalty: float = INVERSE_PENALTY,
     power: float = GROUP_POWER,
+    steadiness: float = STEADINESS,
 ) -> Probe:
     """The head of random views f32 [looks, n, F] of some images; see `out_of_fold`."""
-    looks = len(features)
-    labels = np.tile([sample.label for sample in samples], looks)
-    weights = np.tile(sample_weights(samples, power), looks)
-    return Probe.fit(features.reshape(looks * len(samples), -1), labels, weights, inverse_penalty)
+    labels = [sample.label for sample in samples]
+    return Probe.fit(features, labels, sample_weights(samples, power), inverse_penalty, steadiness)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ MOST = 4096
 INVERSE_PENALTY = 0.003
 """Best on unseen generators; ten times less or more costs little (docs/method.md)."""
 
+STEADINESS = 10.0
+"""How much more than other directions those are penalised in which views of one image differ."""
 
 GROUP_POWER = -0.5
 """Of a group's size, what each of its images counts: a group counts by the root of its images."""
@@ -56,20 +58,38 @@ class Probe(NamedTuple):
         labels: npt.ArrayLike,
         weights: npt.ArrayLike,
         inverse_penalty: float = INVERSE_PENALTY,
+        steadiness: float = STEADINESS,
     ) -> Probe:
-        """Logistic regression.
+        """Logistic regression whose logit is to be the same for all views of an image.
+
+        Beside the square of the weights w it penalises the variance of the logit between the views
+        of an image, wᵀSw, where S is the features' covariance within images: what tangent
+        propagation (Simard et al. 1992) is for a linear function and drawn transformations.
 
         Args:
-            features: f32 [n, F].
+            features: f32 [looks, n, F], of as many views of each image; of one, S is left out.
             labels: [n], 1 for generated; both present.
             weights: [n], what each counts.
             inverse_penalty: how little large weights of standardised components are penalised.
+            steadiness: what S counts beside the identity; 0 or more.
         """
-        mean, variance = features.mean(0, np.float64), features.var(0, np.float64)
+        looks, count, width = features.shape
+        mean = features.mean((0, 1), np.float64)
+        variance = features.var((0, 1), np.float64)
+        standard = ((features - mean) / np.sqrt(variance + NORM_EPS)).astype(np.float32)
+        penalty = torch.eye(width)
+        if looks > 1:
+            within = torch.from_numpy((standard - standard.mean(0)).reshape(-1, width))
+            penalty += steadiness / ((looks - 1) * count) * (within.T @ within)
+        root = torch.linalg.cholesky(penalty)
+        # With u = rootᵀ w, the penalty of w is the square of u.
+        flat = torch.from_numpy(standard.reshape(-1, width))
+        turned = torch.linalg.solve_triangular(root.T, flat, upper=True, left=False)
         fitted = LogisticRegression(C=inverse_penalty, max_iter=3000)
-        standard = (features - mean) / np.sqrt(variance + NORM_EPS)
-        fitted.fit(standard, np.asarray(labels), np.asarray(weights))
-        return cls(mean, variance, fitted.coef_[0], float(fitted.intercept_[0]))
+        fitted.fit(turned.numpy(), np.tile(labels, looks), np.tile(weights, looks))
+        learnt = torch.from_numpy(fitted.coef_.T.astype(np.float32))
+        weight = torch.linalg.solve_triangular(root.T, learnt, upper=True)[:, 0]
+        return cls(mean, variance, weight.numpy().astype(np.float64), float(fitted.intercept_[0]))
 
     def logits(self, features: F32) -> F32:
         """Logits f32 [n] of features f32 [n, F]."""
@@ -123,7 +143,9 @@ def fit_head(
     labels = [sample.label for sample in chosen]
 
     def fit() -> Probe:
-        return Probe.fit(np.concatenate(parts), labels, sample_weights(chosen), inverse_penalty)
+        return Probe.fit(
+            np.concatenate(parts)[None], labels, sample_weights(chosen), inverse_penalty
+        )
 
     processes.from_first(fit).put_into(model)
 

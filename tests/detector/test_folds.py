@@ -14,11 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 
 from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.features import LOOKS
-from mpft_deploy.detector.folds import assign_folds, families, out_of_fold
+from mpft_deploy.detector.folds import assign_folds, families, fit_on_looks, out_of_fold
 from mpft_deploy.detector.model import Detector
+from mpft_deploy.detector.probe import INVERSE_PENALTY, sample_weights
 from mpft_deploy.detector.settings import TrainSettings
 from mpft_deploy.detector.train import InterruptedRunError, Trained, train
 from mpft_deploy.errors import InputError, UsageError
@@ -78,6 +80,37 @@ def test_a_head_that_knows_groups_by_heart_learns_nothing_of_others() -> None:
     logits = out_of_fold(noise, samples, folds)
     assert logits.shape == (3, 400)
     assert (auc(labels, logits.mean(0)) or 0) > (auc(labels, logits[0]) or 0) > 0.85
+
+
+def test_what_differs_between_views_of_an_image_counts_less() -> None:
+    """Of two components that tell as much, that which all views agree on; of one view, neither."""
+    rng = np.random.default_rng(0)
+    samples = [sample(g % 2, f"g{g}", f"s{g}", i) for g in range(40) for i in range(10)]
+    labels = np.array([one.label for one in samples])
+    features = np.empty((3, 400, 2), np.float32)
+    features[..., 0] = labels + rng.normal(size=400)  # alike in all views
+    features[..., 1] = labels + rng.normal(size=(3, 400))
+    steady, moving = np.abs(fit_on_looks(features, samples).weight)
+    assert steady > 2 * moving > 0
+    plain = np.abs(fit_on_looks(features, samples, steadiness=0).weight)
+    assert plain[0] < 2 * plain[1]
+    one = [fit_on_looks(features[:1], samples, steadiness=k).weight for k in (0.0, 10.0)]
+    np.testing.assert_array_equal(one[0], one[1])
+
+
+def test_the_head_is_that_of_logistic_regression() -> None:
+    """Without that penalty it is what scikit-learn gives of standardised features."""
+    rng = np.random.default_rng(1)
+    samples = [sample(g % 2, f"g{g}", f"s{g}", i) for g in range(8) for i in range(9)]
+    labels = np.array([one.label for one in samples])
+    features = (rng.normal(3, 5, (2, 72, 4)) + labels[:, None]).astype(np.float32)
+    head = fit_on_looks(features, samples, steadiness=0)
+    flat = features.reshape(-1, 4).astype(np.float64)
+    peer = LogisticRegression(C=INVERSE_PENALTY)
+    peer.fit(
+        (flat - flat.mean(0)) / flat.std(0), np.tile(labels, 2), np.tile(sample_weights(samples), 2)
+    )
+    np.testing.assert_allclose(head.weight, peer.coef_[0], rtol=0.01)
 
 
 @pytest.fixture(scope="module")
