@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -246,7 +247,8 @@ def _finish(predictions: Predictions, out: Path, pictures: Path, as_json: bool) 
     from mpft_deploy.evaluate.tables import told_unsure
     from mpft_deploy.files import display
 
-    groups, streams, tables = write_results(predictions, out, pictures)
+    report = partial(click.echo, err=True)
+    groups, streams, tables = write_results(predictions, out, pictures, report)
     if as_json:
         emit_json({"header": predictions.header, "groups": groups, "streams": streams})
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -56,15 +56,19 @@ OUTPUT = Kind("an evaluation", _own, into=NAMES)
 
 
 def write_results(
-    predictions: Predictions, out: Path, pictures: Path
+    predictions: Predictions,
+    out: Path,
+    pictures: Path,
+    report: Callable[[str], None] = lambda text: None,
 ) -> tuple[list[Group], list[Streams], list[Table]]:
     """Write every table and the report into `out`, the same bytes for the same predictions.
 
     Args:
         pictures: the folder that may hold MISTAKES beside the predictions.
+        report: told what takes long.
     """
     header = predictions.header
-    groups, streams = summarise(predictions), simulate(predictions)
+    groups, streams = summarise(predictions), simulate(predictions, report)
     shown = tables(header, groups, streams)
     page = render(predictions, groups, shown, read_mistakes(pictures / MISTAKES))
     with explain_unwritable(out):

@@ -9,6 +9,7 @@ one video are more alike than that: expect less.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -50,22 +51,27 @@ class Streams(Record, frozen=True):
     alarmed: float
 
 
-def simulate(predictions: Predictions) -> list[Streams]:
+def simulate(
+    predictions: Predictions, report: Callable[[str], None] = lambda text: None
+) -> list[Streams]:
     """By views that move, and a calibration of which is known what it is worth; else nothing.
 
-    Of images as they are, and as video.
+    Of images as they are, and as video. `report` is told before each protocol, which takes seconds.
     """
     header = predictions.header
     if header.views != "moving" or header.calibration.held_out is None:
         return []
-    out = []
+    shown = {}
     for protocol in header.protocols:
-        rows = predictions.rows(protocol, header.calibrated_keep)
-        rows = rows.where(rows.judged)
-        if len(set(rows.labels.tolist())) == 2 and (
-            protocol in BASIC or protocol.startswith(("h264", "h265"))
-        ):
-            out += _under(protocol, rows, header.calibration)
+        if protocol in BASIC or protocol.startswith(("h264", "h265")):
+            rows = predictions.rows(protocol, header.calibrated_keep)
+            rows = rows.where(rows.judged)
+            if len(set(rows.labels.tolist())) == 2:
+                shown[protocol] = rows
+    out = []
+    for number, (protocol, rows) in enumerate(shown.items(), start=1):
+        report(f"streams by protocol {protocol}, {number} of {len(shown)}")
+        out += _under(protocol, rows, header.calibration)
     return out
 
 

@@ -95,7 +95,9 @@ def test_what_is_found_falls_with_what_is_promised() -> None:
 
 
 def test_groups_that_are_off_cannot_be_outwaited() -> None:
-    told = by(simulate(predicted(separation=3.0, error=1.2, protocols=["raw"])))
+    lines: list[str] = []
+    told = by(simulate(predicted(separation=3.0, error=1.2, protocols=["raw"]), lines.append))
+    assert lines == ["streams by protocol raw, 1 of 1"]
     assert told["raw", "30d", "10m"].found == 0.0
 
 
