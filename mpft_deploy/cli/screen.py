@@ -217,7 +217,7 @@ def command(
                 if report is not None and (kept or not unfinished):
                     write_report(report, kept, content, screener, unfinished=unfinished)
                     click.echo(f"report: {display(report)}", err=True)
-                shown.summary()
+                shown.summary(screener.calibration)
                 if screener.uncalibrated and not as_json:
                     click.echo(f"{screener.uncalibrated} (mpft calibrate --views)")
     return 1 if shown.failures else 0
