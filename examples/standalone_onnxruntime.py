@@ -3,7 +3,9 @@
     mpft-export DETECTOR detector.onnx --standalone
     python examples/standalone_onnxruntime.py detector.onnx photo.jpg
 
-Needs onnxruntime, Pillow and NumPy. `mpft screen` also calls views without texture unsure.
+Needs onnxruntime, Pillow and NumPy. It judges one view, as `mpft screen --views centre` does: a
+detector that is calibrated for several is less sure of one. `mpft screen` also calls views without
+texture unsure.
 """
 
 import json
@@ -14,6 +16,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 model, photo = sys.argv[1:]
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 spec = json.loads(session.get_modelmeta().custom_metadata_map["mpft.spec"])

@@ -24,5 +24,7 @@ def main(bundle: str, address: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     with contextlib.suppress(KeyboardInterrupt):
         main(*sys.argv[1:])

@@ -128,7 +128,8 @@ def choose(name: str | None = None, device: Device | None = None) -> Version:
         raise UsageError(f"{source} is no version of the encoder. Versions: {_listing()}")
     reason = found.why_not()
     if reason is not None:
-        raise EnvironmentLacksError(f"{source} does not run here: {reason}. Versions: {_listing()}")
+        these = ", ".join(one.name for one in VERSIONS if one.why_not() is None)
+        raise EnvironmentLacksError(f"{source} does not run here: {reason}. These do: {these}")
     return found
 
 

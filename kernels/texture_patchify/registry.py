@@ -131,8 +131,9 @@ def find(name: str) -> Implementation:
         if implementation.name == name:
             reason = implementation.why_not()
             if reason is not None:
+                these = ", ".join(one.name for one in IMPLEMENTATIONS if one.why_not() is None)
                 raise EnvironmentLacksError(
-                    f"{VARIABLE}={name} does not run here: {reason}. Versions: {_listing()}"
+                    f"{VARIABLE}={name} does not run here: {reason}. These do: {these}"
                 )
             return implementation
     raise UsageError(f"{VARIABLE}={name} is no version of texture_patchify. Versions: {_listing()}")

@@ -21,7 +21,7 @@ from mpft_deploy.files import display
 
 # name → (module, what it does in a line). A new command is one file and one line here.
 COMMANDS = {
-    "train": ("train", "Fine-tune a detector from a CLIP backbone."),
+    "train": ("train", "Teach a CLIP backbone's head, or fine-tune it, into a detector."),
     "import": ("import_", "Make a detector of others' weights: CLIP's tower, a linear head."),
     "eval": ("eval", "Measure how well it tells images apart, with tables and a report."),
     "calibrate": ("calibrate", "Set a detector's probabilities and threshold on your images."),

@@ -151,7 +151,8 @@ def command(
     if config is not None or any(map(is_address, paths)):
         from mpft_deploy.cli.streams import load_config, run_streams
 
-        _refuse(_OF_FILES, "for streams (use --decode)")
+        _refuse(["fps"], "for streams; use --decode")
+        _refuse(_OF_FILES, "for streams; it is for files")
         given = _given(("views", "threshold", "batch", "threads", "decode", "http"))
         return run_streams(
             lambda: load_config(config, paths, given, as_json),
@@ -217,7 +218,7 @@ def command(
                 if report is not None and (kept or not unfinished):
                     write_report(report, kept, content, screener, unfinished=unfinished)
                     click.echo(f"report: {display(report)}", err=True)
-                shown.summary()
+                shown.summary(screener.calibration)
                 if screener.uncalibrated and not as_json:
                     click.echo(f"{screener.uncalibrated} (mpft calibrate --views)")
     return 1 if shown.failures else 0

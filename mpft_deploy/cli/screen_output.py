@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from mpft_deploy.screen.results import Result
     from mpft_deploy.screen.sources import Item
+    from mpft_deploy.spec import Calibration
 
 COLOURS = {"generated": "red", "unsure": "yellow", "real": "green"}
 
@@ -68,11 +69,15 @@ class Output:
         if result.error:
             click.echo(f"error: {_printable(result.error)}", err=True)
 
-    def summary(self) -> None:
-        """Print how many of each verdict there were; of JSON lines that is for their reader."""
+    def summary(self, calibration: Calibration) -> None:
+        """Print how many of each verdict there were, and from which probabilities on they are
+        given; of JSON lines that is for their reader.
+        """
         if self._json:
             return
-        counts = [f"{self._verdicts[verdict]} {verdict}" for verdict in COLOURS]
+        low, high = calibration.unsure
+        bounds = {"generated": f" (from {high:.3f})", "real": f" (up to {low:.3f})"}
+        counts = [f"{self._verdicts[one]} {one}{bounds.get(one, '')}" for one in COLOURS]
         unread = self.count - self._verdicts.total()
         click.echo(", ".join([*counts, *([f"{unread} could not be read"] if unread else [])]))
         if self._others:

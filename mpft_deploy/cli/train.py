@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from mpft_deploy.cli.console import parse_share
 from mpft_deploy.cli.options import PATH, Number
 from mpft_deploy.cli.standard import is_terminal
 from mpft_deploy.detector.recipe import Recipe
@@ -95,10 +96,13 @@ def setting(
     "with --epochs 0.",
     click.IntRange(0),
 )
-@setting(
+@click.option(
     "--false-alarm",
-    "With --folds: call at most this share of an average source's real images generated.",
-    Number(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    default=f"{Recipe.false_alarm:.0%}",
+    show_default=True,
+    callback=parse_share,
+    help="With --folds: call at most this share of an average source's real images generated.",
 )
 @setting("--seed", None, click.IntRange(0, 2**32 - 1))
 @setting(

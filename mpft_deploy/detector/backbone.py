@@ -224,8 +224,9 @@ def _read_pickle(path: Path) -> Weights:
         raise
     except Exception as error:  # bytes that are no pickle raise whatever their opcodes lead to
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        why = "" if "weights_only" in first else f" ({first})"  # which would execute what it holds
         raise InputError(
-            f"{where} cannot be read as a checkpoint of tensors alone ({first}). "
+            f"{where} cannot be read as a checkpoint of tensors alone{why}. "
             "Save its state_dict as safetensors and name that file."
         ) from None
     while isinstance(stored, Mapping):

@@ -12,6 +12,7 @@ from mpft_deploy.profile.disturbance import Watch
 from mpft_deploy.profile.energy import Meter, energy
 from mpft_deploy.profile.records import Block, Estimate, Harness, Run, Scenario, Stage, WarmUp
 from mpft_deploy.profile.timer import Now, calibrate, no_garbage_collection, now
+from mpft_deploy.profile.wording import number
 from mpft_deploy.profile.workload import Workload
 from mpft_deploy.statistics import F64, samples_needed
 
@@ -215,9 +216,8 @@ def latency(times: F64) -> dict[str, Estimate]:
 
 def _estimate(interval: percentiles.Interval, *, always: bool = False) -> Estimate:
     if interval.unstable and not always:
-        return Estimate(
-            why=f"unstable: not reported (95 % interval {interval.low:.3g} to {interval.high:.3g})"
-        )
+        low, high = number(interval.low), number(interval.high)
+        return Estimate(why=f"unstable: not reported (95 % interval {low} to {high})")
     return Estimate(value=interval.value, low=interval.low, high=interval.high)
 
 

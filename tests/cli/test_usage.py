@@ -39,6 +39,7 @@ def mpft(capsys: pytest.CaptureFixture[str]) -> Mpft:
         (["profile", "bundle", "--batch", "x"], "Usage: mpft profile [OPTIONS] BUNDLE"),
         (["train", "x", "--out", "y", "--head-lr", "nan"], "no finite number"),
         (["train", "x", "--out", "y", "--backbone-lr", "inf"], "no finite number"),
+        (["train", "x", "--out", "y", "--false-alarm", "3"], "must be above 0 and below 100%"),
         (["verify", "x", "--threads", "65536"], "65536 threads are not possible"),
         (["eval", "x", "--threads", "65536"], "65536 threads are not possible"),
         (["screen", ""], "the path is empty"),
@@ -52,6 +53,12 @@ def test_wrong_words(mpft: Mpft, arguments: list[str], words: str) -> None:
     code, err = mpft(*arguments)
     assert code == 2
     assert words in err
+
+
+@pytest.mark.parametrize("share", ["3%", "0.03"])
+def test_a_share_is_written_alike_by_every_command(mpft: Mpft, share: str) -> None:
+    for command in (["calibrate", "x", "y"], ["train", "x", "--folds", "2", "--out", "y"]):
+        assert mpft(*command, "--false-alarm", share)[0] == 1  # x is not there
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from media import picture
+from PIL import Image
 
 from mpft_deploy.bundle import Bundle, read_bundle
 from mpft_deploy.engine import load_engine
@@ -128,9 +129,11 @@ def test_of_several_views_those_with_texture_count(bundle: Path) -> None:
         np.zeros((32, 32, 4), np.uint8),
         np.zeros((32, 32, 3), np.float32),
         np.zeros((0, 32, 3), np.uint8),
+        "photo.jpg",
+        Image.new("RGB", (32, 32)),
     ],
 )
-def test_frames_of_a_wrong_kind_are_refused(screener: Screener, frame: np.ndarray) -> None:
+def test_frames_of_a_wrong_kind_are_refused(screener: Screener, frame: object) -> None:
     with pytest.raises(UsageError, match=r"uint8 \[H, W, 3\]"):
         screener(frame)
 

@@ -69,7 +69,8 @@ def look(settings: SourceSettings, processes: ReaderProcesses | None = None) -> 
         sides, seen, before = source.sides, clock.monotonic(), source.tally.received
         if sides is None:
             reason = source.reason or f"no picture within {TIMEOUT:g} s"
-            raise SourceLostError(f"{source.address}: {reason}")
+            where = f"{source.address}: "  # a file's reason begins by it
+            raise SourceLostError(where + reason.removeprefix(where))
         while source.state == "live" and clock.monotonic() - seen < _COUNTED:
             time.sleep(_LOOK)
         counted = clock.monotonic() - seen

@@ -263,8 +263,8 @@ def test_whatever_reading_a_configuration_raises_the_one_before_stays(
     ("arguments", "message"),
     [
         ([], "name images, folders or clips, the address of a stream, or --config"),
-        (["rtsp://cam/a", "--report", "r.html"], "--report has no meaning for streams"),
-        (["rtsp://cam/a", "--fps", "2"], "--fps has no meaning for streams (use --decode)"),
+        (["rtsp://cam/a", "--report", "r.html"], "meaning for streams; it is for files"),
+        (["rtsp://cam/a", "--fps", "2"], "--fps has no meaning for streams; use --decode"),
         (["a.png", "--decode", "all"], "--decode has no meaning for files"),
         (["rtsp://cam/a", "--decode", "-1"], "write all, keyframes, or frames a second"),
         (["--config", "none.toml"], "none.toml cannot be read: No such file or directory"),

@@ -73,6 +73,10 @@ def test_gstreamer_is_what_pipelines_are_run_by(
             read_raw._command("videotestsrc ! fdsink", secret=False)
 
 
+def test_a_file_that_is_not_there_is_named_once() -> None:
+    assert by_name(doctor("--json", "nope.mp4"))["camera"]["text"] == "nope.mp4: no such file"
+
+
 def test_no_address() -> None:
     run = doctor("gopher://viewer:s3cr3tw0rd@cam/")
     assert run.code == 2
