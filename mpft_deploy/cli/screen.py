@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 @click.option(
     "--threshold",
     type=Number(0, 1),
-    help="Call generated from this probability on.  [default: the bundle's]  The bundle's unsure "
-    "band stays if it holds this threshold; otherwise nothing is called unsure.",
+    help="Call generated from this probability on.  [default: the bundle's]  Below it is unsure "
+    "what lies in the bundle's unsure band, if that reaches so far.",
 )
 @click.option(
     "--fps",

@@ -219,10 +219,8 @@ def _operating_point(spec: DetectorSpec) -> str:
     also += " Intervals are exact ones over images (95 %)."
     paragraphs = [
         f'The probability of "generated" is sigmoid({calibration.scale:.4f} · (logit '
-        f"{calibration.shift:+.4f})). From {calibration.threshold:.4g} on (logit "
-        f"{calibration.logit_threshold:+.4f}) an image is called generated, strictly between "
-        f"{calibration.unsure[0]:.4g} and {calibration.unsure[1]:.4g} it is unsure. This is for "
-        f"`{spec.keep}` and views `{calibration.views}`.",
+        f"{calibration.shift:+.4f})). {_verdicts(calibration)} This is for `{spec.keep}` and "
+        f"views `{calibration.views}`.",
         f"Fitted to {real} real and {fitted['generated']} generated images of "
         f"{', '.join(fitted['sets'])}, which are also counted here: {called} of the real ones are "
         f"called generated, {_share(called / real, real)}, which bounds false alarms (95 %, "
@@ -239,14 +237,24 @@ def _of_frames(calibration: Calibration, fitted: Mapping[str, Any]) -> str:
     real, generated, figures = fitted["real"], fitted["generated"], fitted["figures"]
     return (
         f"A frame of a stream is judged by views `{calibration.views}`, with a probability of its "
-        f"own: sigmoid({calibration.scale:.4f} · (logit {calibration.shift:+.4f})). From "
-        f"{calibration.threshold:.4g} on it is called generated, strictly between "
-        f"{calibration.unsure[0]:.4g} and {calibration.unsure[1]:.4g} it is unsure. Of the same "
-        f"images, by one view each, {_share(1 - figures['real_accuracy'], real)} of the real ones "
-        f"are called generated and {_share(figures['generated_accuracy'], generated)} of the "
-        "generated ones are found. A stream's own verdict rests on many frames; docs/streams.md "
-        "says what it promises."
+        f"own: sigmoid({calibration.scale:.4f} · (logit {calibration.shift:+.4f})). "
+        f"{_verdicts(calibration)} Of the same images, by one view each, "
+        f"{_share(1 - figures['real_accuracy'], real)} of the real ones are called generated and "
+        f"{_share(figures['generated_accuracy'], generated)} of the generated ones are found. A "
+        "stream's own verdict rests on many frames; docs/streams.md says what it promises."
     )
+
+
+def _verdicts(calibration: Calibration) -> str:
+    """Which probability is called what."""
+    low, high = calibration.unsure
+    begin = f"From {calibration.threshold:.4g} on (logit {calibration.logit_threshold:+.4f}) it "
+    if high > calibration.threshold:
+        return (
+            f"{begin}counts as generated; the verdict between {low:.4g} and {high:.4g} is unsure."
+        )
+    below = f" and below that, down to {low:.4g}, unsure" if low < high else ""
+    return f"{begin}is called generated{below}."
 
 
 def _share(share: float, images: int) -> str:

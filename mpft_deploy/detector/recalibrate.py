@@ -30,6 +30,9 @@ from mpft_deploy.weights import F32
 
 AUC = list(METRICS).index("auc")
 
+SUSPECTED = 3
+"""Times the false alarms of its threshold, a picture that would be one of so many is unsure."""
+
 
 class Outcome(Record, frozen=True):
     """Calibrations before and after, and their figures on the images that were fitted to.
@@ -80,8 +83,10 @@ def recalibrate(
     """Fit a calibration to the logits of some images.
 
     With both classes, shift and scale are fitted and the threshold is one half, or wherever the
-    wanted share of false alarms puts it. With real images alone only the threshold moves. The
-    unsure band keeps its distances from the threshold in log odds, unless `unsure_error` sets it.
+    wanted share of false alarms puts it. With real images alone only the threshold moves. With such
+    a share the unsure band lies below the threshold, down to where SUSPECTED times as many false
+    alarms would put it; else it keeps its distances from the threshold in log odds, unless
+    `unsure_error` sets it.
 
     Args:
         labels: [n], 1 for generated.
@@ -132,11 +137,15 @@ def recalibrate(
                 f"no probability below 1 gives {false_alarm:.2%} false alarms: "
                 "the logits of the real images are too high for this scale"
             )
-    if unsure_error is None:
-        band = band or _moved_band(before, threshold)
-    else:
+    if unsure_error is not None:
         low, high = unsure_edges(chances[truth == 0], chances[truth == 1], unsure_error)
         band = (min(low, threshold), max(high, threshold))
+    elif false_alarm is not None:
+        suspected = max(false_alarm, min(SUSPECTED * false_alarm, 0.5))
+        low = false_alarm_threshold(chances[truth == 0], suspected, of_real)
+        band = (min(low, threshold), threshold)
+    else:
+        band = band or _moved_band(before, threshold)
     after = msgspec.structs.replace(fitted, threshold=threshold, unsure=band, views=views)
     return Outcome(
         before=before,

@@ -309,11 +309,16 @@ class Screener:
 
 
 def with_threshold(calibration: Calibration, threshold: float | None) -> Calibration:
-    """The calibration with another threshold; the unsure band goes if it does not hold that."""
+    """The calibration with another threshold.
+
+    An unsure band that ended at the old threshold ends at the new one; one that does not hold that
+    goes.
+    """
     if threshold is None:
         return calibration
     if not 0 <= threshold <= 1:
         raise UsageError(f"threshold must be a probability from 0 to 1, got {threshold}")
     low, high = calibration.unsure
-    band = calibration.unsure if low <= threshold <= high else (threshold, threshold)
+    high = high if high > calibration.threshold else threshold
+    band = (low, high) if low <= threshold <= high else (threshold, threshold)
     return msgspec.structs.replace(calibration, threshold=threshold, unsure=band)

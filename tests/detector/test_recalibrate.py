@@ -43,6 +43,9 @@ def test_false_alarms_stay_at_what_was_asked_for(seed: int, share: float, both: 
     after = recalibrate(Calibration(), labels, logits, ALL, false_alarm=share).after
     chances = probabilities(after, logits)[labels == 0]
     assert (chances >= after.threshold).mean() <= share + 1e-9
+    low, high = after.unsure
+    assert high == after.threshold  # "generated" is what was bounded
+    assert (chances > low).mean() <= max(share, min(3 * share, 0.5)) + 1e-9
     assert np.unique(chances[chances < after.threshold]).max() < after.threshold
 
 
@@ -189,7 +192,7 @@ def test_the_shipped_card_has_one_operating_point() -> None:
     assert shipped.count("sigmoid(") == 2  # of pictures, and of frames
     assert spec.stream is not None
     assert f"From {spec.stream.threshold:.4g} on" in shipped
-    old, new = spec.calibration.threshold, spec.calibration.unsure[1]
+    old, new = spec.calibration.threshold, spec.calibration.unsure[0]
     moved = msgspec.structs.replace(spec.calibration, threshold=new)
     card = with_operating_point(shipped, msgspec.structs.replace(spec, calibration=moved))
     assert f"From {new:.4g} on" in card

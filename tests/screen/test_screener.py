@@ -167,6 +167,9 @@ def test_the_engine_gets_what_texture_patchify_gives(bundle: Path) -> None:
 def test_a_threshold_keeps_the_unsure_band_only_around_itself() -> None:
     calibration = Calibration(threshold=0.5, unsure=(0.35, 0.65))
     assert with_threshold(calibration, None) is calibration
+    ends = Calibration(threshold=0.8, unsure=(0.6, 0.8))  # as --false-alarm sets it
+    for wanted, band in ((0.9, (0.6, 0.9)), (0.7, (0.6, 0.7)), (0.5, (0.5, 0.5))):
+        assert with_threshold(ends, wanted).unsure == band
     inside = with_threshold(calibration, 0.6)
     assert (inside.verdict(0.62), inside.verdict(0.7)) == ("unsure", "generated")
     outside = with_threshold(calibration, 0.9)
