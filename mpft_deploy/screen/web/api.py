@@ -153,9 +153,10 @@ class Api:
         if self._evidence is None:
             raise MissingError("none is kept here: write [evidence] into the configuration")
         verdict = {one.source: one.verdict for one in self._board.overview().sources}
-        if source not in verdict:
-            raise MissingError("there is no such source")
-        name = self._evidence.ask(source, verdict[source], user.name)
+        try:
+            name = self._evidence.ask(source, verdict[source], user.name)
+        except KeyError:  # or it was removed a moment ago
+            raise MissingError("there is no such source") from None
         return Planned(name, self._evidence.after)
 
     @operation("GET", "/evidence/{name}", "application/zip")

@@ -142,6 +142,17 @@ def test_it_plays_on_the_page(camera: tuple[Any, Sinks], browser: Browser) -> No
     page.close()
 
 
+def test_what_was_removed_a_moment_ago_is_no_source(camera: tuple[Any, Sinks]) -> None:
+    running, sinks = camera
+    page = serve(running.watch, Http(address="127.0.0.1:0"), sinks)
+    assert page.board.overview().sources
+    running.watch.reload(Config(sources=()))
+    asked = f"{page.url}api/v1/sources/front/gate/evidence"
+    with pytest.raises(HTTPError, match="404"):
+        urlopen(request.Request(asked, method="POST"))
+    page.close()
+
+
 def test_nothing_is_kept_unless_it_is_asked_for(watching: Callable[..., Any]) -> None:
     running = watching("rtsp://127.0.0.1:9/nobody")
     [channel] = running.watch.scheduler.channels
