@@ -158,7 +158,7 @@ class Looks:
             self._looks.append(Look(frame, received, views, prepared.windows, size, logits))
             self._size += views.nbytes
             old = received - self._seconds
-            while self._size > self._most or self._looks[0].received < old:
+            while self._looks and (self._size > self._most or self._looks[0].received < old):
                 self._size -= self._looks.popleft().views.nbytes
 
     def cut(self, begin: float, end: float) -> list[Look]:
