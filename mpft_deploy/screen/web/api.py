@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
+import zipfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -55,6 +58,15 @@ class Events(msgspec.Struct, frozen=True):
 
     events: list[StoredEvent]
     next: int | None
+
+
+@contextlib.contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """A MissingError for a file that is damaged, or has grown too old a moment ago."""
+    try:
+        yield
+    except (OSError, zipfile.BadZipFile):
+        raise MissingError(f"{what} cannot be read") from None
 
 
 class Api:
@@ -144,7 +156,8 @@ class Api:
         if path is None:
             raise MissingError("there is no such snapshot; it may have grown too old")
         if small:
-            return Response(thumbnail(path), media_type="image/jpeg", headers=STAYS)
+            with _readable("this snapshot"):
+                return Response(thumbnail(path), media_type="image/jpeg", headers=STAYS)
         return FileResponse(path, media_type="image/jpeg", headers=STAYS)
 
     @operation("POST", "/sources/{source}/evidence", role="reviewer", told="asked for evidence of")
@@ -168,7 +181,8 @@ class Api:
     @operation("GET", "/evidence/{name}/clip", "video/mp4")
     def clip(self, name: str, headers: Headers) -> Response:
         """The video of a package, to be played in place; or a part of it (Range)."""
-        found = open_clip(self._package(name))
+        with _readable("this package"):
+            found = open_clip(self._package(name))
         if found is None:
             raise MissingError("there is no video in this package; it says why")
         media, size, read = found

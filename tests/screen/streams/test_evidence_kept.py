@@ -139,6 +139,10 @@ def test_it_plays_on_the_page(camera: tuple[Any, Sinks], browser: Browser) -> No
     )
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         assert json.loads(archive.read(MANIFEST))["event"] is None
+    assert sinks.evidence is not None
+    (sinks.evidence.folder / str(named.package)).write_bytes(data[:1000])
+    with pytest.raises(HTTPError, match="404"):
+        urlopen(f"{page.url}api/v1/evidence/{named.package}/clip")
     page.close()
 
 
