@@ -57,6 +57,23 @@ def test_what_came_coded_plays_again(codec: str, form: str, suffix: str, tmp_pat
         assert data.index(b"moov") < data.index(b"mdat")
 
 
+def test_a_connection_whose_coding_cannot_be_kept_costs_the_next_one_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> bytes:
+        raise ValueError("no such codec")
+
+    ring = Ring(60, 2**24)
+    with monkeypatch.context() as patched:
+        patched.setattr("mpft_deploy.screen.evidence.clip._sample", refuse)
+        tap(coded(), ring)
+    assert (ring.cut(0.0, 200.0), "no such codec" in ring.trouble) == (None, True)
+    tap(coded(), ring, 110.0)
+    cut = ring.cut(0.0, 200.0)
+    assert cut is not None
+    assert len(cut[1]) == 50
+
+
 @given(
     st.lists(st.tuples(st.booleans(), st.integers(0, 400), st.integers(0, 2000)), max_size=60),
     st.integers(0, 120),
