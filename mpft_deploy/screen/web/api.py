@@ -15,6 +15,7 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.responses import FileResponse, Response, StreamingResponse
 
+from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen.evidence.package import open_clip
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.kept import KeptFile
@@ -205,7 +206,10 @@ class Api:
         """Delete a package of evidence that no event names."""
         if self._evidence is None or name not in {one.name for one in self.packages()}:
             raise MissingError("there is no such package, or an event names it")
-        self._evidence.delete(name)
+        try:
+            self._evidence.delete(name)
+        except OSError as error:
+            raise EnvironmentLacksError(f"{name} cannot be deleted: {error.strerror}") from None
         note("deleted evidence", name)
 
     @operation("GET", "/export", "application/zip", told="exported reviewed frames")

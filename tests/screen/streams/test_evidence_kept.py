@@ -143,6 +143,14 @@ def test_it_plays_on_the_page(camera: tuple[Any, Sinks], browser: Browser) -> No
     (sinks.evidence.folder / str(named.package)).write_bytes(data[:1000])
     with pytest.raises(HTTPError, match="404"):
         urlopen(f"{page.url}api/v1/evidence/{named.package}/clip")
+    # Asked for by hand on a disk that gives nothing away.
+    rows = sinks.evidence.unnamed()
+    assert rows
+    path = sinks.evidence.folder / rows[0].name
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(HTTPError, match="503"):
+        urlopen(request.Request(f"{page.url}api/v1/evidence/{path.name}", method="DELETE"))
     page.close()
 
 
