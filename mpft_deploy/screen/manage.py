@@ -353,7 +353,14 @@ class Manager:
         """Under the lock: have the watch do what file and store say."""
         drawn, before = self._store.settings("areas"), self._sources
         self._problems, self._fixed = {}, set()
-        sources = {one.name: self._with_areas(one, drawn) for one in self._file.sources}
+        sources = {one.name: one for one in self._file.sources}
+        for one in self._file.sources:
+            try:
+                looked_at = {**sources, one.name: self._with_areas(one, drawn)}
+                named([*looked_at.values()], "source")
+                sources = looked_at
+            except MpftError as error:  # noqa: PERF203, each by itself
+                logger.error("%s: regions were drawn, but do not count: %s", one.name, error)
         for name, value in self._store.settings("source").items():
             if name in sources:
                 logger.warning("%s: added on the page, but the configuration's counts", name)

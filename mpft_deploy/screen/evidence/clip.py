@@ -32,11 +32,12 @@ class Tap:
     def __init__(self, stream: av.VideoStream, ring: Recorder) -> None:
         self._stream, self._ring = stream, ring
         self._coding: Coding | None = None
+        self._failed = False
 
     def add(self, packet: av.Packet, received: float) -> None:
         """Keep a packet; never raises for what a stream sends."""
         data = bytes(packet)
-        if self._coding is None and packet.is_keyframe and not self._ring.trouble:
+        if self._coding is None and packet.is_keyframe and not self._failed:
             try:
                 context = self._stream.codec_context
                 self._coding = Coding(
@@ -47,6 +48,7 @@ class Tap:
                     sample=_sample(self._stream, data),
                 )
             except Exception as error:  # FFmpeg's muxers may refuse whatever a stream is
+                self._failed = True
                 self._ring.fail(f"its coding cannot be kept: {error}")
         if self._coding is not None:
             picture = Coded(data, packet.pts, packet.dts, bool(packet.is_keyframe), received)

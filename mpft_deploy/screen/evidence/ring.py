@@ -62,13 +62,11 @@ class Group:
 class Recorder(Protocol):
     """What a reader gives coded pictures to; see `Ring`."""
 
-    trouble: str
-
     def add(self, coding: Coding, picture: Coded) -> None:
         """The next picture."""
 
     def fail(self, why: str) -> None:
-        """Nothing can be kept."""
+        """Nothing of this connection can be kept."""
 
 
 class Ring:
@@ -84,7 +82,7 @@ class Ring:
         self._lock = threading.Lock()
         self._groups: deque[Group] = deque()
         self.trouble = ""
-        """Why nothing can be kept, if so."""
+        """Why nothing could be kept of a connection, if so."""
 
     def add(self, coding: Coding, picture: Coded) -> None:
         """The next picture; until there is a keyframe of its coding none is kept."""
@@ -103,7 +101,7 @@ class Ring:
                 self._size -= sum(len(picture.data) for picture in gone)
 
     def fail(self, why: str) -> None:
-        """Nothing can be kept."""
+        """Nothing of this connection can be kept."""
         self.trouble = why
 
     def cut(self, begin: float, end: float) -> tuple[Coding, list[Coded]] | None:
@@ -158,7 +156,7 @@ class Looks:
             self._looks.append(Look(frame, received, views, prepared.windows, size, logits))
             self._size += views.nbytes
             old = received - self._seconds
-            while self._size > self._most or self._looks[0].received < old:
+            while self._looks and (self._size > self._most or self._looks[0].received < old):
                 self._size -= self._looks.popleft().views.nbytes
 
     def cut(self, begin: float, end: float) -> list[Look]:

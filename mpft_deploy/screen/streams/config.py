@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from mpft_deploy.errors import InputError, UsageError
-from mpft_deploy.files import display, read_small
+from mpft_deploy.files import display, printable, read_small
 from mpft_deploy.screen.streams.address import HIDDEN, parse, redact_text
 from mpft_deploy.screen.streams.baseline import Baseline, baselines_path, read_baselines
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings, SourceSettings
@@ -26,7 +26,7 @@ else:
     import tomli as tomllib  # the same, for Python 3.10
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
-_UNKNOWN = re.compile(r"unknown field `(.*?)`")
+_UNKNOWN = re.compile(r"(?s)unknown field `(.*?)`")
 
 
 class Config(Record, frozen=True):
@@ -67,7 +67,7 @@ def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
     allowed = ("source", "defaults", "screen", "decision", *TABLES)
     for name in tables:
         if name not in allowed:
-            raise InputError(f"{where}: {name}: no such table{_meant(name, allowed)}")
+            raise InputError(f"{where}: {printable(name)}: no such table{_meant(name, allowed)}")
     sources = tables.get("source", [])
     defaults = tables.get("defaults", {})
     if not isinstance(sources, list) or not isinstance(defaults, dict):
@@ -86,13 +86,17 @@ def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
         place = f"{where}: source {number}"
         if not isinstance(entry, dict):
             raise InputError(f"{place}: expected a table headed [[source]]")
-        place += f" ({entry['name']})" if entry.get("name") else ""
+        place += f" ({printable(str(entry['name']))})" if entry.get("name") else ""
         given.append(read_source({**defaults, **_expanded(entry, place, environment)}, place))
+    screen, decision = (
+        _expanded(tables.get(name, {}), f"{where}: {name}", environment)
+        for name in ("screen", "decision")
+    )
     return Config(
         sources=named(given, where),
         defaults=defaults,
-        screen=_table(tables.get("screen", {}), ScreenSettings, f"{where}: screen"),
-        decision=_table(tables.get("decision", {}), DecisionSettings, f"{where}: decision"),
+        screen=_table(screen, ScreenSettings, f"{where}: screen"),
+        decision=_table(decision, DecisionSettings, f"{where}: decision"),
         tell=_tell(tables, path, environment),
         baselines=read_baselines(baselines_path(path)),
     )
@@ -141,7 +145,11 @@ def read_source(table: Mapping[str, Any], where: str) -> SourceSettings:
 
 def _tell(tables: Mapping[str, Any], path: Path, environment: Mapping[str, str]) -> TellConfig:
     where = display(path)
-    given = {name: _expanded(tables[name], where, environment) for name in TABLES if name in tables}
+    given = {
+        name: _expanded(tables[name], f"{where}: [{name}]", environment)
+        for name in TABLES
+        if name in tables
+    }
     try:
         tell = parse_tables(given)
     except UsageError as error:
@@ -163,7 +171,7 @@ def _table(value: Any, kind: type[Any], where: str) -> Any:
         if found := _UNKNOWN.search(reason):
             fields = [field.name for field in msgspec.structs.fields(kind)]
             reason = f"no such key{_meant(found[1], fields)}"
-            place = found[1]
+            place = printable(found[1])
         raise InputError(redact_text(f"{where}: {place}: {reason}".replace(": :", ":"))) from None
 
 
@@ -175,6 +183,8 @@ def _expanded(value: Any, where: str, environment: Mapping[str, str]) -> Any:
         return [_expanded(item, where, environment) for item in value]
     if not isinstance(value, str):
         return value
+    if "\0" in value:  # which no name of a file can hold
+        raise InputError(f"{where}: {printable(value)}: a text holds a NUL; leave it out")
 
     def variable(found: re.Match[str]) -> str:
         if found[1] not in environment:

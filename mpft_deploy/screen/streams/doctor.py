@@ -32,7 +32,7 @@ class Found(msgspec.Struct, frozen=True):
     Attributes:
         address: without credentials.
         codec: with what an operator should know, such as which of several tracks is read.
-        fps: frames a second, over two seconds; None for what ended before.
+        fps: frames a second, over two seconds; None for what ended before, or has no pace.
         after: seconds to the first picture.
     """
 
@@ -83,7 +83,7 @@ def look(settings: SourceSettings, processes: ReaderProcesses | None = None) -> 
         codec=f"{source.codec}, {source.note}" if source.note else source.codec,
         width=sides[1],
         height=sides[0],
-        fps=round(received / counted, 1) if counted >= _COUNTED else None,
+        fps=round(received / counted, 1) if received and counted >= _COUNTED else None,
         after=round(seen - began, 2),
     )
 

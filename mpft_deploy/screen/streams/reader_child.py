@@ -108,7 +108,7 @@ class _Recorder:
     """Sends what a ring is to keep."""
 
     def __init__(self, tell: Callable[[wire.Event], None]) -> None:
-        self._tell, self.trouble = tell, ""
+        self._tell = tell
         self._coding: ring.Coding | None = None
 
     def add(self, coding: ring.Coding, picture: ring.Coded) -> None:
@@ -116,7 +116,6 @@ class _Recorder:
         self._coding = coding
 
     def fail(self, why: str) -> None:
-        self.trouble = why
         self._tell(wire.Unrecorded(why[: wire.LONGEST_TEXT]))
 
 

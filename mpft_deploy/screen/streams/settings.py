@@ -19,15 +19,14 @@ if TYPE_CHECKING:
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0)]
 Readers = Literal["auto", "processes", "threads"]
-Duration = Annotated[str, msgspec.Meta(pattern=r"^[1-9]\d{0,5}[smhd]$")]
-
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
+_DURATION = re.compile(r"[1-9][0-9]{0,5}[smhd]")
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 
 
 def seconds(duration: str) -> int:
-    """Seconds of a Duration such as "10m"."""
+    """Seconds of a text such as "10m"."""
     return int(duration[:-1]) * UNITS[duration[-1]]
 
 
@@ -64,7 +63,7 @@ class SourceSettings(Record, frozen=True):
     decode: Literal["all", "keyframes"] | Seconds = "all"
     transport: Literal["tcp", "udp"] = "tcp"
     size: str = ""
-    max_pixels: Annotated[int, msgspec.Meta(gt=0)] = 4096 * 2304
+    max_pixels: Annotated[int, msgspec.Meta(gt=0, le=2**30)] = 4096 * 2304
     hwaccel: str = ""
     connect: Seconds = 10.0
     stall: Seconds = 3.0
@@ -137,14 +136,17 @@ class DecisionSettings(Record, frozen=True):
         gap: without frames for so long, as while a camera is away, a stream is decided afresh.
     """
 
-    false_alarms: Duration = "30d"
-    misses: Duration = "1d"
-    patience: Duration = "10m"
+    false_alarms: str = "30d"
+    misses: str = "1d"
+    patience: str = "10m"
     least: Seconds = 10.0
     movement: Seconds = 0.2
-    gap: Duration = "1m"
+    gap: str = "1m"
 
     def __post_init__(self) -> None:
+        for name in ("false_alarms", "misses", "patience", "gap"):
+            if not _DURATION.fullmatch(text := getattr(self, name)):
+                raise ValueError(f'{name} {text!r}: write a time such as "90s", "10m" or "30d"')
         for name in ("false_alarms", "misses"):
             if seconds(getattr(self, name)) < 2 * seconds(self.patience):
                 raise ValueError(

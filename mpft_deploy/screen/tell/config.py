@@ -169,7 +169,7 @@ class Mqtt(Table, frozen=True):
     interval: Annotated[float, Meta(ge=0, le=3600)] = 10.0
 
     def __post_init__(self) -> None:
-        check("mqtt", "host", names_host(self.host), "name a host")
+        check("mqtt", "host", names_host(self.host), "name a host alone; port has a key")
         check("mqtt", "user", bool(self.user) or not self.password_file, "is missing")
         for key, topic in (("prefix", self.prefix), ("discovery_prefix", self.discovery_prefix)):
             empty = topic == "" and key == "discovery_prefix"
@@ -270,7 +270,12 @@ class Http(Table, frozen=True):
     def __post_init__(self) -> None:
         host, _ = self.bind()
         check_token("http", self.token, self.token_file)
-        check("http", "trusted_proxy", is_network(self.trusted_proxy), "write an IP address")
+        check(
+            "http",
+            "trusted_proxy",
+            is_network(self.trusted_proxy),
+            "write an IP address or a network",
+        )
         named = bool(self.trusted_proxy) or not self.user_header
         check("http", "trusted_proxy", named, "is missing: who may send user_header?")
         header = re.fullmatch(r"[A-Za-z0-9-]*", self.user_header, re.ASCII) is not None

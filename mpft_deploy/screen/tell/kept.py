@@ -5,6 +5,7 @@ The store knows each, and which are to go.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -70,13 +71,13 @@ class Kept(Worker[Item], ABC):
         self._known = re.compile(name)
         try:
             self.folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._adopt()
-            self.prune()
+            with contextlib.suppress(EnvironmentLacksError):  # of the store: its disk is full
+                self._look_after()
         except OSError as error:
             raise EnvironmentLacksError(
                 f"[{table}] folder: {display(self.folder)} cannot be used: {error.strerror}"
             ) from None
-        super().__init__(table, self._make, capacity, idle=self.prune)
+        super().__init__(table, self._make, capacity, idle=self._look_after)
 
     @abstractmethod
     def plan(self, event: StreamEvent, name: str) -> StreamEvent:
@@ -156,6 +157,10 @@ class Kept(Worker[Item], ABC):
             f"({named('snapshot')} UNION {named('package')}) ORDER BY rowid DESC"
         )
         return [KeptFile(*row) for row in self._store.rows(sql, self._suffix)]
+
+    def _look_after(self) -> None:
+        self._adopt()
+        self.prune()
 
     def _adopt(self) -> None:
         """Take the folder as it is: what is new there begins to age now."""

@@ -136,8 +136,9 @@ def read_secrets(table: str, key: str, value: str, file: str) -> list[str]:
 def names_host(text: str) -> bool:
     """Whether a text can be the name of a host."""
     try:
-        return bool(text.encode("idna")) and not set(text) & set("/ \t\r\n\0")
-    except UnicodeError:
+        plain = ":" not in text or bool(ipaddress.ip_address(text))  # no port behind it
+        return plain and bool(text.encode("idna")) and not set(text) & set("/ \t\r\n\0")
+    except ValueError:
         return False
 
 

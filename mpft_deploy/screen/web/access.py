@@ -86,8 +86,10 @@ class Sessions:
 
     def __init__(self, store: Store) -> None:
         self._store, self._lock = store, threading.RLock()
-        name = store.settings("cookie").get("", secrets.token_hex(4).encode())
-        store.set_setting("", "cookie", name)
+        name = store.settings("cookie").get("")
+        if name is None:  # or a start would need room, which a full disk has not
+            name = secrets.token_hex(4).encode()
+            store.set_setting("", "cookie", name)
         self.cookie = f"mpft_{name.decode()}"
         rows = store.rows("SELECT id, user, began, agent, token FROM sessions")
         self._sessions = {row[0]: Session(*row) for row in rows}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
+import zipfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +15,7 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.responses import FileResponse, Response, StreamingResponse
 
+from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen.evidence.package import open_clip
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.kept import KeptFile
@@ -55,6 +59,15 @@ class Events(msgspec.Struct, frozen=True):
 
     events: list[StoredEvent]
     next: int | None
+
+
+@contextlib.contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """A MissingError for a file that is damaged, or has grown too old a moment ago."""
+    try:
+        yield
+    except (OSError, zipfile.BadZipFile):
+        raise MissingError(f"{what} cannot be read") from None
 
 
 class Api:
@@ -144,7 +157,8 @@ class Api:
         if path is None:
             raise MissingError("there is no such snapshot; it may have grown too old")
         if small:
-            return Response(thumbnail(path), media_type="image/jpeg", headers=STAYS)
+            with _readable("this snapshot"):
+                return Response(thumbnail(path), media_type="image/jpeg", headers=STAYS)
         return FileResponse(path, media_type="image/jpeg", headers=STAYS)
 
     @operation("POST", "/sources/{source}/evidence", role="reviewer", told="asked for evidence of")
@@ -153,9 +167,10 @@ class Api:
         if self._evidence is None:
             raise MissingError("none is kept here: write [evidence] into the configuration")
         verdict = {one.source: one.verdict for one in self._board.overview().sources}
-        if source not in verdict:
-            raise MissingError("there is no such source")
-        name = self._evidence.ask(source, verdict[source], user.name)
+        try:
+            name = self._evidence.ask(source, verdict[source], user.name)
+        except KeyError:  # or it was removed a moment ago
+            raise MissingError("there is no such source") from None
         return Planned(name, self._evidence.after)
 
     @operation("GET", "/evidence/{name}", "application/zip")
@@ -167,7 +182,8 @@ class Api:
     @operation("GET", "/evidence/{name}/clip", "video/mp4")
     def clip(self, name: str, headers: Headers) -> Response:
         """The video of a package, to be played in place; or a part of it (Range)."""
-        found = open_clip(self._package(name))
+        with _readable("this package"):
+            found = open_clip(self._package(name))
         if found is None:
             raise MissingError("there is no video in this package; it says why")
         media, size, read = found
@@ -190,7 +206,10 @@ class Api:
         """Delete a package of evidence that no event names."""
         if self._evidence is None or name not in {one.name for one in self.packages()}:
             raise MissingError("there is no such package, or an event names it")
-        self._evidence.delete(name)
+        try:
+            self._evidence.delete(name)
+        except OSError as error:
+            raise EnvironmentLacksError(f"{name} cannot be deleted: {error.strerror}") from None
         note("deleted evidence", name)
 
     @operation("GET", "/export", "application/zip", told="exported reviewed frames")

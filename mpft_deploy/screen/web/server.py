@@ -267,7 +267,7 @@ def _listen(table: str, address: tuple[str, int]) -> socket.socket:
         listener.close()
         shown = printable(":".join(map(str, address)))
         raise EnvironmentLacksError(
-            f"[{table}] address: {shown} cannot be listened on: {error.strerror}; choose another "
-            "port, or end the process that has it"
+            f"[{table}] address: {shown} cannot be listened on: {error.strerror}; choose another, "
+            "or end the process that has it"
         ) from None
     return listener

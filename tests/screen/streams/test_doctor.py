@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import servers
 from command import MPFT, Run
+from PIL import Image
 
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen import doctor as examination
 from mpft_deploy.screen.streams import read_raw
+from mpft_deploy.screen.streams.doctor import describe
 
 
 def doctor(*arguments: str | Path) -> Run:
@@ -82,6 +84,15 @@ def test_no_address() -> None:
     assert run.code == 2
     assert "unknown" in run.out
     assert "s3cr3tw0rd" not in run.out + run.err
+
+
+def test_of_a_folder_whose_images_wait_to_be_taken_no_rate_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpft_deploy.screen.streams.doctor._COUNTED", 0.1)
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (64, 48)).save(tmp_path / name)
+    assert "images 64 × 48; the first picture" in describe(str(tmp_path))
 
 
 def test_ps_shows_no_password_while_a_camera_is_tried() -> None:

@@ -139,6 +139,29 @@ def test_it_plays_on_the_page(camera: tuple[Any, Sinks], browser: Browser) -> No
     )
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         assert json.loads(archive.read(MANIFEST))["event"] is None
+    assert sinks.evidence is not None
+    (sinks.evidence.folder / str(named.package)).write_bytes(data[:1000])
+    with pytest.raises(HTTPError, match="404"):
+        urlopen(f"{page.url}api/v1/evidence/{named.package}/clip")
+    # Asked for by hand on a disk that gives nothing away.
+    rows = sinks.evidence.unnamed()
+    assert rows
+    path = sinks.evidence.folder / rows[0].name
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(HTTPError, match="503"):
+        urlopen(request.Request(f"{page.url}api/v1/evidence/{path.name}", method="DELETE"))
+    page.close()
+
+
+def test_what_was_removed_a_moment_ago_is_no_source(camera: tuple[Any, Sinks]) -> None:
+    running, sinks = camera
+    page = serve(running.watch, Http(address="127.0.0.1:0"), sinks)
+    assert page.board.overview().sources
+    running.watch.reload(Config(sources=()))
+    asked = f"{page.url}api/v1/sources/front/gate/evidence"
+    with pytest.raises(HTTPError, match="404"):
+        urlopen(request.Request(asked, method="POST"))
     page.close()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from engines import read_pictures
 from managed import AREAS, CAMERA, SECRET, TOML, Service
@@ -18,6 +19,7 @@ from telling import eventually, frame_event, stream_event
 from visits import TOKEN
 
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
+from mpft_deploy.screen.streams.areas import Areas
 from mpft_deploy.screen.streams.config import read_config
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.tell.config import Http, Role, User
@@ -444,6 +446,22 @@ def test_regions_that_keep_a_source_from_being_screened_are_taken_back(
     status, dock = one.ask("PUT", "/sources/dock/regions", {})
     assert (status, dock["problem"]) == (200, "")
     assert {"dock", "dock/wall"} < one.states().keys()
+
+
+def test_regions_called_as_a_source_of_the_file_do_not_count_and_cost_no_other(
+    service: Callable[..., Service], caplog: pytest.LogCaptureFixture
+) -> None:
+    one = service()
+    one.manager.add(CAMERA)
+    one.manager.look_at("hall", msgspec.convert(AREAS, Areas))
+    one.path.write_text(TOML + TAKEN.replace("dock", "hall"))
+    one.manager.reload(read_config(one.path, {}))
+    assert "hall: regions were drawn, but do not count: source: a source and a" in caplog.text
+    assert one.states().keys() == {"hall", "hall/wall", "dock"}
+    assert one.running.status().streams == ["hall"]
+    one.path.write_text(TOML)
+    one.manager.reload(read_config(one.path, {}))
+    assert one.running.status().streams == ["hall", "hall/top", "hall/wall"]
 
 
 TAKEN = """

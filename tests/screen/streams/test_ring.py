@@ -6,6 +6,8 @@ import io
 import itertools
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
@@ -13,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from recorded import coded, tap
+from telling import frame_event
 
 from mpft_deploy.screen.evidence.clip import remux, stamped
-from mpft_deploy.screen.evidence.ring import Coded, Coding, Ring
+from mpft_deploy.screen.evidence.ring import Coded, Coding, Looks, Ring
 
 BASE = Fraction(1, 1000)
 
@@ -54,6 +57,23 @@ def test_what_came_coded_plays_again(codec: str, form: str, suffix: str, tmp_pat
         assert data.index(b"moov") < data.index(b"mdat")
 
 
+def test_a_connection_whose_coding_cannot_be_kept_costs_the_next_one_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> bytes:
+        raise ValueError("no such codec")
+
+    ring = Ring(60, 2**24)
+    with monkeypatch.context() as patched:
+        patched.setattr("mpft_deploy.screen.evidence.clip._sample", refuse)
+        tap(coded(), ring)
+    assert (ring.cut(0.0, 200.0), "no such codec" in ring.trouble) == (None, True)
+    tap(coded(), ring, 110.0)
+    cut = ring.cut(0.0, 200.0)
+    assert cut is not None
+    assert len(cut[1]) == 50
+
+
 @given(
     st.lists(st.tuples(st.booleans(), st.integers(0, 400), st.integers(0, 2000)), max_size=60),
     st.integers(0, 120),
@@ -64,9 +84,9 @@ def test_a_ring_begins_with_a_keyframe_and_is_bounded(
 ) -> None:
     ring, coding = Ring(20.0, 6000), Coding("x", b"", (1, 1), BASE, b"")
     at, pictures = 0.0, []
-    for key, size, pause in sent:
+    for number, (key, size, pause) in enumerate(sent):
         at += pause / 1000
-        pictures.append(Coded(bytes(size), None, None, key, at))
+        pictures.append(Coded(bytes(size), None, number, key, at))
         ring.add(coding, pictures[-1])
         assert sum(len(one.data) for group in ring._groups for one in group.pictures) <= 6000
     cut = ring.cut(float(begin), float(begin + length))
@@ -100,6 +120,15 @@ def test_a_ring_keeps_one_keyframe_before_what_is_asked_for() -> None:
     assert ring.cut(0.0, 99.0) is None
     ring.add(other, Coded(b"1", 0, 0, False, 30.3))
     assert ring.cut(0.0, 99.0) is None
+
+
+def test_a_frame_whose_views_are_more_than_may_be_kept_is_not_kept() -> None:
+    looks = Looks(10.0, 2 * 5 * 12)
+    for at, views in ((1.0, 2), (2.0, 3), (3.0, 1)):
+        pixels = np.zeros((views, 5, 4, 3), np.uint8)
+        prepared: Any = SimpleNamespace(size=(5, 4), windows=(), views=pixels)
+        looks.add(frame_event(), at, prepared, np.zeros(views, np.float32))
+    assert [look.received for look in looks.cut(0.0, 9.0)] == [3.0]
 
 
 @given(st.lists(st.tuples(*[st.none() | st.integers(-(2**40), 2**40)] * 2, st.integers(0, 99))))

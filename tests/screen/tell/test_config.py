@@ -58,6 +58,7 @@ def test_every_table_reads_its_keys() -> None:
         ({"mqtt": {"host": "a" * 70 + ".lan"}}, "[mqtt] host:"),
         ({"mqtt": {"host": ".lan"}}, "[mqtt] host:"),
         ({"mqtt": {"host": "two words"}}, "[mqtt] host:"),
+        ({"mqtt": {"host": "broker:1883"}}, "[mqtt] host: name a host alone"),
         ({"mqtt": {"host": "b", "port": 70000}}, "[mqtt] port:"),
         ({"mqtt": {"host": "b", "password_file": "p"}}, "[mqtt] user:"),
         ({"mqtt": {"host": "b", "prefix": "a/#"}}, "[mqtt] prefix:"),

@@ -11,8 +11,9 @@ import pytest
 from telling import Hook, eventually, fill, receiving, stream_event
 
 from mpft_deploy.errors import EnvironmentLacksError
-from mpft_deploy.screen.tell.config import Jsonl
+from mpft_deploy.screen.tell.config import Jsonl, Snapshots
 from mpft_deploy.screen.tell.jsonl import JsonLines
+from mpft_deploy.screen.tell.kept import SnapshotSink
 from mpft_deploy.screen.tell.store import CAPACITY, Store
 
 
@@ -135,6 +136,22 @@ def test_a_store_opens_on_a_full_disk(small_disk: Path) -> None:
     store = Store(small_disk / "screen.db")
     store.add(stream_event(1), ["hook"])
     assert drain(store) == names(1, 2)
+    store.close()
+
+
+def test_snapshots_that_a_full_store_does_not_know_end_no_start(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    name = "20240101T000000Z-generated-gate-e000001.jpg"
+    (tmp_path / name).write_bytes(b"x")
+    store = Store(small_disk / "screen.db")
+    ballast = fill(small_disk)
+    sink = SnapshotSink(Snapshots(folder=str(tmp_path)), lambda event: None, store)
+    assert (sink.find(name), sink.unnamed()) == (tmp_path / name, [])
+    ballast.unlink()
+    sink._look_after()  # as each hour
+    assert [one.name for one in sink.unnamed()] == [name]
+    sink.close(1)
     store.close()
 
 

@@ -267,6 +267,10 @@ def test_on_a_full_disk_one_can_log_in_and_is_not_told_to_be_out_who_is_not(
     with pytest.raises(EnvironmentLacksError):
         sessions.end(session.id)
     assert sessions.find(kept) == session
+    monkeypatch.undo()
+    monkeypatch.setattr(store, "set_setting", full)
+    again = Sessions(store)  # after a restart
+    assert (again.cookie, again.all()) == (sessions.cookie, [session])
 
 
 def test_a_proxy_says_who_its_visitors_are(monitor: DemoMonitor) -> None:

@@ -134,6 +134,8 @@ def test_snapshots_are_served_and_nothing_else(monitor: DemoMonitor, tmp_path: P
     event: Any = shots.attach(stream_event(1))
     shots.close(5)
     assert get(server, f"{API}/snapshots/{event.snapshot}")[2][:2] == b"\xff\xd8"
+    (tmp_path / "s" / event.snapshot).write_bytes(b"\xff\xd8 cut")
+    assert get(server, f"{API}/snapshots/{event.snapshot}?small=true")[0] == 404
     for name in ("notes.txt", "../secret.jpg", "..%2Fsecret.jpg", "", f"x/{event.snapshot}"):
         assert get(server, f"{API}/snapshots/{name}")[0] == 404
     server.sinks.close(1)
