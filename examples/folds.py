@@ -227,13 +227,13 @@ def draw() -> None:
     for name, one in found["views"].items():
         click.echo(f"| {name} | {_row(one)} |")
     click.echo(
-        "\n| kind | real | called generated | by one view | generated | found | by one view |\n"
-        "|---|---|---|---|---|---|---|"
+        "\n| kind | real | called generated | unsure | by one view | generated | found | unsure | "
+        "by one view |\n|---|---|---|---|---|---|---|---|---|"
     )
     for name, one in found["kinds"].items():
         cells = []
         for count, share in (("real", "called"), ("generated", "found")):
-            shares = [one[how] for how in (share, f"{share} by one view")]
+            shares = [one[how] for how in (share, f"unsure {count}", f"{share} by one view")]
             told = [f"{part['value']:.1%}" if part else "–" for part in shares]
             cells += [str(one[count]), *told]
         click.echo(f"| {name} | {' | '.join(cells)} |")
@@ -336,36 +336,43 @@ class Figures:
         return total / len(of_seeds)
 
     def at_threshold(self) -> dict[str, Any]:
-        """By kind, what passes the shipped thresholds, by the folds that they are set by.
+        """By kind, what is called generated and what unsure, by the folds that this is set by.
 
         Of the real ones the share of images, of the generated ones the mean over generators.
         """
         from mpft_deploy.detector_folder import read_spec
+        from mpft_deploy.evaluate.predictions import probabilities
 
         spec = read_spec(SHIPPED)
         assert spec.stream is not None
         kind = self._columns["kind"]
-        called = {
-            by: self.logits(DEFAULT, how)[0] >= calibration.logit_threshold
-            for by, how, calibration in (
-                ("", "mean", spec.calibration),
-                (" by one view", "one", spec.stream),
-            )
-        }
+        verdicts: dict[str, dict[str, Array]] = {}
+        for by, how, calibration in (
+            ("", "mean", spec.calibration),
+            (" by one view", "one", spec.stream),
+        ):
+            chances, (low, high) = (
+                probabilities(calibration, self.logits(DEFAULT, how)[0]), calibration.unsure
+            )  # fmt: skip
+            called = chances >= calibration.threshold
+            verdicts[by] = {"called": called, "unsure": (low < chances) & (chances < high)}
         out: dict[str, Any] = {}
         for name in [*np.unique(kind), "all"]:
             one = out[str(name)] = {}
-            for label, count, share in ((0, "real", "called"), (1, "generated", "found")):
+            for label, count, called_so in ((0, "real", "called"), (1, "generated", "found")):
                 groups = (self._real, self._generated)[label]
                 own = [group[(kind[group] == name) | (name == "all")] for group in groups]
                 sizes = np.array([len(group) for group in own])
                 one[count] = int(sizes.sum())
                 draws = self._draws[label] * (sizes if label == 0 else sizes > 0)
-                for by, passed in called.items():
-                    shares = np.array([passed[group].mean() if len(group) else 0 for group in own])
-                    with np.errstate(invalid="ignore"):  # a resample without any of that kind
-                        drawn = draws @ shares / draws.sum(1)
-                    one[share + by] = interval(drawn) if sizes.any() else None
+                for by, told in verdicts.items():
+                    for share, passed in ((called_so, "called"), (f"unsure {count}", "unsure")):
+                        shares = np.array(
+                            [told[passed][group].mean() if len(group) else 0 for group in own]
+                        )
+                        with np.errstate(invalid="ignore"):  # a resample without any of that kind
+                            drawn = draws @ shares / draws.sum(1)
+                        one[share + by] = interval(drawn) if sizes.any() else None
         return out
 
     def draw(self, path: Path) -> None:
