@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import random
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -48,10 +50,10 @@ def free_port() -> int:
 
 
 class RtspServer:
-    """`rtsp_server.py` in a process of its own."""
+    """`rtsp_server.py` in a process of its own; tls: files of a certificate and its key."""
 
-    def __init__(self, port: int = 0, **paths: str) -> None:
-        self._paths = paths
+    def __init__(self, port: int = 0, tls: Sequence[Path] = (), **paths: str) -> None:
+        self._paths, self._tls = paths, tls
         self.port = port
         self.start()
 
@@ -61,7 +63,7 @@ class RtspServer:
         end = time.monotonic() + 60
         while True:
             self._process = subprocess.Popen(
-                [PYTHON, str(SERVER), str(self.port), *paths],
+                [PYTHON, str(SERVER), ",".join(map(str, (self.port, *self._tls))), *paths],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -79,7 +81,8 @@ class RtspServer:
 
     def url(self, name: str, login: str = "") -> str:
         """Of a path."""
-        return f"rtsp://{login}{'@' if login else ''}127.0.0.1:{self.port}/{name}"
+        scheme = "rtsps" if self._tls else "rtsp"
+        return f"{scheme}://{login}{'@' if login else ''}127.0.0.1:{self.port}/{name}"
 
     def tell(self, *words: object) -> None:
         """Send a command; see rtsp_server.py."""
@@ -190,6 +193,49 @@ class Proxy(Listener):
             if b"$" not in spoiled[max(0, at - 20) : at + 1]:
                 spoiled[at] ^= 1 << self._rng.randrange(8)
         return bytes(spoiled)
+
+
+class Site:
+    """A web server of this machine: answers by path, and what it was asked for."""
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
+        self.asked: list[tuple[str, str]] = []
+        self.demands = ""
+        site = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                site.asked.append((self.path, self.headers.get("Authorization", "")))
+                status, headers, body = site.answers.get(self.path, (404, {}, b""))
+                if site.demands and "Authorization" not in self.headers:
+                    status, headers, body = 401, {"WWW-Authenticate": site.demands}, b""
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if context is not None:
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    def url(self, path: str, scheme: str = "http") -> str:
+        return f"{scheme}://user:secretpw@127.0.0.1:{self.port}{path}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
 
 
 def send_http(connection: socket.socket, kind: str = "video/mp2t") -> None:
