@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import os
 import random
 import select
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from telling import eventually
 
 from mpft_deploy.screen.streams.processes import ReaderProcesses
 
@@ -115,6 +118,47 @@ class RtspServer:
                 pipe.close()
         self._process.kill()
         self._process.wait()
+
+
+@contextlib.contextmanager
+def _running(*command: str) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def rtmp_server(folder: Path) -> Iterator[str]:
+    """nginx as an RTMP server, and GStreamer that sends it a picture; the address to play."""
+    nginx = Path(shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "/none/none")
+    module = nginx.parents[1] / "lib/nginx/modules/ngx_rtmp_module.so"
+    probe = ["gst-inspect-1.0", "--exists", "x264enc"]
+    if not module.exists() or not shutil.which(probe[0]) or subprocess.run(probe).returncode:
+        pytest.skip(
+            "nginx with RTMP, or what sends to it, is not installed: apt-get install nginx "
+            "libnginx-mod-rtmp gstreamer1.0-tools gstreamer1.0-plugins-{bad,ugly}"
+        )
+    port = free_port()
+    (folder / "nginx.conf").write_text(
+        f"load_module {module}; daemon off; master_process off; pid pid; events {{}}\n"
+        f"rtmp {{ access_log off; server {{ listen 127.0.0.1:{port};"
+        " application live { live on; } } }"
+    )
+    url = f"rtmp://127.0.0.1:{port}/live/cam"
+    picture = "videotestsrc is-live=true pattern=ball ! x264enc tune=zerolatency key-int-max=15"
+    send = f"gst-launch-1.0 {picture} ! flvmux streamable=true ! rtmp2sink location={url}"
+    with _running(str(nginx), "-e", "stderr", "-p", str(folder), "-c", "nginx.conf"):
+        eventually(lambda: _listens(port))
+        with _running(*send.split()):
+            yield url
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Listener:

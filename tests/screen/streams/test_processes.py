@@ -168,6 +168,15 @@ def test_a_process_that_hangs_is_ended(
     assert not Path(f"/proc/{reader}").exists()
 
 
+@pytest.mark.parametrize("readers", ["threads", "processes"])
+def test_rtmp_is_read(watching: Any, tmp_path: Path, readers: Any) -> None:
+    with servers.rtmp_server(tmp_path) as url:
+        sources = named([source_settings(url, gate=0.0, retry=1.0)], "test")
+        running = watching(config=Config(sources, ScreenSettings(readers=readers)))
+        for _ in range(3):
+            running.frame()
+
+
 def memory_bomb(path: Path) -> Path:
     """A clip whose third frame is said to be, and is, of 700 MB; nearly all of it takes no disk."""
     size, clip = 700_000_000, bytearray(write_video(path, seconds=1, rate=12).read_bytes())
