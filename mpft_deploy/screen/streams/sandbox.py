@@ -100,7 +100,10 @@ def confine(settings: SourceSettings) -> None:
     families: tuple[int, ...] = _INTERNET if target.network else ()
     if target.host.endswith(".local"):  # names that the C library asks Avahi for, by such a socket
         families = (*families, socket.AF_UNIX)
-    _filter(families, datagrams=settings.transport == "udp" or _needs_lookup(target))
+    datagrams = settings.transport == "udp" or _needs_lookup(target)
+    if not datagrams:
+        os.environ["RES_OPTIONS"] = "use-vc"  # a name that it may be led to is looked up by TCP
+    _filter(families, datagrams=datagrams)
 
 
 def landlock_version() -> int:
