@@ -185,3 +185,13 @@ def test_authorities_of_all_are_for_those_that_show_a_certificate(
     addresses = "".join(f'[[source]]\naddress = "{one}://cam/a"\n' for one in ("rtsp", "rtsps"))
     path.write_text(f"[defaults]\nca_file = '{signer.file}'\n{addresses}")
     assert [one.ca_file for one in read_config(path).sources] == ["", str(signer.file)]
+
+
+def test_authorities_that_are_gone_are_told(signer: Signer, camera: Camera, watching: Any) -> None:
+    addresses = camera(signer.sign("camera"))
+    given = config(addresses, "processes", ca_file=str(signer.file))
+    signer.file.unlink()
+    running = watching(config=given)
+    for number in range(3):
+        reason = running.state("down", str(number)).reason
+        assert reason == f"ca_file: {signer.file} is no readable PEM certificate"
