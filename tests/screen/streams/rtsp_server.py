@@ -2,10 +2,10 @@
 
     /usr/bin/python3 rtsp_server.py PORT[,CERTIFICATE,KEY] PATH=CLIP[,FPS[,USER:PASSWORD]]...
 
-PORT 0 picks a free one; with a certificate it speaks TLS. Clips are as `clips.write_clip` writes
-them: access units, each after its length (u32, big-endian). Every client of a path is sent the same
-packets, so many cost little. The line `ready PORT` on standard output tells that it listens.
-Commands on standard input:
+PORT 0 picks a free one; with a certificate it speaks TLS, to users alone. Clips are as
+`clips.write_clip` writes them: access units, each after its length (u32, big-endian). Every client
+of a path is sent the same packets, so many cost little. The line `ready PORT` on standard output
+tells that it listens. Commands on standard input:
 
     play PATH CLIP    go on with another clip in the same sessions
     hold PATH         send nothing more; `go PATH` ends that
