@@ -40,7 +40,9 @@ def read_added(table: Mapping[str, Any], config: Config) -> SourceSettings:
             f"source: address: {scheme}: may stand in the configuration file alone; here are "
             + ", ".join(allowed)
         )
-    settings = read_source({**config.defaults, **table}, "source")
+    if "ca_file" in table:
+        raise UsageError("source: ca_file: may stand in the configuration file alone")
+    settings = read_source(table, "source", config.defaults)
     name = settings.name
     if not name.strip() or name != name.strip() or not name.isprintable():
         raise UsageError("source: name: give it one of printable characters")

@@ -16,6 +16,9 @@ PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935}
 PORTS |= {"hls+http": 80, "hls+https": 443}
 """Network schemes that are opened, with their ports; TCP all."""
 
+TLS = ("rtsps", "https", "hls+https")
+"""Those of them that show a certificate."""
+
 CAMERAS = ("v4l2", "csi")
 """Local schemes that stand for one camera, which is read through a GStreamer pipeline."""
 

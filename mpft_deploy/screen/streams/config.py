@@ -14,7 +14,7 @@ import msgspec
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import display, printable, read_small
-from mpft_deploy.screen.streams.address import HIDDEN, parse, redact_text
+from mpft_deploy.screen.streams.address import HIDDEN, TLS, parse, redact_text
 from mpft_deploy.screen.streams.baseline import Baseline, baselines_path, read_baselines
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings, SourceSettings
 from mpft_deploy.screen.tell.config import TABLES, TellConfig, parse_tables, store_path
@@ -87,7 +87,7 @@ def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
         if not isinstance(entry, dict):
             raise InputError(f"{place}: expected a table headed [[source]]")
         place += f" ({printable(str(entry['name']))})" if entry.get("name") else ""
-        given.append(read_source({**defaults, **_expanded(entry, place, environment)}, place))
+        given.append(read_source(_expanded(entry, place, environment), place, defaults))
     screen, decision = (
         _expanded(tables.get(name, {}), f"{where}: {name}", environment)
         for name in ("screen", "decision")
@@ -133,13 +133,22 @@ def short_name(address: str) -> str:
     return bare if bare and (target.network or target.scheme == "file") else target.shown
 
 
-def read_source(table: Mapping[str, Any], where: str) -> SourceSettings:
-    """A source by its table, defaults included; an InputError that names what is wrong there."""
-    settings: SourceSettings = _table(table, SourceSettings, where)
+def read_source(
+    table: Mapping[str, Any], where: str, defaults: Mapping[str, Any]
+) -> SourceSettings:
+    """A source by its table; an InputError that names what is wrong there."""
+    given = {**defaults, **table}
+    if str(table.get("address")).partition(":")[0].lower() not in TLS and "ca_file" not in table:
+        given.pop("ca_file", None)  # of [defaults] it is for those that show a certificate
+    settings: SourceSettings = _table(given, SourceSettings, where)
     try:
         _ = settings.target
     except UsageError as error:
         raise InputError(f"{where}: address: {error}") from None
+    if settings.ca_file:
+        from mpft_deploy.screen.streams.tls import trusting
+
+        trusting(settings.ca_file, f"{where}: ca_file")
     return settings
 
 

@@ -49,6 +49,10 @@ def source_settings(address: str, **settings: object) -> SourceSettings:
     except msgspec.ValidationError as error:
         raise UsageError(f"source settings: {error}") from None
     _ = source.target
+    if source.ca_file:
+        from mpft_deploy.screen.streams.tls import trusting
+
+        trusting(source.ca_file)
     return source
 
 

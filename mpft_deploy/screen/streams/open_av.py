@@ -48,7 +48,7 @@ def open_source(settings: SourceSettings, location: str | None) -> av.container.
     """Open a source; location: where it redirected to."""
     import av
 
-    target = settings.target
+    target, ca_file = settings.target, settings.ca_file
     arguments: dict[str, Any] = {
         "metadata_errors": "replace",
         "timeout": (settings.connect, settings.timeout),
@@ -72,16 +72,19 @@ def open_source(settings: SourceSettings, location: str | None) -> av.container.
         return av.open(f"file:{target.rest}", options=options, **arguments)
     # Little is looked at before the first frame is given out: that is age of the first frames.
     options |= {"fpsprobesize": "0", "analyzeduration": "500000"}
+    # Where it is not said, later versions of FFmpeg check.
+    options |= {"tls_verify": "1", "ca_file": ca_file} if ca_file else {"tls_verify": "0"}
     if target.scheme.startswith("rtsp"):
         options |= {"rtsp_transport": settings.transport, "allowed_media_types": "video"}
     if target.scheme.startswith("hls+"):
         from mpft_deploy.screen.streams.origin import Playlists
 
-        address = target.raw.partition("+")[2]
         options |= {"http_persistent": "0", "http_multiple": "0"}
-        opened = Playlists(address, settings.timeout)
+        opened = Playlists(settings)
         try:
-            return av.open(address, format="hls", io_open=opened, options=options, **arguments)
+            return av.open(
+                opened.origin, format="hls", io_open=opened, options=options, **arguments
+            )
         except (av.error.FFmpegError, OSError):
             if opened.failure is not None:
                 raise opened.failure from None
@@ -137,6 +140,8 @@ def lost(error: av.error.FFmpegError, attempt: Attempt) -> SourceLostError:
             why = f"no data for {settings.timeout:g} s"
     elif settings.target.network and error.errno == errno.EIO and not _resolves(settings):
         why, gone = f"the name {settings.target.host} cannot be resolved", True
+    elif settings.ca_file and error.errno == errno.EIO and (found := _find_distrust(settings)):
+        why = found
     elif settings.target.network and error.errno == errno.EINVAL:
         why = (
             "it sends a format that is not read here; for a playlist write hls+http:// or "
@@ -146,6 +151,12 @@ def lost(error: av.error.FFmpegError, attempt: Attempt) -> SourceLostError:
     elif attempt.now - attempt.began >= 0.95 * settings.connect:
         why = f"no stream within {settings.connect:g} s"
     return SourceLostError(why, gone=gone)
+
+
+def _find_distrust(settings: SourceSettings) -> str:
+    from mpft_deploy.screen.streams.tls import find_distrust  # with it 2 MB that others do without
+
+    return find_distrust(settings)
 
 
 def _resolves(settings: SourceSettings) -> bool:

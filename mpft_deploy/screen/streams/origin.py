@@ -15,20 +15,23 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from mpft_deploy.screen.streams.address import PORTS
 from mpft_deploy.screen.streams.attempt import GONE, SourceLostError
+from mpft_deploy.screen.streams.settings import SourceSettings
+from mpft_deploy.screen.streams.tls import distrust, trusting
 
 _REDIRECTS = 5
 
 
-def follow_redirects(url: str, timeout: float) -> str | None:
-    """Where an address leads within its server; None if it leads nowhere else.
+def follow_redirects(settings: SourceSettings) -> str | None:
+    """Where a source's address leads within its server; None if it leads nowhere else.
 
     Raises:
         SourceLostError: it leads to another server, or in a circle.
     """
-    first = url
+    first = url = settings.target.raw
+    context = trusting(settings.ca_file)
     for _ in range(_REDIRECTS):
         try:
-            with _ask(urlsplit(url), timeout, {}) as response:
+            with _ask(urlsplit(url), settings.connect / 5, context, {}) as response:
                 location = response.getheader("Location")
         except (OSError, http.client.HTTPException, ValueError):
             return None
@@ -64,16 +67,14 @@ def within(origin: str, url: str) -> str:
 class Playlists:
     """Opens what FFmpeg asks for while it plays a list, if it is of the list's own server.
 
-    Args:
-        origin: the list's address, credentials and all.
-        timeout: seconds that a server may be silent.
-
     Attributes:
+        origin: the list's address, credentials and all.
         failure: why something was not opened, which FFmpeg does not pass on.
     """
 
-    def __init__(self, origin: str, timeout: float) -> None:
-        self._origin, self._timeout = origin, timeout
+    def __init__(self, settings: SourceSettings) -> None:
+        self.origin = settings.target.raw.partition("+")[2]
+        self._timeout, self._context = settings.timeout, trusting(settings.ca_file)
         self.failure: SourceLostError | None = None
 
     def __call__(self, url: str, flags: int, options: dict[str, str]) -> Any:
@@ -85,13 +86,15 @@ class Playlists:
             raise
 
     def _open(self, url: str, options: dict[str, str]) -> http.client.HTTPResponse:
-        parts = urlsplit(within(self._origin, url))
+        parts = urlsplit(within(self.origin, url))
         headers = {}
         start, end = options.get("offset", "0"), options.get("end_offset", "0")
         if start != "0" or end != "0":
             headers["Range"] = f"bytes={start}-{int(end) - 1 if int(end) else ''}"
         try:
-            response = _ask(parts, self._timeout, headers)
+            response = _ask(parts, self._timeout, self._context, headers)
+        except ssl.SSLCertVerificationError as error:
+            raise SourceLostError(distrust(error, parts.hostname or "")) from None
         except (OSError, http.client.HTTPException) as error:
             why = getattr(error, "strerror", None) or "no HTTP answer"
             gone = isinstance(error, socket.gaierror) or getattr(error, "errno", None) in GONE
@@ -106,27 +109,27 @@ def _port(parts: SplitResult) -> int:
     return parts.port or PORTS.get(parts.scheme, 0)
 
 
-def _ask(parts: SplitResult, timeout: float, headers: dict[str, str]) -> http.client.HTTPResponse:
+def _ask(
+    parts: SplitResult, timeout: float, context: ssl.SSLContext, headers: dict[str, str]
+) -> http.client.HTTPResponse:
     """Ask for an address; the login is told only to a server that asks for it in plain."""
-    response = _request(parts, timeout, headers)
+    response = _request(parts, timeout, context, headers)
     wanted = response.getheader("WWW-Authenticate", "").lower().startswith("basic")
     if response.status == http.HTTPStatus.UNAUTHORIZED and wanted and parts.username:
         response.close()
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
         encoded = base64.b64encode(login).decode()
-        response = _request(parts, timeout, {**headers, "Authorization": f"Basic {encoded}"})
+        headers = {**headers, "Authorization": f"Basic {encoded}"}
+        response = _request(parts, timeout, context, headers)
     return response
 
 
 def _request(
-    parts: SplitResult, timeout: float, headers: dict[str, str]
+    parts: SplitResult, timeout: float, context: ssl.SSLContext, headers: dict[str, str]
 ) -> http.client.HTTPResponse:
     host, port = parts.hostname or "", _port(parts)
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     if parts.scheme == "https":
-        # As FFmpeg does: cameras sign for themselves, and what they send is no secret of ours.
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     connection.request("GET", target, headers={"Connection": "close", **headers})

@@ -70,7 +70,7 @@ def read(attempt: Attempt) -> None:
                     # It needs 2 MB of HTTP and TLS, which other sources do without.
                     from mpft_deploy.screen.streams.origin import follow_redirects
 
-                    location = follow_redirects(settings.target.raw, settings.connect / 5)
+                    location = follow_redirects(settings)
                 if location is None or not here:
                     raise
                 continue

@@ -95,12 +95,15 @@ def confine(settings: SourceSettings) -> None:
     if given == resource.RLIM_INFINITY or given > limit:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     target = settings.target
-    readable = [*SYSTEM, sys.prefix, sys.base_prefix, *sys.path]
+    readable = [*SYSTEM, sys.prefix, sys.base_prefix, *sys.path, settings.ca_file]
     _landlock([*readable, target.rest] if target.scheme == "file" else readable, target.port)
     families: tuple[int, ...] = _INTERNET if target.network else ()
     if target.host.endswith(".local"):  # names that the C library asks Avahi for, by such a socket
         families = (*families, socket.AF_UNIX)
-    _filter(families, datagrams=settings.transport == "udp" or _needs_lookup(target))
+    datagrams = settings.transport == "udp" or _needs_lookup(target)
+    if not datagrams:
+        os.environ["RES_OPTIONS"] = "use-vc"  # a name that it may be led to is looked up by TCP
+    _filter(families, datagrams=datagrams)
 
 
 def landlock_version() -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 
 from mpft_deploy.cores import available_cores
-from mpft_deploy.screen.streams.address import Address, parse
+from mpft_deploy.screen.streams.address import TLS, Address, parse
 from mpft_deploy.screen.streams.areas import Areas, Box, Boxes, Regions, stream_name
 from mpft_deploy.screen.streams.hours import are_hours
 from mpft_deploy.spec import Probability, Record, ViewPolicy
@@ -38,6 +38,8 @@ class SourceSettings(Record, frozen=True):
         name: in events and pages; the address without its secrets if empty.
         decode: "all" frames, "keyframes" alone, or so many frames a second.
         transport: of RTSP.
+        ca_file: of certificates in PEM, by one of which the camera's is to be signed; without one
+            any is taken.
         size: "1280x720", of raw pictures: those of pipe:, csi: and gst:.
         max_pixels: of a picture; a stream that sends larger ones is not read.
         hwaccel: FFmpeg's name of a hardware decoder, such as "cuda" or "vaapi"; decoding falls back
@@ -62,6 +64,7 @@ class SourceSettings(Record, frozen=True):
     name: str = ""
     decode: Literal["all", "keyframes"] | Seconds = "all"
     transport: Literal["tcp", "udp"] = "tcp"
+    ca_file: str = ""
     size: str = ""
     max_pixels: Annotated[int, msgspec.Meta(gt=0, le=2**30)] = 4096 * 2304
     hwaccel: str = ""
@@ -90,6 +93,8 @@ class SourceSettings(Record, frozen=True):
             raise ValueError(
                 f'size: {scheme}: needs one, such as size = "1280x720" in a configuration'
             )
+        if self.ca_file and scheme not in TLS:
+            raise ValueError(f"ca_file: {scheme}: shows no certificate; {', '.join(TLS)} do")
 
     @property
     def target(self) -> Address:

@@ -1,10 +1,11 @@
 """An RTSP server that plays coded clips in a loop; run by the system's Python, which has GStreamer.
 
-    /usr/bin/python3 rtsp_server.py PORT PATH=CLIP[,FPS[,USER:PASSWORD]]...
+    /usr/bin/python3 rtsp_server.py PORT[,CERTIFICATE,KEY] PATH=CLIP[,FPS[,USER:PASSWORD]]...
 
-PORT 0 picks a free one. Clips are as `clips.write_clip` writes them: access units, each after its
-length (u32, big-endian). Every client of a path is sent the same packets, so many cost little. The
-line `ready PORT` on standard output tells that it listens. Commands on standard input:
+PORT 0 picks a free one; with a certificate it speaks TLS, to users alone. Clips are as
+`clips.write_clip` writes them: access units, each after its length (u32, big-endian). Every client
+of a path is sent the same packets, so many cost little. The line `ready PORT` on standard output
+tells that it listens. Commands on standard input:
 
     play PATH CLIP    go on with another clip in the same sessions
     hold PATH         send nothing more; `go PATH` ends that
@@ -24,7 +25,7 @@ import gi
 
 gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
+from gi.repository import Gio, GLib, Gst, GstRtspServer  # noqa: E402
 
 PIPELINES = {
     ".h264": "h264parse ! rtph264pay name=pay0 pt=96",
@@ -91,21 +92,24 @@ class Channel:
             time.sleep(max(0.0, start + index / self.fps - time.monotonic()))
 
 
-def protect(server: GstRtspServer.RTSPServer, user: str, password: str) -> None:
+def protect(auth: GstRtspServer.RTSPAuth, user: str, password: str) -> None:
     """Ask every client for that user and password."""
-    auth = GstRtspServer.RTSPAuth()
     token = GstRtspServer.RTSPToken()
     token.set_string("media.factory.role", "viewer")
     basic = GstRtspServer.RTSPAuth.make_basic(user, password)
     auth.add_basic(basic, token)
-    server.set_auth(auth)
 
 
 def main(port: str, *paths: str) -> None:
     Gst.init(None)
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
+    port, *files = port.split(",")
     server.set_service(port)
+    auth = GstRtspServer.RTSPAuth()
+    if files:
+        server.set_auth(auth)
+        auth.set_tls_certificate(Gio.TlsCertificate.new_from_files(*files))
     # After a kill, clients of the old server may still hold the port.
     mounts, channels = server.get_mount_points(), {}
     for argument in paths:
@@ -115,7 +119,8 @@ def main(port: str, *paths: str) -> None:
         factory = channels[path].factory()
         if login:
             user, _, password = login.partition(":")
-            protect(server, user, password)
+            protect(auth, user, password)
+            server.set_auth(auth)
             permissions = GstRtspServer.RTSPPermissions()
             permissions.add_permission_for_role("viewer", "media.factory.access", True)
             permissions.add_permission_for_role("viewer", "media.factory.construct", True)

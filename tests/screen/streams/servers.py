@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
+import os
 import random
 import select
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
+from telling import eventually
 
 from mpft_deploy.screen.streams.processes import ReaderProcesses
 
@@ -48,10 +53,10 @@ def free_port() -> int:
 
 
 class RtspServer:
-    """`rtsp_server.py` in a process of its own."""
+    """`rtsp_server.py` in a process of its own; tls: files of a certificate and its key."""
 
-    def __init__(self, port: int = 0, **paths: str) -> None:
-        self._paths = paths
+    def __init__(self, port: int = 0, tls: Sequence[Path] = (), **paths: str) -> None:
+        self._paths, self._tls = paths, tls
         self.port = port
         self.start()
 
@@ -61,7 +66,7 @@ class RtspServer:
         end = time.monotonic() + 60
         while True:
             self._process = subprocess.Popen(
-                [PYTHON, str(SERVER), str(self.port), *paths],
+                [PYTHON, str(SERVER), ",".join(map(str, (self.port, *self._tls))), *paths],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -79,7 +84,8 @@ class RtspServer:
 
     def url(self, name: str, login: str = "") -> str:
         """Of a path."""
-        return f"rtsp://{login}{'@' if login else ''}127.0.0.1:{self.port}/{name}"
+        scheme = "rtsps" if self._tls else "rtsp"
+        return f"{scheme}://{login}{'@' if login else ''}127.0.0.1:{self.port}/{name}"
 
     def tell(self, *words: object) -> None:
         """Send a command; see rtsp_server.py."""
@@ -112,6 +118,47 @@ class RtspServer:
                 pipe.close()
         self._process.kill()
         self._process.wait()
+
+
+@contextlib.contextmanager
+def _running(*command: str) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def rtmp_server(folder: Path) -> Iterator[str]:
+    """nginx as an RTMP server, and GStreamer that sends it a picture; the address to play."""
+    nginx = Path(shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "/none/none")
+    module = nginx.parents[1] / "lib/nginx/modules/ngx_rtmp_module.so"
+    probe = ["gst-inspect-1.0", "--exists", "x264enc"]
+    if not module.exists() or not shutil.which(probe[0]) or subprocess.run(probe).returncode:
+        pytest.skip(
+            "nginx with RTMP, or what sends to it, is not installed: apt-get install nginx "
+            "libnginx-mod-rtmp gstreamer1.0-tools gstreamer1.0-plugins-{bad,ugly}"
+        )
+    port = free_port()
+    (folder / "nginx.conf").write_text(
+        f"load_module {module}; daemon off; master_process off; pid pid; events {{}}\n"
+        f"rtmp {{ access_log off; server {{ listen 127.0.0.1:{port};"
+        " application live { live on; } } }"
+    )
+    url = f"rtmp://127.0.0.1:{port}/live/cam"
+    picture = "videotestsrc is-live=true pattern=ball ! x264enc tune=zerolatency key-int-max=15"
+    send = f"gst-launch-1.0 {picture} ! flvmux streamable=true ! rtmp2sink location={url}"
+    with _running(str(nginx), "-e", "stderr", "-p", str(folder), "-c", "nginx.conf"):
+        eventually(lambda: _listens(port))
+        with _running(*send.split()):
+            yield url
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Listener:
@@ -190,6 +237,49 @@ class Proxy(Listener):
             if b"$" not in spoiled[max(0, at - 20) : at + 1]:
                 spoiled[at] ^= 1 << self._rng.randrange(8)
         return bytes(spoiled)
+
+
+class Site:
+    """A web server of this machine: answers by path, and what it was asked for."""
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
+        self.asked: list[tuple[str, str]] = []
+        self.demands = ""
+        site = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                site.asked.append((self.path, self.headers.get("Authorization", "")))
+                status, headers, body = site.answers.get(self.path, (404, {}, b""))
+                if site.demands and "Authorization" not in self.headers:
+                    status, headers, body = 401, {"WWW-Authenticate": site.demands}, b""
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if context is not None:
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    def url(self, path: str, scheme: str = "http") -> str:
+        return f"{scheme}://user:secretpw@127.0.0.1:{self.port}{path}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
 
 
 def send_http(connection: socket.socket, kind: str = "video/mp2t") -> None:

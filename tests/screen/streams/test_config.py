@@ -94,6 +94,7 @@ def test_the_batch_follows_the_engine_and_threads_the_cores(bundle: Path) -> Non
 
 
 SOURCE = '[[source]]\naddress = "rtsp://cam/a"\n'
+SOURCES = SOURCE.replace("rtsp", "rtsps")
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,10 @@ SOURCE = '[[source]]\naddress = "rtsp://cam/a"\n'
         ('[[source]]\nname = "x"', r"source 1 \(x\): .*missing required field `address`"),
         ('[[source]]\naddress = "cam://a"', "source 1: address: cam://a: scheme 'cam' is unknown"),
         ('[[source]]\naddress = "pipe:"', "source 1: size: pipe: needs one"),
+        (SOURCE + 'ca_file = "a"', "source 1: ca_file: rtsp: shows no certificate; rtsps, https"),
+        (SOURCES + 'ca_file = "none"', "source 1: ca_file: none is no readable PEM certificate"),
+        (SOURCES + 'ca_file = "cameras.toml"', "source 1: ca_file: cameras.toml is no readable"),
+        ("[defaults]\nca_file = 'none'\n" + SOURCES, "source 1: ca_file: none is no readable"),
         ('[[source]]\naddress = "${NOPE}"', r"source 1: \$\{NOPE\}: no such variable"),
         (SOURCE + "[decisions]", "decisions: no such table; did you mean decision"),
         (SOURCE + "[decision]\nmisses = 0.01", "decision: misses: .*`str`"),
@@ -130,7 +135,8 @@ SOURCE = '[[source]]\naddress = "rtsp://cam/a"\n'
         ("source = 3", r"write each source as a table headed \[\[source\]\]"),
     ],
 )
-def test_mistakes(tmp_path: Path, text: str, message: str) -> None:
+def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message) as caught:
         read_config(write(tmp_path, text), {})
     assert "cameras.toml" in str(caught.value)

@@ -65,4 +65,4 @@ def test_what_is_not_in_hours_is_in_the_others(
 def test_what_are_none(text: str) -> None:
     assert not are_hours(text)
     with pytest.raises(InputError, match=r"hours .*mon-fri 08:00-18:00"):
-        read_source({"address": "rtsp://192.0.2.1/", "hours": [text]}, "source 1")
+        read_source({"address": "rtsp://192.0.2.1/", "hours": [text]}, "source 1", {})

@@ -76,6 +76,7 @@ def test_sources_are_added_paused_and_removed_and_outlive_a_restart(
     ("table", "message"),
     [
         ({"address": "pipe:"}, "pipe: may stand in the configuration file alone"),
+        ({"ca_file": "a"}, "ca_file: may stand in the configuration file alone"),
         ({"address": "gst:filesrc location=/etc/passwd ! fakesink"}, "gst: may stand"),
         ({"address": "GST:videotestsrc"}, "gst: may stand"),
         ({"address": "/etc/passwd"}, "file: may stand"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
 import socket
 import struct
 import threading
@@ -17,49 +16,12 @@ from clips import moving
 from hypothesis import given
 from hypothesis import strategies as st
 from media import encoded, picture, write_video
+from servers import Site
 from telling import eventually
 
 from mpft_deploy.screen.streams.attempt import SourceLostError
+from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.origin import Playlists, within
-
-
-class Site:
-    """A web server of this machine: answers by path, and what it was asked for."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
-        self.asked: list[tuple[str, str]] = []
-        self.demands = ""
-        site = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def log_message(self, *_: Any) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                site.asked.append((self.path, self.headers.get("Authorization", "")))
-                status, headers, body = site.answers.get(self.path, (404, {}, b""))
-                if site.demands and "Authorization" not in self.headers:
-                    status, headers, body = 401, {"WWW-Authenticate": site.demands}, b""
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    def url(self, path: str, scheme: str = "http") -> str:
-        return f"{scheme}://user:secretpw@127.0.0.1:{self.port}{path}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @pytest.fixture
@@ -244,9 +206,10 @@ def test_who_answers_oddly_or_not_in_time_is_there(answer: str) -> None:
             serving.start()
         if answer == "none":
             listener.close()
-        address = f"http://{host}:{port}/list.m3u8"
+        settings = source_settings(f"hls+http://{host}:{port}/list.m3u8", timeout=0.3)
+        opened = Playlists(settings)
         with pytest.raises(SourceLostError) as lost:
-            Playlists(address, 0.3)(address, 0, {})
+            opened(opened.origin, 0, {})
         if serving.is_alive():
             serving.join()
     assert lost.value.gone == (answer in ("none", "unknown"))

@@ -168,6 +168,15 @@ def test_a_process_that_hangs_is_ended(
     assert not Path(f"/proc/{reader}").exists()
 
 
+@pytest.mark.parametrize("readers", ["threads", "processes"])
+def test_rtmp_is_read(watching: Any, tmp_path: Path, readers: Any) -> None:
+    with servers.rtmp_server(tmp_path) as url:
+        sources = named([source_settings(url, gate=0.0, retry=1.0)], "test")
+        running = watching(config=Config(sources, ScreenSettings(readers=readers)))
+        for _ in range(3):
+            running.frame()
+
+
 def memory_bomb(path: Path) -> Path:
     """A clip whose third frame is said to be, and is, of 700 MB; nearly all of it takes no disk."""
     size, clip = 700_000_000, bytearray(write_video(path, seconds=1, rate=12).read_bytes())
@@ -313,6 +322,49 @@ def test_what_a_process_may_still_do(
         wanted |= {"forge"}
     assert wanted - free <= refused
     assert not free & refused
+
+
+LED_TO_A_NAME = """
+import fcntl, socket, struct, threading
+from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.sandbox import confine
+
+def serve():
+    while True:
+        client, _ = listener.accept()
+        with client:
+            while length := client.recv(2):
+                question = client.recv(int.from_bytes(length, "big"))
+                end = question.index(0, 12) + 5
+                found = question[end - 4 : end - 2] == bytes([0, 1])  # asked for an address of IPv4
+                answer = bytes([192, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 5]) * found
+                head = question[:2] + struct.pack(">5H", 0x8180, 1, found, 0, 0)
+                message = head + question[12:end] + answer
+                client.sendall(len(message).to_bytes(2, "big") + message)
+
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as loopback:
+    fcntl.ioctl(loopback, 0x8914, struct.pack("16sh14x", b"lo", 1))  # up
+listener = socket.create_server(("127.0.0.1", 53))
+threading.Thread(target=serve, daemon=True).start()
+confine(source_settings("rtsp://127.0.0.1/cam"))
+print(socket.getaddrinfo("camera.example", 554)[0][4][0])
+"""
+
+
+def test_a_camera_without_a_name_may_lead_to_one(tmp_path: Path) -> None:
+    """It has no datagrams to look it up by: a name server of a network of its own hears TCP."""
+    names = tmp_path / "resolv.conf"
+    names.write_text("nameserver 127.0.0.1\n")
+    shell = ["unshare", "-rnm", "sh", "-ec", 'mount --bind "$0" /etc/resolv.conf; exec "$@"', names]
+    try:
+        may = not subprocess.run([*shell, "true"], capture_output=True).returncode
+    except FileNotFoundError:
+        may = False
+    if not may:
+        pytest.skip("needs util-linux, and the right to mount")
+    command = [*shell, sys.executable, "-c", LED_TO_A_NAME]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "127.0.0.5\n", done.stderr
 
 
 def test_what_passes_comes_out_as_it_went_in() -> None:
