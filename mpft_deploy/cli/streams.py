@@ -265,12 +265,10 @@ def _reload(manager: Manager, read: Callable[[], Config]) -> None:
     from mpft_deploy.errors import MpftError
 
     try:
-        config = read()
+        manager.reload(read())
     except Exception as error:
         why = str(error) if isinstance(error, MpftError) else f"{type(error).__name__}: {error}"
         logger.error("the configuration was not taken: %s; the one before stays", why)
-        return
-    manager.reload(config)
 
 
 def _warn_undecidable(config: Config, calibration: Calibration) -> None:

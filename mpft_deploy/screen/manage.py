@@ -123,8 +123,12 @@ class Manager:
     def reload(self, config: Config) -> None:
         """Take another configuration of the file."""
         with self._lock:
-            self._file = config
-            self._apply()
+            before, self._file = self._file, config
+            try:
+                self._apply()
+            except MpftError:  # of the store
+                self._file = before
+                raise
 
     @operation("GET", "/sources/settings", role="admin")
     def sources(self) -> list[Managed]:

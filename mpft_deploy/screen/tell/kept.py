@@ -18,7 +18,7 @@ from typing import get_args
 import msgspec
 
 from mpft_deploy.errors import EnvironmentLacksError
-from mpft_deploy.files import PICTURES, display, write_atomic
+from mpft_deploy.files import PICTURES, TEMPORARY, display, write_atomic
 from mpft_deploy.screen.streams.records import Event, Picture, StreamEvent
 from mpft_deploy.screen.tell.config import Snapshots
 from mpft_deploy.screen.tell.database import DAY
@@ -33,6 +33,10 @@ CAPACITY = 16
 
 QUALITY = 90
 
+HOUR = 3600
+
+_UNFINISHED = re.compile(rf"{re.escape(TEMPORARY)}\w+\.tmp")
+
 _OF_KIND = "WHERE substr(name, -length(?1)) = ?1"
 
 
@@ -45,7 +49,8 @@ class KeptFile(msgspec.Struct, frozen=True):
 
 
 class Kept(Worker[Item], ABC):
-    """A sink that keeps files of one kind in a folder; no other file of it is ever touched.
+    """A sink that keeps files of one kind in a folder; no other file of it is ever touched, but for
+    those that a killed process left unfinished.
 
     Args:
         table: of the configuration.
@@ -167,6 +172,10 @@ class Kept(Worker[Item], ABC):
         rows = self._store.rows(f"SELECT name FROM files {_OF_KIND}", self._suffix)
         known = {row[0] for row in rows}
         files = [one for one in os.scandir(self.folder) if one.is_file(follow_symlinks=False)]
+        for one in files:
+            # Of a process that was killed while it wrote.
+            if _UNFINISHED.fullmatch(one.name) and time.time() - one.stat().st_mtime > HOUR:
+                Path(one.path).unlink(missing_ok=True)
         there = {one.name: one.stat() for one in files if self._known.fullmatch(one.name)}
         if known & there.keys():  # or its file system may not be mounted
             for name in known - there.keys():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -45,7 +46,8 @@ class Devices:
         for *row, kept in self._store.rows("SELECT * FROM devices ORDER BY since"):
             device = Device(*row)
             if self.sender.new or not may_be(device.user):  # it subscribed to another key
-                self._forget(device.id)
+                with contextlib.suppress(EnvironmentLacksError):  # the disk is full: the next start
+                    self._forget(device.id)
             else:
                 self._start(device, msgspec.json.decode(kept, type=Subscription))
 

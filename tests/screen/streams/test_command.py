@@ -20,6 +20,7 @@ from command import MPFT, Screen
 from media import encoded, picture, write_video
 
 from mpft_deploy.cli.streams import _reload
+from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen.streams.notify import Notifier
 from mpft_deploy.screen.streams.records import Event
 from mpft_deploy.screen.streams.watch import TICK
@@ -257,6 +258,15 @@ def test_whatever_reading_a_configuration_raises_the_one_before_stays(
 
     _reload(Untouched(), read)  # type: ignore[arg-type]
     assert "the one before stays" in caplog.text
+
+
+def test_a_store_that_cannot_be_read_ends_no_reload(caplog: pytest.LogCaptureFixture) -> None:
+    class Unread:
+        def reload(self, config: object) -> None:
+            raise EnvironmentLacksError("screen.db cannot be read: disk I/O error")
+
+    _reload(Unread(), lambda: None)  # type: ignore[arg-type, return-value]
+    assert "disk I/O error; the one before stays" in caplog.text
 
 
 @pytest.mark.parametrize(

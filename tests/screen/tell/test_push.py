@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import sqlite3
 import time
@@ -100,6 +101,25 @@ class Node(Sinks):
 
     def _note(self, action: str, thing: str) -> None:
         pass
+
+
+def test_devices_of_nobody_end_no_start_on_a_full_disk(
+    tmp_path: Path, service: PushService
+) -> None:
+    before = Node(tmp_path)
+    before.add(Phone(service))
+    before.close(1)
+    store, nobody = Store(tmp_path / "screen.db"), (lambda name: False)
+    config, limit = Push(contact=CONTACT), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+    try:
+        Devices(config, sinks := Sinks(store=store), nobody)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not any(isinstance(one, PushSink) for one in sinks)
+    Devices(config, sinks, nobody)
+    assert not store.rows("SELECT 1 FROM devices")
+    store.close()
 
 
 @pytest.fixture

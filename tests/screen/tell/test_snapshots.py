@@ -53,6 +53,16 @@ def test_the_frame_that_decided_is_kept(tmp_path: Path) -> None:
     assert sink.stats().disk_bytes == (tmp_path / "shots" / event.snapshot).stat().st_size
 
 
+def test_what_a_killed_process_left_unfinished_goes(tmp_path: Path) -> None:
+    left, new, other = (tmp_path / name for name in (".mpft-1a.tmp", ".mpft-2b.tmp", "mine.tmp"))
+    for path in (left, new, other):
+        path.write_bytes(b"x")
+    for path in (left, other):
+        os.utime(path, (0, 0))
+    SnapshotSink(Snapshots(folder=str(tmp_path)), noise, Store(None)).close(1)
+    assert [path.exists() for path in (left, new, other)] == [False, True, True]
+
+
 def test_only_what_is_asked_for(tmp_path: Path) -> None:
     sink = SnapshotSink(Snapshots(folder=str(tmp_path)), noise, Store(None))
     for event in (stream_event(1, verdict="no sign"), frame_event(2), source_event(3)):
