@@ -114,9 +114,9 @@ class Api:
             since=since,
             until=until,
             before=before,
-            limit=limit,
+            limit=limit + 1,
         )
-        return Events(found, found[-1].id if len(found) == limit else None)
+        return Events(found[:limit], found[limit - 1].id if len(found) > limit else None)
 
     @operation("GET", "/events/sources")
     def event_sources(self) -> list[str]:

@@ -66,7 +66,7 @@ class Audit:
             "SELECT id, time, user, role, action, object FROM audit WHERE ?1 IS NULL OR id < ?1 "
             "ORDER BY id DESC LIMIT ?2",
             before,
-            limit,
+            limit + 1,
         )
-        found = [Entry(*row) for row in rows]
-        return Entries(found, found[-1].id if len(found) == limit else None)
+        found = [Entry(*row) for row in rows[:limit]]
+        return Entries(found, found[-1].id if len(rows) > limit else None)

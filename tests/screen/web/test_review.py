@@ -67,6 +67,12 @@ def test_pages_hold_each_event_once(server: Dashboard) -> None:
     assert found == list(range(24, 0, -1))
 
 
+def test_a_full_last_page_leads_to_no_other(server: Dashboard) -> None:
+    whole = ask(server, "/events?limit=24")
+    assert (len(whole["events"]), whole["next"]) == (24, None)
+    assert ask(server, "/events?limit=23")["next"] == whole["events"][22]["id"]
+
+
 def test_what_is_selected(server: Dashboard) -> None:
     verdicts = ask(server, "/events?verdict=no+sign&since=1700000001&until=1700000009")["events"]
     assert [one["event"]["id"] for one in verdicts] == ["e000006", "e000003"]
