@@ -99,7 +99,8 @@ def setting(
 @click.option(
     "--false-alarm",
     metavar="SHARE",
-    default=f"{Recipe.false_alarm:.0%}",
+    type=str,
+    default=Recipe.false_alarm,
     show_default=True,
     callback=parse_share,
     help="With --folds: call at most this share of an average source's real images generated.",

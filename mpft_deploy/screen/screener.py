@@ -206,12 +206,12 @@ class Screener:
         return prepare(self.spec, frame, self.policy, whole, turn, masks)
 
     def _ready(self, frame: Any) -> Prepared | OnDevice:
-        if not hasattr(frame, "dtype"):
-            raise UsageError(
-                f"a frame must be uint8 [H, W, 3], got {type(frame).__name__}: its pixels are "
-                "wanted, such as np.asarray(picture.convert('RGB')) of Pillow"
-            )
         if isinstance(frame, np.ndarray) or not lies_on_device(frame):
+            if not hasattr(frame, "dtype"):
+                raise UsageError(
+                    f"a frame must be uint8 [H, W, 3], got {type(frame).__name__}: its pixels are "
+                    "wanted, such as np.asarray(picture.convert('RGB')) of Pillow"
+                )
             return self.prepare(frame)
         if not isinstance(self._engine, SeesViews):
             raise UsageError(

@@ -23,8 +23,8 @@ from mpft_deploy.kernels.encoder.registry import VERSIONS
 IMAGES = int(os.environ.get("MPFT_IMAGES", "3"))
 
 SHA256 = {
-    3: "6d6edd6d0eec842ae47cdcb2d7921af600aac9793da7107301c1bc2baa59870d",
-    500: "e3b78629bb1f714362aa2c5b7b9b4392e468fe858a7520fac86b3b0d6c9a5e24",
+    3: "1d55dc5e1b6c71b1fcfa30f127b16eeb952855d214f88860e222724fb070e51c",
+    500: "bf71dc5e4b2796b9694e2b2f49043350a9683d2077ba62542dcf5ac672128ab4",
 }
 """Of what is said of so many pictures."""
 
