@@ -42,10 +42,12 @@ def shipped_bundle(say: Say, precision: str | None = None) -> Bundle:
         EnvironmentLacksError: the installation has no detector, or nothing can be written at all.
     """
     detector = shipped_detector()
+    # The usual one may have this precision. Asks for a kernel that runs here, too.
+    names = [_kept_as(asked) for asked in dict.fromkeys((None, precision))]
     try:
         folder = cache_folder() / "bundles"
-        for asked in dict.fromkeys((None, precision)):  # the usual one may have this precision
-            out = folder / _kept_as(asked)
+        for name in names:
+            out = folder / name
             if out.exists():
                 try:
                     bundle = read_bundle(out)

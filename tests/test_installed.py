@@ -19,7 +19,9 @@ from media import encoded, picture
 
 import mpft_deploy
 from mpft_deploy.cli.main import cli, run
+from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.export.shipped import shipped_bundle
+from mpft_deploy.kernels.encoder.registry import VERSIONS
 from mpft_deploy.shipped import shipped_detector
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -230,3 +232,14 @@ def test_the_version_names_commit_and_detector(
 def test_the_version_stands_once() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'\nversion = "{mpft_deploy.__version__}"\n' in project
+
+
+def test_a_kernel_that_does_not_run_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = [version.name for version in VERSIONS if version.why_not()]
+    if not absent:
+        pytest.skip("every kernel runs here")
+    monkeypatch.setenv("MPFT_KERNEL", absent[0])
+    told: list[str] = []
+    with pytest.raises(EnvironmentLacksError, match=f"MPFT_KERNEL={absent[0]}"):
+        shipped_bundle(told.append)
+    assert told == []
