@@ -53,10 +53,11 @@ def false_alarms(chances: F64, threshold: float, sources: Sequence[str]) -> Fals
 
     Args:
         chances: [n], probabilities of real images.
-        sources: [n], where each comes from; or none, if that is not known.
+        sources: [n], where each comes from; or none, or "" of all, if that is not known.
     """
     called = np.asarray(chances) >= threshold
-    shares, weights = _shares(called[:, None], sources) if sources else (np.empty((0, 1)),) * 2
+    known = any(sources)
+    shares, weights = _shares(called[:, None], sources) if known else (np.empty((0, 1)),) * 2
     return FalseAlarms(
         images=len(called),
         called_generated=int(called.sum()),
