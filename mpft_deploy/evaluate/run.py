@@ -257,18 +257,18 @@ def _predict(
     def load(entry: Entry) -> Loaded | str:
         """What is to be judged of an image.
 
-        Or why the image cannot be decoded.
+        Or why the image cannot be decoded, or saved as a protocol says.
         """
         try:
             frame = decode_image(entry.sample.path)
             data = read_bytes(entry.sample.path)
+            digest, pixels, cut, reasons = sha256(data), pixel_digest(frame), [], []
+            for changed in changed_frames(frame, header.protocols, digest):
+                prepared = prepare(model.spec, changed, header.views, turn=turn_of(pixels))
+                cut.append(prepared.views[prepared.telling])
+                reasons.append(prepared.reason)
         except InputError as error:
             return str(error).removeprefix(display(entry.sample.path)).lstrip(": ")
-        digest, pixels, cut, reasons = sha256(data), pixel_digest(frame), [], []
-        for changed in changed_frames(frame, header.protocols, digest):
-            prepared = prepare(model.spec, changed, header.views, turn=turn_of(pixels))
-            cut.append(prepared.views[prepared.telling])
-            reasons.append(prepared.reason)
         return Loaded(digest, pixels, read_metadata(data), cut, reasons)
 
     def flush(batch: list[tuple[Entry, Loaded]]) -> None:

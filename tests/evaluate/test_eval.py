@@ -141,6 +141,19 @@ def test_universal_fake_detect_is_read_by_its_own_rule(
     assert "progan (2 real, 2 generated)" in capsys.readouterr().err
 
 
+def test_a_picture_that_no_jpeg_can_hold_is_named_and_the_others_are_judged(
+    bundle: Path, tmp_path: Path
+) -> None:
+    """It ended the run, with a trace of Python."""
+    trees.write_classes(tmp_path / "data", ("real", "fake"), 2)
+    Image.new("RGB", (40, 65_501)).save(tmp_path / "data" / "real" / "long.png")
+    assert mpft_eval(bundle, tmp_path / "data", "--out", tmp_path / "out") == 1
+    header = read_predictions(tmp_path / "out" / "predictions.parquet").header
+    [bad] = header.unreadable
+    assert bad.path == "real/long.png"
+    assert bad.reason.startswith("65501 pixels a side are more than the 65500")
+
+
 def test_a_set_of_one_class_says_so(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
