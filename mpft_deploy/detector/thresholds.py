@@ -71,7 +71,8 @@ def mean_bound(shares: F64, weights: F64) -> F64:
     """Upper bounds [T] of the mean share over sources, from the shares [S, T] of some sources.
 
     Of MANY_SOURCES or more by their bootstrap, whose 95 % cover nine in ten (the shares are skewed;
-    a test simulates it). Of fewer, a source is one draw that is all or nothing.
+    a test simulates it), and fewer where some twenty differ much: a loud one may be none of them.
+    Of fewer, a source is one draw that is all or nothing.
 
     Args:
         weights: [S, 1], what each source counts, where there are many.
