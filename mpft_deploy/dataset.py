@@ -68,7 +68,7 @@ def find_samples(
         InputError: a source is missing, malformed, not understood, or holds no labelled image of
             that split.
     """
-    found: dict[Path, Sample] = {}
+    found: dict[tuple[Path, int], Sample] = {}  # one that has both labels stays both
     for source in sources:
         if source.suffix.lower() == ".csv":
             samples = _read_manifest(source)
@@ -91,7 +91,7 @@ def find_samples(
         if not kept:
             there = ", ".join(sorted({str(sample.split) for sample in samples}))
             raise InputError(f"{display(source)} holds no images of split {split}, only of {there}")
-        found.update((sample.path, sample) for sample in kept)
+        found.update(((sample.path, sample.label), sample) for sample in kept)
     return list(found.values())
 
 
@@ -311,7 +311,7 @@ def _by_row(manifest: Path, line: int, row: dict[str, str | None]) -> Sample:
     return Sample(
         manifest.parent / path,
         LABELS[label],
-        cell("set") or manifest.parent.resolve().name,
+        cell("set") or display(manifest.parent.resolve().name),
         cell("generator"),
         cell("split") or None,
         cell("licence"),

@@ -208,7 +208,8 @@ def _open(file: BinaryIO, name: str) -> _Opened:
         check_pixels(*image.size, name)
         png.require_all_rows(plain, name)
         note = _FIRST_FRAME if plain.frames > 1 else ""
-        return _Opened(image, plain.orientation, note, plain.bits or 16)
+        bits = plain.bits if 8 <= plain.bits <= 16 else 16
+        return _Opened(image, plain.orientation, note, bits)
     if magic[:4] in tiff.MAGIC:
         return _open_tiff(file.read(), name)
     if magic[4:] == b"ftyp":

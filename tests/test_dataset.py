@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from mpft_deploy.dataset import (
     require_both_classes,
 )
 from mpft_deploy.errors import InputError, UsageError
+from mpft_deploy.evaluate.run import find_entries
 
 
 def summary(samples: list[Sample]) -> list[tuple[str, int, str, str | None]]:
@@ -255,6 +257,32 @@ def test_what_a_manifest_says_cannot_write_on_a_terminal(tmp_path: Path) -> None
     path.write_bytes(b"path,label,set,generator,source\na.png,1,\x1b[2J,b\x07,\x1b]0;c\n")
     [sample] = find_samples([path])
     assert (sample.set, sample.generator, sample.source) == ("\\x1b[2J", "b\\x07", "\\x1b]0;c")
+
+
+def test_what_a_manifests_folder_is_called_cannot_either(tmp_path: Path) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\x1b[2J\xff"))
+    root.mkdir()
+    (root / "list.csv").write_text("path,label\na.png,1\n")
+    [sample] = find_samples([root / "list.csv"])
+    assert sample.set == "\\x1b[2J\\xff"
+
+
+def test_an_image_that_a_manifest_gives_both_labels_is_in_both_classes(tmp_path: Path) -> None:
+    """The last line decided."""
+    for seed in range(2):
+        noise(tmp_path / f"{seed}.png", seed)
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("path,label\n0.png,0\n1.png,1\n0.png,1\n1.png,1\n")
+    found = find_samples([manifest])
+    assert [(one.path.name, one.label) for one in found] == [
+        ("0.png", 0), ("1.png", 1), ("0.png", 1)
+    ]  # fmt: skip
+    assert [entry.sample for entry in find_entries([manifest])] == found
+    assert [entry.sample for entry in find_entries([manifest], limit=2)] == found
+    told: list[str] = []
+    kept = drop_contradicting(drop_unreadable(found, told.append), told.append, share=1)
+    assert [one.path.name for one in kept] == ["1.png"]
+    assert "2 of 3 images are in both classes" in told[0]
 
 
 def test_missing_and_empty_folders_are_errors(tmp_path: Path) -> None:

@@ -235,10 +235,12 @@ def _tell_taken_as_real(data: Sequence[Path], samples: Sequence[Sample]) -> None
     """Say which folders hold no class folder, and what is in them."""
     from mpft_deploy.files import display
     from mpft_deploy.layouts import listing
+    from mpft_deploy.packed import is_packed
 
     for folder in data:
         plain = [s for s in samples if s.path.is_relative_to(folder) and not s.folder]
-        if plain and folder.is_dir():
+        stated = any(s.label or is_packed(s.path) for s in plain)
+        if plain and folder.is_dir() and not stated:
             where = listing(Counter(sample.source for sample in plain))
             click.echo(
                 f"{display(folder)} has no class folders: its {len(plain)} images are taken to be "

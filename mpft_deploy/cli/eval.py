@@ -124,7 +124,7 @@ def command(
         raise UsageError("name a folder for the results with --out")
     hold(out, OUTPUT)
     if baseline:
-        model, data = _frozen(backbone, train, split, keeps, depth, device), paths
+        model, data = _frozen(backbone, train, keeps, depth, device, threads), paths
     else:
         if not paths:
             raise UsageError("name a DETECTOR or BUNDLE, then DATA")
@@ -170,10 +170,10 @@ def _open(path: Path, keeps: tuple[str, ...], device: str, threads: int) -> Mode
 def _frozen(
     backbone: str | None,
     train: tuple[Path, ...],
-    split: str | None,
     keeps: tuple[str, ...],
     depth: int | None,
     device: str,
+    threads: int,
 ) -> Model:
     """The frozen baseline."""
     from mpft_deploy.errors import UsageError
@@ -186,14 +186,19 @@ def _frozen(
     from mpft_deploy.detector import require_train_extra
 
     require_train_extra()
-    from mpft_deploy.dataset import drop_unreadable, find_samples
+    import torch
+
+    from mpft_deploy.dataset import drop_contradicting, drop_unreadable, find_samples
     from mpft_deploy.detector.backbone import load_backbone
     from mpft_deploy.detector.probe import FrozenModel
 
     def report(text: str) -> None:
         click.echo(text, err=True)
 
+    if threads:
+        torch.set_num_threads(threads)
     samples = drop_unreadable(find_samples(train, "train"), report)
+    samples = drop_contradicting(samples, report)
     return FrozenModel(
         load_backbone(backbone), samples, *keeps, depth=depth, device=device, report=report
     )

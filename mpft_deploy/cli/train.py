@@ -220,7 +220,7 @@ class _Lines:
 
     def __init__(self) -> None:
         self._began = self._told = time.monotonic()
-        self._first: int | None = None
+        self._first, self._total = 0, 0
 
     def __enter__(self) -> _Lines:
         return self
@@ -233,8 +233,8 @@ class _Lines:
 
     def step(self, done: int, total: int, text: str) -> None:
         now = time.monotonic()
-        if self._first is None:
-            self._first, self._began = done, now
+        if total != self._total:  # other work has begun
+            self._first, self._total, self._began = done, total, now
         if now - self._told < PLAIN_SECONDS and done < total:
             return
         self._told = now
@@ -260,6 +260,7 @@ class _Bar:
             console=Console(stderr=True),
         )
         self._task: Any = None
+        self._total = 0
 
     def __enter__(self) -> _Bar:
         self._bar.start()
@@ -277,7 +278,8 @@ class _Bar:
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def step(self, done: int, total: int, text: str) -> None:
-        if self._task is None:
+        if total != self._total:  # other work has begun
             # Steps of an earlier session must not enter the speed that the time left goes by.
             self._task = self._bar.add_task("", total=total, completed=done - 1)
+            self._total = total
         self._bar.update(self._task, completed=done, description=text)

@@ -97,10 +97,11 @@ def measure_held_out(
         )
     errors = []
     for sign, mean, noise in zip((-1, 1), means, sampling, strict=True):
-        # Groups of few images scatter by these few alone; then the upper end, as groups are few.
-        between = max(0.0, float(((mean - sign * separation / 2) ** 2).mean()) - noise)
-        upper = between * len(mean) / float(chi2.ppf(1 - CONFIDENCE, len(mean)))
-        errors.append(upper**0.5)
+        # The upper end of what they scatter, as groups are few; of which a part is that of the few
+        # images of each.
+        scatter = float(((mean - sign * separation / 2) ** 2).sum())
+        upper = scatter / float(chi2.ppf(1 - CONFIDENCE, len(mean))) - noise
+        errors.append(max(0.0, upper) ** 0.5)
     return HeldOut(
         separation=separation,
         error=max(errors),

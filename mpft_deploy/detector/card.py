@@ -42,12 +42,12 @@ def model_card(
     """
     training, arch = spec.training, spec.architecture
     data_rows = "\n".join(
-        f"| {part} | {name} | {counts['real']} | {counts['generated']} |"
+        f"| {part} | {_cell(name)} | {counts['real']} | {counts['generated']} |"
         for part in ("train", "validation")
         for name, counts in training[part].items()
     )
     unstated = sum(count for name, count in licences.items() if name in UNSTATED)
-    licence_rows = "\n".join(f"| {name} | {count} |" for name, count in licences.items())
+    licence_rows = "\n".join(f"| {_cell(name)} | {count} |" for name, count in licences.items())
     setting_rows = "\n".join(
         f"| {name} | {value} |" for name, value in training["settings"].items()
     )
@@ -124,7 +124,7 @@ def _validation(spec: DetectorSpec, scores: Mapping[str, Score]) -> str:
     settings, total = training["settings"], Score(**training["validation_score"])
     if not settings.get("folds"):
         rows = "\n".join(
-            f"| {name} | {one.real} | {one.generated} | {_figure(one.auc)} |"
+            f"| {_cell(name)} | {one.real} | {one.generated} | {_figure(one.auc)} |"
             for name, one in {**scores, "**all**": total}.items()
         )
         return f"""\
@@ -137,12 +137,12 @@ and which may come from the sources that the detector learnt from: expect less o
 {rows}"""
     generated = {name: one for name, one in scores.items() if one.generated}
     real = "\n".join(
-        f"| {name} | {one.real} | {_share(1 - (one.real_accuracy or 0), one.real)} |"
+        f"| {_cell(name)} | {one.real} | {_share(1 - (one.real_accuracy or 0), one.real)} |"
         for name, one in scores.items()
         if one.real
     )
     made = "\n".join(
-        f"| {name} | {one.generated} | {_figure(one.auc)} | "
+        f"| {_cell(name)} | {one.generated} | {_figure(one.auc)} | "
         f"{_share(one.generated_accuracy or 0, one.generated)} |"
         for name, one in generated.items()
     )
@@ -268,6 +268,11 @@ def _mean(values: Sequence[float], form: str) -> str:
     drawn = np.random.default_rng(0).choice(values, (2000, len(values))).mean(1)
     low, high = np.quantile(drawn, (0.025, 0.975))
     return f"{np.mean(values):{form}} ({low:{form}} to {high:{form}})"
+
+
+def _cell(name: str) -> str:
+    """A name that cannot end its cell."""
+    return name.replace("|", "\\|")
 
 
 def _figure(value: float | None) -> str:

@@ -53,10 +53,11 @@ def false_alarms(chances: F64, threshold: float, sources: Sequence[str]) -> Fals
 
     Args:
         chances: [n], probabilities of real images.
-        sources: [n], where each comes from; or none, if that is not known.
+        sources: [n], where each comes from; or none, or "" of all, if that is not known.
     """
     called = np.asarray(chances) >= threshold
-    shares, weights = _shares(called[:, None], sources) if sources else (np.empty((0, 1)),) * 2
+    known = any(sources)
+    shares, weights = _shares(called[:, None], sources) if known else (np.empty((0, 1)),) * 2
     return FalseAlarms(
         images=len(called),
         called_generated=int(called.sum()),
@@ -70,7 +71,8 @@ def mean_bound(shares: F64, weights: F64) -> F64:
     """Upper bounds [T] of the mean share over sources, from the shares [S, T] of some sources.
 
     Of MANY_SOURCES or more by their bootstrap, whose 95 % cover nine in ten (the shares are skewed;
-    a test simulates it). Of fewer, a source is one draw that is all or nothing.
+    a test simulates it), and fewer where some twenty differ much: a loud one may be none of them.
+    Of fewer, a source is one draw that is all or nothing.
 
     Args:
         weights: [S, 1], what each source counts, where there are many.

@@ -13,6 +13,7 @@ import torch
 
 from mpft_deploy import detector_folder
 from mpft_deploy.dataset import (
+    Sample,
     describe_sets,
     drop_contradicting,
     drop_shared,
@@ -38,6 +39,7 @@ from mpft_deploy.detector.run_folder import (
     Tensors,
 )
 from mpft_deploy.detector.settings import GoldenSource, TrainSettings
+from mpft_deploy.detector.thresholds import require_enough
 from mpft_deploy.errors import MpftError, UsageError
 from mpft_deploy.evaluate.scores import Score
 from mpft_deploy.files import display
@@ -201,7 +203,7 @@ def _find_images(
     """All images by what their folders and manifests say, none of them opened."""
     if settings.folds:
         images = Images(find_samples(data), [], [])
-        require_families(images.train, settings.folds, settings.seed)
+        _require_folds(images.train, settings)
     else:
         train, held_out = find_samples(data, "train"), find_samples(val, "val")
         train = drop_shared(train, held_out, reporter.line, by=attrgetter("path"))
@@ -236,12 +238,19 @@ def _check_images(found: Images, settings: TrainSettings, reporter: Reporter) ->
     if len(found.train) > MOST:
         told += f", the head from {len(head)} of them"
     if settings.folds:
+        _require_folds(head, settings)  # without those that were not drawn, or left out
         reporter.line(f"{told}, in {settings.folds} folds")
         return images
     require_both_classes(kept, VALIDATION)
     drawn = f" of {len(found.val)}" if len(found.val) > MOST else ""
     reporter.line(f"{told}, {len(kept)}{drawn} to validate on")
     return images
+
+
+def _require_folds(samples: Sequence[Sample], settings: TrainSettings) -> None:
+    """An InputError where images are too few for the folds, or for the threshold by these."""
+    require_families(samples, settings.folds, settings.seed)
+    require_enough([sample.label for sample in samples], settings.false_alarm, None)
 
 
 def _with_precision(

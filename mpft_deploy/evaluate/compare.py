@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -79,15 +80,15 @@ def _paired(a: Rows, b: Rows, names: tuple[Path, Path]) -> tuple[Rows, Rows]:
         columns = rows.digests, rows.sets, rows.paths, rows.labels
         return list(zip(*(column.tolist() for column in columns), strict=True))
 
-    places = {key: place for place, key in enumerate(keys(b))}
-    wanted = keys(a)
-    missing = sum(key not in places for key in wanted)
-    extra = len(places) - (len(wanted) - missing)
+    wanted, there = keys(a), keys(b)
+    missing, extra = (Counter(wanted) - Counter(there)), (Counter(there) - Counter(wanted))
     if missing or extra:
         raise InputError(
-            f"{display(names[0])} and {display(names[1])} are not of the same images: {missing} "
-            f"are only in the first, {extra} only in the second. Evaluate both on the same DATA"
+            f"{display(names[0])} and {display(names[1])} are not of the same images: "
+            f"{missing.total()} are only in the first, {extra.total()} only in the second. "
+            "Evaluate both on the same DATA"
         )
+    places = {key: place for place, key in enumerate(there)}  # copies have one logit
     return a, b.where(np.array([places[key] for key in wanted], np.int64))
 
 

@@ -14,9 +14,10 @@ from mpft_deploy.evaluate.models import Model
 from mpft_deploy.evaluate.predictions import Predictions
 from mpft_deploy.evaluate.protocols import RAW
 from mpft_deploy.evaluate.run import Entry
-from mpft_deploy.files import PICTURES, display, write_atomic
+from mpft_deploy.files import PICTURES, display, sha256, write_atomic
 from mpft_deploy.images import decode_image
 from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.packed import read_bytes
 from mpft_deploy.prepared import Prepared
 from mpft_deploy.screen.picture import Picture, draw, thumbnail
 from mpft_deploy.spec import MALFORMED, KeepRule
@@ -45,16 +46,23 @@ def collect(model: Model, predictions: Predictions, entries: Sequence[Entry]) ->
     keep, spec = predictions.header.keeps[0], model.spec
     rows = predictions.rows(RAW, keep)
     margin = rows.probabilities - predictions.header.calibration.threshold
-    by_name = {(entry.name, entry.sample.set): entry for entry in entries}
+    by_name: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        by_name.setdefault((entry.name, entry.sample.set), []).append(entry)
     out = []
     for label, wrongness in ((0, margin), (1, -margin)):
         wrong = rows.judged & (rows.labels == label) & ((margin >= 0) == (label == 0))
         order = np.argsort(-wrongness, kind="stable")
         for place in order[wrong[order]][:WORST].tolist():
-            entry = by_name[rows.paths[place], rows.sets[place]]
+            named = by_name[rows.paths[place], rows.sets[place]]
             try:
+                entry = next(
+                    one
+                    for one in named  # several have one name, where several sources were named
+                    if sha256(read_bytes(one.sample.path)) == rows.digests[place]
+                )
                 frame = decode_image(entry.sample.path)
-            except InputError:  # gone since it was judged: nothing to show
+            except (InputError, StopIteration):  # gone since it was judged: nothing to show
                 continue
             view, windows = crop_views(frame, spec.crop)
             prepared = Prepared(

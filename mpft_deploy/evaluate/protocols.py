@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from mpft_deploy.bundle import Device
-from mpft_deploy.errors import UsageError
+from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.extras import require
 from mpft_deploy.images import U8
 from mpft_deploy.screen.video import to_rgb
@@ -36,6 +36,10 @@ FACTORS = (0.35, 0.5, 0.7, 0.75, 1.4, 1.5, 2.0)
 PAN, FILMED, LEAST_FILMED = 16, 25, 64
 """Pixels that a filmed picture moves by at most along each side, the frames of its second, and the
 pixels of its shortest side."""
+
+
+JPEG_LONGEST, LONGEST = 65_500, 16_383
+"""Pixels of a side that libjpeg saves, and WebP and encoders of video."""
 
 
 def resave(frame: U8, kind: str, quality: int, subsampling: str = "4:2:0") -> U8:
@@ -178,11 +182,20 @@ def changed_frames(frame: U8, names: Iterable[str], digest: str) -> Iterator[U8]
     Args:
         names: protocols.
         digest: SHA-256 of the image file; decides whatever is drawn by chance.
+
+    Raises:
+        InputError: the frame is longer than what a protocol saves it as can be.
     """
     aligned: U8 | None = None
     for name in names:
         changed = frame
         if name != RAW:
+            most = JPEG_LONGEST if name == ALIGNED else LONGEST
+            if max(frame.shape) > most:
+                raise InputError(
+                    f"{max(frame.shape)} pixels a side are more than the {most} that protocol "
+                    f"{name} can save: scale or crop it first"
+                )
             if aligned is None:
                 aligned = resave(frame, "JPEG", ALIGNED_QUALITY)
             changed = aligned

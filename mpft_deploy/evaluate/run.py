@@ -89,7 +89,7 @@ def find_entries(
     Raises:
         InputError: as `find_samples`.
     """
-    found: dict[Path, Entry] = {}
+    found: dict[tuple[Path, int], Entry] = {}
     for source in sources:
         base = source if source.is_dir() else source.parent
         for sample in find_samples([source], split, plain_is_real=plain_is_real):
@@ -97,17 +97,17 @@ def find_entries(
                 name = sample.path.relative_to(base)
             except ValueError:  # a manifest may name files anywhere
                 name = Path(sample.path.name)
-            found[sample.path] = Entry(sample, display(name))
+            found[sample.path, sample.label] = Entry(sample, display(name))
     if limit is None:
         return list(found.values())
-    kept: set[Path] = set()
+    kept: set[tuple[Path, int]] = set()
     groups: dict[tuple[str, int], list[Entry]] = {}
     for entry in found.values():
         groups.setdefault((entry.sample.set, entry.sample.label), []).append(entry)
     for group in groups.values():
         drawn = sorted(group, key=lambda entry: sha256(entry.name.encode()))[:limit]
-        kept.update(entry.sample.path for entry in drawn)
-    return [entry for path, entry in found.items() if path in kept]
+        kept.update((entry.sample.path, entry.sample.label) for entry in drawn)
+    return [entry for key, entry in found.items() if key in kept]
 
 
 def evaluate(
@@ -211,7 +211,8 @@ def run_key(
             changed = state(sample.path)
         except InputError:
             changed = []
-        images.append([entry.name, sample.label, sample.set, sample.generator, *changed])
+        told = [sample.label, sample.set, sample.generator, sample.source]
+        images.append([entry.name, *told, *changed])
     return sha256(
         canonical_json(
             {
@@ -256,18 +257,18 @@ def _predict(
     def load(entry: Entry) -> Loaded | str:
         """What is to be judged of an image.
 
-        Or why the image cannot be decoded.
+        Or why the image cannot be decoded, or saved as a protocol says.
         """
         try:
             frame = decode_image(entry.sample.path)
             data = read_bytes(entry.sample.path)
+            digest, pixels, cut, reasons = sha256(data), pixel_digest(frame), [], []
+            for changed in changed_frames(frame, header.protocols, digest):
+                prepared = prepare(model.spec, changed, header.views, turn=turn_of(pixels))
+                cut.append(prepared.views[prepared.telling])
+                reasons.append(prepared.reason)
         except InputError as error:
             return str(error).removeprefix(display(entry.sample.path)).lstrip(": ")
-        digest, pixels, cut, reasons = sha256(data), pixel_digest(frame), [], []
-        for changed in changed_frames(frame, header.protocols, digest):
-            prepared = prepare(model.spec, changed, header.views, turn=turn_of(pixels))
-            cut.append(prepared.views[prepared.telling])
-            reasons.append(prepared.reason)
         return Loaded(digest, pixels, read_metadata(data), cut, reasons)
 
     def flush(batch: list[tuple[Entry, Loaded]]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import chain
 
 import msgspec
 
@@ -170,7 +171,8 @@ def _beside_published(header: Header, groups: Sequence[Group]) -> list[Table]:
 def _full(header: Header, groups: Sequence[Group], keep: str) -> Table:
     """Every group and metric under `raw` and `aligned`, with intervals."""
     rows = []
-    for group in sorted(groups, key=lambda g: _position(groups, g)):
+    by_protocol = [[g for g in groups if g.protocol == name] for name in BASIC]
+    for group in chain.from_iterable(zip(*by_protocol, strict=True)):
         name = f"↳ {group.name}" if group.kind == "generator" else group.name
         cells = [_with_interval(group, metric) for metric in METRICS]
         counts = (group.real, group.generated, group.unsure_real + group.unsure_generated)
@@ -188,13 +190,6 @@ def _full(header: Header, groups: Sequence[Group], keep: str) -> Table:
         )
     columns = ["set", "protocol", "real", "generated", "no verdict", *METRICS.values()]
     return Table(f"All figures, keep {keep}", columns, rows, note)
-
-
-def _position(groups: Sequence[Group], group: Group) -> tuple[int, int]:
-    """Places a group's protocols beside each other, in the order that the groups came in."""
-    same = [g for g in groups if g.protocol == groups[0].protocol]
-    place = [(g.kind, g.name) for g in same].index((group.kind, group.name))
-    return place, BASIC.index(group.protocol)
 
 
 def _robustness(groups: Sequence[Group], keep: str) -> Table:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from mpft_deploy.dataset import Sample
 from mpft_deploy.detector.card import model_card
 from mpft_deploy.detector_folder import read_detector
-from mpft_deploy.evaluate.scores import score_by_group
+from mpft_deploy.evaluate.scores import score, score_by_group
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "models" / "mpft-vit-b16"
@@ -43,3 +43,11 @@ def test_the_shipped_card_is_made_of_the_logits() -> None:
     titles = re.findall(r"^## (.*)$", card, re.M)
     assert titles[:2] == ["Limits", "Operating point"]
     assert card.count("95 %") >= 3
+
+
+def test_a_name_cannot_end_its_cell() -> None:
+    spec = read_detector(SHIPPED).spec
+    named = {"a | 9 | 9 |": score([0, 1], [0.0, 1.0])}
+    card = model_card(spec, named, {"CC0 | 5 |": 2}, "synthetic")
+    assert card.count("| a \\| 9 \\| 9 \\| | 1 | ") == 2
+    assert "| CC0 \\| 5 \\| | 2 |" in card

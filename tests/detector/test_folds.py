@@ -198,6 +198,28 @@ def test_views_that_were_judged_are_not_judged_again(
     assert kept.read_bytes() == (tmp_path / "whole.run/features.float32.raw").read_bytes()
 
 
+def test_images_that_are_drawn_must_do_for_the_folds_too(
+    manifest: Path, settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All had kin in two folds, those that teach the head in one, which was found at the end."""
+    with manifest.open(newline="") as file:
+        columns, *rows = csv.reader(file)
+    for number, row in enumerate(sorted(rows, key=lambda row: Path(row[0]).name)):
+        row[2:] = ["few" if number < 4 else "many"] * 2
+    other = manifest.with_name("two.csv")
+    with other.open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+    for module in ("probe", "train"):
+        monkeypatch.setattr(f"mpft_deploy.detector.{module}.MOST", 20)
+    several = msgspec.structs.replace(settings, false_alarm=0.5)
+    heard, told = Listener(), []  # type: ignore[var-annotated]
+    monkeypatch.setattr(heard, "line", told.append)
+    with pytest.raises(InputError, match=r"too few to leave out one of 2 folds"):
+        go(other, tmp_path / "detector", several, heard)
+    assert any(line.startswith("decoding 20 images") for line in told)
+    assert not heard.done
+
+
 def test_folds_are_of_a_frozen_backbone(
     manifest: Path, settings: TrainSettings, tmp_path: Path
 ) -> None:
@@ -206,6 +228,9 @@ def test_folds_are_of_a_frozen_backbone(
             msgspec.structs.replace(settings, **changes)
     with pytest.raises(InputError, match=r"of 8 families.*fewer --folds"):
         go(manifest, tmp_path / "detector", msgspec.structs.replace(settings, folds=9), Listener())
+    strict = msgspec.structs.replace(settings, false_alarm=0.03)
+    with pytest.raises(InputError, match=r"22 real images are too few for 3\.00%"):
+        go(manifest, tmp_path / "detector", strict, Listener())
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UsageError, match="pass no --val"):
         train([manifest], [manifest], tmp_path / "detector", settings, Listener())  # type: ignore[arg-type]

@@ -125,6 +125,12 @@ def test_low_rank_updates_are_merged(
     torch.testing.assert_close(logits_of(made, pixels), expected, atol=1e-4, rtol=0)
     with pytest.raises(UsageError, match=r"6 matrices have low-rank updates .* --lora-alpha"):
         assemble(Request([path], heads=HEADS))
+    q = "vision_model.encoder.layers.0.self_attn.q_proj"
+    for odd, shape in (("lora_B.bias", (WIDTH,)), ("lora_B.other.weight", (WIDTH, 4))):
+        more = {f"base_model.model.{q}.{odd}": random(92, *shape)}  # which was left out unsaid
+        for ordered in ({**more, **wrapped}, {**wrapped, **more}):
+            with pytest.raises(InputError, match="a bias of a low-rank update, or of a second"):
+                assemble(Request([save({**ordered, **head})], heads=HEADS, lora_alpha=alpha))
     for odd in ({"use_dora": True}, {"peft_type": "LOHA"}, {"rank_pattern": {"q": 8}}):
         (folder / "adapter_config.json").write_text(json.dumps({**settings, **odd}))
         with pytest.raises(InputError, match="no plain low-rank update"):

@@ -8,14 +8,18 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from trees import image
 
+from mpft_deploy.cli.calibrate import _tell_taken_as_real
 from mpft_deploy.cli.main import cli, run
-from mpft_deploy.dataset import Sample
+from mpft_deploy.dataset import Sample, find_samples
 from mpft_deploy.detector.card import HELD_OUT, with_operating_point
 from mpft_deploy.detector.evaluate import judged_logits
 from mpft_deploy.detector.model import Detector
@@ -164,6 +168,22 @@ def test_readme_calibrates_on_a_plain_folder_of_photographs(
     assert (spec.calibration_of("moving"), spec.calibration_of("five")) == (spec.stream, pictures)
     assert run(cli, "mpft", [*moving, "--keep", "all"]) == 2
     assert "leave out --keep" in capsys.readouterr().err
+
+
+def test_what_is_labelled_otherwise_is_not_told_to_be_taken_as_real(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a column, or by the names that a benchmark's folders have."""
+    names = ("photos/a", "synthbuster/dalle2/a", "synthbuster/firefly/b", "synthbuster/RAISE-1k/c")
+    for name in names:
+        image(tmp_path / f"{name}.png")
+    packed = {"image": [(tmp_path / "photos/a.png").read_bytes()], "label": [0]}
+    (tmp_path / "rows").mkdir()
+    pq.write_table(pa.table(packed), tmp_path / "rows" / "0.parquet")
+    folders = [tmp_path / name for name in ("photos", "synthbuster", "rows")]
+    _tell_taken_as_real(folders, find_samples(folders, plain_is_real=True))
+    [told] = capsys.readouterr().err.splitlines()
+    assert "photos has no class folders: its 1 images are taken to be real" in told
 
 
 def test_pictures_calibrate_the_places_that_frames_of_a_stream_are_judged_by(

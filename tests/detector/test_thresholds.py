@@ -115,3 +115,4 @@ def test_how_many_images_it_takes_is_told(share: float, needed: int) -> None:
 def test_without_sources_nothing_is_said_of_them() -> None:
     told = false_alarms(np.array([0.1, 0.9]), 0.5, [])
     assert (told.sources, told.source_bound) == (0, None)
+    assert false_alarms(np.array([0.1, 0.9]), 0.5, ["", ""]) == told  # a manifest that says none

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image
 from training import Listener, go, interrupt
 
 from mpft_deploy.cli.main import cli, run
+from mpft_deploy.cli.train import _Bar, _Lines
 from mpft_deploy.detector.settings import TrainSettings
 from mpft_deploy.detector.train import InterruptedRunError, train
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
@@ -73,6 +75,20 @@ def test_command_line(
     assert result["validation"]["auc"] > 0.95
     assert run(cli, "mpft", usual) == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_the_time_left_is_of_the_work_that_is_going_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Views that the head is fitted on went by the speed of the steps before them."""
+    now = [0.0]
+    monkeypatch.setattr("mpft_deploy.cli.train.time", SimpleNamespace(monotonic=lambda: now[0]))
+    for reporter in (_Lines(), _Bar()):
+        for done, total, seconds in ((1, 2, 3600), (2, 2, 3600), (32, 128, 60), (64, 128, 60)):
+            now[0] += seconds
+            reporter.step(done, total, "views")
+    assert capsys.readouterr().err.splitlines()[-1] == "64/128 views, 2.0 minutes left"
+    assert [(task.completed, task.total) for task in reporter._bar.tasks] == [(2, 2), (64, 128)]
 
 
 def test_missing_extra_names_the_remedy(

@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import trees
@@ -22,13 +23,15 @@ from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.evaluate import run as evaluation
 from mpft_deploy.evaluate.compare import compare
 from mpft_deploy.evaluate.metrics import METRICS
+from mpft_deploy.evaluate.mistakes import collect
 from mpft_deploy.evaluate.models import BundleModel
-from mpft_deploy.evaluate.predictions import read_predictions
+from mpft_deploy.evaluate.predictions import Predictions, read_predictions
 from mpft_deploy.evaluate.protocols import BASIC
 from mpft_deploy.evaluate.run import evaluate, find_entries
 from mpft_deploy.evaluate.summary import _shares, summarise
 from mpft_deploy.images import decode_image
 from mpft_deploy.screen import Screener
+from mpft_deploy.spec import Calibration
 
 DRAWN = ("tables.md", "metrics.csv", "metrics.json", "report.html")
 
@@ -138,6 +141,19 @@ def test_universal_fake_detect_is_read_by_its_own_rule(
     assert "progan (2 real, 2 generated)" in capsys.readouterr().err
 
 
+def test_a_picture_that_no_jpeg_can_hold_is_named_and_the_others_are_judged(
+    bundle: Path, tmp_path: Path
+) -> None:
+    """It ended the run, with a trace of Python."""
+    trees.write_classes(tmp_path / "data", ("real", "fake"), 2)
+    Image.new("RGB", (40, 65_501)).save(tmp_path / "data" / "real" / "long.png")
+    assert mpft_eval(bundle, tmp_path / "data", "--out", tmp_path / "out") == 1
+    header = read_predictions(tmp_path / "out" / "predictions.parquet").header
+    [bad] = header.unreadable
+    assert bad.path == "real/long.png"
+    assert bad.reason.startswith("65501 pixels a side are more than the 65500")
+
+
 def test_a_set_of_one_class_says_so(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,6 +237,18 @@ def test_other_inputs_are_refused_until_asked_for(
     assert "pass --overwrite" in capsys.readouterr().err
 
 
+def test_where_images_come_from_is_of_the_inputs_too(bundle: Path, tmp_path: Path) -> None:
+    """By it streams are drawn; a manifest that was mended gave the tables of before."""
+    manifest, out = trees.manifest(tmp_path / "csv"), tmp_path / "out"
+    assert mpft_eval(bundle, manifest, "--out", out) == 0
+    lines = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([f"{lines[0]},source", *(f"{line},x" for line in lines[1:])]))
+    assert mpft_eval(bundle, manifest, "--out", out) == 2
+    assert mpft_eval(bundle, manifest, "--out", out, "--overwrite") == 0
+    rows = read_predictions(out / "predictions.parquet").rows("raw", "textured:6")
+    assert set(rows.sources) == {"x"}
+
+
 def test_a_killed_run_goes_on_to_the_same_file(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +309,43 @@ def test_layouts_and_generators(bundle: Path, tmp_path: Path) -> None:
             sets = [g for g in groups if g.kind == "set" and g.protocol == group.protocol]
             aucs = [g.figures["auc"].value for g in sets if g.figures["auc"]]
             assert group.figures["auc"].value == pytest.approx(np.mean(aucs))
+
+
+def test_generators_stand_below_their_own_set(bundle: Path, tmp_path: Path) -> None:
+    """Those of one name in two sets stood below the first."""
+    for seed, name in enumerate(("one", "two")):
+        data = tmp_path / "data" / name
+        trees.write_image(data / "real" / "r.jpg", 10 * seed, 0)
+        for maker in "ab":
+            trees.write_image(data / "fake" / maker / "f.png", 10 * seed + ord(maker), 1)
+    assert mpft_eval(bundle, tmp_path / "data", "--out", tmp_path / "out") == 0
+    full = (tmp_path / "out" / "tables.md").read_text().partition("## All figures")[2]
+    rows = [line.split(" | ")[:2] for line in full.splitlines() if line.startswith("| ")]
+    assert [name.strip("| ") for name, protocol in rows if protocol == "raw"] == [
+        "one", "↳ a", "↳ b", "two", "↳ a", "↳ b", "mean over sets", "all images"
+    ]  # fmt: skip
+    assert [protocol for _, protocol in rows[1:]] == ["raw", "aligned"] * 8
+
+
+def test_images_of_one_name_in_two_sources_are_told_apart(bundle: Path, tmp_path: Path) -> None:
+    """One of them was shown for the other, and copies were not of the same images."""
+    sources = [tmp_path / "a" / "data", tmp_path / "b" / "data"]
+    for seed, source in enumerate(sources):
+        trees.write_classes(source, ("real", "fake"), 2, 100 * seed)
+    trees.write_image(sources[0] / "real" / "copy.jpg", 999, 0)
+    trees.write_image(sources[1] / "real" / "copy.jpg", 999, 0)
+    entries, model = find_entries(sources), BundleModel(read_bundle(bundle))
+    found = evaluate(model, entries, BASIC, tmp_path / "out")
+    path = tmp_path / "out" / "predictions.parquet"
+    assert len(compare(found, found, "textured:6", "textured:6", (path, path))) == 2
+    all_wrong = msgspec.structs.replace(
+        found.header, calibration=Calibration(threshold=0.0, unsure=(0.0, 0.0))
+    )
+    shown = collect(model, Predictions(all_wrong, found.table), entries)
+    rows = found.rows("raw", "textured:6")
+    real = rows.where(rows.labels == 0)
+    assert len(shown) == len(real) == 6
+    assert len({one.picture.thumbnail for one in shown}) == len(set(real.digests)) == 5
 
 
 def test_limit_draws_the_same_of_each_set_and_class(tmp_path: Path) -> None:

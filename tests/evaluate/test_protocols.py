@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mpft_deploy.errors import UsageError
-from mpft_deploy.evaluate.protocols import PAN, ROBUSTNESS, changed_frames, protocol_names, resave
+from mpft_deploy.errors import InputError, UsageError
+from mpft_deploy.evaluate.protocols import (
+    BASIC,
+    PAN,
+    ROBUSTNESS,
+    changed_frames,
+    protocol_names,
+    resave,
+)
 from mpft_deploy.images import U8
 from mpft_deploy.views import views
 
@@ -79,6 +86,18 @@ def test_frames_of_one_pixel_go_through_all() -> None:
     names = protocol_names(robustness=True)
     views_ = np.concatenate(protocol_views(np.full((1, 1, 3), 77, np.uint8), names, "00" * 32))
     assert views_.shape == (len(names), 32, 32, 3)
+
+
+def test_what_is_longer_than_a_codec_takes_is_told() -> None:
+    for length, fits, fails in ((16_384, BASIC, "webp-80"), (16_384, BASIC, "h264-crf-18"),
+                                (65_501, ["raw"], "aligned")):  # fmt: skip
+        for frame in (np.zeros((length, 8, 3), np.uint8), np.zeros((8, length, 3), np.uint8)):
+            assert len(list(changed_frames(frame, fits, "ab" * 32))) == len(fits)
+            with pytest.raises(InputError, match=f"{length} pixels a side .* protocol {fails}"):
+                list(changed_frames(frame, [*fits, fails], "ab" * 32))
+    for name in ("webp-80", "h264-crf-18", "h265-crf-28"):  # and no less
+        frame = np.zeros((16_383, 64, 3), np.uint8)
+        assert [one.shape for one in changed_frames(frame, [name], "ab" * 32)] == [frame.shape]
 
 
 def test_unknown_protocols_are_refused() -> None:

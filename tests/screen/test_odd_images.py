@@ -296,6 +296,16 @@ def test_fewer_bits_in_sixteen_are_spread(tmp_path: Path, bits: int) -> None:
     assert "brightest value" in read_picture(path).note
 
 
+@pytest.mark.parametrize("bits", [0, 1, 7, 17, 32, 255])
+@pytest.mark.parametrize("values", [GREY, np.ones_like(GREY)], ids=["spread", "dark"])
+def test_bits_that_cannot_be_say_nothing(tmp_path: Path, values: np.ndarray, bits: int) -> None:
+    """With more than there are, the picture became black; with fewer, it could not be read."""
+    sound = encoded(values)
+    path = tmp_path / "a"
+    path.write_bytes(sound[:33] + chunk(b"sBIT", bytes([bits])) + sound[33:])
+    assert np.array_equal(decode_image(path)[:, :, 0], values >> 8)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

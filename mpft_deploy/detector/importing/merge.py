@@ -92,7 +92,14 @@ def merge(
         key = own.removeprefix("module.").removeprefix(PEFT)
         part = key.rpartition(".")
         if found := LORA.fullmatch(key):
-            pairs.setdefault(found[1], {})[found[2]] = value.float()
+            parts = pairs.setdefault(found[1], {})
+            if found[2] in parts or key.endswith(".bias"):
+                raise InputError(
+                    f"{display(own)} is a bias of a low-rank update, or of a second one of its "
+                    "matrix: merge them with PEFT's merge_and_unload, and save the model's "
+                    "state_dict"
+                )
+            parts[found[2]] = value.float()
         elif part[2] in ("weight_main", *RESIDUAL):
             residuals.setdefault(part[0], {})[part[2]] = value.float()
         elif saved := SAVED.fullmatch(key):
