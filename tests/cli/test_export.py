@@ -182,6 +182,11 @@ def test_altered_golden_logits_fail_the_export(mpft, make_detector, tmp_path):
     code, _, errors = mpft("export", tmp_path / "mixed", tmp_path / "out")
     assert code == 1
     assert "logits of the smoke test differ from PyTorch float32" in errors
+    # Nor is it passed for repeating what it computed when it was written all the same.
+    assert mpft("export", tmp_path / "mixed", tmp_path / "out", "--allow-unproven")[0] == 1
+    code, text, _ = mpft("verify", tmp_path / "out", "--json")
+    assert code == 1
+    assert "written though logits of the smoke test differ" in json.loads(text)["reasons"][0]
 
 
 def test_existing_output_is_kept_unless_told(mpft, detector, tmp_path):
