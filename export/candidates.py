@@ -138,6 +138,11 @@ def combinations(request: Request, target: str, keeps: Sequence[str | None]) -> 
         raise UsageError(
             f"none of the backends {', '.join(backends)} takes precision {request.precision}"
         )
+    if recipe_of(out[0].precision).precision.again:
+        raise UsageError(
+            f"--precision {out[0].precision} goes without a search: it takes as long as pictures "
+            "make it, so no latency can be told"
+        )
     if request.float_layers and request.precision == AUTO:
         raise UsageError("--float-layers goes with one --precision; auto finds the layers itself")
     return out

@@ -54,11 +54,19 @@ def describe_elsewhere(request: Request, name: str) -> dict[str, dict[str, str]]
     """
     device = DEVICES[name]
     spec = with_keep(read_detector(request.detector).spec, request.keep)
-    backends = (NATIVE, "tensorrt") if request.backend == "auto" else (request.backend,)
+    taken = {NATIVE: native.PRECISIONS, "tensorrt": tensorrt.TENSORRT.PRECISIONS}
+    backends = [*taken] if request.backend == "auto" else [request.backend]
+    if backends[0] not in taken:
+        raise UsageError(f"{device.title} runs native and tensorrt, and not backend {backends[0]}")
+    able = [one for one in backends if request.precision in (*UNTOLD, *taken[one])]
+    if not able:
+        choices = ", ".join(name for one in backends for name in taken[one])
+        raise UsageError(
+            f"{device.title} has no engine of precision {request.precision} by "
+            f"{' or '.join(backends)}: choose {choices}"
+        )
     found = {}
-    for backend in backends:
-        if backend not in (NATIVE, "tensorrt"):
-            raise UsageError(f"{device.title} runs native and tensorrt, and not backend {backend}")
+    for backend in able:
         one = _native if backend == NATIVE else _plan
         title, rows = one(request, spec, device)
         found[f"{device.title}, {title}"] = rows
@@ -68,25 +76,20 @@ def describe_elsewhere(request: Request, name: str) -> dict[str, dict[str, str]]
 def _native(request: Request, spec: DetectorSpec, device: Elsewhere) -> tuple[str, dict[str, str]]:
     shapes = packed_shapes(native.sizes_of(spec))
     size = sum(math.prod(shape) * np.dtype(kind).itemsize for kind, shape in shapes)
-    precision = "" if request.precision in UNTOLD else f" {request.precision}"
-    return f"native{precision}", {
+    told = "" if request.precision in UNTOLD else request.precision
+    return f"native {told}".rstrip(), {
         "engine": f"{size / 1e6:.1f} MB, the same file as for any other device",
         "how long": "nothing is built: the stored integers are written in the order of reading",
         "runs on": f"the GPU (SM {device.capability}) where the CUDA kernels are built, else the "
         "processor, with the same logits in every bit",
         "needs there": f"JetPack {device.jetpack} with nvcc (CUDA {device.cuda}), and "
         "`pip install '.[cuda]'` in a checkout",
-        "export": f"here or there: mpft-export {display(request.detector)} {display(request.out)}",
+        "export": f"here or there: {_command(request)}" + f" --precision {told}" * bool(told),
     }
 
 
 def _plan(request: Request, spec: DetectorSpec, device: Elsewhere) -> tuple[str, dict[str, str]]:
     name = "fp16" if request.precision in UNTOLD else request.precision
-    taken = tensorrt.TENSORRT.PRECISIONS
-    if name not in taken:
-        raise UsageError(
-            f"backend tensorrt does not take precision {name}: choose {', '.join(taken)}"
-        )
     refuse_older(name, (device.capability,), "")
     precision = RECIPES[name].precision
     # Of blocks, the matrices are of the precision; all else is float32.
@@ -109,6 +112,12 @@ def _plan(request: Request, spec: DetectorSpec, device: Elsewhere) -> tuple[str,
         "runs on": f"SM {device.capability} under JetPack {device.jetpack}, and nowhere else",
         "needs there": f"JetPack {device.jetpack} (TensorRT {device.tensorrt}, CUDA {device.cuda}) "
         "and `pip install '.[cuda,export]'` in a checkout",
-        "export": f"there: mpft-export {display(request.detector)} {display(request.out)} "
-        f"--backend tensorrt --precision {name} --timing-cache kernels.cache",
+        "export": f"there: {_command(request)} --backend tensorrt --precision {name} "
+        "--timing-cache kernels.cache",
     }
+
+
+def _command(request: Request) -> str:
+    """How the export is asked for, without a backend and what goes with it."""
+    keep = f" --keep {request.keep}" if request.keep else ""
+    return f"mpft-export {display(request.detector)} {display(request.out)}{keep}"

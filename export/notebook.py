@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from mpft_deploy.errors import EnvironmentLacksError, InputError
+from mpft_deploy.errors import InputError
 from mpft_deploy.files import canonical_json, display, explain_unwritable, sha256
 from mpft_deploy.spec import Record
 
@@ -58,17 +58,12 @@ class Notebook:
         plain = msgspec.to_builtins(value)
         self._found[sha256(canonical_json(key))] = plain
         line = json.dumps({"key": key, "value": plain}, allow_nan=False) + "\n"
-        try:
-            with explain_unwritable(self._path):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with self._path.open("ab") as file:
-                    file.write(("\n" * self._cut_off + line).encode())
-                    file.flush()
-                    os.fsync(file.fileno())
-        except PermissionError as error:
-            raise EnvironmentLacksError(
-                f"{display(self._path)} cannot be written: {error.strerror}"
-            ) from None
+        with explain_unwritable(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as file:
+                file.write(("\n" * self._cut_off + line).encode())
+                file.flush()
+                os.fsync(file.fileno())
         self._cut_off = False
 
 

@@ -185,18 +185,7 @@ def make(request: Request, materials: Materials, say: Say = silent) -> Made:
     """
     backend, builder, plan = _resolve(request)
     reason = backend.why_not(plan.compute_capability)
-    if reason and request.images:
-        raise UsageError(f"--images needs an engine that runs here: {reason}")
-    precision = precision_of(request.precision, request.float_layers)
-    if request.backend != NATIVE and precision.defined:
-        precision = msgspec.structs.replace(precision, own_order=True)
-    if not reason and (senseless := backend.why_not_precision(precision)):
-        raise EnvironmentLacksError(
-            f"backend {request.backend} is not to be used with precision {request.precision} here: "
-            f"{senseless}"
-        )
-    if precision.again:
-        precision = msgspec.structs.replace(precision, again=_nearness(request, materials))
+    precision = _precision(request, materials, backend, reason)
     spec = materials.spec_at(request.keep)
     golden, golden_of = materials.golden_at(request.keep)
     materials.read_images()
@@ -236,11 +225,7 @@ def build(request: Request, say: Say = silent) -> Built:
     """
     materials = gather(request, say)
     request = settle(request, materials)
-    if request.budget is not None and not request.images:
-        published, why = _find_published(request, materials)
-        if published is None:
-            told = f"; {why}" if why else ""
-            raise UsageError(f"a --budget is judged on images: add --images FOLDER{told}")
+    _require_a_judge(request, materials)
     made = make(request, materials, say)
     if made.engine is None:
         return Built(**vars(made), certificate=not_run(made.spec, str(made.not_run)))
@@ -260,6 +245,15 @@ def settle(request: Request, materials: Materials) -> Request:
         return request
     published, _ = materials.published_at(request.keep)
     return replace(request, precision=narrowest(materials.detector, published, request.budget))
+
+
+def _require_a_judge(request: Request, materials: Materials) -> None:
+    """A UsageError for a budget that nothing is there to judge by."""
+    if request.budget is not None and not request.images:
+        published, why = _find_published(request, materials)
+        if published is None:
+            told = f"; {why}" if why else ""
+            raise UsageError(f"a --budget is judged on images: add --images FOLDER{told}")
 
 
 def prove(request: Request, materials: Materials, made: Made, logits: F32) -> Certificate:
@@ -293,6 +287,33 @@ def _find_published(request: Request, materials: Materials) -> tuple[Published |
     if request.backend != NATIVE or request.images:
         return None, None
     return materials.published_at(request.keep)
+
+
+def _precision(
+    request: Request, materials: Materials, backend: Backend, reason: str | None
+) -> Precision:
+    """The record of what is computed in; raises for what does not go together.
+
+    Args:
+        reason: why the engine cannot run here, or None.
+    """
+    if reason and request.images:
+        raise UsageError(f"--images needs an engine that runs here: {reason}")
+    if request.precision in INTEGERS and request.float_layers:
+        raise UsageError(
+            f"--float-layers does not go with precision {request.precision}: it has no floats"
+        )
+    precision = precision_of(request.precision, request.float_layers)
+    if request.backend != NATIVE and precision.defined:
+        precision = msgspec.structs.replace(precision, own_order=True)
+    if not reason and (senseless := backend.why_not_precision(precision)):
+        raise EnvironmentLacksError(
+            f"backend {request.backend} is not to be used with precision {request.precision} here: "
+            f"{senseless}"
+        )
+    if precision.again:
+        precision = msgspec.structs.replace(precision, again=_nearness(request, materials))
+    return precision
 
 
 def _nearness(request: Request, materials: Materials) -> float:
@@ -373,17 +394,21 @@ def describe(request: Request) -> dict[str, str]:
     materials = gather(request)
     with hold(request):
         request = settle(request, materials)
+        _require_a_judge(request, materials)
         backend, _, plan = _resolve(request)
     spec = materials.spec_at(request.keep)
-    precision = precision_of(request.precision, request.float_layers)
     reason = backend.why_not(plan.compute_capability)
+    precision = _precision(request, materials, backend, reason)
+    published, why = _find_published(request, materials)
+    judged = "by the detector's own certificate" if published is not None else "on --images"
+    unjudged = f"none: {why or 'no --images to judge by'}"
     return {
         "input patches": f"u8 [batch, {spec.tokens}, {3 * spec.patch**2}]",
         "input positions": f"i32 [batch, {spec.tokens}]",
         "output logit": "f32 [batch]",
         "precision": f"{precision}: {recipe_of(request.precision).help}",
         **plan.rows,
-        "budget": str(budget_of(request)) if request.images else "none: no --images to judge by",
+        "budget": f"{budget_of(request)}, {judged}" if published or request.images else unjudged,
         "runs here": f"no: {reason}" if reason else "yes",
     }
 
@@ -409,10 +434,6 @@ def _write_model(
     """What an engine is built of: a graph, whether it mixes views, and its bytes; or the integers
     of the backend native."""
     stored = materials.detector.stored
-    if request.precision in INTEGERS and request.float_layers:
-        raise UsageError(
-            f"--float-layers does not go with precision {request.precision}: it has no floats"
-        )
     if request.backend == NATIVE:
         return None, False, write_engine(spec, stored, precision)
     from mpft_deploy.export.graph import build_graph, serialise

@@ -17,7 +17,7 @@ import mpft_deploy
 from mpft_deploy.bundle import Bundle, read_bundle
 from mpft_deploy.detector_folder import Golden
 from mpft_deploy.engine import native
-from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError
+from mpft_deploy.errors import EnvironmentLacksError, GateError, InputError, UsageError
 from mpft_deploy.files import cache_folder, canonical_json, display, sha256
 from mpft_deploy.shipped import NAME, shipped_detector, shipped_seal
 
@@ -58,7 +58,8 @@ def shipped_bundle(say: Say, precision: str | None = None) -> Bundle:
         folder.mkdir(parents=True, exist_ok=True)
         say(f"making a bundle of the detector that comes with mpft-deploy, once: {display(out)}")
         return _make(detector, out, precision)
-    except (OSError, RuntimeError, EnvironmentLacksError) as error:
+    except (OSError, RuntimeError, EnvironmentLacksError, UsageError) as error:
+        # The last: another process is making it now.
         say(f"a bundle of the shipped detector is made, and cannot be kept: {error}")
     try:
         folder = Path(tempfile.mkdtemp(prefix="mpft-"))

@@ -80,6 +80,11 @@ def printable(text: str) -> str:
     )
 
 
+def printable_lines(text: str) -> str:
+    """As `printable`, line by line."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 @contextlib.contextmanager
 def explain_unwritable(target: Path) -> Iterator[None]:
     """Turn what a system says while `target` is written into an error a person can act on.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import importlib.util
 import json
 import os
@@ -18,10 +19,12 @@ from command import MPFT
 from media import encoded, picture
 
 import mpft_deploy
+from mpft_deploy.bundle import OUTPUT
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.export.shipped import shipped_bundle
 from mpft_deploy.kernels.encoder.registry import VERSIONS
+from mpft_deploy.outputs import reserve
 from mpft_deploy.shipped import shipped_detector
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -193,6 +196,21 @@ def test_the_shipped_bundle_is_made_once(
     monkeypatch.delenv("MPFT_BUNDLE", raising=False)
     assert run(cli, "mpft", ["screen", str(photo), "--require-signature", str(photo)]) == 2
     assert "for a bundle of yours" in capfd.readouterr().err
+
+
+def test_whoever_comes_while_another_makes_it_makes_one_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As services do that start together, the first time on a device."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    told: list[str] = []
+    first = shipped_bundle(told.append)
+    shutil.rmtree(first.path)
+    with reserve(first.path, OUTPUT):
+        second = contextvars.Context().run(shipped_bundle, told.append)
+    assert "is being written by another run" in told[-1]
+    assert second.info == first.info
+    assert not second.path.exists()
 
 
 def test_where_nothing_can_be_kept_the_bundle_is_made_anew(

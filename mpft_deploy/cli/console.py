@@ -41,16 +41,22 @@ PLAIN_WIDTH = 200
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table on standard output; file names and other text are shown as they are."""
+    """Print a table on standard output; file names and other text are shown as they are, but for
+    what would write on the terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(title=Text(fitting(title)), title_justify="left", title_style="bold")
+    from mpft_deploy.files import printable_lines
+
+    def shown(text: str) -> Text:
+        return Text(fitting(printable_lines(text)))
+
+    grid = Table(title=shown(title), title_justify="left", title_style="bold")
     for column in columns:
-        grid.add_column(Text(fitting(column)), overflow="fold")
+        grid.add_column(shown(column), overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(fitting(cell)) for cell in row))
+        grid.add_row(*map(shown, row))
     console = Console()
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
@@ -110,7 +116,7 @@ def smoke_rows(smoke_test: Any, faults: list[str]) -> list[list[str]]:
     than its differences."""
     result = f"FAILED: {'; '.join(faults)}" if faults else "passed"
     (_, count), (_, reference), _, (_, difference) = comparison_rows("", smoke_test)
-    if smoke_test.logit_difference["max"] == 0:
+    if smoke_test.logit_difference.get("max") == 0:
         difference = "none: equal in every bit"
     return [
         ["smoke test", f"{result} on {count} drawn crops, against {reference}"],

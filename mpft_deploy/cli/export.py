@@ -226,6 +226,11 @@ def command(
         sign=sign,
     )
     if target in ELSEWHERE:
+        if standalone or layout == "triton":
+            raise UsageError(f"--standalone and --layout take one engine, not --target {target}")
+        if latency or explain:
+            raise UsageError("--latency and --explain go with a search, and nothing is timed here")
+        request = replace(request, keep=keep)
         return _print_elsewhere(request, str(target), dry_run=dry_run, as_json=as_json)
     if searches:
         if standalone or layout == "triton" or dry_run:

@@ -17,7 +17,7 @@ from mpft_deploy.cli import signals, standard
 from mpft_deploy.cli.options import did_you_mean
 from mpft_deploy.cli.signals import Interrupted
 from mpft_deploy.errors import EnvironmentLacksError, InputError, MpftError
-from mpft_deploy.files import display
+from mpft_deploy.files import display, printable_lines
 
 # name → (module, what it does in a line). A new command is one file and one line here.
 COMMANDS = {
@@ -151,7 +151,7 @@ def _fail(
     if error is not None:
         error.show(shown)
     else:
-        shown.write(f"error: {message}\n")
+        shown.write(f"error: {printable_lines(message)}\n")
     text = shown.getvalue()
     if _names_an_address(arguments):
         from mpft_deploy.screen.streams.address import redact_text

@@ -218,6 +218,7 @@ def _write(
 ) -> None:
     import msgspec
 
+    from mpft_deploy.files import display
     from mpft_deploy.outputs import write_output
 
     result, page, summary, timeline = _kinds()
@@ -236,7 +237,7 @@ def _write(
 
         write_output(trace, chrome_trace(profile.layers), timeline)
     for path in filter(None, (out, html, markdown, trace)):
-        click.echo(f"written: {path}", err=True)
+        click.echo(f"written: {display(path)}", err=True)
 
 
 def _kinds() -> tuple[Kind, Kind, Kind, Kind]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mpft_deploy.bundle import Bundle, BundleInfo, Device, Precision
 from mpft_deploy.cores import check_threads
 from mpft_deploy.errors import EnvironmentLacksError, UsageError
-from mpft_deploy.files import display
+from mpft_deploy.files import display, printable
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.spec import DetectorSpec
 
@@ -202,7 +202,7 @@ def load_engine(
     check_threads(threads)
     if reasons := bundle.certificate.reasons:
         where = display(bundle.path)
-        logger.warning("%s was written although: %s", where, "; ".join(reasons))
+        logger.warning("%s was written although: %s", where, printable("; ".join(reasons)))
     info = bundle.info
     backend = get_backend(info.backend, info)
     if reason := backend.why_not_precision(info.precision):

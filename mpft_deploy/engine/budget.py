@@ -16,6 +16,7 @@ from mpft_deploy.bundle import Answer, Comparison, Finding
 from mpft_deploy.errors import UsageError
 from mpft_deploy.statistics import (
     CONFIDENCE,
+    MOST_SAMPLES,
     auc_reach,
     samples_needed,
     samples_to_decide,
@@ -116,9 +117,9 @@ def _parse_term(part: str, text: str) -> tuple[str, float]:
             f"{where}: {metric} is a share of all images; for {match[2]} in a hundred write "
             f"{metric}<={match[2]}%, at most 100%"
         )
-    if limit == 0:
+    if limit < 1 / MOST_SAMPLES:
         raise UsageError(
-            f"{where}: no number of images shows a share of zero; write for example "
+            f"{where}: no reasonable number of images shows so small a share; write for example "
             f"{metric}<=0.1%, which {samples_needed(99.9)} images without one show"
         )
     return metric, limit

@@ -98,7 +98,8 @@ def compare(
     low, high = calibration.unsure
     old, new = before >= calibration.threshold, after >= calibration.threshold
     flipped = ~finite | (old != new)
-    decisive = ~finite | ((before <= low) & (after >= high)) | ((before >= high) & (after <= low))
+    sure, still = ((one <= low) | (one >= high) for one in (before, after))
+    decisive = ~finite | ((old != new) & sure & still)
     difference = np.where(finite, np.abs(new_logits - old_logits), INFINITE)
     order = sorted(np.flatnonzero(flipped).tolist(), key=lambda i: -float(difference[i]))
     hits, total = int(flipped.sum()), len(reference)

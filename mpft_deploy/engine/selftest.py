@@ -16,7 +16,14 @@ import msgspec
 from mpft_deploy.bundle import Bundle, Device
 from mpft_deploy.engine import Engine, get_backend
 from mpft_deploy.errors import EnvironmentLacksError, GateError
-from mpft_deploy.files import cache_folder, canonical_json, display, sha256, write_atomic
+from mpft_deploy.files import (
+    cache_folder,
+    canonical_json,
+    display,
+    printable,
+    sha256,
+    write_atomic,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -99,4 +106,4 @@ def _record_path(bundle: Bundle) -> Path:
 
 def _describe(device: Device, versions: dict[str, str]) -> str:
     names = " ".join(f"{name} {version}" for name, version in versions.items())
-    return f"{device} ({device.machine}, {device.system}), {names}"
+    return printable(f"{device} ({device.machine}, {device.system}), {names}")

@@ -131,5 +131,6 @@ def _point(times: npt.NDArray[np.float64], limit: Limit) -> float:
 
 def _variance(times: npt.NDArray[np.float64], limit: Limit) -> float:
     """Of the percentile's logarithm, by the block bootstrap."""
-    drawn = resample(times, np.random.default_rng(len(times)))
-    return float(np.log(np.percentile(drawn, limit.percent, axis=1)).var())
+    parts = resample(times, np.random.default_rng(len(times)))
+    drawn = np.concatenate([np.percentile(part, limit.percent, axis=1) for part in parts])
+    return float(np.log(drawn).var())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -124,12 +125,14 @@ def tensorrt_operators(path: Path) -> OperatorTimes:
             )
             for layer in content[1:]
         ]
+        total = sum(operator.ms for operator in operators)
+        if not 0 < total < math.inf:
+            raise ValueError("no layer took any time")
     except (*MALFORMED, ValueError, KeyError, IndexError, TypeError):
         raise InputError(
             f"{display(path)} is no profile of TensorRT: write one with "
             "trtexec --loadEngine=ENGINE --exportProfile=FILE --separateProfileRun"
         ) from None
-    total = sum(operator.ms for operator in operators)
     return OperatorTimes("TensorRT (trtexec)", runs, total, operators)
 
 

@@ -8,7 +8,7 @@ divided by the autocorrelation time before a binomial law is asked about them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,19 +75,22 @@ def block_length(values: F64) -> int:
     return int(max(1, min(math.ceil(length), n // 5 or 1)))
 
 
-def resample(values: F64, generator: np.random.Generator, resamples: int = RESAMPLES) -> F64:
-    """Block-bootstrap samples of `values`: f64 [resamples, n]; blocks wrap around the end.
+def resample(
+    values: F64, generator: np.random.Generator, resamples: int = RESAMPLES
+) -> Iterator[F64]:
+    """Block-bootstrap samples of `values`: parts f64 [r, n]; blocks wrap around the end.
 
-    Fewer, but at least 100, where n is so large that they would need much memory.
+    Fewer, but at least 100, where n is large; parts bound their memory.
     """
     n = len(values)
     length = block_length(values)
     count = -(-n // length)
-    resamples = max(100, min(resamples, MOST_DRAWS // max(1, n)))
+    rows = MOST_DRAWS // max(1, n)
+    resamples = max(100, min(resamples, rows))
     starts = generator.integers(0, n, (resamples, count))
-    index = (starts[:, :, None] + np.arange(length)) % n
-    drawn: F64 = values[index.reshape(resamples, -1)[:, :n]]
-    return drawn
+    for first in range(0, resamples, max(1, rows)):
+        index = (starts[first : first + max(1, rows), :, None] + np.arange(length)) % n
+        yield values[index.reshape(len(index), -1)[:, :n]]
 
 
 def intervals(
@@ -98,17 +101,17 @@ def intervals(
     Percentiles that have too few samples are left out; see `samples_needed`.
     """
     x = np.asarray(values, np.float64)
-    drawn = resample(x, np.random.default_rng(len(x)))
     enough = [p for p in percents if len(x) >= samples_needed(p)]
-    found = {}
-    if enough:
-        points, spread = np.percentile(x, enough), np.percentile(drawn, enough, axis=1)
-        for percent, point, row in zip(enough, points, spread, strict=True):
-            found[percentile_name(percent)] = _interval(float(point), row)
-    found["mean"] = _interval(float(x.mean()), drawn.mean(axis=1))
-    found["sd"] = _interval(float(x.std()), drawn.std(axis=1))
-    found["min"] = _interval(float(x.min()), drawn.min(axis=1))
-    return found
+
+    def figures(of: F64) -> F64:
+        return np.stack([*np.percentile(of, enough, -1), of.mean(-1), of.std(-1), of.min(-1)])
+
+    drawn = np.hstack([figures(part) for part in resample(x, np.random.default_rng(len(x)))])
+    names = [*map(percentile_name, enough), "mean", "sd", "min"]
+    return {
+        name: _interval(float(point), row)
+        for name, point, row in zip(names, figures(x), drawn, strict=True)
+    }
 
 
 def _interval(value: float, drawn: F64) -> Interval:

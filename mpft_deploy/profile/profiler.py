@@ -11,6 +11,7 @@ from mpft_deploy import __version__
 from mpft_deploy.bundle import Bundle
 from mpft_deploy.cores import available_cores
 from mpft_deploy.engine import Engine, load_engine
+from mpft_deploy.engine.on_device import DeviceEngine
 from mpft_deploy.errors import InputError
 from mpft_deploy.extras import require
 from mpft_deploy.files import display, sha256
@@ -24,7 +25,6 @@ from mpft_deploy.profile.records import Layers, Profile, Run, Scenario, Subject
 from mpft_deploy.profile.workload import Workload, file_workload, view_workload
 
 MOST_IMAGES = 256
-GPU_BACKENDS = ("tensorrt", "tensorrt-rtx")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def profile_bundle(request: Request) -> Profile:
         for scenario, views, batch in _settings(request):
             request.say(f"{scenario}, batch {batch}, threads {threads or available_cores()}")
             workload = _workload(engine, bundle, paths, views, batch)
-            runs.append(_run(request, workload, scenario, batch, threads))
+            gpu = isinstance(engine, DeviceEngine)
+            runs.append(_run(request, workload, scenario, batch, threads, gpu=gpu))
     layers = layers or _layers(request)
     median = runs[0].latency_ms["p50"].value or runs[0].latency_ms["mean"].value or 0.0
     info = bundle.info
@@ -123,8 +124,9 @@ def _workload(
     return view_workload(engine, bundle.spec, bundle.golden.crops, count=views, batch=batch)
 
 
-def _run(request: Request, workload: Workload, scenario: Scenario, batch: int, threads: int) -> Run:
-    gpu = request.bundle.info.backend in GPU_BACKENDS
+def _run(
+    request: Request, workload: Workload, scenario: Scenario, batch: int, threads: int, *, gpu: bool
+) -> Run:
     used = 1 if gpu else threads or available_cores()
     meter, no_meter = find_meter(gpu=gpu)
     return measure_run(

@@ -122,6 +122,12 @@ class Run(Record, frozen=True):
     def __post_init__(self) -> None:
         if missing := [name for name in LATENCIES if name not in self.latency_ms]:
             raise ValueError(f"latency_ms lacks {missing[0]}")
+        if not len(self.sample_ms) == len(self.sample_start_s) == len(self.sample_block):
+            raise ValueError("sample_ms, sample_start_s and sample_block differ in length")
+        if not set(self.sample_block) <= set(range(len(self.blocks))):
+            raise ValueError("sample_block names a block that is not there")
+        if min(self.sample_ms, default=1.0) <= 0:
+            raise ValueError("sample_ms has a query that took no time")
 
 
 class Harness(Record, frozen=True):

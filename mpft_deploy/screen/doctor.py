@@ -179,9 +179,10 @@ def _bundle(path: Path) -> Check:
         load_engine(bundle)
     except MpftError as error:
         return _fault("bundle", error)
-    info, kept = bundle.info, bundle.certificate.answer == "kept"
+    info, certificate = bundle.info, bundle.certificate
+    kept = certificate.answer == "kept" and not certificate.smoke_faults
     text = f"{display(path)}: {info.backend} {info.precision}, verified and loaded"
-    return _found("bundle", text if kept else f"{text}; {bundle.certificate.summary}", fine=kept)
+    return _found("bundle", text if kept else f"{text}; {certificate.summary}", fine=kept)
 
 
 def _camera(address: str) -> Check:

@@ -78,8 +78,8 @@ class Screener:
         engine: its loaded engine.
         views: how views are cut from a frame; the logit of a frame is the mean over them. None for
             those that the spec means for pictures.
-        threshold: probability from which an image is called generated, in place of the spec's.
-            The spec's unsure band stays if it holds this threshold and is dropped otherwise.
+        threshold: probability from which an image is called generated, in place of the spec's; see
+            `with_threshold` for what becomes of the unsure band.
         batch: views in one call of the engine, at most. An engine whose logits depend on their
             batch gets one at a time all the same, so that a verdict depends on its image alone.
 

@@ -182,6 +182,11 @@ def test_altered_golden_logits_fail_the_export(mpft, make_detector, tmp_path):
     code, _, errors = mpft("export", tmp_path / "mixed", tmp_path / "out")
     assert code == 1
     assert "logits of the smoke test differ from PyTorch float32" in errors
+    # Nor is it passed for repeating what it computed when it was written all the same.
+    assert mpft("export", tmp_path / "mixed", tmp_path / "out", "--allow-unproven")[0] == 1
+    code, text, _ = mpft("verify", tmp_path / "out", "--json")
+    assert code == 1
+    assert "written though logits of the smoke test differ" in json.loads(text)["reasons"][0]
 
 
 def test_existing_output_is_kept_unless_told(mpft, detector, tmp_path):
@@ -262,6 +267,21 @@ def test_wrong_use(mpft, detector, bundle, tmp_path, arguments, code, message, a
         assert message in errors
         assert "Traceback" not in errors
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--budget", "flips<=1%"], "judged on images"),
+        (["--precision", "wide", "--float-layers", "*.mlp.*"], "it has no floats"),
+        (["--precision", "twice"], "Make one with `mpft certify`"),
+    ],
+)
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_dry_run_refuses_what_the_export_would(mpft, detector, tmp_path, options, words, dry):
+    code, _, errors = mpft("export", detector, tmp_path / "out", *options, *dry)
+    assert code == 2
+    assert words in errors
 
 
 def test_undecodable_image_fails_the_certificate(mpft, detector, pictures, tmp_path):
@@ -385,6 +405,12 @@ def test_what_a_jetson_would_get_is_told_without_one(mpft, detector, tmp_path, t
     assert code == 0
     assert "batch of 1 to 4" in text
     assert not out.exists()
+    for precision, backend in (("narrow", "native"), ("fp16", "tensorrt")):
+        options = ("--target", target, "--dry-run", "--precision", precision, "--json")
+        code, text, _ = mpft("export", detector, out, *options)
+        assert code == 0
+        [title] = json.loads(text)  # of the only backend that has such an engine
+        assert f"{backend} {precision}" in title
 
 
 @pytest.mark.parametrize(
@@ -394,6 +420,11 @@ def test_what_a_jetson_would_get_is_told_without_one(mpft, detector, tmp_path, t
         (["--dry-run", "--backend", "openvino"], "runs native and tensorrt"),
         (["--dry-run", "--backend", "tensorrt", "--precision", "fp8+fp16"], "needs SM 8.9"),
         (["--dry-run", "--backend", "tensorrt", "--precision", "wide"], "choose fp32, fp16"),
+        (["--dry-run", "--backend", "native", "--precision", "fp16"], "choose wide, twice"),
+        (["--dry-run", "--precision", "int8"], "no engine of precision int8"),
+        (["--dry-run", "--keep", "textured:17"], "has only 16 cells"),
+        (["--dry-run", "--standalone"], "take one engine"),
+        (["--dry-run", "--latency", "p90<=20ms"], "nothing is timed"),
     ],
 )
 def test_what_a_jetson_cannot_get(mpft, detector, tmp_path, options, words):

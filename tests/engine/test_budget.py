@@ -38,7 +38,7 @@ def test_every_metric_is_read_as_it_is_written():
 @pytest.mark.parametrize(
     "text",
     ["", "flips", "flips<1%", "flips<=", "flips<=x", "speed<=1", "flips<=1%,,", "flips<=-1",
-     "flips<=0%", "decisive<=0", "flips<=101%", "logit<=50%", "logit<=1e999"],
+     "flips<=0%", "decisive<=0", "flips<=101%", "logit<=50%", "logit<=1e999", "flips<=1e-320%"],
 )  # fmt: skip
 def test_budget_refuses(text):
     with pytest.raises(UsageError, match="budget"):

@@ -18,7 +18,13 @@ from onnx import numpy_helper
 from mpft_deploy.bundle import Certificate, Precision
 from mpft_deploy.detector_folder import Golden
 from mpft_deploy.engine.budget import Budget
-from mpft_deploy.engine.certificate import certify, run_views, smoke_faults, smoke_test
+from mpft_deploy.engine.certificate import (
+    certify,
+    compare,
+    run_views,
+    smoke_faults,
+    smoke_test,
+)
 from mpft_deploy.engine.ort import load
 from mpft_deploy.engine.reference import activation_maxima
 from mpft_deploy.errors import InputError
@@ -28,6 +34,7 @@ from mpft_deploy.export.recipes import precision_of
 from mpft_deploy.export.smoothing import smooth
 from mpft_deploy.files import canonical_json
 from mpft_deploy.kernels import texture_patchify
+from mpft_deploy.spec import Calibration
 
 logit = st.integers(-40, 40).map(lambda tenths: tenths / 10)
 logits = st.lists(st.tuples(logit, logit), min_size=1, max_size=30)
@@ -59,6 +66,27 @@ def test_certificate_counts_what_labels_tell():
     assert [flip.image for flip in result.flipped] == ["image 1"]
     assert result.flipped[0].decisive
     assert result.classes == (2, 2)
+
+
+@given(st.lists(st.tuples(*[st.sampled_from([-9.0, -1.0, 0.0, 1.0, 9.0])] * 2), min_size=1))
+def test_decisive_is_a_change_from_real_to_generated_or_back(pairs):
+    """Whatever the band, also one that ends or begins at the threshold, and at its very edges."""
+    at = Calibration().probability
+    for unsure in ((at(-1), at(0)), (at(0), at(1)), (at(0), at(0)), (at(-1), at(1))):
+        calibration = Calibration(threshold=at(0), unsure=unsure)
+        found = compare(
+            *np.array(pairs, np.float32).T,
+            calibration,
+            names=[""] * len(pairs),
+            images_sha256="",
+            reference_name="",
+        )
+        changed = [
+            calibration.decide(before) != calibration.decide(after)
+            and all(not unsure[0] < one < unsure[1] for one in (before, after))
+            for before, after in ((at(one), at(other)) for one, other in pairs)
+        ]
+        assert found.decisive_flips == sum(changed)
 
 
 def test_nothing_is_no_comparison():

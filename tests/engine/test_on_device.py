@@ -31,6 +31,7 @@ from mpft_deploy.export.pipeline import Request, export
 from mpft_deploy.fitness import FLAT, coarse_scores
 from mpft_deploy.kernels import cuda as kernels
 from mpft_deploy.kernels.texture_patchify import oracle
+from mpft_deploy.profile import profiler
 from mpft_deploy.screen import Screener
 
 RNG = np.random.default_rng(5)
@@ -340,6 +341,22 @@ def test_a_gpu_shows_once_that_it_gives_the_same_bits(device, made, monkeypatch,
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "anew"))
     with pytest.raises(GateError, match="in every bit"):
         load_engine(made)
+
+
+def test_it_is_profiled_as_what_runs_on_a_gpu(device, made, monkeypatch, tmp_path):
+    """Whatever the backend: by one thread, with the GPU's own meter and clock."""
+    asked = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def measure_run(workload, plan, watch, **settings):
+        asked.append((settings["threads"], watch.allowed))
+        raise InputError("enough")
+
+    monkeypatch.setattr(profiler, "measure_run", measure_run)
+    monkeypatch.setattr(profiler, "find_meter", lambda *, gpu: (None, asked.append(gpu)))
+    with pytest.raises(InputError, match="enough"):
+        profiler.profile_bundle(profiler.Request(made))
+    assert [asked[0], asked[1][0]] == [True, 1]
 
 
 def test_a_person_chooses_by_one_variable(device, made, monkeypatch):

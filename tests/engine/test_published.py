@@ -129,7 +129,9 @@ def test_the_narrowest_that_keeps_the_budget_is_exported(
     assert code == (0 if budget else 1), errors
     assert str(read_bundle(tmp_path / "bundle").info.precision) == chosen
     code, text, _ = mpft("export", certified, tmp_path / "other", *options, "--dry-run", "--json")
-    assert json.loads(text)["precision"].startswith(chosen)
+    plan = json.loads(text)
+    assert plan["precision"].startswith(chosen)
+    assert plan["budget"] == f"{budget or 'flips<=1%'}, by the detector's own certificate"
 
 
 def test_what_is_near_a_bound_is_judged_twice(

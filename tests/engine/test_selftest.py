@@ -165,6 +165,23 @@ def test_engine_that_broke_its_budget_loads_with_a_warning(
     assert "logit<=0 broken" in caplog.text
 
 
+def test_a_strangers_bundle_writes_nothing_on_the_terminal(bundle, tmp_path, cache, capfd, caplog):
+    """Whatever its texts hold: it is sealed as any other."""
+    read, evil = read_bundle(bundle), "\x1b[2J"
+    device = msgspec.structs.replace(read.info.device, processor=evil)
+    info = msgspec.structs.replace(read.info, device=device, versions={"onnxruntime": evil})
+    smoke = read.certificate.smoke_test
+    smoke = msgspec.structs.replace(smoke, reference=evil, logit_difference={})
+    found = msgspec.structs.replace(read.certificate, smoke_faults=[evil], smoke_test=smoke)
+    golden = replace(read.golden, logits=read.golden.logits + np.float32(1))
+    write_bundle(tmp_path / "evil", info, read.engine, golden, found, None)
+    for command, code in (("verify", 1), ("inspect", 0), ("doctor --bundle", 1), ("profile", 1)):
+        assert run(cli, "mpft", [*command.split(), str(tmp_path / "evil")]) == code
+    said = "".join(capfd.readouterr()) + caplog.text
+    assert "[2J" in said
+    assert "\x1b" not in said
+
+
 def test_damaged_record_is_not_believed(bundle, cache, elsewhere, count_runs):
     read = read_bundle(bundle)
     load_engine(read)

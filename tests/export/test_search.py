@@ -279,6 +279,7 @@ def test_json(request_, pictures, capsys):
         (["--latency", "p90<=20ms"], "--target auto"),
         (["--explain"], "--target auto"),
         (["--target", "cpu", "--precision", "fp16"], "none of the backends native, onnxruntime"),
+        (["--target", "cpu", "--precision", "twice"], "no latency can be told"),
     ],
 )
 def test_wrong_use(request_, capsys, arguments, message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -53,10 +55,21 @@ def test_intervals_cover_the_truth_though_samples_are_correlated() -> None:
 
 def test_resampling_keeps_neighbours_together() -> None:
     values = np.repeat(np.arange(20.0), 50)
-    drawn = resample(values, np.random.default_rng(0), 200)
+    [drawn] = resample(values, np.random.default_rng(0), 200)
     assert drawn.shape == (200, 1000)
     same = np.mean(drawn[:, 1:] == drawn[:, :-1])
     assert same > 0.9
+
+
+def test_a_month_of_a_camera_fits_into_memory() -> None:
+    """As `mpft profile events` has it: no more than some copies of what there is."""
+    values = np.random.default_rng(4).exponential(1, 500_000)
+    tracemalloc.start()
+    found = intervals(values)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 60 * values.nbytes
+    assert found["p99.9"].low < np.log(1000) < found["p99.9"].high
 
 
 def test_the_same_samples_give_the_same_intervals() -> None:

@@ -163,7 +163,17 @@ def test_result_is_read_back_and_others_are_refused(profile: Profile, tmp_path: 
     assert read_profile(path) == profile
     [key] = re.findall(rb'"latency_ms":{"min"', path.read_bytes())[:1]
     lacking = path.read_bytes().replace(key, key.replace(b"min", b"least"), 1)
-    for content in (b"{}", b"[]", b"\xff", b'{"kind": "profile", "version": 1}', lacking):
+    [run] = profile.runs
+    altered = [
+        msgspec.json.encode(profile).replace(*map(msgspec.json.encode, pair), 1)
+        for pair in (
+            (run.sample_ms, run.sample_ms[1:]),
+            (run.sample_block, [len(run.blocks), *run.sample_block[1:]]),
+            (run.sample_ms, [0.0 for _ in run.sample_ms]),
+        )
+    ]
+    others = (b"{}", b"[]", b"\xff", b'{"kind": "profile", "version": 1}', lacking)
+    for content in (*others, *altered):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"result\.json"):
             read_profile(path)
