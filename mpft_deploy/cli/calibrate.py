@@ -145,8 +145,7 @@ def command(
     from mpft_deploy.dataset import drop_contradicting, drop_unreadable
     from mpft_deploy.detector.evaluate import BATCH, judged_logits
     from mpft_deploy.detector.model import Detector, choose_device
-    from mpft_deploy.detector.recalibrate import recalibrate, write_outcome
-    from mpft_deploy.detector.thresholds import require_enough
+    from mpft_deploy.detector.recalibrate import recalibrate, require_possible, write_outcome
     from mpft_deploy.detector_folder import OUTPUT
     from mpft_deploy.evaluate.run import find_entries
     from mpft_deploy.images import others_in
@@ -164,6 +163,12 @@ def command(
             f"--views moving calibrates for streams, under the detector's own keep {spec.keep}: "
             "leave out --keep, or calibrate for pictures first"
         )
+    before = spec.calibration_of(policy)
+    other = rule != spec.keep_rule or policy != before.views
+    if held_out and other:
+        raise UsageError(
+            "--held-out measures the calibration of the detector's own keep rule and views"
+        )
 
     def tell_line(text: str) -> None:
         click.echo(text, err=True)
@@ -174,8 +179,12 @@ def command(
     samples = [entry.sample for entry in entries]
     _tell_taken_as_real(folders, samples)
     samples = drop_contradicting(drop_unreadable(samples, tell_line), tell_line)
-    if not held_out:
-        require_enough([sample.label for sample in samples], false_alarm, unsure_error)
+    require_possible(
+        [sample.label for sample in samples],
+        held_out=held_out,
+        false_alarm=false_alarm,
+        unsure_error=unsure_error,
+    )
     done = 0
     with progress(len(samples), "images") as tell:
 
@@ -195,12 +204,7 @@ def command(
     for reason, count in Counter(filter(None, reasons)).most_common():
         tell_line(f"{count} images are left out, of which there is no verdict: {reason}")
     logits, samples = logits[judged], list(itertools.compress(samples, judged))
-    before = spec.calibration_of(policy)
-    if rule != spec.keep_rule or policy != before.views:
-        if held_out:
-            raise UsageError(
-                "--held-out measures the calibration of the detector's own keep rule and views"
-            )
+    if other:
         before = msgspec.structs.replace(before, held_out=None)  # it is of the other rule
     outcome = recalibrate(
         before,

@@ -102,8 +102,11 @@ def command(
 
     if sum(map(bool, (source, compare, baseline))) > 1:
         raise UsageError("--from, --compare and --baseline exclude each other")
-    if (source or compare) and paths:
-        raise UsageError("--from and --compare take no DETECTOR and no DATA")
+    if (source or compare) and (paths or split or limit or views or robustness):
+        raise UsageError(
+            "--from and --compare take no DETECTOR, no DATA, and no --split, --limit, --views or "
+            "--robustness: they read what is in their files"
+        )
     if baseline is None and (backbone or train or depth):
         raise UsageError("--backbone, --train and --depth belong to --baseline frozen")
     if compare:

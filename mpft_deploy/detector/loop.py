@@ -191,7 +191,7 @@ class Loop:
         model = Detector(self.model.tower, depth, taps=settings.read(depth)).to(self.device)
         learnt = self.average.module if self.average else self.model.visual
         model.visual.load_state_dict(merged(learnt))
-        if settings.blend < 1 and settings.epochs:
+        if settings.blends:
             share = settings.blend
             self.reporter.line(f"blending: {share:g} fine-tuned, {1 - share:g} frozen backbone")
             if backbone is not None:  # of the first process, which the others then follow

@@ -19,6 +19,7 @@ from mpft_deploy.detector.thresholds import (
     FalseAlarms,
     false_alarm_threshold,
     false_alarms,
+    require_enough,
     unsure_edges,
 )
 from mpft_deploy.detector_folder import DetectorFolder, Golden, rewrite_detector
@@ -67,6 +68,37 @@ class Outcome(Record, frozen=True):
         }
 
 
+def require_possible(
+    labels: Sequence[int],
+    *,
+    held_out: bool = False,
+    false_alarm: float | None = None,
+    unsure_error: float | None = None,
+) -> None:
+    """What is asked for can be had of images with these labels, whatever their logits.
+
+    Args:
+        held_out, false_alarm, unsure_error: as `recalibrate` takes them.
+
+    Raises:
+        InputError: no real images, or too few to bound that share.
+        UsageError: real images alone, without `false_alarm` or with `unsure_error`; or one of them
+            with `held_out`.
+    """
+    if 0 not in labels:
+        raise InputError("calibration needs real images, or real and generated ones")
+    if held_out:
+        if false_alarm is not None or unsure_error is not None:
+            raise UsageError("--held-out changes no threshold: pass it alone")
+    elif 1 not in labels and (false_alarm is None or unsure_error is not None):
+        raise UsageError(
+            "with real images alone only a threshold can be set: pass --false-alarm, such as 5%, "
+            "and no --unsure-error"
+        )
+    else:
+        require_enough(labels, false_alarm, unsure_error)
+
+
 def recalibrate(
     before: Calibration,
     labels: npt.ArrayLike,
@@ -104,17 +136,15 @@ def recalibrate(
 
     Raises:
         GateError: the logits do not rank the images, or no threshold gives so few false alarms.
-        InputError: no real images, or too few to bound that share.
-        UsageError: real images alone, without `false_alarm` or with `unsure_error`.
+        InputError, UsageError: as `require_possible`.
     """
     truth, values = np.asarray(labels, np.int64), np.asarray(logits, np.float64)
     real, generated = (int((truth == label).sum()) for label in (0, 1))
-    if not real:
-        raise InputError("calibration needs real images, or real and generated ones")
+    require_possible(
+        truth.tolist(), held_out=held_out, false_alarm=false_alarm, unsure_error=unsure_error
+    )
     fitted, band = before, None
     if held_out:
-        if false_alarm is not None or unsure_error is not None:
-            raise UsageError("--held-out changes no threshold: pass it alone")
         odds = [before.log_odds(logit) for logit in values.tolist()]
         fitted = msgspec.structs.replace(before, held_out=measure_held_out(truth, odds, groups))
         band = before.unsure
@@ -122,11 +152,6 @@ def recalibrate(
         _require_ranking(truth, values, logits, before)
         worth = cross_measured(truth, values, groups) if groups else None
         fitted = msgspec.structs.replace(fit_calibration(truth, values), held_out=worth)
-    elif false_alarm is None or unsure_error is not None:
-        raise UsageError(
-            "with real images alone only a threshold can be set: pass --false-alarm, such as 5%, "
-            "and no --unsure-error"
-        )
     chances = probabilities(fitted, logits)
     of_real = [source for source, label in zip(sources, truth, strict=False) if label == 0]
     threshold = before.threshold if held_out else 0.5

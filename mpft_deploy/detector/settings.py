@@ -90,6 +90,8 @@ class TrainSettings(Record, frozen=True):
         ):
             if not good:
                 raise UsageError(f"{name} must be {wanted}, got {getattr(self, name)}")
+        if (self.lora or self.ema) and not self.epochs:
+            raise UsageError("lora and ema are of fine-tuning: pass --epochs of 1 or more too")
         if self.folds and (self.epochs or not self.augment):
             raise UsageError(
                 "folds are of a frozen backbone whose head learns from disturbed views: pass "
@@ -112,10 +114,15 @@ class TrainSettings(Record, frozen=True):
         """After how many of `depth` blocks the class token is read."""
         return max(1, round(depth * 3 / 4)) if self.taps is None else self.taps
 
+    @property
+    def blends(self) -> bool:
+        """Whether the weights that are kept lie between what was learnt and the backbone's."""
+        return self.epochs > 0 and self.blend < 1
+
     def needs_backbone(self, resumed: bool) -> bool:
         """Whether the backbone's weights are read: a resumed run has its own, unless it also needs
         those that it started from."""
-        return not resumed or self.blend < 1
+        return not resumed or self.blends
 
     def differences(self, other: TrainSettings) -> list[str]:
         """The settings in which `other` differs, each as "name: ours, other's"."""

@@ -180,9 +180,10 @@ def train(
             try:
                 loop.run(check)
                 finished = loop.finished(backbone, stored, check)
+                learnt = images.train if settings.epochs else images.head
                 spec, validation = processes.from_first(
                     lambda: publish(
-                        finished, out, settings, images.train, images.val,
+                        finished, out, settings, learnt, images.val,
                         folds=run.path / FOLDS, stored=stored, golden=golden, overwrite=overwrite,
                         epochs=loop.progress.epochs, check=lambda: check(together=False),
                     )

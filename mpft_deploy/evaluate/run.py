@@ -119,7 +119,6 @@ def evaluate(
     views: ViewPolicy = "centre",
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda done: None,
-    workers: int = 0,
 ) -> Predictions:
     """Predict all images and write `predictions.parquet` in `out`, or go on with that.
 
@@ -129,7 +128,6 @@ def evaluate(
         views: how views are cut; the logit of an image is the mean over them.
         overwrite: drop what `out` holds of another run.
         progress: told after each part how many images are done.
-        workers: decoding threads; 0 takes as many as there are cores.
 
     Raises:
         UsageError: `out` holds predictions of other inputs.
@@ -163,7 +161,7 @@ def evaluate(
     with explain_unwritable(parts):
         parts.mkdir(parents=True, exist_ok=True)
     read = [
-        _part(model, entries, start, header, parts, workers or available_cores(), progress)
+        _part(model, entries, start, header, parts, progress)
         for start in range(0, len(entries), PART)
     ]
     unreadable = tuple(bad for part in read for bad in part.header.unreadable)
@@ -232,14 +230,13 @@ def _part(
     start: int,
     header: Header,
     folder: Path,
-    workers: int,
     progress: Callable[[int], None],
 ) -> Predictions:
     """The part that begins with an image: read if it is there, else predicted and written."""
     path = folder / f"{start // PART:06}.parquet"
     chosen = entries[start : start + PART]
     if not path.exists():
-        _predict(model, chosen, header, path, workers)
+        _predict(model, chosen, header, path)
     part = read_predictions(path)
     if part.header.key != header.key:
         raise _other_inputs(folder.parent)
@@ -247,9 +244,7 @@ def _part(
     return part
 
 
-def _predict(
-    model: Model, entries: Sequence[Entry], header: Header, path: Path, workers: int
-) -> None:
+def _predict(model: Model, entries: Sequence[Entry], header: Header, path: Path) -> None:
     """Predict some images and write them as a part."""
     columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
     unreadable: list[Unreadable] = []
@@ -306,7 +301,7 @@ def _predict(
                         column.append(value)
 
     batch: list[tuple[Entry, Loaded]] = []
-    waiting = 0
+    waiting, workers = 0, available_cores()
     with ThreadPoolExecutor(workers) as pool:
         ready = ahead(load, entries, pool, depth=2 * workers)
         for entry, outcome in zip(entries, ready, strict=True):

@@ -259,7 +259,9 @@ def subject(header: Header) -> str:
 
 def told_unsure(groups: Sequence[Group]) -> str:
     """What is said of the images, as they are, that have no verdict; "" if all have one."""
-    first = [g for g in groups if g.kind == "set" and (g.keep, g.protocol) == _first(groups)]
+    first = [g for g in groups if (g.keep, g.protocol) == _first(groups)]
+    # Of several sets all together: one may borrow another's real images.
+    first = [g for g in first if g.kind == "pooled"] or [g for g in first if g.kind == "set"]
     real, generated = sum(g.unsure_real for g in first), sum(g.unsure_generated for g in first)
     if not real + generated:
         return ""

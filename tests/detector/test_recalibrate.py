@@ -170,6 +170,29 @@ def test_readme_calibrates_on_a_plain_folder_of_photographs(
     assert "leave out --keep" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "code", "told"),
+    [
+        ("real", ["--held-out", "--false-alarm", "50%"], 2, "pass it alone"),
+        ("real", ["--held-out", "--keep", "all"], 2, "own keep rule and views"),
+        ("real", [], 2, "with real images alone"),
+        ("real", ["--false-alarm", "50%", "--unsure-error", "50%"], 2, "no --unsure-error"),
+        ("fake", ["--false-alarm", "50%"], 1, "needs real images"),
+    ],
+)
+def test_what_cannot_be_is_told_before_images_are_judged(
+    name: str, words: list[str], code: int, told: str, detector: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for index in range(9):
+        image(tmp_path / name / f"{index}.png")
+    monkeypatch.setattr("mpft_deploy.detector.evaluate.judged_logits", None)
+    assert (
+        run(cli, "mpft", ["calibrate", str(detector), str(tmp_path), *words, "--dry-run"]) == code
+    )
+    assert told in capsys.readouterr().err
+
+
 def test_what_is_labelled_otherwise_is_not_told_to_be_taken_as_real(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

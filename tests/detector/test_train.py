@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,6 +137,25 @@ def test_without_epochs_the_backbone_stays_and_the_head_is_fitted(
         np.testing.assert_array_equal(stored[name], backbone[name].numpy(), err_msg=name)
     assert np.abs(stored["head.weight"]).max() > 0
     assert "tower, frozen" in Detector.from_folder(frozen.path)[1].card
+
+
+def test_a_run_of_a_frozen_backbone_goes_on_without_its_file(
+    world: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    """The checkpoint has its weights, and nothing is blended with them."""
+    name, _, source = settings.backbone.partition("@")
+    own = shutil.copy(source, tmp_path / "own.safetensors")
+    settings = msgspec.structs.replace(settings, backbone=f"{name}@{own}", epochs=0, blend=0.5)
+
+    class AtHead(Listener):
+        def line(self, text: str) -> None:
+            if text.startswith("fitting the head"):
+                interrupt()
+
+    with pytest.raises(InterruptedRunError, match="--resume"):
+        go(world, tmp_path / "frozen", settings, AtHead())
+    Path(own).unlink()
+    assert (go(world, tmp_path / "frozen", settings, resume=True).validation.auc or 0) > 0.9
 
 
 def test_a_group_counts_by_the_root_of_its_images_and_classes_alike() -> None:

@@ -21,6 +21,7 @@ from mpft_deploy.cli.main import cli, run
 from mpft_deploy.cli.train import _Bar, _Lines
 from mpft_deploy.detector.settings import TrainSettings
 from mpft_deploy.detector.train import InterruptedRunError, train
+from mpft_deploy.detector_folder import read_spec
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.extras import how_to_install
 
@@ -106,6 +107,8 @@ def test_missing_extra_names_the_remedy(
         (["--keep", "textured:17"], 2, "only 16 cells"),
         (["--depth", "4"], 2, "1 to 3 blocks"),
         (["--epochs", "-1"], 2, "--epochs"),
+        (["--lora", "2"], 2, "pass --epochs of 1 or more"),
+        (["--ema", "0.9"], 2, "pass --epochs of 1 or more"),
         (["--fill", "blur"], 2, "--fill"),
         (["--device", "abacus"], 2, "abacus"),
         (["--val", "nowhere"], 1, "nowhere"),
@@ -179,3 +182,6 @@ def test_no_more_than_some_images_are_looked_at_before_the_first_step(
         go(world, tmp_path / "detector", settings, told)
     assert "decoding 12 images, to find bad ones and copies" in told.lines
     assert "24 images to learn from, the head from 6 of them, 6 of 20 to validate on" in told.lines
+    go(world, tmp_path / "frozen", msgspec.structs.replace(settings, epochs=0))
+    [learnt] = read_spec(tmp_path / "frozen").training["train"].values()
+    assert sum(learnt.values()) == 6  # of a frozen backbone these are all

@@ -396,6 +396,8 @@ def test_compare_pairs_the_images(
         ([], "--out"),
         (["--out", "x"], "name a DETECTOR"),
         (["--from", "a.parquet", "b"], "take no DETECTOR"),
+        (["--from", "a.parquet", "--robustness"], "take no DETECTOR"),
+        (["--compare", "a.parquet", "b.parquet", "--limit", "5"], "take no DETECTOR"),
         (["--train", "x", "--out", "y", "z"], "belong to --baseline"),
         (["--baseline", "frozen", "--out", "y", "z"], "needs --backbone"),
     ],

@@ -135,6 +135,17 @@ def test_images_without_a_verdict_are_in_no_figure_and_counted(tmp_path: Path) -
     assert (pair.real, pair.generated) == (2, 2)
 
 
+def test_real_images_that_several_sets_are_held_against_are_counted_once(tmp_path: Path) -> None:
+    for name in ("laion/0_real/a", "laion/0_real/small", "ldm_200/1_fake/b", "dalle/1_fake/c"):
+        path = tmp_path / "data" / "diffusion_datasets" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        blobs(ord(path.stem[0]), 60 if path.stem == "small" else 240).save(path)
+    entries = find_entries([tmp_path / "data"])
+    predictions = evaluate(Brightness(), entries, BASIC, tmp_path / "out")
+    assert predictions.header.reals == {"ldm_200": "laion", "dalle": "laion"}
+    assert told_unsure(summarise(predictions)).startswith("1 real and 0 generated images")
+
+
 def test_a_set_without_any_verdict_has_no_figures(tmp_path: Path) -> None:
     for label, folder in enumerate(("0_real", "1_fake")):
         (tmp_path / "data" / folder).mkdir(parents=True)
