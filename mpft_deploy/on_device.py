@@ -42,9 +42,7 @@ def lies_on_device(frame: Any) -> bool:
     return device_of(frame) == "cuda"
 
 
-def prepare_on_device(
-    spec: DetectorSpec, frame: Any, policy: ViewPolicy = "centre", turn: int = 0
-) -> OnDevice:
+def prepare_on_device(spec: DetectorSpec, frame: Any, policy: ViewPolicy = "centre") -> OnDevice:
     """Find the views of a frame on a CUDA device, as `mpft_deploy.prepared.prepare` does.
 
     Args:
@@ -79,7 +77,7 @@ def prepare_on_device(
             f"a frame of {width} × {height} pixels is smaller than a view, and brought up on the "
             "host: copy it there"
         )
-    windows = windows_of(height, width, crop.size, policy, turn)
+    windows = windows_of(height, width, crop.size, policy)
     stream = stream_of(frame)
     views = [
         DeviceView(array.pointer + row * strides[0] + 3 * column, strides[0], stream)

@@ -50,19 +50,19 @@ def _log_factorials(n: int) -> F64:
     return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
 
 
-def samples_needed(percent: float, confidence: float = CONFIDENCE) -> int:
+def samples_needed(percent: float) -> int:
     """Independent samples from which the largest is an upper bound of the percentile.
 
-    Below that no order statistic bounds it at this confidence (and below `1 - share`, the lower
+    Below that no order statistic bounds it at CONFIDENCE (and below `1 - share`, the lower
     percentiles, the same holds of the smallest).
     """
     share = max(percent, 100 - percent) / 100
-    return math.ceil(math.log(1 - confidence) / math.log(share))
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log(share))
 
 
-def bounded(samples: int, percents: Sequence[int] = (50, 90, 99)) -> list[int]:
-    """Those of the percentiles that so many samples bound; see `samples_needed`."""
-    return [percent for percent in percents if samples >= samples_needed(percent)]
+def bounded(samples: int) -> list[int]:
+    """Those of the usual percentiles that so many samples bound; see `samples_needed`."""
+    return [percent for percent in (50, 90, 99) if samples >= samples_needed(percent)]
 
 
 def share_bounds(hits: int, total: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -117,11 +117,6 @@ def stored_weights(data: bytes, spec: DetectorSpec, where: str) -> dict[str, Row
     return out
 
 
-def detector_weights(data: bytes, spec: DetectorSpec, where: str) -> dict[str, F32]:
-    """As `stored_weights`, all in float32."""
-    return as_floats(stored_weights(data, spec, where))
-
-
 def as_floats(stored: Mapping[str, Rows | F32]) -> dict[str, F32]:
     """Weights in float32, matrices as what their integers stand for."""
     return {
@@ -130,18 +125,13 @@ def as_floats(stored: Mapping[str, Rows | F32]) -> dict[str, F32]:
 
 
 def dequantise(
-    stored: Mapping[str, npt.NDArray[np.generic]],
-    where: str = "the weights",
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    stored: Mapping[str, npt.NDArray[np.generic]], where: str = "the weights"
 ) -> dict[str, F32]:
     """float32 weights from stored ones.
 
     A key `X` with a companion `X.scale` is rounded with one scale a row: `q · scale[:, None]`. As
     int8 it holds `q` itself; as uint8, the values coded by `_pack`. What is stored as float32 is
     given as it is, not copied.
-
-    Args:
-        shapes: of the weights, where they are known: no more values than those are decoded.
 
     Raises:
         InputError: coded values are damaged; names `where`.
@@ -152,8 +142,7 @@ def dequantise(
             continue
         scale = stored.get(key + SCALE)
         if scale is not None and value.dtype == np.uint8:
-            most = math.prod(shapes[key]) if shapes is not None else MOST_INFLATED * value.size
-            value = _unpack(f"{where}: {key}", value, len(scale), most)
+            value = _unpack(f"{where}: {key}", value, len(scale), MOST_INFLATED * value.size)
         real = value.astype(np.float32, copy=scale is not None)
         if scale is not None:
             real *= scale.astype(np.float32).reshape(-1, *([1] * (real.ndim - 1)))

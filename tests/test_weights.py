@@ -22,8 +22,8 @@ from mpft_deploy.weights import (
     _unpack,
     decode,
     dequantise,
-    detector_weights,
     quantise,
+    stored_weights,
 )
 
 
@@ -162,7 +162,7 @@ def _change(stored: dict[str, np.ndarray], change: str) -> None:
 def test_weights_that_are_not_the_specs(stored, change):
     spec = reference.tiny_spec()
     tensors = quantise(reference.random_weights(spec, 0), stored)
-    assert detector_weights(safetensors.numpy.save(tensors), spec, "x").keys()
+    assert stored_weights(safetensors.numpy.save(tensors), spec, "x").keys()
     _change(tensors, change)
     with pytest.raises(InputError, match=r"^x"):
-        detector_weights(safetensors.numpy.save(tensors), spec, "x")
+        stored_weights(safetensors.numpy.save(tensors), spec, "x")

@@ -136,7 +136,13 @@ def choose(name: str | None = None, device: Device | None = None) -> Version:
 def _make_native(name: str, packed: Packed, threads: int) -> Run:
     *sizes, activation = dataclasses.astuple(packed.sizes)
     arrays = list(packed.arrays.values())
-    encoder = _encoder.Encoder(name, sizes, activation == "quick_gelu", arrays, threads)
+    try:
+        encoder = _encoder.Encoder(name, sizes, activation == "quick_gelu", arrays, threads)
+    except RuntimeError as error:  # the system's, which starts no more threads
+        raise EnvironmentLacksError(
+            f"{threads} threads cannot be started: {error}. Give fewer by --threads, or allow more "
+            "to this user, service or container"
+        ) from None
 
     def run(patches: U8, positions: I32) -> F32:
         out = np.empty(len(patches), np.float32)

@@ -79,7 +79,7 @@ class Span(click.FloatRange):
 
 
 class Threads(click.IntRange):
-    """Threads of an engine: 0, for all cores, up to `cores.MOST_THREADS`."""
+    """Threads of an engine: 0, for all cores, up to `cores.most_threads`."""
 
     def __init__(self) -> None:
         super().__init__(0)

@@ -55,7 +55,11 @@ def _numbers(kind: click.ParamType[int]) -> Callable[..., tuple[int, ...]]:
     "the latency of streams from capture to verdict.",
 )
 @click.argument("bundle", type=PATH)
-@click.option("--images", type=PATH, help="Folder of image files to decode; else golden crops.")
+@click.option(
+    "--images",
+    type=PATH,
+    help="Folder of image files to decode, each judged by its centre view; else golden crops.",
+)
 @click.option(
     "--scenario",
     "scenarios",

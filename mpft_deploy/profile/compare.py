@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpft_deploy.errors import InputError, UsageError
-from mpft_deploy.profile.percentiles import percentile_name, resample
+from mpft_deploy.profile.percentiles import is_percentile, percentile_name, resample
 from mpft_deploy.profile.records import Gate, Profile, Run
 from mpft_deploy.profile.slo import used_samples
 from mpft_deploy.profile.wording import title
@@ -38,9 +38,9 @@ class Limit:
 
     @classmethod
     def parse(cls, text: str) -> Limit:
-        """Read `p50:5%`; a UsageError otherwise."""
+        """Read `p50:5%`, also of p0.01 to p99.99; a UsageError otherwise."""
         match = re.fullmatch(r"p(\d{1,2}(?:\.\d+)?)\s*:\s*(\d+(?:\.\d+)?)\s*%", text.strip())
-        if not match or not 0 < float(match[1]) < 100 or not 0 < float(match[2]) <= 1000:
+        if not match or not is_percentile(match[1]) or not 0 < float(match[2]) <= 1000:
             raise UsageError(
                 f"limit {text!r} is not understood: write a percentile and a slowdown, such as "
                 "p50:5%"

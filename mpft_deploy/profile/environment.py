@@ -16,9 +16,9 @@ from mpft_deploy.profile import nvml, system
 from mpft_deploy.profile.records import Environment
 
 
-def describe_environment(bundle: Bundle, root: Path = ROOT) -> Environment:
+def describe_environment(bundle: Bundle) -> Environment:
     """Read it now."""
-    cores = system.own_cores()
+    root, cores = ROOT, system.own_cores()
     governor, clock = system.governor(root, cores), system.clock_mhz(root, cores)
     load = system.load(root)
     gpus, no_gpu = nvml.gpus()

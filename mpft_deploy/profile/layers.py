@@ -15,9 +15,7 @@ from mpft_deploy.profile.work import Work, count_work
 RUNS = 50
 
 
-def profile_layers(
-    bundle: Bundle, *, threads: int = 0, runs: int = RUNS, trtexec: Path | None = None
-) -> Layers:
+def profile_layers(bundle: Bundle, *, threads: int = 0, trtexec: Path | None = None) -> Layers:
     """Times of the layers of a bundle's engine at batch 1; its backend has a profiler here.
 
     Args:
@@ -32,7 +30,7 @@ def profile_layers(
     cut = texture_patchify(bundle.golden.crops[:1], spec.patch, spec.keep_rule, spec.keep_seed)
     feeds = {"patches": cut.patches, "positions": cut.positions}
     backend, engine = bundle.info.backend, bytes(bundle.engine)
-    times = PROFILERS[backend](engine, feeds, threads=threads, runs=runs)
+    times = PROFILERS[backend](engine, feeds, threads=threads, runs=RUNS)
     roof = measure_roof(backend, threads)
     return fold(times, count_work(engine), roof)
 

@@ -205,10 +205,12 @@ def latency(times: F64) -> dict[str, Estimate]:
     """Figures of some milliseconds, in the order in which they were measured."""
     found = percentiles.intervals(times)
     names = ["min", "mean", "sd", *map(percentiles.percentile_name, percentiles.PERCENTILES)]
-    needed = {percentiles.percentile_name(p): samples_needed(p) for p in percentiles.PERCENTILES}
+    needed = dict.fromkeys(names, FEWEST_SAMPLES) | {
+        percentiles.percentile_name(p): samples_needed(p) for p in percentiles.PERCENTILES
+    }
     return {
         name: _estimate(found[name], always=name == "sd")
-        if name in found
+        if len(times) >= needed[name]
         else Estimate(why=f"too few samples: {len(times)}, needs {needed[name]}")
         for name in names
     }

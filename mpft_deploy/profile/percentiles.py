@@ -1,8 +1,9 @@
 """Percentiles of correlated samples: how many are needed, and how sure they are.
 
 Queries that follow each other are alike: a slow second makes many of them slow. So intervals come
-from a block bootstrap (Künsch 1989), which draws runs of consecutive samples, and counts are
-divided by the autocorrelation time before a binomial law is asked about them.
+from a block bootstrap (Künsch 1989), which draws runs of consecutive samples; those of percentiles
+are no narrower than by order statistics. Counts are divided by the autocorrelation time before a
+binomial law is asked about them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mpft_deploy.statistics import CONFIDENCE, F64, samples_needed
+from mpft_deploy.statistics import CONFIDENCE, F64, samples_needed, share_bounds
 
 RESAMPLES, MOST_DRAWS = 1000, 4_000_000
 UNSTABLE = 0.25
@@ -41,6 +42,11 @@ class Interval:
 def percentile_name(percent: float) -> str:
     """`p50`, `p99.9`."""
     return f"p{percent:g}"
+
+
+def is_percentile(text: str) -> bool:
+    """Whether a number is a percentile that some tens of thousands of samples bound."""
+    return 0.01 <= float(text) <= 99.99
 
 
 def autocorrelation_time(values: npt.ArrayLike) -> float:
@@ -108,10 +114,23 @@ def intervals(
 
     drawn = np.hstack([figures(part) for part in resample(x, np.random.default_rng(len(x)))])
     names = [*map(percentile_name, enough), "mean", "sd", "min"]
-    return {
+    found = {
         name: _interval(float(point), row)
         for name, point, row in zip(names, figures(x), drawn, strict=True)
     }
+    for percent in enough:
+        name = percentile_name(percent)
+        found[name] = _no_narrower(found[name], x, percent)
+    return found
+
+
+def _no_narrower(interval: Interval, x: F64, percent: float) -> Interval:
+    """Than by the order statistics of independent samples: a bootstrap draws nothing beyond the
+    slowest of them, and of a high percentile too seldom these."""
+    first, last = share_bounds(round(len(x) * percent / 100), len(x), (1 + CONFIDENCE) / 2)
+    low = float(np.quantile(x, first, method="lower"))
+    high = float(np.quantile(x, last, method="higher"))
+    return Interval(interval.value, min(interval.low, low), max(interval.high, high))
 
 
 def _interval(value: float, drawn: F64) -> Interval:

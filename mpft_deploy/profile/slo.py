@@ -16,7 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mpft_deploy.errors import UsageError
-from mpft_deploy.profile.percentiles import autocorrelation_time, percentile_name
+from mpft_deploy.profile.percentiles import (
+    autocorrelation_time,
+    is_percentile,
+    percentile_name,
+)
 from mpft_deploy.profile.records import Gate, Run
 from mpft_deploy.profile.wording import title
 from mpft_deploy.statistics import CONFIDENCE, samples_to_decide, share_is_within
@@ -33,11 +37,11 @@ class Objective:
 
     @classmethod
     def parse(cls, text: str) -> Objective:
-        """Read `p99<=15ms`, also in us or s, and p50 to p99.99; a UsageError otherwise."""
+        """Read `p99<=15ms`, also in us or s, and p0.01 to p99.99; a UsageError otherwise."""
         match = re.fullmatch(
             r"p(\d{1,2}(?:\.\d+)?)\s*<=?\s*(\d+(?:\.\d+)?)\s*(us|µs|ms|s)", text.strip().lower()
         )
-        if not match or not 0 < float(match[1]) < 100 or float(match[2]) <= 0:
+        if not match or not is_percentile(match[1]) or float(match[2]) <= 0:
             raise UsageError(
                 f"objective {text!r} is not understood: write a percentile and a limit, such as "
                 "p99<=15ms"

@@ -94,19 +94,18 @@ def file_workload(
     *,
     count: int = 1,
     batch: int = 1,
-    clock: Now = now,
 ) -> Workload:
     """From image files, mostly in the system's cache, to verdicts; see `view_workload`."""
-    judge = _judge(engine, spec, batch, clock)
+    judge = _judge(engine, spec, batch, now)
     centre = centre_alone(spec.crop)
 
     def query(index: int) -> list[int]:
         chosen = [paths[(index * count + offset) % len(paths)] for offset in range(count)]
-        marks = [clock()]
+        marks = [now()]
         frames = [read_picture(path, centre=centre).pixels for path in chosen]
-        marks.append(clock())
+        marks.append(now())
         cut = np.concatenate([crop_views(frame, spec.crop)[0] for frame in frames])
-        marks.append(clock())
+        marks.append(now())
         judge(cut, marks)
         return marks
 

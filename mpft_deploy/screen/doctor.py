@@ -7,14 +7,14 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 from mpft_deploy import __version__
 from mpft_deploy.cores import available_cores
 from mpft_deploy.errors import EnvironmentLacksError, MpftError
-from mpft_deploy.extras import how_to_install
+from mpft_deploy.extras import how_to_install, require
 from mpft_deploy.spec import Record
 
 CODECS = ("h264", "hevc", "mjpeg", "mpeg4", "av1")
@@ -148,18 +148,23 @@ def _jetson() -> Iterator[Check]:
 
 def _optional() -> Iterator[Check]:
     extras = {
-        "export": "onnxruntime",
-        "mqtt": "paho",
-        "webhook": "httpx2",
-        "notify": "apprise",
-        "push": "cryptography",
-        "dashboard": "uvicorn",
-        "sign": "cryptography",
+        "export": ("onnx", "onnxruntime"),
+        "mqtt": ("paho",),
+        "webhook": ("httpx2",),
+        "notify": ("apprise",),
+        "push": ("cryptography", "httpx2"),
+        "dashboard": ("starlette", "uvicorn", "prometheus_client"),
+        "sign": ("cryptography",),
     }
-    for extra, module in extras.items():
-        found = importlib.util.find_spec(module) is not None
-        text = "installed" if found else f"not installed: {how_to_install(extra)}"
-        yield _found(f"extra {extra}", text, fine=found)
+    yield from (_extra(*one) for one in extras.items())
+
+
+def _extra(name: str, modules: Iterable[str]) -> Check:
+    try:
+        require(name, "it", *modules)
+    except EnvironmentLacksError as error:
+        return _found(f"extra {name}", f"not installed: {error}", fine=False)
+    return _found(f"extra {name}", "installed")
 
 
 def _disk() -> Check:

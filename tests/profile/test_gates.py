@@ -69,6 +69,13 @@ def test_other_objectives_are_usage_errors(text: str) -> None:
             assert 0 < kind.parse(text).percent < 100
 
 
+@pytest.mark.parametrize("percent", ["0", f"0.{'0' * 20}1", "99.999", f"99.{'9' * 20}"])
+def test_what_no_samples_bound_is_a_usage_error(percent: str) -> None:
+    for kind, text in ((Objective, f"p{percent}<=1ms"), (Limit, f"p{percent}:5%")):
+        with pytest.raises(UsageError, match="not understood"):
+            kind.parse(text)
+
+
 SAMPLES = 1000
 """Samples of a run; an engine of 10 ms then takes ten seconds."""
 

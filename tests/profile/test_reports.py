@@ -259,6 +259,10 @@ def test_streams_from_capture_to_verdict() -> None:
     assert (door.source, door.frames, gate.frames) == ("door", 60, 20)
     assert door.latency_ms["p50"].value == pytest.approx(21)
     assert gate.latency_ms["p99"].value is None
+    [once] = read_events([event("door", 5.0)], "events")
+    assert {one.why for one in once.latency_ms.values()} == {
+        f"too few samples: 1, needs {count}" for count in (5, 10, 29, 299, 2995)
+    }
     for bad in ([b"no json"], [b'{"event": "frame"}'], []):
         with pytest.raises(InputError, match="events"):
             read_events(bad, "events")

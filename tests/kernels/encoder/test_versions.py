@@ -174,6 +174,34 @@ def test_without_the_native_module_numpy_runs_and_says_so(forced: str) -> None:
     assert ("runs on NumPy" in warned and "install mpft-deploy again" in warned) != bool(forced)
 
 
+CROWDED = """
+import resource
+from pathlib import Path
+from encoder_cases import Size, random_network
+from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.kernels.encoder import Encoder
+network = random_network(3, Size())
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**26,) * 2)  # the stacks of a few
+try:
+    Encoder(network, 64)
+except EnvironmentLacksError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are Linux's")
+def test_threads_that_the_system_does_not_start_are_told() -> None:
+    """As of a container that may have few."""
+    pytest.importorskip("mpft_deploy.kernels.encoder._encoder")
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment.pop("MPFT_KERNEL", None)
+    command = [sys.executable, "-c", CROWDED]
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "64 threads cannot be started" in out.stdout
+
+
 def test_native_code_of_other_sources_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """As that of an editable installation becomes; NumPy does not stand in without a word."""
     native = pytest.importorskip("mpft_deploy.kernels.encoder._encoder")

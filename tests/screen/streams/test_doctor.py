@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import time
@@ -57,6 +58,17 @@ def test_a_camera_that_is_not_there_and_a_damaged_bundle(tmp_path: Path) -> None
     assert checks["bundle"]["result"] == checks["camera"]["result"] == "fault"
     assert "Connection refused" in checks["camera"]["text"]
     assert "s3cr3tw0rd" not in run.out + run.err
+
+
+def test_an_extra_is_installed_where_all_of_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "httpx2" else real(name)
+    )
+    found = {check.name: check for check in examination._optional()}
+    lacking = [name for name, check in found.items() if check.result == "note"]
+    assert {"extra webhook", "extra push"} <= set(lacking)
+    assert "it needs httpx2: run `pip install" in found["extra push"].text
 
 
 @pytest.mark.parametrize("program", ["/usr/bin/gst-launch-1.0", None])
