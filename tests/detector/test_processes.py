@@ -88,7 +88,7 @@ def test_two_processes_learn_what_one_learns_and_one_goes_on_where_the_other_is_
         epochs=2, batch=7, backbone_lr=1e-3, head_lr=1e-2, seed=3, augment=0.3, precision="f32",
         ema=0.5,
     )  # fmt: skip
-    frozen = msgspec.structs.replace(tuned, epochs=0, taps=2)
+    frozen = msgspec.structs.replace(tuned, epochs=0, taps=2, ema=0.0)
     data = ([world / "train"], [world / "val"])
     script, shared, parts = (tmp_path / name for name in ("run.py", "shared", "parts"))
     script.write_text(SCRIPT)
