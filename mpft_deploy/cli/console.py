@@ -194,5 +194,5 @@ def parse_share(
     except ValueError:
         raise click.BadParameter(f"{text!r} is no share: write 5% or 0.05") from None
     if not 0 < share < 1:
-        raise click.BadParameter(f"{text!r} must be above 0 and below 100%")
+        raise click.BadParameter(f"{text!r} must be above 0 and below 100%: write 5% or 0.05")
     return share

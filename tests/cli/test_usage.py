@@ -39,7 +39,7 @@ def mpft(capsys: pytest.CaptureFixture[str]) -> Mpft:
         (["profile", "bundle", "--batch", "x"], "Usage: mpft profile [OPTIONS] BUNDLE"),
         (["train", "x", "--out", "y", "--head-lr", "nan"], "no finite number"),
         (["train", "x", "--out", "y", "--backbone-lr", "inf"], "no finite number"),
-        (["train", "x", "--out", "y", "--false-alarm", "3"], "must be above 0 and below 100%"),
+        (["train", "x", "--out", "y", "--false-alarm", "3"], "and below 100%: write 5% or 0.05"),
         (["verify", "x", "--threads", "65536"], "65536 threads are not possible"),
         (["eval", "x", "--threads", "65536"], "65536 threads are not possible"),
         (["screen", ""], "the path is empty"),
