@@ -319,6 +319,7 @@ def with_threshold(calibration: Calibration, threshold: float | None) -> Calibra
     if not 0 <= threshold <= 1:
         raise UsageError(f"threshold must be a probability from 0 to 1, got {threshold}")
     low, high = calibration.unsure
-    high = high if high > calibration.threshold else threshold
+    if low < high == calibration.threshold:
+        high = threshold
     band = (low, high) if low <= threshold <= high else (threshold, threshold)
     return msgspec.structs.replace(calibration, threshold=threshold, unsure=band)

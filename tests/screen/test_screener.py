@@ -170,6 +170,8 @@ def test_a_threshold_keeps_the_unsure_band_only_around_itself() -> None:
     ends = Calibration(threshold=0.8, unsure=(0.6, 0.8))  # as --false-alarm sets it
     for wanted, band in ((0.9, (0.6, 0.9)), (0.7, (0.6, 0.7)), (0.5, (0.5, 0.5))):
         assert with_threshold(ends, wanted).unsure == band
+    never = Calibration(threshold=0.8, unsure=(0.8, 0.8))
+    assert with_threshold(never, 0.9).unsure == (0.9, 0.9)
     inside = with_threshold(calibration, 0.6)
     assert (inside.verdict(0.62), inside.verdict(0.7)) == ("unsure", "generated")
     outside = with_threshold(calibration, 0.9)
