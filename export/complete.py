@@ -61,3 +61,19 @@ def complete(bundle: Bundle, *, sign: Path | None = None, threads: int = 0) -> B
             replace=True,
         )
     return read_bundle(bundle.path)
+
+
+def sign_anew(bundle: Bundle, sign: Path) -> Bundle:
+    """Write a bundle again as it is, signed by a private key (PEM); its seal becomes another."""
+    with reserve(bundle.path, OUTPUT, replace=True):
+        write_bundle(
+            bundle.path,
+            bundle.info,
+            bundle.engine,
+            bundle.golden,
+            bundle.certificate,
+            bundle.latency,
+            sign=load_signer(sign),
+            replace=True,
+        )
+    return read_bundle(bundle.path)
