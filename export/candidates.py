@@ -143,6 +143,4 @@ def combinations(request: Request, target: str, keeps: Sequence[str | None]) -> 
             f"--precision {out[0].precision} goes without a search: it takes as long as pictures "
             "make it, so no latency can be told"
         )
-    if request.float_layers and request.precision == AUTO:
-        raise UsageError("--float-layers goes with one --precision; auto finds the layers itself")
     return out

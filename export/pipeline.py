@@ -299,10 +299,6 @@ def _precision(
     """
     if reason and request.images:
         raise UsageError(f"--images needs an engine that runs here: {reason}")
-    if request.precision in INTEGERS and request.float_layers:
-        raise UsageError(
-            f"--float-layers does not go with precision {request.precision}: it has no floats"
-        )
     precision = precision_of(request.precision, request.float_layers)
     if request.backend != NATIVE and precision.defined:
         precision = msgspec.structs.replace(precision, own_order=True)

@@ -201,7 +201,9 @@ def command(
         )
     if precision is None and searches:
         precision = AUTO
-    elif precision is None:
+    if precision == AUTO and float_layers:
+        raise UsageError("--float-layers goes with one --precision; auto finds the layers itself")
+    if precision is None:
         precision = NARROWEST if backend == NATIVE else find_backend(backend).PRECISIONS[0]
     request = Request(
         detector=detector,
