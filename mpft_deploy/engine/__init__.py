@@ -160,10 +160,11 @@ def backend_of(bundle: Bundle) -> Backend:
     """The backend of a bundle's engine; fails loudly when it is unknown or cannot run that here."""
     info = bundle.info
     if info.backend not in BACKENDS:
+        made = printable(info.versions.get("mpft-deploy", "unknown"))
         raise InputError(
             f"{display(bundle.path)} is for the backend {printable(info.backend)}, which this "
-            "version of mpft-deploy does not have: install the one that it was made with, "
-            f"{printable(info.versions.get('mpft-deploy', 'unknown'))}, or export the detector again"
+            f"version of mpft-deploy does not have: install the one that it was made with, {made}, "
+            "or export the detector again"
         )
     backend = find_backend(info.backend)
     _refuse(info.backend, backend.why_not(info.compute_capability) or _of_another_system(info))
