@@ -58,7 +58,8 @@ def _numbers(kind: click.ParamType[int]) -> Callable[..., tuple[int, ...]]:
 @click.option(
     "--images",
     type=PATH,
-    help="Folder of image files to decode, each judged by its centre view; else golden crops.",
+    help="Folder of image files to decode, timed with the centre view of each, where mpft screen "
+    "judges larger pictures by several; else golden crops.",
 )
 @click.option(
     "--scenario",
