@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from mpft_deploy.bundle import Certificate, Comparison, Latency
 from mpft_deploy.engine import BACKENDS, find_backend, get_backend
 from mpft_deploy.errors import UsageError
-from mpft_deploy.export.pipeline import Made, Request
+from mpft_deploy.export.pipeline import Made
 from mpft_deploy.export.recipes import precision_of, recipe_of
+from mpft_deploy.export.request import Request
 from mpft_deploy.export.sensitivity import Layers
 from mpft_deploy.profile.latency import Stopwatch
 from mpft_deploy.spec import Record

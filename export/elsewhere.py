@@ -12,8 +12,8 @@ from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.engine import native, tensorrt
 from mpft_deploy.errors import UsageError
 from mpft_deploy.export.materials import with_keep
-from mpft_deploy.export.pipeline import NARROWEST, NATIVE, Request
 from mpft_deploy.export.recipes import precision_of, recipe_of
+from mpft_deploy.export.request import NARROWEST, NATIVE, Request
 from mpft_deploy.export.tensorrt import refuse_older
 from mpft_deploy.files import display
 from mpft_deploy.kernels.encoder.packing import packed_shapes
