@@ -43,7 +43,7 @@ from mpft_deploy.detector.thresholds import require_enough
 from mpft_deploy.errors import MpftError, UsageError
 from mpft_deploy.evaluate.scores import Score
 from mpft_deploy.files import display
-from mpft_deploy.images import others_in
+from mpft_deploy.finding import others_in
 from mpft_deploy.outputs import reserve
 from mpft_deploy.spec import Calibration
 from mpft_deploy.weights import Stored
