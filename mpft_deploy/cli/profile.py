@@ -67,7 +67,7 @@ def _numbers(kind: click.ParamType[int]) -> Callable[..., tuple[int, ...]]:
     type=click.Choice([*SCENARIOS, "all"]),
     multiple=True,
     default=("single-stream",),
-    show_default="single-stream",
+    show_default=True,
     help="As MLPerf means it; may be given several times.",
 )
 @click.option(
