@@ -38,7 +38,8 @@ from mpft_deploy.export.graph import build_graph, serialise
 from mpft_deploy.export.pipeline import Request, export
 from mpft_deploy.export.precision import apply_precision
 from mpft_deploy.files import sha256
-from mpft_deploy.images import find_images, load_views
+from mpft_deploy.finding import find_images
+from mpft_deploy.images import load_views
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.spec import Architecture, Crop, DetectorSpec
 from mpft_deploy.statistics import summary

@@ -35,7 +35,7 @@ import numpy as np
 import rtsp_load
 from family import family
 from records import write_record
-from soak import Screen, configuration
+from screened import Screen, configuration
 from turns import measured, provenance
 
 from mpft_deploy.screen.streams.records import StreamEvent

@@ -114,7 +114,7 @@ def measure(manifest: Path, work: Path, parquet: Path, backbone: str) -> None:
                 tune(learner, loss, others, labels[others], seed * FOLDS + fold)
                 tuned = detector(tower).eval()
                 tuned.visual.load_state_dict(learner.visual.state_dict())
-                np.save(kept, read(tuned, partial(from_states, states[JUDGED]), len(samples)))
+                save(kept, read(tuned, partial(from_states, states[JUDGED]), len(samples)))
             logits[assigned == fold] = judged(np.load(kept), samples, assigned, fold)
             click.echo(f"{rule}: seed {seed}, fold {fold + 1} of {LEFT_OUT}")
     for rule in RULES:
@@ -152,10 +152,15 @@ def first_blocks(net: Detector, samples: Sequence[Sample], work: Path) -> dict[s
                 parts[rule].append(tokens.numpy().astype(np.float16))
             click.echo(f"{sum(map(len, parts[JUDGED]))} of {len(samples)} views", err=True)
         for rule, path in kept.items():
-            partial = path.with_suffix(".part.npy")
-            np.save(partial, np.concatenate(parts[rule]))
-            partial.rename(path)
+            save(path, np.concatenate(parts[rule]))
     return {rule: np.load(path, mmap_mode="r") for rule, path in kept.items()}
+
+
+def save(path: Path, array: Array) -> None:
+    """Write a file of WORK, whole or not at all."""
+    part = path.with_suffix(".part.npy")
+    np.save(part, array)
+    part.rename(path)
 
 
 def draw_images(manifest: Path) -> tuple[list[Sample], Array, dict[str, Any]]:
@@ -285,7 +290,7 @@ def tune(
     from mpft_deploy.detector.settings import TrainSettings
 
     torch.manual_seed(seed)
-    optimiser = optimise(Tower(model), model.head, TrainSettings(backbone_lr=rate))
+    optimiser = optimise(Tower(model), model.head, TrainSettings(epochs=1, backbone_lr=rate))
     rates = schedule(optimiser, STEPS)
     order = BalancedOrder(labels.tolist(), BATCH, seed, range(len(labels)))
     model.train()

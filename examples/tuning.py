@@ -327,9 +327,7 @@ class Bench:
         """From a file of that name, which is made if it is not there."""
         path = self._work / f"{name}.npy"
         if not path.exists():
-            part = path.with_suffix(".part.npy")
-            np.save(part, make())
-            part.rename(path)
+            hiding.save(path, make())
         return np.load(path, mmap_mode="r")
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from mpft_deploy.bundle import Certificate, Comparison, Latency
 from mpft_deploy.engine import BACKENDS, find_backend, get_backend
 from mpft_deploy.errors import UsageError
-from mpft_deploy.export.pipeline import Made, Request
+from mpft_deploy.export.pipeline import Made
 from mpft_deploy.export.recipes import precision_of, recipe_of
+from mpft_deploy.export.request import Request
 from mpft_deploy.export.sensitivity import Layers
 from mpft_deploy.profile.latency import Stopwatch
 from mpft_deploy.spec import Record
@@ -143,6 +144,4 @@ def combinations(request: Request, target: str, keeps: Sequence[str | None]) -> 
             f"--precision {out[0].precision} goes without a search: it takes as long as pictures "
             "make it, so no latency can be told"
         )
-    if request.float_layers and request.precision == AUTO:
-        raise UsageError("--float-layers goes with one --precision; auto finds the layers itself")
     return out

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from mpft_deploy.bundle import OUTPUT, Bundle, Device, read_bundle, write_bundle
-from mpft_deploy.engine import get_backend
+from mpft_deploy.engine import backend_of
 from mpft_deploy.engine.certificate import certify, recheck
 from mpft_deploy.errors import UsageError
 from mpft_deploy.export.pipeline import LATENCY_SAMPLES, LATENCY_SECONDS
@@ -35,7 +35,7 @@ def complete(bundle: Bundle, *, sign: Path | None = None, threads: int = 0) -> B
         )
     with reserve(bundle.path, OUTPUT, replace=True):
         signer = load_signer(sign) if sign else None
-        backend = get_backend(info.backend, info)
+        backend = backend_of(bundle)
         engine = backend.load(bundle.engine, threads=threads)
         certificate = certify(spec, *recheck(engine, bundle))
         crops = bundle.golden.crops
@@ -58,6 +58,22 @@ def complete(bundle: Bundle, *, sign: Path | None = None, threads: int = 0) -> B
             certificate,
             latency,
             sign=signer,
+            replace=True,
+        )
+    return read_bundle(bundle.path)
+
+
+def sign_anew(bundle: Bundle, sign: Path) -> Bundle:
+    """Write a bundle again as it is, signed by a private key (PEM); its seal becomes another."""
+    with reserve(bundle.path, OUTPUT, replace=True):
+        write_bundle(
+            bundle.path,
+            bundle.info,
+            bundle.engine,
+            bundle.golden,
+            bundle.certificate,
+            bundle.latency,
+            sign=load_signer(sign),
             replace=True,
         )
     return read_bundle(bundle.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,8 @@ from mpft_deploy.detector_folder import read_detector
 from mpft_deploy.engine import native, tensorrt
 from mpft_deploy.errors import UsageError
 from mpft_deploy.export.materials import with_keep
-from mpft_deploy.export.pipeline import NARROWEST, NATIVE, Request
-from mpft_deploy.export.recipes import RECIPES, recipe_of
+from mpft_deploy.export.recipes import precision_of, recipe_of
+from mpft_deploy.export.request import NARROWEST, NATIVE, Request
 from mpft_deploy.export.tensorrt import refuse_older
 from mpft_deploy.files import display
 from mpft_deploy.kernels.encoder.packing import packed_shapes
@@ -65,6 +66,8 @@ def describe_elsewhere(request: Request, name: str) -> dict[str, dict[str, str]]
             f"{device.title} has no engine of precision {request.precision} by "
             f"{' or '.join(backends)}: choose {choices}"
         )
+    if request.precision not in UNTOLD:
+        precision_of(request.precision, request.float_layers)  # raises where it can leave none
     found = {}
     for backend in able:
         one = _native if backend == NATIVE else _plan
@@ -91,7 +94,7 @@ def _native(request: Request, spec: DetectorSpec, device: Elsewhere) -> tuple[st
 def _plan(request: Request, spec: DetectorSpec, device: Elsewhere) -> tuple[str, dict[str, str]]:
     name = "fp16" if request.precision in UNTOLD else request.precision
     refuse_older(name, (device.capability,), "")
-    precision = RECIPES[name].precision
+    precision = precision_of(name, request.float_layers)
     # Of blocks, the matrices are of the precision; all else is float32.
     shapes = detector_shapes(spec).items()
     size = sum(
@@ -99,15 +102,16 @@ def _plan(request: Request, spec: DetectorSpec, device: Elsewhere) -> tuple[str,
         * (BYTES[precision.weights] if len(shape) == 2 and "resblocks" in weight else 4)
         for weight, shape in shapes
     )
+    more = "more than " if request.float_layers else ""
     low, usual, high = request.options.batch
     most = request.options.workspace
     scratch = f", {most} MiB of scratch at most" if most else ""
     return f"tensorrt {name}", {
         "precision": f"{precision}: {recipe_of(name).help}",
-        "engine": f"{size / 1e6:.0f} MB of weights, and TensorRT's kernels",
+        "engine": f"{more}{size / 1e6:.0f} MB of weights, and TensorRT's kernels",
         "how long": "not measured: TensorRT times its kernels there. The export tells how far it "
         "is, and --timing-cache makes the next one quick",
-        "memory while building": f"{2 * size / 1e6:.0f} MB and what TensorRT takes{scratch}",
+        "memory while building": f"{more}{2 * size / 1e6:.0f} MB and what TensorRT takes{scratch}",
         "profile": f"batch of {low} to {high}, fastest at {usual}",
         "runs on": f"SM {device.capability} under JetPack {device.jetpack}, and nowhere else",
         "needs there": f"JetPack {device.jetpack} (TensorRT {device.tensorrt}, CUDA {device.cuda}) "
@@ -119,5 +123,8 @@ def _plan(request: Request, spec: DetectorSpec, device: Elsewhere) -> tuple[str,
 
 def _command(request: Request) -> str:
     """How the export is asked for, without a backend and what goes with it."""
-    keep = f" --keep {request.keep}" if request.keep else ""
-    return f"mpft-export {display(request.detector)} {display(request.out)}{keep}"
+    words = ["mpft-export", display(request.detector), display(request.out)]
+    words += ["--keep", request.keep] if request.keep else []
+    for pattern in request.float_layers:
+        words += ["--float-layers", pattern]
+    return shlex.join(words)

@@ -18,7 +18,8 @@ import msgspec
 from mpft_deploy.bundle import CERTIFICATE
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.export.materials import Say
-from mpft_deploy.export.pipeline import Request, silent
+from mpft_deploy.export.pipeline import silent
+from mpft_deploy.export.request import Request
 from mpft_deploy.export.standalone import Standalone, make_standalone
 from mpft_deploy.files import canonical_json, display
 from mpft_deploy.outputs import reserve, staged_folder

@@ -25,7 +25,8 @@ from mpft_deploy.errors import InputError
 from mpft_deploy.evaluate.scores import mean_over_views
 from mpft_deploy.export.smoothing import Smoothed, smooth
 from mpft_deploy.files import display, sha256
-from mpft_deploy.images import U8, find_images, others_in, read_picture
+from mpft_deploy.finding import find_images, others_in
+from mpft_deploy.images import U8, read_picture
 from mpft_deploy.prepared import prepare
 from mpft_deploy.spec import DetectorSpec, KeepRule, ViewPolicy
 from mpft_deploy.views import centre_alone

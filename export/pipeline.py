@@ -5,10 +5,8 @@ Without being told to, nothing is written that fails its smoke test or has not k
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +16,6 @@ import numpy as np
 from mpft_deploy import __version__
 from mpft_deploy.bundle import (
     KIND,
-    OUTPUT,
     VERSION,
     BundleInfo,
     Certificate,
@@ -28,9 +25,8 @@ from mpft_deploy.bundle import (
     Precision,
     write_bundle,
 )
-from mpft_deploy.detector_folder import DetectorFolder, Golden, read_spec
+from mpft_deploy.detector_folder import DetectorFolder, Golden
 from mpft_deploy.engine import Backend, Engine, find_backend
-from mpft_deploy.engine.budget import Budget, default_budget
 from mpft_deploy.engine.certificate import (
     certify,
     not_run,
@@ -42,64 +38,23 @@ from mpft_deploy.engine.certificate import (
 from mpft_deploy.engine.native import write_engine
 from mpft_deploy.engine.published import Published, narrowest
 from mpft_deploy.errors import EnvironmentLacksError, GateError, UsageError
-from mpft_deploy.export.builders import Builder, BuildOptions, Plan, get_builder
+from mpft_deploy.export.builders import Builder, Plan, get_builder
 from mpft_deploy.export.materials import Materials, Say
 from mpft_deploy.export.recipes import INTEGERS, precision_of, recipe_of
 from mpft_deploy.export.refusal import may_be_written, refusal
+from mpft_deploy.export.request import NARROWEST, NATIVE, Request, budget_of, hold
 from mpft_deploy.extras import require
-from mpft_deploy.outputs import Place, reserve
 from mpft_deploy.profile.latency import Stopwatch
 from mpft_deploy.signing import Signature, load_signer
 from mpft_deploy.spec import DetectorSpec
-from mpft_deploy.weights import F32, detector_shapes
+from mpft_deploy.weights import F32
 
 if TYPE_CHECKING:
     import onnx
 
 LATENCY_SAMPLES, LATENCY_SECONDS = 100, 2.0
-NATIVE, STANDALONE = "native", "onnxruntime"
-NARROWEST = "narrowest"
-"""In place of a precision of the backend native: the narrowest that is known to keep the budget."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to export, how, and by which budget.
-
-    precision: one of the backend's, or NARROWEST.
-    keep: cells seen at inference, in place of the detector's own rule. Verdicts are still compared
-        with those at its own rule.
-    budget: to judge by on `images`; None takes the precision's default.
-    allow_unproven: write it whatever the answer is.
-    sign: a private key to sign the bundle with; see `mpft_deploy.signing`.
-    """
-
-    detector: Path
-    out: Path
-    backend: str = NATIVE
-    precision: str = "wide"
-    float_layers: tuple[str, ...] = ()
-    keep: str | None = None
-    options: BuildOptions = field(default_factory=BuildOptions)
-    budget: Budget | None = None
-    images: tuple[Path, ...] = ()
-    calibrate: tuple[Path, ...] = ()
-    threads: int = 0
-    overwrite: bool = False
-    allow_unproven: bool = False
-    sign: Path | None = None
-
-    @property
-    def inputs(self) -> tuple[Path, ...]:
-        """Files and folders that the export reads."""
-        others = (self.sign, self.options.timing_cache)
-        return (self.detector, *self.images, *self.calibrate, *filter(None, others))
-
-    @property
-    def room(self) -> int:
-        """Bytes that a bundle takes at least: no engine stores a weight in less than one."""
-        shapes = detector_shapes(read_spec(self.detector)).values()
-        return (4 if self.precision == "fp32" else 1) * sum(map(math.prod, shapes))
+STANDALONE = "onnxruntime"
+"""The backend that standalone graphs are checked by."""
 
 
 @dataclass(frozen=True)
@@ -299,10 +254,6 @@ def _precision(
     """
     if reason and request.images:
         raise UsageError(f"--images needs an engine that runs here: {reason}")
-    if request.precision in INTEGERS and request.float_layers:
-        raise UsageError(
-            f"--float-layers does not go with precision {request.precision}: it has no floats"
-        )
     precision = precision_of(request.precision, request.float_layers)
     if request.backend != NATIVE and precision.defined:
         precision = msgspec.structs.replace(precision, own_order=True)
@@ -338,13 +289,6 @@ def export(request: Request, say: Say = silent) -> Result:
             say("measuring latency")
             latency = built.watch.finish(LATENCY_SAMPLES, LATENCY_SECONDS)
         return write(request, built, latency, signer)
-
-
-def hold(request: Request) -> AbstractContextManager[Place]:
-    """Try the place of the bundle and hold it; errors as of `reserve`."""
-    return reserve(
-        request.out, OUTPUT, replace=request.overwrite, inputs=request.inputs, room=request.room
-    )
 
 
 def write(
@@ -451,8 +395,3 @@ def _write_model(
     graph = build_graph(spec, weights)
     graph = apply_precision(graph, request.precision, request.float_layers, ranges)
     return graph, mixes_views(graph), serialise(graph)
-
-
-def budget_of(request: Request) -> Budget:
-    """The budget that was asked for, or the precision's default."""
-    return request.budget or default_budget(request.precision)

@@ -63,8 +63,6 @@ def apply_precision(
         raise UsageError(f"precision {precision!r} is unknown: choose {', '.join(RECIPES)}")
     recipe = RECIPES[precision]
     if precision == "fp32":
-        if float_layers:
-            raise UsageError("--float-layers goes with int8 and the like; fp32 has only such")
         return model
     if recipe.static and ranges is None:
         raise UsageError(f"precision {precision} needs the ranges of activations")

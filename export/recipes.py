@@ -10,6 +10,7 @@ from math import inf
 from msgspec.structs import replace
 
 from mpft_deploy.bundle import Precision
+from mpft_deploy.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,14 @@ def recipe_of(name: str) -> Recipe:
 
 
 def precision_of(name: str, float_layers: Sequence[str] = ()) -> Precision:
-    """The record of a precision, with patterns of layers that it leaves in float."""
+    """The record of a precision, with patterns of layers that it leaves in float.
+
+    Raises:
+        UsageError: it has none to leave, or nothing else.
+    """
+    if float_layers and (name in INTEGERS or name == "fp32"):
+        why = "it has no floats" if name in INTEGERS else "it has nothing else"
+        raise UsageError(f"--float-layers does not go with precision {name}: {why}")
     return replace(recipe_of(name).precision, float_layers=tuple(float_layers))
 
 

@@ -34,19 +34,9 @@ from mpft_deploy.export.candidates import (
 )
 from mpft_deploy.export.materials import FLOAT32, Materials, Say, Views
 from mpft_deploy.export.notebook import Notebook, code_digest
-from mpft_deploy.export.pipeline import (
-    LATENCY_SAMPLES,
-    Made,
-    Request,
-    Result,
-    budget_of,
-    gather,
-    hold,
-    make,
-    silent,
-    write,
-)
+from mpft_deploy.export.pipeline import LATENCY_SAMPLES, Made, Result, gather, make, silent, write
 from mpft_deploy.export.recipes import recipe_of
+from mpft_deploy.export.request import Request, budget_of, hold
 from mpft_deploy.export.search_report import TITLE, as_text, write_picture
 from mpft_deploy.export.sensitivity import Layers, float_layer_ladder
 from mpft_deploy.files import absolute, sha256

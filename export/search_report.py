@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mpft_deploy.bundle import Comparison
 from mpft_deploy.export.candidates import Candidate, LatencyLimit
-from mpft_deploy.export.pipeline import LATENCY_SAMPLES, budget_of
+from mpft_deploy.export.pipeline import LATENCY_SAMPLES
+from mpft_deploy.export.request import budget_of
 from mpft_deploy.files import write_atomic
 
 COLUMNS = ["candidate", "p50 ms", "p90 ms", "MB", "flips (95 %)", "mean error", "ΔAUC", ""]

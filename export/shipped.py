@@ -87,18 +87,9 @@ def _kept_as(precision: str | None) -> str:
 
 def _make(detector: Path, out: Path, precision: str | None) -> Bundle:
     # What is needed once, and not by the runs that find its bundle.
-    from mpft_deploy.export.pipeline import (
-        NARROWEST,
-        NATIVE,
-        Request,
-        gather,
-        hold,
-        make,
-        prove,
-        settle,
-        write,
-    )
+    from mpft_deploy.export.pipeline import gather, make, prove, settle, write
     from mpft_deploy.export.refusal import refusal
+    from mpft_deploy.export.request import NARROWEST, NATIVE, Request, hold
 
     wanted = precision or NARROWEST
     request = Request(detector, out, backend=NATIVE, precision=wanted, overwrite=True)

@@ -26,7 +26,8 @@ from mpft_deploy.bundle import Certificate
 from mpft_deploy.errors import GateError, UsageError
 from mpft_deploy.export.graph import OPSET, GraphBuilder, serialise
 from mpft_deploy.export.materials import Say
-from mpft_deploy.export.pipeline import Built, Request, build, silent
+from mpft_deploy.export.pipeline import Built, build, silent
+from mpft_deploy.export.request import Request
 from mpft_deploy.files import display
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.outputs import reserve, write_output

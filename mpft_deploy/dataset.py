@@ -17,7 +17,8 @@ import numpy.typing as npt
 from mpft_deploy.cores import available_cores
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import display, printable
-from mpft_deploy.images import decode_image, find_images
+from mpft_deploy.finding import find_images
+from mpft_deploy.images import decode_image
 from mpft_deploy.layouts import CLASS_FOLDERS, SPLIT_FOLDERS, listing, read_folder
 from mpft_deploy.packed import packed_files, read_rows, state
 

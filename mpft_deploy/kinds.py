@@ -95,7 +95,7 @@ def _holds_one(path: Path, wanted: str) -> str | None:
 
 
 def _holds_images(path: Path, wanted: str) -> str | None:
-    from mpft_deploy.images import IMAGE_SUFFIXES
+    from mpft_deploy.finding import IMAGE_SUFFIXES
 
     if not path.is_dir():
         return None

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from mpft_deploy.benchmarks import BENCHMARKS, KNOWN_REALS, KNOWN_SETS, Benchmark, plain
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import display
-from mpft_deploy.images import find_images, passed_over
+from mpft_deploy.finding import find_images, passed_over
 
 CLASS_FOLDERS = {
     **dict.fromkeys(("0_real", "real", "nature", "0"), 0),

@@ -19,7 +19,8 @@ from mpft_deploy.dataset import (
 )
 from mpft_deploy.errors import InputError
 from mpft_deploy.evaluate.run import find_entries
-from mpft_deploy.images import decode_image, others_in
+from mpft_deploy.finding import others_in
+from mpft_deploy.images import decode_image
 
 
 def png(colour: int) -> bytes:

@@ -59,7 +59,7 @@ def no_backend(monkeypatch):
         pytest.fail(f"backend {name} was reached")
 
     # What is first imported meanwhile would keep this for good: it is imported above.
-    monkeypatch.setattr(engines, "get_backend", reached)
+    monkeypatch.setattr(engines, "find_backend", reached)
 
 
 def reseal(folder, payload):

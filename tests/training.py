@@ -7,13 +7,21 @@ import os
 import signal
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from mpft_deploy.detector.model import Detector
-from mpft_deploy.detector.settings import TrainSettings
+from mpft_deploy.detector.recipe import Recipe
+from mpft_deploy.detector.settings import IDLE, TrainSettings
 from mpft_deploy.detector.train import Trained, train
 
 STEPS = 12  # 24 images, batches of 8, 4 epochs
+
+
+def without_epochs(settings: TrainSettings) -> TrainSettings:
+    """The settings of a run that leaves the backbone frozen, the others alike."""
+    idle = {name: getattr(Recipe, name) for name in IDLE["epochs"]}
+    return msgspec.structs.replace(settings, epochs=0, **idle)
 
 
 class Listener:

@@ -32,7 +32,7 @@ def run_archive(
     from mpft_deploy.cores import available_cores
     from mpft_deploy.errors import EnvironmentLacksError
     from mpft_deploy.files import display
-    from mpft_deploy.images import passed_over
+    from mpft_deploy.finding import passed_over
     from mpft_deploy.screen.archive import How, done_in, judge_archive, mark_of, parts
     from mpft_deploy.screen.screener import with_threshold
     from mpft_deploy.screen.storage import find_sources

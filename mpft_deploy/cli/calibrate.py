@@ -148,7 +148,7 @@ def command(
     from mpft_deploy.detector.recalibrate import recalibrate, require_possible, write_outcome
     from mpft_deploy.detector_folder import OUTPUT
     from mpft_deploy.evaluate.run import find_entries
-    from mpft_deploy.images import others_in
+    from mpft_deploy.finding import others_in
     from mpft_deploy.spec import KeepRule
 
     model, folder = Detector.from_folder(detector)

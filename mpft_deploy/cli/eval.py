@@ -224,7 +224,7 @@ def _predict(
     from mpft_deploy.evaluate.protocols import protocol_names
     from mpft_deploy.evaluate.run import evaluate, find_entries
     from mpft_deploy.files import display
-    from mpft_deploy.images import others_in
+    from mpft_deploy.finding import others_in
 
     entries = find_entries(data, split=split, limit=limit)
     protocols = protocol_names(robustness=robustness)

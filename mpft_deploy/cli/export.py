@@ -12,7 +12,7 @@ from mpft_deploy.cli.options import PATH, Threads
 
 if TYPE_CHECKING:
     from mpft_deploy.bundle import Certificate
-    from mpft_deploy.export.pipeline import Request
+    from mpft_deploy.export.request import Request
 
 PRECISIONS = [
     "auto", "fp32", "fp16", "bf16", "int8", "int8-static", "int8-static+fp16", "int8-static+bf16",
@@ -191,7 +191,8 @@ def command(
     from mpft_deploy.engine.budget import Budget
     from mpft_deploy.errors import UsageError
     from mpft_deploy.export.builders import BuildOptions, parse_batch, parse_capability
-    from mpft_deploy.export.pipeline import NARROWEST, NATIVE, Request, export
+    from mpft_deploy.export.pipeline import export
+    from mpft_deploy.export.request import NARROWEST, NATIVE, Request
     from mpft_deploy.files import display
 
     searches = target is not None or AUTO in (backend, precision)
@@ -201,7 +202,9 @@ def command(
         )
     if precision is None and searches:
         precision = AUTO
-    elif precision is None:
+    if precision == AUTO and float_layers:
+        raise UsageError("--float-layers goes with one --precision; auto finds the layers itself")
+    if precision is None:
         precision = NARROWEST if backend == NATIVE else find_backend(backend).PRECISIONS[0]
     request = Request(
         detector=detector,

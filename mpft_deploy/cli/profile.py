@@ -58,7 +58,8 @@ def _numbers(kind: click.ParamType[int]) -> Callable[..., tuple[int, ...]]:
 @click.option(
     "--images",
     type=PATH,
-    help="Folder of image files to decode, each judged by its centre view; else golden crops.",
+    help="Folder of image files to decode, timed with the centre view of each, where mpft screen "
+    "judges larger pictures by several; else golden crops.",
 )
 @click.option(
     "--scenario",
@@ -66,7 +67,7 @@ def _numbers(kind: click.ParamType[int]) -> Callable[..., tuple[int, ...]]:
     type=click.Choice([*SCENARIOS, "all"]),
     multiple=True,
     default=("single-stream",),
-    show_default="single-stream",
+    show_default=True,
     help="As MLPerf means it; may be given several times.",
 )
 @click.option(

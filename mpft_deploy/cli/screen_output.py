@@ -81,7 +81,7 @@ class Output:
         unread = self.count - self._verdicts.total()
         click.echo(", ".join([*counts, *([f"{unread} could not be read"] if unread else [])]))
         if self._others:
-            from mpft_deploy.images import passed_over
+            from mpft_deploy.finding import passed_over
 
             click.echo(passed_over(self._others))
 

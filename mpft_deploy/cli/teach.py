@@ -49,7 +49,7 @@ def teach(
     from mpft_deploy.engine import load_engine
     from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
     from mpft_deploy.files import display
-    from mpft_deploy.images import find_images
+    from mpft_deploy.finding import find_images
     from mpft_deploy.screen.screener import Screener
     from mpft_deploy.screen.streams.baseline import (
         baselines_path,
@@ -132,7 +132,7 @@ def _judge(
     from mpft_deploy.cli.console import progress
     from mpft_deploy.cli.signals import Interrupted
     from mpft_deploy.errors import InputError
-    from mpft_deploy.images import find_images
+    from mpft_deploy.finding import find_images
     from mpft_deploy.screen.streams import read_folder
     from mpft_deploy.screen.streams.readers import find_reader
     from mpft_deploy.screen.streams.watch import TICK, Watch

@@ -22,7 +22,7 @@ PLAIN_SECONDS = 15.0
 
 
 def setting(
-    name: str, text: str | None, kind: click.ParamType[Any] | None = None
+    name: str, text: str, kind: click.ParamType[Any] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """An option for one of `TrainSettings`, with its default."""
     default = getattr(Recipe, name.removeprefix("--").replace("-", "_"))
@@ -62,8 +62,8 @@ def setting(
     type=click.IntRange(1),
     help="Images that a process runs at a time, for less memory.  [default: its share of a step]",
 )
-@setting("--backbone-lr", None, Number(0))
-@setting("--head-lr", None, Number(0, min_open=True))
+@setting("--backbone-lr", "Highest learning rate of the backbone.", Number(0))
+@setting("--head-lr", "Highest learning rate of the head.", Number(0, min_open=True))
 @setting(
     "--layer-decay",
     "Factor of the backbone's rate from each block to the one before it.",
@@ -84,7 +84,11 @@ def setting(
     "Share of training images that are resized, blurred or re-saved, of both classes.",
     Number(0, 1),
 )
-@setting("--dropout", None, Number(0, 1, max_open=True))
+@setting(
+    "--dropout",
+    "Share of what the head reads that is zeroed while fine-tuning.",
+    Number(0, 1, max_open=True),
+)
 @setting(
     "--blend",
     "Share of the fine-tuned weights in those that are kept; the rest are the backbone's.",
@@ -105,7 +109,7 @@ def setting(
     callback=parse_share,
     help="With --folds: call at most this share of an average source's real images generated.",
 )
-@setting("--seed", None, click.IntRange(0, 2**32 - 1))
+@setting("--seed", "Decides order, crops and all else that is drawn.", click.IntRange(0, 2**32 - 1))
 @setting(
     "--precision",
     "Of matmuls while fine-tuning; auto: bf16 where the device has it. Weights, calibration and "
@@ -145,8 +149,9 @@ def command(
 ) -> None:
     """Train a detector on DATA: real and generated images.
 
-    The backbone stays frozen and its head is taught, unless --epochs fine-tunes it. With --folds
-    images of all splits are learnt from.
+    The backbone stays frozen and its head is taught, unless --epochs fine-tunes it, without which
+    options of fine-tuning, such as rates and --batch, are refused. With --folds images of all
+    splits are learnt from.
 
     DATA are folders, CSV manifests, Parquet files, WebDataset's shards, or folders that Hugging
     Face's save_to_disk wrote. Folders may be laid out as 0_real and 1_fake, real and fake, or

@@ -21,7 +21,7 @@ from mpft_deploy.cli.options import PATH, Threads
     "--sign",
     type=PATH,
     metavar="PRIVATE_KEY",
-    help="Sign the bundle anew, should it be run now for the first time.",
+    help="Sign the bundle, also anew, if it passes or is run now for the first time.",
 )
 @click.option("--threads", type=Threads(), default=0, help="CPU threads; 0: all cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -35,18 +35,20 @@ def command(
     trained model's is compared with that in the certificate. Verdicts are judged on images, by
     `mpft-export --images`. Exit code 1 if anything was altered, the smoke test fails, or the engine
     was written though it had failed that or broke its budget. A bundle that never ran where it was
-    built gets its smoke test and latency now.
+    built gets its smoke test and latency now. A signature changes the seal, by which cameras are
+    taught.
     """
     from mpft_deploy.bundle import read_bundle
     from mpft_deploy.cli.console import emit_json, smoke_rows, table
     from mpft_deploy.engine import load_engine
     from mpft_deploy.engine.certificate import recheck
     from mpft_deploy.engine.selftest import explain_device, record_success
-    from mpft_deploy.export.complete import complete
+    from mpft_deploy.export.complete import complete, sign_anew
     from mpft_deploy.files import display
     from mpft_deploy.signing import signer_name
 
     content = read_bundle(bundle, require_signature)
+    signed_by = signer_name(content.signature) if require_signature else None
     if run_now := content.certificate.not_run is not None:
         content = complete(content, sign=sign, threads=threads)
         smoke, faults = content.certificate.smoke_test, content.certificate.smoke_faults
@@ -59,9 +61,11 @@ def command(
     if not faults:
         reasons += [f"the engine was written though {one}" for one in certificate.smoke_faults]
     difference = explain_device(content)
+    if sign and not run_now and not reasons:
+        content = sign_anew(content, sign)
+    signed_now = signer_name(content.signature) if sign and (run_now or not reasons) else None
     if difference and not reasons:
         record_success(content)
-    signed_by = signer_name(content.signature) if require_signature else None
     if as_json:
         emit_json(
             {
@@ -71,6 +75,7 @@ def command(
                 "answer": content.certificate.answer,
                 "reasons": reasons,
                 "signed_by": signed_by,
+                "signed_now": signed_now,
                 "device_difference": difference,
                 "smoke_test": smoke,
             }
@@ -81,6 +86,8 @@ def command(
             rows.append(["signature", f"as required, by {signed_by}"])
         if run_now:
             rows.append(["run", "now, for the first time, and written into the bundle"])
+        if sign:
+            rows.append(["signed", f"now, by {signed_now}" if signed_now else "no, for it failed"])
         rows.append(["device", difference or "the one that it was certified on"])
         rows += smoke_rows(smoke, faults)
         rows.append(["verdicts", content.certificate.summary])

@@ -77,18 +77,19 @@ class Probe(NamedTuple):
         mean = features.mean((0, 1), np.float64)
         variance = features.var((0, 1), np.float64)
         standard = ((features - mean) / np.sqrt(variance + NORM_EPS)).astype(np.float32)
-        penalty = torch.eye(width)
+        seen = torch.from_numpy(standard.reshape(-1, width))
         if looks > 1:
             within = torch.from_numpy((standard - standard.mean(0)).reshape(-1, width))
-            penalty += steadiness / ((looks - 1) * count) * (within.T @ within)
-        root = torch.linalg.cholesky(penalty)
-        # With u = rootᵀ w, the penalty of w is the square of u.
-        flat = torch.from_numpy(standard.reshape(-1, width))
-        turned = torch.linalg.solve_triangular(root.T, flat, upper=True, left=False)
+            penalty = steadiness / ((looks - 1) * count) * (within.T @ within) + torch.eye(width)
+            root = torch.linalg.cholesky(penalty)
+            # With u = rootᵀ w, the penalty of w is the square of u.
+            seen = torch.linalg.solve_triangular(root.T, seen, upper=True, left=False)
         fitted = LogisticRegression(C=inverse_penalty, max_iter=3000)
-        fitted.fit(turned.numpy(), np.tile(labels, looks), np.tile(weights, looks))
+        fitted.fit(seen.numpy(), np.tile(labels, looks), np.tile(weights, looks))
         learnt = torch.from_numpy(fitted.coef_.T.astype(np.float32))
-        weight = torch.linalg.solve_triangular(root.T, learnt, upper=True)[:, 0]
+        if looks > 1:
+            learnt = torch.linalg.solve_triangular(root.T, learnt, upper=True)
+        weight = learnt[:, 0]
         return cls(mean, variance, weight.numpy().astype(np.float64), float(fitted.intercept_[0]))
 
     def logits(self, features: F32) -> F32:

@@ -16,6 +16,14 @@ Precision = Literal["auto", "bf16", "f32"]
 GoldenSource = Literal["validation", "synthetic"]
 
 
+IDLE = {
+    "epochs": ("train_keep", "fill", "batch", "backbone_lr", "head_lr", "layer_decay", "lora",
+               "ema", "dropout", "blend"),
+    "folds": ("false_alarm",),
+}  # fmt: skip
+"""Setting → those that do nothing without it."""
+
+
 class TrainSettings(Record, frozen=True):
     """Settings of a run. The paper's abstract fixes none of them: the defaults are ours, those of
     the shipped detector (docs/method.md).
@@ -90,13 +98,20 @@ class TrainSettings(Record, frozen=True):
         ):
             if not good:
                 raise UsageError(f"{name} must be {wanted}, got {getattr(self, name)}")
-        if (self.lora or self.ema) and not self.epochs:
-            raise UsageError("lora and ema are of fine-tuning: pass --epochs of 1 or more too")
+        for name, names in IDLE.items():
+            changed = [one for one in names if getattr(self, one) != getattr(Recipe, one)]
+            self.require(name, *changed)
         if self.folds and (self.epochs or not self.augment):
             raise UsageError(
                 "folds are of a frozen backbone whose head learns from disturbed views: pass "
                 "--epochs 0 and an --augment above 0, or no --folds"
             )
+
+    def require(self, name: str, *options: str) -> None:
+        """A UsageError if there are options that do nothing without this setting, and it is 0."""
+        if options and not getattr(self, name):
+            told = ", ".join(f"--{one.replace('_', '-')}" for one in options)
+            raise UsageError(f"{told}: without effect without --{name}: give both, or neither")
 
     def blocks(self, tower: Geometry) -> int:
         """How many blocks are used of a tower; a UsageError if it has fewer, or too few cells."""

@@ -43,7 +43,7 @@ from mpft_deploy.detector.thresholds import require_enough
 from mpft_deploy.errors import MpftError, UsageError
 from mpft_deploy.evaluate.scores import Score
 from mpft_deploy.files import display
-from mpft_deploy.images import others_in
+from mpft_deploy.finding import others_in
 from mpft_deploy.outputs import reserve
 from mpft_deploy.spec import Calibration
 from mpft_deploy.weights import Stored
@@ -113,6 +113,7 @@ def train(
     """
     if settings.folds and val:
         raise UsageError("folds validate by the images of DATA: pass no --val, or no --folds")
+    settings.require("epochs", *["micro_batch"] * (micro_batch is not None))
     run = RunFolder(out)
     tensors: Tensors = {}
     backbone: Backbone | None = None
@@ -120,7 +121,7 @@ def train(
 
         def begin() -> tuple[Images, Progress]:
             nonlocal tensors, backbone
-            if settings.batch < processes.count:
+            if settings.epochs and settings.batch < processes.count:
                 raise UsageError(
                     f"a batch of {settings.batch} has no image for each of {processes.count} "
                     "processes: pass a larger --batch, or start fewer"

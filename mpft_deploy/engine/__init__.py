@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mpft_deploy.bundle import Bundle, BundleInfo, Device, Precision
 from mpft_deploy.cores import check_threads
-from mpft_deploy.errors import EnvironmentLacksError, UsageError
+from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.files import display, printable
 from mpft_deploy.kernels import texture_patchify
 from mpft_deploy.spec import DetectorSpec
@@ -149,16 +149,31 @@ def find_backend(name: str) -> Backend:
     return backend
 
 
-def get_backend(name: str, info: BundleInfo | None = None) -> Backend:
-    """The backend of that name; fails loudly when it is unknown, or cannot be used here at all or
-    for the engine of a bundle."""
+def get_backend(name: str) -> Backend:
+    """The backend of that name; fails loudly when it is unknown or cannot be used here."""
     backend = find_backend(name)
-    reason = backend.why_not(info.compute_capability if info else ())
-    if reason is None and info is not None:
-        reason = _of_another_system(info)
+    _refuse(name, backend.why_not())
+    return backend
+
+
+def backend_of(bundle: Bundle) -> Backend:
+    """The backend of a bundle's engine; fails loudly when it is unknown or cannot run that here."""
+    info = bundle.info
+    if info.backend not in BACKENDS:
+        made = printable(info.versions.get("mpft-deploy", "unknown"))
+        raise InputError(
+            f"{display(bundle.path)} is for the backend {printable(info.backend)}, which this "
+            f"version of mpft-deploy does not have: install the one that it was made with, {made}, "
+            "or export the detector again"
+        )
+    backend = find_backend(info.backend)
+    _refuse(info.backend, backend.why_not(info.compute_capability) or _of_another_system(info))
+    return backend
+
+
+def _refuse(name: str, reason: str | None) -> None:
     if reason:
         raise EnvironmentLacksError(f"backend {name} cannot be used here: {reason}")
-    return backend
 
 
 def _of_another_system(info: BundleInfo) -> str | None:
@@ -197,6 +212,7 @@ def load_engine(
     Raises:
         EnvironmentLacksError: the backend is not here, or the device is no place for the precision.
         GateError: the self-test failed.
+        InputError: the backend is unknown.
         UsageError: more threads than can be meant.
     """
     check_threads(threads)
@@ -204,7 +220,7 @@ def load_engine(
         where = display(bundle.path)
         logger.warning("%s was written although: %s", where, printable("; ".join(reasons)))
     info = bundle.info
-    backend = get_backend(info.backend, info)
+    backend = backend_of(bundle)
     if reason := backend.why_not_precision(info.precision):
         raise EnvironmentLacksError(
             f"{display(bundle.path)} is in {info.precision}, and {reason}. Export the detector "

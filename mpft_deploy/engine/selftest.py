@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from mpft_deploy.bundle import Bundle, Device
-from mpft_deploy.engine import Engine, get_backend
+from mpft_deploy.engine import Engine, backend_of
 from mpft_deploy.errors import EnvironmentLacksError, GateError
 from mpft_deploy.files import (
     cache_folder,
@@ -34,7 +34,7 @@ def explain_device(bundle: Bundle) -> str | None:
     Processor, machine and system count, and the versions of what the backend runs on. An engine
     that ran nowhere yet is certified on no device.
     """
-    here, versions = Device.here(), get_backend(bundle.info.backend).versions()
+    here, versions = Device.here(), backend_of(bundle).versions()
     certified = {name: bundle.info.versions.get(name, "unknown") for name in versions}
     not_run = bundle.certificate.not_run is not None
     if here == bundle.info.device and versions == certified and not not_run:
@@ -94,7 +94,7 @@ def _record(bundle: Bundle) -> bytes:
         {
             "seal": bundle.seal,
             "device": msgspec.to_builtins(Device.here()),
-            "versions": get_backend(bundle.info.backend).versions(),
+            "versions": backend_of(bundle).versions(),
         }
     )
 

@@ -38,6 +38,7 @@ class Group(Record, frozen=True):
     Attributes:
         kind: `set`; `generator`, its images against all real ones of their set, where a set has
             several; `mean` over the sets; or `pooled`, all images.
+        set: that whose images they are; "" of `mean` and `pooled`.
         real, generated: images of either class that have a verdict.
         unsure_real, unsure_generated: those that have none, too small or without texture; they are
             in no figure.
@@ -47,6 +48,7 @@ class Group(Record, frozen=True):
     keep: str
     protocol: str
     kind: Kind
+    set: str
     name: str
     real: int
     generated: int
@@ -104,13 +106,14 @@ def _groups(rows: Rows, header: Header, protocol: str, keep: str) -> list[Group]
             return np.full(len(METRICS), np.nan), np.full((RESAMPLES, len(METRICS)), np.nan)
         return bootstrap(of.labels, of.logits, of.probabilities, header.calibration, name=name)
 
-    def group(kind: Kind, name: str, of: Rows, point: F64, samples: F64) -> Group:
+    def group(kind: Kind, name: str, of: Rows, point: F64, samples: F64, *, set: str = "") -> Group:
         real, generated = (int((of.judged & (of.labels == label)).sum()) for label in (0, 1))
         unsure = np.bincount(of.labels[~of.judged], minlength=2).tolist()
         return Group(
             keep=keep,
             protocol=protocol,
             kind=kind,
+            set=set,
             name=name,
             real=real,
             generated=generated,
@@ -129,9 +132,9 @@ def _groups(rows: Rows, header: Header, protocol: str, keep: str) -> list[Group]
         point, samples = measured(of, name)
         points.append(point)
         resamples.append(samples)
-        out.append(group("set", name, of, point, samples))
+        out.append(group("set", name, of, point, samples, set=name))
         out += [
-            group("generator", maker, part, *measured(part, f"{name}/{maker}"))
+            group("generator", maker, part, *measured(part, f"{name}/{maker}"), set=name)
             for maker, part in generators(of)
         ]
     if len(points) > 1:

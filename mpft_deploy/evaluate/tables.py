@@ -318,15 +318,13 @@ def as_csv(groups: Sequence[Group]) -> str:
     """All figures as CSV: one line a group and metric."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        ["keep", "protocol", "kind", "name", "real", "generated", "metric", "value", "low", "high"]
-    )
-    for g in groups:
-        for metric, figure in g.figures.items():
+    columns = ["keep", "protocol", "kind", "set", "name", "real", "generated"]
+    writer.writerow([*columns, "metric", "value", "low", "high"])
+    for group in groups:
+        known = [getattr(group, column) for column in columns]
+        for metric, figure in group.figures.items():
             values = ["", "", ""] if figure is None else [figure.value, figure.low, figure.high]
-            writer.writerow(
-                [g.keep, g.protocol, g.kind, g.name, g.real, g.generated, metric, *values]
-            )
+            writer.writerow([*known, metric, *values])
     return buffer.getvalue()
 
 

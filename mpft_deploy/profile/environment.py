@@ -11,7 +11,7 @@ import numpy as np
 import mpft_deploy
 from mpft_deploy.bundle import Bundle, Device
 from mpft_deploy.cores import ROOT, cpu_limit
-from mpft_deploy.engine import get_backend
+from mpft_deploy.engine import backend_of
 from mpft_deploy.profile import nvml, system
 from mpft_deploy.profile.records import Environment
 
@@ -43,7 +43,7 @@ def describe_environment(bundle: Bundle) -> Environment:
         load=load,
         kernel=platform.release(),
         python=platform.python_version(),
-        versions={"numpy": np.__version__, **get_backend(bundle.info.backend).versions()},
+        versions={"numpy": np.__version__, **backend_of(bundle).versions()},
         commit=_commit(),
         gpus=[
             {"name": gpu.name, "clock_mhz": gpu.clock_mhz, "temperature": gpu.temperature}

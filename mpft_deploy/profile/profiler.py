@@ -15,7 +15,8 @@ from mpft_deploy.engine.on_device import DeviceEngine
 from mpft_deploy.errors import InputError
 from mpft_deploy.extras import require
 from mpft_deploy.files import display, sha256
-from mpft_deploy.images import find_images, load_views
+from mpft_deploy.finding import find_images
+from mpft_deploy.images import load_views
 from mpft_deploy.profile.disturbance import Watch
 from mpft_deploy.profile.energy import find_meter
 from mpft_deploy.profile.environment import describe_environment

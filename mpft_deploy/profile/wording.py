@@ -97,7 +97,11 @@ def environment_rows(profile: Profile) -> list[list[str]]:
             "engine",
             f"{subject.backend} {subject.precision}, {subject.depth} blocks, {subject.keep}",
         ],
-        ["input", f"{subject.images} ({subject.image_count})"],
+        [
+            "input",
+            f"{subject.images} ({subject.image_count}), a view of each: mpft screen judges larger "
+            "pictures by several",
+        ],
         ["device", f"{here.device} ({here.device.machine}, {here.device.system})"],
         ["cores", f"{here.cores}{limit}{clock}"],
         ["governor", here.governor or f"unknown: {here.unknown.get('governor', '')}"],

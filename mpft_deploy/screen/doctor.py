@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -39,13 +39,16 @@ class Check(Record, frozen=True):
 
 def examine(bundle: Path | None = None, address: str | None = None) -> Iterator[Check]:
     """Check this machine, and a bundle and a camera if they are named."""
+    from mpft_deploy.engine import BACKENDS
+
     version = platform.python_version()
     yield _found(
         "Python",
         f"{version} on {platform.machine()}, {available_cores()} cores, mpft-deploy {__version__}",
     )
-    yield _kernel()
-    yield from _engines()
+    yield _tried("kernel", _kernel)
+    for name in BACKENDS:
+        yield _tried(f"engine {name}", _engine, name)
     yield _video()
     yield _gstreamer()
     yield _readers()
@@ -57,17 +60,21 @@ def examine(bundle: Path | None = None, address: str | None = None) -> Iterator[
     yield from _optional()
     yield _disk()
     if bundle is not None:
-        yield _bundle(bundle)
+        yield _tried("bundle", _bundle, bundle)
     if address is not None:
-        yield _camera(address)
+        yield _tried("camera", _camera, address)
 
 
 def _found(name: str, text: str, *, fine: bool = True) -> Check:
     return Check(name=name, result="ok" if fine else "note", text=text)
 
 
-def _fault(name: str, error: MpftError) -> Check:
-    return Check(name=name, result="fault", text=str(error), exit_code=error.exit_code)
+def _tried(name: str, check: Callable[..., Check], *arguments: object) -> Check:
+    """What a check finds, or the error that it ends in, which hides no other check."""
+    try:
+        return check(*arguments)
+    except MpftError as error:
+        return Check(name=name, result="fault", text=str(error), exit_code=error.exit_code)
 
 
 def _kernel() -> Check:
@@ -81,14 +88,13 @@ def _kernel() -> Check:
     return _found("kernel", text, fine=fast)
 
 
-def _engines() -> Iterator[Check]:
-    from mpft_deploy.engine import BACKENDS, find_backend
+def _engine(name: str) -> Check:
+    from mpft_deploy.engine import find_backend
 
-    for name in BACKENDS:
-        backend = find_backend(name)
-        reason = backend.why_not()
-        text = reason or ", ".join(f"{what} {of}" for what, of in backend.versions().items())
-        yield _found(f"engine {name}", text, fine=reason is None)
+    backend = find_backend(name)
+    reason = backend.why_not()
+    text = reason or ", ".join(f"{what} {of}" for what, of in backend.versions().items())
+    return _found(f"engine {name}", text, fine=reason is None)
 
 
 def _video() -> Check:
@@ -179,11 +185,8 @@ def _bundle(path: Path) -> Check:
     from mpft_deploy.engine import load_engine
     from mpft_deploy.files import display
 
-    try:
-        bundle = read_bundle(path)
-        load_engine(bundle)
-    except MpftError as error:
-        return _fault("bundle", error)
+    bundle = read_bundle(path)
+    load_engine(bundle)
     info, certificate = bundle.info, bundle.certificate
     kept = certificate.answer == "kept" and not certificate.smoke_faults
     text = f"{display(path)}: {info.backend} {info.precision}, verified and loaded"
@@ -194,7 +197,4 @@ def _camera(address: str) -> Check:
     """Connect and wait for a picture."""
     from mpft_deploy.screen.streams.doctor import describe
 
-    try:
-        return _found("camera", describe(address))
-    except MpftError as error:
-        return _fault("camera", error)
+    return _found("camera", describe(address))

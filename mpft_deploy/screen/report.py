@@ -11,7 +11,7 @@ from typing import Any
 from mpft_deploy import __version__
 from mpft_deploy.bundle import Bundle
 from mpft_deploy.files import PICTURES, display, printable
-from mpft_deploy.images import passed_over
+from mpft_deploy.finding import passed_over
 from mpft_deploy.outputs import write_output
 from mpft_deploy.pages import templates_beside
 from mpft_deploy.screen.pipeline import Screened

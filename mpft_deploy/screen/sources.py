@@ -11,7 +11,8 @@ from typing import Literal
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import absolute, display
-from mpft_deploy.images import IMAGE_SUFFIXES, find_files, passed_over, read_picture
+from mpft_deploy.finding import IMAGE_SUFFIXES, find_files, passed_over
+from mpft_deploy.images import read_picture
 from mpft_deploy.screen.clips import Frame, read_clip
 
 VIDEO_SUFFIXES = frozenset(

@@ -13,7 +13,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from mpft_deploy.errors import InputError
 from mpft_deploy.files import display, printable
-from mpft_deploy.images import IMAGE_SUFFIXES, check_readable, find_files
+from mpft_deploy.finding import IMAGE_SUFFIXES, find_files
+from mpft_deploy.images import check_readable
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem

@@ -275,6 +275,7 @@ def test_wrong_use(mpft, detector, bundle, tmp_path, arguments, code, message, a
         (["--budget", "flips<=1%"], "judged on images"),
         (["--precision", "wide", "--float-layers", "*.mlp.*"], "it has no floats"),
         (["--precision", "twice"], "Make one with `mpft certify`"),
+        (["--precision", "fp32", "--float-layers", "*.mlp.*"], "it has nothing else"),
     ],
 )
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
@@ -404,6 +405,14 @@ def test_what_a_jetson_would_get_is_told_without_one(mpft, detector, tmp_path, t
     )
     assert code == 0
     assert "batch of 1 to 4" in text
+    code, text, _ = mpft(
+        *("export", detector, out, "--target", target, "--dry-run", "--json"),
+        *("--precision", "int8-static+fp16", "--float-layers", "*.c_proj"),
+    )
+    assert code == 0
+    [plan] = json.loads(text).values()
+    assert "(float: *.c_proj)" in plan["precision"]
+    assert "--float-layers '*.c_proj' --backend" in plan["export"]
     assert not out.exists()
     for precision, backend in (("narrow", "native"), ("fp16", "tensorrt")):
         options = ("--target", target, "--dry-run", "--precision", precision, "--json")
@@ -424,6 +433,9 @@ def test_what_a_jetson_would_get_is_told_without_one(mpft, detector, tmp_path, t
         (["--dry-run", "--precision", "int8"], "no engine of precision int8"),
         (["--dry-run", "--keep", "textured:17"], "has only 16 cells"),
         (["--dry-run", "--standalone"], "take one engine"),
+        (["--dry-run", "--float-layers", "*.mlp.*"], "goes with one --precision"),
+        (["--dry-run", "--precision", "narrow", "--float-layers", "*.mlp.*"], "it has no floats"),
+        (["--dry-run", "--precision", "fp32", "--float-layers", "*.mlp.*"], "has nothing else"),
         (["--dry-run", "--latency", "p90<=20ms"], "nothing is timed"),
     ],
 )

@@ -74,6 +74,22 @@ def test_sign_and_require(mpft, detector, bundle, tmp_path):
     code, text, _ = mpft("inspect", out, "--json")
     assert code == 0
     assert json.loads(text)["signature"]["key"] == made["fingerprint"]
+    # One that has run is signed too, anew by another key, and is the same but for that.
+    other = tmp_path / "other.key"
+    asked = ["verify", out, "--require-signature", public, "--sign"]
+    assert "absent cannot be read" in mpft(*asked, tmp_path / "absent")[2]
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    code, text, _ = mpft(*asked, other, "--json")
+    assert code == 0
+    assert json.loads(text)["signed_by"] == f"key {made['fingerprint']}"
+    now = json.loads(text)["signed_now"]
+    assert now != json.loads(text)["signed_by"]
+    changed = {name for name, data in before.items() if (out / name).read_bytes() != data}
+    assert changed == {"bundle.json"}
+    assert mpft("verify", out, "--require-signature", f"{other}.pub")[0] == 0
+    code, text, _ = mpft("verify", out, "--sign", key)
+    assert code == 0
+    assert f"now, by key {made['fingerprint']}" in text
     for folder, pub in ((bundle, public), (out, tmp_path / "other.key.pub")):
         code, _, errors = mpft("verify", folder, "--require-signature", pub)
         assert code == 1

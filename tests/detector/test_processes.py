@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from torch import distributed
+from training import without_epochs
 
 from mpft_deploy.detector.model import Detector
 from mpft_deploy.detector.processes import Processes, threads
@@ -88,7 +89,7 @@ def test_two_processes_learn_what_one_learns_and_one_goes_on_where_the_other_is_
         epochs=2, batch=7, backbone_lr=1e-3, head_lr=1e-2, seed=3, augment=0.3, precision="f32",
         ema=0.5,
     )  # fmt: skip
-    frozen = msgspec.structs.replace(tuned, epochs=0, taps=2, ema=0.0)
+    frozen = msgspec.structs.replace(without_epochs(tuned), taps=2)
     data = ([world / "train"], [world / "val"])
     script, shared, parts = (tmp_path / name for name in ("run.py", "shared", "parts"))
     script.write_text(SCRIPT)
@@ -153,4 +154,4 @@ def test_a_batch_without_an_image_for_each_process_is_refused(
 
     monkeypatch.setattr(Processes, "join", join)
     with pytest.raises(UsageError, match=r"batch of 7 .* 9 processes"):
-        train([world], [world], tmp_path / "d", TrainSettings(batch=7), Quiet())
+        train([world], [world], tmp_path / "d", TrainSettings(epochs=1, batch=7), Quiet())

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from telling import fill
-from training import STEPS, Listener, events, go, interrupt, weights
+from training import STEPS, Listener, events, go, interrupt, weights, without_epochs
 
 from mpft_deploy.bundle import Device
 from mpft_deploy.dataset import Sample, find_samples
@@ -127,7 +127,7 @@ def test_a_blend_lies_between_the_backbone_and_what_was_learnt(
 def test_without_epochs_the_backbone_stays_and_the_head_is_fitted(
     world: Path, settings: TrainSettings, tmp_path: Path
 ) -> None:
-    settings = msgspec.structs.replace(settings, epochs=0, augment=0.5)
+    settings = msgspec.structs.replace(without_epochs(settings), augment=0.5)
     frozen = go(world, tmp_path / "frozen", settings)
     assert (frozen.validation.auc or 0) > 0.9
     assert frozen.epochs == ()
@@ -145,7 +145,7 @@ def test_a_run_of_a_frozen_backbone_goes_on_without_its_file(
     """The checkpoint has its weights, and nothing is blended with them."""
     name, _, source = settings.backbone.partition("@")
     own = shutil.copy(source, tmp_path / "own.safetensors")
-    settings = msgspec.structs.replace(settings, backbone=f"{name}@{own}", epochs=0, blend=0.5)
+    settings = msgspec.structs.replace(without_epochs(settings), backbone=f"{name}@{own}")
 
     class AtHead(Listener):
         def line(self, text: str) -> None:

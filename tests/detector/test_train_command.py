@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 from PIL import Image
-from training import Listener, go, interrupt
+from training import Listener, go, interrupt, without_epochs
 
 from mpft_deploy.cli.main import cli, run
 from mpft_deploy.cli.train import _Bar, _Lines
@@ -39,7 +39,7 @@ def arguments(world: Path, out: Path, backbone: str) -> list[str]:
         "train", str(world / "train"), "--val", str(world / "val"), "--out", str(out),
         "--backbone", backbone, "--train-keep", "smooth:6", "--keep", "textured:7", "--depth", "2",
         "--taps", "1", "--blend", "1", "--batch", "8", "--backbone-lr", "1e-3", "--seed", "3",
-        "--precision", "f32",
+        "--precision", "f32", "--epochs", "4",
     ]  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def test_command_line(
 ) -> None:
     out = tmp_path / "detector"
     usual = arguments(world, out, tiny_backbone)
-    assert run(cli, "mpft", [*usual, "--epochs", "4", "--json"]) == 0
+    assert run(cli, "mpft", [*usual, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["validation"]["auc"] > 0.95
     assert run(cli, "mpft", usual) == 2
@@ -107,8 +107,11 @@ def test_missing_extra_names_the_remedy(
         (["--keep", "textured:17"], 2, "only 16 cells"),
         (["--depth", "4"], 2, "1 to 3 blocks"),
         (["--epochs", "-1"], 2, "--epochs"),
-        (["--lora", "2"], 2, "pass --epochs of 1 or more"),
-        (["--ema", "0.9"], 2, "pass --epochs of 1 or more"),
+        (
+            ["--epochs", "0", "--ema", "0.9"],
+            2,
+            "--train-keep, --batch, --backbone-lr, --ema, --blend: without effect without --epochs",
+        ),
         (["--fill", "blur"], 2, "--fill"),
         (["--device", "abacus"], 2, "abacus"),
         (["--val", "nowhere"], 1, "nowhere"),
@@ -122,6 +125,28 @@ def test_wrong_usage_is_one_clear_line(
     out = tmp_path / "detector"
     assert run(cli, "mpft", [*arguments(world, out, tiny_backbone), *extra]) == code
     assert told in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "without"),
+    [
+        *((f"--{name} 0.3", "epochs") for name in ("head-lr", "layer-decay", "dropout", "blend")),
+        ("--lora 2", "epochs"),
+        ("--fill zero", "epochs"),
+        ("--micro-batch 4", "epochs"),
+        ("--false-alarm 5%", "folds"),
+        ("--epochs 1 --false-alarm 5%", "folds"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(
+    options: str, without: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "detector"
+    given = ["train", str(world / "train"), "--val", str(world / "val"), "--out", str(out)]
+    assert run(cli, "mpft", [*given, *options.split()]) == 2
+    name = options.split()[-2]
+    assert f"{name}: without effect without --{without}:" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -182,6 +207,6 @@ def test_no_more_than_some_images_are_looked_at_before_the_first_step(
         go(world, tmp_path / "detector", settings, told)
     assert "decoding 12 images, to find bad ones and copies" in told.lines
     assert "24 images to learn from, the head from 6 of them, 6 of 20 to validate on" in told.lines
-    go(world, tmp_path / "frozen", msgspec.structs.replace(settings, epochs=0))
+    go(world, tmp_path / "frozen", without_epochs(settings))
     [learnt] = read_spec(tmp_path / "frozen").training["train"].values()
     assert sum(learnt.values()) == 6  # of a frozen backbone these are all

@@ -52,6 +52,29 @@ def altered(bundle: Path, out: Path, shift: float):
     return read_bundle(out)
 
 
+@pytest.mark.parametrize("ran", [True, False])
+def test_a_backend_of_another_version_is_bad_input(bundle, tmp_path, capsys, ran):
+    read, out = read_bundle(bundle), tmp_path / "later"
+    info = msgspec.structs.replace(
+        read.info, backend="abacus\33[2J", versions={"mpft-deploy": "9.1"}
+    )
+    proof = read.certificate if ran else certificate.not_run(info.spec, "no beads")
+    write_bundle(out, info, read.engine, read.golden, proof, read.latency)
+    Image.new("RGB", (40, 40)).save(tmp_path / "grey.png")
+    for command in (
+        ["verify", out],
+        ["screen", tmp_path / "grey.png", "--bundle", out],
+        ["profile", out],
+        ["doctor", "--json", "--bundle", out],
+    ):
+        assert run(cli, "mpft", list(map(str, command))) == 1
+        text = "".join(capsys.readouterr())
+        assert "for the backend abacus" in text
+        assert "made with, 9.1, or export the detector again" in text
+        assert "\33[2J" not in text
+    assert run(cli, "mpft", ["inspect", str(out)]) == 0
+
+
 def test_device_of_the_certificate_needs_no_test(bundle, cache, count_runs, caplog):
     read = read_bundle(bundle)
     assert explain_device(read) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -325,6 +326,19 @@ def test_generators_stand_below_their_own_set(bundle: Path, tmp_path: Path) -> N
         "one", "↳ a", "↳ b", "two", "↳ a", "↳ b", "mean over sets", "all images"
     ]  # fmt: skip
     assert [protocol for _, protocol in rows[1:]] == ["raw", "aligned"] * 8
+    with (tmp_path / "out" / "metrics.csv").open(newline="") as file:
+        told = [(row["kind"], row["set"], row["name"]) for row in csv.DictReader(file)]
+    groups = json.loads((tmp_path / "out" / "metrics.json").read_text())["groups"]
+    assert [*dict.fromkeys(told)] == [
+        *(
+            row
+            for of in ("one", "two")
+            for row in [("set", of, of), *(("generator", of, maker) for maker in "ab")]
+        ),
+        ("mean", "", "mean over sets"),
+        ("pooled", "", "all images"),
+    ]
+    assert {*told} == {(group["kind"], group["set"], group["name"]) for group in groups}
 
 
 def test_images_of_one_name_in_two_sources_are_told_apart(bundle: Path, tmp_path: Path) -> None:

@@ -149,6 +149,9 @@ def test_html_marks_a_disturbed_run(profile: Profile) -> None:
 
 def test_markdown_has_gates_and_figures(profile: Profile) -> None:
     text = render_markdown(profile)
+    assert (
+        "golden crops (12), a view of each: mpft screen judges larger pictures by several" in text
+    )
     assert "❌ **fail** `p99<=9ms`" in text
     assert "| p50 | 9." in text or "| p50 | 10." in text
     assert "block 0 / attention / qkv" in text

@@ -15,7 +15,8 @@ from media import encoded, picture
 from PIL import Image
 
 from mpft_deploy.errors import InputError
-from mpft_deploy.images import decode_image, find_images, read_picture
+from mpft_deploy.finding import find_images
+from mpft_deploy.images import decode_image, read_picture
 
 
 def write(tmp_path: Path, data: bytes, name: str = "a.png") -> Path:

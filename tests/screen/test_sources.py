@@ -8,7 +8,7 @@ import pytest
 from command import Screen
 from media import encoded, picture, write_video
 
-from mpft_deploy.images import passed_over
+from mpft_deploy.finding import passed_over
 from mpft_deploy.screen.sources import Item, find_items
 
 OTHERS = ("b.HEIC", "c.heic", "d.jxl", "e.JP2", "f.txt", "noext", "deep/g.dng", "deep/h.heic")

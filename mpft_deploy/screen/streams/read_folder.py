@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mpft_deploy.errors import InputError
-from mpft_deploy.images import find_images, read_picture
+from mpft_deploy.finding import find_images
+from mpft_deploy.images import read_picture
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
 from mpft_deploy.screen.streams.pixels import RgbShot
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 import shutil
 import subprocess
 import time
@@ -58,6 +59,16 @@ def test_a_camera_that_is_not_there_and_a_damaged_bundle(tmp_path: Path) -> None
     assert checks["bundle"]["result"] == checks["camera"]["result"] == "fault"
     assert "Connection refused" in checks["camera"]["text"]
     assert "s3cr3tw0rd" not in run.out + run.err
+
+
+def test_a_kernel_that_is_none_hides_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = {*by_name(doctor("--json"))}
+    for name, code in (("sse9", 2), ("neon" if platform.machine() == "x86_64" else "avx2", 3)):
+        monkeypatch.setenv("MPFT_KERNEL", name)
+        run = doctor("--json")
+        assert (run.code, {*by_name(run)}) == (code, every)
+        assert by_name(run)["kernel"]["result"] == "fault"
+        assert f"MPFT_KERNEL={name}" in by_name(run)["kernel"]["text"]
 
 
 def test_an_extra_is_installed_where_all_of_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
