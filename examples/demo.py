@@ -95,11 +95,11 @@ def judged() -> Iterator[str]:
 
 def steps() -> Iterator[str]:
     """The demo, line by line."""
-    yield from ("", "[1/3] An engine for this machine, with what is known of its verdicts")
-    yield from run("mpft-export", DETECTOR, BUNDLE, "--overwrite")
-    yield from ("", "[2/3] Photographs are re-made: 8 x 8 pixels to 16 numbers and back")
+    yield from ("", "[1/3] Photographs are re-made: 8 x 8 pixels to 16 numbers and back")
     yield from make_pairs(PAIRS, NOTES)
     generators.copy_pictures(GENERATED, NOTES)
+    yield from ("", "[2/3] An engine for this machine, with what is known of its verdicts")
+    yield from run("mpft-export", DETECTOR, BUNDLE, "--overwrite")
     yield from ("", "[3/3] All are judged; probabilities are of being generated")
     yield from judged()
 

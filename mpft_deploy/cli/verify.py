@@ -63,7 +63,7 @@ def command(
     difference = explain_device(content)
     if sign and not run_now and not reasons:
         content = sign_anew(content, sign)
-    signed_now = signer_name(content.signature) if sign and (run_now or not reasons) else None
+    signed_now = signer_name(content.signature) if sign and not reasons else None
     if difference and not reasons:
         record_success(content)
     if as_json:

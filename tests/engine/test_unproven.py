@@ -160,6 +160,16 @@ def test_a_signed_bundle_is_not_rewritten_without_a_key(device, unproven_bundle,
     assert not read_bundle(path, public).certificate.smoke_faults
 
 
+def test_what_fails_when_it_first_runs_is_not_signed(device, unproven_bundle, tmp_path, capfd):
+    pytest.importorskip("cryptography")
+    generate_keys(tmp_path / "key")
+    path = unproven_bundle(change=3, sign=load_signer(tmp_path / "key"))
+    device()
+    assert run(cli, "mpft", ["verify", str(path), "--sign", str(tmp_path / "key")]) == 1
+    assert "no, for it failed" in capfd.readouterr().out
+    assert read_bundle(path).signature is None
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_bundle_that_cannot_be_written_says_so(device, unproven_bundle, capfd):
     path = unproven_bundle()
