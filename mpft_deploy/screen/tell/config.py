@@ -173,8 +173,9 @@ class Mqtt(Table, frozen=True):
         check("mqtt", "user", bool(self.user) or not self.password_file, "is missing")
         for key, topic in (("prefix", self.prefix), ("discovery_prefix", self.discovery_prefix)):
             empty = topic == "" and key == "discovery_prefix"
-            good = empty or re.fullmatch(r"[^+#\0/$][^+#\0]*(?<!/)", topic) is not None
-            check("mqtt", key, good, "write a topic without wildcards, such as mpft or home/mpft")
+            good = empty or re.fullmatch(r"[^+#\0/$][^+#\0]{0,999}(?<!/)", topic) is not None
+            wanted = "write a topic without wildcards, such as mpft or home/mpft"
+            check("mqtt", key, good, f"{wanted}, of 1000 characters at most")
         check("mqtt", "ca_file", self.tls or not self.ca_file, "needs tls = true")
 
     def password(self) -> str:

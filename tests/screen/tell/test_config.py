@@ -62,6 +62,7 @@ def test_every_table_reads_its_keys() -> None:
         ({"mqtt": {"host": "b", "port": 70000}}, "[mqtt] port:"),
         ({"mqtt": {"host": "b", "password_file": "p"}}, "[mqtt] user:"),
         ({"mqtt": {"host": "b", "prefix": "a/#"}}, "[mqtt] prefix:"),
+        ({"mqtt": {"host": "b", "prefix": 70000 * "a"}}, "[mqtt] prefix:"),
         ({"mqtt": {"host": "b", "ca_file": "p"}}, "[mqtt] ca_file:"),
         ({"snapshots": {"folder": "f", "when": ["fake"]}}, "[snapshots] when"),
         ({"snapshots": {"folder": "f", "max_bytes": 1}}, "[snapshots] max_bytes:"),
