@@ -111,12 +111,20 @@ def run_streams(
         if screener.uncalibrated:
             logger.warning("%s (mpft calibrate --views)", screener.uncalibrated)
         _warn_undecidable(config, screener.calibration)
-        watch, sinks, manager = _open_watch(config, screener, bundle, secrets, people=not as_json)
+        try:
+            watch, sinks, manager = _open_watch(
+                config, screener, bundle, secrets, people=not as_json
+            )
+        except MpftError as error:
+            if config.file:
+                error.args = (f"{config.file}: {error}",)
+            raise
         del bundle  # as large as what was loaded of it
         notifier = Notifier()
         end = None if seconds is None else time.monotonic() + seconds
         watch.start()
-        notifier.send(f"READY=1\nSTATUS=screening {len(config.sources)} sources")
+        count = len(config.sources)
+        notifier.send(f"READY=1\nSTATUS=screening {count} source{'s' * (count != 1)}")
         while not (flags.stop.is_set() or watch.finished or _reader_left()):
             if end is not None and time.monotonic() >= end:
                 break

@@ -38,6 +38,7 @@ class Config(Record, frozen=True):
         baselines: what cameras were taught, by the name of their source; of a file beside this one.
         defaults: keys that hold for every source which says nothing else.
         paused: why a source is not read, by its name.
+        file: that it was read from, as it is shown; "" for none.
     """
 
     sources: tuple[SourceSettings, ...]
@@ -47,6 +48,7 @@ class Config(Record, frozen=True):
     baselines: dict[str, Baseline] = msgspec.field(default_factory=dict)
     defaults: dict[str, Any] = msgspec.field(default_factory=dict)
     paused: dict[str, str] = msgspec.field(default_factory=dict)
+    file: str = ""
 
 
 def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
@@ -99,6 +101,7 @@ def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
         decision=_table(decision, DecisionSettings, f"{where}: decision"),
         tell=_tell(tables, path, environment),
         baselines=read_baselines(baselines_path(path)),
+        file=where,
     )
 
 

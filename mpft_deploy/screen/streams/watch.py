@@ -162,7 +162,7 @@ class Watch(Monitor):
         was = {channel.source.name for channel in old}
         now = {channel.source.name for channel in channels}
         logger.info(
-            "configuration taken: %d sources, %d added, %d removed, %d changed",
+            "configuration taken: sources: %d, %d added, %d removed, %d changed",
             len(now),
             len(now - was),
             len(was - now),
