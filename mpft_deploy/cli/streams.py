@@ -39,8 +39,7 @@ def load_config(
     """
     import msgspec
 
-    from mpft_deploy.screen.streams.config import Config, named, read_config
-    from mpft_deploy.screen.streams.library import source_settings
+    from mpft_deploy.screen.streams.config import Config, named, read_config, source_settings
     from mpft_deploy.screen.tell.config import Http, Jsonl
 
     config = Config(sources=()) if path is None else read_config(path)
@@ -58,7 +57,7 @@ def load_config(
         tell = msgspec.structs.replace(tell, jsonl=Jsonl(path="-"))
     return msgspec.structs.replace(
         config,
-        sources=named(sources, "the sources"),
+        sources=named(sources),
         screen=msgspec.structs.replace(config.screen, **screen),
         tell=tell,
     )

@@ -9,9 +9,8 @@ import msgspec
 from mpft_deploy.extras import require
 from mpft_deploy.screen.streams.attempt import SourceLostError
 from mpft_deploy.screen.streams.clock import SystemClock
-from mpft_deploy.screen.streams.config import short_name
+from mpft_deploy.screen.streams.config import short_name, source_settings
 from mpft_deploy.screen.streams.emitter import Emitter
-from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.processes import ReaderProcesses
 from mpft_deploy.screen.streams.readers import find_reader
 from mpft_deploy.screen.streams.settings import SourceSettings

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_type_hints
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -27,7 +27,6 @@ from mpft_deploy.screen.tell.table import (
     check,
     check_one_secret,
     check_token,
-    explain,
     host_and_port,
     is_loopback,
     is_network,
@@ -35,6 +34,8 @@ from mpft_deploy.screen.tell.table import (
     names_host,
     read_secret,
     read_secrets,
+    read_table,
+    table_in,
 )
 from mpft_deploy.spec import Record
 
@@ -390,12 +391,14 @@ def parse_tables(tables: Mapping[str, object]) -> TellConfig:
     """Read the tables named in TABLES, as `tomllib` gives them.
 
     Raises:
-        UsageError: a table or key is unknown, missing or has a bad value; the message names both.
+        UsageError: a key is unknown, missing or has a bad value; the message names table and key.
     """
-    try:
-        return msgspec.convert(dict(tables), TellConfig)
-    except msgspec.ValidationError as error:
-        raise UsageError(explain(str(error), TellConfig)) from None
+    kinds = get_type_hints(TellConfig)
+    given = {
+        name: read_table(table, table_in(kinds[name]), f"[{name}]")
+        for name, table in tables.items()
+    }
+    return TellConfig(**given)
 
 
 def store_path(config: Path) -> Path:

@@ -473,7 +473,7 @@ def test_regions_called_as_a_source_of_the_file_do_not_count_and_cost_no_other(
     one.manager.look_at("hall", msgspec.convert(AREAS, Areas))
     one.path.write_text(TOML + TAKEN.replace("dock", "hall"))
     one.manager.reload(read_config(one.path, {}))
-    assert "hall: regions were drawn, but do not count: source: a source and a" in caplog.text
+    assert "hall: regions were drawn, but do not count: a source and a region" in caplog.text
     assert one.states().keys() == {"hall", "hall/wall", "dock"}
     assert one.running.status().streams == ["hall"]
     one.path.write_text(TOML)

@@ -21,9 +21,8 @@ from telling import Told, eventually, frame_event, source_event
 
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
-from mpft_deploy.screen.streams.config import Config, named
+from mpft_deploy.screen.streams.config import Config, named, source_settings
 from mpft_deploy.screen.streams.emitter import Emitter
-from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import Event, FrameEvent
 from mpft_deploy.screen.streams.scheduler import Scheduler
@@ -43,7 +42,7 @@ class Service:
 
     def __init__(self, screener: Screener, sinks: Sinks, *names: str) -> None:
         sources = [source_settings("gst:t", name=name, size="1x1", gate=0.0) for name in names]
-        self.watch = Watch(screener, Config(sources=named(sources, "test")), keep=True)
+        self.watch = Watch(screener, Config(sources=named(sources)), keep=True)
         self.told, self.sinks = Told(), sinks
         self.server: Dashboard = serve(self.watch, Http(address="127.0.0.1:0"), sinks)
         sinks.append(self.told)
