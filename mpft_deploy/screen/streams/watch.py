@@ -14,7 +14,7 @@ from mpft_deploy.screen.evidence.ring import Looks, Recording, Ring
 from mpft_deploy.screen.screener import Screener
 from mpft_deploy.screen.streams.areas import stream_name
 from mpft_deploy.screen.streams.channel import Channel, Stream
-from mpft_deploy.screen.streams.clock import Clock, SystemClock
+from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.config import Config
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.processes import ReaderProcesses, open_processes
@@ -73,7 +73,7 @@ class Watch(Monitor):
         metrics: Metrics | None = None,
     ) -> None:
         require("video", "a stream", "av")
-        self._clock = clock or SystemClock()
+        self._clock = clock or Clock()
         self._emitter = Emitter(sink, self._clock)
         self._config = config
         self.scheduler = Scheduler(

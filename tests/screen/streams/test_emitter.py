@@ -8,7 +8,7 @@ import time
 import numpy as np
 from telling import HandClock, Told
 
-from mpft_deploy.screen.streams.clock import SystemClock
+from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.emitter import PICTURES, Emitter
 from mpft_deploy.screen.streams.records import Event, FrameEvent, Picture, SourceEvent
 from mpft_deploy.screen.tell.fanout import Sinks
@@ -70,7 +70,7 @@ def test_a_sink_that_fails_or_hangs_costs_the_others_nothing() -> None:
             free.wait(60)
 
     good, free = Told(), threading.Event()
-    emitter = Emitter(Sinks([Failing(), Hanging(), good]), SystemClock())
+    emitter = Emitter(Sinks([Failing(), Hanging(), good]), Clock())
     emitter.start()
     emitter.emit(SourceEvent, source="s", state="live", previous="down")
     began = time.monotonic()

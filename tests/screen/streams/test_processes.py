@@ -30,7 +30,7 @@ from mpft_deploy.screen import Screener
 from mpft_deploy.screen.evidence.ring import Ring
 from mpft_deploy.screen.streams import processes, read_av, wire
 from mpft_deploy.screen.streams.attempt import Attempt, Decode, SourceLostError
-from mpft_deploy.screen.streams.clock import SystemClock
+from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.config import Config, named, source_settings
 from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.processes import ReaderProcesses
@@ -61,7 +61,7 @@ class Seen(Attempt):
 
     def __init__(self, settings: SourceSettings) -> None:
         self.kept = Ring(60, 2**24)
-        super().__init__(settings, SystemClock(), self.kept, lambda *_: None)
+        super().__init__(settings, Clock(), self.kept, lambda *_: None)
         self.pixels: list[tuple[U8, U8]] = []
         self.codec, self.packets, self.dropped = "", 0, 0
 

@@ -234,9 +234,9 @@ def test_a_service_whose_part_failed_ends_with_1(rtsp: Any, run: Any, tmp_path: 
 
 
 def test_events_that_are_lost_are_counted_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    from mpft_deploy.screen.streams.clock import SystemClock
+    from mpft_deploy.screen.streams.clock import Clock
 
-    emitter = Emitter(None, SystemClock(), capacity=2)
+    emitter = Emitter(None, Clock(), capacity=2)
     event: Event = frame_event(1)
     fields = {name: getattr(event, name) for name in event.__struct_fields__[3:]}
     for _ in range(5):
