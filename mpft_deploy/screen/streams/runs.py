@@ -96,8 +96,6 @@ class Second(NamedTuple):
 class Pool:
     """Gathers frames to seconds."""
 
-    __slots__ = ("_frames", "_number", "_pictures", "_squares", "_time", "_total")
-
     def __init__(self) -> None:
         self._number: int | None = None
         self._time = self._total = self._squares = 0.0
@@ -143,10 +141,6 @@ class Run:
         pictures: how many of them were unlike all earlier ones.
         mean: of the seconds' means.
     """
-
-    __slots__ = (
-        "_batches", "_squares", "_total", "began", "frames", "last", "pictures", "seconds",
-    )  # fmt: skip
 
     def __init__(self) -> None:
         self.began = self.last = 0.0
