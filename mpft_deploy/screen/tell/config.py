@@ -22,12 +22,12 @@ from mpft_deploy.screen.tell.table import (
     Days,
     KeptLimits,
     Limits,
+    Served,
     Table,
     Text,
     check,
     check_one_secret,
     check_token,
-    host_and_port,
     is_loopback,
     is_network,
     is_web_address,
@@ -241,7 +241,7 @@ class Node(Table, frozen=True):
         return read_secret("http.nodes", "token", self.token, self.token_file)
 
 
-class Http(Table, frozen=True):
+class Http(Served, frozen=True):
     """`[http]`: dashboard and metrics (extra `dashboard`).
 
     Attributes:
@@ -293,10 +293,6 @@ class Http(Table, frozen=True):
         names = {node.name for node in self.nodes}
         check("http.nodes", "name", len(names) == len(self.nodes), "give each its own")
 
-    def bind(self) -> tuple[str, int]:
-        """Host and port; a UsageError unless it is HOST:PORT."""
-        return host_and_port("http", self.address)
-
     def tokens(self) -> dict[str, tuple[str, Role]]:
         """Name and role by token; empty where none is asked for.
 
@@ -342,7 +338,7 @@ class Live(Table, frozen=True):
         return self.url.replace("{source}", quote(source, safe=""))
 
 
-class Health(Table, frozen=True):
+class Health(Served, frozen=True):
     """`[health]`: /livez and /readyz for whoever looks after the service (extra `dashboard`).
 
     They have a port of their own, where nothing keeps them waiting, and ask for no token.
@@ -357,10 +353,6 @@ class Health(Table, frozen=True):
 
     def __post_init__(self) -> None:
         self.bind()
-
-    def bind(self) -> tuple[str, int]:
-        """Host and port; a UsageError unless it is HOST:PORT."""
-        return host_and_port("health", self.address)
 
 
 class TellConfig(Record, frozen=True):

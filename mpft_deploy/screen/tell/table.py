@@ -96,6 +96,22 @@ class Alerts(Table, frozen=True, kw_only=True):
         check(type(self).__name__.lower(), "quiet", good, wanted)
 
 
+class Served(Table, frozen=True, kw_only=True):
+    """Something that listens at HOST:PORT."""
+
+    address: str
+
+    def bind(self) -> tuple[str, int]:
+        """Host and port; a UsageError unless it is HOST:PORT."""
+        host, colon, port = self.address.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        good = colon == ":" and bool(host) and port.isascii() and port.isdecimal()
+        table = type(self).__name__.lower()
+        check(table, "address", good, "write HOST:PORT, for example 127.0.0.1:8088")
+        check(table, "address", int(port) <= 65535, "the port must be 0 to 65535")
+        return host, int(port)
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address."""
     try:
@@ -159,16 +175,6 @@ def check(table: str, key: str, good: bool, wanted: str) -> None:
     """A UsageError that names table and key, unless it is good."""
     if not good:
         raise UsageError(f"[{table}] {key}: {wanted}")
-
-
-def host_and_port(table: str, address: str) -> tuple[str, int]:
-    """Of an address to listen at; a UsageError unless it is HOST:PORT."""
-    host, colon, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    good = colon == ":" and bool(host) and port.isascii() and port.isdecimal()
-    check(table, "address", good, "write HOST:PORT, for example 127.0.0.1:8088")
-    check(table, "address", int(port) <= 65535, "the port must be 0 to 65535")
-    return host, int(port)
 
 
 def check_token(table: str, token: str, file: str) -> None:
