@@ -35,9 +35,6 @@ class _Queue(Sink):
             with contextlib.suppress(queue.Empty):
                 self.events.get_nowait()
 
-    def close(self, timeout: float) -> None:
-        """Nothing to deliver: what is left is for whoever still reads."""
-
 
 def watch(screener: Screener, *addresses: str, **settings: object) -> Iterator[Event]:
     """The events of some streams, until all have ended; see `Screener.watch`."""
