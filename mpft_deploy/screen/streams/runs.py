@@ -150,7 +150,6 @@ class Run:
 
     @property
     def age(self) -> float:
-        """From the first second to the last one."""
         return self.last - self.began
 
     @property
@@ -164,7 +163,6 @@ class Run:
         return max(0.0, self._squares / max(1, self.seconds) - self.mean**2)
 
     def add(self, second: Second) -> None:
-        """Take the next second."""
         if not self.seconds:
             self.began = second.time
         self.last = second.time

@@ -25,7 +25,6 @@ class Task(threading.Thread):
         self.failure: BaseException | None = None
 
     def run(self) -> None:
-        """Work; by the thread alone."""
         try:
             self._work()
         except BaseException as error:

@@ -49,7 +49,6 @@ def find_distrust(settings: SourceSettings) -> str:
 
 
 def distrust(error: ssl.SSLCertVerificationError, host: str) -> str:
-    """Why a certificate does not hold."""
     if error.verify_code in _SIGNER:
         return (
             "its certificate is not signed by ca_file: another answers in its place, or that is "

@@ -129,7 +129,6 @@ class Watch(Monitor):
         self._emitter.sink = sink
 
     def start(self) -> None:
-        """Begin."""
         self._emitter.start()
         self.scheduler.start()
         self.started = True

@@ -45,7 +45,6 @@ class Sinks:
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended a thread of one of them."""
         return failure_of(self)
 
     def append(self, sink: Sink) -> None:
@@ -63,7 +62,6 @@ class Sinks:
         return [one for one in (self.snapshots, self.evidence) if one is not None]
 
     def send(self, event: Event) -> None:
-        """Hand an event to each."""
         for files in self._files():
             event = files.attach(event)
         sinks = [one for one in self._sinks if not isinstance(one, Deliverer) or one.wants(event)]

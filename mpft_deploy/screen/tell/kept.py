@@ -108,7 +108,6 @@ class Kept(Worker[Item], ABC):
 
     @property
     def disk_bytes(self) -> int:
-        """Of all files."""
         return self._store.number(f"SELECT sum(bytes) FROM files {_OF_KIND}", self._suffix)
 
     def name_of(self, at: float, verdict: StreamVerdict, source: str, number: str) -> str:

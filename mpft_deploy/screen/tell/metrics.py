@@ -96,7 +96,6 @@ class PrometheusMetrics(Metrics):
         self.registry.register(self)
 
     def text(self) -> bytes:
-        """Everything in Prometheus' text format."""
         from prometheus_client import generate_latest
 
         return generate_latest(self.registry)

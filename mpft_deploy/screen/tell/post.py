@@ -216,7 +216,6 @@ class WebhookSink(Deliverer):
         return not isinstance(event, FrameEvent)
 
     def attempt(self, delivery: Delivery) -> Answer:
-        """Post an event."""
         identity = msgspec.json.decode(delivery.body, type=_Identity).id
         timestamp = int(time.time())
         headers = {

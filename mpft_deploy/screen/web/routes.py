@@ -31,7 +31,6 @@ BODY_BYTES = 16 * 1024
 
 
 def routes(apis: Sequence[object], audit: Audit) -> list[Route]:
-    """Of every operation."""
     return [
         # A source may be called by its address, slashes and all.
         _Route(
@@ -55,12 +54,10 @@ class _Route(Route):
 
 
 def as_json(value: object, status: int = 200) -> Response:
-    """An answer."""
     return Response(msgspec.json.encode(value), status, media_type=JSON)
 
 
 def refusal(status: int, why: str) -> Response:
-    """An answer that says what is wrong."""
     return as_json({"error": why}, status)
 
 

@@ -157,7 +157,6 @@ class Dashboard(Server):
         sinks.append(self)
 
     def send(self, event: Event) -> None:
-        """Show and count an event."""
         self.metrics.observe_event(event)
         self.board.note(event)
 
