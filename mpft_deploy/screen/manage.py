@@ -27,7 +27,7 @@ from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.watch import Watch
 from mpft_deploy.screen.teach import Lesson, Teacher
 from mpft_deploy.screen.tell.store import Store
-from mpft_deploy.screen.web.operations import MissingError, Note, User, operation
+from mpft_deploy.screen.web.operations import MissingError, Note, User, at_most, operation
 
 logger = logging.getLogger(__name__)
 
@@ -319,12 +319,9 @@ class Manager:
             return self._managed(name)
 
     def _look(self, settings: SourceSettings) -> Found:
-        if not self._trying.acquire(blocking=False):
-            raise UsageError(f"{AT_ONCE} sources are being tried already: wait a few seconds")
-        try:
+        busy = f"{AT_ONCE} sources are being tried already: wait a few seconds"
+        with at_most(self._trying, busy):
             return look(settings, self._watch.processes)
-        finally:
-            self._trying.release()
 
     def _put(self, settings: SourceSettings, key: str, value: bytes | None) -> Managed:
         """Under the lock: set what gives a source these settings; a UsageError for taken names."""
