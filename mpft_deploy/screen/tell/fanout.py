@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mpft_deploy.screen.evidence.keeper import EvidenceSink
@@ -31,16 +31,11 @@ class Sinks:
 
     name = "all"
 
-    def __init__(
-        self,
-        sinks: Iterable[Sink] = (),
-        snapshots: SnapshotSink | None = None,
-        store: Store | None = None,
-    ) -> None:
+    def __init__(self, snapshots: SnapshotSink | None = None, store: Store | None = None) -> None:
         self.store = store or Store(None)
         self.snapshots = snapshots
         self.evidence: EvidenceSink | None = None
-        self._sinks = list(sinks)
+        self._sinks: list[Sink] = []
         self._broken: set[str] = set()
 
     @property

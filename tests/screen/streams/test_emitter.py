@@ -69,8 +69,10 @@ def test_a_sink_that_fails_or_hangs_costs_the_others_nothing() -> None:
         def close(self, timeout: float) -> None:
             free.wait(60)
 
-    good, free = Told(), threading.Event()
-    emitter = Emitter(Sinks([Failing(), Hanging(), good]), Clock())
+    good, free, sinks = Told(), threading.Event(), Sinks()
+    for sink in (Failing(), Hanging(), good):
+        sinks.append(sink)
+    emitter = Emitter(sinks, Clock())
     emitter.start()
     emitter.emit(SourceEvent, source="s", state="live", previous="down")
     began = time.monotonic()
