@@ -141,11 +141,6 @@ class Webhook(Table, frozen=True):
         check("webhook", "url", is_web_address(self.url), wanted)
         check_one_secret("webhook", "secret", self.secret, self.secret_file)
 
-    def signing_keys(self) -> list[bytes]:
-        """The signing keys, none for unsigned. An InputError if their file cannot be read."""
-        texts = read_secrets("webhook", "secret", self.secret, self.secret_file)
-        return [text.encode() for text in texts]
-
 
 class Mqtt(Table, frozen=True):
     """`[mqtt]`: the broker that gets states and events (extra `mqtt`).
@@ -178,10 +173,6 @@ class Mqtt(Table, frozen=True):
             wanted = "write a topic without wildcards, such as mpft or home/mpft"
             check("mqtt", key, good, f"{wanted}, of 1000 characters at most")
         check("mqtt", "ca_file", self.tls or not self.ca_file, "needs tls = true")
-
-    def password(self) -> str:
-        """What `password_file` holds, or ""."""
-        return read_secret("mqtt", "password", "", self.password_file)
 
 
 class Jsonl(Table, frozen=True):
@@ -235,10 +226,6 @@ class Node(Table, frozen=True):
         wanted = "write http:// or https:// and a host, without user and password"
         check("http.nodes", "url", is_web_address(self.url, plain=True), wanted)
         check_token("http.nodes", self.token, self.token_file)
-
-    def read_token(self) -> str:
-        """The token, or "". An InputError if its file cannot be read."""
-        return read_secret("http.nodes", "token", self.token, self.token_file)
 
 
 class Http(Served, frozen=True):
