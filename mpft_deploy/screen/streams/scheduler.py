@@ -98,7 +98,7 @@ class Scheduler:
         self.idle = True
         """Whether no frame is between its source and its event."""
         self._task = Task("engine", self._run)
-        self._asked: deque[tuple[Future[None], Callable[[], None]]] = deque()
+        self._asked: deque[tuple[Future[object], Callable[[], object]]] = deque()
 
     @property
     def failure(self) -> BaseException | None:
@@ -127,7 +127,7 @@ class Scheduler:
             gone: of those before that are not among them; nothing is told of them later.
 
         Raises:
-            TimeoutError: the thread does not come to it in PATIENCE seconds.
+            TimeoutError: the thread does not come to it.
         """
         before = self._config
         self.channels, self._config = tuple(channels), config
@@ -148,17 +148,7 @@ class Scheduler:
                     for stream in channel.streams:
                         stream.decision = self._new_decision(channel, stream.region)
 
-        if self._task.ident is None:
-            change()  # it has not begun
-            return
-        future = Future[None]()
-        self._asked.append((future, change))
-        self._wake.set()
-        try:
-            future.result(PATIENCE)
-        except FutureTimeout:
-            future.cancel()
-            raise TimeoutError from None
+        self._ask(change)
 
     def start(self) -> None:
         self._task.start()
@@ -174,6 +164,24 @@ class Scheduler:
         for thread in decoding:
             thread.join(max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in (self._task, *decoding))
+
+    def _ask(self, work: Callable[[], object]) -> None:
+        """Have the thread do something between what it does anyway.
+
+        Raises:
+            TimeoutError: it did not come to it in PATIENCE seconds.
+        """
+        if self._task.ident is None:
+            work()  # it has not begun
+            return
+        future = Future[object]()
+        self._asked.append((future, work))
+        self._wake.set()
+        try:
+            future.result(PATIENCE)
+        except FutureTimeout:
+            future.cancel()
+            raise TimeoutError from None
 
     def _answer(self) -> None:
         """Do what others ask for; by the thread alone."""
