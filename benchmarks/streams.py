@@ -35,8 +35,7 @@ from mpft_deploy.bundle import read_bundle
 from mpft_deploy.engine import load_engine
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.channel import Kept
-from mpft_deploy.screen.streams.config import Config, named
-from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.config import Config, named, source_settings
 from mpft_deploy.screen.streams.memory import give_frames_back
 from mpft_deploy.screen.streams.records import Event, FrameEvent
 from mpft_deploy.screen.streams.settings import Readers, ScreenSettings
@@ -165,7 +164,7 @@ def run_watch(
         for index in range(scenario.sources)
     ]
     sink = Ages(cameras)
-    config = Config(sources=named(sources, "benchmark"), screen=settings)
+    config = Config(sources=named(sources), screen=settings)
     with Watch(screener, config, sink, keep=True) as watch:
         sink.watch = watch
         _tick(watch, lambda: all(s.state == "live" for s in watch.statuses()), 60)

@@ -170,13 +170,17 @@ def command(
         from mpft_deploy.screen import report as page
 
         hold(report, page.OUTPUT, [*map(Path, paths), bundle, notes, require_signature])
+    from mpft_deploy.errors import InputError
+    from mpft_deploy.files import display
+
     sources = _read_notes(notes)
+    if bundle is None and all(map(_is_missing, paths)):  # before one is made, which takes long
+        raise InputError("; ".join(f"{display(path)}: no such file" for path in paths))
     content = _open_bundle(bundle, require_signature)
 
     from mpft_deploy.cli.screen_output import output
     from mpft_deploy.cli.signals import Interrupted, held
     from mpft_deploy.engine import load_engine
-    from mpft_deploy.files import display
     from mpft_deploy.screen.pipeline import screen_items
     from mpft_deploy.screen.report import MAX_PICTURES, write_report
     from mpft_deploy.screen.screener import Screener
@@ -242,6 +246,16 @@ def _refuse(names: Iterable[str], why: str) -> None:
     """A usage error for options that have no meaning here: none is ignored in silence."""
     for name in _given(names):
         raise click.UsageError(f"--{name.removeprefix('as_')} has no meaning {why}")
+
+
+def _is_missing(path: str) -> bool:
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):  # what it is is told when it is read
+        return False
+    return False
 
 
 def _open_bundle(path: Path | None, require_signature: Path | None) -> Bundle:

@@ -39,8 +39,7 @@ def load_config(
     """
     import msgspec
 
-    from mpft_deploy.screen.streams.config import Config, named, read_config
-    from mpft_deploy.screen.streams.library import source_settings
+    from mpft_deploy.screen.streams.config import Config, named, read_config, source_settings
     from mpft_deploy.screen.tell.config import Http, Jsonl
 
     config = Config(sources=()) if path is None else read_config(path)
@@ -58,7 +57,7 @@ def load_config(
         tell = msgspec.structs.replace(tell, jsonl=Jsonl(path="-"))
     return msgspec.structs.replace(
         config,
-        sources=named(sources, "the sources"),
+        sources=named(sources),
         screen=msgspec.structs.replace(config.screen, **screen),
         tell=tell,
     )
@@ -111,12 +110,20 @@ def run_streams(
         if screener.uncalibrated:
             logger.warning("%s (mpft calibrate --views)", screener.uncalibrated)
         _warn_undecidable(config, screener.calibration)
-        watch, sinks, manager = _open_watch(config, screener, bundle, secrets, people=not as_json)
+        try:
+            watch, sinks, manager = _open_watch(
+                config, screener, bundle, secrets, people=not as_json
+            )
+        except MpftError as error:
+            if config.file:
+                error.args = (f"{config.file}: {error}",)
+            raise
         del bundle  # as large as what was loaded of it
         notifier = Notifier()
         end = None if seconds is None else time.monotonic() + seconds
         watch.start()
-        notifier.send(f"READY=1\nSTATUS=screening {len(config.sources)} sources")
+        count = len(config.sources)
+        notifier.send(f"READY=1\nSTATUS=screening {count} source{'s' * (count != 1)}")
         while not (flags.stop.is_set() or watch.finished or _reader_left()):
             if end is not None and time.monotonic() >= end:
                 break

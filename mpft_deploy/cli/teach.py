@@ -133,11 +133,10 @@ def _judge(
     from mpft_deploy.cli.signals import Interrupted
     from mpft_deploy.errors import InputError
     from mpft_deploy.finding import find_images
-    from mpft_deploy.screen.streams import read_folder
-    from mpft_deploy.screen.streams.readers import find_reader
+    from mpft_deploy.screen.streams.readers import find_reader, read_folder
     from mpft_deploy.screen.streams.watch import TICK, Watch
 
-    images = find_reader(source.target) is read_folder.read
+    images = find_reader(source.target) is read_folder
     taught.each = 1.0 if images else None
     one = msgspec.structs.replace(config, sources=(source,), baselines={})
     total = sum(1 for _ in find_images(Path(source.target.rest))) if images else math.ceil(limit)

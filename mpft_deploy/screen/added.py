@@ -31,7 +31,7 @@ def read_added(table: Mapping[str, Any], config: Config) -> SourceSettings:
     [http] allows its kind.
 
     Raises:
-        UsageError, InputError: it cannot be; says why, free of secrets.
+        UsageError: it cannot be; says why, free of secrets.
     """
     http, address = config.tell.http, table.get("address")
     allowed = (*PORTS, *(http.local_sources if http is not None else ()))

@@ -100,14 +100,14 @@ def _read(path: Path, fps: float, name: str, *, strict: bool) -> Iterator[Frame]
         track = pick_track(container)
         if track is None:
             raise InputError(f"{name}: holds no video")
-        stream = track.stream
+        stream, note = track
         if stream.codec_context is None:
             raise InputError(f"{name}: damaged, or coded in a way that cannot be read")
         check_pixels(stream.width, stream.height, name)
         stream.codec_context.thread_type = "AUTO"
         prepare_decoder(stream.codec_context, strict=strict)
         clip = _Clip(container, stream, name, strict=strict)
-        frames = _sample(clip.frames(), fps, track.note)
+        frames = _sample(clip.frames(), fps, note)
         if is_picture(stream) and len(container.streams) > 1:
             frames = _at_least_two(frames, clip)
         yield from frames

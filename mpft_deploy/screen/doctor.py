@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,17 @@ from mpft_deploy.extras import how_to_install, require
 from mpft_deploy.spec import Record
 
 CODECS = ("h264", "hevc", "mjpeg", "mpeg4", "av1")
+
+EXTRAS = {
+    "export": ("onnx", "onnxruntime"),
+    "mqtt": ("paho",),
+    "webhook": ("httpx2",),
+    "notify": ("apprise",),
+    "push": ("cryptography", "httpx2"),
+    "dashboard": ("starlette", "uvicorn", "prometheus_client"),
+    "sign": ("cryptography",),
+}
+"""What is imported of each."""
 
 LOW_DISK = 2**30
 """Bytes; below that snapshots and the store will not last."""
@@ -153,29 +164,18 @@ def _jetson() -> Iterator[Check]:
 
 
 def _optional() -> Iterator[Check]:
-    extras = {
-        "export": ("onnx", "onnxruntime"),
-        "mqtt": ("paho",),
-        "webhook": ("httpx2",),
-        "notify": ("apprise",),
-        "push": ("cryptography", "httpx2"),
-        "dashboard": ("starlette", "uvicorn", "prometheus_client"),
-        "sign": ("cryptography",),
-    }
-    yield from (_extra(*one) for one in extras.items())
-
-
-def _extra(name: str, modules: Iterable[str]) -> Check:
-    try:
-        require(name, "it", *modules)
-    except EnvironmentLacksError as error:
-        return _found(f"extra {name}", f"not installed: {error}", fine=False)
-    return _found(f"extra {name}", "installed")
+    for name, modules in EXTRAS.items():
+        try:
+            require(name, "it", *modules)
+            yield _found(f"extra {name}", "installed")
+        except EnvironmentLacksError as error:  # noqa: PERF203, each by itself
+            yield _found(f"extra {name}", f"not installed: {error}", fine=False)
 
 
 def _disk() -> Check:
     where = Path(os.environ.get("STATE_DIRECTORY", str(Path.cwd())).split(":")[0])
-    free = shutil.disk_usage(where).free
+    there = next(folder for folder in (where, *where.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
     lack = "" if free >= LOW_DISK else ": too little for snapshots and the store"
     return _found("disk", f"{free / 2**30:.1f} GiB free{lack}", fine=not lack)
 

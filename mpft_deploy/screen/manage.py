@@ -27,7 +27,7 @@ from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.watch import Watch
 from mpft_deploy.screen.teach import Lesson, Teacher
 from mpft_deploy.screen.tell.store import Store
-from mpft_deploy.screen.web.operations import MissingError, Note, User, operation
+from mpft_deploy.screen.web.operations import MissingError, Note, User, at_most, operation
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class Manager:
         of its address is free of credentials.
 
         Raises:
-            UsageError, InputError: it cannot be; says why, free of secrets.
+            UsageError: it cannot be; says why, free of secrets.
         """
         settings = self._checked(body)
         with self._lock:
@@ -257,8 +257,7 @@ class Manager:
         configuration file names cannot be replaced.
 
         Raises:
-            UsageError: its settings name others.
-            InputError: a region is called as another source is.
+            UsageError: its settings name others, or a region is called as another source is.
         """
         with self._lock:
             if self._managed(source).fixed:
@@ -277,8 +276,7 @@ class Manager:
         """Change settings of a source that was added: what is said; null takes a setting back.
 
         Raises:
-            UsageError: it is of the file.
-            UsageError, InputError: it cannot be; says why, free of secrets.
+            UsageError: it is of the file, or it cannot be; says why, free of secrets.
         """
         with self._lock:
             if self._managed(source).origin == "file":
@@ -321,16 +319,13 @@ class Manager:
             return self._managed(name)
 
     def _look(self, settings: SourceSettings) -> Found:
-        if not self._trying.acquire(blocking=False):
-            raise UsageError(f"{AT_ONCE} sources are being tried already: wait a few seconds")
-        try:
+        busy = f"{AT_ONCE} sources are being tried already: wait a few seconds"
+        with at_most(self._trying, busy):
             return look(settings, self._watch.processes)
-        finally:
-            self._trying.release()
 
     def _put(self, settings: SourceSettings, key: str, value: bytes | None) -> Managed:
-        """Under the lock: set what gives a source these settings; an InputError for taken names."""
-        named([*{**self._sources, settings.name: settings}.values()], "source")
+        """Under the lock: set what gives a source these settings; a UsageError for taken names."""
+        named([*{**self._sources, settings.name: settings}.values()])
         self._store.set_setting(settings.name, key, value)
         self._apply()
         return self._managed(settings.name)
@@ -361,7 +356,7 @@ class Manager:
         for one in self._file.sources:
             try:
                 looked_at = {**sources, one.name: self._with_areas(one, drawn)}
-                named([*looked_at.values()], "source")
+                named([*looked_at.values()])
                 sources = looked_at
             except MpftError as error:  # noqa: PERF203, each by itself
                 logger.error("%s: regions were drawn, but do not count: %s", one.name, error)
@@ -371,7 +366,7 @@ class Manager:
                 continue
             try:
                 added = self._with_areas(self._checked(msgspec.json.decode(value)), drawn)
-                named([*sources.values(), added], "source")
+                named([*sources.values(), added])
                 sources[name] = added
             except MpftError as error:
                 self._problems[name] = str(error)

@@ -160,7 +160,6 @@ def _probe() -> list[Camera]:
 
 
 def _send(asking: socket.socket, data: bytes) -> None:
-    """On every interface that can."""
     sent = False
     try:
         interfaces = [index for index, _ in socket.if_nameindex()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def thumbnail(frame: U8) -> bytes:
 
     image = Image.fromarray(frame)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
-    return _jpeg(image, quality=80)
+    return encoded(image, quality=80)
 
 
 def draw(small: bytes, prepared: Prepared, view_logits: F32) -> Picture:
@@ -76,7 +76,7 @@ def draw(small: bytes, prepared: Prepared, view_logits: F32) -> Picture:
     positions = prepared.patches.positions[chosen]
     return Picture(
         thumbnail=small,
-        view=_jpeg(Image.fromarray(prepared.views[chosen]), quality=85),
+        view=encoded(Image.fromarray(prepared.views[chosen]), quality=85),
         number=chosen + 1,
         of=len(prepared.views),
         logit=float(view_logits[chosen]),
@@ -88,7 +88,8 @@ def draw(small: bytes, prepared: Prepared, view_logits: F32) -> Picture:
     )
 
 
-def _jpeg(image: PIL.Image.Image, quality: int) -> bytes:
+def encoded(image: PIL.Image.Image, form: str = "JPEG", **options: Any) -> bytes:
+    """A file of an image."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, form, **options)
     return buffer.getvalue()

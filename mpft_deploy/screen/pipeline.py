@@ -65,7 +65,6 @@ class _Sum:
     reason: str = ""
 
     def add(self, judgement: Judgement) -> None:
-        """Add a frame."""
         self.logits += judgement.logit
         self.views += judgement.views
         self.count += 1

@@ -88,7 +88,6 @@ class Spread:
         self._stride = 1
 
     def add(self, frame: FrameResult) -> None:
-        """Take the next of the run."""
         if self.seen % self._stride == 0:
             self.kept.append(frame)
         if len(self.kept) > KEPT_FRAMES:

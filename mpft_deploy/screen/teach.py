@@ -17,7 +17,7 @@ import msgspec
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.screen.streams.areas import Box
 from mpft_deploy.screen.streams.baseline import Baseline, learn
-from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent
+from mpft_deploy.screen.streams.records import Event, FrameEvent, Sink, SourceEvent
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.spec import Calibration
 
@@ -32,7 +32,7 @@ KEPT = 10
 _history = msgspec.json.Decoder(list[Baseline])
 
 
-class Frames:
+class Frames(Sink):
     """A sink that keeps the frames that say something.
 
     Attributes:
@@ -49,7 +49,6 @@ class Frames:
         self._captured: dict[str, float] = {}
 
     def send(self, event: Event) -> None:
-        """See `Sink`."""
         if isinstance(event, FrameEvent) and not event.unjudged:
             frames = self.frames.setdefault(event.stream, [])
             at = frames[-1][0] if frames else 0.0
@@ -65,9 +64,6 @@ class Frames:
     def seconds(self) -> int:
         """How many had frames, of each stream at least."""
         return min(self._seconds.values(), default=0)
-
-    def close(self, timeout: float) -> None:
-        """Nothing to deliver."""
 
 
 class Lesson(msgspec.Struct, frozen=True):
@@ -100,7 +96,7 @@ class _Lesson:
         return max(0.0, self._end - time.monotonic())
 
 
-class Teacher:
+class Teacher(Sink):
     """A sink that teaches cameras.
 
     Args:
@@ -115,16 +111,12 @@ class Teacher:
         self._lessons: dict[str, _Lesson] = {}
 
     def send(self, event: Event) -> None:
-        """See `Sink`."""
         with self._lock:
             if isinstance(event, SourceEvent) and event.state == "removed":  # or one of its regions
                 self._lessons.pop(event.source, None)
             lesson = self._lessons.get(event.source)
             if lesson is not None and lesson.left:
                 lesson.frames.send(event)
-
-    def close(self, timeout: float) -> None:
-        """Nothing to deliver: lessons end with the process."""
 
     def begin(self, source: str, boxes: Mapping[str, Box | None], minutes: float) -> None:
         """Begin a lesson, in place of one that there is.

@@ -35,18 +35,10 @@ class RefusedError(Exception):
     """A strict decoder refused what came first, or all: it may be odd rather than damaged."""
 
 
-class Track(NamedTuple):
-    """The video track that is judged.
-
-    note: which of several it is; empty if it is the only one.
+def pick_track(container: av.container.InputContainer) -> tuple[av.VideoStream, str] | None:
+    """The track that moves, as FFmpeg chooses it, and which of several it is, empty for the only
+    one; None if there are but covers and thumbnails.
     """
-
-    stream: av.VideoStream
-    note: str
-
-
-def pick_track(container: av.container.InputContainer) -> Track | None:
-    """The track that moves, as FFmpeg chooses it; None if there are but covers and thumbnails."""
     moving = [stream for stream in container.streams.video if not _is_still(stream)]
     if not moving:
         return None
@@ -55,7 +47,7 @@ def pick_track(container: av.container.InputContainer) -> Track | None:
     best = container.streams.best("video")
     stream = best if best in likely else likely[0]
     several = f"track {moving.index(stream) + 1} of {len(moving)} judged"
-    return Track(stream, several if len(moving) > 1 else "")
+    return stream, several if len(moving) > 1 else ""
 
 
 def is_picture(stream: av.VideoStream) -> bool:

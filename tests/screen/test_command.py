@@ -271,6 +271,15 @@ def test_without_a_bundle_the_shipped_detector_judges(
     assert f"mpft-export {detector} DIR" in run.err
 
 
+def test_that_no_path_is_there_is_said_before_a_bundle_is_made(
+    screen: Screen, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    run = screen("none.png", "no/more", MPFT_BUNDLE="", XDG_CACHE_HOME=str(cache))
+    assert run == (1, "", "error: none.png: no such file; no/more: no such file\n")
+    assert not cache.exists()
+
+
 def test_notes_say_where_an_image_comes_from(screen: Screen, photo: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.json").write_text(json.dumps({"photo.png": "NASA, <public> domain"}))
     run = screen(photo, "--notes", "notes.json", "--report", "r.html")

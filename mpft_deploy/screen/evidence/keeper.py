@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import platform
@@ -26,13 +25,13 @@ from mpft_deploy.screen.evidence.package import (
     pack,
 )
 from mpft_deploy.screen.evidence.ring import Look, Recording
+from mpft_deploy.screen.picture import encoded
 from mpft_deploy.screen.streams.records import StreamEvent
 from mpft_deploy.screen.tell.config import Evidence
 from mpft_deploy.screen.tell.kept import Kept
 from mpft_deploy.screen.tell.store import Store
 from mpft_deploy.signing import load_signer
 from mpft_deploy.spec import StreamVerdict
-from mpft_deploy.views import U8
 
 logger = logging.getLogger(__name__)
 
@@ -164,10 +163,12 @@ class EvidenceSink(Kept[_Job]):
 
 def _judged(look: Look, files: dict[str, bytes]) -> Judged:
     """A frame for the manifest; its views become files."""
+    from PIL import Image
+
     names = []
     for view in look.views:
         names.append(f"view-{len(files) + 1:05}.png")
-        files[names[-1]] = _png(view)
+        files[names[-1]] = encoded(Image.fromarray(view), "PNG", compress_level=1)
     return Judged(
         frame=look.frame,
         size=look.size,
@@ -175,14 +176,6 @@ def _judged(look: Look, files: dict[str, bytes]) -> Judged:
         views=tuple(names),
         logits=tuple(map(float, look.logits)),
     )
-
-
-def _png(pixels: U8) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def _software() -> dict[str, str]:

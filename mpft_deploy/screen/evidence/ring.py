@@ -150,7 +150,6 @@ class Looks:
         self._looks: deque[Look] = deque()
 
     def add(self, frame: FrameEvent, received: float, prepared: Prepared, logits: F32) -> None:
-        """One more."""
         size, views = prepared.size, prepared.views
         with self._lock:
             self._looks.append(Look(frame, received, views, prepared.windows, size, logits))

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
 
 
-class Clock(Protocol):
-    """Both in seconds."""
+class Clock:
+    """The machine's own, in seconds."""
 
     def monotonic(self) -> float:
         """Never set, never back: every age and every wait is by this one."""
-
-    def time(self) -> float:
-        """Since the Unix epoch; may jump whenever someone sets it."""
-
-
-class SystemClock(Clock):
-    """The machine's own."""
-
-    def monotonic(self) -> float:
         return time.monotonic()
 
     def time(self) -> float:
+        """Since the Unix epoch; may jump whenever someone sets it."""
         return time.time()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
@@ -18,6 +17,7 @@ from mpft_deploy.screen.streams.address import HIDDEN, TLS, parse, redact_text
 from mpft_deploy.screen.streams.baseline import Baseline, baselines_path, read_baselines
 from mpft_deploy.screen.streams.settings import DecisionSettings, ScreenSettings, SourceSettings
 from mpft_deploy.screen.tell.config import TABLES, TellConfig, parse_tables, store_path
+from mpft_deploy.screen.tell.table import meant, read_table
 from mpft_deploy.spec import Record
 
 if sys.version_info >= (3, 11):
@@ -26,7 +26,6 @@ else:
     import tomli as tomllib  # the same, for Python 3.10
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
-_UNKNOWN = re.compile(r"(?s)unknown field `(.*?)`")
 
 
 class Config(Record, frozen=True):
@@ -38,6 +37,7 @@ class Config(Record, frozen=True):
         baselines: what cameras were taught, by the name of their source; of a file beside this one.
         defaults: keys that hold for every source which says nothing else.
         paused: why a source is not read, by its name.
+        file: that it was read from, as it is shown; "" for none.
     """
 
     sources: tuple[SourceSettings, ...]
@@ -47,6 +47,7 @@ class Config(Record, frozen=True):
     baselines: dict[str, Baseline] = msgspec.field(default_factory=dict)
     defaults: dict[str, Any] = msgspec.field(default_factory=dict)
     paused: dict[str, str] = msgspec.field(default_factory=dict)
+    file: str = ""
 
 
 def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
@@ -58,58 +59,72 @@ def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conf
     where = display(path)
     try:
         tables = tomllib.loads(read_small(path).decode("utf-8-sig"))
+        config = _read(tables, environment)
     except UnicodeDecodeError:
         raise InputError(f"{where} is not UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{where} is not valid TOML: {error}") from None
     except RecursionError:
         raise InputError(f"{where} is nested too deeply") from None
+    except UsageError as error:
+        raise InputError(redact_text(f"{where}: {error}")) from None
+    tell = config.tell
+    if not tell.store.path:
+        store = msgspec.structs.replace(tell.store, path=str(store_path(path)))
+        tell = msgspec.structs.replace(tell, store=store)
+    baselines = read_baselines(baselines_path(path))
+    return msgspec.structs.replace(config, tell=tell, baselines=baselines, file=where)
+
+
+def _read(tables: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
+    """What a file's tables say; a UsageError names what is wrong there."""
     allowed = ("source", "defaults", "screen", "decision", *TABLES)
     for name in tables:
         if name not in allowed:
-            raise InputError(f"{where}: {printable(name)}: no such table{_meant(name, allowed)}")
+            raise UsageError(f"{printable(name)}: no such table{meant(name, allowed)}")
     sources = tables.get("source", [])
     defaults = tables.get("defaults", {})
     if not isinstance(sources, list) or not isinstance(defaults, dict):
-        raise InputError(f"{where}: write each source as a table headed [[source]]")
+        raise UsageError("write each source as a table headed [[source]]")
     if not sources and "http" not in tables:
-        raise InputError(
-            f"{where}: it names no source: add a table headed [[source]], or [http] to add them "
-            "on the page"
+        raise UsageError(
+            "it names no source: add a table headed [[source]], or [http] to add them on the page"
         )
     for name in ("address", "name"):
         if name in defaults:
-            raise InputError(f"{where}: defaults.{name}: belongs to a [[source]], not to all")
-    defaults = _expanded(defaults, f"{where}: defaults", environment)
+            raise UsageError(f"defaults.{name}: belongs to a [[source]], not to all")
+    defaults = _expanded(defaults, "defaults", environment)
     given = []
     for number, entry in enumerate(sources, 1):
-        place = f"{where}: source {number}"
+        place = f"source {number}"
         if not isinstance(entry, dict):
-            raise InputError(f"{place}: expected a table headed [[source]]")
+            raise UsageError(f"{place}: expected a table headed [[source]]")
         place += f" ({printable(str(entry['name']))})" if entry.get("name") else ""
         given.append(read_source(_expanded(entry, place, environment), place, defaults))
-    screen, decision = (
-        _expanded(tables.get(name, {}), f"{where}: {name}", environment)
-        for name in ("screen", "decision")
-    )
+    of = {
+        name: _expanded(tables[name], f"[{name}]", environment)
+        for name in ("screen", "decision", *TABLES)
+        if name in tables
+    }
     return Config(
-        sources=named(given, where),
+        sources=named(given),
         defaults=defaults,
-        screen=_table(screen, ScreenSettings, f"{where}: screen"),
-        decision=_table(decision, DecisionSettings, f"{where}: decision"),
-        tell=_tell(tables, path, environment),
-        baselines=read_baselines(baselines_path(path)),
+        screen=read_table(of.pop("screen", {}), ScreenSettings, "[screen]"),
+        decision=read_table(of.pop("decision", {}), DecisionSettings, "[decision]"),
+        tell=parse_tables(of),
     )
 
 
-def named(sources: Sequence[SourceSettings], where: str) -> tuple[SourceSettings, ...]:
-    """The sources with a name each: the given one, or the address without its secrets."""
+def named(sources: Sequence[SourceSettings]) -> tuple[SourceSettings, ...]:
+    """The sources with a name each: the given one, or the address without its secrets.
+
+    Raises:
+        UsageError: two have the same name, or a source and a region.
+    """
     taken: set[str] = set()
     for source in sources:
         if source.name and source.name in taken:
-            raise InputError(
-                f"{where}: two sources are called {source.name!r}: give each its own name"
-            )
+            raise UsageError(f"two sources are called {source.name!r}: give each its own name")
         taken.add(source.name)
     result = []
     for source in sources:
@@ -122,7 +137,7 @@ def named(sources: Sequence[SourceSettings], where: str) -> tuple[SourceSettings
     for source in result:
         for stream in source.boxes:
             if source.region and stream in taken:
-                raise InputError(f"{where}: a source and a region are both called {stream!r}")
+                raise UsageError(f"a source and a region are both called {stream!r}")
     return tuple(result)
 
 
@@ -136,15 +151,15 @@ def short_name(address: str) -> str:
 def read_source(
     table: Mapping[str, Any], where: str, defaults: Mapping[str, Any]
 ) -> SourceSettings:
-    """A source by its table; an InputError that names what is wrong there."""
+    """A source by its table; a UsageError that names what is wrong there."""
     given = {**defaults, **table}
     if str(table.get("address")).partition(":")[0].lower() not in TLS and "ca_file" not in table:
         given.pop("ca_file", None)  # of [defaults] it is for those that show a certificate
-    settings: SourceSettings = _table(given, SourceSettings, where)
+    settings: SourceSettings = read_table(given, SourceSettings, f"{where}:")
     try:
         _ = settings.target
     except UsageError as error:
-        raise InputError(f"{where}: address: {error}") from None
+        raise UsageError(f"{where}: address: {error}") from None
     if settings.ca_file:
         from mpft_deploy.screen.streams.tls import trusting
 
@@ -152,36 +167,9 @@ def read_source(
     return settings
 
 
-def _tell(tables: Mapping[str, Any], path: Path, environment: Mapping[str, str]) -> TellConfig:
-    where = display(path)
-    given = {
-        name: _expanded(tables[name], f"{where}: [{name}]", environment)
-        for name in TABLES
-        if name in tables
-    }
-    try:
-        tell = parse_tables(given)
-    except UsageError as error:
-        raise InputError(f"{where}: {error}") from None
-    if tell.store.path:
-        return tell
-    store = msgspec.structs.replace(tell.store, path=str(store_path(path)))
-    return msgspec.structs.replace(tell, store=store)
-
-
-def _table(value: Any, kind: type[Any], where: str) -> Any:
-    """Convert a table to its record."""
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        # "… - at `$.decode`": the place first, as in every other message here.
-        reason, _, place = str(error).partition(" - at `$")
-        place = place.rstrip("`").lstrip(".")
-        if found := _UNKNOWN.search(reason):
-            fields = [field.name for field in msgspec.structs.fields(kind)]
-            reason = f"no such key{_meant(found[1], fields)}"
-            place = printable(found[1])
-        raise InputError(redact_text(f"{where}: {place}: {reason}".replace(": :", ":"))) from None
+def source_settings(address: str, **settings: object) -> SourceSettings:
+    """A source's settings, checked; a UsageError that names what is wrong."""
+    return read_source({"address": address, **settings}, "source settings", {})
 
 
 def _expanded(value: Any, where: str, environment: Mapping[str, str]) -> Any:
@@ -193,16 +181,11 @@ def _expanded(value: Any, where: str, environment: Mapping[str, str]) -> Any:
     if not isinstance(value, str):
         return value
     if "\0" in value:  # which no name of a file can hold
-        raise InputError(f"{where}: {printable(value)}: a text holds a NUL; leave it out")
+        raise UsageError(f"{where}: {printable(value)}: a text holds a NUL; leave it out")
 
     def variable(found: re.Match[str]) -> str:
         if found[1] not in environment:
-            raise InputError(f"{where}: ${{{found[1]}}}: no such variable in the environment")
+            raise UsageError(f"{where}: ${{{found[1]}}}: no such variable in the environment")
         return environment[found[1]]
 
     return _VARIABLE.sub(variable, value)
-
-
-def _meant(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"

@@ -300,7 +300,6 @@ class StreamDecision:
         return []
 
     def _turn(self, verdict: StreamVerdict, reason: Reason, run: Run) -> Change:
-        """Change the verdict."""
         previous, self.verdict = self.verdict, verdict
         return Change(
             verdict, previous, self.evidence, run.frames, self.independent, run.age, reason

@@ -8,10 +8,9 @@ import msgspec
 
 from mpft_deploy.extras import require
 from mpft_deploy.screen.streams.attempt import SourceLostError
-from mpft_deploy.screen.streams.clock import SystemClock
-from mpft_deploy.screen.streams.config import short_name
+from mpft_deploy.screen.streams.clock import Clock
+from mpft_deploy.screen.streams.config import short_name, source_settings
 from mpft_deploy.screen.streams.emitter import Emitter
-from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.processes import ReaderProcesses
 from mpft_deploy.screen.streams.readers import find_reader
 from mpft_deploy.screen.streams.settings import SourceSettings
@@ -55,7 +54,7 @@ def look(settings: SourceSettings, processes: ReaderProcesses | None = None) -> 
         EnvironmentLacksError: the extra `video` is not installed.
     """
     require("video", "a stream", "av")
-    clock = SystemClock()
+    clock = Clock()
     emitter = Emitter(None, clock)
     read = find_reader(settings.target, processes)
     source = Source(settings, read, emitter, clock, lambda: None)

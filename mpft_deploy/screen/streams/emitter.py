@@ -61,7 +61,6 @@ class Emitter:
         return self.failure is None and (sending is None or now - sending < HUNG)
 
     def start(self) -> None:
-        """Begin to hand events on."""
         self._task.start()
 
     def emit(self, kind: type[E], picture: Picture | None = None, **fields: Any) -> E:

@@ -85,7 +85,6 @@ class Drift:
         self.begin()
 
     def begin(self) -> None:
-        """Look afresh."""
         self._pool, self._run = Pool(), Run()
 
     def add(self, value: float, new: bool, now: float) -> bool:

@@ -7,12 +7,9 @@ import queue
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from mpft_deploy.errors import UsageError
-from mpft_deploy.screen.streams.config import Config, named
+from mpft_deploy.screen.streams.config import Config, named, source_settings
 from mpft_deploy.screen.streams.records import Event, Sink
-from mpft_deploy.screen.streams.settings import SourceSettings
 from mpft_deploy.screen.streams.watch import TICK, Watch
 
 if TYPE_CHECKING:
@@ -38,23 +35,6 @@ class _Queue(Sink):
             with contextlib.suppress(queue.Empty):
                 self.events.get_nowait()
 
-    def close(self, timeout: float) -> None:
-        """Nothing to deliver: what is left is for whoever still reads."""
-
-
-def source_settings(address: str, **settings: object) -> SourceSettings:
-    """A source's settings, checked; a UsageError that names what is wrong."""
-    try:
-        source = msgspec.convert({"address": address, **settings}, SourceSettings)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"source settings: {error}") from None
-    _ = source.target
-    if source.ca_file:
-        from mpft_deploy.screen.streams.tls import trusting
-
-        trusting(source.ca_file)
-    return source
-
 
 def watch(screener: Screener, *addresses: str, **settings: object) -> Iterator[Event]:
     """The events of some streams, until all have ended; see `Screener.watch`."""
@@ -62,7 +42,7 @@ def watch(screener: Screener, *addresses: str, **settings: object) -> Iterator[E
     if not sources:
         raise UsageError("name at least one address to watch")
     sink = _Queue()
-    with Watch(screener.for_streams(), Config(sources=named(sources, "watch")), sink) as running:
+    with Watch(screener.for_streams(), Config(sources=named(sources)), sink) as running:
         while not running.finished:
             running.tick()
             with contextlib.suppress(queue.Empty):

@@ -17,7 +17,6 @@ from mpft_deploy.screen.video import (
     RefusedError,
     Sent,
     Sieve,
-    Track,
     pick_track,
     prepare_decoder,
 )
@@ -89,10 +88,10 @@ def _read_open(container: av.container.InputContainer, attempt: Attempt, *, stri
     settings, track = attempt.settings, pick_track(container)
     still = settings.target.network and is_still(container)
     if track is None and still:
-        track = Track(container.streams.video[0], "")
+        track = container.streams.video[0], ""
     if track is None:
         raise SourceLostError("holds no video")
-    stream = track.stream
+    stream, note = track
     if stream.codec_context is None:
         raise SourceLostError("its video is coded in a way that cannot be read")
     check_size(stream.width, stream.height, settings)
@@ -100,7 +99,7 @@ def _read_open(container: av.container.InputContainer, attempt: Attempt, *, stri
     finite = still or scheme == "file"
     finite = finite or (scheme in ("http", "https") and container.duration is not None)
     decoder = _Decoder(stream, attempt, shed=not finite, strict=strict)
-    attempt.describe(stream.codec_context.name, track.note)
+    attempt.describe(stream.codec_context.name, note)
     pace = _Pace(attempt) if finite and not still else None
     packets = container.demux(stream)
     while not attempt.stopping:

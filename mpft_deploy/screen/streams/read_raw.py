@@ -8,14 +8,13 @@ import select
 import shutil
 import subprocess
 import sys
-import threading
-from typing import IO
 
 import numpy as np
 
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
 from mpft_deploy.screen.streams.pixels import RgbShot
+from mpft_deploy.screen.streams.task import Task
 
 HEADS = {
     # Of a camera at a Jetson's CSI port; nvvidconv brings its picture out of the GPU's memory.
@@ -75,16 +74,24 @@ def read_gstreamer(attempt: Attempt) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        said = _Tail(process.stderr)
+        pipe, said = process.stderr, bytearray()
+
+        def listen() -> None:  # or a pipe that nobody reads would stop it
+            with contextlib.suppress(OSError, ValueError):  # closed, where a child of its lives on
+                while heard := os.read(pipe.fileno(), KEPT):
+                    said[:] = (said + heard)[-KEPT:]
+
+        listening = Task("said", listen)
+        listening.start()
         attempt.describe("gstreamer")
         try:
             _read(process.stdout.fileno(), sides, attempt)
         finally:
             if process.poll() is None:
                 process.kill()
-            said.join(1.0)
+            listening.join(1.0)
     if not attempt.stopping:
-        raise SourceLostError(f"the pipeline ended: {_first_line(said.text)}")
+        raise SourceLostError(f"the pipeline ended: {_first_line(said.decode(errors='replace'))}")
 
 
 def _command(pipeline: str, *, secret: bool) -> list[str]:
@@ -98,29 +105,6 @@ def _command(pipeline: str, *, secret: bool) -> list[str]:
     if program is None:
         raise EnvironmentLacksError(NO_GSTREAMER)
     return [program, "--quiet", *pipeline.split()]
-
-
-class _Tail(threading.Thread):
-    """Reads what a process says for as long as it lives, and keeps the end of it.
-
-    A pipe that nobody reads stops the process that writes to it.
-    """
-
-    def __init__(self, pipe: IO[bytes]) -> None:
-        super().__init__(name="mpft-said", daemon=True)
-        self._pipe, self._kept = pipe, b""
-        self.start()
-
-    def run(self) -> None:
-        """See `threading.Thread`."""
-        with contextlib.suppress(OSError, ValueError):
-            while said := os.read(self._pipe.fileno(), KEPT):
-                self._kept = (self._kept + said)[-KEPT:]
-
-    @property
-    def text(self) -> str:
-        """The end of what was said so far."""
-        return self._kept.decode(errors="replace")
 
 
 def _read(

@@ -26,7 +26,7 @@ import numpy as np
 from mpft_deploy.screen.evidence import ring
 from mpft_deploy.screen.streams import read_av, wire
 from mpft_deploy.screen.streams.attempt import Attempt, Captured, Coded, Decode, Told
-from mpft_deploy.screen.streams.clock import SystemClock
+from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.memory import give_frames_back
 from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.sandbox import confine
@@ -124,7 +124,7 @@ class _Reader:
 
     def __init__(self, order: Order, events: Wire) -> None:
         recorder = _Recorder(self._send) if order.record else None
-        self.attempt = Attempt(order.settings, SystemClock(), recorder, self._tell)
+        self.attempt = Attempt(order.settings, Clock(), recorder, self._tell)
         self._events, self._telling = events, threading.Lock()
         self._requests = wire.decoder(wire.Request)
         self._numbers = count()

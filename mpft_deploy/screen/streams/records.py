@@ -221,15 +221,20 @@ class Picture(msgspec.Struct, frozen=True):
 
 
 class Sink(Protocol):
-    """Where events go. Calls come from one thread and never wait for anything outside."""
+    """Where events go; this one takes none, and has nothing to deliver.
+
+    Calls come from one thread and never wait for anything outside.
+    """
 
     name: str
 
     def send(self, event: Event) -> None:
         """Take an event; what cannot be delivered now is kept or counted, never raised."""
+        return
 
     def close(self, timeout: float) -> None:
         """Deliver what is left, for at most so many seconds; the rest is kept or counted."""
+        return
 
 
 class Monitor(Protocol):

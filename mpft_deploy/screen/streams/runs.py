@@ -96,8 +96,6 @@ class Second(NamedTuple):
 class Pool:
     """Gathers frames to seconds."""
 
-    __slots__ = ("_frames", "_number", "_pictures", "_squares", "_time", "_total")
-
     def __init__(self) -> None:
         self._number: int | None = None
         self._time = self._total = self._squares = 0.0
@@ -144,10 +142,6 @@ class Run:
         mean: of the seconds' means.
     """
 
-    __slots__ = (
-        "_batches", "_squares", "_total", "began", "frames", "last", "pictures", "seconds",
-    )  # fmt: skip
-
     def __init__(self) -> None:
         self.began = self.last = 0.0
         self.seconds = self.frames = self.pictures = 0
@@ -156,7 +150,6 @@ class Run:
 
     @property
     def age(self) -> float:
-        """From the first second to the last one."""
         return self.last - self.began
 
     @property
@@ -170,7 +163,6 @@ class Run:
         return max(0.0, self._squares / max(1, self.seconds) - self.mean**2)
 
     def add(self, second: Second) -> None:
-        """Take the next second."""
         if not self.seconds:
             self.began = second.time
         self.last = second.time

@@ -114,7 +114,6 @@ class Scheduler:
         self._wake.set()
 
     def channel(self, source: Source, kept: Looks | None = None) -> Channel:
-        """A channel for a new source."""
         areas = source.settings.areas
         channel = Channel(source, areas, self._emitter, self._evidence, kept)
         self._set_areas(channel, areas)
@@ -152,7 +151,6 @@ class Scheduler:
         self._ask(change)
 
     def start(self) -> None:
-        """Begin to judge."""
         self._task.start()
 
     def stop(self, timeout: float) -> bool:

@@ -98,12 +98,10 @@ class SourceSettings(Record, frozen=True):
 
     @property
     def target(self) -> Address:
-        """The parsed address."""
         return parse(self.address)
 
     @property
     def areas(self) -> Areas:
-        """Where is looked."""
         return Areas(regions=self.region, masks=self.mask)
 
     @property
@@ -192,5 +190,4 @@ class ScreenSettings(Record, frozen=True):
 
     @property
     def engine_threads(self) -> int:
-        """CPU threads of the engine."""
         return self.threads or available_cores()

@@ -138,7 +138,6 @@ class Source:
             self._set_state("paused", reason)
 
     def resume(self) -> None:
-        """Read again what was paused."""
         with self._lock:
             self._failures = -1
             self._set_state("connecting")

@@ -31,7 +31,6 @@ class Rate:
         self._began: int | None = None
 
     def add(self, now: float) -> None:
-        """One more."""
         second = int(now)
         self._began = second if self._began is None else self._began
         if self._seconds and self._seconds[-1][0] == second:
@@ -73,13 +72,11 @@ class Tally:
             self._in.add(now)
 
     def screen(self, now: float) -> None:
-        """A frame was judged."""
         with self._lock:
             self.screened += 1
             self._out.add(now)
 
     def drop(self, cause: str, count: int = 1) -> None:
-        """Frames were lost."""
         if count > 0:
             with self._lock:
                 self._dropped[cause] += count
@@ -90,12 +87,10 @@ class Tally:
         return max(0, self.connections - 1)
 
     def dropped(self) -> dict[str, int]:
-        """Frames by cause."""
         with self._lock:
             return dict(self._dropped)
 
     def rates(self, now: float) -> tuple[float, float]:
-        """Frames received and judged a second."""
         with self._lock:
             return self._in.per_second(now), self._out.per_second(now)
 

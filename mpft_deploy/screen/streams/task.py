@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from typing import Protocol, runtime_checkable
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +25,6 @@ class Task(threading.Thread):
         self.failure: BaseException | None = None
 
     def run(self) -> None:
-        """Work; by the thread alone."""
         try:
             self._work()
         except BaseException as error:
@@ -34,16 +32,7 @@ class Task(threading.Thread):
             logger.exception("the thread %s failed", self.name)
 
 
-@runtime_checkable
-class Supervised(Protocol):
-    """Something with threads of its own, without which it does nothing."""
-
-    @property
-    def failure(self) -> BaseException | None:
-        """What ended one of them before its time."""
-
-
 def failure_of(parts: Iterable[object]) -> BaseException | None:
-    """The first failure of some things, of those that are supervised."""
-    found = (part.failure for part in parts if isinstance(part, Supervised))
+    """The first failure of some things, of those that have threads of their own."""
+    found = (getattr(part, "failure", None) for part in parts)
     return next((failure for failure in found if failure is not None), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 
-from mpft_deploy.errors import InputError
+from mpft_deploy.errors import UsageError
 from mpft_deploy.files import display
 from mpft_deploy.screen.streams.settings import SourceSettings
 
@@ -20,7 +20,7 @@ def trusting(ca_file: str, place: str = "ca_file") -> ssl.SSLContext:
         place: where the file is named.
 
     Raises:
-        InputError: the file cannot be read, or holds no certificate.
+        UsageError: the file cannot be read, or holds no certificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if not ca_file:
@@ -30,7 +30,7 @@ def trusting(ca_file: str, place: str = "ca_file") -> ssl.SSLContext:
     try:
         context.load_verify_locations(ca_file)
     except (OSError, ValueError):
-        raise InputError(f"{place}: {display(ca_file)} is no readable PEM certificate") from None
+        raise UsageError(f"{place}: {display(ca_file)} is no readable PEM certificate") from None
     return context
 
 
@@ -49,7 +49,6 @@ def find_distrust(settings: SourceSettings) -> str:
 
 
 def distrust(error: ssl.SSLCertVerificationError, host: str) -> str:
-    """Why a certificate does not hold."""
     if error.verify_code in _SIGNER:
         return (
             "its certificate is not signed by ca_file: another answers in its place, or that is "

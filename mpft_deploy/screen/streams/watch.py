@@ -14,7 +14,7 @@ from mpft_deploy.screen.evidence.ring import Looks, Recording, Ring
 from mpft_deploy.screen.screener import Screener
 from mpft_deploy.screen.streams.areas import stream_name
 from mpft_deploy.screen.streams.channel import Channel, Stream
-from mpft_deploy.screen.streams.clock import Clock, SystemClock
+from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.config import Config
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.processes import ReaderProcesses, open_processes
@@ -73,7 +73,7 @@ class Watch(Monitor):
         metrics: Metrics | None = None,
     ) -> None:
         require("video", "a stream", "av")
-        self._clock = clock or SystemClock()
+        self._clock = clock or Clock()
         self._emitter = Emitter(sink, self._clock)
         self._config = config
         self.scheduler = Scheduler(
@@ -129,7 +129,6 @@ class Watch(Monitor):
         self._emitter.sink = sink
 
     def start(self) -> None:
-        """Begin."""
         self._emitter.start()
         self.scheduler.start()
         self.started = True
@@ -162,7 +161,7 @@ class Watch(Monitor):
         was = {channel.source.name for channel in old}
         now = {channel.source.name for channel in channels}
         logger.info(
-            "configuration taken: %d sources, %d added, %d removed, %d changed",
+            "configuration taken: sources: %d, %d added, %d removed, %d changed",
             len(now),
             len(now - was),
             len(was - now),

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_type_hints
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -22,19 +22,20 @@ from mpft_deploy.screen.tell.table import (
     Days,
     KeptLimits,
     Limits,
+    Served,
     Table,
     Text,
     check,
     check_one_secret,
     check_token,
-    explain,
-    host_and_port,
     is_loopback,
     is_network,
     is_web_address,
     names_host,
     read_secret,
     read_secrets,
+    read_table,
+    table_in,
 )
 from mpft_deploy.spec import Record
 
@@ -140,11 +141,6 @@ class Webhook(Table, frozen=True):
         check("webhook", "url", is_web_address(self.url), wanted)
         check_one_secret("webhook", "secret", self.secret, self.secret_file)
 
-    def signing_keys(self) -> list[bytes]:
-        """The signing keys, none for unsigned. An InputError if their file cannot be read."""
-        texts = read_secrets("webhook", "secret", self.secret, self.secret_file)
-        return [text.encode() for text in texts]
-
 
 class Mqtt(Table, frozen=True):
     """`[mqtt]`: the broker that gets states and events (extra `mqtt`).
@@ -173,13 +169,10 @@ class Mqtt(Table, frozen=True):
         check("mqtt", "user", bool(self.user) or not self.password_file, "is missing")
         for key, topic in (("prefix", self.prefix), ("discovery_prefix", self.discovery_prefix)):
             empty = topic == "" and key == "discovery_prefix"
-            good = empty or re.fullmatch(r"[^+#\0/$][^+#\0]*(?<!/)", topic) is not None
-            check("mqtt", key, good, "write a topic without wildcards, such as mpft or home/mpft")
+            good = empty or re.fullmatch(r"[^+#\0/$][^+#\0]{0,999}(?<!/)", topic) is not None
+            wanted = "write a topic without wildcards, such as mpft or home/mpft"
+            check("mqtt", key, good, f"{wanted}, of 1000 characters at most")
         check("mqtt", "ca_file", self.tls or not self.ca_file, "needs tls = true")
-
-    def password(self) -> str:
-        """What `password_file` holds, or ""."""
-        return read_secret("mqtt", "password", "", self.password_file)
 
 
 class Jsonl(Table, frozen=True):
@@ -234,12 +227,8 @@ class Node(Table, frozen=True):
         check("http.nodes", "url", is_web_address(self.url, plain=True), wanted)
         check_token("http.nodes", self.token, self.token_file)
 
-    def read_token(self) -> str:
-        """The token, or "". An InputError if its file cannot be read."""
-        return read_secret("http.nodes", "token", self.token, self.token_file)
 
-
-class Http(Table, frozen=True):
+class Http(Served, frozen=True):
     """`[http]`: dashboard and metrics (extra `dashboard`).
 
     Attributes:
@@ -291,10 +280,6 @@ class Http(Table, frozen=True):
         names = {node.name for node in self.nodes}
         check("http.nodes", "name", len(names) == len(self.nodes), "give each its own")
 
-    def bind(self) -> tuple[str, int]:
-        """Host and port; a UsageError unless it is HOST:PORT."""
-        return host_and_port("http", self.address)
-
     def tokens(self) -> dict[str, tuple[str, Role]]:
         """Name and role by token; empty where none is asked for.
 
@@ -340,7 +325,7 @@ class Live(Table, frozen=True):
         return self.url.replace("{source}", quote(source, safe=""))
 
 
-class Health(Table, frozen=True):
+class Health(Served, frozen=True):
     """`[health]`: /livez and /readyz for whoever looks after the service (extra `dashboard`).
 
     They have a port of their own, where nothing keeps them waiting, and ask for no token.
@@ -355,10 +340,6 @@ class Health(Table, frozen=True):
 
     def __post_init__(self) -> None:
         self.bind()
-
-    def bind(self) -> tuple[str, int]:
-        """Host and port; a UsageError unless it is HOST:PORT."""
-        return host_and_port("health", self.address)
 
 
 class TellConfig(Record, frozen=True):
@@ -389,12 +370,14 @@ def parse_tables(tables: Mapping[str, object]) -> TellConfig:
     """Read the tables named in TABLES, as `tomllib` gives them.
 
     Raises:
-        UsageError: a table or key is unknown, missing or has a bad value; the message names both.
+        UsageError: a key is unknown, missing or has a bad value; the message names table and key.
     """
-    try:
-        return msgspec.convert(dict(tables), TellConfig)
-    except msgspec.ValidationError as error:
-        raise UsageError(explain(str(error), TellConfig)) from None
+    kinds = get_type_hints(TellConfig)
+    given = {
+        name: read_table(table, table_in(kinds[name]), f"[{name}]")
+        for name, table in tables.items()
+    }
+    return TellConfig(**given)
 
 
 def store_path(config: Path) -> Path:

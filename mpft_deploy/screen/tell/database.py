@@ -12,7 +12,7 @@ import msgspec
 
 from mpft_deploy.errors import EnvironmentLacksError, InputError, UsageError
 from mpft_deploy.files import display
-from mpft_deploy.screen.streams.clock import Clock, SystemClock
+from mpft_deploy.screen.streams.clock import Clock
 
 DAY = 86400.0
 
@@ -185,7 +185,7 @@ class Database:
         self.path, self._where = path, "memory" if path is None else display(path)
         self._lock, self._closed = threading.RLock(), threading.Event()
         self._db = _open(path, self._where)
-        self._clock = clock or SystemClock()
+        self._clock = clock or Clock()
         date = self._clock.time()
         kept = self.settings("clock").get("")
         last = {"now": 0.0, "date": date} if kept is None else msgspec.json.decode(kept)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mpft_deploy.screen.evidence.keeper import EvidenceSink
@@ -31,21 +31,15 @@ class Sinks:
 
     name = "all"
 
-    def __init__(
-        self,
-        sinks: Iterable[Sink] = (),
-        snapshots: SnapshotSink | None = None,
-        store: Store | None = None,
-    ) -> None:
+    def __init__(self, snapshots: SnapshotSink | None = None, store: Store | None = None) -> None:
         self.store = store or Store(None)
         self.snapshots = snapshots
         self.evidence: EvidenceSink | None = None
-        self._sinks = list(sinks)
+        self._sinks: list[Sink] = []
         self._broken: set[str] = set()
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended a thread of one of them."""
         return failure_of(self)
 
     def append(self, sink: Sink) -> None:
@@ -63,7 +57,6 @@ class Sinks:
         return [one for one in (self.snapshots, self.evidence) if one is not None]
 
     def send(self, event: Event) -> None:
-        """Hand an event to each."""
         for files in self._files():
             event = files.attach(event)
         sinks = [one for one in self._sinks if not isinstance(one, Deliverer) or one.wants(event)]

@@ -58,7 +58,6 @@ class JsonLines(Worker[bytes]):
             self.put(msgspec.json.encode(event) + b"\n")
 
     def close(self, timeout: float) -> None:
-        """Write what is queued."""
         super().close(timeout)
         # A thread that is stuck in a write keeps its file.
         if self._out >= 0 and not self._task.is_alive():
@@ -66,7 +65,6 @@ class JsonLines(Worker[bytes]):
 
     @property
     def disk_bytes(self) -> int:
-        """Of the file."""
         return self._size
 
     def _print(self, line: bytes) -> None:

@@ -6,7 +6,6 @@ The store knows each, and which are to go.
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
 import time
@@ -19,6 +18,7 @@ import msgspec
 
 from mpft_deploy.errors import EnvironmentLacksError
 from mpft_deploy.files import PICTURES, TEMPORARY, display, write_atomic
+from mpft_deploy.screen.picture import encoded
 from mpft_deploy.screen.streams.records import Event, Picture, StreamEvent
 from mpft_deploy.screen.tell.config import Snapshots
 from mpft_deploy.screen.tell.database import DAY
@@ -108,7 +108,6 @@ class Kept(Worker[Item], ABC):
 
     @property
     def disk_bytes(self) -> int:
-        """Of all files."""
         return self._store.number(f"SELECT sum(bytes) FROM files {_OF_KIND}", self._suffix)
 
     def name_of(self, at: float, verdict: StreamVerdict, source: str, number: str) -> str:
@@ -214,7 +213,6 @@ class SnapshotSink(Kept[tuple[StreamEvent, Picture]]):
     def _make(self, item: tuple[StreamEvent, Picture]) -> None:
         from PIL import Image
 
-        (event, picture), buffer = item, io.BytesIO()
-        comment = msgspec.json.encode(event)
-        Image.fromarray(picture.pixels).save(buffer, "JPEG", quality=QUALITY, comment=comment)
-        self.write(event.snapshot, event.verdict, buffer.getvalue())
+        event, picture = item
+        image, comment = Image.fromarray(picture.pixels), msgspec.json.encode(event)
+        self.write(event.snapshot, event.verdict, encoded(image, quality=QUALITY, comment=comment))

@@ -46,9 +46,6 @@ class Metrics:
     def observe_batch(self, frames: int) -> None:
         """The engine judged that many frames at once."""
 
-    def observe_event(self, event: Event) -> None:
-        """An event was sent."""
-
 
 class PrometheusMetrics(Metrics):
     """Keeps them, in a registry of its own."""
@@ -78,6 +75,7 @@ class PrometheusMetrics(Metrics):
         self._batch.observe(frames)
 
     def observe_event(self, event: Event) -> None:
+        """An event was sent."""
         if isinstance(event, FrameEvent):
             self._age.observe(event.age_ms / 1000)
             self._verdicts.labels(event.stream, event.verdict).inc()
@@ -96,7 +94,6 @@ class PrometheusMetrics(Metrics):
         self.registry.register(self)
 
     def text(self) -> bytes:
-        """Everything in Prometheus' text format."""
         from prometheus_client import generate_latest
 
         return generate_latest(self.registry)

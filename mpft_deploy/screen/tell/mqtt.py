@@ -29,6 +29,7 @@ from mpft_deploy.screen.tell.config import Mqtt
 from mpft_deploy.screen.tell.discovery import device, identity, slug
 from mpft_deploy.screen.tell.stats import Counted, SinkStats, Worker
 from mpft_deploy.screen.tell.store import Store
+from mpft_deploy.screen.tell.table import read_secret
 
 if TYPE_CHECKING:
     import paho.mqtt.client as paho
@@ -267,7 +268,8 @@ def _client(config: Mqtt) -> paho.Client:
 
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv311)
     if config.user:
-        client.username_pw_set(config.user, config.password() or None)
+        password = read_secret("mqtt", "password", "", config.password_file)
+        client.username_pw_set(config.user, password or None)
     if config.tls:
         try:
             client.tls_set(ca_certs=config.ca_file or None)

@@ -15,7 +15,7 @@ from pathlib import Path
 from mpft_deploy.errors import UsageError
 from mpft_deploy.extras import require
 from mpft_deploy.files import printable
-from mpft_deploy.screen.streams.clock import Clock, SystemClock
+from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.hours import within
 from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, StreamEvent
 from mpft_deploy.screen.tell.config import Notify
@@ -55,7 +55,7 @@ class Notifier(Deliverer):
         clock: by which that is judged.
     """
 
-    clock: Clock = SystemClock()
+    clock: Clock = Clock()
 
     def __init__(self, name: str, where: str, config: Alerts, store: Store) -> None:
         self._config = config

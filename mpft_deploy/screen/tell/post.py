@@ -32,6 +32,7 @@ from mpft_deploy.screen.streams.records import Event, FrameEvent
 from mpft_deploy.screen.tell.config import Webhook
 from mpft_deploy.screen.tell.deliver import LONGEST_PAUSE, Answer, Deliverer
 from mpft_deploy.screen.tell.store import Delivery, Store
+from mpft_deploy.screen.tell.table import read_secrets
 
 MAX_REPLY = 64 * 1024
 """Bytes of a reply that are read; nobody needs them, but the next request comes after them."""
@@ -208,7 +209,8 @@ class WebhookSink(Deliverer):
     _poster: Poster
 
     def __init__(self, config: Webhook, store: Store) -> None:
-        self._keys = [signing_key(text) for text in config.signing_keys()]
+        texts = read_secrets("webhook", "secret", config.secret, config.secret_file)
+        self._keys = [signing_key(text.encode()) for text in texts]
         self._poster = Poster(config.url, config.timeout)
         super().__init__("webhook", f"webhook {self._poster.where}", store)
 
@@ -216,7 +218,6 @@ class WebhookSink(Deliverer):
         return not isinstance(event, FrameEvent)
 
     def attempt(self, delivery: Delivery) -> Answer:
-        """Post an event."""
         identity = msgspec.json.decode(delivery.body, type=_Identity).id
         timestamp = int(time.time())
         headers = {

@@ -61,7 +61,6 @@ class Trouble:
         self.now: dict[str, Any] = {}
 
     def begin(self, what: str) -> None:
-        """It failed, once more."""
         self.now = {"problem": what, "since": self.now.get("since") or time.time()}
         now = time.monotonic()
         if not self._told and now >= self._next:
@@ -69,7 +68,6 @@ class Trouble:
             self._logger.warning("%s", what)
 
     def end(self, what: str) -> None:
-        """It worked."""
         self.now = {}
         if self._told:
             self._told = False

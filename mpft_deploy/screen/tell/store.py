@@ -74,7 +74,6 @@ class Delivery(NamedTuple):
 
     @property
     def told(self) -> StreamEvent | SourceEvent:
-        """The event itself."""
         return BODY.decode(self.body)
 
 
@@ -359,6 +358,5 @@ class Store(Database, Counted):
 
 
 def _read_row(row: tuple[Any, ...]) -> StoredEvent:
-    """A row of the table."""
     number, body, *rest = row
     return StoredEvent(number, BODY.decode(body), *rest)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 from urllib.parse import urlsplit
@@ -94,6 +96,22 @@ class Alerts(Table, frozen=True, kw_only=True):
         check(type(self).__name__.lower(), "quiet", good, wanted)
 
 
+class Served(Table, frozen=True, kw_only=True):
+    """Something that listens at HOST:PORT."""
+
+    address: str
+
+    def bind(self) -> tuple[str, int]:
+        """Host and port; a UsageError unless it is HOST:PORT."""
+        host, colon, port = self.address.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        good = colon == ":" and bool(host) and port.isascii() and port.isdecimal()
+        table = type(self).__name__.lower()
+        check(table, "address", good, "write HOST:PORT, for example 127.0.0.1:8088")
+        check(table, "address", int(port) <= 65535, "the port must be 0 to 65535")
+        return host, int(port)
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address."""
     try:
@@ -159,16 +177,6 @@ def check(table: str, key: str, good: bool, wanted: str) -> None:
         raise UsageError(f"[{table}] {key}: {wanted}")
 
 
-def host_and_port(table: str, address: str) -> tuple[str, int]:
-    """Of an address to listen at; a UsageError unless it is HOST:PORT."""
-    host, colon, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    good = colon == ":" and bool(host) and port.isascii() and port.isdecimal()
-    check(table, "address", good, "write HOST:PORT, for example 127.0.0.1:8088")
-    check(table, "address", int(port) <= 65535, "the port must be 0 to 65535")
-    return host, int(port)
-
-
 def check_token(table: str, token: str, file: str) -> None:
     """A UsageError for one that can be guessed."""
     check_one_secret(table, "token", token, file)
@@ -181,27 +189,35 @@ def check_one_secret(table: str, key: str, value: str, file: str) -> None:
     check(table, key, not (value and file), f"give {key} or {key}_file, not both")
 
 
-def explain(message: str, root: type[Record]) -> str:
-    """msgspec's message on a file's tables, with the path put in the words of the file."""
-    text, _, path = message.partition(" - at ")
+def read_table(value: object, kind: Any, where: str) -> Any:
+    """A table as its record; a UsageError that says where in the file what is wrong.
+
+    Args:
+        where: the table stands, as "[http]".
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at ")
     place = path.removeprefix("`key` in ").strip("`").removeprefix("$").removeprefix(".")
-    if found := re.search(r"(unknown|missing required) field `(.*)`", text):
-        table, key = re.sub(r"\[.*?\]", "", place), printable(found[2])
-        if found[1] != "unknown":
-            return f"[{table}] {key}: is missing"
-        if not table:
-            return f"[{key}]: unknown table; known are {', '.join(root.__struct_fields__)}"
-        kind: Any = root
-        for part in table.split("."):
+    if found := re.search(r"(?s)(unknown|missing required) field `(.*?)`", reason):
+        for part in re.findall(r"[a-z]\w*", place):
             kind = table_in(get_type_hints(kind)[part])
-        return f"[{table}] {key}: unknown key; known are {', '.join(kind.__struct_fields__)}"
-    table, _, key = place.partition(".")
-    where = f"[{table}] {key}".strip() if table else "the configuration"
-    return f"{where}: {printable(text[:1].lower() + text[1:])}"
+        known = kind.__struct_fields__
+        reason = f"no such key{meant(found[2], known)}" if found[1] == "unknown" else "is missing"
+        place = ".".join(filter(None, (place, found[2])))
+    whole = f"{where} {place}".rstrip(" :")
+    raise UsageError(f"{printable(whole)}: {printable(reason)}")
 
 
-def table_in(kind: Any) -> type[Table] | None:
+def meant(name: str, known: Sequence[str]) -> str:
+    """What may be there instead of what is not known, for the end of a message."""
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+
+
+def table_in(kind: Any) -> type[Record] | None:
     """The table in a type such as `Http | None` or `tuple[User, ...]`."""
     if parts := get_args(kind):
         return next(filter(None, map(table_in, parts)), None)
-    return kind if isinstance(kind, type) and issubclass(kind, Table) else None
+    return kind if isinstance(kind, type) and issubclass(kind, Record) else None

@@ -73,7 +73,6 @@ class Session(LoggedIn, frozen=True):
 
     @property
     def is_over(self) -> bool:
-        """Whether it is too old."""
         return time.time() - self.began > 86400 * DAYS
 
 
@@ -202,7 +201,6 @@ class Access:
         return self._users.get(session.token)
 
     def session_of(self, headers: Headers) -> Session | None:
-        """The session that a request's cookie is of."""
         cookie = cookie_parser(headers.get("cookie", "")).get(self.sessions.cookie)
         return None if cookie is None else self.sessions.find(cookie)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import threading
 import time
 from collections import deque
@@ -20,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
 from mpft_deploy.errors import EnvironmentLacksError
+from mpft_deploy.screen.picture import encoded
 from mpft_deploy.screen.streams.records import (
     Event,
     FrameEvent,
@@ -343,9 +343,7 @@ def thumbnail(path: Path) -> bytes:
 def encode_jpeg(image: Image.Image, side: int) -> bytes:
     """A JPEG file of a picture, which is shrunk to so many pixels a side at most."""
     image.thumbnail((side, side))
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=QUALITY)
-    return buffer.getvalue()
+    return encoded(image.convert("RGB"), quality=QUALITY)
 
 
 def _encode(picture: Picture, *, near: bool) -> Shown:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from mpft_deploy.errors import MpftError, UsageError
+from mpft_deploy.errors import MpftError
 from mpft_deploy.screen.onvif import Camera, find_cameras
 from mpft_deploy.screen.streams.address import parse
-from mpft_deploy.screen.web.operations import Note, operation
+from mpft_deploy.screen.web.operations import Note, at_most, operation
 
 if TYPE_CHECKING:
     from mpft_deploy.screen.manage import Manager
@@ -42,13 +42,9 @@ class Cameras:
         Raises:
             UsageError: somebody else is looking.
         """
-        if not self._looking.acquire(blocking=False):
-            raise UsageError("cameras are being looked for already: wait a few seconds")
-        try:
+        with at_most(self._looking, "cameras are being looked for already: wait a few seconds"):
             note("looked for cameras", "and asked them for their streams" if body.user else "")
             found = find_cameras(body.user, body.password)
-        finally:
-            self._looking.release()
         sources: dict[str, list[str]] = {}
         for one in self._manager.sources():
             with contextlib.suppress(MpftError):  # one that could not be added

@@ -75,7 +75,7 @@ class Deliveries:
                 self._store.rows(f"{change} WHERE {chosen}", sink.name, event)
                 if count:
                     changed[sink] = count
-                    what = f"event {event}" if event else f"{count} events"
+                    what = f"event {event}" if event else f"{count} event{'s' * (count != 1)}"
                     note(done, f"{what} to {sink.name}")
         if not changed:
             raise MissingError("nothing like that was refused, or it was sent again already")

@@ -16,7 +16,7 @@ from mpft_deploy.screen.tell.config import Push
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.tell.push import GONE, Device, PushSink, Sender, Subscription
 from mpft_deploy.screen.web.access import LONGEST_AGENT
-from mpft_deploy.screen.web.operations import MissingError, Note, User, operation
+from mpft_deploy.screen.web.operations import MissingError, Note, User, at_most, operation
 
 MOST_OF_USER, MOST = 10, 50
 """Devices of a user, and of all; each has a thread."""
@@ -96,12 +96,8 @@ class Devices:
         """Send a device a notification now."""
         found = self._find(id, user)
         note("tried to notify", f"a device of {found.device.user or 'somebody'}")
-        if not self._trying.acquire(blocking=False):  # or visitors could take all threads
-            raise UsageError("another device is being tried: do it again in a moment")
-        try:
+        with at_most(self._trying, "another device is being tried: do it again in a moment"):
             answer = found.say("mpft screen", "Verdicts come to this device.", None)
-        finally:
-            self._trying.release()
         if answer.status in GONE:
             self._remove(id)
             raise UsageError("the browser has ended its subscription: add this device again")
@@ -119,15 +115,8 @@ class Devices:
         return {one.device.id: one for one in self._sinks if isinstance(one, PushSink)}
 
     def _start(self, device: Device, subscription: Subscription) -> None:
-        sink = PushSink(
-            device,
-            subscription,
-            self.sender,
-            self._forget,
-            self._config,
-            self._store,
-        )
-        self._sinks.append(sink)
+        given = (self.sender, self._forget, self._config, self._store)
+        self._sinks.append(PushSink(device, subscription, *given))
 
     def _remove(self, number: str) -> None:
         if (found := self._forget(number)) is not None:

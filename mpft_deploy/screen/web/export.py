@@ -74,6 +74,5 @@ class _Parts(io.RawIOBase):
         return len(data)
 
     def take(self) -> bytes:
-        """What is new."""
         new, self._written = bytes(self._written), bytearray()
         return new

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from mpft_deploy.extras import require
 from mpft_deploy.screen.tell.config import Node
 from mpft_deploy.screen.tell.post import reason_of
+from mpft_deploy.screen.tell.table import read_secret
 from mpft_deploy.screen.web.asked import Asked
 from mpft_deploy.screen.web.board import NodeNow, Shown, SourceNow
 from mpft_deploy.screen.web.operations import MissingError, operation
@@ -48,7 +49,8 @@ class Nodes:
 
         self._failures, trust = (httpx2.HTTPError, OSError), ssl.create_default_context()
         for one in nodes:
-            url, token = one.url.rstrip("/") + "/", one.read_token()
+            url = one.url.rstrip("/") + "/"
+            token = read_secret("http.nodes", "token", one.token, one.token_file)
             self._clients[one.name] = httpx2.AsyncClient(
                 base_url=f"{url}api/v1/",
                 headers={b"Authorization": f"Bearer {token}".encode()} if token else {},

@@ -9,7 +9,9 @@ not.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar, get_args, get_type_hints
@@ -74,6 +76,17 @@ class Operation:
                 default = () if one.default is one.empty else (one.default,)
                 fields.append((name, types[name], *default))
         return msgspec.defstruct("Parameters", fields, forbid_unknown_fields=True)
+
+
+@contextlib.contextmanager
+def at_most(places: threading.Lock | threading.Semaphore, why: str) -> Iterator[None]:
+    """Take a place meanwhile; a UsageError if none is free: visitors must not take all threads."""
+    if not places.acquire(blocking=False):
+        raise UsageError(why)
+    try:
+        yield
+    finally:
+        places.release()
 
 
 def operation(

@@ -8,13 +8,15 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from mpft_deploy import __version__
 from mpft_deploy.screen.web.audit import Audit
@@ -29,10 +31,9 @@ BODY_BYTES = 16 * 1024
 
 
 def routes(apis: Sequence[object], audit: Audit) -> list[Route]:
-    """Of every operation."""
     return [
         # A source may be called by its address, slashes and all.
-        Route(
+        _Route(
             PREFIX + one.path.replace("{source}", "{source:path}"),
             _endpoint(one, audit),
             methods=[one.method],
@@ -41,13 +42,22 @@ def routes(apis: Sequence[object], audit: Audit) -> list[Route]:
     ]
 
 
+class _Route(Route):
+    """Tells a slash that is written %2F, as part of a name, from those between names."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        path = unquote(re.sub(b"(?i)%2f", b"%00", scope["raw_path"]))
+        match, found = super().matches({**scope, "path": path})
+        names = found.get("path_params", {})
+        names.update({key: name.replace("\0", "/") for key, name in names.items()})
+        return match, found
+
+
 def as_json(value: object, status: int = 200) -> Response:
-    """An answer."""
     return Response(msgspec.json.encode(value), status, media_type=JSON)
 
 
 def refusal(status: int, why: str) -> Response:
-    """An answer that says what is wrong."""
     return as_json({"error": why}, status)
 
 

@@ -27,7 +27,7 @@ from starlette.staticfiles import StaticFiles
 from mpft_deploy.errors import EnvironmentLacksError, MpftError
 from mpft_deploy.files import printable
 from mpft_deploy.screen.manage import Manager
-from mpft_deploy.screen.streams.records import Event, Monitor
+from mpft_deploy.screen.streams.records import Event, Monitor, Sink
 from mpft_deploy.screen.streams.task import Task
 from mpft_deploy.screen.tell.config import Http, Live, Push
 from mpft_deploy.screen.tell.fanout import Sinks
@@ -66,7 +66,7 @@ REFUSED = 0.5
 """Seconds that a wrong token waits for its answer."""
 
 
-class Server:
+class Server(Sink):
     """An application that is served until it is closed; a sink that needs no events.
 
     Attributes:
@@ -108,11 +108,7 @@ class Server:
 
     @property
     def failure(self) -> BaseException | None:
-        """See `Supervised`."""
         return self._task.failure
-
-    def send(self, event: Event) -> None:
-        """See `Sink`."""
 
     def close(self, timeout: float = 1.0) -> None:
         """Stop listening and end live connections."""
@@ -161,7 +157,6 @@ class Dashboard(Server):
         sinks.append(self)
 
     def send(self, event: Event) -> None:
-        """Show and count an event."""
         self.metrics.observe_event(event)
         self.board.note(event)
 

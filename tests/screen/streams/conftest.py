@@ -22,8 +22,7 @@ from mpft_deploy.bundle import read_bundle
 from mpft_deploy.engine import load_engine
 from mpft_deploy.export.pipeline import Request, export
 from mpft_deploy.screen import Screener
-from mpft_deploy.screen.streams.config import Config, named
-from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.config import Config, named, source_settings
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import Event, FrameEvent, SourceEvent, SourceStatus
 from mpft_deploy.screen.streams.watch import TICK, Watch
@@ -187,7 +186,7 @@ def watching(screener: Screener) -> Iterator[Callable[..., Running]]:
     ) -> Running:
         settings = {"gate": 0.0, **settings}
         sources = [source_settings(address, **settings) for address in addresses]
-        config = config or Config(sources=named(sources, "test"))
+        config = config or Config(sources=named(sources))
         running = Running(judge, config, clock)
         started.append(running)
         return running

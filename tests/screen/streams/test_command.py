@@ -75,6 +75,25 @@ def test_lines_for_people_and_a_duration(rtsp: Any, run: Any) -> None:
     assert not any(line.startswith("{") for line in one.lines)
 
 
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('[jsonl]\npath = "none/events.jsonl"\n', "[jsonl] path: none/events.jsonl cannot"),
+        ('[snapshots]\nfolder = "cameras.toml"\n', "[snapshots] folder: cameras.toml cannot"),
+        ('[http]\ntoken_file = "none"\n', "[http] token_file: none"),
+        ('[evidence]\nfolder = "e"\nkey_file = "none"\n', "the key none"),
+    ],
+)
+def test_who_cannot_be_told_is_said_with_the_file_that_names_it(
+    screen: Screen, tmp_path: Path, table: str, said: str
+) -> None:
+    source = f'[[source]]\naddress = "{tmp_path}"\n'
+    (tmp_path / "cameras.toml").write_text(table + source, encoding="utf-8")
+    run = screen("--config", "cameras.toml")
+    assert run.code != 0
+    assert run.err.splitlines()[-1].startswith(f"error: cameras.toml: {said}")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_in_time_whatever_its_sources_do(
     rtsp: Any, run: Any, tmp_path: Path, number: int
@@ -318,7 +337,7 @@ def test_the_service_manager_is_told(rtsp: Any, run: Any, tmp_path: Path) -> Non
             NOTIFY_SOCKET=str(tmp_path / "notify"),
             WATCHDOG_USEC="1000000",
         )
-        assert manager.recv(999).decode().splitlines()[0] == "READY=1"
+        assert manager.recv(999) == b"READY=1\nSTATUS=screening 1 source"
         for _ in range(4):
             assert manager.recv(999) == b"WATCHDOG=1"
         one.end()

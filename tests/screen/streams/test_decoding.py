@@ -13,10 +13,9 @@ from telling import HandClock, Told, eventually
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams import decoding
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
-from mpft_deploy.screen.streams.config import Config
+from mpft_deploy.screen.streams.config import Config, source_settings
 from mpft_deploy.screen.streams.decoding import MOST
 from mpft_deploy.screen.streams.emitter import Emitter
-from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.scheduler import Scheduler
 from mpft_deploy.screen.streams.source import Source

@@ -71,6 +71,13 @@ def test_a_kernel_that_is_none_hides_nothing_else(monkeypatch: pytest.MonkeyPatc
         assert f"MPFT_KERNEL={name}" in by_name(run)["kernel"]["text"]
 
 
+def test_a_folder_of_state_that_is_not_there_yet_has_a_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "not" / "yet"))
+    assert "GiB free" in examination._disk().text
+
+
 def test_an_extra_is_installed_where_all_of_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(

@@ -8,7 +8,7 @@ import time
 import numpy as np
 from telling import HandClock, Told
 
-from mpft_deploy.screen.streams.clock import SystemClock
+from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.emitter import PICTURES, Emitter
 from mpft_deploy.screen.streams.records import Event, FrameEvent, Picture, SourceEvent
 from mpft_deploy.screen.tell.fanout import Sinks
@@ -69,8 +69,10 @@ def test_a_sink_that_fails_or_hangs_costs_the_others_nothing() -> None:
         def close(self, timeout: float) -> None:
             free.wait(60)
 
-    good, free = Told(), threading.Event()
-    emitter = Emitter(Sinks([Failing(), Hanging(), good]), SystemClock())
+    good, free, sinks = Told(), threading.Event(), Sinks()
+    for sink in (Failing(), Hanging(), good):
+        sinks.append(sink)
+    emitter = Emitter(sinks, Clock())
     emitter.start()
     emitter.emit(SourceEvent, source="s", state="live", previous="down")
     began = time.monotonic()

@@ -24,8 +24,7 @@ from mpft_deploy.bundle import read_bundle
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.evidence.keeper import EvidenceSink
 from mpft_deploy.screen.evidence.package import MANIFEST, engine_of, read_package
-from mpft_deploy.screen.streams.config import Config, named
-from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.config import Config, named, source_settings
 from mpft_deploy.screen.tell.config import Evidence, Http, TellConfig
 from mpft_deploy.screen.tell.fanout import Sinks
 from mpft_deploy.screen.web import serve
@@ -45,7 +44,7 @@ def camera(
     config = Evidence(folder=str(tmp_path / "kept"), before=1.0, after=0.5)
     address = rtsp(cam=str(clip(frames=50, keyframes=10))).url("cam")
     source = source_settings(address, name="front/gate", gate=0.0, decode=5.0)
-    watched = Config(sources=named([source], "test"), tell=TellConfig(evidence=config))
+    watched = Config(sources=named([source]), tell=TellConfig(evidence=config))
     running = watching(config=watched, judge=alarmed)
     sinks = Sinks()
     engine = engine_of(read_bundle(native), alarmed.policy, ALARMED)

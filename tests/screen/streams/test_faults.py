@@ -18,7 +18,7 @@ import servers
 from engines import OLDEST_MS
 from telling import eventually
 
-from mpft_deploy.screen.streams.clock import SystemClock
+from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.records import FrameEvent, SourceEvent, StreamEvent
 
 Faults = dict[str, dict[str, Any]]
@@ -215,7 +215,7 @@ def test_a_server_that_takes_the_connection_and_says_nothing(watching: Any, faul
 
 
 def test_the_clock_is_set(rtsp: Any, watching: Any, faults: Faults) -> None:
-    class Set(SystemClock):
+    class Set(Clock):
         offset = 0.0
 
         def time(self) -> float:

@@ -19,8 +19,7 @@ from media import encoded, picture, write_video
 from mpft_deploy.export.pipeline import Request, export
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams import open_av
-from mpft_deploy.screen.streams.config import Config, named
-from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.config import Config, named, source_settings
 from mpft_deploy.screen.streams.records import FrameEvent, SourceEvent
 from mpft_deploy.screen.streams.settings import ScreenSettings
 from mpft_deploy.spec import Calibration
@@ -250,7 +249,7 @@ def test_without_its_hardware_a_source_is_decoded_in_software(
 def test_rtsp_by_udp(readers: Any, rtsp: Any, watching: Any) -> None:
     source = source_settings(rtsp().url("cam"), transport="udp", gate=0.0)
     running = watching(
-        config=Config(sources=named([source], "test"), screen=ScreenSettings(readers=readers))
+        config=Config(sources=named([source]), screen=ScreenSettings(readers=readers))
     )
     running.frame()
     assert running.status().state == "live"

@@ -6,6 +6,7 @@ import http.client
 import json
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,21 @@ def test_sources_are_added_paused_and_removed_and_outlive_a_restart(
     assert [row["origin"] for row in two.ask("GET", "/sources/settings")[1]] == ["file", "file"]
     assert two.states().keys() == {"hall", "dock"}
     assert SECRET not in caplog.text
+
+
+def test_a_source_may_be_called_as_what_is_done_to_one(service: Callable[..., Service]) -> None:
+    one = service()
+    one.serve(Http(address="127.0.0.1:0"))
+    for name in ("hall/lesson", "hall/baseline", "a%2Fb", "dock/pause/"):
+        assert one.ask("POST", "/sources", {**CAMERA, "name": name})[0] == 200
+        quoted = urllib.parse.quote(name, safe="")
+        assert one.ask("POST", f"/sources/{quoted}/pause")[1]["source"] == name
+        assert one.ask("POST", f"/sources/{quoted}/lesson", {})[1]["lesson"]
+        assert one.ask("DELETE", f"/sources/{quoted}/lesson")[1]["lesson"] is None
+        assert one.ask("DELETE", f"/sources/{quoted}")[0] == 200
+    assert one.states().keys() == {"hall"}
+    one.ask("POST", "/sources/hall/lesson", {})
+    assert one.ask("DELETE", "/sources/hall/lesson")[1]["lesson"] is None
 
 
 @pytest.mark.parametrize(
@@ -457,7 +473,7 @@ def test_regions_called_as_a_source_of_the_file_do_not_count_and_cost_no_other(
     one.manager.look_at("hall", msgspec.convert(AREAS, Areas))
     one.path.write_text(TOML + TAKEN.replace("dock", "hall"))
     one.manager.reload(read_config(one.path, {}))
-    assert "hall: regions were drawn, but do not count: source: a source and a" in caplog.text
+    assert "hall: regions were drawn, but do not count: a source and a region" in caplog.text
     assert one.states().keys() == {"hall", "hall/wall", "dock"}
     assert one.running.status().streams == ["hall"]
     one.path.write_text(TOML)

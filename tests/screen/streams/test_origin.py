@@ -20,7 +20,7 @@ from servers import Site
 from telling import eventually
 
 from mpft_deploy.screen.streams.attempt import SourceLostError
-from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.config import source_settings
 from mpft_deploy.screen.streams.origin import Playlists, within
 
 

@@ -24,8 +24,7 @@ from mpft_deploy.images import view_corners
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.attempt import Attempt
 from mpft_deploy.screen.streams.channel import Channel
-from mpft_deploy.screen.streams.config import Config, named
-from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.config import Config, named, source_settings
 from mpft_deploy.screen.streams.pixels import DecodedShot
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import Picture, StreamEvent
@@ -83,7 +82,7 @@ def cameras(monkeypatch: pytest.MonkeyPatch) -> Cameras:
 def watch_cameras(screener: Screener, **options: Any) -> Watch:
     sources = [source_settings("gst:t", name=name, size="1x1", gate=0.0) for name in "abc"]
     decision = options.pop("decision", DecisionSettings())
-    config = Config(sources=named(sources, "test"), decision=decision)
+    config = Config(sources=named(sources), decision=decision)
     return Watch(screener, config, **options)
 
 

@@ -30,9 +30,8 @@ from mpft_deploy.screen import Screener
 from mpft_deploy.screen.evidence.ring import Ring
 from mpft_deploy.screen.streams import processes, read_av, wire
 from mpft_deploy.screen.streams.attempt import Attempt, Decode, SourceLostError
-from mpft_deploy.screen.streams.clock import SystemClock
-from mpft_deploy.screen.streams.config import Config, named
-from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.clock import Clock
+from mpft_deploy.screen.streams.config import Config, named, source_settings
 from mpft_deploy.screen.streams.pixels import Shot
 from mpft_deploy.screen.streams.processes import ReaderProcesses
 from mpft_deploy.screen.streams.records import SourceEvent
@@ -62,7 +61,7 @@ class Seen(Attempt):
 
     def __init__(self, settings: SourceSettings) -> None:
         self.kept = Ring(60, 2**24)
-        super().__init__(settings, SystemClock(), self.kept, lambda *_: None)
+        super().__init__(settings, Clock(), self.kept, lambda *_: None)
         self.pixels: list[tuple[U8, U8]] = []
         self.codec, self.packets, self.dropped = "", 0, 0
 
@@ -156,7 +155,7 @@ def test_a_process_that_hangs_is_ended(
     monkeypatch.setattr(processes, "PATIENCE", 0.5)
     server = rtsp()
     config = Config(
-        sources=named([source_settings(server.url("cam"), gate=0.0)], "test"),
+        sources=named([source_settings(server.url("cam"), gate=0.0)]),
         screen=ScreenSettings(readers="processes"),
     )
     running = watching(config=config)
@@ -171,7 +170,7 @@ def test_a_process_that_hangs_is_ended(
 @pytest.mark.parametrize("readers", ["threads", "processes"])
 def test_rtmp_is_read(watching: Any, tmp_path: Path, readers: Any) -> None:
     with servers.rtmp_server(tmp_path) as url:
-        sources = named([source_settings(url, gate=0.0, retry=1.0)], "test")
+        sources = named([source_settings(url, gate=0.0, retry=1.0)])
         running = watching(config=Config(sources, ScreenSettings(readers=readers)))
         for _ in range(3):
             running.frame()
@@ -196,7 +195,7 @@ def test_what_would_fill_the_memory_costs_its_source_alone(
         source_settings(str(path), name="bomb", gate=0.0, retry=0.2, max_pixels=400 * 400),
     ]
     screen = ScreenSettings(readers="processes")
-    running = watching(config=Config(sources=named(sources, "test"), screen=screen))
+    running = watching(config=Config(sources=named(sources), screen=screen))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     event = running.state("down", "bomb")
     assert event.reason == "what it sends takes more memory than its reader may have"
@@ -235,7 +234,7 @@ def test_without_the_server_those_that_read_go_on(reading: ReaderProcesses, tmp_
 def test_which_sources_have_a_process(
     screener: Screener, readers: Any, addresses: tuple[str, ...], apart: int
 ) -> None:
-    sources = named([source_settings(one, size="8x8") for one in addresses], "test")
+    sources = named([source_settings(one, size="8x8") for one in addresses])
     watch = Watch(screener, Config(sources=sources, screen=ScreenSettings(readers=readers)))
     reads = [channel.source._read for channel in watch.scheduler.channels]
     assert (
@@ -245,7 +244,7 @@ def test_which_sources_have_a_process(
 
 CONFINED = """
 import contextlib, ctypes, json, os, platform, socket, subprocess, sys
-from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.config import source_settings
 from mpft_deploy.screen.streams.records import SourceEvent
 from mpft_deploy.screen.streams.sandbox import confine
 
@@ -326,7 +325,7 @@ def test_what_a_process_may_still_do(
 
 LED_TO_A_NAME = """
 import fcntl, socket, struct, threading
-from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.config import source_settings
 from mpft_deploy.screen.streams.sandbox import confine
 
 def serve():

@@ -17,8 +17,7 @@ from mpft_deploy.errors import InputError
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.areas import MOST, Areas, Box, Region, masks_in, pixels_of
 from mpft_deploy.screen.streams.attempt import Attempt
-from mpft_deploy.screen.streams.config import Config, named, read_config
-from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.config import Config, named, read_config, source_settings
 from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import FrameEvent, SourceEvent, StreamEvent
@@ -93,7 +92,7 @@ def one(areas: Areas = HALVES, **settings: Any) -> Config:
         region=[{"name": region.name, "box": region.box} for region in areas.regions],
         mask=areas.masks,
     )
-    return Config(sources=named([source], "test"))
+    return Config(sources=named([source]))
 
 
 def frames(running: Any, region: str) -> list[FrameEvent]:

@@ -11,9 +11,8 @@ import pytest
 from engines import read_pictures
 from telling import eventually
 
-from mpft_deploy.screen.streams.config import Config, named
+from mpft_deploy.screen.streams.config import Config, named, source_settings
 from mpft_deploy.screen.streams.decision import StreamDecision
-from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import FrameEvent, SourceEvent, StreamEvent
 from mpft_deploy.screen.streams.settings import DecisionSettings
@@ -27,7 +26,7 @@ def configured(*names: str, decision: DecisionSettings | None = None, **settings
         name, _, address = text.partition(":")
         sources.append(source_settings(f"gst:{address or 'test'}", name=name, **settings))
     decision = decision or DecisionSettings()
-    return Config(sources=named(sources, "test"), decision=decision)
+    return Config(sources=named(sources), decision=decision)
 
 
 @pytest.fixture

@@ -21,9 +21,8 @@ from mpft_deploy.errors import GateError
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams import open_av
 from mpft_deploy.screen.streams.attempt import Attempt
-from mpft_deploy.screen.streams.config import Config, named
+from mpft_deploy.screen.streams.config import Config, named, source_settings
 from mpft_deploy.screen.streams.emitter import Emitter
-from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import Event, FrameEvent, StreamEvent
@@ -71,7 +70,7 @@ def run(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
             for name in readers
         ]
         told = Told()
-        config = Config(sources=named(sources, "test"), screen=screen or ScreenSettings())
+        config = Config(sources=named(sources), screen=screen or ScreenSettings())
         watch = Watch(screener, config, told)
         with watch:
             end = time.monotonic() + seconds
@@ -281,8 +280,7 @@ def test_reloading_leaves_the_same_sources_alone(bundle: Path, monkeypatch: Any)
                 [
                     source_settings("gst:test", name=name, size="1x1", gate=0.0, decode=value)
                     for name, value in decode.items()
-                ],
-                "test",
+                ]
             )
         )
 

@@ -13,7 +13,7 @@ from telling import HandClock, Told
 
 from mpft_deploy.screen.streams import source as module
 from mpft_deploy.screen.streams.attempt import GRACE, Attempt, Captured, Reader, SourceLostError
-from mpft_deploy.screen.streams.clock import SystemClock
+from mpft_deploy.screen.streams.clock import Clock
 from mpft_deploy.screen.streams.emitter import Emitter
 from mpft_deploy.screen.streams.pixels import RgbShot
 from mpft_deploy.screen.streams.records import SourceEvent
@@ -49,7 +49,7 @@ def bench() -> Iterator[Callable[..., Bench]]:
     made = []
 
     def make(read: Reader, clock: Any = None, **settings: Any) -> Bench:
-        made.append(Bench(read, clock or SystemClock(), **settings))
+        made.append(Bench(read, clock or Clock(), **settings))
         made[-1].source.start()
         return made[-1]
 

@@ -21,9 +21,8 @@ from telling import Told, eventually, frame_event, source_event
 
 from mpft_deploy.screen import Screener
 from mpft_deploy.screen.streams.attempt import Attempt, SourceLostError
-from mpft_deploy.screen.streams.config import Config, named
+from mpft_deploy.screen.streams.config import Config, named, source_settings
 from mpft_deploy.screen.streams.emitter import Emitter
-from mpft_deploy.screen.streams.library import source_settings
 from mpft_deploy.screen.streams.readers import READERS
 from mpft_deploy.screen.streams.records import Event, FrameEvent
 from mpft_deploy.screen.streams.scheduler import Scheduler
@@ -43,7 +42,7 @@ class Service:
 
     def __init__(self, screener: Screener, sinks: Sinks, *names: str) -> None:
         sources = [source_settings("gst:t", name=name, size="1x1", gate=0.0) for name in names]
-        self.watch = Watch(screener, Config(sources=named(sources, "test")), keep=True)
+        self.watch = Watch(screener, Config(sources=named(sources)), keep=True)
         self.told, self.sinks = Told(), sinks
         self.server: Dashboard = serve(self.watch, Http(address="127.0.0.1:0"), sinks)
         sinks.append(self.told)
@@ -235,9 +234,9 @@ def test_a_service_whose_part_failed_ends_with_1(rtsp: Any, run: Any, tmp_path: 
 
 
 def test_events_that_are_lost_are_counted_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    from mpft_deploy.screen.streams.clock import SystemClock
+    from mpft_deploy.screen.streams.clock import Clock
 
-    emitter = Emitter(None, SystemClock(), capacity=2)
+    emitter = Emitter(None, Clock(), capacity=2)
     event: Event = frame_event(1)
     fields = {name: getattr(event, name) for name in event.__struct_fields__[3:]}
     for _ in range(5):

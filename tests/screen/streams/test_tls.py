@@ -21,8 +21,7 @@ from media import encoded, picture, write_video
 from servers import Site
 from telling import eventually
 
-from mpft_deploy.screen.streams.config import Config, named, read_config
-from mpft_deploy.screen.streams.library import source_settings
+from mpft_deploy.screen.streams.config import Config, named, read_config, source_settings
 from mpft_deploy.screen.streams.settings import ScreenSettings
 
 PLAYLIST = (
@@ -110,7 +109,7 @@ def config(addresses: list[str], readers: Any, **settings: Any) -> Config:
         source_settings(address, name=str(number), gate=0.0, retry=1.0, **settings)
         for number, address in enumerate(addresses)
     ]
-    return Config(sources=named(sources, "test"), screen=ScreenSettings(readers=readers))
+    return Config(sources=named(sources), screen=ScreenSettings(readers=readers))
 
 
 @pytest.mark.parametrize("readers", ["threads", "processes"])

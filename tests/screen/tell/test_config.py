@@ -38,11 +38,13 @@ def test_every_table_reads_its_keys() -> None:
 @pytest.mark.parametrize(
     ("tables", "named"),
     [
-        ({"webhok": {}}, "[webhok]: unknown table"),
         ({"webhook": {}}, "[webhook] url: is missing"),
         ({"webhook": {"url": "ftp://x"}}, "[webhook] url:"),
         ({"webhook": {"url": "http://x:port/"}}, "[webhook] url:"),
-        ({"webhook": {"url": "http://x", "secert": "y"}}, "[webhook] secert: unknown key"),
+        (
+            {"webhook": {"url": "http://x", "secert": "y"}},
+            "[webhook] secert: no such key; did you mean secret?",
+        ),
         ({"jsonl": {"events": ["frames"]}}, "[jsonl] events"),
         ({"jsonl": {"events": []}}, "[jsonl] events:"),
         ({"webhook": {"url": "http://x", "secret": "a", "secret_file": "b"}}, "[webhook] secret:"),
@@ -51,7 +53,7 @@ def test_every_table_reads_its_keys() -> None:
         ({"webhook": {"url": "http://two words/x"}}, "[webhook] url:"),
         ({"store": {"max_bytes": 1}}, "[store] max_bytes:"),
         ({"store": {"max_age_days": 0}}, "[store] max_age_days:"),
-        ({"store": {"days": {"source": -1}}}, "[store] days[...]: expected"),
+        ({"store": {"days": {"source": -1}}}, "[store] days[...]: Expected"),
         ({"store": {"days": {"real": 3}}}, "[store] days"),
         ({"webhook": {"url": "http://x", "timeout": 0}}, "[webhook] timeout:"),
         ({"mqtt": {"host": ""}}, "[mqtt] host:"),
@@ -62,6 +64,7 @@ def test_every_table_reads_its_keys() -> None:
         ({"mqtt": {"host": "b", "port": 70000}}, "[mqtt] port:"),
         ({"mqtt": {"host": "b", "password_file": "p"}}, "[mqtt] user:"),
         ({"mqtt": {"host": "b", "prefix": "a/#"}}, "[mqtt] prefix:"),
+        ({"mqtt": {"host": "b", "prefix": 70000 * "a"}}, "[mqtt] prefix:"),
         ({"mqtt": {"host": "b", "ca_file": "p"}}, "[mqtt] ca_file:"),
         ({"snapshots": {"folder": "f", "when": ["fake"]}}, "[snapshots] when"),
         ({"snapshots": {"folder": "f", "max_bytes": 1}}, "[snapshots] max_bytes:"),
@@ -71,18 +74,21 @@ def test_every_table_reads_its_keys() -> None:
         ({"http": {"address": "0.0.0.0:8088"}}, "[http] address:"),
         ({"http": {"address": "example.org:8088"}}, "[http] address:"),
         ({"http": {"token": "short"}}, "[http] token:"),
-        ({"http": 3}, "[http]: expected"),
-        ({"http": {"nodes": [{"name": "a"}]}}, "[http.nodes] url: is missing"),
+        ({"http": 3}, "[http]: Expected"),
+        ({"http": {"nodes": [{"name": "a"}]}}, "[http] nodes[0].url: is missing"),
         ({"http": {"nodes": [{"name": "a", "url": "http://u:p@x"}]}}, "[http.nodes] url:"),
         (
             {"http": {"nodes": [{"name": "a", "url": "http://x", "tokn": "y"}]}},
-            "[http.nodes] tokn: unknown key; known are name, url, token, token_file",
+            "[http] nodes[0].tokn: no such key; did you mean token?",
         ),
         (
             {"http": {"nodes": [{"name": "a", "url": "http://x"}] * 2}},
             "[http.nodes] name: give each its own",
         ),
-        ({"http": {"users": [{"nam": "Ann"}]}}, "[http.users] nam: unknown key; known are name"),
+        (
+            {"http": {"users": [{"who": "Ann"}]}},
+            "[http] users[0].who: no such key; there are name, ",
+        ),
         ({"live": {}}, "[live] url: is missing"),
         ({"live": {"url": "ftp://nvr/x"}}, "[live] url:"),
         ({"live": {"url": "http:///x"}}, "[live] url:"),
@@ -146,9 +152,7 @@ KEYS = st.sampled_from(["url", "host", "folder", "address", "events", "when", "p
 
 @settings(max_examples=60)
 @given(
-    st.dictionaries(
-        st.sampled_from(TABLES) | st.text(), st.dictionaries(KEYS, VALUES, max_size=4), max_size=3
-    )
+    st.dictionaries(st.sampled_from(TABLES), st.dictionaries(KEYS, VALUES, max_size=4), max_size=3)
 )
 def test_any_table_is_read_or_refused_with_a_reason(tables: dict[str, object]) -> None:
     try:

@@ -42,7 +42,6 @@ def test_without_http_nothing_is_kept() -> None:
     assert type(metrics) is Metrics
     metrics.observe_stage("engine", 0.1)
     metrics.observe_batch(3)
-    metrics.observe_event(frame_event())
     assert isinstance(open_metrics(TellConfig(http=Http())), PrometheusMetrics)
 
 

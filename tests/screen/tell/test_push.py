@@ -429,7 +429,7 @@ def test_a_store_of_version_2_gets_the_table(service: PushService, tmp_path: Pat
         ({"contact": "mailto:ops@localhost"}, "contact: write mailto:"),
         ({"contact": "http://example.org"}, "contact: write mailto:"),
         ({"contact": CONTACT, "quiet": "7-8"}, "quiet: write from when"),
-        ({"contact": CONTACT, "picture": True}, "picture: unknown key"),
+        ({"contact": CONTACT, "picture": True}, "picture: no such key"),
     ],
 )
 def test_mistakes_in_the_table(table: dict[str, object], why: str) -> None:
