@@ -82,7 +82,7 @@ BACK = "{}, halfway back"
 DEEPER = tuple(
     (*blocks, rule)
     for blocks in ((6, 8), (7, 9), (6, 10))
-    for rule in ("textured:127", JUDGED, "all")
+    for rule in ("textured:114", "textured:127", JUDGED, "random:143", "all")
 )
 """What a head reads of a frozen tower in place of CLIP's embeddings: the class token itself, after
 which blocks, first and last, by which cells."""
