@@ -28,7 +28,9 @@ STORED = "int6"
 RESAMPLES = 1000
 
 POLICIES = ("centre", "three")
-PROTOCOLS = ("aligned", "jpeg-60", "resize-0.5", "h264-2-mbit")
+PROTOCOLS = (
+    "aligned", "jpeg-60", "resize-0.5", "h264-2-mbit", "noise-3", "sharpen-60", "colour-0",
+)  # fmt: skip
 """Of mpft_deploy.evaluate.protocols; the first is what the others are held against."""
 
 Array = npt.NDArray[Any]

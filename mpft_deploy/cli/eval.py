@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 @click.option(
     "--robustness",
     is_flag=True,
-    help="Also under JPEG, WebP, resizing, crops, blur, noise, screenshots, messengers and video.",
+    help="Also under JPEG, WebP, resizing, crops, blur, noise, sharpening, other colours, "
+    "screenshots, messengers and video.",
 )
 @click.option("--device", default="auto", show_default=True, help="PyTorch: auto, cpu or cuda.")
 @click.option("--threads", type=Threads(), default=0, help="CPU threads; 0: all cores.")

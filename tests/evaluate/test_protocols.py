@@ -13,6 +13,7 @@ from mpft_deploy.evaluate.protocols import (
     PAN,
     ROBUSTNESS,
     changed_frames,
+    noise,
     protocol_names,
     resave,
 )
@@ -58,6 +59,25 @@ def test_lower_quality_and_stronger_noise_change_more() -> None:
     assert change("noise-5") < change("noise-10")
     assert change("resize-0.75") < change("resize-0.35")
     assert change("noise-5") == pytest.approx(5 * (2 / np.pi) ** 0.5, rel=0.1)
+
+
+def test_edits_do_what_they_are_called() -> None:
+    """Grey has no colours, more saturation has more; sharpening widens what differs finely."""
+    photo = np.asarray(Image.fromarray(FRAME).resize((96, 96), Image.Resampling.BICUBIC))
+
+    def edited(name: str) -> np.ndarray:
+        return ROBUSTNESS[name](photo, np.random.default_rng(0)).astype(int)
+
+    def fine(frame: np.ndarray) -> float:
+        return float(np.abs(np.diff(frame.astype(int), axis=0)).mean())
+
+    assert np.ptp(edited("colour-0"), axis=2).max() == 0
+    assert np.ptp(edited("colour-1.5"), axis=2).mean() > 1.2 * np.ptp(photo, axis=2).mean()
+    assert fine(photo) < fine(edited("sharpen-60")) < fine(edited("sharpen-150"))
+    grey = noise(photo, np.random.default_rng(0), deviation=5.0, grey=True).astype(int) - photo
+    untouched = ((photo > 30) & (photo < 225)).all(2)
+    assert np.ptp(grey[untouched], axis=1).max() == 0
+    assert grey[untouched].std() == pytest.approx(5, rel=0.1)
 
 
 def test_video_moves_the_picture_and_costs_what_its_rate_says() -> None:
