@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 
@@ -104,6 +106,22 @@ def test_results_are_what_the_logits_say(figures: ModuleType, record: dict[str, 
     for name, how in (("as shipped", "mean"), ("block 7 alone", "mean"), ("metadata alone", "one")):
         [found] = read.of(name, how)
         assert_close(list(found), [written["variants"][name][key] for key in ("auc", "found")])
+
+
+def test_pictures_of_the_method_are_of_these_results(
+    figures: ModuleType, record: dict[str, Any]
+) -> None:
+    pictures = importlib.import_module("pictures")
+    for name, (result, panels) in pictures.PICTURES.items():
+        kept = (ROOT / "docs" / "images" / f"method-{name}.svg").read_bytes()
+        found = panels(record["results"][result])
+        drawn = pictures.draw(found)
+        if f"Matplotlib v{matplotlib.__version__}," not in kept.decode():
+            pytest.skip("the pictures were drawn by another version of Matplotlib")
+        assert drawn == kept, f"{name}: draw them anew by examples/pictures.py"
+        first = next(one for one in found[0].series.values())
+        moved = {row: one and {**one, "value": one["value"] + 0.01} for row, one in first.items()}
+        assert pictures.draw([replace(found[0], series={"": moved}), *found[1:]]) != kept
 
 
 def assert_close(one: Any, other: Any) -> None:
