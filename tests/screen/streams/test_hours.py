@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpft_deploy.errors import InputError
+from mpft_deploy.errors import UsageError
 from mpft_deploy.screen.streams.config import read_source
 from mpft_deploy.screen.streams.hours import are_hours, within
 
@@ -64,5 +64,5 @@ def test_what_is_not_in_hours_is_in_the_others(
 )
 def test_what_are_none(text: str) -> None:
     assert not are_hours(text)
-    with pytest.raises(InputError, match=r"hours .*mon-fri 08:00-18:00"):
+    with pytest.raises(UsageError, match=r"hours .*mon-fri 08:00-18:00"):
         read_source({"address": "rtsp://192.0.2.1/", "hours": [text]}, "source 1", {})
