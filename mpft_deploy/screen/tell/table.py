@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from mpft_deploy.errors import InputError, UsageError
 from mpft_deploy.files import display, printable, read_small
+from mpft_deploy.screen.streams.address import redact_text
 from mpft_deploy.screen.streams.hours import are_hours
 from mpft_deploy.spec import Record, StreamVerdict
 
@@ -190,7 +191,7 @@ def check_one_secret(table: str, key: str, value: str, file: str) -> None:
 
 
 def read_table(value: object, kind: Any, where: str) -> Any:
-    """A table as its record; a UsageError that says where in the file what is wrong.
+    """A table as its record; a UsageError, free of secrets, that says where what is wrong.
 
     Args:
         where: the table stands, as "[http]".
@@ -207,7 +208,7 @@ def read_table(value: object, kind: Any, where: str) -> Any:
         reason = f"no such key{meant(found[2], known)}" if found[1] == "unknown" else "is missing"
         place = ".".join(filter(None, (place, found[2])))
     whole = f"{where} {place}".rstrip(" :")
-    raise UsageError(f"{printable(whole)}: {printable(reason)}")
+    raise UsageError(redact_text(f"{printable(whole)}: {printable(reason)}"))
 
 
 def meant(name: str, known: Sequence[str]) -> str:

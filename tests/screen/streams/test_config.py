@@ -9,9 +9,12 @@ import pytest
 
 from mpft_deploy.bundle import read_bundle
 from mpft_deploy.cores import available_cores
-from mpft_deploy.errors import InputError
-from mpft_deploy.screen.streams.config import read_config, short_name
+from mpft_deploy.errors import InputError, UsageError
+from mpft_deploy.screen.added import read_added
+from mpft_deploy.screen.streams.config import Config, read_config, short_name
 from mpft_deploy.screen.streams.settings import ScreenSettings
+
+SECRET = "rtsp://user:s3cr3t@camera/"
 
 GOOD = """
 [screen]
@@ -160,6 +163,15 @@ def test_mistakes_do_not_tell_passwords(tmp_path: Path, line: str) -> None:
     with pytest.raises(InputError) as caught:
         read_config(write(tmp_path, f"[[source]]\n{line}"), {})
     assert "pw12345" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["size", "hours", SECRET])
+def test_nor_do_those_of_a_source_that_is_added(key: str) -> None:
+    value = [SECRET] if key == "hours" else SECRET
+    table = {"address": "rtsp://camera/", "name": "gate", key: value}
+    with pytest.raises(UsageError, match=r"^source: ") as raised:
+        read_added(table, Config(sources=()))
+    assert "s3cr3t" not in str(raised.value)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
