@@ -149,6 +149,7 @@ class PushSink(Notifier):
         store: Store,
     ) -> None:
         self.device, self._sender, self._forget = device, sender, forget
+        self._gone = False
         self._endpoint, self._keys = subscription.endpoint, subscription.keys.read()
         self._contact = config.contact
         self._poster = Poster(self._endpoint, TIMEOUT, "endpoint", public=not config.local)
@@ -168,11 +169,14 @@ class PushSink(Notifier):
         return self._poster.post(encrypt(msgspec.json.encode(said), *self._keys), headers)
 
     def notify(self, delivery: Delivery, event: StreamEvent | SourceEvent, text: str) -> Answer:
+        if self._gone:  # while this event was being sent
+            return LEFT
         answer = self.say(title(event), text, delivery.event)
         if answer.status not in GONE:
             return answer
         user = printable(self.device.user or "somebody")
         logger.info("%s: the subscription of %s has ended", self._where, user)
+        self._gone = True
         self._forget(self.device.id)
         self.leave()
         return LEFT

@@ -250,6 +250,26 @@ def test_dead_devices_go_and_block_nobody(
     assert node.failure is None
 
 
+def test_an_event_that_is_sent_while_a_device_ends_is_not_tried(
+    service: PushService, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = Phone(service)
+    node.add(gone)
+    [sink] = [one for one in node if isinstance(one, PushSink)]
+    forget = sink._forget
+
+    def slowly(number: str) -> None:
+        forget(number)
+        node.store.add(stream_event(2), receivers=[sink.name])
+
+    monkeypatch.setattr(sink, "_forget", slowly)
+    service.answers[gone.path] = 410
+    node.send(stream_event(1))
+    eventually(lambda: not sink._task.is_alive())
+    assert service.attempts[gone.path] == 1
+    assert sink.stats().waiting == 0
+
+
 def test_it_outlives_the_process(service: PushService, tmp_path: Path) -> None:
     phone = Phone(service)
     first = Node(tmp_path)
