@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import folds
+import left_out
 import numpy as np
 import numpy.typing as npt
-from folds import RESAMPLES, ROOT, interval, write_result
+from left_out import RESAMPLES, ROOT, interval, write_result
 
 if TYPE_CHECKING:
     import torch
@@ -318,7 +318,7 @@ def read_figures(parquet: Path, resamples: int = RESAMPLES) -> dict[str, Any]:
 
     What is tuned with several seeds has their mean, and each of them.
     """
-    figures = folds.read_figures(parquet, resamples, SEEDS)
+    figures = left_out.read_figures(parquet, resamples, SEEDS)
     base = figures.of(f"frozen, {JUDGED}", "one")[:, 0]
     rules: dict[str, Any] = {}
     for rule in RULES:
@@ -327,7 +327,7 @@ def read_figures(parquet: Path, resamples: int = RESAMPLES) -> dict[str, Any]:
             mine = figures.of(f"{state}, {rule}", "one")[:, 0]
             rules[rule][state] = {"auc": interval(mine), "gain": interval(mine - base)}
         for seed in SEEDS if rule in TUNED else ():
-            alone = folds.read_figures(parquet, 0, seeds=(seed,))
+            alone = left_out.read_figures(parquet, 0, seeds=(seed,))
             rules[rule]["tuned"][f"seed {seed}"] = alone.of(f"tuned, {rule}", "one")[0, 0]
     tuned = {rule: figures.of(f"tuned, {rule}", "one")[:, 0] for rule in TUNED}
     return {

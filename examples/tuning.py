@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import folds
 import hiding
+import left_out
 import numpy as np
-from folds import RESAMPLES, ROOT, interval, write_result
 from hiding import BATCH, FROZEN, JUDGED, LEFT_OUT, STEPS, Array
+from left_out import RESAMPLES, ROOT, interval, write_result
 
 if TYPE_CHECKING:
     import torch
@@ -342,7 +342,7 @@ def record(parquet: Path, commit: str) -> None:
 
 def read_figures(parquet: Path, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Of ways: AUC, and against the frozen tower."""
-    figures = folds.read_figures(parquet, resamples, seeds=(0,))
+    figures = left_out.read_figures(parquet, resamples, seeds=(0,))
     base = figures.of(PLAIN, "one")[:, 0]
     ways: dict[str, Any] = {}
     for way in WAYS:

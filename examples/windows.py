@@ -20,7 +20,7 @@ from typing import Any
 import click
 import numpy as np
 import numpy.typing as npt
-from folds import ROOT, SHIPPED, interval, write_result
+from left_out import ROOT, SHIPPED, interval, write_result
 
 RESULT = ROOT / "benchmarks" / "results" / "windows.json"
 KEPT = 143

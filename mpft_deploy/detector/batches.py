@@ -25,7 +25,14 @@ from mpft_deploy.detector.evaluate import BATCH
 from mpft_deploy.detector.model import encode
 from mpft_deploy.detector.processes import threads
 from mpft_deploy.errors import InputError
-from mpft_deploy.evaluate.protocols import Interpolation, blur, filmed, resave, resize
+from mpft_deploy.evaluate.protocols import (
+    Interpolation,
+    blur,
+    filmed,
+    recolour,
+    resave,
+    resize,
+)
 from mpft_deploy.images import read_picture
 from mpft_deploy.packed import block_of
 from mpft_deploy.spec import KeepRule, parse_mixture
@@ -39,6 +46,9 @@ AHEAD = 3
 
 RESIZED, BLURRED, FILMED, WEBP = 0.6, 0.1, 0.125, 0.25
 """Shares of what is disturbed; WebP is that of what is not filmed. All others are JPEG."""
+
+COLOURED = 4
+"""Looks at an image in its colours; later ones are without any, as an infrared camera's."""
 
 SCALES = (0.7, 1.4)
 INTERPOLATIONS = get_args(Interpolation)
@@ -215,7 +225,8 @@ def disturbed_crops(
 ) -> Iterator[U8]:
     """A random view u8 [n, size, size, 3] of each image as it may arrive, BATCH at a time.
 
-    Each `look` gives other views. The next BATCH is made while the consumer works.
+    Each `look` gives other views, from COLOURED on grey ones. The next BATCH is made while the
+    consumer works.
 
     Args:
         places: of the samples, those whose views are asked for; None for all.
@@ -231,6 +242,8 @@ def disturbed_crops(
 def _disturbed(samples: Sequence[Sample], size: int, seed: tuple[int, ...], place: int) -> U8:
     rng = np.random.default_rng((*seed, place))
     frame = read_around(samples[place].path, size, np.random.default_rng((*seed, place, 1)))
+    if seed[-1] >= COLOURED:
+        frame = recolour(frame, rng, colour=0.0)
     return random_crop(disturb(frame, rng, 1.0, size), size, rng)
 
 

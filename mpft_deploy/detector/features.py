@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from mpft_deploy.dataset import Sample
-from mpft_deploy.detector.batches import U8, Masking, disturbed_crops
+from mpft_deploy.detector.batches import COLOURED, U8, Masking, disturbed_crops
 from mpft_deploy.detector.evaluate import BATCH
 from mpft_deploy.detector.model import Detector
 from mpft_deploy.detector.processes import ALONE, Processes
 from mpft_deploy.files import explain_unwritable
 from mpft_deploy.weights import F32
 
-LOOKS = 4
+LOOKS = COLOURED + 1
 """Random views of each image; docs/method.md has what fewer are worth."""
 
 

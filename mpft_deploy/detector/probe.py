@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from mpft_deploy.dataset import Sample, fingerprint, require_both_classes
 from mpft_deploy.detector.backbone import Backbone
-from mpft_deploy.detector.batches import Masking
+from mpft_deploy.detector.batches import COLOURED, Masking
 from mpft_deploy.detector.evaluate import BATCH, centre_crops, crop_logits
 from mpft_deploy.detector.features import features_of
 from mpft_deploy.detector.model import NORM_EPS, Detector, choose_device
@@ -35,6 +35,9 @@ INVERSE_PENALTY = 0.003
 
 STEADINESS = 10.0
 """How much more than other directions those are penalised in which views of one image differ."""
+
+GREY = 0.5
+"""What a view without colour counts beside one with."""
 
 GROUP_POWER = -0.5
 """Of a group's size, what each of its images counts: a group counts by the root of its images."""
@@ -67,25 +70,29 @@ class Probe(NamedTuple):
         propagation (Simard et al. 1992) is for a linear function and drawn transformations.
 
         Args:
-            features: f32 [looks, n, F], of as many views of each image; of one, S is left out.
+            features: f32 [looks, n, F], of as many views of each image; of one, S is left out. What
+                is beyond COLOURED counts GREY and has no part in S, or what colours tell were lost.
             labels: [n], 1 for generated; both present.
             weights: [n], what each counts.
             inverse_penalty: how little large weights of standardised components are penalised.
             steadiness: what S counts beside the identity; 0 or more.
         """
-        looks, count, width = features.shape
-        mean = features.mean((0, 1), np.float64)
-        variance = features.var((0, 1), np.float64)
+        coloured, grey = features[:COLOURED], features[COLOURED:]
+        looks, count, width = coloured.shape
+        mean = coloured.mean((0, 1), np.float64)
+        variance = coloured.var((0, 1), np.float64)
         standard = ((features - mean) / np.sqrt(variance + NORM_EPS)).astype(np.float32)
         seen = torch.from_numpy(standard.reshape(-1, width))
         if looks > 1:
-            within = torch.from_numpy((standard - standard.mean(0)).reshape(-1, width))
-            penalty = steadiness / ((looks - 1) * count) * (within.T @ within) + torch.eye(width)
+            within = standard[:looks] - standard[:looks].mean(0)
+            apart = torch.from_numpy(within.reshape(-1, width))
+            penalty = steadiness / ((looks - 1) * count) * (apart.T @ apart) + torch.eye(width)
             root = torch.linalg.cholesky(penalty)
             # With u = rootᵀ w, the penalty of w is the square of u.
             seen = torch.linalg.solve_triangular(root.T, seen, upper=True, left=False)
+        shares = np.repeat((1.0, GREY), (len(coloured), len(grey)))
         fitted = LogisticRegression(C=inverse_penalty, max_iter=3000)
-        fitted.fit(seen.numpy(), np.tile(labels, looks), np.tile(weights, looks))
+        fitted.fit(seen.numpy(), np.tile(labels, len(features)), np.kron(shares, weights))
         learnt = torch.from_numpy(fitted.coef_.T.astype(np.float32))
         if looks > 1:
             learnt = torch.linalg.solve_triangular(root.T, learnt, upper=True)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mpft_deploy.dataset import Sample, find_samples
 from mpft_deploy.detector.batches import (
+    COLOURED,
     NEAR,
     BalancedOrder,
     Batch,
@@ -102,6 +103,16 @@ def test_every_image_is_disturbed_once_by_the_seed_and_its_place(world: Path) ->
     # Of its own image: nearest in mean colour by far.
     colours = [one.astype(float).mean((1, 2)) for one in (views[0], clean)]
     assert np.abs(colours[0] - colours[1]).mean() < 12
+
+
+def test_later_looks_have_no_colour(world: Path) -> None:
+    [sample, *_] = find_samples([world / "train"])
+
+    def colour(look: int) -> float:
+        views = np.concatenate(list(disturbed_crops([sample] * 20, 64, 0, look))).astype(int)
+        return float(np.ptp(views, axis=3).mean((1, 2)).max())
+
+    assert colour(COLOURED) < 1 < colour(COLOURED - 1)
 
 
 def test_random_crop_is_a_part_of_the_image_flipped_half_of_the_time() -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from mpft_deploy.dataset import Sample
+from mpft_deploy.detector.batches import COLOURED
 from mpft_deploy.detector.features import LOOKS
 from mpft_deploy.detector.folds import assign_folds, families, fit_on_looks, out_of_fold
 from mpft_deploy.detector.model import Detector
@@ -114,6 +115,28 @@ def test_the_head_is_that_of_logistic_regression() -> None:
         (flat - flat.mean(0)) / flat.std(0), np.tile(labels, 2), np.tile(sample_weights(samples), 2)
     )
     np.testing.assert_allclose(head.weight, peer.coef_[0], rtol=0.01)
+
+
+def test_a_grey_view_counts_half_and_may_have_a_logit_of_its_own() -> None:
+    rng = np.random.default_rng(2)
+    samples = [sample(g % 2, f"g{g}", f"s{g}", i) for g in range(8) for i in range(9)]
+    labels = np.array([one.label for one in samples])
+    features = (rng.normal(size=(COLOURED + 1, 72, 3)) + labels[:, None]).astype(np.float32)
+    head = fit_on_looks(features, samples, steadiness=0)
+    coloured = features[:COLOURED].reshape(-1, 3).astype(np.float64)
+    standard = (features.reshape(-1, 3) - coloured.mean(0)) / coloured.std(0)
+    weights = np.tile(sample_weights(samples), COLOURED + 1)
+    weights[-72:] /= 2
+    peer = LogisticRegression(C=INVERSE_PENALTY)
+    peer.fit(standard, np.tile(labels, COLOURED + 1), weights)
+    np.testing.assert_allclose(head.weight, peer.coef_[0], rtol=0.01)
+    assert head.bias == pytest.approx(peer.intercept_[0], abs=0.01)
+
+    # All views of an image agree, but that the grey one always lacks the second component.
+    features[:] = features[0]
+    features[COLOURED, :, 1] = 0
+    free, steady = (np.abs(fit_on_looks(features, samples, steadiness=k).weight) for k in (0, 1e6))
+    np.testing.assert_allclose(free, steady, rtol=0.01)
 
 
 @pytest.fixture(scope="module")

@@ -97,9 +97,9 @@ def test_results_are_what_the_logits_say(figures: ModuleType, record: dict[str, 
     tuning = importlib.import_module("tuning").read_figures(ROOT / "docs" / "tuning.parquet", 0)
     written = record["results"]["tuning"]
     assert_close(central(tuning), central({key: written[key] for key in tuning}))
-    folds = importlib.import_module("folds")
+    left_out = importlib.import_module("left_out")
     read, written = (
-        folds.read_figures(ROOT / "docs" / "folds.parquet", 0),
+        left_out.read_figures(ROOT / "docs" / "folds.parquet", 0),
         record["results"]["folds"],
     )
     assert_close(central(read.at_threshold()), central(written["kinds"]))

@@ -23,8 +23,8 @@ from mpft_deploy.kernels.encoder.registry import VERSIONS
 IMAGES = int(os.environ.get("MPFT_IMAGES", "3"))
 
 SHA256 = {
-    3: "1d55dc5e1b6c71b1fcfa30f127b16eeb952855d214f88860e222724fb070e51c",
-    500: "bf71dc5e4b2796b9694e2b2f49043350a9683d2077ba62542dcf5ac672128ab4",
+    3: "7651a38eed5e64466e37922f4669e31f1aa54146acfd9934729ffa742f8ccab7",
+    500: "5deb74798c990b598dd21be198141f4658f96274b880bb8bc12e27b26787c585",
 }
 """Of what is said of so many pictures."""
 
