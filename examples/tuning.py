@@ -25,6 +25,8 @@ import numpy as np
 from hiding import BATCH, FROZEN, JUDGED, LEFT_OUT, STEPS, Array
 from left_out import RESAMPLES, ROOT, interval, write_result
 
+from mpft_deploy.images import read_picture
+
 if TYPE_CHECKING:
     import torch
     from hiding import Seen
@@ -37,7 +39,8 @@ RESULT = ROOT / "benchmarks" / "results" / "tuning.json"
 PLAIN = "frozen"
 
 MAKERS = ("autoencoder", "demo")
-"""Of copies: the one that is given, and the demo's own, see decoder.py."""
+MORE_MAKERS = (*MAKERS, "several")
+"""Of copies: the one that is given, the demo's of decoder.py, and those of decoders.py in turn."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Way:
     near: what the mean square distance to the frozen features counts, in deviations of these.
     close: what the mean square distance of real images from their mean counts, likewise.
     pairs: what re-made copies of the real images of a batch count, as generated ones.
+    makers: of these copies, one of them a batch.
     back: share of the frozen weights in the mean with the learnt ones that is judged, if any.
     """
 
@@ -60,6 +64,7 @@ class Way:
     near: float = 0.0
     close: float = 0.0
     pairs: float = 0.0
+    makers: tuple[str, ...] = MAKERS
     back: float = 0.0
 
     @property
@@ -71,6 +76,7 @@ class Way:
 WAYS = (
     Way("last three blocks", back=0.5),
     Way("pairs with re-made copies", pairs=0.5),
+    Way("pairs with copies by eight decoders", pairs=0.5, makers=MORE_MAKERS),
     Way("low rank, last three blocks", rank=8),
     Way("near the frozen features", near=1.0),
     Way("real images close together", close=0.3),
@@ -238,9 +244,9 @@ class Bench:
         counts = weights[chosen]
         if way.pairs:
             real = chosen[labels == 0]
-            kind = np.random.default_rng(step).integers(len(MAKERS))
+            kind = np.random.default_rng(step).integers(len(way.makers))
             copied = np.searchsorted(self._real, real)
-            copies = partial(hiding.from_states, self._copies(MAKERS[kind]))
+            copies = partial(hiding.from_states, self._copies(way.makers[kind]))
             features = torch.cat([features, fast(copies, model, copied)])
             labels = np.concatenate([labels, np.ones(len(real))])
             counts = np.concatenate([counts, way.pairs * weights[real]])
@@ -269,26 +275,37 @@ class Bench:
 
     def _remade(self, maker: str) -> list[Sample]:
         """The images with the real ones re-made, in files of their own."""
-        from decoder import remake
         from PIL import Image
-        from taesd import Autoencoder
 
-        from mpft_deploy.images import read_picture
-
-        make = remake if maker == "demo" else Autoencoder(self._autoencoder)
+        makes = self._makers(maker)
         folder, made = self._work / maker, list(self._samples)
         folder.mkdir(exist_ok=True)
         for number, place in enumerate(self._real):
             path = folder / f"{place}.png"
             if not path.exists():
-                pixels = np.ascontiguousarray(read_picture(made[place].path).pixels)
+                pixels = makes[number % len(makes)](_pixels(made[place]))
                 partial_path = path.with_suffix(".part")
-                Image.fromarray(make(pixels)).save(partial_path, "PNG", compress_level=1)
+                Image.fromarray(pixels).save(partial_path, "PNG", compress_level=1)
                 partial_path.rename(path)
             made[place] = replace(made[place], path=path)
             if number % 100 == 0:
                 click.echo(f"{maker}: {number} of {len(self._real)} re-made", err=True)
         return made
+
+    def _makers(self, maker: str) -> Sequence[Callable[[Array], Array]]:
+        """What re-makes pictures u8 [H, W, 3], one after the other."""
+        if maker == "several":
+            from decoders import makers
+
+            real = [self._samples[place] for place in self._real]
+            return makers(self._work / "decoders", lambda: [_pixels(one) for one in real])
+        if maker == "demo":
+            from decoder import remake
+
+            return [remake]
+        from taesd import Autoencoder
+
+        return [Autoencoder(self._autoencoder)]
 
     def _views(self, rule: str, fill: str) -> tuple[Array, Array]:
         """A disturbed view of each image, as `encode` gives them."""
@@ -329,6 +346,10 @@ class Bench:
         if not path.exists():
             hiding.save(path, make())
         return np.load(path, mmap_mode="r")
+
+
+def _pixels(sample: Sample) -> Array:
+    return np.ascontiguousarray(read_picture(sample.path).pixels)
 
 
 @cli.command()
