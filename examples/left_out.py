@@ -43,7 +43,7 @@ class Variant:
     steadiness: float = 10
 
 
-DEFAULT, BASE = "as shipped", "no view without colour"
+DEFAULT, BASE = "as shipped", "coloured views alone"
 """The detector, and what all others differ from in one thing."""
 
 GREY = "{}, of views without colour"
