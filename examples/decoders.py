@@ -84,7 +84,7 @@ def autoencoder(up: str) -> nn.Sequential:
 
 
 def discriminator() -> nn.Sequential:
-    """Of patches of 16 pixels: f32 [B, 3, H, W] to an opinion of each, above 0 for real ones."""
+    """Of patches of 18 pixels: f32 [B, 3, H, W] to an opinion of each, above 0 for real ones."""
     return nn.Sequential(
         nn.Conv2d(3, 32, 4, stride=2), nn.LeakyReLU(0.2),
         nn.Conv2d(32, 64, 4, stride=2), nn.LeakyReLU(0.2),

@@ -77,7 +77,7 @@ class Probe(NamedTuple):
             inverse_penalty: how little large weights of standardised components are penalised.
             steadiness: what S counts beside the identity; 0 or more.
         """
-        coloured, grey = features[:COLOURED], features[COLOURED:]
+        coloured = features[:COLOURED]
         looks, count, width = coloured.shape
         mean = coloured.mean((0, 1), np.float64)
         variance = coloured.var((0, 1), np.float64)
@@ -90,7 +90,7 @@ class Probe(NamedTuple):
             root = torch.linalg.cholesky(penalty)
             # With u = rootᵀ w, the penalty of w is the square of u.
             seen = torch.linalg.solve_triangular(root.T, seen, upper=True, left=False)
-        shares = np.repeat((1.0, GREY), (len(coloured), len(grey)))
+        shares = np.repeat((1.0, GREY), (looks, len(features) - looks))
         fitted = LogisticRegression(C=inverse_penalty, max_iter=3000)
         fitted.fit(seen.numpy(), np.tile(labels, len(features)), np.kron(shares, weights))
         learnt = torch.from_numpy(fitted.coef_.T.astype(np.float32))

@@ -83,34 +83,23 @@ def blur(frame: U8, rng: np.random.Generator, *, radius: float) -> U8:
     return np.asarray(Image.fromarray(frame).filter(ImageFilter.GaussianBlur(radius)))
 
 
-def sharpen(frame: U8, rng: np.random.Generator, *, radius: float = 1.0, percent: int) -> U8:
-    """What a Gaussian blur of that radius takes away, added once more by so many per cent."""
+def _sharpen(frame: U8, rng: np.random.Generator, *, percent: int) -> U8:
+    """What a Gaussian blur by a pixel takes away, added once more by so many per cent."""
     from PIL import Image, ImageFilter
 
-    return np.asarray(Image.fromarray(frame).filter(ImageFilter.UnsharpMask(radius, percent, 0)))
+    return np.asarray(Image.fromarray(frame).filter(ImageFilter.UnsharpMask(1.0, percent, 0)))
 
 
-def noise(frame: U8, rng: np.random.Generator, *, deviation: float, grey: bool = False) -> U8:
-    """Gaussian noise of that standard deviation, in levels of 0 to 255; the same of all channels if
-    grey."""
-    drawn = rng.normal(0, deviation, (*frame.shape[:2], 1 if grey else 3))
-    return np.clip(np.rint(frame + drawn), 0, 255).astype(np.uint8)
+def _noise(frame: U8, rng: np.random.Generator, *, deviation: float) -> U8:
+    """Gaussian noise of that standard deviation, in levels of 0 to 255."""
+    return np.clip(np.rint(frame + rng.normal(0, deviation, frame.shape)), 0, 255).astype(np.uint8)
 
 
-def recolour(
-    frame: U8,
-    rng: np.random.Generator,
-    *,
-    colour: float = 1.0,
-    contrast: float = 1.0,
-    brightness: float = 1.0,
-) -> U8:
-    """With so many times the saturation (0 is grey, as by infrared), contrast and brightness."""
+def recolour(frame: U8, rng: np.random.Generator, *, colour: float) -> U8:
+    """With so many times the saturation; 0 is grey, as by infrared."""
     from PIL import Image, ImageEnhance
 
-    image = ImageEnhance.Color(Image.fromarray(frame)).enhance(colour)
-    image = ImageEnhance.Contrast(image).enhance(contrast)
-    return np.asarray(ImageEnhance.Brightness(image).enhance(brightness))
+    return np.asarray(ImageEnhance.Color(Image.fromarray(frame)).enhance(colour))
 
 
 def _screenshot(frame: U8, rng: np.random.Generator) -> U8:
@@ -186,11 +175,11 @@ ROBUSTNESS: dict[str, Change] = {
     "crop-0.75": partial(_crop, share=0.75),
     **{f"blur-{radius:g}": partial(blur, radius=radius) for radius in (1.0, 2.0)},
     **{
-        f"noise-{deviation:g}": partial(noise, deviation=deviation)
+        f"noise-{deviation:g}": partial(_noise, deviation=deviation)
         for deviation in (3.0, 5.0, 10.0)
     },
     **{f"colour-{colour:g}": partial(recolour, colour=colour) for colour in (0.0, 1.5)},
-    **{f"sharpen-{percent}": partial(sharpen, percent=percent) for percent in (60, 150)},
+    **{f"sharpen-{percent}": partial(_sharpen, percent=percent) for percent in (60, 150)},
     "screenshot": _screenshot,
     "messenger-1600": partial(_messenger, longest=1600, quality=75),
     "messenger-960": partial(_messenger, longest=960, quality=65),

@@ -103,6 +103,8 @@ def test_results_are_what_the_logits_say(figures: ModuleType, record: dict[str, 
         record["results"]["folds"],
     )
     assert_close(central(read.at_threshold()), central(written["kinds"]))
+    grey = {name: central(read.grey(name)) for name in written["grey"]}
+    assert_close(grey, central(written["grey"]))
     for name, how in (("as shipped", "mean"), ("block 7 alone", "mean"), ("metadata alone", "one")):
         [found] = read.of(name, how)
         assert_close(list(found), [written["variants"][name][key] for key in ("auc", "found")])
